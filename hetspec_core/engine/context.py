@@ -1,0 +1,285 @@
+"""The worker's view of its run: the spec, the folder, the device, and the ways to speak to the desk.
+
+It knows the run folder and torch's devices; it does not know any stage, model or algorithm. Everything a stage reports
+goes through here, so that a stage can be driven in a test by a context on a temporary folder.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic_core import to_json
+
+from hetspec_core.engine.run_folder import read_spec, versions
+from hetspec_core.errors import Cancelled, ResourceError
+from hetspec_core.events import (
+    Artifact,
+    CheckpointSaved,
+    EventBase,
+    Journal,
+    Log,
+    LogLevel,
+    Metric,
+    Progress,
+    Result,
+)
+from hetspec_core.paths import RunPaths, write_atomic
+from hetspec_core.spec import ResourcesSpec, RunSpec
+
+MAIN_WORKER = "worker-0"
+PROGRESS_PERIOD_S = 0.2
+
+
+def resolve_device(resources: ResourcesSpec) -> torch.device:
+    """The device of this process: `auto` is cuda when there is one; under a launcher LOCAL_RANK picks the GPU.
+
+    Raises:
+        ResourceError: cuda is asked for and there is none.
+    """
+    available = torch.cuda.is_available()
+    if resources.device == "cuda" and not available:
+        raise ResourceError(
+            "resources.device is cuda, but torch sees no CUDA device",
+            hint="set resources.device=cpu, or install a torch with CUDA and check the driver",
+        )
+    if resources.device == "cpu" or not available:
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def resolve_dtype(resources: ResourcesSpec, device: torch.device) -> torch.dtype:
+    """Number type of the base: `auto` is float32 on a CPU and bfloat16 on a GPU."""
+    if resources.dtype == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[resources.dtype]
+
+
+def _set_threads(resources: ResourcesSpec) -> None:
+    if resources.num_threads is not None:
+        torch.set_num_threads(resources.num_threads)
+    elif "OMP_NUM_THREADS" not in os.environ:  # then torch has read it already
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(cores)
+
+
+@dataclass
+class _Task:
+    """Progress of one task: the last event written, and the newest one held back."""
+
+    written_s: float
+    done: float
+    held: Progress | None = None
+
+
+@dataclass
+class RunContext:
+    """What a stage gets. Made by `open_context`.
+
+    Attributes:
+        spec: the run's spec.
+        paths: its folder.
+        device: where tensors live.
+        dtype: number type of the base.
+        attempt: 1 for the first start, one more for each resume.
+        cancelled: set when somebody asked to stop; a stage calls `check_cancelled` at its safe points instead.
+    """
+
+    spec: RunSpec
+    paths: RunPaths
+    device: torch.device
+    dtype: torch.dtype
+    journal: Journal
+    attempt: int = 1
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    _tasks: dict[str, _Task] = field(default_factory=dict)
+    _facts: dict[str, Any] = field(default_factory=dict)
+
+    def emit(self, event: EventBase) -> None:
+        """Write one event to the journal.
+
+        Raises:
+            OSError: the disk is full or gone.
+        """
+        self.journal.write(event)
+
+    def progress(self, task: str, done: float, total: float | None = None, unit: str = "", note: str = "") -> None:
+        """Say how far a task is. Cheap enough for every step: at most five a second per task reach the journal.
+
+        The first, the last (`done` == `total`) and a step back are always written.
+        """
+        event = Progress(task=task, done=done, total=total, unit=unit, note=note)
+        now = time.monotonic()
+        state = self._tasks.get(task)
+        finished = total is not None and done >= total
+        if state and not finished and done >= state.done and now - state.written_s < PROGRESS_PERIOD_S:
+            state.held = event
+            return
+        self._tasks[task] = _Task(now, done)
+        self.emit(event)
+
+    def flush_progress(self) -> None:
+        """Write the progress that was held back, so that the journal's last word on every task is the true one."""
+        for state in self._tasks.values():
+            if state.held is not None:
+                held, state.held = state.held, None
+                self.emit(held)
+
+    def metric(
+        self, step: int, values: dict[str, float | None], tokens: int | None = None, wall_s: float | None = None
+    ) -> None:
+        """Report measured values at an optimiser step (or another count named by the stage)."""
+        self.emit(Metric(step=step, values=values, tokens=tokens, wall_s=wall_s))
+
+    def log(self, message: str, level: LogLevel = "info") -> None:
+        """Say one sentence to the reader of the run."""
+        self.emit(Log(message=message, level=level))
+
+    def checkpoint(
+        self, path: Path, step: int, values: dict[str, float | None] | None = None, best: bool = False
+    ) -> None:
+        """Report a checkpoint that is complete on disk."""
+        self.emit(CheckpointSaved(path=self._relative(path), step=step, best=best, values=values or {}))
+
+    def artifact(self, kind: str, path: Path, summary: dict[str, Any] | None = None) -> None:
+        """Report something usable that is complete on disk: kind draft, hidden_states or trace."""
+        self.emit(Artifact(kind=kind, path=self._relative(path), summary=summary or {}))
+
+    def result(self, kind: str, data: dict[str, Any]) -> None:
+        """Report what the run was for, and write it to result.json."""
+        event = Result(kind=kind, data=data)
+        about = {"kind": kind, "run_id": self.paths.run_id, "stage": self.spec.stage, "time": event.time}
+        document = {**about, "data": data}
+        write_atomic(self.paths.result, to_json(document, inf_nan_mode="null", indent=2) + b"\n")
+        self.emit(event)
+
+    def record(self, **facts: Any) -> None:
+        """Add facts to resolved.json: what became of the spec on this machine (sizes, seeds, fingerprints)."""
+        self._facts.update(facts)
+        write_atomic(self.paths.resolved, to_json(self._facts, inf_nan_mode="null", indent=2) + b"\n")
+
+    def check_cancelled(self) -> None:
+        """Stop here if somebody asked for it; call it where stopping leaves a state that can be resumed.
+
+        Raises:
+            Cancelled: SIGTERM or SIGINT has arrived.
+        """
+        if self.cancelled.is_set():
+            raise Cancelled("the run was asked to stop and did so at a safe point")
+
+    def close(self) -> None:
+        """Write what was held back and close the journal."""
+        try:
+            self.flush_progress()
+        finally:
+            self.journal.close()
+
+    def __enter__(self) -> RunContext:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _relative(self, path: Path) -> str:
+        absolute, folder = Path(path).absolute(), self.paths.folder.absolute()
+        return str(absolute.relative_to(folder)) if absolute.is_relative_to(folder) else str(absolute)
+
+
+def open_context(
+    run_dir: Path,
+    worker: str = MAIN_WORKER,
+    *,
+    journal: Journal | None = None,
+    attempt: int = 1,
+    cancelled: threading.Event | None = None,
+) -> RunContext:
+    """Open a run folder for work: read the spec, take the device, set the threads, write resolved.json.
+
+    Args:
+        run_dir: the run folder, with its spec.toml.
+        worker: name of this worker; `worker-0` writes resolved.json.
+        journal: an open journal to go on with; opened here when absent.
+        attempt: number of this start of the run.
+        cancelled: the flag that signals set; a fresh one when absent.
+
+    Raises:
+        NotFoundError, SpecError: the folder has no spec, or one that does not hold.
+        ResourceError: the device asked for is not there.
+    """
+    paths = RunPaths(Path(run_dir).absolute())
+    spec = read_spec(paths)
+    device = resolve_device(spec.resources)
+    _set_threads(spec.resources)
+    context = RunContext(
+        spec=spec,
+        paths=paths,
+        device=device,
+        dtype=resolve_dtype(spec.resources, device),
+        journal=journal or Journal(paths.events, worker),
+        attempt=attempt,
+        cancelled=cancelled or threading.Event(),
+    )
+    if worker == MAIN_WORKER:
+        context.record(**_machine_facts(context))
+    return context
+
+
+def _machine_facts(context: RunContext) -> dict[str, Any]:
+    import platform
+
+    spec = context.spec
+    cuda = context.device.type == "cuda"
+    return {
+        "spec_hash": spec.spec_hash,
+        "attempt": context.attempt,
+        "versions": versions(),
+        "device": str(context.device),
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [_cpu_name()],
+        "dtype": str(context.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "git": _git_revision(),
+        "seeds": {
+            "training": spec.training.seed,
+            "shuffle": spec.dataset.shuffle_seed,
+            "answers": spec.dataset.sampling.seed,
+            "decoding": spec.decoding.sampling.seed,
+        },
+    }
+
+
+def _cpu_name() -> str:
+    import platform
+
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _git_revision() -> str | None:
+    """Commit of the checkout that this code runs from; None when it is installed as a package."""
+    top = Path(__file__).resolve().parents[2]
+    if not (top / ".git").exists():
+        return None
+    import subprocess
+
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(top), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

@@ -1,0 +1,212 @@
+"""One attempt at one run: `python -m hetspec_core.engine.worker RUN_DIR`.
+
+It reads the spec, runs the stage, and says how it ended; the exit status is the error's. It knows no stage by name (the
+catalogue does), and nothing of who started it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import faulthandler
+import fcntl
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hetspec_core.engine.run_folder import read_spec, versions
+from hetspec_core.errors import Cancelled, HetSpecError, NotFoundError, ResourceError, RunError
+from hetspec_core.events import EndState, ErrorInfo, Journal, RunEnded, RunStarted
+from hetspec_core.paths import RunPaths
+from hetspec_core.process import ProcessIdentity
+
+if TYPE_CHECKING:
+    from hetspec_core.engine.context import RunContext
+
+StageFunction = Callable[["RunContext"], None]
+CRASH_STATUS = 1
+
+
+def run_attempt(
+    run_dir: Path, load_stage: Callable[[str], StageFunction], *, worker: str = "worker-0", attempt: int = 1
+) -> int:
+    """Run the stage of `run_dir` once, from `RunStarted` to `RunEnded`.
+
+    Args:
+        run_dir: the run folder.
+        load_stage: name of a stage -> its function.
+        worker: name of this worker in the journal.
+        attempt: number of this start of the run.
+
+    Returns:
+        The exit status: 0, or that of the error.
+
+    Raises:
+        NotFoundError: there is no run folder.
+        RunError: another worker is at work on this folder.
+    """
+    paths = RunPaths(Path(run_dir).absolute())
+    if not paths.spec.is_file():
+        raise NotFoundError(f"{paths.folder} is no run folder: it has no {paths.spec.name}")
+    cancelled = threading.Event()
+    with _sole_worker(paths, worker), Journal(paths.events, worker) as journal, _signals_set(cancelled):
+        try:
+            _run_stage(paths, load_stage, journal, worker, attempt, cancelled)
+        except BaseException as error:  # every way out is said in the journal, KeyboardInterrupt and SystemExit too
+            return _end_badly(journal, error)
+        return 0
+
+
+def _run_stage(
+    paths: RunPaths,
+    load_stage: Callable[[str], StageFunction],
+    journal: Journal,
+    worker: str,
+    attempt: int,
+    cancelled: threading.Event,
+) -> None:
+    spec = read_spec(paths)
+    me = ProcessIdentity.of()
+    journal.write(  # before torch is imported, which takes seconds: the desk sees the run begin at once
+        RunStarted(stage=spec.stage, pid=me.pid, host=me.host, birth=me.birth, attempt=attempt, versions=versions())
+    )
+    from hetspec_core.engine.context import open_context
+
+    context = open_context(paths.folder, worker, journal=journal, attempt=attempt, cancelled=cancelled)
+    context.check_cancelled()
+    try:
+        load_stage(context.spec.stage)(context)
+    finally:
+        with suppress(OSError):  # a full disk must not hide why the stage ended
+            context.flush_progress()
+    journal.write(RunEnded(state="succeeded"))
+
+
+def _end_badly(journal: Journal, error: BaseException) -> int:
+    info = describe_error(error)
+    state: EndState = "cancelled" if isinstance(error, Cancelled) else "failed"
+    if not isinstance(error, Cancelled):
+        traceback.print_exception(error)
+    try:
+        journal.write(RunEnded(state=state, error=info))
+    except OSError as failure:
+        print(f"the end could not be written to {journal.path}: {failure}", file=sys.stderr)
+    return info.exit_code
+
+
+def describe_error(error: BaseException) -> ErrorInfo:
+    """What a user is told: HetSpec's own errors as they are, exhausted resources by name, the rest as a crash."""
+    if isinstance(error, HetSpecError):
+        problems = "".join(f"\n  - {problem}" for problem in getattr(error, "problems", ()))
+        kind = "cancelled" if isinstance(error, Cancelled) else type(error).__name__
+        return ErrorInfo(kind=kind, message=error.message + problems, hint=error.hint, exit_code=error.exit_code)
+    exhausted = _exhausted(error)
+    if exhausted is not None:
+        return describe_error(exhausted)
+    sentence = str(error).strip().split("\n", 1)[0]
+    message = f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
+    return ErrorInfo(
+        kind="crash",
+        message=message,
+        hint="this is a fault of the program; the traceback is in the log",
+        exit_code=CRASH_STATUS,
+    )
+
+
+def _exhausted(error: BaseException) -> ResourceError | None:
+    """The exception as a `ResourceError`, if a disk or a memory was full, looking through what it was raised from."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" while writing {cause.filename}" if cause.filename else ""
+            return ResourceError(
+                f"the disk is full{where}",
+                hint="what was written before is intact; make room, then resume the run",
+            )
+        if type(cause).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate" in str(cause):
+            first = str(cause).strip().split("\n", 1)[0]
+            return ResourceError(
+                f"out of memory on the device: {first}",
+                hint="lower tokens_per_batch or generation_batch, or use a smaller number type",
+            )
+        if isinstance(cause, MemoryError):
+            return ResourceError(
+                "out of memory", hint="lower tokens_per_batch or generation_batch, or free memory on this machine"
+            )
+        if "No space left on device" in str(cause):  # safetensors and others report it as text
+            return ResourceError(
+                "the disk is full", hint="what was written before is intact; make room, then resume the run"
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+@contextmanager
+def _sole_worker(paths: RunPaths, worker: str) -> Iterator[None]:
+    """Hold the lock of this worker's place in the folder; the kernel gives it back however the process ends."""
+    file = os.open(paths.folder / f".{worker}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"another process is at work on {paths.folder}", hint="wait for it, or cancel the run first"
+            ) from None
+        yield
+    finally:
+        os.close(file)
+
+
+@contextmanager
+def _signals_set(flag: threading.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT set `flag`; a second SIGINT ends the process at once, as if nobody had listened."""
+
+    def ask(number: int, frame: object) -> None:
+        if number == signal.SIGINT and flag.is_set():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        flag.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main(arguments: list[str] | None = None, load_stage: Callable[[str], StageFunction] | None = None) -> int:
+    """Command line of a worker; `load_stage` is given by those who bring stages of their own."""
+    parser = argparse.ArgumentParser(prog="hetspec_core.engine.worker", description="Run one attempt of a run folder.")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--worker", default="worker-0", help="name of this worker in the journal")
+    parser.add_argument("--attempt", type=int, default=1, help="number of this start of the run")
+    given = parser.parse_args(arguments)
+    faulthandler.enable()  # a segmentation fault in a kernel leaves its stack in the log
+    try:
+        return run_attempt(given.run_dir, load_stage or stage_from_catalog, worker=given.worker, attempt=given.attempt)
+    except HetSpecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def stage_from_catalog(name: str) -> StageFunction:
+    """The function of a stage, imported when it is asked for."""
+    from importlib import import_module
+
+    return import_module(f"hetspec_core.engine.stages.{name}").run
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""What happens in a run, as an append-only journal: the one way in which the engine speaks to the desk."""
+
+from hetspec_core.events.journal import Journal, decode_lines, read_events
+from hetspec_core.events.models import (
+    Artifact,
+    CancelAsked,
+    CheckpointSaved,
+    EndState,
+    ErrorInfo,
+    Event,
+    EventBase,
+    FoundLost,
+    Launched,
+    Log,
+    LogLevel,
+    Metric,
+    Progress,
+    Result,
+    RunEnded,
+    RunStarted,
+    Submitted,
+    Unknown,
+)
+
+__all__ = [
+    "Artifact",
+    "CancelAsked",
+    "CheckpointSaved",
+    "EndState",
+    "ErrorInfo",
+    "Event",
+    "EventBase",
+    "FoundLost",
+    "Journal",
+    "Launched",
+    "Log",
+    "LogLevel",
+    "Metric",
+    "Progress",
+    "Result",
+    "RunEnded",
+    "RunStarted",
+    "Submitted",
+    "Unknown",
+    "decode_lines",
+    "read_events",
+]

@@ -1,0 +1,194 @@
+"""The closed set of events. It knows what may be said in a run folder, not who says it, nor how it is stored.
+
+A worker's events are in `events.jsonl`, the desk's in `desk.jsonl`. Readers of an older version meet events of a newer
+one: unknown keys are ignored, unknown types are kept as `Unknown`.
+"""
+
+from __future__ import annotations
+
+import time as clock
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+EndState = Literal["succeeded", "failed", "cancelled"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
+
+
+class EventBase(_Record):
+    """What every event carries: `time` in seconds since 1970, and the `worker` that says it (set by the journal)."""
+
+    time: float = Field(default_factory=clock.time)
+    worker: str = ""
+
+
+class ErrorInfo(_Record):
+    """An error as it is shown: what was seen, what to do, and the exit status it stands for."""
+
+    kind: str
+    message: str
+    hint: str = ""
+    exit_code: int = 1
+
+
+class RunStarted(EventBase):
+    """A worker has begun an attempt at the run.
+
+    Attributes:
+        attempt: 1 for the first start, one more for each resume.
+        birth: kernel start time of the process (`process.ProcessIdentity`), so that a reused pid is not taken for it.
+        versions: what it runs on, e.g. python, torch, hetspec.
+    """
+
+    type: Literal["run_started"] = "run_started"
+    stage: str
+    pid: int
+    host: str
+    versions: dict[str, str] = Field(default_factory=dict)
+    attempt: int = 1
+    birth: str = ""
+
+
+class Progress(EventBase):
+    """How far a task is, in its own unit; `total` None = unknown."""
+
+    type: Literal["progress"] = "progress"
+    task: str
+    done: float
+    total: float | None = None
+    unit: str = ""
+    note: str = ""
+
+
+class Metric(EventBase):
+    """Measured values at a step. A value that is not finite is written as null and read as None.
+
+    Attributes:
+        tokens: training tokens seen so far.
+        wall_s: seconds of work so far, over all attempts.
+    """
+
+    type: Literal["metric"] = "metric"
+    step: int
+    values: dict[str, float | None]
+    tokens: int | None = None
+    wall_s: float | None = None
+
+
+class Log(EventBase):
+    """One sentence for the reader of the run."""
+
+    type: Literal["log"] = "log"
+    level: LogLevel = "info"
+    message: str
+
+
+class CheckpointSaved(EventBase):
+    """A checkpoint is complete on disk; `path` is relative to the run folder where it is inside."""
+
+    type: Literal["checkpoint_saved"] = "checkpoint_saved"
+    path: str
+    step: int
+    best: bool = False
+    values: dict[str, float | None] = Field(default_factory=dict)
+
+
+class Artifact(EventBase):
+    """Something usable is complete on disk (kind draft, hidden_states, trace); `path` as in `CheckpointSaved`."""
+
+    type: Literal["artifact"] = "artifact"
+    kind: str
+    path: str
+    summary: dict[str, Any] = Field(default_factory=dict)
+
+
+class Result(EventBase):
+    """What the run was for, as one JSON object; the same is in `result.json`."""
+
+    type: Literal["result"] = "result"
+    kind: str
+    data: dict[str, Any]
+
+
+class RunEnded(EventBase):
+    """The worker has ended its attempt in this state."""
+
+    type: Literal["run_ended"] = "run_ended"
+    state: EndState
+    error: ErrorInfo | None = None
+
+
+class Submitted(EventBase):
+    """The desk has made the run folder."""
+
+    type: Literal["submitted"] = "submitted"
+    host: str = ""
+
+
+class Launched(EventBase):
+    """The desk has started a worker process for this attempt."""
+
+    type: Literal["launched"] = "launched"
+    attempt: int
+    pid: int
+    host: str
+    birth: str
+
+
+class CancelAsked(EventBase):
+    """Somebody asked the run to stop; `forced` = killed without waiting for a safe point."""
+
+    type: Literal["cancel_asked"] = "cancel_asked"
+    attempt: int
+    forced: bool = False
+
+
+class FoundLost(EventBase):
+    """The worker of this attempt is gone without a word; a negative `exit_status` is a signal, None was not seen."""
+
+    type: Literal["found_lost"] = "found_lost"
+    attempt: int
+    exit_status: int | None = None
+
+
+class Unknown(EventBase):
+    """A complete line that this version cannot take: a type of a newer version, or bytes torn by a crash (type "")."""
+
+    type: str = ""
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+KnownEvent = Annotated[
+    RunStarted
+    | Progress
+    | Metric
+    | Log
+    | CheckpointSaved
+    | Artifact
+    | Result
+    | RunEnded
+    | Submitted
+    | Launched
+    | CancelAsked
+    | FoundLost,
+    Field(discriminator="type"),
+]
+Event = (
+    RunStarted
+    | Progress
+    | Metric
+    | Log
+    | CheckpointSaved
+    | Artifact
+    | Result
+    | RunEnded
+    | Submitted
+    | Launched
+    | CancelAsked
+    | FoundLost
+    | Unknown
+)

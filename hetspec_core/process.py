@@ -1,0 +1,78 @@
+"""Identity of a process: its id, its birth and its host. It knows nothing of runs.
+
+A process id alone names nobody, because the kernel hands ids out again. With the moment the kernel started the process
+it does. On Linux that moment is counted from the boot (field 22 of /proc/PID/stat) and goes with the boot's own id, so
+that neither a stepped clock nor a reboot can make two processes look like one; elsewhere psutil's start time is used.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+_PROC = Path("/proc")
+_DEAD = frozenset("ZXx")  # zombie and dead, as proc(5) writes them
+
+
+@dataclass(frozen=True)
+class ProcessIdentity:
+    """One process, once and for all.
+
+    Attributes:
+        pid: process id on `host`.
+        birth: the kernel's start time of the process, as an opaque word; equal words, same process.
+        host: name of the machine it runs on.
+    """
+
+    pid: int
+    birth: str
+    host: str
+
+    @classmethod
+    def of(cls, pid: int | None = None) -> ProcessIdentity:
+        """Identity of process `pid` on this machine, of this process when absent.
+
+        Raises:
+            ProcessLookupError: there is no such process (any more).
+        """
+        number = os.getpid() if pid is None else pid
+        birth = _birth(number)
+        if birth is None:
+            raise ProcessLookupError(f"no process {number} on this machine")
+        return cls(number, birth, socket.gethostname())
+
+    def is_alive(self) -> bool | None:
+        """Whether the process still runs; None for one on another host, of which nothing can be said from here."""
+        if self.host != socket.gethostname():
+            return None
+        return _birth(self.pid) == self.birth
+
+
+def _birth(pid: int) -> str | None:
+    if pid <= 0:
+        return None
+    return _birth_linux(pid) if sys.platform == "linux" else _birth_elsewhere(pid)
+
+
+def _birth_linux(pid: int) -> str | None:
+    try:
+        stat = (_PROC / str(pid) / "stat").read_text(errors="replace")
+        boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat[stat.rindex(")") + 2 :].split()  # the command's name may hold blanks and brackets
+    return None if fields[0] in _DEAD else f"{boot}:{fields[19]}"
+
+
+def _birth_elsewhere(pid: int) -> str | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        dead = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+        return None if dead else f"{process.create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return None
