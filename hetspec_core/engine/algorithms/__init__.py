@@ -1,0 +1,21 @@
+"""Algorithms: each is a loss for a draft. They know models and batches, not the loop and not decoding."""
+
+from __future__ import annotations
+
+from hetspec_core.catalog import load_card
+from hetspec_core.engine.algorithms.eagle import Eagle, LossOutput
+from hetspec_core.spec import AlgorithmSpec
+
+
+def build_algorithm(spec: AlgorithmSpec) -> Eagle:
+    """The algorithm that a spec names, with its options checked against its card.
+
+    Raises:
+        NotFoundError: no card of this name.
+        SpecError: an option does not hold.
+    """
+    card = load_card("algorithms", spec.name)
+    return card.load()(card.check_options(spec.options))
+
+
+__all__ = ["Eagle", "LossOutput", "build_algorithm"]

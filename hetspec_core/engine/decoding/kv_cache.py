@@ -1,0 +1,115 @@
+"""Static key/value caches with room for a tree, and a length of its own for every row.
+
+A cache is a table of slots per row. Slots below the row's length hold committed tokens; a forward writes its tokens to
+slots that the caller names, so tree nodes lie behind the committed ones until `keep` moves the accepted ones forward.
+It knows nothing of trees, models or sampling.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+SLOT_STEP = 64  # keys are read up to a multiple of this, so that shapes repeat
+
+
+class SlotCache(Cache):
+    """Key/value cache of B rows with `capacity` slots each, allocated when the first keys arrive.
+
+    Attributes:
+        lengths: [B] int64, committed tokens per row; `host_lengths` is the same on the host.
+    """
+
+    def __init__(self, num_rows: int, capacity: int, device: torch.device | str) -> None:
+        super().__init__(layer_class_to_replicate=DynamicLayer)
+        self.num_rows = num_rows
+        self.capacity = capacity
+        self.host_lengths = [0] * num_rows
+        self.lengths = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        self._rows = torch.arange(num_rows, device=device)[:, None]
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self._slots = torch.zeros(num_rows, 0, dtype=torch.int64, device=device)
+        self._visible = 0
+        self._active = self._rows
+
+    def stage(self, slots: Tensor, *, visible: int, rows: Tensor | None = None) -> None:
+        """Say where the next forward writes and how many slots it reads.
+
+        Args:
+            slots: [R, T] slot of each token.
+            visible: the forward attends to slots 0..visible-1 (a mask says which of them); 0 = only to its own tokens,
+                for whole sequences into empty rows.
+            rows: [R] rows of the cache that the forward's batch stands for; all when absent.
+        """
+        if visible > self.capacity:
+            raise ValueError(f"{visible} slots wanted, the cache has {self.capacity}")
+        self._slots = slots
+        self._visible = visible
+        self._active = self._rows if rows is None else rows[:, None]
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Called by attention layers: store [R, kv_heads, T, d] keys and values, return those to attend to."""
+        while len(self._keys) <= layer_idx:
+            self._keys.append(self._allocate(key_states))
+            self._values.append(self._allocate(value_states))
+        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        keys[self._active, :, self._slots] = key_states.transpose(1, 2)
+        values[self._active, :, self._slots] = value_states.transpose(1, 2)
+        if not self._visible:
+            return key_states, value_states
+        if self._active is not self._rows:
+            rows = self._active[:, 0]
+            return keys[rows, :, : self._visible], values[rows, :, : self._visible]
+        return keys[:, :, : self._visible], values[:, :, : self._visible]
+
+    def _allocate(self, states: Tensor) -> Tensor:
+        _, heads, _, width = states.shape
+        return states.new_zeros(self.num_rows, heads, self.capacity, width)
+
+    def keep(self, path: Tensor, counts: Tensor, host_counts: list[int]) -> None:
+        """Commit tree tokens: move the accepted ones behind the committed ones.
+
+        Args:
+            path: [B, D+1] offsets behind the row's length of the tokens to keep, in order (0 = root); entries from
+                `counts` on are ignored.
+            counts: [B] how many are kept.
+            host_counts: the same on the host.
+        """
+        order = torch.arange(path.shape[1], device=path.device)
+        source = self.lengths[:, None] + path
+        target = self.lengths[:, None] + order
+        # Behind the kept ones the copy goes from a slot to itself: shapes stay fixed and nothing is lost.
+        source = torch.where(order < counts[:, None], source, target)
+        limit = self.capacity - 1
+        source, target = source.clamp(max=limit), target.clamp(max=limit)
+        for table in (*self._keys, *self._values):
+            table[self._rows, :, target] = table[self._rows, :, source]
+        self.advance(counts, host_counts)
+
+    def advance(self, counts: Tensor, host_counts: list[int]) -> None:
+        """Count tokens that were written right behind the committed ones as committed."""
+        self.lengths = self.lengths + counts
+        self.host_lengths = [length + count for length, count in zip(self.host_lengths, host_counts, strict=True)]
+
+    def reset_row(self, row: int, length: int) -> None:
+        """Row `row` now holds `length` committed tokens of another sequence."""
+        self.host_lengths[row] = length
+        self.lengths[row] = length
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Unused: positions are always given."""
+        return 0
+
+    def visible_for(self, extra: int) -> int:
+        """Slots to read when every row has `extra` more tokens than committed, rounded up to SLOT_STEP."""
+        need = max(self.host_lengths) + extra
+        return min(self.capacity, -(-need // SLOT_STEP) * SLOT_STEP)
+
+    def prefix_mask(self, visible: int) -> Tensor:
+        """[B, visible] bool: slots that hold committed tokens."""
+        return torch.arange(visible, device=self.lengths.device) < self.lengths[:, None]

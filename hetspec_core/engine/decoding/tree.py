@@ -1,0 +1,110 @@
+"""Draft trees as tensors: tokens, parents, scores; who may look at whom; which candidates to keep.
+
+No Python loop over nodes anywhere. It knows no models, caches or sampling.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DraftTree:
+    """A batch of draft trees, nodes in level order (a parent stands before its children).
+
+    Index 0 is the root (the last committed token, not a draft token); index i+1 is node i.
+
+    Attributes:
+        tokens: [B, N+1] token ids of the base's vocabulary; column 0 is the root.
+        parents: [B, N+1] index of the parent; the root's is 0.
+        log_probs: [B, N+1] float32, log q of the token given its parent; 0 for the root.
+        scores: [B, N+1] float32, sum of log_probs from the root.
+        ancestors: [B, N+1, N+1] bool, [i, j] = j is i or above it.
+    """
+
+    tokens: Tensor
+    parents: Tensor
+    log_probs: Tensor
+    scores: Tensor
+    ancestors: Tensor
+
+    @property
+    def num_nodes(self) -> int:
+        return self.tokens.shape[1] - 1
+
+    @property
+    def depths(self) -> Tensor:
+        """[B, N+1] int64, 0 for the root."""
+        return self.ancestors.sum(-1) - 1
+
+
+def ancestor_matrix(parents: Tensor, max_depth: int) -> Tensor:
+    """Who is above whom, by pointer doubling: log2(depth) gathers.
+
+    Args:
+        parents: [B, M] index of each one's parent; a root points to itself.
+        max_depth: an upper bound of the depth.
+
+    Returns:
+        [B, M, M] bool, [i, j] = j is i or an ancestor of i.
+    """
+    size = parents.shape[1]
+    above = torch.eye(size, dtype=torch.bool, device=parents.device).expand(parents.shape[0], size, size)
+    jump, reach = parents, 1  # `above` covers distances below `reach`; `jump` leads `reach` levels up
+    while reach <= max_depth:
+        above = above | above.gather(1, jump[:, :, None].expand(-1, -1, size))
+        jump = jump.gather(1, jump)
+        reach *= 2
+    return above
+
+
+def select_best(scores: Tensor, count: int) -> Tensor:
+    """Indices [B, count] of the best candidates, ascending.
+
+    Ties go to the lower index. Candidates stand in level order and a child never scores above its parent, so the
+    chosen set is closed under ancestors, ties included.
+
+    Args:
+        scores: [B, C] float32 cumulative log-probabilities in level order.
+        count: how many; at most C.
+    """
+    order = torch.sort(scores, dim=1, descending=True, stable=True).indices
+    return order[:, :count].sort(dim=1).values
+
+
+def build_tree(
+    root: Tensor, tokens: Tensor, parents: Tensor, log_probs: Tensor, scores: Tensor, *, num_nodes: int, max_depth: int
+) -> DraftTree:
+    """Keep the best candidates as a tree.
+
+    Args:
+        root: [B] last committed token.
+        tokens: [B, C] candidates in level order.
+        parents: [B, C] candidate index of the parent, -1 for children of the root.
+        log_probs: [B, C] log q given the parent.
+        scores: [B, C] cumulative.
+        num_nodes: N; all candidates when there are fewer.
+        max_depth: D.
+    """
+    count = min(num_nodes, tokens.shape[1])
+    chosen = select_best(scores, count)  # [B, N]
+    # Position of every candidate among the chosen ones, shifted by one for the root; -1 maps to the root itself.
+    place = torch.zeros(tokens.shape[0], tokens.shape[1] + 1, dtype=torch.int64, device=tokens.device)
+    place.scatter_(1, chosen + 1, torch.arange(1, count + 1, device=tokens.device).expand_as(chosen))
+    kept_parents = place.gather(1, parents.gather(1, chosen) + 1)
+
+    def with_root(values: Tensor, first: Tensor) -> Tensor:
+        return torch.cat([first[:, None].to(values.dtype), values.gather(1, chosen)], dim=1)
+
+    zero = torch.zeros_like(root)
+    all_parents = torch.cat([zero[:, None], kept_parents], dim=1)
+    return DraftTree(
+        tokens=with_root(tokens, root),
+        parents=all_parents,
+        log_probs=with_root(log_probs, zero),
+        scores=with_root(scores, zero),
+        ancestors=ancestor_matrix(all_parents, max_depth),
+    )

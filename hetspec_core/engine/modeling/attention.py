@@ -1,0 +1,64 @@
+"""The attention that bases and drafts run with here: Hugging Face layers call it through their attention registry.
+
+Two cases occur. Whole sequences from an empty cache are causal and need no mask: PyTorch's fused kernel serves them.
+Decoding has few queries over a long cache, often with a tree mask: grouped matrix products that never expand the
+key/value heads serve it. It knows nothing of models, caches or trees.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AttentionInterface
+
+ATTENTION_NAME = "hetspec"
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Attention with grouped key/value heads.
+
+    Args:
+        query: [B, heads, T, head_dim].
+        key: [B, kv_heads, S, head_dim]; heads is a multiple of kv_heads.
+        value: [B, kv_heads, S, head_dim].
+        mask: [B or 1, 1, T, S] bool, True = may look; None = causal when T > 1, everything when T = 1.
+        scale: factor of the scores.
+
+    Returns:
+        [B, heads, T, head_dim].
+    """
+    if mask is None and query.shape[2] > 1:
+        grouped = key.shape[1] != query.shape[1]
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
+    rows, heads, num_queries, head_dim = query.shape
+    kv_heads, num_keys = key.shape[1], key.shape[2]
+    group = heads // kv_heads
+    folded = query.reshape(rows, kv_heads, group * num_queries, head_dim)  # the queries of a group share their keys
+    scores = (folded @ key.transpose(-1, -2)).float() * scale  # [B, kv_heads, group*T, S]; float32 for the softmax
+    if mask is not None:
+        scores = scores.view(rows, kv_heads, group, num_queries, num_keys)
+        scores = scores.masked_fill(~mask[:, :, None], torch.finfo(torch.float32).min)
+        scores = scores.view(rows, kv_heads, group * num_queries, num_keys)
+    weights = torch.softmax(scores, dim=-1).to(value.dtype)
+    return (weights @ value).view(rows, heads, num_queries, head_dim)
+
+
+def _hugging_face_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """The signature that Hugging Face layers call; returns [B, T, heads, head_dim]."""
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    mask = None
+    if attention_mask is not None:
+        mask = attention_mask[..., : key.shape[2]]
+    return attend(query, key, value, mask, scale).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION_NAME, _hugging_face_attention)

@@ -1,0 +1,254 @@
+"""The base: any Hugging Face causal language model, frozen, cut into decoder, embedding and head.
+
+Decoding and capture need the hidden states after the final norm, and logits of chosen positions only; so the head is a
+separate call. It knows nothing of drafts, trees or data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hetspec_core.errors import ModelError
+from hetspec_core.engine.modeling.attention import ATTENTION_NAME
+from hetspec_core.engine.modeling.sources import fingerprint, materialize
+from hetspec_core.spec import BaseSpec
+
+
+@dataclass(frozen=True)
+class BaseOutput:
+    """What a forward of the base gives.
+
+    Attributes:
+        hidden: [B, T, H] after the final norm; `logits(hidden)` predicts the next token.
+        layers: further hidden states [B, T, H] by Hugging Face layer id (0 = embeddings).
+    """
+
+    hidden: Tensor
+    layers: dict[int, Tensor] = field(default_factory=dict)
+
+
+class FrozenEnds:
+    """The embedding and the head of a base, without its decoder layers: all that a draft borrows.
+
+    Args:
+        embedding: the input embedding module.
+        head: the output projection, a linear layer [V, H] (with or without bias).
+        softcap: final logit soft-capping (Gemma 2), or None.
+        scale: factor of the logits (Cohere, Granite), or 1.
+    """
+
+    def __init__(self, embedding: nn.Module, head: nn.Linear, *, softcap: float | None = None, scale: float = 1.0):
+        self.embedding = embedding
+        self.head = head
+        self.softcap = softcap
+        self.scale = scale
+
+    @property
+    def vocab_size(self) -> int:
+        return self.head.weight.shape[0]
+
+    @property
+    def hidden_size(self) -> int:
+        return self.head.weight.shape[1]
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """[...] token ids -> [..., H]."""
+        return self.embedding(ids)
+
+    def logits(self, hidden: Tensor, rows: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
+        """[..., H] hidden states after the final norm -> [..., V] logits, or [..., len(rows)] for chosen head rows."""
+        weight, bias = rows if rows is not None else (self.head.weight, self.head.bias)
+        logits = nn.functional.linear(hidden, weight, bias) * self.scale
+        return torch.tanh(logits / self.softcap) * self.softcap if self.softcap else logits
+
+    def head_rows(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The head restricted to some tokens: weight [len(ids), H] and bias [len(ids)] or None, copied once."""
+        bias = self.head.bias[ids].contiguous() if self.head.bias is not None else None
+        return self.head.weight[ids].contiguous(), bias
+
+
+class BaseLM:
+    """A frozen causal language model.
+
+    Args:
+        model: any Hugging Face causal LM with a decoder, an input embedding and an output head.
+        tokenizer: its tokenizer.
+        name: short name.
+        fingerprint: identity of the weights; datasets and drafts record it.
+
+    Raises:
+        ModelError: decoder, embedding or head cannot be found.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, fingerprint: str) -> None:
+        decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+        if decoder is None or decoder is model or embedding is None or not isinstance(head, nn.Linear):
+            raise ModelError(
+                f"{type(model).__name__} has no separate decoder, embedding and linear head",
+                hint="use a decoder-only causal language model",
+            )
+        model.eval().requires_grad_(False)
+        model.config._attn_implementation = ATTENTION_NAME
+        decoder.config._attn_implementation = ATTENTION_NAME
+        self.model = model
+        self.decoder: nn.Module = decoder
+        self.tokenizer = tokenizer
+        self.name = name
+        self.fingerprint = fingerprint
+        config = model.config.get_text_config()
+        self.config = config
+        self.ends = FrozenEnds(
+            embedding,
+            head,
+            softcap=getattr(config, "final_logit_softcapping", None),
+            scale=getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0),
+        )
+        self.stop_ids = _stop_ids(model, tokenizer)
+        self.max_length = _context_length(config)
+
+    @classmethod
+    def load(cls, spec: BaseSpec, *, device: torch.device | str, dtype: torch.dtype) -> BaseLM:
+        """Load the base that a spec names.
+
+        Raises:
+            ModelError: it is not on this machine, is of another architecture than the spec says, or cannot be read.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        folder = materialize(spec.source)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        except Exception as error:  # transformers raises whatever its parts raise
+            raise ModelError(
+                f"the base in {folder} could not be loaded: {type(error).__name__}: {str(error).splitlines()[0]}",
+                hint="check that the directory is complete; a model that needs remote code is not supported",
+            ) from error
+        _apply_special_tokens(tokenizer, spec.special_tokens)
+        base = cls(model.to(device), tokenizer, name=spec.name, fingerprint=fingerprint(folder))
+        base.check(spec)
+        return base
+
+    def check(self, spec: BaseSpec) -> None:
+        """Compare the loaded sizes with the spec's.
+
+        Raises:
+            ModelError: they differ; every difference is named.
+        """
+        wanted, seen = spec.architecture, self.config
+        differences = [
+            f"{key} is {getattr(seen, key)}, the preset says {getattr(wanted, key)}"
+            for key in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads")
+            if getattr(seen, key, None) is not None and getattr(seen, key) != getattr(wanted, key)
+        ]
+        if differences:
+            raise ModelError(f"base {spec.name} is not the model of its preset: {'; '.join(differences)}")
+
+    @property
+    def device(self) -> torch.device:
+        return self.ends.head.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.ends.head.weight.dtype
+
+    @property
+    def hidden_size(self) -> int:
+        return self.ends.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        return self.ends.vocab_size
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.config.num_hidden_layers)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """[...] token ids -> [..., H]."""
+        return self.ends.embed(ids)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., H] hidden states after the final norm -> [..., V]."""
+        return self.ends.logits(hidden)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        *,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: Any | None = None,
+        layers: tuple[int, ...] = (),
+    ) -> BaseOutput:
+        """Hidden states of a batch; no logits.
+
+        Args:
+            input_ids: [B, T].
+            positions: [B, T]; 0..T-1 when absent.
+            mask: [B, 1, T, S] bool, True = may look; None = causal (padding on the right is harmless then).
+            cache: a key/value cache that is written to, or None.
+            layers: Hugging Face layer ids (0 = embeddings, i = output of layer i) to return besides the final states.
+
+        Returns:
+            Hidden states after the final norm, and those of `layers`.
+        """
+        output = self.decoder(
+            input_ids=input_ids,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            output_hidden_states=bool(layers),
+        )
+        captured = {}
+        if layers:
+            captured = {layer: output.hidden_states[layer] for layer in layers}
+        return BaseOutput(hidden=output.last_hidden_state, layers=captured)
+
+
+def load_frozen_ends(
+    spec: BaseSpec, *, device: torch.device | str, dtype: torch.dtype, last_layers: int = 0
+) -> tuple[BaseLM, FrozenEnds]:
+    """Load a base for training: its ends on `device`, its last layers (to initialise a draft) left on the CPU.
+
+    Returns:
+        The base on the CPU, of which only the last `last_layers` decoder layers are kept (its `forward` is of no use),
+        and the ends on the device.
+    """
+    base = BaseLM.load(spec, device="cpu", dtype=dtype)
+    layers: nn.ModuleList = base.decoder.layers  # type: ignore[assignment]
+    base.decoder.layers = nn.ModuleList(list(layers)[len(layers) - last_layers :])
+    base.ends.embedding.to(device)
+    base.ends.head.to(device)
+    return base, base.ends
+
+
+def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every stop id: the generation config's list, the model config's, the tokenizer's."""
+    found: set[int] = set()
+    for owner in (getattr(model, "generation_config", None), model.config, tokenizer):
+        value = getattr(owner, "eos_token_id", None)
+        found.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
+    return frozenset(int(value) for value in found)
+
+
+def _context_length(config: Any) -> int:
+    """Tokens that fit: the position table, or the sliding window where layers slide.
+
+    Masks here are full attention over the cache, which equals sliding attention only inside the window.
+    """
+    length = int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0) or 2048)
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention" if window else ""])
+    return min(length, int(window)) if window and slides else length
+
+
+def _apply_special_tokens(tokenizer: Any, special_tokens: dict[str, str]) -> None:
+    for name, value in special_tokens.items():
+        setattr(tokenizer, name, getattr(tokenizer, f"{value[1:]}_token") if value.startswith("@") else value)

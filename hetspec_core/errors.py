@@ -1,0 +1,115 @@
+"""The exception tree of HetSpec. It knows nothing of any other module.
+
+    HetSpecError                 1   anything that a user can act on
+    |-- UsageError               2   a command line that cannot be taken
+    |-- SpecError                3   a preset, option or spec that does not hold (carries every problem found)
+    |-- NotFoundError            4   a run, preset, file or model that is not there
+    |-- DataError                5   a dataset, prompt file or hidden-state store that cannot be used
+    |   `-- CorruptFileError     5   ... because its bytes are not what was written
+    |-- CheckpointError          6   a draft or training checkpoint that does not fit or cannot be read
+    |-- ModelError               7   a base or draft that cannot be loaded or does not fit its partner
+    |-- ResourceError            8   not enough disk, memory or devices
+    |-- RunError                 9   a run that is not in a state where this can be done
+    `-- StageFailed             10   a worker that ended badly
+    Cancelled                  130   not an error: somebody asked to stop (BaseException-like flow, still reported)
+
+The number is the exit status of the process. Every error says what was seen (`message`), and what to do (`hint`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class HetSpecError(Exception):
+    """Base of all errors that are shown to a user as one sentence and a hint.
+
+    Args:
+        message: what was seen, and what is allowed; one sentence, naming the file or key.
+        hint: what to do about it; empty when the message already says it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(HetSpecError):
+    """A command line that cannot be taken as it is."""
+
+    exit_code = 2
+
+
+class SpecError(HetSpecError):
+    """A preset or spec that does not hold. `problems` lists every fault found, not only the first."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, hint: str = "", problems: Sequence[str] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        lines = "".join(f"\n  - {problem}" for problem in self.problems)
+        return f"{self.message}{lines}" + (f"\n({self.hint})" if self.hint else "")
+
+
+class NotFoundError(HetSpecError):
+    """A run, preset, file or model that is not there."""
+
+    exit_code = 4
+
+
+class DataError(HetSpecError):
+    """A dataset, prompt file or hidden-state store that cannot be used."""
+
+    exit_code = 5
+
+
+class CorruptFileError(DataError):
+    """A file whose bytes are not the ones that were written (truncated, or checksum differs)."""
+
+
+class CheckpointError(HetSpecError):
+    """A draft or training checkpoint that does not fit or cannot be read."""
+
+    exit_code = 6
+
+
+class ModelError(HetSpecError):
+    """A base or draft that cannot be loaded, or that does not fit its partner."""
+
+    exit_code = 7
+
+
+class ResourceError(HetSpecError):
+    """Not enough disk, memory or devices."""
+
+    exit_code = 8
+
+
+class RunError(HetSpecError):
+    """A run that is not in a state in which this can be done."""
+
+    exit_code = 9
+
+
+class StageFailed(HetSpecError):
+    """A worker ended badly; the message is the worker's own, the hint says where its log is."""
+
+    exit_code = 10
+
+
+class Cancelled(HetSpecError):
+    """Somebody asked the run to stop and it did, leaving a state that can be resumed."""
+
+    exit_code = 130
+
+    def __init__(self, message: str = "cancelled", *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)

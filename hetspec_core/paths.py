@@ -1,0 +1,144 @@
+"""Every place on disk that HetSpec uses: its roots, and the file names inside a run folder.
+
+It knows names only; what is in the files is the business of `events`, `runs` and the engine. The one act it offers is
+writing a small file atomically, because everybody needs that and nobody may do it otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+HOME_VARIABLE = "HETSPEC_HOME"
+
+
+@dataclass(frozen=True)
+class Roots:
+    """The three roots. With `HETSPEC_HOME` set, all three live below it, which is how tests stay apart.
+
+    Attributes:
+        data: runs and the registry; worth backing up.
+        config: the user's own presets and settings.
+        cache: what can be made again (the dequantised default base).
+    """
+
+    data: Path
+    config: Path
+    cache: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.data / "runs"
+
+    @property
+    def registry(self) -> Path:
+        return self.data / "registry.db"
+
+    @property
+    def user_presets(self) -> Path:
+        return self.config / "presets"
+
+    @property
+    def models(self) -> Path:
+        return self.cache / "models"
+
+
+def roots() -> Roots:
+    """The roots in force now: `HETSPEC_HOME` if set, else the platform's own places."""
+    home = os.environ.get(HOME_VARIABLE)
+    if home:
+        top = Path(home).expanduser().absolute()
+        return Roots(data=top, config=top / "config", cache=top / "cache")
+    import platformdirs  # 10 ms that `--help` does not need
+
+    dirs = platformdirs.PlatformDirs("hetspec", appauthor=False)
+    return Roots(data=Path(dirs.user_data_dir), config=Path(dirs.user_config_dir), cache=Path(dirs.user_cache_dir))
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Names of everything inside one run folder."""
+
+    folder: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.folder.name
+
+    @property
+    def spec(self) -> Path:
+        return self.folder / "spec.toml"
+
+    @property
+    def resolved(self) -> Path:
+        return self.folder / "resolved.json"
+
+    @property
+    def events(self) -> Path:
+        return self.folder / "events.jsonl"
+
+    @property
+    def desk(self) -> Path:
+        return self.folder / "desk.jsonl"
+
+    @property
+    def result(self) -> Path:
+        return self.folder / "result.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def draft(self) -> Path:
+        return self.folder / "draft"
+
+    @property
+    def hidden_states(self) -> Path:
+        return self.folder / "hidden_states"
+
+    @property
+    def traces(self) -> Path:
+        return self.folder / "traces"
+
+    def log(self, worker: str) -> Path:
+        return self.logs / f"{worker}.log"
+
+
+def write_atomic(path: Path, data: str | bytes, *, mode: int = 0o644) -> None:
+    """Write `data` to `path` so that a reader, or a power cut, sees the old file or the new one and nothing between.
+
+    Args:
+        path: where; the parent folder is made when missing.
+        data: the whole content; text is written as UTF-8.
+        mode: permission bits of the new file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw = data.encode() if isinstance(data, str) else data
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, mode)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

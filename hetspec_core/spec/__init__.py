@@ -1,0 +1,43 @@
+"""Frozen, typed specs of everything a user can ask for. They know no files, no torch and no presets."""
+
+from hetspec_core.spec._base import Scalar, Spec
+from hetspec_core.spec.algorithm import AlgorithmSpec, EagleOptions
+from hetspec_core.spec.dataset import DatasetSpec
+from hetspec_core.spec.decoding import BenchSpec, DecodingSpec, SamplingSpec, TreeSpec
+from hetspec_core.spec.model import (
+    Architecture,
+    BaseSpec,
+    DraftSpec,
+    HubSource,
+    ModelSource,
+    PackageSource,
+    PathSource,
+)
+from hetspec_core.spec.resources import ResourcesSpec
+from hetspec_core.spec.run import SCHEMA_VERSION, RunSpec, Stage
+from hetspec_core.spec.training import OptimizerSpec, TrainingSpec
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "AlgorithmSpec",
+    "Architecture",
+    "BaseSpec",
+    "BenchSpec",
+    "DatasetSpec",
+    "DecodingSpec",
+    "DraftSpec",
+    "EagleOptions",
+    "HubSource",
+    "ModelSource",
+    "OptimizerSpec",
+    "PackageSource",
+    "PathSource",
+    "ResourcesSpec",
+    "RunSpec",
+    "SamplingSpec",
+    "Scalar",
+    "Spec",
+    "Stage",
+    "TrainingSpec",
+    "TreeSpec",
+]

@@ -1,0 +1,87 @@
+"""Specs of decoding: the draft tree, sampling, and when to stop."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from hetspec_core.spec._base import Spec
+
+
+class TreeSpec(Spec):
+    """Shape of the EAGLE-2 draft tree (arXiv 2406.16858). A chain is the tree with top_k 1."""
+
+    depth: int = Field(6, gt=0, description="Levels D below the root.")
+    top_k: int = Field(10, gt=0, description="Children per expanded node, and nodes expanded per level.")
+    num_draft_tokens: int = Field(60, gt=0, description="Nodes N kept for verification; the root is not counted.")
+
+    @property
+    def num_candidates(self) -> int:
+        """Nodes the draft scores before the best N are kept: K + (D-1) K^2."""
+        return self.top_k + (self.depth - 1) * self.top_k**2
+
+    @property
+    def num_nodes(self) -> int:
+        """Nodes that are verified: N, or fewer when the shape has not as many candidates."""
+        return min(self.num_draft_tokens, self.num_candidates)
+
+    @property
+    def label(self) -> str:
+        """The shape as it is said everywhere: depth/top_k/num_draft_tokens."""
+        return f"{self.depth}/{self.top_k}/{self.num_draft_tokens}"
+
+    @classmethod
+    def parse(cls, text: str) -> TreeSpec:
+        """Read depth/top_k/num_draft_tokens, e.g. 6/10/60.
+
+        Raises:
+            ValueError: the text has another form.
+        """
+        parts = text.replace(",", "/").split("/")
+        if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+            raise ValueError(f"tree is {text!r}; it needs depth/top_k/num_draft_tokens, e.g. 6/10/60")
+        depth, top_k, nodes = (int(part) for part in parts)
+        return cls(depth=depth, top_k=top_k, num_draft_tokens=nodes)
+
+
+class SamplingSpec(Spec):
+    """How the next token is taken from the base's distribution. Temperature 0 is greedy."""
+
+    temperature: float = Field(0.0, ge=0, description="0 = greedy.")
+    top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0 = all.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Keep the smallest set of tokens with this mass.")
+    seed: int = Field(0, ge=0, description="Seed of the sampling.")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+class DecodingSpec(Spec):
+    """One way of answering: tree and sampling, or plain decoding."""
+
+    tree: TreeSpec = Field(default_factory=TreeSpec)
+    sampling: SamplingSpec = Field(default_factory=SamplingSpec)
+    max_new_tokens: int = Field(256, gt=0, description="Most tokens of one answer.")
+    plain: bool = Field(False, description="Ordinary decoding without a draft.")
+    ignore_eos: bool = Field(False, description="Go on after a stop token, to the token limit.")
+
+
+class BenchSpec(Spec):
+    """A measurement: prompts, shapes, repeats."""
+
+    prompts: str = Field("shipped:heldout", description="MT-Bench form (turns): FILE[:N] or shipped:NAME.")
+    limit: int | None = Field(None, gt=0, description="First so many conversations.")
+    categories: tuple[str, ...] = Field((), description="Only these categories.")
+    first_turn_only: bool = Field(False, description="Leave the second turns out.")
+    trees: tuple[TreeSpec, ...] = Field((TreeSpec(),), min_length=1, description="Shapes to measure, one after another.")
+    repeats: int = Field(1, gt=0, description="Times each prompt is measured; the median counts.")
+    warmup: int = Field(1, ge=0, description="Prompts decoded before the clock starts.")
+    profile_prompts: int = Field(2, ge=0, description="Prompts of the separate pass that splits the time by phase.")
+    bootstrap: int = Field(1000, ge=0, description="Resamples for the interval of the accept length.")
+
+    @model_validator(mode="after")
+    def _check(self) -> BenchSpec:
+        labels = [tree.label for tree in self.trees]
+        if len(set(labels)) != len(labels):
+            raise ValueError(f"trees has the same shape twice: {', '.join(labels)}")
+        return self
