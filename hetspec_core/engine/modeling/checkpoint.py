@@ -143,8 +143,13 @@ def replace_folder(staging: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_draft(folder: Path | str, base: BaseLM) -> DraftLM:
-    """Load a draft directory (ours, or an EAGLE-1/2 checkpoint) and bind it to a base, on the base's device and type.
+def load_draft(folder: Path | str, base: BaseLM, *, dtype: torch.dtype | None = None) -> DraftLM:
+    """Load a draft directory (ours, or an EAGLE-1/2 checkpoint) and bind it to a base, on the base's device.
+
+    Args:
+        folder: the draft directory.
+        base: what it drafts for.
+        dtype: type of the weights; the base's when absent. Training asks for float32, so that nothing is rounded away.
 
     Raises:
         CheckpointError: a file is missing, truncated, or has tensors that do not fit.
@@ -181,7 +186,7 @@ def load_draft(folder: Path | str, base: BaseLM) -> DraftLM:
     draft = DraftLM(backbone, FusionHead(hidden_size, fused - hidden_size, bias="fc.bias" in tensors), vocab=vocab)
     _fill(draft, tensors, folder)
     draft.bind(base)
-    return draft.to(base.device, base.dtype).eval()
+    return draft.to(base.device, dtype or base.dtype).eval()
 
 
 def read_settings(folder: Path | str) -> dict[str, Any]:
