@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Cache
-from transformers.cache_utils import DynamicLayer
 
 SLOT_STEP = 64  # keys are read up to a multiple of this, so that shapes repeat
 
@@ -25,7 +24,7 @@ class SlotCache(Cache):
     """
 
     def __init__(self, num_rows: int, capacity: int, device: torch.device | str) -> None:
-        super().__init__(layer_class_to_replicate=DynamicLayer)
+        super().__init__(layers=[])  # the tables are ours: one tensor per layer, rows with lengths of their own
         self.num_rows = num_rows
         self.capacity = capacity
         self.host_lengths = [0] * num_rows
@@ -35,7 +34,7 @@ class SlotCache(Cache):
         self._values: list[Tensor] = []
         self._slots = torch.zeros(num_rows, 0, dtype=torch.int64, device=device)
         self._visible = 0
-        self._active = self._rows
+        self._targets = self._rows
 
     def stage(self, slots: Tensor, *, visible: int, rows: Tensor | None = None) -> None:
         """Say where the next forward writes and how many slots it reads.
@@ -44,13 +43,15 @@ class SlotCache(Cache):
             slots: [R, T] slot of each token.
             visible: the forward attends to slots 0..visible-1 (a mask says which of them); 0 = only to its own tokens,
                 for whole sequences into empty rows.
-            rows: [R] rows of the cache that the forward's batch stands for; all when absent.
+            rows: [R] rows of the cache that the forward's batch stands for (whole sequences only); all when absent.
         """
         if visible > self.capacity:
             raise ValueError(f"{visible} slots wanted, the cache has {self.capacity}")
+        if visible and rows is not None:
+            raise ValueError("a forward over some of the rows cannot read the cache")
         self._slots = slots
         self._visible = visible
-        self._active = self._rows if rows is None else rows[:, None]
+        self._targets = self._rows if rows is None else rows[:, None]
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Called by attention layers: store [R, kv_heads, T, d] keys and values, return those to attend to."""
@@ -58,14 +59,12 @@ class SlotCache(Cache):
             self._keys.append(self._allocate(key_states))
             self._values.append(self._allocate(value_states))
         keys, values = self._keys[layer_idx], self._values[layer_idx]
-        keys[self._active, :, self._slots] = key_states.transpose(1, 2)
-        values[self._active, :, self._slots] = value_states.transpose(1, 2)
+        keys[self._targets, :, self._slots] = key_states.transpose(1, 2)
+        values[self._targets, :, self._slots] = value_states.transpose(1, 2)
         if not self._visible:
             return key_states, value_states
-        if self._active is not self._rows:
-            rows = self._active[:, 0]
-            return keys[rows, :, : self._visible], values[rows, :, : self._visible]
-        return keys[:, :, : self._visible], values[:, :, : self._visible]
+        rows = self.num_rows
+        return keys[:rows, :, : self._visible], values[:rows, :, : self._visible]
 
     def _allocate(self, states: Tensor) -> Tensor:
         _, heads, _, width = states.shape
@@ -100,6 +99,19 @@ class SlotCache(Cache):
         """Row `row` now holds `length` committed tokens of another sequence."""
         self.host_lengths[row] = length
         self.lengths[row] = length
+
+    def drop_row(self, row: int) -> None:
+        """Give a row up: the last row takes its place and the cache is one row smaller."""
+        last = self.num_rows - 1
+        if row != last:
+            for table in (*self._keys, *self._values):
+                table[row] = table[last]
+            self.host_lengths[row] = self.host_lengths[last]
+            self.lengths[row] = self.lengths[last]
+        self.num_rows = last
+        self.host_lengths.pop()
+        self.lengths = self.lengths[:last]
+        self._rows = self._rows[:last]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Unused: positions are always given."""

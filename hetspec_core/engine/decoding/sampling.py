@@ -68,6 +68,12 @@ class Sampler:
         if self._uniforms is not None:
             self._uniforms[row] = self._draw(row_seed).to(self._device)
 
+    def move_row(self, source: int, target: int) -> None:
+        """Row `target` goes on as row `source`; rows from `source` on are given up."""
+        if self._uniforms is not None:
+            self._uniforms[target] = self._uniforms[source]
+            self._uniforms = self._uniforms[:source]
+
     def choose(self, logits: Tensor, positions: Tensor) -> Tensor:
         """Tokens [B, T] for logits [B, T, V]; positions [B, T] say which token of the answer each one is."""
         if self._uniforms is None:

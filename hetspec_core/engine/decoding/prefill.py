@@ -1,0 +1,42 @@
+"""Prompts into tensors, and how long their answers may be."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hetspec_core.engine.decoding.completion import StopReason
+from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.errors import DataError
+
+
+def pad_prompts(prompts: list[list[int]], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Prompts padded on the right with 0: ids [B, T] and lengths [B]. Causal attention never sees the padding."""
+    lengths = [len(prompt) for prompt in prompts]
+    ids = torch.zeros(len(prompts), max(lengths), dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = torch.tensor(prompt)
+    return ids.to(device), torch.tensor(lengths, device=device)
+
+
+def answer_limit(base: BaseLM, prompt: list[int], max_new_tokens: int) -> tuple[int, StopReason]:
+    """Tokens that an answer to this prompt may have, and why not more.
+
+    Raises:
+        DataError: the prompt is empty, or leaves no room in the base's context.
+    """
+    if not prompt:
+        raise DataError("the prompt has no token", hint="give it some text")
+    room = base.max_length - len(prompt)
+    if room < 1:
+        raise DataError(
+            f"the prompt has {len(prompt)} tokens; the context of {base.name} is {base.max_length}, the answer included",
+            hint=f"shorten it by {1 - room} tokens or more",
+        )
+    return (max_new_tokens, "length") if max_new_tokens <= room else (room, "context")
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device, so that a clock read afterwards is true."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
