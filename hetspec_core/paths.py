@@ -28,6 +28,12 @@ class Roots:
     config: Path
     cache: Path
 
+    @classmethod
+    def below(cls, home: Path) -> Roots:
+        """All three roots in one folder, as `HETSPEC_HOME` asks for."""
+        top = home.expanduser().absolute()
+        return cls(data=top, config=top / "config", cache=top / "cache")
+
     @property
     def runs(self) -> Path:
         return self.data / "runs"
@@ -49,8 +55,7 @@ def roots() -> Roots:
     """The roots in force now: `HETSPEC_HOME` if set, else the platform's own places."""
     home = os.environ.get(HOME_VARIABLE)
     if home:
-        top = Path(home).expanduser().absolute()
-        return Roots(data=top, config=top / "config", cache=top / "cache")
+        return Roots.below(Path(home))
     import platformdirs  # 10 ms that `--help` does not need
 
     dirs = platformdirs.PlatformDirs("hetspec", appauthor=False)

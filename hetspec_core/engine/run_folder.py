@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import platform
-import tomllib
 from importlib import metadata
 
-from pydantic import ValidationError
-
+import hetspec_core
 from hetspec_core.errors import NotFoundError, SpecError
 from hetspec_core.paths import RunPaths
 from hetspec_core.spec import RunSpec
+from hetspec_core.spec.document import from_toml
 
-_PACKAGES = ("hetspec", "torch", "transformers", "datasets", "accelerate", "safetensors")
+_PACKAGES = ("torch", "transformers", "datasets", "accelerate", "safetensors")
 
 
 def read_spec(paths: RunPaths) -> RunSpec:
@@ -23,19 +22,17 @@ def read_spec(paths: RunPaths) -> RunSpec:
         SpecError: it does not hold; every problem is listed.
     """
     try:
-        return RunSpec.model_validate(tomllib.loads(paths.spec.read_text(encoding="utf-8")))
+        text = paths.spec.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise NotFoundError(f"{paths.folder} is no run folder: it has no {paths.spec.name}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SpecError(f"{paths.spec} is not TOML: {error}") from None
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise SpecError(f"{paths.spec} does not hold", problems=problems) from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{paths.spec} is not UTF-8 text: {error}") from None
+    return from_toml(text, name=str(paths.spec))
 
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages a result may depend on (those that are installed)."""
-    found = {"python": platform.python_version()}
+    found = {"hetspec": hetspec_core.__version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
             found[package] = metadata.version(package)

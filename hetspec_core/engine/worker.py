@@ -203,9 +203,9 @@ def main(arguments: list[str] | None = None, load_stage: Callable[[str], StageFu
 
 def stage_from_catalog(name: str) -> StageFunction:
     """The function of a stage, imported when it is asked for."""
-    from importlib import import_module
+    from hetspec_core.catalog import load_card
 
-    return import_module(f"hetspec_core.engine.stages.{name}").run
+    return load_card("stages", name).load()
 
 
 if __name__ == "__main__":

@@ -123,10 +123,11 @@ class RunEnded(EventBase):
 
 
 class Submitted(EventBase):
-    """The desk has made the run folder."""
+    """The desk has made the run folder; relative paths in the spec begin at `folder`."""
 
     type: Literal["submitted"] = "submitted"
     host: str = ""
+    folder: str = ""
 
 
 class Launched(EventBase):

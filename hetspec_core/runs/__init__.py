@@ -1,0 +1,7 @@
+"""The index of runs: states derived from journals, and a database that can be made again from the run folders."""
+
+from hetspec_core.runs.ingest import Registry
+from hetspec_core.runs.rows import MetricPoint, RunRow
+from hetspec_core.runs.state import RunFacts, RunState, derive_state, fold
+
+__all__ = ["MetricPoint", "Registry", "RunFacts", "RunRow", "RunState", "derive_state", "fold"]

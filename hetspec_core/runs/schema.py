@@ -1,0 +1,114 @@
+"""The registry's tables, as numbered migrations that only go forward. It knows SQL, not events.
+
+Everything in here can be made again from the run folders, so a migration that would be costly may drop the rows
+instead: the next ingest fills them again.
+"""
+
+from __future__ import annotations
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from hetspec_core.errors import RunError
+
+migrations = Migrations("hetspec.registry")
+
+
+@migrations(name="0001_runs_metrics_results")
+def _runs_metrics_results(db: Database) -> None:
+    db.execute(
+        """
+        CREATE TABLE runs (
+            run_id TEXT PRIMARY KEY,
+            name TEXT NOT NULL,
+            stage TEXT NOT NULL,
+            state TEXT NOT NULL,              -- as the journals say; whether the process lives is asked when reading
+            recipe TEXT NOT NULL,
+            base TEXT NOT NULL,
+            draft TEXT NOT NULL,
+            algorithm TEXT NOT NULL,
+            spec_hash TEXT NOT NULL,
+            parents TEXT NOT NULL,            -- JSON array of run ids
+            created REAL NOT NULL,            -- unix seconds
+            started REAL,
+            ended REAL,
+            attempt INTEGER NOT NULL,
+            task TEXT NOT NULL,               -- latest progress
+            done REAL,
+            total REAL,
+            unit TEXT NOT NULL,
+            step INTEGER,                     -- latest metric
+            tokens INTEGER,
+            wall_s REAL,
+            accept_length REAL,
+            speedup REAL,
+            error_kind TEXT NOT NULL,
+            error_message TEXT NOT NULL,
+            error_hint TEXT NOT NULL,
+            facts TEXT NOT NULL,              -- JSON of state.RunFacts
+            events_offset INTEGER NOT NULL,
+            desk_offset INTEGER NOT NULL
+        ) WITHOUT ROWID
+        """
+    )
+    db.execute(
+        """
+        CREATE TABLE metrics (
+            run_id TEXT NOT NULL,
+            name TEXT NOT NULL,
+            step INTEGER NOT NULL,
+            value REAL,
+            tokens INTEGER,
+            wall_s REAL,
+            PRIMARY KEY (run_id, name, step)
+        ) WITHOUT ROWID
+        """
+    )
+    db.execute(
+        """
+        CREATE TABLE results (
+            run_id TEXT NOT NULL,
+            kind TEXT NOT NULL,
+            time REAL NOT NULL,
+            data TEXT NOT NULL,               -- JSON
+            PRIMARY KEY (run_id, kind)
+        ) WITHOUT ROWID
+        """
+    )
+    db.execute("CREATE INDEX runs_created ON runs (created)")
+
+
+def migrate(db: Database) -> None:
+    """Bring the tables up to date, all or nothing; other processes wait meanwhile.
+
+    Raises:
+        RunError: a newer version of HetSpec has written this database.
+    """
+    if not migrations.pending(db):
+        _refuse_newer(db)
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        _refuse_newer(db)
+        migrations.apply(db)
+    except BaseException:
+        db.rollback()
+        raise
+    db.commit()
+
+
+def _refuse_newer(db: Database) -> None:
+    newer = sorted({migration.name for migration in migrations.applied(db)} - _names())
+    if newer:
+        raise RunError(
+            f"the registry was written by a newer version of HetSpec (it has {', '.join(newer)})",
+            hint="update HetSpec, or move registry.db away: it is made again from the run folders",
+        )
+
+
+def _names() -> set[str]:
+    empty = Database(memory=True)
+    try:
+        return {migration.name for migration in migrations.pending(empty)}  # of an empty database that is all of them
+    finally:
+        empty.close()

@@ -1,0 +1,112 @@
+"""What state a run is in: one pure function of its two journals and of whether its process lives.
+
+The journals are folded into a few facts, event by event; because the desk's journal and the worker's are read apart,
+the facts of one never overwrite those of the other, and the order in which the two are read does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from hetspec_core.events import (
+    CancelAsked,
+    EndState,
+    ErrorInfo,
+    Event,
+    FoundLost,
+    Launched,
+    RunEnded,
+    RunStarted,
+    Submitted,
+)
+from hetspec_core.process import ProcessIdentity
+
+RunState = Literal["queued", "starting", "running", "succeeded", "failed", "cancelled", "lost"]
+STATES: tuple[RunState, ...] = get_args(RunState)
+FINISHED: frozenset[RunState] = frozenset({"succeeded", "failed", "cancelled", "lost"})
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What the journals say of the run's latest attempts.
+
+    Attributes:
+        created: when the desk made the folder (unix seconds).
+        launched: newest attempt that the desk started; 0 = none.
+        launched_process: its process.
+        started: newest attempt that spoke; 0 = none.
+        started_process: its process.
+        first_start: when the first attempt spoke.
+        ended: newest attempt that said how it ended; 0 = none.
+        end_state, error, end_time: how, why and when that was.
+        cancel: newest attempt that was asked to stop; -1 = none, 0 = asked before any start.
+        lost: newest attempt found without a process; 0 = none.
+        exit_status: its exit status if it was seen; negative = a signal.
+    """
+
+    created: float | None = None
+    launched: int = 0
+    launched_process: ProcessIdentity | None = None
+    started: int = 0
+    started_process: ProcessIdentity | None = None
+    first_start: float | None = None
+    ended: int = 0
+    end_state: EndState | None = None
+    error: ErrorInfo | None = None
+    end_time: float | None = None
+    cancel: int = -1
+    lost: int = 0
+    exit_status: int | None = None
+
+    @property
+    def attempt(self) -> int:
+        """Number of the newest attempt; 0 = never started."""
+        return max(self.launched, self.started)
+
+    @property
+    def process(self) -> ProcessIdentity | None:
+        """Process of the newest attempt, as far as it is known."""
+        return self.started_process if self.started == self.attempt else self.launched_process
+
+
+def fold(facts: RunFacts, event: Event) -> RunFacts:
+    """The facts after one more event of either journal."""
+    match event:
+        case Submitted():
+            return replace(facts, created=event.time)
+        case Launched() if event.attempt >= facts.launched:
+            process = ProcessIdentity(event.pid, event.birth, event.host)
+            return replace(facts, launched=event.attempt, launched_process=process)
+        case RunStarted() if event.attempt >= facts.started:
+            process = ProcessIdentity(event.pid, event.birth, event.host)
+            first = event.time if facts.first_start is None else facts.first_start
+            return replace(facts, started=event.attempt, started_process=process, first_start=first)
+        case RunEnded():
+            return replace(facts, ended=facts.started, end_state=event.state, error=event.error, end_time=event.time)
+        case CancelAsked():
+            return replace(facts, cancel=max(facts.cancel, event.attempt))
+        case FoundLost() if event.attempt >= facts.lost:
+            return replace(facts, lost=event.attempt, exit_status=event.exit_status)
+        case _:
+            return facts
+
+
+def derive_state(facts: RunFacts, is_alive: Callable[[ProcessIdentity], bool | None]) -> RunState:
+    """The state of a run.
+
+    Args:
+        facts: both journals, folded.
+        is_alive: whether a process lives; None = cannot be told from here, which is taken for yes.
+    """
+    attempt = facts.attempt
+    if attempt == 0:
+        return "cancelled" if facts.cancel == 0 else "queued"
+    if facts.ended == attempt and facts.end_state is not None:
+        return facts.end_state
+    process = facts.process
+    gone = facts.lost >= attempt or process is None or is_alive(process) is False
+    if gone:  # a run that was asked to stop and has no process any more was killed after its grace time
+        return "cancelled" if facts.cancel == attempt else "lost"
+    return "running" if facts.started == attempt else "starting"

@@ -1,0 +1,189 @@
+"""What the service says of a run: a summary for lists, a report for one. They are plain data that turn into JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hetspec_core.events import Artifact, CheckpointSaved, FoundLost, Log, read_events
+from hetspec_core.paths import RunPaths
+from hetspec_core.runs import MetricPoint, RunRow, RunState
+from hetspec_core.spec import RunSpec
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """One line of a list of runs. Times in unix seconds; `progress` from 0 to 1, None = unknown."""
+
+    run_id: str
+    name: str
+    stage: str
+    state: RunState
+    recipe: str
+    base: str
+    draft: str
+    algorithm: str
+    spec_hash: str
+    parents: tuple[str, ...]
+    created: float
+    started: float | None
+    ended: float | None
+    attempt: int
+    task: str
+    done: float | None
+    total: float | None
+    unit: str
+    progress: float | None
+    step: int | None
+    tokens: int | None
+    accept_length: float | None
+    speedup: float | None
+    error: dict[str, str] | None
+    folder: str
+
+    @classmethod
+    def of(cls, row: RunRow, state: RunState, folder: Path) -> RunSummary:
+        """The summary of a row, with the state that it has now that its process has been looked for."""
+        known = row.done is not None and row.total
+        error = {"kind": row.error_kind, "message": row.error_message, "hint": row.error_hint}
+        return cls(
+            run_id=row.run_id,
+            name=row.name,
+            stage=row.stage,
+            state=state,
+            recipe=row.recipe,
+            base=row.base,
+            draft=row.draft,
+            algorithm=row.algorithm,
+            spec_hash=row.spec_hash,
+            parents=row.parents,
+            created=row.created,
+            started=row.started,
+            ended=row.ended,
+            attempt=row.attempt,
+            task=row.task,
+            done=row.done,
+            total=row.total,
+            unit=row.unit,
+            progress=min(row.done / row.total, 1.0) if known and row.done is not None and row.total else None,
+            step=row.step,
+            tokens=row.tokens,
+            accept_length=row.accept_length,
+            speedup=row.speedup,
+            error=error if row.error_kind else None,
+            folder=str(folder),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        return asdict(self) | {"parents": list(self.parents)}
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """Everything about one run.
+
+    Attributes:
+        summary: its line in lists.
+        spec: its spec; None when this version cannot read it.
+        resolved: content of resolved.json: versions, devices, seeds.
+        metrics: newest point of every metric.
+        results: data by kind.
+        artifacts: what is complete on disk, newest word on each path.
+        checkpoints: the checkpoints that are still there.
+        warnings: latest warnings and errors that the worker logged.
+        files: path inside the folder -> bytes, folders counted whole.
+        exit_status: of a lost worker, if it was seen; negative = a signal.
+    """
+
+    summary: RunSummary
+    spec: RunSpec | None
+    resolved: dict[str, Any]
+    metrics: list[MetricPoint]
+    results: dict[str, Any]
+    artifacts: list[Artifact] = field(default_factory=list)
+    checkpoints: list[CheckpointSaved] = field(default_factory=list)
+    warnings: list[Log] = field(default_factory=list)
+    files: dict[str, int] = field(default_factory=dict)
+    exit_status: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {
+            **self.summary.to_json(),
+            "spec": self.spec.model_dump(mode="json", exclude_none=True) if self.spec else None,
+            "resolved": self.resolved,
+            "metrics": [asdict(point) for point in self.metrics],
+            "results": self.results,
+            "artifacts": [event.model_dump(mode="json") for event in self.artifacts],
+            "checkpoints": [event.model_dump(mode="json") for event in self.checkpoints],
+            "warnings": [event.model_dump(mode="json") for event in self.warnings],
+            "files": self.files,
+            "exit_status": self.exit_status,
+        }
+
+
+@dataclass(frozen=True)
+class JournalDigest:
+    """The parts of a journal that are in no table."""
+
+    artifacts: list[Artifact]
+    checkpoints: list[CheckpointSaved]
+    warnings: list[Log]
+
+
+def digest_journal(paths: RunPaths, *, most_warnings: int = 5) -> JournalDigest:
+    """Artifacts and checkpoints that are still on disk, and the last warnings, from the whole journal."""
+    artifacts: dict[str, Artifact] = {}
+    checkpoints: dict[str, CheckpointSaved] = {}
+    warnings: list[Log] = []
+    for event in read_events(paths.events)[0]:
+        match event:
+            case Artifact():
+                artifacts[event.path] = event
+            case CheckpointSaved():
+                checkpoints[event.path] = event
+            case Log(level="warning" | "error"):
+                warnings.append(event)
+            case _:
+                pass
+    there = [event for event in checkpoints.values() if (paths.folder / event.path).exists()]
+    made = [event for event in artifacts.values() if (paths.folder / event.path).exists()]
+    return JournalDigest(made, there, warnings[-most_warnings:])
+
+
+def list_files(folder: Path) -> dict[str, int]:
+    """Entries of a run folder with their sizes in bytes; a folder (name ends in /) counts everything in it."""
+    sizes: dict[str, int] = {}
+    for entry in sorted(folder.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            sizes[f"{entry.name}/"] = sum(_file_size(path) for path in entry.rglob("*"))
+        else:
+            sizes[entry.name] = _file_size(entry)
+    return sizes
+
+
+def _file_size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:  # a checkpoint that is just being replaced
+        return 0
+
+
+def read_resolved(paths: RunPaths) -> dict[str, Any]:
+    """Content of resolved.json; empty when there is none."""
+    try:
+        found = json.loads(paths.resolved.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def lost_status(paths: RunPaths) -> int | None:
+    """Exit status of the worker that was found lost last, if somebody saw it."""
+    found = [event.exit_status for event in read_events(paths.desk)[0] if isinstance(event, FoundLost)]
+    return found[-1] if found else None

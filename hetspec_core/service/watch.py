@@ -1,0 +1,87 @@
+"""Following one attempt of a run through its journal, live or afterwards. It starts and stops nothing."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from hetspec_core.events import Event, FoundLost, RunEnded, RunStarted, read_events
+from hetspec_core.paths import RunPaths
+
+CHECK_PERIOD_S = 0.3
+
+
+class Watch:
+    """An iterator over the events of one attempt, which waits for the next one and stops after the last.
+
+    The last is `RunEnded`, or `FoundLost` when the worker is gone without a word. An exception while it waits (such as
+    KeyboardInterrupt) loses nothing: the iteration can be taken up again.
+
+    Args:
+        paths: the run folder.
+        attempt: which attempt; events of earlier ones are left out.
+        find_lost: asked now and then: gives the `FoundLost` event once the worker is gone without a word, else None.
+        period_s: seconds between looks at the journal.
+    """
+
+    def __init__(
+        self, paths: RunPaths, attempt: int, find_lost: Callable[[], FoundLost | None], *, period_s: float = 0.1
+    ) -> None:
+        self.done = False
+        self._paths = paths
+        self._attempt = attempt
+        self._find_lost = find_lost
+        self._period_s = period_s
+        self._offset = 0
+        self._began = False
+        self._next_check = 0.0
+        self._buffer: deque[Event] = deque()
+
+    def poll(self) -> list[Event]:
+        """What is new, at once; an empty list when nothing is. `done` is set with the last event."""
+        self._fetch()
+        events: list[Event] = []
+        while self._buffer and not self.done:
+            events.append(self._take())
+        return events
+
+    def __iter__(self) -> Iterator[Event]:
+        return self
+
+    def __next__(self) -> Event:
+        while not self.done:
+            if self._buffer:
+                return self._take()
+            self._fetch()
+            if not self._buffer:
+                time.sleep(self._period_s)
+        raise StopIteration
+
+    def _fetch(self) -> None:
+        if self.done:
+            return
+        found = self._read()
+        if not found and not self._buffer and time.monotonic() >= self._next_check:
+            self._next_check = time.monotonic() + CHECK_PERIOD_S
+            lost = self._find_lost()
+            if lost is not None:  # the worker is gone: what it wrote is complete, and read once more
+                found = self._read()
+                if not any(isinstance(event, RunEnded) for event in found):
+                    found = [*found, lost]
+        self._buffer.extend(found)
+
+    def _take(self) -> Event:
+        event = self._buffer.popleft()
+        self.done = isinstance(event, RunEnded | FoundLost)
+        return event
+
+    def _read(self) -> list[Event]:
+        events, self._offset = read_events(self._paths.events, self._offset)
+        found = []
+        for event in events:
+            if isinstance(event, RunStarted):
+                self._began = event.attempt >= self._attempt
+            if self._began:
+                found.append(event)
+        return found
