@@ -1,0 +1,220 @@
+"""Chat templates: a conversation as tokens, and which of them the assistant wrote.
+
+The assistant mask comes from the template itself: `{% generation %}` marks around each answer and its end-of-turn
+token, which the draft must learn to predict as well. Shipped templates (see `chat_families`) equal the tokenizers' own,
+with the marks added. It knows tokenizers; it knows no model weights and no dataset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+
+from hetspec_core.engine.data import chat_families
+from hetspec_core.engine.data.conversation import Message
+from hetspec_core.errors import DataError, NotFoundError
+
+AUTO = "auto"
+OWN = "own"
+_SENTINEL = "hetspec-sentinel"
+_DATE = "26 Jul 2024"  # Llama 3.2 writes today's date unless told; a dataset must not depend on the day it is made
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A conversation as tokens.
+
+    Attributes:
+        input_ids: [T] token ids.
+        assistant_mask: [T], True where the assistant wrote the token (its end-of-turn token included).
+    """
+
+    input_ids: list[int]
+    assistant_mask: list[bool]
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A template with generation marks, bound to a tokenizer. Made by `for_tokenizer`.
+
+    Attributes:
+        name: shipped family, `own` (the tokenizer's), or the file it came from.
+        text: Jinja text.
+        variables: values it is rendered with, besides the special tokens.
+        tokenizer: a fast Hugging Face tokenizer.
+    """
+
+    name: str
+    text: str
+    variables: dict[str, Any]
+    tokenizer: Any = field(repr=False)
+
+    @classmethod
+    def for_tokenizer(cls, tokenizer: Any, name: str = AUTO) -> ChatTemplate:
+        """Choose a template for a tokenizer.
+
+        Args:
+            tokenizer: a fast Hugging Face tokenizer.
+            name: a shipped family, `own`, a .jinja file, or `auto`: the tokenizer's own template if it has marks, else
+                the shipped one that writes the same text as its own, else the one whose special tokens it has.
+
+        Raises:
+            NotFoundError: there is no such family or file.
+            DataError: no shipped template fits, the tokenizer is not a fast one, or the template marks nothing.
+        """
+        if not getattr(tokenizer, "is_fast", False):
+            raise DataError(
+                f"tokenizer {type(tokenizer).__name__} does not say which characters a token covers",
+                hint="use a tokenizer with a tokenizer.json",
+            )
+        template = cls(*_choose(tokenizer, name), tokenizer)
+        template.check()
+        return template
+
+    @property
+    def hash(self) -> str:
+        """Identity of what the template writes: 16 hex digits over its text, variables and special tokens."""
+        content = json.dumps([self.text, self.variables, _special_tokens(self.tokenizer)], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+        """The conversation as text, special tokens written out."""
+        return self._render(messages, add_generation_prompt)[0]
+
+    def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> Encoded:
+        """The conversation as tokens, with the assistant's marked.
+
+        A token is the assistant's when it begins inside a marked span: at inference the base writes it after the
+        prompt, and a token that begins in the prompt is the prompt's.
+
+        Args:
+            messages: system message (if any) and turns.
+            add_generation_prompt: end with the beginning of an answer, for the base to go on.
+
+        Raises:
+            DataError: the template refuses the conversation.
+        """
+        text, spans = self._render(messages, add_generation_prompt)
+        tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids: list[int] = tokens["input_ids"]
+        mask = [False] * len(ids)
+        current = 0
+        for index, (start, end) in enumerate(tokens["offset_mapping"]):
+            while current < len(spans) and spans[current][1] <= start:
+                current += 1
+            if current < len(spans) and start < end:
+                mask[index] = spans[current][0] <= start
+        return Encoded(ids, mask)
+
+    def user_prefix(self, system: str | None = None) -> list[int]:
+        """Token ids after which the base, left alone, writes a user's turn (Magpie, arXiv 2406.08464, section 2).
+
+        Args:
+            system: system prompt to begin with; the template's own default when None.
+        """
+        before, _ = self._around_user(system)
+        return self.tokenizer(before, add_special_tokens=False)["input_ids"]
+
+    def user_end(self) -> str:
+        """The text that follows a user's turn, such as its end-of-turn token."""
+        return self._around_user(None)[1].strip()
+
+    def check(self) -> None:
+        """Make sure that answers are marked, before any time is spent on a model.
+
+        Raises:
+            DataError: the template marks no token of a probe answer.
+        """
+        probe = [Message("user", "How many?"), Message("assistant", "Seven of them."), Message("user", "Sure?")]
+        if not any(self.encode(probe).assistant_mask):
+            raise DataError(
+                f"chat template {self.name} marks no answer: there would be nothing to learn",
+                hint="put {% generation %} and {% endgeneration %} around the answer and its end-of-turn token, or set "
+                f"base.chat_template to one of {', '.join(chat_families.FAMILIES)}",
+            )
+
+    def _around_user(self, system: str | None) -> tuple[str, str]:
+        messages = [Message("user", _SENTINEL)]
+        if system is not None:
+            messages.insert(0, Message("system", system))
+        before, found, after = self._render(messages, False)[0].rpartition(_SENTINEL)
+        if not found:
+            raise DataError(f"chat template {self.name} does not write the user's turn")
+        return before, after
+
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> tuple[str, list[tuple[int, int]]]:
+        try:
+            return chat_families.render(
+                self.text,
+                [message.as_dict() for message in messages],
+                add_generation_prompt,
+                **_special_tokens(self.tokenizer),
+                **self.variables,
+            )
+        except TemplateError as error:
+            raise DataError(
+                f"chat template {self.name} refuses the conversation: {error}",
+                hint="leave the system prompt out, or choose another base.chat_template",
+            ) from error
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Identity of a tokenizer: 16 hex digits over its tokenizer.json, without padding and truncation settings."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    for key in ("padding", "truncation"):
+        content.pop(key, None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _choose(tokenizer: Any, name: str) -> tuple[str, str, dict[str, Any]]:
+    own_text = tokenizer.chat_template
+    if isinstance(own_text, dict):
+        own_text = own_text.get("default")
+    tokens = _special_tokens(tokenizer)
+
+    def own(messages: chat_families.Messages, prompt: bool) -> str:
+        return chat_families.render(own_text, messages, prompt, **tokens, date_string=_DATE, enable_thinking=False)[0]
+
+    if name == OWN or (name == AUTO and own_text and chat_families.is_marked(own_text)):
+        if not own_text:
+            raise DataError("the tokenizer has no chat template of its own", hint=_choices())
+        return OWN, own_text, {"date_string": _DATE, "enable_thinking": False}
+    if name.endswith(".jinja"):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise NotFoundError(f"no chat template {path}: there is no such file", hint=_choices())
+        return name, path.read_text(encoding="utf-8"), {}
+    if name not in (AUTO, *chat_families.FAMILIES):
+        raise NotFoundError(f"no chat template {name!r}", hint=_choices())
+
+    vocabulary: Mapping[str, int] = tokenizer.get_vocab()
+    families = [name] if name != AUTO else chat_families.by_likelihood(vocabulary)
+    if own_text and (found := chat_families.fitting(families, own, tokens)):
+        return found[0], chat_families.template_text(found[0]), found[1]
+    if name == AUTO and own_text:
+        raise DataError(
+            "no shipped chat template writes the same text as the tokenizer's own, which has no generation marks",
+            hint=_choices(),
+        )
+    if name == AUTO:
+        families = chat_families.families_by_vocabulary(vocabulary)
+        if not families:
+            raise DataError(
+                "the tokenizer has no chat template, and special tokens of no known family", hint=_choices()
+            )
+    return families[0], chat_families.template_text(families[0]), next(chat_families.variants(families[0], None))
+
+
+def _special_tokens(tokenizer: Any) -> dict[str, str]:
+    return {"bos_token": tokenizer.bos_token or "", "eos_token": tokenizer.eos_token or ""}
+
+
+def _choices() -> str:
+    families = ", ".join(chat_families.FAMILIES)
+    return f"set base.chat_template to one of {families}, or to a .jinja file with {{% generation %}} marks"

@@ -1,0 +1,1 @@
+"""Forms of dataset rows. One file per form; each is a card on the axis `formats`."""
