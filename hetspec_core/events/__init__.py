@@ -19,6 +19,7 @@ from hetspec_core.events.models import (
     RunEnded,
     RunStarted,
     Submitted,
+    Text,
     Unknown,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "RunEnded",
     "RunStarted",
     "Submitted",
+    "Text",
     "Unknown",
     "decode_lines",
     "read_events",

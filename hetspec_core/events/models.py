@@ -106,6 +106,19 @@ class Artifact(EventBase):
     summary: dict[str, Any] = Field(default_factory=dict)
 
 
+class Text(EventBase):
+    """A piece of an answer, as it appears.
+
+    Attributes:
+        prompt: index of the prompt that is answered.
+        text: what is new; the pieces of a prompt joined are its answer.
+    """
+
+    type: Literal["text"] = "text"
+    prompt: int
+    text: str
+
+
 class Result(EventBase):
     """What the run was for, as one JSON object; the same is in `result.json`."""
 
@@ -170,6 +183,7 @@ KnownEvent = Annotated[
     | Log
     | CheckpointSaved
     | Artifact
+    | Text
     | Result
     | RunEnded
     | Submitted
@@ -185,6 +199,7 @@ Event = (
     | Log
     | CheckpointSaved
     | Artifact
+    | Text
     | Result
     | RunEnded
     | Submitted

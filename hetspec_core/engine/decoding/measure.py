@@ -1,0 +1,232 @@
+"""Measuring decoding: the same prompts through several ways of decoding, interleaved, and what comes of it.
+
+It knows completions and clocks; where prompts come from, and who reads the result, it does not know.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from hetspec_core.engine.decoding.completion import Completion
+from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.prefill import synchronize
+from hetspec_core.engine.decoding.stats import AcceptStats, bootstrap_interval, macro_accept_length
+from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.spec import DecodingSpec
+
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Question:
+    """One prompt to be measured.
+
+    Attributes:
+        conversation: index of its conversation; turns of one conversation are resampled together.
+        turn: from 0.
+        category: kind of task, or "".
+        ids: token ids of the whole prompt.
+    """
+
+    conversation: int
+    turn: int
+    category: str
+    ids: list[int]
+
+
+@dataclass
+class Track:
+    """All answers of one way of decoding, in the order of the questions; the median repeat of each."""
+
+    label: str
+    decoding: DecodingSpec
+    completions: list[Completion] = field(default_factory=list)
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(len(completion.tokens) for completion in self.completions)
+
+    @property
+    def decode_tokens_per_s(self) -> float | None:
+        """Tokens after the first / seconds after the first token, summed over the prompts before dividing."""
+        seconds = sum(completion.decode_s for completion in self.completions)
+        tokens = sum(len(completion.tokens) - 1 for completion in self.completions)
+        return tokens / seconds if seconds > 0 and tokens else None
+
+    @property
+    def end_to_end_tokens_per_s(self) -> float | None:
+        """All tokens / seconds with prefill, summed before dividing."""
+        seconds = sum(completion.total_s for completion in self.completions)
+        return self.completion_tokens / seconds if seconds > 0 else None
+
+    @property
+    def first_token_s(self) -> float | None:
+        """Median seconds to the first token (prefill)."""
+        return statistics.median(c.first_token_s for c in self.completions) if self.completions else None
+
+
+def measure_question(base: BaseLM, draft: DraftLM | None, question: Question, tracks: Sequence[Track], repeats: int) -> None:
+    """Answer one question by every track, in turns, `repeats` times; each track keeps its median repeat.
+
+    The order rotates from repeat to repeat, so that no track always runs on a warmer machine.
+    """
+    runs: dict[str, list[Completion]] = {track.label: [] for track in tracks}
+    for repeat in range(repeats):
+        start = (question.conversation + question.turn + repeat) % len(tracks)
+        for track in (*tracks[start:], *tracks[:start]):
+            runs[track.label].append(generate(base, draft, [question.ids], track.decoding)[0])
+    for track in tracks:
+        ordered = sorted(runs[track.label], key=lambda completion: completion.total_s)
+        track.completions.append(ordered[(len(ordered) - 1) // 2])
+
+
+@dataclass
+class PhaseClock:
+    """Adds up seconds per phase. The device is waited for at both ends of a phase, so a profiled pass is slower."""
+
+    device: torch.device
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        synchronize(self.device)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            synchronize(self.device)
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+
+def profile(base: BaseLM, draft: DraftLM, questions: Sequence[Question], decoding: DecodingSpec) -> dict[str, float]:
+    """Seconds per verify step of propose, verify, commit and other, from a pass of its own."""
+    clock = PhaseClock(base.device)
+    steps, decode_s = 0, 0.0
+    for question in questions:
+        completion = generate(base, draft, [question.ids], decoding, clock=clock)[0]
+        steps += len(completion.steps)
+        decode_s += completion.decode_s
+    clock.seconds.pop("prefill", None)
+    if not steps:
+        return {}
+    other = max(0.0, decode_s - sum(clock.seconds.values()))
+    return {f"{phase}_s": seconds / steps for phase, seconds in (*clock.seconds.items(), ("other", other))}
+
+
+def first_difference(base: BaseLM, question: Question, plain: Completion, other: Completion) -> dict[str, Any] | None:
+    """Where two answers part, and how close the base's two likeliest tokens are there; None when they are equal.
+
+    Without a mistake they part only where the base is undecided within the rounding of its number type.
+    """
+    length = min(len(plain.tokens), len(other.tokens))
+    at = next((i for i in range(length) if plain.tokens[i] != other.tokens[i]), None)
+    if at is None:
+        if len(plain.tokens) == len(other.tokens):
+            return None
+        return {"token": length, "plain": None, "speculative": None, "top2_gap": None}
+    context = torch.tensor([question.ids + plain.tokens[:at]], device=base.device)
+    with torch.inference_mode():
+        logits = base.logits(base.forward(context).hidden[0, -1]).float()
+    best = logits.topk(2).values
+    return {
+        "token": at,
+        "plain": plain.tokens[at],
+        "speculative": other.tokens[at],
+        "top2_gap": float(best[0] - best[1]),
+    }
+
+
+def speculative_report(
+    base: BaseLM, questions: Sequence[Question], plain: Track, track: Track, *, bootstrap: int
+) -> dict[str, Any]:
+    """Everything that is said of one tree against plain decoding, as JSON data."""
+    stats = AcceptStats.of(track.completions)
+    groups = _by_conversation(questions, track.completions)
+    differences = []
+    for index, (question, ours, theirs) in enumerate(zip(questions, track.completions, plain.completions, strict=True)):
+        found = first_difference(base, question, theirs, ours)
+        if found is not None:
+            differences.append({"question": index, **found})
+    tree = track.decoding.tree
+    return {
+        "tree": tree.label,
+        "depth": tree.depth,
+        "top_k": tree.top_k,
+        "num_draft_tokens": tree.num_draft_tokens,
+        "accept_length": stats.accept_length,
+        "accept_length_interval": bootstrap_interval(groups, bootstrap),
+        "accept_length_macro": macro_accept_length(groups),
+        "verify_steps": stats.num_steps,
+        "histogram": {str(length): count for length, count in stats.histogram.items()},
+        "by_depth": [
+            {
+                "depth": row.depth,
+                "offered": row.offered,
+                "accepted": row.accepted,
+                "acceptance_rate": row.acceptance_rate,
+                "joint_rate": row.joint_rate,
+            }
+            for row in stats.by_depth
+        ],
+        **_speeds(track),
+        "speedup": _ratio(track.decode_tokens_per_s, plain.decode_tokens_per_s),
+        "speedup_end_to_end": _ratio(track.end_to_end_tokens_per_s, plain.end_to_end_tokens_per_s),
+        "lossless": {
+            "prompts": len(questions),
+            "identical": len(questions) - len(differences),
+            "differences": differences,
+        },
+        "categories": _by_category(questions, plain, track),
+    }
+
+
+def plain_report(track: Track) -> dict[str, Any]:
+    """What is said of plain decoding, as JSON data."""
+    return _speeds(track)
+
+
+def _speeds(track: Track) -> dict[str, Any]:
+    return {
+        "completion_tokens": track.completion_tokens,
+        "decode_tokens_per_s": track.decode_tokens_per_s,
+        "end_to_end_tokens_per_s": track.end_to_end_tokens_per_s,
+        "first_token_s": track.first_token_s,
+        "stop_reasons": {
+            reason: sum(completion.stop_reason == reason for completion in track.completions)
+            for reason in ("stop", "length", "context")
+        },
+    }
+
+
+def _ratio(value: float | None, reference: float | None) -> float | None:
+    return value / reference if value and reference else None
+
+
+def _by_conversation(questions: Sequence[Question], completions: Sequence[Completion]) -> list[list[Any]]:
+    groups: dict[int, list[Any]] = {}
+    for question, completion in zip(questions, completions, strict=True):
+        groups.setdefault(question.conversation, []).extend(completion.steps)
+    return list(groups.values())
+
+
+def _by_category(questions: Sequence[Question], plain: Track, track: Track) -> dict[str, Any]:
+    report = {}
+    for category in sorted({question.category for question in questions} - {""}):
+        chosen = [index for index, question in enumerate(questions) if question.category == category]
+        ours = Track(track.label, track.decoding, [track.completions[index] for index in chosen])
+        theirs = Track(plain.label, plain.decoding, [plain.completions[index] for index in chosen])
+        report[category] = {
+            "prompts": len(chosen),
+            "accept_length": AcceptStats.of(ours.completions).accept_length,
+            "decode_tokens_per_s": ours.decode_tokens_per_s,
+            "speedup": _ratio(ours.decode_tokens_per_s, theirs.decode_tokens_per_s),
+        }
+    return report

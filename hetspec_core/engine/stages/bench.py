@@ -1,0 +1,173 @@
+"""Stage bench: speculative and plain decoding on the same prompts, interleaved, in one process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from hetspec_core.engine.context import RunContext
+from hetspec_core.engine.data.chat import ChatTemplate
+from hetspec_core.engine.data.conversation import Conversation, Message
+from hetspec_core.engine.data.reading import read_conversations
+from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.measure import (
+    PLAIN,
+    Question,
+    Track,
+    measure_question,
+    plain_report,
+    profile,
+    speculative_report,
+)
+from hetspec_core.engine.machine import machine_facts, peak_memory_bytes
+from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.stages.models import load_pair
+from hetspec_core.errors import DataError, SpecError
+from hetspec_core.spec import BenchSpec, DatasetSpec
+
+
+def run(context: RunContext) -> None:
+    """Measure and say the result, as an event and in `result.json`.
+
+    Raises:
+        DataError: no prompt is left after the filters, or one does not fit the context.
+    """
+    spec = context.spec
+    conversations = read_prompts(spec.bench)
+    base, draft = load_pair(context)
+    if draft is None:
+        raise SpecError("a bench needs a draft", hint="give one: --draft RUN_OR_DIR")
+    template = ChatTemplate.for_tokenizer(base.tokenizer, spec.base.chat_template)
+    tracks = [Track(PLAIN, spec.decoding.model_copy(update={"plain": True}))]
+    for tree in spec.bench.trees:
+        tracks.append(Track(tree.label, spec.decoding.model_copy(update={"tree": tree, "plain": False})))
+
+    _warm_up(context, base, draft, template, conversations, tracks)
+    questions = _measure(context, base, draft, template, conversations, tracks)
+    plain, *speculative = tracks
+    reports = []
+    for track in speculative:
+        context.check_cancelled()
+        report = speculative_report(base, questions, plain, track, bootstrap=spec.bench.bootstrap)
+        report["phases"] = profile(base, draft, questions[: spec.bench.profile_prompts], track.decoding)
+        reports.append(report)
+    context.result(
+        "bench",
+        {
+            "setup": _setup(context, base, draft, template, questions, conversations),
+            "plain": plain_report(plain),
+            "trees": reports,
+        },
+    )
+    context.metric(0, {"accept_length": reports[0]["accept_length"], "speedup": reports[0]["speedup"]})
+
+
+def read_prompts(bench: BenchSpec) -> list[Conversation]:
+    """The conversations to measure: FILE[:N] or shipped:NAME, filtered by category and cut to the limit.
+
+    Raises:
+        NotFoundError: the file is not there.
+        DataError: nothing is left.
+    """
+    source, limit = bench.prompts, bench.limit
+    head, colon, tail = source.rpartition(":")
+    if colon and head and tail.isdigit():
+        source, limit = head, min(int(tail), limit or int(tail))
+    reading = read_conversations(DatasetSpec(source=source))
+    found = [c for c in reading.conversations if not bench.categories or c.category in bench.categories]
+    if not found:
+        known = sorted({conversation.category for conversation in reading.conversations})
+        raise DataError(
+            f"{source} has no conversation of category {', '.join(bench.categories)}; it has {', '.join(known)}"
+        )
+    return found[:limit]
+
+
+def _turns(conversation: Conversation, bench: BenchSpec) -> tuple[str, ...]:
+    return conversation.user_turns[:1] if bench.first_turn_only else conversation.user_turns
+
+
+def _opening(context: RunContext, conversation: Conversation) -> list[Message]:
+    """The system message before the first turn, if there is one."""
+    opened = conversation.with_system(context.spec.base.system_prompt)
+    return [message for message in opened.messages if message.role == "system"]
+
+
+def _warm_up(
+    context: RunContext,
+    base: BaseLM,
+    draft: DraftLM,
+    template: ChatTemplate,
+    conversations: list[Conversation],
+    tracks: list[Track],
+) -> None:
+    """Decode a few tokens of the first prompts by every track, off the record."""
+    for conversation in conversations[: context.spec.bench.warmup]:
+        messages = [*_opening(context, conversation), Message("user", conversation.user_turns[0])]
+        ids = template.encode(messages, add_generation_prompt=True).input_ids
+        for track in tracks:
+            short = track.decoding.model_copy(update={"max_new_tokens": min(16, track.decoding.max_new_tokens)})
+            generate(base, draft, [ids], short)
+            context.check_cancelled()
+
+
+def _measure(
+    context: RunContext,
+    base: BaseLM,
+    draft: DraftLM,
+    template: ChatTemplate,
+    conversations: list[Conversation],
+    tracks: list[Track],
+) -> list[Question]:
+    """Answer every turn by every track. Later turns go on from plain decoding's answer, so all tracks see the same."""
+    bench = context.spec.bench
+    total = sum(len(_turns(conversation, bench)) for conversation in conversations)
+    questions: list[Question] = []
+    for number, conversation in enumerate(conversations):
+        messages = _opening(context, conversation)
+        for turn, text in enumerate(_turns(conversation, bench)):
+            context.check_cancelled()
+            context.progress("bench", len(questions), total, "prompts", note=conversation.category)
+            messages.append(Message("user", text))
+            ids = template.encode(messages, add_generation_prompt=True).input_ids
+            question = Question(number, turn, conversation.category, ids)
+            measure_question(base, draft, question, tracks, bench.repeats)
+            questions.append(question)
+            answer = base.tokenizer.decode(tracks[0].completions[-1].tokens, skip_special_tokens=True)
+            messages.append(Message("assistant", answer))
+    context.progress("bench", total, total, "prompts")
+    return questions
+
+
+def _setup(
+    context: RunContext,
+    base: BaseLM,
+    draft: DraftLM,
+    template: ChatTemplate,
+    questions: list[Question],
+    conversations: list[Conversation],
+) -> dict[str, Any]:
+    """Under which conditions the figures hold."""
+    spec = context.spec
+    prompt_ids = json.dumps([question.ids for question in questions], separators=(",", ":"))
+    return {
+        **machine_facts(context.device),
+        "dtype": str(context.dtype).removeprefix("torch."),
+        "base": base.name,
+        "base_fingerprint": base.fingerprint,
+        "draft": spec.draft.checkpoint if spec.draft and spec.draft.checkpoint else (spec.draft.name if spec.draft else ""),
+        "draft_parameters": draft.num_parameters,
+        "draft_vocab_size": draft.vocab_size,
+        "template_hash": template.hash,
+        "prompts": spec.bench.prompts,
+        "prompt_ids_hash": hashlib.sha256(prompt_ids.encode()).hexdigest()[:16],
+        "conversations": len(conversations),
+        "questions": len(questions),
+        "prompt_tokens": sum(len(question.ids) for question in questions),
+        "max_new_tokens": spec.decoding.max_new_tokens,
+        "sampling": spec.decoding.sampling.model_dump(),
+        "repeats": spec.bench.repeats,
+        "peak_memory_bytes": peak_memory_bytes(context.device),
+    }
