@@ -14,31 +14,38 @@ class DatasetSpec(Spec):
     """Where conversations come from, who writes the answers, and what is stored of the base's forward."""
 
     source: str = Field(
-        "shipped:prompts",
+        default="shipped:prompts",
         description="A file (.jsonl, .json, .parquet), a saved dataset directory, hub:owner/name[@revision], "
         "shipped:NAME, or self (the base writes the prompts itself).",
     )
-    format: Literal["auto", "sharegpt", "messages", "prompts"] = Field("auto", description="Form of the rows.")
-    split: str = Field("train", description="Split of a hub or saved dataset.")
-    limit: int | None = Field(None, gt=0, description="At most so many conversations, after the shuffle.")
-    range: tuple[int, int] | None = Field(None, description="Rows A to B (B excluded) after the shuffle.")
-    shuffle_seed: int | None = Field(None, ge=0, description="Shuffle the rows with this seed; order kept when absent.")
-    answers: Literal["data", "base"] = Field(
-        "data", description="Take the answers from the data, or have the base write them."
+    format: str = Field(
+        default="auto",
+        description="Card of the form of the rows, see `hetspec-core catalog formats`; auto = by the first row.",
     )
-    max_length: int = Field(2048, gt=3, description="Longest conversation in tokens; longer ones are cut.")
-    max_new_tokens: int = Field(256, gt=0, description="Longest answer in tokens when the base writes them.")
+    split: str = Field(default="train", description="Split of a hub or saved dataset.")
+    limit: int | None = Field(default=None, gt=0, description="At most so many conversations, after the shuffle.")
+    range: tuple[int, int] | None = Field(default=None, description="Rows A to B (B excluded) after the shuffle.")
+    shuffle_seed: int | None = Field(
+        default=None, ge=0, description="Shuffle the rows with this seed; order kept when absent."
+    )
+    answers: Literal["data", "base"] = Field(
+        default="data", description="Take the answers from the data, or have the base write them."
+    )
+    max_length: int = Field(default=2048, gt=3, description="Longest conversation in tokens; longer ones are cut.")
+    max_new_tokens: int = Field(default=256, gt=0, description="Longest answer in tokens when the base writes them.")
     sampling: SamplingSpec = Field(default_factory=SamplingSpec, description="How the base writes answers.")
     prompt_sampling: SamplingSpec = Field(
-        default_factory=lambda: SamplingSpec(temperature=1.0, top_p=0.95), description="How the base writes prompts (self)."
+        default_factory=lambda: SamplingSpec(temperature=1.0, top_p=0.95),
+        description="How the base writes prompts (self).",
     )
-    generation_batch: int = Field(32, gt=0, description="Conversations written at the same time.")
+    generation_batch: int = Field(default=32, gt=0, description="Conversations written at the same time.")
     layers: tuple[int, ...] = Field(
-        (), description="Further hidden states to store, in HF numbering (0 = embeddings); the final one is always stored."
+        default=(),
+        description="Further hidden states to store, in HF numbering (0 = embeddings); the final one is always stored.",
     )
-    store_dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="Type on disk.")
-    tokens_per_batch: int = Field(2048, gt=0, description="Tokens of one forward when capturing.")
-    shard_megabytes: int = Field(256, gt=0, description="Size at which a shard is closed and made durable.")
+    store_dtype: Literal["bfloat16", "float16", "float32"] = Field(default="bfloat16", description="Type on disk.")
+    tokens_per_batch: int = Field(default=2048, gt=0, description="Tokens of one forward when capturing.")
+    shard_megabytes: int = Field(default=256, gt=0, description="Size at which a shard is closed and made durable.")
 
     @model_validator(mode="after")
     def _check(self) -> DatasetSpec:

@@ -10,9 +10,16 @@ from hetspec_core.spec._base import Spec
 class TreeSpec(Spec):
     """Shape of the EAGLE-2 draft tree (arXiv 2406.16858). A chain is the tree with top_k 1."""
 
-    depth: int = Field(6, gt=0, description="Levels D below the root.")
-    top_k: int = Field(10, gt=0, description="Children per expanded node, and nodes expanded per level.")
-    num_draft_tokens: int = Field(60, gt=0, description="Nodes N kept for verification; the root is not counted.")
+    depth: int = Field(default=6, gt=0, description="Levels D below the root.")
+    top_k: int = Field(default=10, gt=0, description="Children per expanded node, and nodes expanded per level.")
+    num_draft_tokens: int = Field(
+        default=60, gt=0, description="Nodes N kept for verification; the root is not counted."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_label(cls, data: object) -> object:
+        return cls._read_label(data) if isinstance(data, str) else data
 
     @property
     def num_candidates(self) -> int:
@@ -36,20 +43,24 @@ class TreeSpec(Spec):
         Raises:
             ValueError: the text has another form.
         """
+        return cls.model_validate(cls._read_label(text))
+
+    @staticmethod
+    def _read_label(text: str) -> dict[str, int]:
         parts = text.replace(",", "/").split("/")
-        if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+        if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
             raise ValueError(f"tree is {text!r}; it needs depth/top_k/num_draft_tokens, e.g. 6/10/60")
         depth, top_k, nodes = (int(part) for part in parts)
-        return cls(depth=depth, top_k=top_k, num_draft_tokens=nodes)
+        return {"depth": depth, "top_k": top_k, "num_draft_tokens": nodes}
 
 
 class SamplingSpec(Spec):
     """How the next token is taken from the base's distribution. Temperature 0 is greedy."""
 
-    temperature: float = Field(0.0, ge=0, description="0 = greedy.")
-    top_k: int = Field(0, ge=0, description="Keep the k likeliest tokens; 0 = all.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Keep the smallest set of tokens with this mass.")
-    seed: int = Field(0, ge=0, description="Seed of the sampling.")
+    temperature: float = Field(default=0.0, ge=0, description="0 = greedy.")
+    top_k: int = Field(default=0, ge=0, description="Keep the k likeliest tokens; 0 = all.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Keep the smallest set of tokens with this mass.")
+    seed: int = Field(default=0, ge=0, description="Seed of the sampling.")
 
     @property
     def greedy(self) -> bool:
@@ -61,23 +72,27 @@ class DecodingSpec(Spec):
 
     tree: TreeSpec = Field(default_factory=TreeSpec)
     sampling: SamplingSpec = Field(default_factory=SamplingSpec)
-    max_new_tokens: int = Field(256, gt=0, description="Most tokens of one answer.")
-    plain: bool = Field(False, description="Ordinary decoding without a draft.")
-    ignore_eos: bool = Field(False, description="Go on after a stop token, to the token limit.")
+    max_new_tokens: int = Field(default=256, gt=0, description="Most tokens of one answer.")
+    plain: bool = Field(default=False, description="Ordinary decoding without a draft.")
+    ignore_eos: bool = Field(default=False, description="Go on after a stop token, to the token limit.")
 
 
 class BenchSpec(Spec):
     """A measurement: prompts, shapes, repeats."""
 
-    prompts: str = Field("shipped:heldout", description="MT-Bench form (turns): FILE[:N] or shipped:NAME.")
-    limit: int | None = Field(None, gt=0, description="First so many conversations.")
-    categories: tuple[str, ...] = Field((), description="Only these categories.")
-    first_turn_only: bool = Field(False, description="Leave the second turns out.")
-    trees: tuple[TreeSpec, ...] = Field((TreeSpec(),), min_length=1, description="Shapes to measure, one after another.")
-    repeats: int = Field(1, gt=0, description="Times each prompt is measured; the median counts.")
-    warmup: int = Field(1, ge=0, description="Prompts decoded before the clock starts.")
-    profile_prompts: int = Field(2, ge=0, description="Prompts of the separate pass that splits the time by phase.")
-    bootstrap: int = Field(1000, ge=0, description="Resamples for the interval of the accept length.")
+    prompts: str = Field(default="shipped:heldout", description="MT-Bench form (turns): FILE[:N] or shipped:NAME.")
+    limit: int | None = Field(default=None, gt=0, description="First so many conversations.")
+    categories: tuple[str, ...] = Field(default=(), description="Only these categories.")
+    first_turn_only: bool = Field(default=False, description="Leave the second turns out.")
+    trees: tuple[TreeSpec, ...] = Field(
+        default=(TreeSpec(),), min_length=1, description="Shapes to measure, one after another."
+    )
+    repeats: int = Field(default=1, gt=0, description="Times each prompt is measured; the median counts.")
+    warmup: int = Field(default=1, ge=0, description="Prompts decoded before the clock starts.")
+    profile_prompts: int = Field(
+        default=2, ge=0, description="Prompts of the separate pass that splits the time by phase."
+    )
+    bootstrap: int = Field(default=1000, ge=0, description="Resamples for the interval of the accept length.")
 
     @model_validator(mode="after")
     def _check(self) -> BenchSpec:

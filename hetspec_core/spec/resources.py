@@ -12,9 +12,11 @@ from hetspec_core.spec._base import Spec
 class ResourcesSpec(Spec):
     """Devices, number type and threads."""
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda when there is one.")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto = cuda when there is one.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Number type of the base: auto = float32 on a CPU, bfloat16 on a GPU."
+        default="auto", description="Number type of the base: auto = float32 on a CPU, bfloat16 on a GPU."
     )
-    num_threads: int | None = Field(None, gt=0, description="CPU threads of a worker; the machine's cores when absent.")
-    num_gpus: int = Field(1, ge=0, description="GPUs wanted, when the device is cuda.")
+    num_threads: int | None = Field(
+        default=None, gt=0, description="CPU threads of a worker; the machine's cores when absent."
+    )
+    num_gpus: int = Field(default=1, ge=0, description="GPUs wanted, when the device is cuda.")

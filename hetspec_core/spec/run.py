@@ -25,18 +25,18 @@ class RunSpec(Spec):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     stage: Stage = Field(description="What the worker does.")
-    name: str = Field("", description="Human name of the run.")
-    recipe: str = Field("", description="Recipe preset that it came from.")
+    name: str = Field(default="", description="Human name of the run.")
+    recipe: str = Field(default="", description="Recipe preset that it came from.")
     base: BaseSpec
-    draft: DraftSpec | None = Field(None, description="Absent for base-only runs.")
+    draft: DraftSpec | None = Field(default=None, description="Absent for base-only runs.")
     algorithm: AlgorithmSpec = Field(default_factory=AlgorithmSpec)
     dataset: DatasetSpec = Field(default_factory=DatasetSpec)
     training: TrainingSpec = Field(default_factory=TrainingSpec)
     decoding: DecodingSpec = Field(default_factory=DecodingSpec)
     bench: BenchSpec = Field(default_factory=BenchSpec)
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
-    prompts: tuple[str, ...] = Field((), description="Prompts of stage generate.")
-    parents: tuple[str, ...] = Field((), description="Run ids that this run stands on.")
+    prompts: tuple[str, ...] = Field(default=(), description="Prompts of stage generate.")
+    parents: tuple[str, ...] = Field(default=(), description="Run ids that this run stands on.")
 
     @property
     def spec_hash(self) -> str:

@@ -12,13 +12,13 @@ from hetspec_core.spec._base import Spec
 class OptimizerSpec(Spec):
     """AdamW and its learning-rate schedule."""
 
-    lr: float = Field(1e-3, gt=0, description="Peak learning rate.")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="Adam's decay rates.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
-    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="After the warm-up.")
-    warmup_steps: int = Field(20, ge=0, description="Steps of linear warm-up.")
-    min_lr_ratio: float = Field(0.05, ge=0, le=1, description="Last learning rate as a share of the peak.")
-    clip_norm: float = Field(0.5, ge=0, description="Gradient norm clip; 0 = none.")
+    lr: float = Field(default=1e-3, gt=0, description="Peak learning rate.")
+    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="Adam's decay rates.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Decoupled weight decay.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(default="cosine", description="After the warm-up.")
+    warmup_steps: int = Field(default=20, ge=0, description="Steps of linear warm-up.")
+    min_lr_ratio: float = Field(default=0.05, ge=0, le=1, description="Last learning rate as a share of the peak.")
+    clip_norm: float = Field(default=0.5, ge=0, description="Gradient norm clip; 0 = none.")
 
     @model_validator(mode="after")
     def _check(self) -> OptimizerSpec:
@@ -30,25 +30,33 @@ class OptimizerSpec(Spec):
 class TrainingSpec(Spec):
     """What is trained on, for how long, and how often it is measured and saved."""
 
-    datasets: tuple[str, ...] = Field((), description="Hidden-state datasets: run ids or directories.")
-    eval_dataset: str | None = Field(None, description="Held-out dataset; else a share of `datasets` is held out.")
-    eval_fraction: float = Field(0.05, ge=0, lt=1, description="Share of samples held out when there is no eval_dataset.")
-    max_steps: int | None = Field(None, gt=0, description="Stop after so many optimiser steps.")
-    epochs: int = Field(10, gt=0, description="Passes over the data when max_steps is absent.")
-    max_minutes: float | None = Field(None, gt=0, description="Plan the steps to fit this time (measured on the first).")
-    max_length: int = Field(2048, gt=3, description="Samples are cut to this many tokens.")
-    tokens_per_batch: int = Field(4096, gt=0, description="Tokens of one micro-batch on one device (packed).")
-    gradient_accumulation: int = Field(1, gt=0, description="Micro-batches per optimiser step.")
-    optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="Autocast type; weights stay float32.")
-    seed: int = Field(0, ge=0, description="Seed of initialisation, order and noise.")
-    log_every: int = Field(10, gt=0, description="Steps between metrics.")
-    eval_every: int = Field(200, gt=0, description="Steps between evaluations.")
-    eval_samples: int = Field(32, gt=0, description="Held-out samples per evaluation.")
-    save_every: int = Field(500, gt=0, description="Steps between checkpoints.")
-    save_total_limit: int = Field(2, gt=0, description="Checkpoints kept (the best one is kept besides).")
-    report_to: tuple[Literal["wandb", "tensorboard", "trackio", "mlflow"], ...] = Field(
-        (), description="Experiment trackers, if installed."
+    datasets: tuple[str, ...] = Field(default=(), description="Hidden-state datasets: run ids or directories.")
+    eval_dataset: str | None = Field(
+        default=None, description="Held-out dataset; else a share of `datasets` is held out."
     )
-    project: str = Field("hetspec", description="Project name for the trackers.")
-    strategy: Literal["ddp"] = Field("ddp", description="How several devices share the work.")
+    eval_fraction: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of samples held out when there is no eval_dataset."
+    )
+    max_steps: int | None = Field(default=None, gt=0, description="Stop after so many optimiser steps.")
+    epochs: int = Field(default=10, gt=0, description="Passes over the data when max_steps is absent.")
+    max_minutes: float | None = Field(
+        default=None, gt=0, description="Plan the steps to fit this time (measured on the first)."
+    )
+    max_length: int = Field(default=2048, gt=3, description="Samples are cut to this many tokens.")
+    tokens_per_batch: int = Field(default=4096, gt=0, description="Tokens of one micro-batch on one device (packed).")
+    gradient_accumulation: int = Field(default=1, gt=0, description="Micro-batches per optimiser step.")
+    optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="Autocast type; weights stay float32."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of initialisation, order and noise.")
+    log_every: int = Field(default=10, gt=0, description="Steps between metrics.")
+    eval_every: int = Field(default=200, gt=0, description="Steps between evaluations.")
+    eval_samples: int = Field(default=32, gt=0, description="Held-out samples per evaluation.")
+    save_every: int = Field(default=500, gt=0, description="Steps between checkpoints.")
+    save_total_limit: int = Field(default=2, gt=0, description="Checkpoints kept (the best one is kept besides).")
+    report_to: tuple[Literal["wandb", "tensorboard", "trackio", "mlflow"], ...] = Field(
+        default=(), description="Experiment trackers, if installed."
+    )
+    project: str = Field(default="hetspec", description="Project name for the trackers.")
+    strategy: Literal["ddp"] = Field(default="ddp", description="How several devices share the work.")

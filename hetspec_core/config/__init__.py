@@ -1,0 +1,7 @@
+"""From presets, files and `--set` to one frozen run spec, with the origin of every key. Nothing read is executed."""
+
+from hetspec_core.config.origins import Origin
+from hetspec_core.config.resolve import Resolved, load_base, resolve
+from hetspec_core.spec.document import from_toml, to_toml
+
+__all__ = ["Origin", "Resolved", "from_toml", "load_base", "resolve", "to_toml"]

@@ -1,0 +1,172 @@
+"""What single keys cannot say: whether base, draft, algorithm and settings fit each other and the cards.
+
+Each check gives sentences with the dotted key, the value seen and what is allowed. It knows specs and cards, no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hetspec_core.catalog import Card, list_cards, load_card
+from hetspec_core.errors import NotFoundError
+from hetspec_core.spec import Architecture, BaseSpec, DraftSpec
+from hetspec_core.spec.decode import Problem
+
+_SHARED_BY_LAYERS = (
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+)
+
+
+def find_card(axis: str, name: str, key: str) -> tuple[Card | None, list[Problem]]:
+    """A card, or the problem that the name under `key` has none."""
+    try:
+        return load_card(axis, name), []
+    except NotFoundError as error:
+        return None, [Problem(key, error.message)]
+
+
+def cross_check(parts: Mapping[str, Any], *, stage: str, algorithm: Card | None) -> list[Problem]:
+    """Every problem between parts.
+
+    Args:
+        parts: section name -> its spec, for the sections that could be decoded; `draft` is absent or None without one.
+        stage: the stage that the spec is for.
+        algorithm: card of the algorithm, if there is one of that name.
+    """
+    base, draft = parts.get("base"), parts.get("draft")
+    problems = list(_needs_draft(parts, stage)) if "draft" in parts and "decoding" in parts else []
+    if base is not None:
+        problems += _heads("base", base.architecture)
+        problems += _lengths(parts, base)
+        problems += _captured_layers(parts, base)
+    if draft is not None:
+        problems += _heads("draft", draft.architecture)
+        problems += _backbone(draft)
+    if base is not None and draft is not None:
+        problems += _pair(base, draft, algorithm)
+    if base is not None:
+        problems += _trees(parts, _draft_vocabulary(base, draft))
+    if "dataset" in parts and parts["dataset"].format != "auto":
+        problems += find_card("formats", parts["dataset"].format, "dataset.format")[1]
+    return problems
+
+
+def _needs_draft(parts: Mapping[str, Any], stage: str) -> Iterator[Problem]:
+    card = load_card("stages", stage)
+    needed = card.capabilities.get("needs_draft", False)
+    if parts["draft"] is None and needed and not (needed == "unless plain" and parts["decoding"].plain):
+        way_out = ", or set decoding.plain = true" if needed == "unless plain" else ""
+        yield Problem("draft", f"there is none, and stage {stage} needs one; name a draft preset{way_out}")
+
+
+def _heads(part: str, sizes: Architecture) -> Iterator[Problem]:
+    key = f"{part}.architecture"
+    heads, groups = sizes.num_attention_heads, sizes.num_key_value_heads
+    if heads % groups:
+        yield Problem(f"{key}.num_key_value_heads", f"is {groups}; needs a divisor of num_attention_heads = {heads}")
+    width = head_width(sizes)
+    if sizes.head_dim is None and sizes.hidden_size % heads:
+        text = f"is {heads}; needs a divisor of hidden_size = {sizes.hidden_size}, or a head_dim of its own"
+        yield Problem(f"{key}.num_attention_heads", text)
+    elif width % 2:
+        yield Problem(f"{key}.head_dim", f"is {width}; needs an even number, which the rotary embedding turns in pairs")
+    if (sizes.num_experts or 0) < (sizes.num_experts_per_tok or 0):
+        text = f"is {sizes.num_experts_per_tok}; needs at most num_experts = {sizes.num_experts or 0}"
+        yield Problem(f"{key}.num_experts_per_tok", text)
+
+
+def head_width(sizes: Architecture) -> int:
+    """Width of one attention head: head_dim, or hidden_size / heads when it is absent."""
+    return sizes.head_dim or sizes.hidden_size // sizes.num_attention_heads
+
+
+def _backbone(draft: DraftSpec) -> Iterator[Problem]:
+    card, problems = find_card("backbones", draft.backbone, "draft.backbone")
+    yield from problems
+    if card is None:
+        return
+    family = card.capabilities.get("model_type")
+    seen = draft.architecture.model_type
+    if family is not None and seen != family:
+        fitting = [other.name for other in list_cards("backbones") if other.capabilities.get("model_type") == seen]
+        way_out = f"; set draft.backbone = '{fitting[0]}'" if fitting else ""
+        yield Problem("draft.architecture.model_type", f"is '{seen}'; backbone '{card.name}' needs '{family}'{way_out}")
+    if draft.architecture.num_experts and card.capabilities.get("experts") is False:
+        text = f"is {draft.architecture.num_experts}; backbone '{card.name}' is dense and has no experts"
+        yield Problem("draft.architecture.num_experts", text)
+
+
+def _pair(base: BaseSpec, draft: DraftSpec, algorithm: Card | None) -> Iterator[Problem]:
+    ours, theirs = draft.architecture, base.architecture
+    if (
+        algorithm is not None
+        and algorithm.capabilities.get("same_hidden_size")
+        and ours.hidden_size != theirs.hidden_size
+    ):
+        text = f"is {ours.hidden_size}; algorithm '{algorithm.name}' needs the base's {theirs.hidden_size}"
+        yield Problem("draft.architecture.hidden_size", text)
+    if ours.vocab_size > theirs.vocab_size:
+        text = f"is {ours.vocab_size}; needs at most the base's {theirs.vocab_size}"
+        yield Problem("draft.architecture.vocab_size", text)
+    if draft.vocab_size is not None and draft.vocab_size > theirs.vocab_size:
+        text = f"is {draft.vocab_size}; needs at most the base's vocabulary of {theirs.vocab_size}"
+        yield Problem("draft.vocab_size", text)
+    if draft.init == "base_last_layers" and draft.checkpoint is None:
+        yield from _last_layers(base.architecture, draft)
+
+
+def _last_layers(theirs: Architecture, draft: DraftSpec) -> Iterator[Problem]:
+    ours = draft.architecture
+    if ours.num_hidden_layers > theirs.num_hidden_layers:
+        text = f"is {ours.num_hidden_layers}; the base has {theirs.num_hidden_layers} layers to start from"
+        yield Problem("draft.architecture.num_hidden_layers", text)
+    different = [
+        f"{name} {mine} there {base}"
+        for name in _SHARED_BY_LAYERS
+        if (mine := _layer_size(ours, name)) != (base := _layer_size(theirs, name))
+    ]
+    if different:
+        text = f"is 'base_last_layers', but the layers differ from the base's ({', '.join(different)}); needs 'random'"
+        yield Problem("draft.init", text)
+
+
+def _layer_size(sizes: Architecture, name: str) -> object:
+    return head_width(sizes) if name == "head_dim" else getattr(sizes, name)
+
+
+def _draft_vocabulary(base: BaseSpec, draft: DraftSpec | None) -> int:
+    return (draft.vocab_size if draft is not None else None) or base.architecture.vocab_size
+
+
+def _trees(parts: Mapping[str, Any], vocabulary: int) -> Iterator[Problem]:
+    trees = [("decoding.tree.top_k", parts["decoding"].tree)] if "decoding" in parts else []
+    if "bench" in parts:
+        trees += [(f"bench.trees.{index}.top_k", tree) for index, tree in enumerate(parts["bench"].trees)]
+    for key, tree in trees:
+        if tree.top_k > vocabulary:
+            yield Problem(key, f"is {tree.top_k}; needs at most the draft's vocabulary of {vocabulary}")
+
+
+def _lengths(parts: Mapping[str, Any], base: BaseSpec) -> Iterator[Problem]:
+    longest = base.architecture.max_position_embeddings
+    for section, name in (("dataset", "max_length"), ("training", "max_length"), ("decoding", "max_new_tokens")):
+        seen = getattr(parts[section], name) if section in parts else 0
+        if seen > longest:
+            yield Problem(f"{section}.{name}", f"is {seen}; the base's context has {longest} tokens")
+
+
+def _captured_layers(parts: Mapping[str, Any], base: BaseSpec) -> Iterator[Problem]:
+    if "dataset" not in parts:
+        return
+    layers, count = parts["dataset"].layers, base.architecture.num_hidden_layers
+    wrong = [layer for layer in layers if not 0 <= layer <= count]
+    if wrong:
+        yield Problem("dataset.layers", f"has {', '.join(map(str, wrong))}; the base has 0 (embeddings) to {count}")
+    if len(set(layers)) != len(layers):
+        yield Problem("dataset.layers", f"is {list(layers)}; each layer may be named once")

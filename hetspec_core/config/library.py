@@ -1,0 +1,272 @@
+"""The shelf of presets: which files there are, shipped and the user's, and what `extends` makes of them.
+
+It knows files and layers; what a key means is decided in `resolve`.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import re
+import tomllib
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hetspec_core.config.origins import Key, Leaf, Place, Table, key_lines, merge, nearest_line, to_table
+from hetspec_core.errors import NotFoundError, SpecError
+from hetspec_core.paths import roots
+from hetspec_core.spec.decode import did_you_mean
+
+KINDS: dict[str, str] = {
+    "base": "The frozen model that decides: source, sizes, chat template.",
+    "draft": "The small model that proposes: sizes, often as formulas over the base's.",
+    "algorithm": "How the draft is trained: a card and its options.",
+    "recipe": "What a user picks: one of each, and settings of the stages.",
+}
+"""Kind -> what it describes; also the folder's name."""
+
+NO_DRAFT = "none"
+PARTS = ("base", "draft", "algorithm")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SUFFIX = ".toml"
+
+
+@dataclass(frozen=True)
+class PresetFile:
+    """One preset on disk.
+
+    Attributes:
+        kind: one of `KINDS`.
+        name: file name without `.toml`.
+        path: the file.
+        shipped: whether it came with HetSpec; else it is the user's.
+        overrides: a user's file that hides a shipped one of the same name.
+    """
+
+    kind: str
+    name: str
+    path: Path
+    shipped: bool
+    overrides: bool = False
+
+    @property
+    def reference(self) -> str:
+        """`kind/name`."""
+        return f"{self.kind}/{self.name}"
+
+    @property
+    def label(self) -> str:
+        """How origins call it."""
+        return f"preset {self.reference}" if self.shipped else f"your preset {self.reference}"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A preset with everything it extends merged beneath it.
+
+    Attributes:
+        file: where it stands.
+        table: its keys with their places; `summary` included, `extends` not.
+        lineage: itself and every preset it extends, nearest first.
+    """
+
+    file: PresetFile
+    table: Table
+    lineage: tuple[PresetFile, ...]
+
+    @property
+    def summary(self) -> str:
+        """Its one line for lists."""
+        leaf = self.table.get("summary")
+        return str(leaf.value) if isinstance(leaf, Leaf) else ""
+
+
+def shipped_folder() -> Path:
+    """Presets that came with HetSpec: inside the installed package, or beside it in a source checkout."""
+    package = Path(str(importlib.resources.files("hetspec_core")))
+    inside = package / "presets"
+    return inside if inside.is_dir() else package.parent / "presets"
+
+
+def user_folder() -> Path:
+    """The user's own presets; the folder may not exist yet."""
+    return roots().user_presets
+
+
+def check_kind(kind: str) -> None:
+    """Refuse a kind that does not exist.
+
+    Raises:
+        NotFoundError: there is no such kind.
+    """
+    if kind not in KINDS:
+        raise NotFoundError(
+            f"no kind of preset {kind!r}{did_you_mean(kind, KINDS) or '; there are: ' + ', '.join(KINDS)}"
+        )
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that cannot be a preset's file name.
+
+    Raises:
+        SpecError: it has characters that are not allowed.
+    """
+    if not _NAME.fullmatch(name):
+        raise SpecError(
+            f"preset name {name!r}; allowed: letters, digits, '.', '_' and '-', beginning with a letter or digit"
+        )
+
+
+def preset_files(kind: str) -> dict[str, PresetFile]:
+    """Name -> file of one kind, by name; the user's hide the shipped ones.
+
+    Raises:
+        NotFoundError: there is no such kind.
+    """
+    check_kind(kind)
+    shipped = _files(shipped_folder(), kind, shipped=True)
+    own = _files(user_folder(), kind, shipped=False)
+    found = shipped | {
+        name: PresetFile(kind, name, file.path, shipped=False, overrides=name in shipped) for name, file in own.items()
+    }
+    return dict(sorted(found.items()))
+
+
+def _files(folder: Path, kind: str, *, shipped: bool) -> dict[str, PresetFile]:
+    return {
+        path.stem: PresetFile(kind, path.stem, path, shipped)
+        for path in (folder / kind).glob(f"*{_SUFFIX}")
+        if _NAME.fullmatch(path.stem) and path.is_file()
+    }
+
+
+def find(kind: str, name: str) -> PresetFile:
+    """The file of a preset.
+
+    Raises:
+        NotFoundError: there is none; says which is meant, if one is near.
+    """
+    files = preset_files(kind)
+    if name not in files:
+        listed = did_you_mean(name, files) or (f"; there are: {', '.join(files)}" if files else "; there are none")
+        raise NotFoundError(f"no {kind} preset {name!r}{listed}", hint=f"see `hetspec-core presets list {kind}`")
+    return files[name]
+
+
+def find_anywhere(reference: str) -> PresetFile:
+    """The file of `kind/name`, or of a bare name that only one kind has; a recipe goes before the others.
+
+    Raises:
+        NotFoundError: there is none, or several kinds other than recipe have the name.
+    """
+    kind, slash, name = reference.partition("/")
+    if slash:
+        return find(kind, name)
+    shelf = {kind: preset_files(kind) for kind in KINDS}
+    holders = [kind for kind, files in shelf.items() if reference in files]
+    if not holders:
+        every = [name for files in shelf.values() for name in files]
+        raise NotFoundError(
+            f"no preset {reference!r}{did_you_mean(reference, every)}", hint="see `hetspec-core presets list`"
+        )
+    if len(holders) > 1 and "recipe" not in holders:
+        several = " and ".join(f"{kind}/{reference}" for kind in holders)
+        raise NotFoundError(f"several presets are called {reference!r}: {several}", hint="say kind/name")
+    return shelf["recipe" if "recipe" in holders else holders[0]][reference]
+
+
+def read_toml(path: Path, label: str) -> tuple[dict[str, Any], dict[Key, int]]:
+    """Data and lines of a TOML file.
+
+    Raises:
+        NotFoundError: it is not there.
+        SpecError: it is not TOML in UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text), key_lines(text)
+    except (FileNotFoundError, IsADirectoryError):
+        raise NotFoundError(f"no file {path}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{label} is not TOML: {error} ({path})") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{label} is not UTF-8: {error.reason} at byte {error.start} ({path})") from None
+    except OSError as error:
+        raise SpecError(f"{label} cannot be read: {error.strerror} ({path})") from None
+
+
+def load(kind: str, name: str) -> Preset:
+    """A preset with all that it extends.
+
+    Raises:
+        NotFoundError: it, or one that it extends, is not there.
+        SpecError: a file is not TOML, or `extends` is malformed or goes in a circle.
+    """
+    return load_file(find(kind, name))
+
+
+def load_file(file: PresetFile, chain: tuple[PresetFile, ...] = ()) -> Preset:
+    """As `load`, for a file that was found; `chain` are the presets that extend it."""
+    if any(file.path == other.path for other in chain):
+        circle = " -> ".join(other.reference for other in (*chain, file))
+        raise SpecError(f"extends goes in a circle: {circle}", hint=f"take one `extends` out, e.g. that of {file.path}")
+    data, lines = read_toml(file.path, file.label)
+    table: Table = {}
+    lineage: list[PresetFile] = [file]
+    for reference in _extended(file, data):
+        parent = load_file(_parent(file, reference), (*chain, file))
+        lineage += [item for item in parent.lineage if item not in lineage]
+        # A draft that extends a base takes its sizes: that is all the two have in common.
+        taken = {
+            key: item for key, item in parent.table.items() if key == "architecture" or parent.file.kind == file.kind
+        }
+        table = merge(table, {key: item for key, item in taken.items() if key != "summary"})
+    own = expand(file.kind, {key: value for key, value in data.items() if key != "extends"})
+
+    def place(key: Key) -> Place:
+        return Place("preset", file.label, str(file.path), nearest_line(lines, key))
+
+    return Preset(file, merge(table, to_table(own, place)), tuple(lineage))
+
+
+def _extended(file: PresetFile, data: Mapping[str, Any]) -> list[str]:
+    value = data.get("extends", [])
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise SpecError(f"{file.label} has extends = {value!r}; needs a name or a list of names ({file.path})")
+    return names
+
+
+def _parent(file: PresetFile, reference: str) -> PresetFile:
+    kind, slash, name = reference.partition("/")
+    if not slash:
+        kind, name = file.kind, reference
+    if kind != file.kind and (file.kind, kind) != ("draft", "base"):
+        other = " or a base, whose sizes it takes" if file.kind == "draft" else ""
+        fix = "; a recipe names its parts with base, draft and algorithm" if file.kind == "recipe" else ""
+        raise SpecError(f"{file.label} extends {reference!r}; it can extend another {file.kind} preset{other}{fix}")
+    if name == file.name and kind == file.kind and file.overrides:
+        return _files(shipped_folder(), kind, shipped=True)[name]  # a user's preset over the shipped one of its name
+    try:
+        return find(kind, name)
+    except NotFoundError as error:
+        raise NotFoundError(f"{file.label} extends {reference!r}: {error.message}", hint=error.hint) from None
+
+
+def expand(kind: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Short forms written out: in a recipe, `draft = "x"` is `[draft] preset = "x"`; `tree = "6/10/60"` is a table."""
+    if kind != "recipe":
+        return dict(data)
+    full = dict(data)
+    for part in PARTS:
+        if isinstance(full.get(part), str):
+            full[part] = {"preset": full[part]}
+    decoding = full.get("decoding")
+    if isinstance(decoding, Mapping) and isinstance(decoding.get("tree"), str):
+        from hetspec_core.spec import TreeSpec
+
+        with suppress(ValueError):  # what is no tree is left as it is: decoding the spec reports it with its key
+            full["decoding"] = {**decoding, "tree": TreeSpec.parse(decoding["tree"]).model_dump()}
+    return full
