@@ -118,18 +118,17 @@ class BaseLM:
         Raises:
             ModelError: it is not on this machine, is of another architecture than the spec says, or cannot be read.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         folder = materialize(spec.source)
+        tokenizer = load_tokenizer(spec)
         try:
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # transformers raises whatever its parts raise
             raise ModelError(
                 f"the base in {folder} could not be loaded: {type(error).__name__}: {str(error).splitlines()[0]}",
                 hint="check that the directory is complete; a model that needs remote code is not supported",
             ) from error
-        _apply_special_tokens(tokenizer, spec.special_tokens)
         base = cls(model.to(device), tokenizer, name=spec.name, fingerprint=fingerprint(folder))
         base.check(spec)
         return base
@@ -210,6 +209,26 @@ class BaseLM:
         if layers:
             captured = {layer: output.hidden_states[layer] for layer in layers}
         return BaseOutput(hidden=output.last_hidden_state, layers=captured)
+
+
+def load_tokenizer(spec: BaseSpec) -> Any:
+    """The tokenizer of a base without its weights, so that data can be checked before any of them is loaded.
+
+    Raises:
+        ModelError: the base is not on this machine, or its tokenizer cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    folder = materialize(spec.source)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises whatever its parts raise
+        raise ModelError(
+            f"the tokenizer in {folder} could not be loaded: {type(error).__name__}: {str(error).splitlines()[0]}",
+            hint="check that the directory is complete; a tokenizer that needs remote code is not supported",
+        ) from error
+    _apply_special_tokens(tokenizer, spec.special_tokens)
+    return tokenizer
 
 
 def load_frozen_ends(
