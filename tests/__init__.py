@@ -1,0 +1,1 @@
+"""Tests of HetSpec; the folders mirror the packages."""

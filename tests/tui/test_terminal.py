@@ -1,0 +1,145 @@
+"""The dashboard in a real terminal (a pty): whatever ends it, the terminal is as it was before."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from types import TracebackType
+
+import pytest
+
+ENTER_ALTERNATE, LEAVE_ALTERNATE = b"\x1b[?1049h", b"\x1b[?1049l"
+MOUSE_ON, MOUSE_OFF = b"\x1b[?1000h", b"\x1b[?1000l"
+CURSOR_ON = b"\x1b[?25h"
+PATIENCE_S = 30
+
+
+class Terminal:
+    """`hetspec` as the foreground process of a pseudo-terminal of 80 columns and 24 rows."""
+
+    def __init__(self, *arguments: str, program: str = "from hetspec_tui.app import main; main()") -> None:
+        self.master, self.slave = pty.openpty()
+        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.modes_before = termios.tcgetattr(self.slave)
+        self.written = b""
+        environment = {**os.environ, "TERM": "xterm-256color"}
+        environment.pop("TEXTUAL_DRIVER", None)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program, *arguments],
+            stdin=self.slave,
+            stdout=self.slave,
+            stderr=self.slave,
+            env=environment,
+            start_new_session=True,
+        )
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        for handle in (self.master, self.slave):
+            if handle >= 0:
+                os.close(handle)
+
+    def read_until(self, text: bytes) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while text not in self.written:
+            assert time.monotonic() < end, f"{text!r} did not appear in {self.written[-2000:]!r}"
+            self.read_some(0.1)
+
+    def wait(self) -> int:
+        """Exit status of the program, while its output is read to the end."""
+        end = time.monotonic() + PATIENCE_S
+        while self.process.poll() is None:
+            assert time.monotonic() < end, "the dashboard did not end"
+            self.read_some(0.05)
+        while self.read_some(0.1):
+            pass
+        return self.process.returncode
+
+    def read_some(self, timeout_s: float) -> bool:
+        ready, _, _ = select.select([self.master], [], [], timeout_s)
+        if ready:
+            self.written += os.read(self.master, 65536)
+        return bool(ready)
+
+    def hang_up(self) -> None:
+        """Close the terminal as a closed window or a lost connection does, and tell the process so."""
+        os.close(self.slave)
+        os.close(self.master)
+        self.master = self.slave = -1
+        self.process.send_signal(signal.SIGHUP)
+
+    def assert_restored(self) -> None:
+        for entered, left in ((ENTER_ALTERNATE, LEAVE_ALTERNATE), (MOUSE_ON, MOUSE_OFF)):
+            assert self.written.rfind(entered) < self.written.rfind(left), f"{left!r} is missing or too early"
+        assert CURSOR_ON in self.written
+        assert termios.tcgetattr(self.slave) == self.modes_before
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    with Terminal() as opened:
+        opened.read_until(b"hetspec-core demo")
+        yield opened
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_an_ending_signal_gives_the_terminal_back(terminal: Terminal, number: signal.Signals) -> None:
+    terminal.process.send_signal(number)
+    assert terminal.wait() == 128 + number
+    terminal.assert_restored()
+
+
+def test_q_gives_the_terminal_back(terminal: Terminal) -> None:
+    os.write(terminal.master, b"q")
+    assert terminal.wait() == 0
+    terminal.assert_restored()
+
+
+def test_a_closed_terminal_ends_the_dashboard(terminal: Terminal) -> None:
+    terminal.hang_up()
+    assert terminal.process.wait(PATIENCE_S) != 0
+
+
+def test_a_crash_gives_the_terminal_back_and_exits_with_status_one() -> None:
+    program = (
+        "from hetspec_tui import app\n"
+        "def crash(self, event): raise RuntimeError('broken on purpose')\n"
+        "app.HetSpecApp.on_key = crash\n"
+        "app.main()"
+    )
+    with Terminal(program=program) as opened:
+        opened.read_until(b"hetspec-core demo")
+        os.write(opened.master, b"x")
+        assert opened.wait() == 1
+        opened.assert_restored()
+        assert b"broken on purpose" in opened.written
+
+
+def test_without_a_terminal_it_says_what_to_use_instead() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from hetspec_tui.app import main; main()"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 2
+    assert "needs a terminal" in done.stderr
+    assert "hetspec-core" in done.stderr
