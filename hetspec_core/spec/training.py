@@ -38,9 +38,12 @@ class TrainingSpec(Spec):
         default=0.05, ge=0, lt=1, description="Share of samples held out when there is no eval_dataset."
     )
     max_steps: int | None = Field(default=None, gt=0, description="Stop after so many optimiser steps.")
-    epochs: int = Field(default=10, gt=0, description="Passes over the data when max_steps is absent.")
+    epochs: int = Field(default=10, gt=0, description="Passes over the data when neither steps nor minutes are given.")
     max_minutes: float | None = Field(
-        default=None, gt=0, description="Plan the steps to fit this time (measured on the first)."
+        default=None, gt=0, description="Plan the steps to end within this time, measured on the first; max_steps at most."
+    )
+    allow_other_base: bool = Field(
+        default=False, description="Train on hidden states of a base with other weights (e.g. another quantisation)."
     )
     max_length: int = Field(default=2048, gt=3, description="Samples are cut to this many tokens.")
     tokens_per_batch: int = Field(default=4096, gt=0, description="Tokens of one micro-batch on one device (packed).")
@@ -53,6 +56,7 @@ class TrainingSpec(Spec):
     log_every: int = Field(default=10, gt=0, description="Steps between metrics.")
     eval_every: int = Field(default=200, gt=0, description="Steps between evaluations.")
     eval_samples: int = Field(default=32, gt=0, description="Held-out samples per evaluation.")
+    eval_starts: int = Field(default=64, gt=0, description="Simulated verify steps per held-out sample.")
     save_every: int = Field(default=500, gt=0, description="Steps between checkpoints.")
     save_total_limit: int = Field(default=2, gt=0, description="Checkpoints kept (the best one is kept besides).")
     report_to: tuple[Literal["wandb", "tensorboard", "trackio", "mlflow"], ...] = Field(
