@@ -1,0 +1,327 @@
+"""Following a run on the command line: progress bars on a terminal, plain lines in a pipe, or the events as JSON lines.
+
+Ctrl-C asks the run to stop at its next safe point and waits for it; a second one kills it. The end of a run becomes the
+end of the command: a failed run raises its own error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from rich.text import Text
+
+from hetspec_core import errors
+from hetspec_core.cli.console import error_console, print_json
+from hetspec_core.cli.formats import format_duration, format_number
+from hetspec_core.errors import Cancelled, HetSpecError, RunError, StageFailed
+from hetspec_core.events import (
+    CheckpointSaved,
+    ErrorInfo,
+    Event,
+    FoundLost,
+    Log,
+    Metric,
+    Progress,
+    RunEnded,
+)
+from hetspec_core.service import RESUMABLE
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from hetspec_core.service import RunReport, RunSummary, Workbench
+    from hetspec_core.spec import RunSpec
+
+LINE_PERIOD_S = 2.0
+POLL_S = 0.1
+_LEVEL_STYLES = {"debug": "dim", "info": "", "warning": "yellow", "error": "red"}
+
+
+def launch(workbench: Workbench, spec: RunSpec, *, json: bool = False, quiet: bool = False) -> RunReport:
+    """Submit a run, start it, follow it to its end, and give what it made.
+
+    Args:
+        workbench: where.
+        spec: what.
+        json: write the events to stdout, one JSON object a line, instead of progress to stderr.
+        quiet: write nothing.
+
+    Raises:
+        StageFailed: it failed, with the worker's message and exit status; or its worker is gone.
+        Cancelled: it was stopped; the hint says how to go on.
+    """
+    run_id = workbench.submit(spec).run_id
+    workbench.start(run_id)
+    follow(workbench, run_id, json=json, quiet=quiet)
+    return workbench.show(run_id)
+
+
+def follow(workbench: Workbench, run_id: str, *, json: bool = False, quiet: bool = False) -> None:
+    """Show a run until it ends. Arguments and errors as in `launch`."""
+    view: View
+    if json:
+        view = JsonView()
+    elif quiet:
+        view = SilentView()
+    elif error_console().is_terminal:
+        view = TerminalView()
+    else:
+        view = PlainView()
+    watch = workbench.watch(run_id)
+    first: Event | None = None
+    last: Event | None = None
+    with _Interrupts() as interrupts, view:
+        view.note(f"run {run_id} in {workbench.paths(run_id).folder}")
+        while not watch.done:
+            if interrupts.take():
+                _stop(workbench, run_id, view, force=interrupts.count > 1)
+            events = watch.poll()
+            for event in events:
+                view.show(event)
+                first, last = first or event, event
+            if not events:
+                time.sleep(POLL_S)
+    workbench.wait(run_id)
+    _raise_end(workbench.show(run_id).summary, last, str(workbench.paths(run_id).log("worker-0")))
+    if not json and not quiet and first is not None and last is not None:
+        took = format_duration(last.time - first.time)
+        error_console().print(f"run {run_id} succeeded in {took}", style="green", soft_wrap=True)
+
+
+def _stop(workbench: Workbench, run_id: str, view: View, *, force: bool) -> None:
+    if force:
+        view.note("killing the run")
+    else:
+        view.note("stopping at the next safe point; Ctrl-C again kills the run")
+    with contextlib.suppress(RunError):  # it has just ended by itself
+        workbench.cancel(run_id, force=force)
+
+
+def _raise_end(summary: RunSummary, last: Event | None, log: str) -> None:
+    again = f"go on with it: hetspec-core runs resume {summary.run_id}" if summary.stage in RESUMABLE else ""
+    if summary.state == "cancelled":
+        raise Cancelled(f"run {summary.run_id} was stopped", hint=again)
+    error = last.error if isinstance(last, RunEnded) else None
+    if isinstance(last, RunEnded) and error is not None:
+        raise _failure(error, log)
+    if isinstance(last, FoundLost):
+        status = last.exit_status
+        reason = "" if status is None else f" (signal {_signal_name(-status)})" if status < 0 else f" (status {status})"
+        raise StageFailed(
+            f"the worker of run {summary.run_id} is gone without a word{reason}",
+            hint="; ".join(part for part in (f"its last words: {log}", again) if part),
+        )
+
+
+def _failure(error: ErrorInfo, log: str) -> HetSpecError:
+    """The worker's error as it was raised there; a crash, or a kind of a newer version, as a failed stage."""
+    hint = "; ".join(part for part in (error.hint, f"log: {log}") if part)
+    kind = getattr(errors, error.kind, None)
+    if isinstance(kind, type) and issubclass(kind, HetSpecError):
+        return kind(error.message, hint=hint)
+    return StageFailed(error.message, hint=hint)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
+
+
+class _Interrupts:
+    """Counts SIGINT instead of letting it break the loop, so that no event is lost and the run is asked in peace."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._seen = 0
+
+    def take(self) -> bool:
+        """Whether there was another since the last call."""
+        new, self._seen = self.count > self._seen, self.count
+        return new
+
+    def __enter__(self) -> _Interrupts:
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._before = signal.signal(signal.SIGINT, self._count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._main:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _count(self, number: int, frame: object) -> None:
+        self.count += 1
+
+
+# --- views -------------------------------------------------------------------------------------------------------
+
+
+class View(Protocol):
+    """Draws events; a context manager around the following."""
+
+    def show(self, event: Event) -> None:
+        """Draw one event."""
+        ...
+
+    def note(self, message: str) -> None:
+        """Say something of the desk's own."""
+        ...
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class SilentView:
+    """Draws nothing."""
+
+    def show(self, event: Event) -> None:
+        """Nothing."""
+
+    def note(self, message: str) -> None:
+        """Nothing."""
+
+    def __enter__(self) -> SilentView:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+class JsonView(SilentView):
+    """Every event as one line of JSON on stdout."""
+
+    def show(self, event: Event) -> None:
+        """Print the event."""
+        print_json(event.model_dump(mode="json"), lines=True)
+
+
+class PlainView(SilentView):
+    """Lines on stderr: of a task at most one in two seconds, and always its last."""
+
+    def __init__(self) -> None:
+        self._written: dict[str, float] = {}
+        self._held: dict[str, str] = {}
+
+    def show(self, event: Event) -> None:
+        """Print the event, or hold it back."""
+        if isinstance(event, Progress):
+            finished = event.total is not None and event.done >= event.total
+            self._line(f"progress {event.task}", progress_line(event), finished)
+        elif isinstance(event, Metric):
+            self._line(f"metric {sorted(event.values)}", metric_line(event), False)
+        else:
+            text = event_line(event)
+            if text is not None:
+                self.flush()
+                self._print(text)
+
+    def note(self, message: str) -> None:
+        """Print it."""
+        self._print(Text(message))
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+
+    def flush(self) -> None:
+        """Print what is held back."""
+        for text in self._held.values():
+            self._print(Text(text))
+        self._held.clear()
+
+    def _line(self, key: str, text: str, urgent: bool) -> None:
+        now = time.monotonic()
+        self._held.pop(key, None)
+        if not urgent and now - self._written.get(key, -LINE_PERIOD_S) < LINE_PERIOD_S:
+            self._held[key] = text
+            return
+        self._written[key] = now
+        self._print(Text(text))
+
+    def _print(self, text: Text) -> None:
+        error_console().print(text, soft_wrap=True)
+
+
+class TerminalView(PlainView):
+    """A bar with the remaining time for every task; other lines scroll by above."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from rich.progress import BarColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        class Amount(ProgressColumn):
+            """Done, total and unit."""
+
+            def render(self, task: object) -> Text:
+                return Text(getattr(task, "fields", {}).get("amount", ""))
+
+        self._bars = Bars(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            Amount(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=error_console(),
+            refresh_per_second=8,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def show(self, event: Event) -> None:
+        """Move a bar, or print a line above them."""
+        if not isinstance(event, Progress):
+            super().show(event)
+            return
+        task = self._tasks.get(event.task)
+        if task is None:
+            task = self._tasks[event.task] = self._bars.add_task(event.task, total=event.total, amount="")
+        amount = " ".join(part for part in (_amount(event), event.note) if part)
+        self._bars.update(task, completed=event.done, total=event.total, amount=amount)
+
+    def __enter__(self) -> TerminalView:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
+        self._bars.stop()
+
+    def _print(self, text: Text) -> None:
+        self._bars.console.print(text, soft_wrap=True)
+
+
+def progress_line(event: Progress) -> str:
+    """One line for a progress event: task, amount, share, note."""
+    share = f" ({event.done / event.total:.0%})" if event.total else ""
+    return " ".join(part for part in (f"{event.task}:", _amount(event) + share, event.note) if part)
+
+
+def metric_line(event: Metric) -> str:
+    """One line for a metric event: step, then names and values."""
+    values = "  ".join(f"{name} {format_number(value)}" for name, value in event.values.items())
+    return f"step {event.step}  {values}"
+
+
+def event_line(event: Event) -> Text | None:
+    """One line for the events that are neither progress nor metrics; None for those that need none."""
+    match event:
+        case Log():
+            prefix = "" if event.level in ("info", "debug") else f"{event.level}: "
+            return Text(prefix + event.message, style=_LEVEL_STYLES[event.level])
+        case CheckpointSaved():
+            best = ", the best so far" if event.best else ""
+            return Text(f"checkpoint at step {event.step}: {event.path}{best}", style="dim")
+        case _:
+            return None
+
+
+def _amount(event: Progress) -> str:
+    whole = format_number(event.done)
+    if event.total is not None:
+        whole += f"/{format_number(event.total)}"
+    return f"{whole} {event.unit}".strip()

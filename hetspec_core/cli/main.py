@@ -1,0 +1,152 @@
+"""`hetspec-core`: finds the command, runs it, and turns every way of failing into a sentence and an exit status.
+
+A command's module is imported when the command is named, so that help and version answer at once. To add a command, add
+a line to `COMMANDS`; its module holds a Typer application.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hetspec_core import __version__
+from hetspec_core.errors import Cancelled, HetSpecError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROGRAM = "hetspec-core"
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "demo": ("hetspec_core.cli.demo", "app", "From a dataset to a measured speed-up on a small real model."),
+    "presets": ("hetspec_core.cli.presets", "app", "Recipes and their parts: list, show, explain."),
+    "catalog": ("hetspec_core.cli.catalog", "app", "Algorithms, backbones, formats and backends that there are."),
+    "dataset": ("hetspec_core.cli.dataset", "app", "Generate hidden states of the base; inspect, verify, merge them."),
+    "train": ("hetspec_core.cli.train", "app", "Train a draft on hidden states."),
+    "generate": ("hetspec_core.cli.generate", "app", "Answer a prompt, with a draft or without."),
+    "bench": ("hetspec_core.cli.bench", "app", "Measure speculative against plain decoding."),
+    "runs": ("hetspec_core.cli.runs", "app", "List, show, follow, cancel and resume runs."),
+}
+"""Name -> (module, attribute, help)."""
+
+BROKEN_PIPE_STATUS = 141
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit status.
+
+    Args:
+        arguments: the words after the program's name; those of this process when absent.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug, words = _take_flag(words, "--debug")
+    as_json = "--json" in _before_separator(words)
+    try:
+        status = _run(words)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        _silence_stdout()
+        return BROKEN_PIPE_STATUS
+    except KeyboardInterrupt:
+        return Cancelled.exit_code
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _report(error, as_json=as_json, debug=debug)
+
+
+def _run(words: list[str]) -> int:
+    named = next((word for word in words if not word.startswith("-")), None)
+    status = _application(named)(args=words, prog_name=PROGRAM, standalone_mode=False)
+    return status if isinstance(status, int) else 0
+
+
+def _application(named: str | None) -> typer.Typer:
+    """All commands by name and help; the named one with everything it has."""
+    app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.callback(invoke_without_command=True)(_program)
+    for name, (module, attribute, summary) in COMMANDS.items():
+        if name != named:
+            app.command(name, help=summary)(_nothing)
+            continue
+        part: typer.Typer = getattr(import_module(module), attribute)
+        alone = part.registered_commands[0] if len(part.registered_commands) == 1 else None
+        if alone is not None and part.registered_callback is None and not part.registered_groups:
+            alone.name = name  # a Typer with one command is that command
+            app.registered_commands.append(alone)
+        else:
+            app.add_typer(part, name=name, help=summary)
+    return app
+
+
+def _nothing() -> None:
+    """Stands for a command that was not named, and so is never run."""
+
+
+def _program(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print a traceback when something fails.")] = False,
+) -> None:
+    """Train draft models for speculative decoding and measure what they bring."""
+    if version:
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def _before_separator(words: Sequence[str]) -> Sequence[str]:
+    return words[: words.index("--")] if "--" in words else words
+
+
+def _take_flag(words: list[str], flag: str) -> tuple[bool, list[str]]:
+    """Whether the flag is anywhere before `--`, and the words without it."""
+    head = _before_separator(words)
+    return flag in head, [word for word in head if word != flag] + words[len(head) :]
+
+
+def _report(error: Exception, *, as_json: bool, debug: bool) -> int:
+    from hetspec_core.cli.console import print_error
+
+    shown = _as_ours(error, debug)
+    try:
+        print_error(shown, as_json=as_json)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence_stdout()
+    return shown.exit_code
+
+
+def _as_ours(error: Exception, debug: bool) -> HetSpecError:
+    if isinstance(error, HetSpecError):
+        return error
+    if isinstance(error, typer.Abort):
+        return Cancelled()
+    if hasattr(error, "format_message"):  # a fault of the command line, found by Typer (or by Click in older ones)
+        return _usage_error(error)
+    sentence = str(error).strip().split("\n", 1)[0]
+    message = f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
+    return HetSpecError(message, hint="" if debug else "run again with --debug for the traceback")
+
+
+def _usage_error(error: Any) -> UsageError:
+    context = getattr(error, "ctx", None)
+    where = getattr(context, "command_path", PROGRAM)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        return UsageError(f"{where} needs a command", hint=f"see `{where} --help`")
+    return UsageError(error.format_message().rstrip("."), hint=f"see `{where} --help`")
+
+
+def _silence_stdout() -> None:
+    """Nobody reads any more: what is left in the buffer must not complain at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

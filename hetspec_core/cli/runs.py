@@ -1,0 +1,282 @@
+"""`hetspec-core runs`: what runs there are, how they are, and what can be done with them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hetspec_core.cli.formats import format_age, format_bytes, format_duration, format_number, format_time
+from hetspec_core.cli.output import JsonFlag, console, follow, note, print_json
+from hetspec_core.errors import NotFoundError, RunError, UsageError
+from hetspec_core.service import Workbench
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hetspec_core.service import RunReport, RunSummary
+
+app = typer.Typer(help="List, show, follow, cancel and resume runs.", no_args_is_help=True)
+
+RunWord = Annotated[str, typer.Argument(metavar="RUN", help="Run id, the beginning of one, or a run's name.")]
+_STATES = ("queued", "starting", "running", "succeeded", "failed", "cancelled", "lost")
+_STATE_STYLES = {
+    "queued": "dim",
+    "starting": "cyan",
+    "running": "cyan",
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "lost": "magenta",
+}
+
+
+@app.command("list")
+def list_runs(
+    state: Annotated[str | None, typer.Option(help=f"Only runs in this state: {', '.join(_STATES)}.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Only runs of this stage: dataset, train, bench, generate.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 20,
+    json: JsonFlag = False,
+) -> None:
+    """List runs, newest first."""
+    if state is not None and state not in _STATES:
+        raise UsageError(f"there is no state {state!r}; states are {', '.join(_STATES)}")
+    with Workbench() as workbench:
+        found = workbench.runs(state=state, stage=stage, limit=limit + 1)
+    more, found = len(found) > limit, found[:limit]
+    if json:
+        print_json([run.to_json() for run in found])
+        return
+    if not found:
+        note("no runs" + (" like that" if state or stage else " yet; `hetspec-core demo` makes some"))
+        return
+    console().print(_list_table(found))
+    if more:
+        note(f"the newest {limit}; --limit shows more")
+
+
+@app.command()
+def show(run: RunWord, json: JsonFlag = False) -> None:
+    """Show one run: state, settings, progress, metrics, results and files."""
+    with Workbench() as workbench:
+        report = workbench.show(workbench.resolve_run(run))
+    if json:
+        print_json(report.to_json())
+    else:
+        _print_report(report)
+
+
+@app.command("follow")
+def follow_run(run: RunWord, json: JsonFlag = False) -> None:
+    """Follow a run to its end; Ctrl-C stops the run."""
+    with Workbench() as workbench:
+        follow(workbench, workbench.resolve_run(run), json=json)
+
+
+@app.command()
+def resume(run: RunWord, json: JsonFlag = False) -> None:
+    """Go on with a run that was cancelled, failed or lost, from what is on disk."""
+    with Workbench() as workbench:
+        run_id = workbench.resolve_run(run)
+        workbench.resume(run_id)
+        follow(workbench, run_id, json=json)
+
+
+@app.command()
+def cancel(
+    run: RunWord,
+    kill: Annotated[bool, typer.Option("--kill", help="End it now, without waiting for a safe point.")] = False,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds to wait for the safe point.")] = 60.0,
+    json: JsonFlag = False,
+) -> None:
+    """Stop a run at its next safe point, so that it can be resumed."""
+    with Workbench() as workbench:
+        run_id = workbench.resolve_run(run)
+        workbench.cancel(run_id, force=kill)
+        state = workbench.wait(run_id, timeout_s=10.0 if kill else grace)
+    if state in ("starting", "running"):
+        raise RunError(
+            f"run {run_id} was asked to stop, but is still {state} after {format_duration(grace)}",
+            hint=f"wait longer, or end it now: hetspec-core runs cancel --kill {run_id}",
+        )
+    if json:
+        print_json({"run_id": run_id, "state": state})
+    else:
+        note(f"run {run_id} is {state}")
+
+
+@app.command()
+def logs(
+    run: RunWord,
+    keep: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is still to come.")] = False,
+    lines: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Only the last lines.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Print what the worker wrote to its output: warnings of libraries, and the traceback of a crash."""
+    with Workbench() as workbench:
+        run_id = workbench.resolve_run(run)
+        log = workbench.paths(run_id).log("worker-0")
+        if not log.is_file():
+            raise NotFoundError(f"run {run_id} has no log; its worker has not been started")
+        offset = _print_log(log, 0, lines, json)
+        while keep:
+            ended = workbench.state(run_id) not in (
+                "queued",
+                "starting",
+                "running",
+            )  # looked at first: then all is there
+            offset = _print_log(log, offset, None, json)
+            if ended:
+                return
+            time.sleep(0.3)
+
+
+@app.command()
+def rebuild(json: JsonFlag = False) -> None:
+    """Make the registry again from the run folders."""
+    with Workbench() as workbench:
+        count = workbench.rebuild()
+    if json:
+        print_json({"runs": count})
+    else:
+        note(f"the registry has {count} run{'s' if count != 1 else ''}")
+
+
+def _print_log(log: Path, offset: int, last: int | None, json: bool) -> int:
+    with log.open("rb") as file:
+        file.seek(offset)
+        data = file.read()
+    text = data.decode(errors="replace").splitlines()
+    shown = text if last is None else text[len(text) - last :] if last < len(text) else text
+    for line in shown:
+        if json:
+            print_json({"line": line}, lines=True)
+        else:
+            sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+    return offset + len(data)
+
+
+# --- tables ------------------------------------------------------------------------------------------------------
+
+
+def _list_table(found: list[RunSummary]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("run", no_wrap=True)
+    table.add_column("name", no_wrap=True, overflow="ellipsis", max_width=16)
+    table.add_column("state", no_wrap=True)
+    table.add_column("done", justify="right", no_wrap=True)
+    table.add_column("accept", justify="right", no_wrap=True)
+    table.add_column("age", justify="right", no_wrap=True)
+    for run in found:
+        table.add_row(
+            Text(run.run_id),
+            Text(run.name or "-"),
+            Text(run.state, style=_STATE_STYLES[run.state]),
+            "-" if run.progress is None else f"{run.progress:.0%}",
+            "-" if run.accept_length is None else f"{run.accept_length:.2f}",
+            format_age(run.created),
+        )
+    return table
+
+
+def _print_report(report: RunReport) -> None:
+    from rich.text import Text
+
+    run = report.summary
+    out = console()
+    state = Text(run.state, style=f"bold {_STATE_STYLES[run.state]}")
+    out.print(Text.assemble((run.run_id, "bold"), "  ", state), soft_wrap=True)
+    out.print(_facts_table(report))
+    if run.error:
+        out.print(Text.assemble(("error: ", "bold red"), run.error["message"]), soft_wrap=True)
+        if run.error["hint"]:
+            out.print(Text.assemble(("hint: ", "bold cyan"), run.error["hint"]), soft_wrap=True)
+    for warning in report.warnings:
+        out.print(Text(f"{warning.level}: {warning.message}", style="yellow"), soft_wrap=True)
+    if report.metrics:
+        out.print(_metrics_table(report))
+    for kind, data in report.results.items():
+        out.print(Text(f"result {kind}", style="bold"))
+        for name, value in data.items():
+            if isinstance(value, str | int | float | bool) or value is None:
+                shown = value if isinstance(value, str | bool) else format_number(value)
+                out.print(Text(f"  {name}: {shown}"), soft_wrap=True)
+    out.print(Text(f"files in {run.folder}", style="bold"), soft_wrap=True)
+    for name, size in report.files.items():
+        out.print(Text(f"  {name:<24} {format_bytes(size):>10}"))
+
+
+def _facts_table(report: RunReport) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    run, machine = report.summary, report.resolved
+    facts = [
+        ("name", run.name),
+        ("stage", run.stage),
+        ("recipe", run.recipe),
+        ("base", run.base),
+        ("draft", run.draft),
+        ("algorithm", run.algorithm if run.stage != "dataset" else ""),
+        ("spec hash", run.spec_hash),
+        ("parents", ", ".join(run.parents)),
+        ("created", format_time(run.created)),
+        ("started", "" if run.started is None else format_time(run.started)),
+        ("took", _took(run)),
+        ("attempt", str(run.attempt) if run.attempt > 1 else ""),
+        ("progress", _progress(run)),
+        ("device", _device(machine)),
+        ("exit status", "" if report.exit_status is None else str(report.exit_status)),
+    ]
+    facts += [(event.kind.replace("_", " "), event.path) for event in report.artifacts]
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        if value:
+            table.add_row(name, Text(value))
+    return table
+
+
+def _took(run: RunSummary) -> str:
+    if run.started is None:
+        return ""
+    if run.ended is not None:
+        return format_duration(run.ended - run.started)
+    return f"{format_duration(time.time() - run.started)} so far" if run.state == "running" else ""
+
+
+def _progress(run: RunSummary) -> str:
+    if run.done is None:
+        return ""
+    total = "" if run.total is None else f" of {format_number(run.total)}"
+    share = "" if run.progress is None else f" ({run.progress:.0%})"
+    return f"{run.task}: {format_number(run.done)}{total} {run.unit}".rstrip() + share
+
+
+def _device(machine: dict[str, object]) -> str:
+    if not machine:
+        return ""
+    devices = machine.get("devices")
+    names = ", ".join(map(str, devices)) if isinstance(devices, list) else ""
+    return f"{machine.get('device', '')} ({names}), {machine.get('dtype', '')}, {machine.get('threads', '')} threads"
+
+
+def _metrics_table(report: RunReport) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("metric", overflow="fold")
+    table.add_column("last", justify="right", no_wrap=True)
+    table.add_column("step", justify="right", no_wrap=True)
+    for point in report.metrics:
+        table.add_row(Text(point.name), format_number(point.value), str(point.step))
+    return table
