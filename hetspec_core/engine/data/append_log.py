@@ -1,0 +1,103 @@
+"""A JSON-lines file that records are appended to, one write each, and that survives a kill in the middle of a write.
+
+It knows lines; what is in them is the business of who writes them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from hetspec_core.engine.data.manifest import disk_error
+from hetspec_core.errors import CorruptFileError
+
+_SYNC_PERIOD_S = 1.0
+
+
+class AppendLog:
+    """Records of an unfinished task, to go on from after any kill.
+
+    Opening reads what is there; half a line at the end (a kill during a write) is cut off. A record is in the kernel's
+    hands when `append` returns, and on the disk a second later at most.
+
+    Args:
+        path: the file; made when missing.
+
+    Attributes:
+        records: what was there when it was opened, and what was appended since.
+
+    Raises:
+        CorruptFileError: a line that is not the last is no JSON object.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            self.records = self._read()
+        except BaseException:
+            os.close(self._handle)
+            raise
+        self._synced_s = time.monotonic()
+
+    def _read(self) -> list[dict[str, Any]]:
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole != len(content):
+            os.ftruncate(self._handle, whole)
+        records = []
+        for number, line in enumerate(content[:whole].splitlines(), start=1):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                record = None
+            if not isinstance(record, dict):
+                raise CorruptFileError(
+                    f"line {number} of {self.path} is not what was written", hint="delete the line, then resume the run"
+                )
+            records.append(record)
+        return records
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add one record.
+
+        Raises:
+            ResourceError: the disk is full; the records before are intact.
+        """
+        line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        before = os.fstat(self._handle).st_size
+        try:
+            written = os.write(self._handle, line)
+            while written < len(line):  # a disk that fills up takes a part first
+                written += os.write(self._handle, line[written:])
+            if time.monotonic() - self._synced_s > _SYNC_PERIOD_S:
+                self.sync()
+        except OSError as error:
+            os.ftruncate(self._handle, before)
+            raise disk_error(error, self.path) from error
+        self.records.append(record)
+
+    def sync(self) -> None:
+        """Wait until everything is on the disk."""
+        os.fsync(self._handle)
+        self._synced_s = time.monotonic()
+
+    def close(self) -> None:
+        """Sync and close."""
+        try:
+            self.sync()
+        finally:
+            os.close(self._handle)
+
+    def __enter__(self) -> AppendLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

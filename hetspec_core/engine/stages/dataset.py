@@ -1,0 +1,198 @@
+"""Stage dataset: conversations in, hidden states of the base out.
+
+    rows -> conversations -> (prompts and answers by the base) -> tokens and masks -> forward -> shards
+
+Everything that can be wrong with the data is found before the weights are loaded. Every step goes on from what is in
+the run folder, so starting a killed run again loses nothing and doubles nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from hetspec_core.engine.context import RunContext
+from hetspec_core.engine.data.capture import capture
+from hetspec_core.engine.data.chat import ChatTemplate, tokenizer_hash
+from hetspec_core.engine.data.conversation import Conversation
+from hetspec_core.engine.data.hidden_states import HiddenStateWriter
+from hetspec_core.engine.data.items import CaptureItem, ItemList, encode_all
+from hetspec_core.engine.data.manifest import Manifest, StoreIdentity
+from hetspec_core.engine.data.reading import read_conversations
+from hetspec_core.engine.modeling.base_lm import BaseLM, load_tokenizer
+from hetspec_core.engine.modeling.sources import fingerprint, materialize
+from hetspec_core.engine.stages.dataset_answers import answer_conversations
+from hetspec_core.engine.stages.dataset_prompts import write_prompts
+from hetspec_core.errors import DataError, SpecError
+
+TOKENIZER_FOLDER = "tokenizer"
+_TASK = "capture"
+
+
+def run(context: RunContext) -> None:
+    """Make the hidden-state dataset that the run's spec asks for, or go on with it.
+
+    Raises:
+        SpecError: a layer is asked for that the base does not have.
+        NotFoundError, DataError: the source, its rows or the template are of no use; nothing has been computed.
+        ModelError: the base cannot be loaded.
+        ResourceError: the disk or the memory is full; what was written is intact.
+        Cancelled: somebody asked to stop; starting the run again goes on.
+    """
+    spec = context.spec.dataset
+    _check_layers(context)
+    tokenizer = load_tokenizer(context.spec.base)
+    template = ChatTemplate.for_tokenizer(tokenizer, context.spec.base.chat_template)
+    max_length = min(spec.max_length, context.spec.base.architecture.max_position_embeddings)
+    settings: dict[str, Any] = {"answers": spec.answers, "max_length": max_length}
+    if spec.answers == "base":
+        settings |= {"sampling": spec.sampling.model_dump(mode="json"), "max_new_tokens": spec.max_new_tokens}
+    conversations = None if spec.source == "self" else _read(context)
+
+    base: BaseLM | None = None
+    if spec.answers == "data":
+        assert conversations is not None  # the spec refuses source self without answers of the base
+        base_fingerprint = fingerprint(materialize(context.spec.base.source))
+        found = encode_all(
+            conversations, template, base_fingerprint=base_fingerprint, settings=settings, max_length=max_length
+        )
+        found.check(spec.source, max_length=max_length)
+    else:
+        base = _load(context)
+        base_fingerprint = base.fingerprint
+        if conversations is None:
+            conversations = write_prompts(context, base, template)
+        found = answer_conversations(context, base, template, conversations, settings=settings, max_length=max_length)
+    _report(context, found)
+    _check_vocabulary(context, found)
+
+    identity = StoreIdentity(
+        base_fingerprint=base_fingerprint,
+        tokenizer_hash=tokenizer_hash(tokenizer),
+        template_hash=template.hash,
+        hidden_size=context.spec.base.architecture.hidden_size,
+        vocab_size=context.spec.base.architecture.vocab_size,
+        layers=tuple(sorted(set(spec.layers))),
+        norm="after_final_norm",
+        dtype=spec.store_dtype,
+    )
+    about = {
+        "base": context.spec.base.model_dump(mode="json"),
+        "template": {"name": template.name, "variables": template.variables},
+        "settings": settings,
+        "source": spec.source,
+    }
+    context.record(template=about["template"], base_fingerprint=base_fingerprint, identity=identity.model_dump())
+    folder = context.paths.hidden_states
+    with HiddenStateWriter(folder, identity, about=about, shard_bytes=spec.shard_megabytes << 20) as writer:
+        _save_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
+        missing = [item for name, item in found.items.items() if name not in writer.done]
+        if kept := len(found.items) - len(missing):
+            context.log(f"{kept} of {len(found.items)} samples are in the dataset already")
+        facts: dict[str, Any] = {}
+        if missing:
+            facts = _capture(context, base or _load(context), missing, writer)
+        manifest = writer.manifest
+    _finish(context, found, manifest, facts)
+
+
+def _check_layers(context: RunContext) -> None:
+    number = context.spec.base.architecture.num_hidden_layers
+    wrong = [layer for layer in context.spec.dataset.layers if not 0 <= layer < number]
+    if wrong:
+        raise SpecError(
+            f"dataset.layers has {wrong}; {context.spec.base.name} has layers 0 (embeddings) to {number - 1} besides "
+            "the final state, which is always stored"
+        )
+
+
+def _read(context: RunContext) -> list[Conversation]:
+    spec = context.spec.dataset
+    reading = read_conversations(spec)
+    context.log(f"read {len(reading.conversations)} conversations of {reading.source} as {reading.format}")
+    if reading.complaint:
+        context.log(reading.complaint, "warning")
+    if spec.answers == "data" and not any(conversation.has_answers for conversation in reading.conversations):
+        raise DataError(
+            f"{reading.source} has no assistant turn in {len(reading.conversations)} conversations",
+            hint="let the base write the answers: dataset.answers = 'base' (--answers base)",
+        )
+    return [conversation.with_system(context.spec.base.system_prompt) for conversation in reading.conversations]
+
+
+def _load(context: RunContext) -> BaseLM:
+    context.log(f"loading base {context.spec.base.name} on {context.device}")
+    return BaseLM.load(context.spec.base, device=context.device, dtype=context.dtype)
+
+
+def _report(context: RunContext, found: ItemList) -> None:
+    tokens = sum(len(item.input_ids) for item in found.items.values())
+    supervised = sum(sum(item.assistant_mask) for item in found.items.values())
+    context.log(f"{len(found.items)} samples, {tokens} tokens, {supervised / tokens:.0%} of them supervised")
+    if found.dropped:
+        context.log("left out: " + "; ".join(f"{reason}: {count}" for reason, count in found.dropped.most_common()))
+    if found.cut:
+        context.log(f"{found.cut} conversations were cut to {context.spec.dataset.max_length} tokens")
+
+
+def _check_vocabulary(context: RunContext, found: ItemList) -> None:
+    """A token id outside the embedding would be a crash of the device without a word."""
+    highest = max(max(item.input_ids) for item in found.items.values())
+    size = context.spec.base.architecture.vocab_size
+    if highest >= size:
+        raise DataError(
+            f"the tokenizer of {context.spec.base.name} gives token id {highest}; the base has {size} tokens",
+            hint="use the tokenizer that belongs to the base",
+        )
+
+
+def _capture(context: RunContext, base: BaseLM, items: list[CaptureItem], writer: HiddenStateWriter) -> dict[str, Any]:
+    total = sum(len(item.input_ids) for item in items)
+    done = 0
+    started = time.perf_counter()
+
+    def on_batch(_: int, tokens: int) -> None:
+        nonlocal done
+        done += tokens
+        rate = done / (time.perf_counter() - started)
+        context.progress(_TASK, done, total, "tokens", f"{rate:.0f} tokens/s")
+        context.check_cancelled()
+
+    context.progress(_TASK, 0, total, "tokens")
+    capture(base, items, writer, tokens_per_batch=context.spec.dataset.tokens_per_batch, on_batch=on_batch)
+    wall_s = time.perf_counter() - started
+    return {"captured_tokens": total, "capture_s": wall_s, "tokens_per_s": total / wall_s}
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Keep the tokenizer with the dataset, so that it can be read without the base."""
+    if folder.is_dir():
+        return
+    staging = Path(tempfile.mkdtemp(prefix=".tokenizer-", dir=folder.parent))
+    try:
+        tokenizer.save_pretrained(staging)
+        staging.chmod(0o755)
+        staging.rename(folder)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _finish(context: RunContext, found: ItemList, manifest: Manifest, facts: dict[str, Any]) -> None:
+    counts = manifest.counts
+    summary: dict[str, Any] = {
+        "samples": counts.samples,
+        "tokens": counts.tokens,
+        "supervised_tokens": counts.supervised_tokens,
+        "supervised_share": counts.supervised_tokens / counts.tokens,
+        "bytes": counts.bytes,
+        "bytes_per_token": counts.bytes / counts.tokens,
+        "shards": len(manifest.shards),
+        "left_out": dict(found.dropped),
+        **facts,
+    }
+    context.artifact("hidden_states", context.paths.hidden_states, summary)
+    context.result("dataset", summary)

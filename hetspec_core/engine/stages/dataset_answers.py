@@ -1,0 +1,197 @@
+"""Answers written by the base: every user turn of every conversation, many at a time, turn after turn.
+
+A finished turn is a line of `conversations.jsonl` in the run folder, with its tokens exactly as the base chose them. A
+resumed run answers only what has no line yet. The file has the messages form, so it can be a source of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hetspec_core.engine.context import RunContext
+from hetspec_core.engine.data.append_log import AppendLog
+from hetspec_core.engine.data.chat import ChatTemplate, Encoded
+from hetspec_core.engine.data.conversation import Conversation, Message
+from hetspec_core.engine.data.items import ItemList, content_id
+from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.errors import DataError
+
+_TASK = "answers"
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """A conversation as far as it is answered.
+
+    Attributes:
+        conversation: the questions.
+        turns: answered user turns.
+        messages: questions and answers so far.
+        encoded: their tokens, the last answer as the base wrote it; empty before the first.
+    """
+
+    conversation: Conversation
+    turns: int
+    messages: tuple[Message, ...]
+    encoded: Encoded
+
+
+def answer_conversations(
+    context: RunContext,
+    base: BaseLM,
+    template: ChatTemplate,
+    conversations: list[Conversation],
+    *,
+    settings: Mapping[str, Any],
+    max_length: int,
+) -> ItemList:
+    """Have the base answer conversations, and give them as items to capture.
+
+    Raises:
+        DataError: no conversation leaves room for an answer.
+        Cancelled: somebody asked to stop; finished answers are kept.
+    """
+    found = ItemList()
+    states: dict[str, _Answered] = {}
+    for conversation in (conversation.without_answers() for conversation in conversations):
+        name = content_id(
+            conversation.messages, template_hash=template.hash, base_fingerprint=base.fingerprint, settings=settings
+        )
+        if name in states:
+            found.dropped["said before, word for word"] += 1
+            continue
+        states[name] = _Answered(conversation, 0, (), Encoded([], []))
+    with AppendLog(context.paths.folder / "conversations.jsonl") as log:
+        for record in log.records:
+            _take_up(states, record)
+        total = sum(len(state.conversation.user_turns) for state in states.values())
+        _Answering(context, base, template, states, log, total, max_length).run()
+    for name, state in states.items():
+        if state.turns == 0:
+            found.dropped[f"no room for an answer within {max_length} tokens"] += 1
+        else:
+            found.add(name, state.encoded, max_length=max_length)
+    found.check(context.spec.dataset.source, max_length=max_length)
+    return found
+
+
+class _Answering:
+    """One pass over all turns."""
+
+    def __init__(
+        self,
+        context: RunContext,
+        base: BaseLM,
+        template: ChatTemplate,
+        states: dict[str, _Answered],
+        log: AppendLog,
+        total: int,
+        max_length: int,
+    ) -> None:
+        self.context, self.base, self.template = context, base, template
+        self.states, self.log, self.total, self.max_length = states, log, total, max_length
+        self._prompts: dict[str, tuple[tuple[Message, ...], Encoded]] = {}
+
+    def run(self) -> None:
+        from hetspec_core.engine.decoding.plain import write_answers
+
+        spec = self.context.spec.dataset
+        done = sum(state.turns for state in self.states.values())
+        self.context.progress(_TASK, done, self.total, "turns")
+        started, tokens_written = time.perf_counter(), 0
+        turns = max(len(state.conversation.user_turns) for state in self.states.values())
+        for turn in range(turns):
+            written = write_answers(
+                self.base,
+                self._ask(turn),
+                spec.sampling,
+                spec.max_new_tokens,
+                spec.generation_batch,
+                seed_of=lambda name, turn=turn: _seed(name, turn),
+            )
+            for name, answer in written:
+                self._keep(name, turn, answer)
+                done += 1
+                tokens_written += len(answer)
+                rate = tokens_written / (time.perf_counter() - started)
+                self.context.progress(_TASK, done, self.total, "turns", f"{rate:.0f} tokens/s")
+                self.context.check_cancelled()
+        self.context.progress(_TASK, self.total, self.total, "turns")
+
+    def _ask(self, turn: int) -> Iterator[tuple[str, list[int]]]:
+        """The prompts of one turn, longest first, so that no row waits for a long one at the end."""
+        prompts: list[tuple[str, list[int]]] = []
+        for name, state in self.states.items():
+            questions = state.conversation.user_turns
+            if state.turns != turn or turn >= len(questions):
+                continue
+            before = state.messages
+            if turn == 0:
+                before = tuple(m for m in state.conversation.messages if m.role == "system")
+            messages = (*before, Message("user", questions[turn]))
+            encoded = self.template.encode(messages, add_generation_prompt=True)
+            if len(encoded.input_ids) < self.max_length - 1:
+                self._prompts[name] = (messages, encoded)
+                prompts.append((name, encoded.input_ids))
+        prompts.sort(key=lambda item: -len(item[1]))
+        yield from prompts
+
+    def _keep(self, name: str, turn: int, answer: list[int]) -> None:
+        messages, prompt = self._prompts.pop(name)
+        stop = next((index for index, token in enumerate(answer) if token in self.base.stop_ids), len(answer))
+        text: str = self.base.tokenizer.decode(
+            answer[:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        state = self.states[name]
+        state = replace(
+            state,
+            turns=turn + 1,
+            messages=(*messages, Message("assistant", text.strip())),
+            encoded=Encoded(prompt.input_ids + answer, prompt.assistant_mask + [True] * len(answer)),
+        )
+        self.states[name] = state
+        self.log.append(
+            {
+                "id": name,
+                "name": state.conversation.id,
+                "category": state.conversation.category,
+                "turn": turn + 1,
+                "messages": [message.as_dict() for message in state.messages],
+                "input_ids": state.encoded.input_ids,
+                "answers": _spans(state.encoded.assistant_mask),
+            }
+        )
+
+
+def _take_up(states: dict[str, _Answered], record: dict[str, Any]) -> None:
+    """Put a line of an earlier attempt back in its place."""
+    try:
+        name, turn = record["id"], int(record["turn"])
+        ids = [int(token) for token in record["input_ids"]]
+        messages = tuple(Message(message["role"], message["content"]) for message in record["messages"])
+        mask = [False] * len(ids)
+        for start, end in record["answers"]:
+            mask[start:end] = [True] * (end - start)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"conversations.jsonl of the run has a line of another form: {error!r}") from error
+    state = states.get(name)
+    if state is not None and turn > state.turns:
+        states[name] = replace(state, turns=turn, messages=messages, encoded=Encoded(ids, mask))
+
+
+def _spans(mask: list[bool]) -> list[list[int]]:
+    """[start, end) of every run of True."""
+    edges = [
+        index
+        for index in range(len(mask) + 1)
+        if (index < len(mask) and mask[index]) != (index > 0 and mask[index - 1])
+    ]
+    return [list(pair) for pair in zip(edges[::2], edges[1::2], strict=True)]
+
+
+def _seed(name: str, turn: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{name}:{turn}".encode()).digest()[:6], "big")

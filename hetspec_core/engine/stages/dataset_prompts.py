@@ -1,0 +1,104 @@
+"""Prompts written by the base itself: it gets the beginning of a user's turn and goes on (Magpie, arXiv 2406.08464).
+
+So a dataset in the base's own manner needs no data at all. Every attempt is kept in the run folder, numbered and with a
+seed of its own: a resumed run goes on where it was, and comes to the same prompts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hetspec_core.engine.context import RunContext
+from hetspec_core.engine.data.append_log import AppendLog
+from hetspec_core.engine.data.chat import ChatTemplate
+from hetspec_core.engine.data.conversation import Conversation, Message
+from hetspec_core.engine.data.prompt_filter import PromptSieve
+from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.errors import DataError
+
+DEFAULT_PROMPTS = 400
+MAX_PROMPT_TOKENS = 256
+_ATTEMPTS_PER_PROMPT = 5  # then the base repeats itself and more attempts would bring little
+_TASK = "prompts"
+
+
+def write_prompts(context: RunContext, base: BaseLM, template: ChatTemplate) -> list[Conversation]:
+    """Have the base write prompts until there are `dataset.limit` (or 400) good ones, or too many attempts.
+
+    Raises:
+        DataError: not one attempt gave a usable prompt.
+        Cancelled: somebody asked to stop; what was written is kept.
+    """
+    from hetspec_core.engine.decoding.plain import write_answers
+
+    spec = context.spec.dataset
+    goal = spec.limit or DEFAULT_PROMPTS
+    most = goal * _ATTEMPTS_PER_PROMPT + spec.generation_batch
+    prefix = template.user_prefix(context.spec.base.system_prompt)
+    ends = _EndOfTurn(template, base)
+    with AppendLog(context.paths.folder / "prompts.jsonl") as log:
+        done: dict[int, dict[str, Any]] = {int(record["attempt"]): record for record in log.records}
+        while True:
+            sieve, looked_at = _sift(done, goal)
+            if len(sieve.kept) >= goal or looked_at >= most:
+                break
+            missing = goal - len(sieve.kept)
+            wave = range(looked_at, min(most, looked_at + max(missing, spec.generation_batch)))
+            written = write_answers(
+                base,
+                ((number, prefix) for number in wave if number not in done),
+                spec.prompt_sampling,
+                MAX_PROMPT_TOKENS,
+                spec.generation_batch,
+                seed_of=lambda number: number,
+            )
+            for number, tokens in written:
+                text, finished = ends.cut(tokens)
+                record = {"attempt": number, "text": text, "finished": finished}
+                log.append(record)
+                done[number] = record
+                context.progress(_TASK, min(goal, len(sieve.kept) + 1), goal, "prompts", f"{len(done)} attempts")
+                context.check_cancelled()
+    dropped = ", ".join(f"{reason}: {count}" for reason, count in sieve.dropped.items()) or "none"
+    context.progress(_TASK, goal, goal, "prompts", f"{looked_at} attempts")
+    context.log(f"the base wrote {len(sieve.kept)} prompts in {looked_at} attempts; dropped: {dropped}")
+    if not sieve.kept:
+        raise DataError(
+            f"{base.name} wrote no usable prompt in {looked_at} attempts (dropped: {dropped})",
+            hint="set dataset.prompt_sampling, or take the prompts from elsewhere: dataset.source = 'shipped:prompts'",
+        )
+    if len(sieve.kept) < goal:
+        context.log(f"asked for {goal} prompts; the base repeats itself, so it stays at {len(sieve.kept)}", "warning")
+    system = context.spec.base.system_prompt
+    return [
+        Conversation(f"self {number}", (Message("user", text),), "self").with_system(system)
+        for number, text in enumerate(sieve.kept)
+    ]
+
+
+def _sift(done: dict[int, dict[str, Any]], goal: int) -> tuple[PromptSieve, int]:
+    """Look at the attempts in the order of their numbers, up to the goal or the first that is missing."""
+    sieve = PromptSieve()
+    number = 0
+    while number in done and len(sieve.kept) < goal:
+        sieve.add(str(done[number]["text"]), finished=bool(done[number]["finished"]))
+        number += 1
+    return sieve, number
+
+
+class _EndOfTurn:
+    """Where a user's turn ends: at a stop token, or at what the template writes after a user's turn."""
+
+    def __init__(self, template: ChatTemplate, base: BaseLM) -> None:
+        self._tokenizer = base.tokenizer
+        self._marker = template.user_end()
+        marker_ids = self._tokenizer(self._marker, add_special_tokens=False)["input_ids"] if self._marker else []
+        single = {marker_ids[0]} if marker_ids and marker_ids[0] in self._tokenizer.all_special_ids else set()
+        self._stops = base.stop_ids | single
+
+    def cut(self, tokens: list[int]) -> tuple[str, bool]:
+        """The text of the turn, and whether it came to its end."""
+        end = next((index for index, token in enumerate(tokens) if token in self._stops), None)
+        text: str = self._tokenizer.decode(tokens[:end], clean_up_tokenization_spaces=False)
+        before, marker, _ = text.partition(self._marker) if self._marker else (text, "", "")
+        return before.strip(), end is not None or bool(marker)
