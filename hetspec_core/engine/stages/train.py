@@ -1,0 +1,281 @@
+"""Stage train: a draft learns from stored hidden states. Puts the parts together; the loop itself is in `training`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from hetspec_core.engine.algorithms import build_algorithm
+from hetspec_core.engine.context import RunContext
+from hetspec_core.engine.data.hidden_states import open_store
+from hetspec_core.engine.machine import peak_memory_bytes
+from hetspec_core.engine.modeling.base_lm import BaseLM, load_frozen_ends
+from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, save_draft
+from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints
+from hetspec_core.engine.training.evaluation import SCORE, HeldOut
+from hetspec_core.engine.training.feed import BatchFeed
+from hetspec_core.engine.training.horizon import steps_of_epochs
+from hetspec_core.engine.training.loop import Training, resume, train
+from hetspec_core.engine.training.metrics import MetricsWindow
+from hetspec_core.engine.training.optimizer import build_optimizer
+from hetspec_core.engine.training.processes import Processes
+from hetspec_core.engine.training.samples import TrainingData, check_fits, select_samples
+from hetspec_core.engine.training.state import Memory, TrainingState
+from hetspec_core.engine.training.trackers import check_trackers, start_trackers
+from hetspec_core.engine.training.vocabulary import choose_vocabulary, count_assistant_tokens, share_outside
+from hetspec_core.errors import NotFoundError, SpecError
+from hetspec_core.paths import RunPaths, roots
+from hetspec_core.spec import DraftSpec, RunSpec
+
+_BOUND_WIDTH = 10  # children per node of the tree that the evaluation's upper bound is about
+
+
+def run(context: RunContext) -> None:
+    """Train the spec's draft, from the newest whole checkpoint of this run or from the beginning.
+
+    Raises:
+        SpecError: the spec has no draft or no dataset.
+        NotFoundError: a dataset, an initial draft or a tracker is not there.
+        DataError: the datasets are empty, supervise nothing, or are of another base.
+        CorruptFileError: a shard is damaged.
+        ModelError: base and draft do not fit.
+        CheckpointError: there are checkpoints and none can be used.
+        Cancelled, ResourceError, RunError: as `train`.
+    """
+    spec = context.spec
+    draft_spec = _check_spec(spec)
+    checkpoints = TrainingCheckpoints(context.paths.checkpoints, limit=spec.training.save_total_limit)
+    checkpoint = checkpoints.load_newest(lambda error: _warn(context, f"checkpoint skipped: {error.message}"))
+    store = open_store([_find(word) for word in spec.training.datasets])
+    eval_store = open_store([_find(spec.training.eval_dataset)]) if spec.training.eval_dataset else None
+    data = select_samples(store, eval_store, spec.training, lambda message: _warn(context, message))
+
+    accelerator, precision = _open_accelerator(context)
+    set_seed(spec.training.seed, device_specific=True)
+    base = _load_ends(context, draft_spec, accelerator.device, precision, fresh=checkpoint is None)
+    for each in {id(each): each for each in (data.store, data.eval_store)}.values():
+        allow = spec.training.allow_other_base
+        check_fits(each, base, allow_other_base=allow, warn=lambda message: _warn(context, message))
+    draft = _make_draft(context, draft_spec, base, data, checkpoint)
+    training = _assemble(context, accelerator, base, draft, data, checkpoints, checkpoint)
+    if checkpoint is not None:
+        resume(training, checkpoint)
+        context.log(f"resumed from {checkpoint.path.name}")
+    if training.processes.is_main:
+        _record(context, training, data, precision)
+    start_trackers(accelerator, spec, context.paths.folder)
+    try:
+        train(training)
+    finally:
+        training.feed.close()
+        accelerator.end_training()
+    if training.processes.is_main:
+        _finish(context, training)
+
+
+def _warn(context: RunContext, message: str) -> None:
+    context.log(message, level="warning")
+
+
+def _check_spec(spec: RunSpec) -> DraftSpec:
+    check_trackers(spec.training.report_to)
+    if spec.draft is None:
+        raise SpecError("there is no draft to train", hint="take a recipe that has a draft")
+    if not spec.training.datasets:
+        raise SpecError("there is no dataset to train on", hint="name one: --dataset RUN_OR_DIR")
+    return spec.draft
+
+
+def _find(word: str, product: Literal["hidden_states", "draft"] = "hidden_states") -> Path:
+    """The folder that a run id or a path means; of a run folder, what it has under the usual name."""
+    for folder in (Path(word).expanduser(), roots().runs / word):
+        if folder.is_dir():
+            inside: Path = getattr(RunPaths(folder), product)
+            return inside if inside.is_dir() else folder
+    raise NotFoundError(f"there is no run or directory {word}", hint="`hetspec-core runs list` shows all runs")
+
+
+def _open_accelerator(context: RunContext) -> tuple[Accelerator, torch.dtype]:
+    """The accelerator of this process, and the type that it computes in."""
+    training, device = context.spec.training, context.device
+    precision = training.precision
+    if precision == "auto":
+        precision = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+    accelerator = Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision="bf16" if precision == "bfloat16" else "no",
+        log_with=list(training.report_to) or None,
+        project_dir=context.paths.folder / "trackers",
+    )
+    wanted = context.spec.resources.num_gpus
+    if device.type == "cuda" and wanted > accelerator.num_processes:
+        _warn(context, f"{wanted} GPUs are asked for; this run has {accelerator.num_processes} process for one each")
+    return accelerator, torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def _load_ends(
+    context: RunContext, draft: DraftSpec, device: torch.device, dtype: torch.dtype, *, fresh: bool
+) -> BaseLM:
+    """The base's embedding and head on the device, and the layers that a new draft begins with, if it does."""
+    copies = fresh and draft.checkpoint is None and draft.init == "base_last_layers"
+    layers = draft.architecture.num_hidden_layers if copies else 0
+    context.progress("load base", 0, 1)
+    base, _ = load_frozen_ends(context.spec.base, device=device, dtype=dtype, last_layers=layers)
+    context.progress("load base", 1, 1)
+    return base
+
+
+def _make_draft(
+    context: RunContext, spec: DraftSpec, base: BaseLM, data: TrainingData, checkpoint: TrainingCheckpoint | None
+) -> DraftLM:
+    """The draft to train, in float32 on the base's device: resumed, taken from elsewhere, or new."""
+    training = context.spec.training
+    source = checkpoint.draft if checkpoint else _find(spec.checkpoint, "draft") if spec.checkpoint else None
+    if source is not None:
+        draft = load_draft(source, base, dtype=torch.float32)
+        if spec.vocab_size is not None and spec.vocab_size != draft.vocab_size:
+            _warn(context, f"draft.vocab_size is {spec.vocab_size}; the draft in {source} keeps its {draft.vocab_size}")
+        return draft
+    ids = None
+    if spec.vocab_size is not None and spec.vocab_size != base.vocab_size:
+        counts = count_assistant_tokens(
+            data.store, data.samples, vocab_size=base.vocab_size, max_length=training.max_length
+        )
+        ids = choose_vocabulary(counts, spec.vocab_size, {*base.stop_ids, *base.tokenizer.all_special_ids})
+        share = share_outside(counts, ids)
+        context.log(f"draft vocabulary of {spec.vocab_size}: {share:.2%} of the assistant's tokens are not in it")
+        context.metric(0, {"out_of_vocabulary": share})
+    draft = build_draft(spec, context.spec.algorithm, base, seed=training.seed, vocab=ids)
+    return draft.to(base.device, torch.float32)
+
+
+def _assemble(
+    context: RunContext,
+    accelerator: Accelerator,
+    base: BaseLM,
+    draft: DraftLM,
+    data: TrainingData,
+    checkpoints: TrainingCheckpoints,
+    checkpoint: TrainingCheckpoint | None,
+) -> Training:
+    spec, device = context.spec.training, accelerator.device
+    algorithm = build_algorithm(context.spec.algorithm)
+    processes = Processes(accelerator)
+    state = TrainingState.from_record(checkpoint.record.get("state", {})) if checkpoint else TrainingState()
+    feed = BatchFeed(
+        data.store,
+        data.samples,
+        mask_kind=algorithm.mask,  # type: ignore[arg-type]
+        device=device,
+        seed=spec.seed,
+        tokens_per_batch=spec.tokens_per_batch,
+        max_length=spec.max_length,
+        gradient_accumulation=spec.gradient_accumulation,
+        world_size=processes.world_size,
+        rank=processes.rank,
+        position=state.position,
+    )
+    if checkpoint is None and spec.max_minutes is None:
+        state.total_steps = _horizon(context, feed)
+    memory = Memory(
+        optimizer=build_optimizer(draft.parameters(), spec.optimizer, device),
+        names={parameter: name for name, parameter in draft.named_parameters() if parameter.requires_grad},
+        noise=torch.Generator(device).manual_seed(spec.seed + processes.rank),
+        window=MetricsWindow(device, processes),
+        device=device,
+    )
+    held_out = HeldOut(
+        data.eval_store,
+        data.held_out,
+        device=device,
+        max_length=spec.max_length,
+        tokens_per_batch=spec.tokens_per_batch,
+        starts=spec.eval_starts,
+        depth=context.spec.decoding.tree.depth,
+        top_k=_BOUND_WIDTH,
+    )
+    return Training(
+        spec=spec,
+        context=context,
+        accelerator=accelerator,
+        processes=processes,
+        draft=draft,
+        algorithm=algorithm,
+        feed=feed,
+        held_out=held_out if data.held_out else None,
+        checkpoints=checkpoints,
+        memory=memory,
+        state=state,
+        write_draft=_draft_writer(context.spec, context.paths.run_id, base, draft, state),
+        data_hash=data.identity(spec),
+    )
+
+
+def _horizon(context: RunContext, feed: BatchFeed) -> int:
+    """Optimiser steps of a run that is not planned by time."""
+    spec = context.spec.training
+    epochs = [] if spec.max_steps else [len(feed.plan(epoch)) for epoch in range(spec.epochs)]
+    total = spec.max_steps or steps_of_epochs(epochs, spec.gradient_accumulation)
+    if total <= spec.optimizer.warmup_steps:
+        _warn(context, f"the run has {total} steps, all of them in the warm-up of {spec.optimizer.warmup_steps}")
+    return total
+
+
+def _draft_writer(
+    spec: RunSpec, run_id: str, base: BaseLM, draft: DraftLM, state: TrainingState
+) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        facts: dict[str, Any] = {
+            "base": base.name,
+            "base_fingerprint": base.fingerprint,
+            "recipe": spec.recipe,
+            "run_id": run_id,
+            "step": state.step,
+            "supervised_tokens": state.supervised_tokens,
+        }
+        if state.best_step == state.step:
+            facts[SCORE] = state.best_score
+        save_draft(draft, folder, algorithm=spec.algorithm, facts=facts)
+
+    return write
+
+
+def _record(context: RunContext, training: Training, data: TrainingData, precision: torch.dtype) -> None:
+    """What became of the spec on this machine, for resolved.json."""
+    draft = training.draft
+    context.record(
+        training={
+            "processes": training.processes.world_size,
+            "precision": str(precision).removeprefix("torch."),
+            "draft_parameters": draft.num_parameters,
+            "draft_vocab_size": draft.vocab_size,
+            "samples": len(data.samples),
+            "held_out_samples": len(data.held_out),
+            "supervised_tokens_per_epoch": sum(data.store.supervised[index] for index in data.samples),
+            "micro_batches_per_epoch": len(training.feed.plan(training.state.epoch)),
+            "total_steps": training.state.total_steps,
+            "data_hash": training.data_hash,
+        }
+    )
+
+
+def _finish(context: RunContext, training: Training) -> None:
+    state = training.state
+    summary: dict[str, Any] = {
+        "step": state.step,
+        "best_step": state.best_step or state.step,
+        SCORE: state.best_score if state.best_step else None,
+        "tokens": state.tokens,
+        "supervised_tokens": state.supervised_tokens,
+        "wall_s": state.wall_s,
+        "draft_parameters": training.draft.num_parameters,
+    }
+    context.artifact("draft", context.paths.draft, summary)
+    summary |= {"draft": str(context.paths.draft), "peak_memory_bytes": peak_memory_bytes(context.device)}
+    context.result("train", summary)

@@ -1,0 +1,130 @@
+"""Measuring a draft on held-out samples: the loss and its parts, and the simulated accept length.
+
+It knows drafts, batches and the algorithm's loss; it does not know the training loop, nor when it is called.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from hetspec_core.engine.algorithms import Eagle
+from hetspec_core.engine.data.batches import Batch, make_batch
+from hetspec_core.engine.data.hidden_states import HiddenStateStore
+from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.training.processes import Processes
+from hetspec_core.engine.training.simulation import accept_length, base_choices, follow_paths
+
+SCORE = "accept_length"
+
+
+class HeldOut:
+    """Held-out samples, ready to be measured on again and again.
+
+    Args:
+        store: where they are.
+        samples: which they are; at least one.
+        device: where drafts are.
+        max_length: samples are cut to this many tokens.
+        tokens_per_batch: most tokens of a padded batch.
+        starts: starting positions of simulated verify steps per sample.
+        depth: steps of a simulated path.
+        top_k: width of the tree bound.
+    """
+
+    def __init__(
+        self,
+        store: HiddenStateStore,
+        samples: Sequence[int],
+        *,
+        device: torch.device,
+        max_length: int,
+        tokens_per_batch: int,
+        starts: int,
+        depth: int,
+        top_k: int,
+    ) -> None:
+        self._store = store
+        self.samples = list(samples)
+        self._device = device
+        self._max_length = max_length
+        self._starts, self._depth, self._top_k = starts, depth, top_k
+        self._groups = self._grouped(tokens_per_batch)
+        self._choices: dict[int, Tensor] = {}  # the base never changes, so its choices are computed once
+
+    def _grouped(self, tokens_per_batch: int) -> list[list[int]]:
+        """Samples of like length together, rows times the longest within the limit."""
+        lengths = {index: min(self._store.lengths[index], self._max_length) for index in self.samples}
+        groups: list[list[int]] = []
+        for index in sorted(self.samples, key=lambda index: (-lengths[index], index)):
+            if not groups or (len(groups[-1]) + 1) * lengths[groups[-1][0]] > tokens_per_batch:
+                groups.append([])
+            groups[-1].append(index)
+        return groups
+
+    @torch.no_grad()
+    def measure(self, draft: DraftLM, algorithm: Eagle, processes: Processes) -> dict[str, float]:
+        """Measure a draft, without noise, over all ranks.
+
+        Args:
+            draft: the draft itself, not a distributed wrapper of it.
+            algorithm: gives the loss.
+            processes: ranks that share the work.
+
+        Returns:
+            loss and its parts per supervised token; accept_length (greedy chain), accept_length_bound (a tree with
+            top_k children everywhere: upper bound); acceptance_rate_1... by depth, conditional on the depth before.
+        """
+        was_training = draft.training
+        draft.eval()
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64, device=self._device))
+        chain = torch.zeros(2, self._depth, dtype=torch.float64, device=self._device)
+        bound = torch.zeros_like(chain)
+        for number in range(processes.rank, len(self._groups), processes.world_size):
+            batch = self._batch(number, algorithm.mask)
+            output = algorithm.loss(draft, batch, None)
+            sums["loss"] += output.total
+            sums["supervised"] += output.num_supervised
+            for name, value in output.sums.items():
+                sums[name] += value
+            if algorithm.mask != "predicted":
+                batch = self._batch(number, "predicted")
+            if number not in self._choices:
+                self._choices[number] = base_choices(draft, batch)
+            paths = follow_paths(
+                draft, batch, self._choices[number], per_sample=self._starts, depth=self._depth, width=self._top_k
+            )
+            chain += paths.counts(1)
+            bound += paths.counts(self._top_k)
+        draft.train(was_training)
+        return self._report(sums, chain, bound, processes)
+
+    def _batch(self, number: int, mask_kind: str) -> Batch:
+        return make_batch(
+            [self._store[index] for index in self._groups[number]],
+            mask_kind=mask_kind,  # type: ignore[arg-type]
+            device=self._device,
+            max_length=self._max_length,
+        )
+
+    def _report(self, sums: dict[str, Tensor], chain: Tensor, bound: Tensor, processes: Processes) -> dict[str, float]:
+        names = ("loss", "supervised", "token_loss", "feature_loss", "top1", "top10", "acceptance")
+        totals = processes.sum(torch.stack([sums[name] for name in names]))
+        chain, bound = processes.sum(chain), processes.sum(bound)
+        values = dict(zip(names, totals.tolist(), strict=True))
+        supervised = values.pop("supervised")
+        judged, accepted = chain.tolist()
+        rates = {
+            f"acceptance_rate_{depth}": right / seen
+            for depth, (seen, right) in enumerate(zip(judged, accepted, strict=True), 1)
+            if seen
+        }
+        return {
+            **{name: value / max(supervised, 1.0) for name, value in values.items()},
+            SCORE: accept_length(chain),
+            "accept_length_bound": accept_length(bound),
+            **rates,
+        }

@@ -1,0 +1,150 @@
+"""The stream of micro-batches: one optimiser step at a time, from any position, prepared while the step before runs.
+
+It knows stores and batch plans; it does not know models or losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from hetspec_core.engine.data.batches import Batch, BatchPlan, MaskKind, make_batch
+from hetspec_core.engine.data.hidden_states import HiddenStateStore
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where the stream is: the next micro-batch to be given out.
+
+    Attributes:
+        epoch: number of the pass over the data, from 0.
+        index: micro-batch within this rank's share of the pass.
+    """
+
+    epoch: int = 0
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """All micro-batches of one optimiser step on this rank.
+
+    Attributes:
+        batches: on the device.
+        num_tokens: valid positions in them.
+        shortest, longest: tokens of the shortest and of the longest sample.
+        after: position behind them.
+    """
+
+    batches: tuple[Batch, ...]
+    num_tokens: int
+    shortest: int
+    longest: int
+    after: Position
+
+
+class BatchFeed:
+    """Gives out the micro-batches of a run, step by step, over as many epochs as are asked for.
+
+    Args:
+        store: where samples are.
+        samples: those to train on.
+        mask_kind: which token must be the assistant's.
+        device: where batches are wanted.
+        seed: of the order.
+        tokens_per_batch: most tokens of a padded micro-batch.
+        max_length: samples are cut to this many tokens.
+        gradient_accumulation: micro-batches per optimiser step.
+        world_size, rank: how the work is shared.
+        position: where to begin.
+    """
+
+    def __init__(
+        self,
+        store: HiddenStateStore,
+        samples: Sequence[int],
+        *,
+        mask_kind: MaskKind,
+        device: torch.device,
+        seed: int,
+        tokens_per_batch: int,
+        max_length: int,
+        gradient_accumulation: int = 1,
+        world_size: int = 1,
+        rank: int = 0,
+        position: Position | None = None,
+    ) -> None:
+        self._store = store
+        self._samples = list(samples)
+        self._lengths = [min(store.lengths[index], max_length) for index in self._samples]
+        self._mask_kind: MaskKind = mask_kind
+        self._device = device
+        self._seed = seed
+        self._tokens_per_batch = tokens_per_batch
+        self._max_length = max_length
+        self._gradient_accumulation = gradient_accumulation
+        self._world_size, self._rank = world_size, rank
+        self._plan: tuple[int, BatchPlan] | None = None
+        self._next = position or Position()
+        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+        self._coming: Future[StepBatches] | None = None
+
+    def plan(self, epoch: int) -> BatchPlan:
+        """The micro-batches of a pass on this rank."""
+        if self._plan is None or self._plan[0] != epoch:
+            plan = BatchPlan(
+                self._lengths,
+                seed=self._seed,
+                epoch=epoch,
+                tokens_per_batch=self._tokens_per_batch,
+                world_size=self._world_size,
+                rank=self._rank,
+            )
+            self._plan = epoch, plan
+        return self._plan[1]
+
+    def next_step(self) -> StepBatches:
+        """The micro-batches of the next step; those of the one after it are begun in the background.
+
+        Raises:
+            CorruptFileError: a shard cannot be read.
+        """
+        coming = self._coming or self._reader.submit(self._load, self._next)
+        step = coming.result()
+        self._next = step.after
+        self._coming = self._reader.submit(self._load, step.after)
+        return step
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._reader.shutdown(wait=True, cancel_futures=True)
+
+    def _load(self, position: Position) -> StepBatches:
+        batches: list[Batch] = []
+        lengths: list[int] = []
+        for _ in range(self._gradient_accumulation):
+            plan = self.plan(position.epoch)
+            numbers = plan[position.index]
+            filler = plan.is_filler(position.index)
+            batches.append(
+                make_batch(
+                    [self._store[self._samples[number]] for number in numbers],
+                    mask_kind=self._mask_kind,
+                    device=self._device,
+                    max_length=self._max_length,
+                    supervised=not filler,
+                )
+            )
+            lengths += [] if filler else [self._lengths[number] for number in numbers]
+            last = position.index + 1 == len(plan)
+            position = Position(position.epoch + 1, 0) if last else Position(position.epoch, position.index + 1)
+        return StepBatches(
+            batches=tuple(batches),
+            num_tokens=sum(lengths) - len(lengths),
+            shortest=min(lengths, default=0),
+            longest=max(lengths, default=0),
+            after=position,
+        )

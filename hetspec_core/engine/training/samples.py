@@ -1,0 +1,123 @@
+"""Which stored samples a run trains on and which it is evaluated on, and whether they fit its base.
+
+It knows stores and specs; it makes no batches and no models.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hetspec_core.engine.data.hidden_states import HiddenStateStore, count_supervised
+from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.engine.training.split import pick_evaluated, split_by_id
+from hetspec_core.errors import DataError
+from hetspec_core.spec import TrainingSpec
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Samples of a run.
+
+    Attributes:
+        store: where the training samples are.
+        samples: their numbers.
+        eval_store: where the held-out samples are; the same store when a share of it is held out.
+        held_out: numbers of the samples that evaluations use; empty when nothing is held out.
+    """
+
+    store: HiddenStateStore
+    samples: list[int]
+    eval_store: HiddenStateStore
+    held_out: list[int]
+
+    def identity(self, spec: TrainingSpec) -> str:
+        """A hash that changes when a resumed run would see other batches: other samples, order, or cut."""
+        parts = [self.store.ids[index] for index in self.samples]
+        parts += [str(self.store.lengths[index]) for index in self.samples]
+        parts += [str(spec.seed), str(spec.tokens_per_batch), str(spec.max_length), str(spec.gradient_accumulation)]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def select_samples(
+    store: HiddenStateStore, eval_store: HiddenStateStore | None, spec: TrainingSpec, warn: Callable[[str], None]
+) -> TrainingData:
+    """Choose the samples to train on and to evaluate on.
+
+    Raises:
+        DataError: a dataset is empty or supervises nothing, or all training samples are in the evaluation dataset.
+    """
+    usable = _supervised_samples(store, spec.max_length)
+    if eval_store is not None:
+        found = _supervised_samples(eval_store, spec.max_length)
+        taken = {eval_store.ids[index] for index in found}
+        kept = [index for index in usable if store.ids[index] not in taken]
+        if not kept:
+            raise DataError("every training sample is in the evaluation dataset too", hint="name another eval_dataset")
+        if len(kept) < len(usable):
+            warn(f"{len(usable) - len(kept)} samples are in the evaluation dataset too, so they are not trained on")
+        held_out = pick_evaluated(eval_store.ids, found, spec.eval_samples)
+        return TrainingData(store, kept, eval_store, held_out)
+    ids = [store.ids[index] for index in usable]
+    trained, held = split_by_id(ids, spec.eval_fraction)
+    if not held:
+        warn("no sample is held out, so nothing is evaluated and the newest draft counts as the best")
+    chosen = pick_evaluated(ids, held, spec.eval_samples)
+    return TrainingData(store, [usable[index] for index in trained], store, [usable[index] for index in chosen])
+
+
+def _supervised_samples(store: HiddenStateStore, max_length: int) -> list[int]:
+    """Samples that supervise at least one token once they are cut to `max_length`."""
+    where = describe(store)
+    if len(store) == 0:
+        raise DataError(f"the dataset in {where} is empty", hint="generate it first: `hetspec-core dataset generate`")
+    found = [
+        index
+        for index in range(len(store))
+        if store.supervised[index] and count_supervised(store[index].assistant_mask[:max_length])
+    ]
+    if not found:
+        raise DataError(
+            f"none of the {len(store)} samples in {where} has a supervised token in its first {max_length} tokens",
+            hint="look at `hetspec-core dataset inspect`; raise training.max_length if the prompts alone fill it",
+        )
+    return found
+
+
+def check_fits(store: HiddenStateStore, base: BaseLM, *, allow_other_base: bool, warn: Callable[[str], None]) -> None:
+    """Compare a dataset with the base that is to be trained for.
+
+    Raises:
+        DataError: its hidden states are of another size, vocabulary or, unless allowed, of other weights.
+    """
+    identity = store.identity
+    sizes = {
+        "hidden size": (identity.hidden_size, base.hidden_size),
+        "vocabulary": (identity.vocab_size, base.vocab_size),
+    }
+    wrong = [f"{name} {seen}, the base has {wanted}" for name, (seen, wanted) in sizes.items() if seen != wanted]
+    if wrong:
+        raise DataError(
+            f"the dataset in {describe(store)} is of another base than {base.name}: {'; '.join(wrong)}",
+            hint="generate a dataset with this base, or take the recipe of the dataset's base",
+        )
+    if identity.base_fingerprint == base.fingerprint:
+        return
+    message = (
+        f"the dataset in {describe(store)} was made by a base with fingerprint {identity.base_fingerprint[:16]}; "
+        f"{base.name} has {base.fingerprint[:16]}"
+    )
+    if not allow_other_base:
+        raise DataError(
+            message,
+            hint="generate a dataset with this base; or set training.allow_other_base=true when its weights differ "
+            "only a little (another quantisation)",
+        )
+    warn(message)
+
+
+def describe(store: HiddenStateStore) -> str:
+    """The folders of a store, for messages."""
+    return ", ".join(str(folder) for folder in store.folders)
