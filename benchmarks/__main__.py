@@ -1,0 +1,45 @@
+"""`python -m benchmarks [NAME ...]`: run the benchmarks, each in a process of its own, after the machine's facts.
+
+A benchmark is a module of this package that prints its figures when it is run as `python -m benchmarks.NAME`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from benchmarks import machine
+
+FOLDER = Path(__file__).parent
+NO_BENCHMARKS = {"__init__", "__main__", "machine"}
+
+
+def main() -> int:
+    available = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in NO_BENCHMARKS)
+    parser = argparse.ArgumentParser(prog="benchmarks", description=f"Benchmarks here: {', '.join(available)}.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which to run; all when none is named")
+    names = parser.parse_args().names or available
+    unknown = sorted(set(names) - set(available))
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are: {', '.join(available) or 'none'}")
+    print(machine.table(), flush=True)
+    failed = [name for name in names if not run(name)]
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+def run(name: str) -> bool:
+    """Run one benchmark with its output going straight through; whether it ended well."""
+    print(f"\n=== {name}", flush=True)
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], cwd=FOLDER.parent, check=False)
+    print(f"=== {name}: {time.monotonic() - started:.1f} s, status {done.returncode}", flush=True)
+    return done.returncode == 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
