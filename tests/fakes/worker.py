@@ -1,4 +1,4 @@
-"""A worker with stages that need no model. What the stage does is the run's name; `python -m tests.fakes.worker RUN_DIR`."""
+"""A worker whose stages need no model: the first word of the run's name says what they do."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def act(context: RunContext) -> None:
         case _:
             for done in range(11):
                 context.progress("work", done, 10, "steps")
-                context.metric(done, {"loss": 1.0 / (done + 1), "eval/accept_length": 1.0 + done / 10}, tokens=done * 64)
+                context.metric(
+                    done, {"loss": 1.0 / (done + 1), "eval/accept_length": 1.0 + done / 10}, tokens=done * 64
+                )
             context.paths.draft.mkdir(exist_ok=True)
             (context.paths.draft / "config.json").write_text("{}")
             context.artifact("draft", context.paths.draft, {"parameters": 7})

@@ -1,0 +1,272 @@
+"""The registry is an index: it can be filled by many at once, thrown away, and made again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import sqlite3
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hetspec_core.errors import RunError
+from hetspec_core.events import (
+    CancelAsked,
+    ErrorInfo,
+    Event,
+    FoundLost,
+    Journal,
+    Launched,
+    Log,
+    Metric,
+    Progress,
+    Result,
+    RunEnded,
+    RunStarted,
+    Submitted,
+)
+from hetspec_core.paths import RunPaths
+from hetspec_core.runs import Registry
+from hetspec_core.spec.document import to_toml
+from tests.fakes.specs import small_spec
+
+
+def make_run(home: Path, run_id: str, name: str = "some") -> RunPaths:
+    paths = RunPaths(home / "runs" / run_id)
+    paths.folder.mkdir(parents=True)
+    paths.spec.write_text(to_toml(small_spec(name)))
+    say(paths.desk, Submitted(time=100.0))
+    return paths
+
+
+def say(path: Path, *events: Event) -> None:
+    with Journal(path, "worker-0") as journal:
+        for event in events:
+            journal.write(event)
+
+
+def open_registry(home: Path) -> Registry:
+    return Registry(home / "registry.db", home / "runs")
+
+
+def dump(home: Path) -> dict[str, list[tuple[object, ...]]]:
+    connection = sqlite3.connect(home / "registry.db")
+    try:
+        return {
+            table: sorted(connection.execute(f"SELECT * FROM {table}"), key=repr)
+            for table in ("runs", "metrics", "results")
+        }
+    finally:
+        connection.close()
+
+
+def metric(step: int, **values: float) -> Metric:
+    return Metric(time=200.0 + step, step=step, values=dict(values), tokens=step * 10, wall_s=step / 2)
+
+
+STARTED = RunStarted(time=110.0, stage="train", pid=1, host="nowhere.example", birth="b")
+
+
+def test_a_run_is_indexed_with_its_spec_progress_metrics_and_results(tmp_path: Path) -> None:
+    paths = make_run(tmp_path, "r1", "my run")
+    say(paths.desk, Launched(attempt=1, pid=1, host="nowhere.example", birth="b"))
+    say(
+        paths.events,
+        STARTED,
+        Progress(task="train", done=3, total=10, unit="steps"),
+        metric(1, loss=2.0, accept_length=1.5),
+        metric(2, loss=1.0),
+        Result(kind="training", data={"accept_length": 1.8, "nested": {"speedup": 9}, "text": "x"}),
+    )
+    with open_registry(tmp_path) as registry:
+        row = registry.sync("r1")
+        assert row is not None
+        assert (row.name, row.stage, row.base, row.state, row.created) == ("my run", "train", "tiny", "running", 100.0)
+        assert (row.task, row.done, row.total, row.unit) == ("train", 3.0, 10.0, "steps")
+        assert (row.step, row.tokens, row.wall_s) == (2, 20, 1.0)
+        assert (row.accept_length, row.speedup) == (1.8, None)
+        assert [(p.step, p.value, p.tokens) for p in registry.curve("r1", "loss")] == [(1, 2.0, 10), (2, 1.0, 20)]
+        assert [(p.name, p.step) for p in registry.last_metrics("r1")] == [("accept_length", 1), ("loss", 2)]
+        assert registry.results("r1")["training"]["accept_length"] == 1.8
+        assert registry.row("r1") == row
+
+
+def test_ingesting_again_changes_nothing(tmp_path: Path) -> None:
+    paths = make_run(tmp_path, "r1")
+    say(paths.events, STARTED, metric(1, loss=2.0))
+    with open_registry(tmp_path) as registry:
+        registry.sync_all()
+        before = dump(tmp_path)
+        registry.sync_all()
+        registry.sync("r1")
+        assert dump(tmp_path) == before
+
+
+def test_a_step_measured_again_after_a_resume_counts_once(tmp_path: Path) -> None:
+    paths = make_run(tmp_path, "r1")
+    say(paths.events, STARTED, metric(1, loss=2.0), metric(2, loss=1.9), metric(2, loss=1.8))
+    with open_registry(tmp_path) as registry:
+        registry.sync("r1")
+        assert [(point.step, point.value) for point in registry.curve("r1", "loss")] == [(1, 2.0), (2, 1.8)]
+
+
+STORY = st.lists(
+    st.one_of(
+        st.builds(metric, st.integers(0, 20), loss=st.floats(0, 9), accept_length=st.floats(1, 5)),
+        st.builds(Progress, time=st.just(1.0), task=st.sampled_from("ab"), done=st.integers(0, 9), total=st.just(9.0)),
+        st.builds(Result, time=st.just(5.0), kind=st.sampled_from("xy"), data=st.just({"speedup": 1.5})),
+        st.builds(RunStarted, time=st.just(2.0), stage=st.just("train"), pid=st.just(1), host=st.just("h"),
+                  attempt=st.integers(1, 3), birth=st.just("b")),
+        st.builds(RunEnded, time=st.just(9.0), state=st.sampled_from(["failed", "cancelled"]),
+                  error=st.none() | st.just(ErrorInfo(kind="k", message="m"))),
+        st.builds(Log, message=st.just("x")),
+    ),
+    max_size=12,
+)  # fmt: skip
+DESK = st.lists(
+    st.one_of(
+        st.builds(Launched, attempt=st.integers(1, 3), pid=st.just(1), host=st.just("h"), birth=st.just("b")),
+        st.builds(CancelAsked, attempt=st.integers(0, 3)),
+        st.builds(FoundLost, attempt=st.integers(1, 3), exit_status=st.none() | st.just(-9)),
+    ),
+    max_size=4,
+)
+
+
+@given(story=STORY, desk=DESK, data=st.data())
+def test_a_rebuilt_registry_equals_the_live_one(
+    tmp_path_factory: pytest.TempPathFactory, story: list[Event], desk: list[Event], data: st.DataObject
+) -> None:
+    home = tmp_path_factory.mktemp("home")
+    paths = make_run(home, "r1")
+    with open_registry(home) as registry:
+        left, right = list(story), list(desk)
+        while left or right:
+            if left and (not right or data.draw(st.booleans())):
+                say(paths.events, left.pop(0))
+            else:
+                say(paths.desk, right.pop(0))
+            if data.draw(st.booleans()):
+                registry.sync_all()
+        registry.sync_all()
+        live = dump(home)
+        assert registry.rebuild() == 1
+        assert dump(home) == live
+    shutil.rmtree(home)
+
+
+def test_a_journal_that_lost_its_tail_is_taken_in_from_the_beginning(tmp_path: Path) -> None:
+    paths = make_run(tmp_path, "r1")
+    say(paths.events, STARTED, metric(1, loss=2.0), metric(2, loss=1.0))
+    raw = paths.events.read_bytes()
+    with open_registry(tmp_path) as registry:
+        registry.sync("r1")
+        paths.events.write_bytes(raw[: raw.rindex(b"\n", 0, -1) + 5])
+        registry.sync("r1")
+        assert [point.step for point in registry.curve("r1", "loss")] == [1]
+        say(paths.events, metric(2, loss=0.5))
+        registry.sync("r1")
+        live = dump(tmp_path)
+        registry.rebuild()
+        assert dump(tmp_path) == live
+
+
+def test_a_run_whose_folder_is_gone_is_forgotten(tmp_path: Path) -> None:
+    for run_id in ("r1", "r2"):
+        say(make_run(tmp_path, run_id).events, STARTED, metric(1, loss=2.0))
+    with open_registry(tmp_path) as registry:
+        registry.sync_all()
+        shutil.rmtree(tmp_path / "runs" / "r1")
+        registry.sync_all()
+        assert [row.run_id for row in registry.rows()] == ["r2"]
+        assert registry.curve("r1", "loss") == []
+        assert registry.sync("r1") is None
+
+
+def test_half_made_folders_and_stray_files_are_no_runs(tmp_path: Path) -> None:
+    make_run(tmp_path, ".new-r1")
+    (tmp_path / "runs" / "notes").mkdir()
+    (tmp_path / "runs" / "readme.txt").write_text("x")
+    with open_registry(tmp_path) as registry:
+        registry.sync_all()
+        assert registry.rows() == []
+
+
+def test_a_spec_that_cannot_be_read_still_has_its_row(tmp_path: Path) -> None:
+    paths = make_run(tmp_path, "r1")
+    paths.spec.write_text("stage = [")
+    with open_registry(tmp_path) as registry:
+        row = registry.sync("r1")
+        assert row is not None and (row.stage, row.state) == ("", "queued")
+
+
+def test_a_damaged_database_is_put_aside_and_made_again(tmp_path: Path) -> None:
+    say(make_run(tmp_path, "r1").events, STARTED)
+    (tmp_path / "registry.db").write_bytes(b"this is no database at all, " * 100)
+    with open_registry(tmp_path) as registry:
+        registry.sync_all()
+        assert [row.run_id for row in registry.rows()] == ["r1"]
+    assert len(list(tmp_path.glob("registry.db.damaged-*"))) == 1
+
+
+def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
+    open_registry(tmp_path).close()
+    connection = sqlite3.connect(tmp_path / "registry.db")
+    connection.execute(
+        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('hetspec.registry', '9999_x', '')"
+    )
+    connection.commit()
+    connection.close()
+    with pytest.raises(RunError, match="newer version") as caught:
+        open_registry(tmp_path)
+    assert "registry.db" in caught.value.hint
+
+
+def _ingest_many(home: str, barrier: object, rounds: int) -> None:
+    barrier.wait()  # type: ignore[attr-defined]
+    with open_registry(Path(home)) as registry:
+        for _ in range(rounds):
+            registry.sync_all()
+
+
+def _write_many(path: str, barrier: object, count: int) -> None:
+    barrier.wait()  # type: ignore[attr-defined]
+    for step in range(count):
+        say(Path(path), metric(step, loss=float(step)))
+
+
+def test_several_desks_may_open_and_ingest_at_once(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    runs = [make_run(tmp_path, f"r{i}") for i in range(3)]
+    barrier = fork.Barrier(4 + len(runs))
+    people = [fork.Process(target=_ingest_many, args=(str(tmp_path), barrier, 40)) for _ in range(4)]
+    people += [fork.Process(target=_write_many, args=(str(run.events), barrier, 200)) for run in runs]
+    for person in people:
+        person.start()
+    for person in people:
+        person.join()
+    assert [person.exitcode for person in people] == [0] * len(people)
+    with open_registry(tmp_path) as registry:
+        registry.sync_all()
+        for run in runs:
+            assert [point.step for point in registry.curve(run.run_id, "loss")] == list(range(200))
+        live = dump(tmp_path)
+        registry.rebuild()
+        assert dump(tmp_path) == live
+
+
+def test_opening_the_registry_imports_neither_numpy_nor_pandas() -> None:
+    import subprocess
+
+    probe = (
+        "import sys, tempfile, pathlib; from hetspec_core.runs import Registry\n"
+        "home = pathlib.Path(tempfile.mkdtemp()); Registry(home / 'registry.db', home / 'runs').close()\n"
+        "assert 'sqlite_utils' in sys.modules\n"
+        "print([name for name in ('numpy', 'pandas', 'torch') if name in sys.modules])\n"
+        "import importlib.util; importlib.util.find_spec('numpy')"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
