@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -31,6 +32,8 @@ def act(context: RunContext) -> None:
             context.progress("work", 3, 10, "steps")
             os.kill(os.getpid(), signal.SIGKILL)
         case "stubborn":
+            helper = subprocess.Popen(["sleep", "600"])
+            (context.paths.folder / "helper.pid").write_text(str(helper.pid))
             context.progress("work", 1, 10, "steps")
             time.sleep(600)
         case "wait":
