@@ -41,7 +41,9 @@ POLL_S = 0.1
 _LEVEL_STYLES = {"debug": "dim", "info": "", "warning": "yellow", "error": "red"}
 
 
-def launch(workbench: Workbench, spec: RunSpec, *, json: bool = False, quiet: bool = False) -> RunReport:
+def launch(
+    workbench: Workbench, spec: RunSpec, *, json: bool = False, quiet: bool = False, view: View | None = None
+) -> RunReport:
     """Submit a run, start it, follow it to its end, and give what it made.
 
     Args:
@@ -49,6 +51,7 @@ def launch(workbench: Workbench, spec: RunSpec, *, json: bool = False, quiet: bo
         spec: what.
         json: write the events to stdout, one JSON object a line, instead of progress to stderr.
         quiet: write nothing.
+        view: what draws the events, instead of the usual choice.
 
     Raises:
         StageFailed: it failed, with the worker's message and exit status; or its worker is gone.
@@ -56,14 +59,17 @@ def launch(workbench: Workbench, spec: RunSpec, *, json: bool = False, quiet: bo
     """
     run_id = workbench.submit(spec).run_id
     workbench.start(run_id)
-    follow(workbench, run_id, json=json, quiet=quiet)
+    follow(workbench, run_id, json=json, quiet=quiet, view=view)
     return workbench.show(run_id)
 
 
-def follow(workbench: Workbench, run_id: str, *, json: bool = False, quiet: bool = False) -> None:
+def follow(
+    workbench: Workbench, run_id: str, *, json: bool = False, quiet: bool = False, view: View | None = None
+) -> None:
     """Show a run until it ends. Arguments and errors as in `launch`."""
-    view: View
-    if json:
+    if view is not None:
+        quiet = True
+    elif json:
         view = JsonView()
     elif quiet:
         view = SilentView()

@@ -1,0 +1,184 @@
+"""`hetspec-core bench`: measure a draft against plain decoding, and print what was measured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hetspec_core.cli.formats import format_number
+from hetspec_core.cli.options import (
+    DEFAULT_RECIPE,
+    DraftOption,
+    FileOption,
+    NameOption,
+    RecipeArgument,
+    SetOption,
+    find_draft,
+    spec_options,
+    trees_of,
+)
+from hetspec_core.cli.output import JsonFlag, console, launch, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+app = typer.Typer()
+
+
+@app.command()
+def bench(
+    recipe: RecipeArgument = DEFAULT_RECIPE,
+    draft: DraftOption = None,
+    prompts: Annotated[str | None, typer.Option(help="MT-Bench form: FILE[:N] or shipped:NAME.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="First so many conversations.")] = None,
+    category: Annotated[list[str], typer.Option(help="Only this category; may be repeated.")] = [],  # noqa: B006
+    tree: Annotated[
+        list[str], typer.Option(help="depth/top_k/num_draft_tokens; may be repeated. top_k 1 is a chain.")
+    ] = [],  # noqa: B006
+    first_turn_only: Annotated[bool, typer.Option("--first-turn-only", help="Leave the second turns out.")] = False,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0 = greedy.")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Times each prompt is measured; the median counts.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Number type: float32, bfloat16 or float16.")] = None,
+    overrides: SetOption = [],  # noqa: B006
+    file: FileOption = None,
+    name: NameOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Measure speculative against plain decoding on the same prompts, interleaved in one process."""
+    from hetspec_core.config import resolve
+    from hetspec_core.service import Workbench
+
+    options = spec_options(
+        name=name,
+        bench__prompts=prompts,
+        bench__limit=limit,
+        bench__categories=category or None,
+        bench__trees=trees_of(tree),
+        bench__first_turn_only=first_turn_only or None,
+        bench__repeats=repeats,
+        decoding__max_new_tokens=max_new_tokens,
+        decoding__sampling__temperature=temperature,
+        resources__dtype=dtype,
+    )
+    with Workbench() as workbench:
+        base = resolve(recipe, stage="bench", overrides=overrides, file=file, options=options).spec.base.name
+        options["draft.checkpoint"] = str(find_draft(workbench, draft, base))
+        spec = resolve(recipe, stage="bench", overrides=overrides, file=file, options=options).spec
+        report = launch(workbench, spec, quiet=json)
+    result = report.results["bench"]
+    if json:
+        print_json({"run_id": report.summary.run_id, **result})
+    else:
+        print_bench(result)
+
+
+def print_bench(result: dict[str, Any]) -> None:
+    """Print a bench result: the setting, a table of the ways of decoding, then the details of each tree."""
+    setup, plain, trees = result["setup"], result["plain"], result["trees"]
+    _say(
+        f"{setup['base']} with draft {setup['draft']} ({setup['draft_parameters'] / 1e6:.1f} M parameters, "
+        f"vocabulary {format_number(setup['draft_vocab_size'])})"
+    )
+    _say(
+        f"{setup['questions']} prompts of {setup['prompts']}, {format_number(setup['prompt_tokens'])} prompt tokens, "
+        f"up to {setup['max_new_tokens']} new tokens, {_sampling(setup['sampling'])}, {setup['dtype']}, "
+        f"batch 1, median of {setup['repeats']}"
+    )
+    _say(
+        f"{setup['device']} ({setup['cpu']}, {setup['threads']} threads), torch {setup['torch']}, "
+        f"transformers {setup['transformers']}"
+    )
+    rows: list[Sequence[str]] = [
+        ("plain", "-", "-", _speed(plain), "1.00", _rate(plain["end_to_end_tokens_per_s"]), "1.00", "-")
+    ]
+    for tree in trees:
+        lossless = tree["lossless"]
+        rows.append(
+            (
+                tree["tree"],
+                _number(tree["accept_length"]),
+                _interval(tree["accept_length_interval"]),
+                _speed(tree),
+                _number(tree["speedup"]),
+                _rate(tree["end_to_end_tokens_per_s"]),
+                _number(tree["speedup_end_to_end"]),
+                f"{lossless['identical']}/{lossless['prompts']}",
+            )
+        )
+    _table(("tree", "accept length", "95 %", "decode tok/s", "speedup", "e2e tok/s", "speedup", "identical"), rows)
+    for tree in trees:
+        _print_tree(tree)
+    _say("tree: depth/top_k/num_draft_tokens. Accept length: committed tokens per verify step, bonus token included.")
+
+
+def _print_tree(tree: dict[str, Any]) -> None:
+    histogram = "  ".join(f"{length}: {count}" for length, count in tree["histogram"].items())
+    _say(f"\n{tree['tree']}: {format_number(tree['verify_steps'])} verify steps by committed tokens: {histogram}")
+    rates = "  ".join(
+        f"{row['depth']}: {_percent(row['acceptance_rate'])} ({_percent(row['joint_rate'])})" for row in tree["by_depth"]
+    )
+    if rates:
+        _say(f"acceptance by depth, given its parent (joint): {rates}")
+    if tree["phases"]:
+        phases = ", ".join(f"{name[:-2]} {seconds * 1e3:.1f} ms" for name, seconds in tree["phases"].items())
+        _say(f"a step, in a profiled pass of its own: {phases}")
+    if len(tree["categories"]) > 1:
+        _table(
+            ("category", "prompts", "accept length", "decode tok/s", "speedup"),
+            [
+                (
+                    name,
+                    str(row["prompts"]),
+                    _number(row["accept_length"]),
+                    _rate(row["decode_tokens_per_s"]),
+                    _number(row["speedup"]),
+                )
+                for name, row in tree["categories"].items()
+            ],
+        )
+    for found in tree["lossless"]["differences"][:5]:
+        gap = "" if found["top2_gap"] is None else f"; the base's two likeliest tokens are {found['top2_gap']:.2g} apart"
+        _say(f"prompt {found['question']} differs from plain decoding at token {found['token']}{gap}")
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for number, column in enumerate(columns):
+        table.add_column(Text(column), justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console().print(table)
+
+
+def _say(text: str) -> None:
+    console().print(text, markup=False, highlight=False)
+
+
+def _sampling(sampling: dict[str, Any]) -> str:
+    return "greedy" if sampling["temperature"] == 0 else f"temperature {sampling['temperature']}, seed {sampling['seed']}"
+
+
+def _speed(report: dict[str, Any]) -> str:
+    return _rate(report["decode_tokens_per_s"])
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def _interval(value: Sequence[float] | None) -> str:
+    return "-" if value is None else f"{value[0]:.2f}-{value[1]:.2f}"

@@ -1,0 +1,128 @@
+"""`hetspec-core generate`: answer prompts, the text as it appears on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hetspec_core.cli.follow import PlainView
+from hetspec_core.cli.formats import format_number
+from hetspec_core.cli.options import (
+    DEFAULT_RECIPE,
+    DraftOption,
+    FileOption,
+    NameOption,
+    RecipeOption,
+    SetOption,
+    find_draft,
+    spec_options,
+    trees_of,
+)
+from hetspec_core.cli.output import JsonFlag, launch, note, print_json
+from hetspec_core.events import Text
+
+if TYPE_CHECKING:
+    from hetspec_core.events import Event
+
+app = typer.Typer()
+
+
+@app.command()
+def generate(
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="One or more prompts; - reads stdin.")],
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    draft: DraftOption = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Ordinary decoding, without a draft.")] = False,
+    tree: Annotated[str | None, typer.Option(help="depth/top_k/num_draft_tokens; top_k 1 is a chain.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0 = greedy.")] = None,
+    top_k: Annotated[int | None, typer.Option(min=0, help="Sample from the k likeliest tokens; 0 = all.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Sample from the likeliest tokens with this mass.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the sampling.")] = None,
+    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after a stop token.")] = False,
+    overrides: SetOption = [],  # noqa: B006 - Typer reads the default, nobody changes it
+    file: FileOption = None,
+    name: NameOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Answer prompts with a base and its draft; losslessly, so the draft changes the speed and not the text."""
+    from hetspec_core.config import resolve
+    from hetspec_core.service import Workbench
+
+    texts = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts]
+    shapes = trees_of([tree] if tree else [])
+    options = spec_options(
+        name=name,
+        prompts=texts,
+        decoding__tree=shapes[0] if shapes else None,
+        decoding__plain=plain or None,
+        decoding__ignore_eos=ignore_eos or None,
+        decoding__max_new_tokens=max_new_tokens,
+        decoding__sampling__temperature=temperature,
+        decoding__sampling__top_k=top_k,
+        decoding__sampling__top_p=top_p,
+        decoding__sampling__seed=seed,
+    )
+    with Workbench() as workbench:
+        if not plain:
+            base = resolve(recipe, stage="generate", overrides=overrides, file=file, options=options).spec.base.name
+            options["draft.checkpoint"] = str(find_draft(workbench, draft, base))
+        spec = resolve(recipe, stage="generate", overrides=overrides, file=file, options=options).spec
+        view = None if json else AnswerView(several=len(texts) > 1)
+        report = launch(workbench, spec, quiet=json, view=view)
+    answers: list[dict[str, Any]] = report.results["generate"]["answers"]
+    if json:
+        print_json({"run_id": report.summary.run_id, "answers": answers})
+        return
+    for answer in answers:
+        note(_figures(answer))
+
+
+def _figures(answer: dict[str, Any]) -> str:
+    parts = [f"{len(answer['tokens'])} tokens ({answer['stop_reason']})"]
+    if answer["decode_tokens_per_s"] is not None:
+        parts.append(f"{format_number(answer['decode_tokens_per_s'])} tokens/s after the first")
+    if answer["accept_length"] is not None:
+        parts.append(f"accept length {answer['accept_length']:.2f} over {answer['verify_steps']} verify steps")
+    return ", ".join(parts)
+
+
+class AnswerView(PlainView):
+    """Writes pieces of answers to stdout as they come; the rest goes the way of `PlainView`, without progress."""
+
+    def __init__(self, *, several: bool) -> None:
+        super().__init__()
+        self._several = several
+        self._prompt = -1
+
+    def show(self, event: Event) -> None:
+        """Write a piece of text, or pass over what only a log needs."""
+        if isinstance(event, Text):
+            if event.prompt != self._prompt:
+                if self._prompt >= 0:
+                    sys.stdout.write("\n\n")
+                if self._several:
+                    sys.stdout.write(f"[{event.prompt + 1}] ")
+                self._prompt = event.prompt
+            sys.stdout.write(printable(event.text))
+            sys.stdout.flush()
+        elif event.type in ("log", "run_ended"):
+            super().show(event)
+
+    def note(self, message: str) -> None:
+        """Nothing: the answer speaks for itself."""
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        if self._prompt >= 0:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+
+
+def printable(text: str) -> str:
+    """Text without control characters that could move a terminal's cursor or change its state."""
+    return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
+
+

@@ -1,0 +1,73 @@
+"""Options that several commands share, and what they mean: which recipe, which draft, which values on top."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hetspec_core.errors import NotFoundError
+
+if TYPE_CHECKING:
+    from hetspec_core.service import Workbench
+
+DEFAULT_RECIPE = "smollm2-llama-eagle"
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe preset; see `presets list recipe`.")]
+RecipeOption = Annotated[str, typer.Option("--recipe", help="Recipe preset; see `presets list recipe`.")]
+SetOption = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec, e.g. decoding.tree=3/2/6.")
+]
+FileOption = Annotated[Path | None, typer.Option("--file", help="TOML file in the form of a recipe, put over it.")]
+NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run.")]
+DraftOption = Annotated[
+    str | None,
+    typer.Option(
+        "--draft", metavar="RUN_OR_DIR", help="Train run or draft directory; the newest trained on this base if absent."
+    ),
+]
+
+
+def trees_of(words: list[str]) -> list[dict[str, int]] | None:
+    """Tree shapes from depth/top_k/num_draft_tokens, or None when there is none.
+
+    Raises:
+        UsageError: one has another form.
+    """
+    from pydantic import ValidationError
+
+    from hetspec_core.errors import UsageError
+    from hetspec_core.spec import TreeSpec
+
+    shapes = []
+    for word in words:
+        try:
+            shapes.append(TreeSpec.parse(word).model_dump())
+        except ValidationError as error:
+            raise UsageError(f"--tree {word}: {error.errors()[0]['msg']}") from error
+        except ValueError as error:
+            raise UsageError(f"--tree: {error}") from error
+    return shapes or None
+
+
+def find_draft(workbench: Workbench, word: str | None, base: str) -> Path:
+    """The draft directory that is meant, or the newest one trained on this base.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    if word is not None:
+        return workbench.resolve_input(word, "draft")
+    for run in workbench.runs(stage="train", state="succeeded"):
+        if run.base == base:
+            return workbench.resolve_input(run.run_id, "draft")
+    raise NotFoundError(
+        f"no draft has been trained on {base} yet",
+        hint="train one (`hetspec-core demo` does, in minutes), name one with --draft, or decode with --plain",
+    )
+
+
+def spec_options(**values: Any) -> dict[str, Any]:
+    """Dotted spec keys for a command's own options; `bench__trees=x` stands for `bench.trees`."""
+    return {key.replace("__", "."): value for key, value in values.items()}
