@@ -1,0 +1,71 @@
+"""Every preset that ships: it loads, it says what it is, and every recipe resolves for every stage."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from hetspec_core.config import from_toml, load_base, presets, resolve, to_toml
+from hetspec_core.config.resolve import STAGES
+from hetspec_core.spec import Architecture
+
+NAMES = {kind: [item.file.name for item in presets.list(kind) if item.file.shipped] for kind in presets.KINDS}
+EVERY = [(kind, name) for kind, names in NAMES.items() for name in names]
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_it_loads_and_says_what_it_is(kind: str, name: str) -> None:
+    preset = presets.load(kind, name)
+    assert preset.file.shipped
+    assert 10 <= len(preset.summary) <= 120 and not preset.summary.endswith(".")
+
+
+@pytest.mark.parametrize("name", NAMES["recipe"])
+@pytest.mark.parametrize("stage", STAGES)
+def test_it_resolves_for_every_stage(name: str, stage: str) -> None:
+    resolved = resolve(name, stage=stage)
+    spec = resolved.spec
+    assert (spec.stage, spec.recipe) == (stage, name)
+    assert spec.draft is not None and spec.draft.architecture.hidden_size == spec.base.architecture.hidden_size
+    assert from_toml(to_toml(spec)) == spec
+
+
+@pytest.mark.parametrize("name", NAMES["base"])
+def test_a_base_states_its_licence_and_its_size(name: str) -> None:
+    base = load_base(name)
+    assert base.license and base.parameters
+    counted = count_parameters(base.architecture)
+    assert abs(counted - base.parameters) / base.parameters < 1e-3, "the sizes are not those of the published model"
+
+
+def count_parameters(sizes: Architecture) -> int:
+    """Parameters of a Llama-like model with these sizes, norms included, query and key norms not."""
+    width = sizes.head_dim or sizes.hidden_size // sizes.num_attention_heads
+    attention = 2 * sizes.hidden_size * width * (sizes.num_attention_heads + sizes.num_key_value_heads)
+    if sizes.num_experts:
+        mlp = sizes.num_experts * (3 * sizes.hidden_size * (sizes.moe_intermediate_size or 0) + sizes.hidden_size)
+    else:
+        mlp = 3 * sizes.hidden_size * sizes.intermediate_size
+    ends = sizes.vocab_size * sizes.hidden_size * (1 if sizes.tie_word_embeddings else 2)
+    return sizes.num_hidden_layers * (attention + mlp + 2 * sizes.hidden_size) + ends + sizes.hidden_size
+
+
+@pytest.mark.parametrize("kind", ["base", "draft", "algorithm"])
+def test_every_part_is_used_by_a_recipe(kind: str) -> None:
+    used = {str(resolve(name, stage="dataset").origins[f"{kind}.summary"].value) for name in NAMES["recipe"]}
+    assert {presets.load(kind, name).summary for name in NAMES[kind]} <= used
+
+
+def test_the_mixtures_draft_is_as_wide_as_the_experts_of_one_token() -> None:
+    origin = resolve("qwen3-30b-qwen3-eagle", stage="train").origins["draft.architecture.intermediate_size"]
+    assert origin.value == 768 * 8
+    assert origin.source.endswith("formula 'base.moe_intermediate_size * base.num_experts_per_tok' = 6144")
+
+
+def test_resolving_is_fast() -> None:
+    resolve("quick-demo", stage="train")
+    begin = time.process_time()
+    for _ in range(5):
+        resolve("quick-demo", stage="train")
+    assert (time.process_time() - begin) / 5 < 0.05
