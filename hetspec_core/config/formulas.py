@@ -13,7 +13,7 @@ import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 Number = int | float
 Value = bool | int | float | str
@@ -72,7 +72,7 @@ class Formula:
         return lookup(*name) if name is not None else _compute(self.tree, lookup)
 
 
-@cache
+@lru_cache(maxsize=512)
 def parse(text: str) -> Formula:
     """Read a formula.
 
