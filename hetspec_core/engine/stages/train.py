@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ from hetspec_core.engine.training.state import Memory, TrainingState
 from hetspec_core.engine.training.trackers import check_trackers, start_trackers
 from hetspec_core.engine.training.vocabulary import choose_vocabulary, count_assistant_tokens, share_outside
 from hetspec_core.errors import NotFoundError, SpecError
+from hetspec_core.events import LogLevel
 from hetspec_core.paths import RunPaths, roots
 from hetspec_core.spec import DraftSpec, RunSpec
 
@@ -50,24 +52,25 @@ def run(context: RunContext) -> None:
     """
     spec = context.spec
     draft_spec = _check_spec(spec)
+    accelerator, precision = _open_accelerator(context)
+    processes = Processes(accelerator)
+    say = partial(_say, context, processes)
     checkpoints = TrainingCheckpoints(context.paths.checkpoints, limit=spec.training.save_total_limit)
-    checkpoint = checkpoints.load_newest(lambda error: _warn(context, f"checkpoint skipped: {error.message}"))
+    checkpoint = checkpoints.load_newest(lambda error: say(f"checkpoint skipped: {error.message}"))
     store = open_store([_find(word) for word in spec.training.datasets])
     eval_store = open_store([_find(spec.training.eval_dataset)]) if spec.training.eval_dataset else None
-    data = select_samples(store, eval_store, spec.training, lambda message: _warn(context, message))
+    data = select_samples(store, eval_store, spec.training, say)
 
-    accelerator, precision = _open_accelerator(context)
     set_seed(spec.training.seed, device_specific=True)
     base = _load_ends(context, draft_spec, accelerator.device, precision, fresh=checkpoint is None)
     for each in {id(each): each for each in (data.store, data.eval_store)}.values():
-        allow = spec.training.allow_other_base
-        check_fits(each, base, allow_other_base=allow, warn=lambda message: _warn(context, message))
-    draft = _make_draft(context, draft_spec, base, data, checkpoint)
-    training = _assemble(context, accelerator, base, draft, data, checkpoints, checkpoint)
+        check_fits(each, base, allow_other_base=spec.training.allow_other_base, warn=say)
+    draft = _make_draft(context, draft_spec, base, data, checkpoint, say)
+    training = _assemble(context, accelerator, processes, base, draft, data, checkpoints, checkpoint)
     if checkpoint is not None:
         resume(training, checkpoint)
-        context.log(f"resumed from {checkpoint.path.name}")
-    if training.processes.is_main:
+        say(f"resumed from {checkpoint.path.name}", level="info")
+    if processes.is_main:
         _record(context, training, data, precision)
     start_trackers(accelerator, spec, context.paths.folder)
     try:
@@ -75,12 +78,14 @@ def run(context: RunContext) -> None:
     finally:
         training.feed.close()
         accelerator.end_training()
-    if training.processes.is_main:
+    if processes.is_main:
         _finish(context, training)
 
 
-def _warn(context: RunContext, message: str) -> None:
-    context.log(message, level="warning")
+def _say(context: RunContext, processes: Processes, message: str, level: LogLevel = "warning") -> None:
+    """Log a sentence once, however many ranks find it."""
+    if processes.is_main:
+        context.log(message, level=level)
 
 
 def _check_spec(spec: RunSpec) -> DraftSpec:
@@ -115,7 +120,7 @@ def _open_accelerator(context: RunContext) -> tuple[Accelerator, torch.dtype]:
     )
     wanted = context.spec.resources.num_gpus
     if device.type == "cuda" and wanted > accelerator.num_processes:
-        _warn(context, f"{wanted} GPUs are asked for; this run has {accelerator.num_processes} process for one each")
+        context.log(f"{wanted} GPUs are asked for, {accelerator.num_processes} is used", level="warning")
     return accelerator, torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
@@ -132,32 +137,52 @@ def _load_ends(
 
 
 def _make_draft(
-    context: RunContext, spec: DraftSpec, base: BaseLM, data: TrainingData, checkpoint: TrainingCheckpoint | None
+    context: RunContext,
+    spec: DraftSpec,
+    base: BaseLM,
+    data: TrainingData,
+    checkpoint: TrainingCheckpoint | None,
+    say: Callable[[str], None],
 ) -> DraftLM:
     """The draft to train, in float32 on the base's device: resumed, taken from elsewhere, or new."""
-    training = context.spec.training
     source = checkpoint.draft if checkpoint else _find(spec.checkpoint, "draft") if spec.checkpoint else None
     if source is not None:
         draft = load_draft(source, base, dtype=torch.float32)
         if spec.vocab_size is not None and spec.vocab_size != draft.vocab_size:
-            _warn(context, f"draft.vocab_size is {spec.vocab_size}; the draft in {source} keeps its {draft.vocab_size}")
+            say(f"draft.vocab_size is {spec.vocab_size}; the draft in {source} keeps its {draft.vocab_size}")
         return draft
+    training = context.spec.training
     ids = None
     if spec.vocab_size is not None and spec.vocab_size != base.vocab_size:
-        counts = count_assistant_tokens(
-            data.store, data.samples, vocab_size=base.vocab_size, max_length=training.max_length
-        )
+        limit = training.max_length
+        counts = count_assistant_tokens(data.store, data.samples, vocab_size=base.vocab_size, max_length=limit)
         ids = choose_vocabulary(counts, spec.vocab_size, {*base.stop_ids, *base.tokenizer.all_special_ids})
-        share = share_outside(counts, ids)
-        context.log(f"draft vocabulary of {spec.vocab_size}: {share:.2%} of the assistant's tokens are not in it")
-        context.metric(0, {"out_of_vocabulary": share})
     draft = build_draft(spec, context.spec.algorithm, base, seed=training.seed, vocab=ids)
     return draft.to(base.device, torch.float32)
+
+
+def _outside_vocabulary(draft: DraftLM, data: TrainingData, max_length: int) -> dict[str, float]:
+    """Shares of the assistant's tokens that a reduced vocabulary lacks; empty for a whole one."""
+    if draft.vocab is None:
+        return {}
+    sides = {
+        "out_of_vocabulary": (data.store, data.samples),
+        "eval/out_of_vocabulary": (data.eval_store, data.held_out),
+    }
+    size = draft.vocab.base_vocab_size
+    return {
+        name: share_outside(
+            count_assistant_tokens(store, samples, vocab_size=size, max_length=max_length), draft.vocab.ids
+        )
+        for name, (store, samples) in sides.items()
+        if samples
+    }
 
 
 def _assemble(
     context: RunContext,
     accelerator: Accelerator,
+    processes: Processes,
     base: BaseLM,
     draft: DraftLM,
     data: TrainingData,
@@ -166,7 +191,6 @@ def _assemble(
 ) -> Training:
     spec, device = context.spec.training, accelerator.device
     algorithm = build_algorithm(context.spec.algorithm)
-    processes = Processes(accelerator)
     state = TrainingState.from_record(checkpoint.record.get("state", {})) if checkpoint else TrainingState()
     feed = BatchFeed(
         data.store,
@@ -223,7 +247,7 @@ def _horizon(context: RunContext, feed: BatchFeed) -> int:
     epochs = [] if spec.max_steps else [len(feed.plan(epoch)) for epoch in range(spec.epochs)]
     total = spec.max_steps or steps_of_epochs(epochs, spec.gradient_accumulation)
     if total <= spec.optimizer.warmup_steps:
-        _warn(context, f"the run has {total} steps, all of them in the warm-up of {spec.optimizer.warmup_steps}")
+        context.log(f"all {total} steps are in the warm-up of {spec.optimizer.warmup_steps}", level="warning")
     return total
 
 
@@ -249,6 +273,9 @@ def _draft_writer(
 def _record(context: RunContext, training: Training, data: TrainingData, precision: torch.dtype) -> None:
     """What became of the spec on this machine, for resolved.json."""
     draft = training.draft
+    outside = _outside_vocabulary(draft, data, training.spec.max_length)
+    if outside and training.state.step == 0:
+        context.metric(0, dict(outside))
     context.record(
         training={
             "processes": training.processes.world_size,
@@ -261,6 +288,7 @@ def _record(context: RunContext, training: Training, data: TrainingData, precisi
             "micro_batches_per_epoch": len(training.feed.plan(training.state.epoch)),
             "total_steps": training.state.total_steps,
             "data_hash": training.data_hash,
+            **outside,
         }
     )
 
