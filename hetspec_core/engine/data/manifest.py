@@ -19,6 +19,7 @@ from hetspec_core.errors import CorruptFileError, DataError, NotFoundError, Reso
 from hetspec_core.paths import RunPaths, write_atomic
 
 MANIFEST_NAME = "manifest.json"
+TOKENIZER_FOLDER = "tokenizer"  # beside the manifest: samples can be read as text without the base
 STORE_SCHEMA = 1
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 

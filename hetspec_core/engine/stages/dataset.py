@@ -20,7 +20,7 @@ from hetspec_core.engine.data.chat import ChatTemplate, tokenizer_hash
 from hetspec_core.engine.data.conversation import Conversation
 from hetspec_core.engine.data.hidden_states import HiddenStateWriter
 from hetspec_core.engine.data.items import CaptureItem, ItemList, encode_all
-from hetspec_core.engine.data.manifest import Manifest, StoreIdentity
+from hetspec_core.engine.data.manifest import TOKENIZER_FOLDER, Manifest, StoreIdentity
 from hetspec_core.engine.data.reading import read_conversations
 from hetspec_core.engine.modeling.base_lm import BaseLM, load_tokenizer
 from hetspec_core.engine.modeling.sources import fingerprint, materialize
@@ -28,7 +28,6 @@ from hetspec_core.engine.stages.dataset_answers import answer_conversations
 from hetspec_core.engine.stages.dataset_prompts import write_prompts
 from hetspec_core.errors import DataError, SpecError
 
-TOKENIZER_FOLDER = "tokenizer"
 _TASK = "capture"
 
 

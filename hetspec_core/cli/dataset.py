@@ -1,0 +1,266 @@
+"""`hetspec-core dataset`: generate hidden states of the base, and inspect, verify and merge them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hetspec_core.cli.console import console, note, print_json
+from hetspec_core.cli.output import JsonFlag
+from hetspec_core.errors import CorruptFileError, UsageError
+
+if TYPE_CHECKING:
+    from hetspec_core.service import Workbench
+
+app = typer.Typer(
+    help="Generate hidden states of the base; inspect, verify, merge them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+StoreWord = Annotated[
+    str, typer.Argument(metavar="RUN_OR_DIR", help="Dataset run, its folder, or a dataset directory.")
+]
+_DATA = "hetspec_core.engine.data"
+_VERIFY = "hetspec_core.engine.stages.dataset_verify"
+_BAR = 30
+
+
+@app.command()
+def generate(
+    recipe: Annotated[str, typer.Argument(help="Recipe preset; see `hetspec-core presets list recipe`.")],
+    source: Annotated[
+        str | None,
+        typer.Option(help="File, saved dataset directory, hub:owner/name[@revision][:file], shipped:NAME, or self."),
+    ] = None,
+    answers: Annotated[
+        str | None, typer.Option(help="data: take the answers from the source; base: the base writes them.")
+    ] = None,
+    row_format: Annotated[
+        str | None, typer.Option("--format", help="Form of the rows: auto, sharegpt, messages or prompts.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many conversations.")] = None,
+    rows: Annotated[
+        str | None, typer.Option("--range", metavar="A:B", help="Rows A to B (B excluded) after the shuffle.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
+    file: Annotated[Path | None, typer.Option(help="TOML file in the form of a recipe, put over the recipe.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="KEY=VALUE over the recipe, the value as TOML; may be repeated.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Make a dataset: conversations in, hidden states of the base out. Ctrl-C leaves a run that can be resumed."""
+    from hetspec_core.cli.output import launch
+    from hetspec_core.config import resolve
+    from hetspec_core.service import Workbench
+
+    if source == "self" and answers is None:
+        answers = "base"  # there is no other way
+    options: dict[str, Any] = {
+        "dataset.source": _absolute(source),
+        "dataset.answers": answers,
+        "dataset.format": row_format,
+        "dataset.limit": limit,
+        "dataset.range": _parse_range(rows),
+        "name": name,
+    }
+    spec = resolve(recipe, stage="dataset", overrides=overrides or (), file=file, options=options).spec
+    with Workbench() as workbench:
+        report = launch(workbench, spec, json=json)
+    if json:
+        return
+    result = report.results.get("dataset", {})
+    out = console()
+    out.print(
+        f"{result['samples']:,} samples, {result['tokens']:,} tokens, {result['supervised_share']:.0%} supervised, "
+        f"{_bytes(result['bytes'])} ({result['bytes_per_token']:,.0f} bytes a token)",
+        soft_wrap=True,
+    )
+    if result.get("left_out"):
+        left = "; ".join(f"{reason}: {count}" for reason, count in result["left_out"].items())
+        out.print(f"left out: {left}", soft_wrap=True)
+    out.print(f"next: hetspec-core train {recipe} --dataset {report.summary.run_id}", soft_wrap=True)
+
+
+@app.command()
+def inspect(
+    dataset: StoreWord,
+    samples: Annotated[int, typer.Option(min=0, help="Samples to show, supervised tokens coloured.")] = 2,
+    seed: Annotated[int, typer.Option(min=0, help="Which ones.")] = 0,
+    json: JsonFlag = False,
+) -> None:
+    """Show counts, lengths, the share of supervised tokens, and samples with their supervised tokens coloured."""
+    from hetspec_core.cli.engine_command import ask_engine
+
+    words = [str(_store(dataset)), "--samples", str(samples), "--seed", str(seed)]
+    answer = ask_engine(f"{_DATA}.inspect", words, doing="reading the dataset")
+    if json:
+        print_json(answer)
+    else:
+        _print_inspection(answer)
+
+
+@app.command()
+def verify(
+    dataset: StoreWord,
+    samples: Annotated[int, typer.Option(min=1, help="Stored samples that go through the base again.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Which ones.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    json: JsonFlag = False,
+) -> None:
+    """Compare every shard with its checksum, and stored states with those of a fresh forward."""
+    from hetspec_core.cli.engine_command import ask_engine
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device is {device!r}; allowed: auto, cpu, cuda")
+    words = [str(_store(dataset)), "--samples", str(samples), "--seed", str(seed), "--device", device]
+    answer = ask_engine(_VERIFY, words, doing="verifying the dataset")
+    if json:
+        print_json(answer)
+    else:
+        _print_verification(answer)
+    if not answer["ok"]:
+        raise typer.Exit(CorruptFileError.exit_code)
+
+
+@app.command()
+def merge(
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Directory to make.")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SRC...", help="Dataset runs, their folders, or directories.")
+    ],
+    json: JsonFlag = False,
+) -> None:
+    """Make one dataset of several of the same base: shards are linked, samples that repeat are taken once."""
+    from hetspec_core.cli.engine_command import ask_engine
+    from hetspec_core.service import Workbench
+
+    with Workbench() as workbench:
+        folders = [str(_store(word, workbench)) for word in sources]
+    answer = ask_engine(f"{_DATA}.merge", [str(destination.absolute()), *folders], doing="merging the datasets")
+    if json:
+        print_json(answer)
+        return
+    console().print(
+        f"{answer['samples']:,} samples, {answer['tokens']:,} tokens in {answer['folder']}"
+        + (f"; {answer['repeated']:,} samples were there more than once" if answer["repeated"] else ""),
+        soft_wrap=True,
+    )
+
+
+def _store(word: str, workbench: Workbench | None = None) -> Path:
+    from hetspec_core.service import Workbench
+
+    if workbench is not None:
+        return workbench.resolve_input(word, "hidden_states")
+    with Workbench() as opened:
+        return opened.resolve_input(word, "hidden_states")
+
+
+def _absolute(source: str | None) -> str | None:
+    """A file named on the command line, found again from wherever the run is resumed."""
+    if source is None or source == "self" or source.startswith(("hub:", "shipped:")):
+        return source
+    return str(Path(source).expanduser().absolute())
+
+
+def _parse_range(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    start, colon, end = text.partition(":")
+    if not colon or not start.strip().isdigit() or not end.strip().isdigit():
+        raise UsageError(f"--range is {text!r}; it needs A:B, e.g. 0:17500")
+    return [int(start), int(end)]
+
+
+# --- what is printed ---------------------------------------------------------------------------------------------
+
+
+def _print_inspection(answer: dict[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    counts, identity, about = answer["counts"], answer["identity"], answer["about"]
+    facts = {
+        "folder": answer["folder"],
+        "base": f"{about.get('base', {}).get('name', '?')} ({identity['base_fingerprint']})",
+        "template": f"{about.get('template', {}).get('name', '?')} ({identity['template_hash']})",
+        "samples": f"{counts['samples']:,} in {answer['shards']:,} shard{'s' if answer['shards'] != 1 else ''}",
+        "tokens": f"{counts['tokens']:,}",
+        "supervised": f"{counts['supervised_tokens']:,} ({answer['supervised_share']:.1%})",
+        "states": f"{identity['dtype']}, H = {identity['hidden_size']}, {identity['norm'].replace('_', ' ')}"
+        + (f", layers {', '.join(map(str, identity['layers']))}" if identity["layers"] else ""),
+        "size": f"{_bytes(counts['bytes'])}, {answer['bytes_per_token']:,.0f} bytes a token",
+    }
+    lengths = answer["lengths"]
+    if lengths:
+        facts["lengths"] = (
+            f"{lengths['min']} to {lengths['max']} tokens; median {lengths['p50']}, mean {lengths['mean']:.0f}, "
+            f"a tenth below {lengths['p10']}, a tenth above {lengths['p90']}"
+        )
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in facts.items():
+        table.add_row(label, Text(value))
+    out.print(table)
+    if lengths:
+        most = max(row["samples"] for row in lengths["histogram"])
+        for row in lengths["histogram"]:
+            bar = "█" * round(_BAR * row["samples"] / most)
+            out.print(Text(f"{row['from']:>6} - {row['to']:<6} {row['samples']:>7,} {bar}"), soft_wrap=True)
+    plain = not out.is_terminal or out.no_color
+    for sample in answer["samples"]:
+        out.print()
+        head = f"sample {sample['id']}: {sample['tokens']} tokens, {sample['supervised']} supervised"
+        out.print(Text(head, style="bold"), soft_wrap=True)
+        text = Text()
+        for segment in sample["segments"]:
+            supervised = segment["supervised"]
+            shown = f"[[{segment['text']}]]" if supervised and plain else segment["text"]
+            text.append(shown, style="bold green" if supervised else "dim")
+        out.print(text, soft_wrap=True)
+    if answer["samples"]:
+        note("supervised tokens are " + ("in [[ ]]" if plain else "green"))
+
+
+def _print_verification(answer: dict[str, Any]) -> None:
+    from rich.text import Text
+
+    from hetspec_core.cli.tables import print_table
+
+    out = console()
+    for sentence in answer["damaged"]:
+        out.print(Text(f"damaged: {sentence}", style="red"), soft_wrap=True)
+    print_table(
+        ("sample", "tokens", "cosine", "least of a token", "max error", ""),
+        [
+            (
+                entry["id"],
+                f"{entry['tokens']:,}",
+                f"{entry['cosine']:.6f}",
+                f"{entry['least_token_cosine']:.6f}",
+                f"{entry['max_error']:.4g}",
+                "" if entry["ok"] else "WRONG",
+            )
+            for entry in answer["samples"]
+        ],
+    )
+    good = answer["shards"] - len(answer["damaged"])
+    out.print(
+        f"{good} of {answer['shards']} shards have their checksum; re-forwarded with {answer['base']} in "
+        f"{answer['dtype']}: cosine at least {answer['cosine']:.6f}, error at most {answer['max_error']:.4g}",
+        soft_wrap=True,
+    )
+    verdict = Text("the dataset is good", style="green") if answer["ok"] else Text("the dataset is bad", style="red")
+    out.print(verdict)
+
+
+def _bytes(size: float) -> str:
+    from hetspec_core.cli.formats import format_bytes
+
+    return format_bytes(size)

@@ -1,0 +1,79 @@
+"""A Llama of a few thousand random weights with a small ChatML tokenizer, saved as a model directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hetspec_core.spec import Architecture, BaseSpec, PathSource
+
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+PLAIN_CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""ChatML as models ship it: without generation marks."""
+
+_TEXT = (
+    "system user assistant\n",
+    "What is the capital of France? The capital of France is Paris.",
+    "Write a short story about a dog and a cat. Once upon a time there was a dog.",
+    "How many apples are left if you have five and eat two? Three apples are left.",
+    "Explain how the sun makes light. List three things to do on a rainy day.",
+)
+
+
+def make_tiny_tokenizer(template: str | None = PLAIN_CHATML):
+    """A byte-level BPE tokenizer of 400 tokens that covers any text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_TEXT, trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", unk_token="<|endoftext|>"
+    )
+    fast.chat_template = template
+    return fast
+
+
+def make_tiny_base(
+    folder: Path, *, seed: int = 0, template: str | None = PLAIN_CHATML, hidden_size: int = 16, layers: int = 2
+) -> BaseSpec:
+    """Save a tiny base in `folder`; returns its spec."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = make_tiny_tokenizer(template)
+    architecture = Architecture(
+        model_type="llama",
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=512,
+    )
+    config = LlamaConfig(
+        **architecture.model_dump(include={"hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"}),
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        initializer_range=0.5,
+    )
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return BaseSpec(name="tiny", source=PathSource(path=str(folder)), architecture=architecture)
