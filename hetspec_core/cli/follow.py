@@ -58,8 +58,9 @@ def launch(
         Cancelled: it was stopped; the hint says how to go on.
     """
     run_id = workbench.submit(spec).run_id
-    workbench.start(run_id)
-    follow(workbench, run_id, json=json, quiet=quiet, view=view)
+    with _Interrupts() as interrupts:  # from before the start: Ctrl-C must not leave a worker that nobody follows
+        workbench.start(run_id)
+        _follow(workbench, run_id, interrupts, json=json, quiet=quiet, view=view)
     return workbench.show(run_id)
 
 
@@ -67,6 +68,13 @@ def follow(
     workbench: Workbench, run_id: str, *, json: bool = False, quiet: bool = False, view: View | None = None
 ) -> None:
     """Show a run until it ends. Arguments and errors as in `launch`."""
+    with _Interrupts() as interrupts:
+        _follow(workbench, run_id, interrupts, json=json, quiet=quiet, view=view)
+
+
+def _follow(
+    workbench: Workbench, run_id: str, interrupts: _Interrupts, *, json: bool, quiet: bool, view: View | None
+) -> None:
     if view is not None:
         quiet = True
     elif json:
@@ -80,7 +88,7 @@ def follow(
     watch = workbench.watch(run_id)
     first: Event | None = None
     last: Event | None = None
-    with _Interrupts() as interrupts, view:
+    with view:
         view.note(f"run {run_id} in {workbench.paths(run_id).folder}")
         while not watch.done:
             if interrupts.take():
