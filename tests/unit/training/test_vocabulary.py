@@ -31,5 +31,5 @@ def test_no_vocabulary_of_that_size_covers_more(counts: list[int], data: st.Data
 
 @pytest.mark.parametrize("size", [1, 9])
 def test_a_size_that_cannot_be_is_refused(size: int) -> None:
-    with pytest.raises(SpecError, match="draft.vocab_size"):
+    with pytest.raises(SpecError, match=r"draft\.vocab_size"):
         choose_vocabulary(torch.ones(8, dtype=torch.int64), size, always={0, 1})

@@ -1,0 +1,229 @@
+"""Options of a training run, each by what it changes in a run on a tiny base."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.engine.modeling.checkpoint import load_draft, read_settings
+from hetspec_core.engine.stages.train import run
+from hetspec_core.events import CheckpointSaved, Log, Metric
+from hetspec_core.paths import RunPaths, roots
+from hetspec_core.spec import BaseSpec
+from tests.conftest import REPOSITORY
+from tests.fakes.tiny_training import (
+    STOP,
+    events_of,
+    load_tiny_base,
+    make_run_folder,
+    open_tiny_context,
+    series,
+    tiny_run_spec,
+    write_tiny_base,
+    write_tiny_store,
+)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> Iterator[None]:
+    """Accelerate keeps the precision of a process for good; a run has a process of its own, tests share one."""
+    AcceleratorState._reset_state(True)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+class Data:
+    def __init__(self, folder: Path) -> None:
+        self.spec: BaseSpec = write_tiny_base(folder / "base")
+        self.base: BaseLM = load_tiny_base(self.spec)
+        self.store: Path = write_tiny_store(folder / "store", self.base)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    return Data(tmp_path_factory.mktemp("data"))
+
+
+def train(folder: Path, data: Data, datasets: list[Path] | None = None, **options: Any) -> RunPaths:
+    paths = make_run_folder(folder, tiny_run_spec(data.spec, datasets or [data.store], **options))
+    with open_tiny_context(paths) as context:
+        run(context)
+    return paths
+
+
+def values(paths: RunPaths, name: str) -> list[float]:
+    return [value for (_, key), value in sorted(series(paths).items()) if key == name and value is not None]
+
+
+def test_a_draft_learns_and_the_loss_falls(data: Data, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"optimizer": {"lr": 1e-2, "warmup_steps": 5}, "eval_every": 50}
+    paths = train(tmp_path / "run", data, max_steps=150, **options)
+    losses = values(paths, "loss")
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    assert values(paths, "eval/accept_length_bound")[-1] > 1
+
+
+def test_epochs_count_passes_when_no_steps_are_given(data: Data, tmp_path: Path) -> None:
+    paths = train(tmp_path / "run", data, max_steps=None, epochs=2, gradient_accumulation=1)
+    facts = json.loads(paths.resolved.read_text())["training"]
+    assert facts["total_steps"] == 2 * facts["micro_batches_per_epoch"]
+    seen = values(paths, "supervised_tokens")[-1]
+    assert seen == 2 * facts["supervised_tokens_per_epoch"]
+
+
+def test_minutes_are_planned_from_the_first_steps_and_the_plan_survives(data: Data, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_steps": None, "max_minutes": 0.1, "eval_every": 500, "save_every": 500}
+    paths = make_run_folder(tmp_path / "run", tiny_run_spec(data.spec, [data.store], log_every=1, **options))
+    with open_tiny_context(paths) as context:
+        reported = context.progress
+        planned: list[float] = []
+
+        def watch(task: str, done: float, total: float | None = None, unit: str = "", note: str = "") -> None:
+            reported(task, done, total, unit, note)
+            if total is not None and task == "train":
+                planned.append(total)
+                context.cancelled.set()
+
+        context.progress = watch  # type: ignore[method-assign]
+        with pytest.raises(Exception, match="asked to stop"):
+            run(context)
+    [total] = planned
+    logs = [event.message for event in events_of(paths) if isinstance(event, Log)]
+    assert any(f"planned {total:.0f} steps to end within 0.1 minutes" in message for message in logs)
+    with open_tiny_context(paths) as context:
+        run(context)
+    result = json.loads(paths.result.read_text())["data"]
+    assert result["step"] == total
+    assert result["wall_s"] < 30  # six seconds asked for, on a machine that may be busy
+    assert sum("planned" in event.message for event in events_of(paths) if isinstance(event, Log)) == 1
+
+
+def test_max_steps_limits_what_minutes_would_allow(data: Data, tmp_path: Path) -> None:
+    paths = train(tmp_path / "run", data, max_minutes=0.05, max_steps=20)
+    assert json.loads(paths.result.read_text())["data"]["step"] <= 20
+
+
+def test_a_reduced_vocabulary_is_chosen_stored_and_reported(data: Data, tmp_path: Path) -> None:
+    paths = train(tmp_path / "run", data, max_steps=4, draft={"vocab_size": 12})
+    draft = load_draft(paths.draft, data.base)
+    assert draft.vocab is not None and draft.vocab.size == 12
+    ids = draft.vocab.ids.tolist()
+    assert {0, STOP} <= set(ids) and ids == sorted(ids)  # the tokens of begin and end come first
+    [share] = values(paths, "out_of_vocabulary")
+    assert 0 < share < 1
+    assert values(paths, "eval/out_of_vocabulary")
+    stopped = train(tmp_path / "again", data, max_steps=4, draft={"vocab_size": 12})
+    assert torch.equal(load_draft(stopped.draft, data.base).vocab.ids, draft.vocab.ids)  # type: ignore[union-attr]
+
+
+def test_a_run_begins_from_the_draft_of_another(data: Data, tmp_path: Path) -> None:
+    first = train(roots().runs / "first-run", data, max_steps=6)
+    low: dict[str, Any] = {"max_steps": 1, "optimizer": {"lr": 1e-9, "warmup_steps": 0}, "eval_every": 1}
+    for number, source in enumerate(["first-run", str(first.folder), str(first.draft)]):
+        paths = train(tmp_path / f"run{number}", data, draft={"checkpoint": source}, **low)
+        mine, theirs = load_file(paths.draft / "model.safetensors"), load_file(first.draft / "model.safetensors")
+        assert all(torch.allclose(mine[name], tensor, atol=1e-6) for name, tensor in theirs.items())
+
+
+def test_a_draft_of_the_base_s_last_layers_begins_there(data: Data, tmp_path: Path) -> None:
+    low: dict[str, Any] = {"max_steps": 1, "optimizer": {"lr": 1e-9, "warmup_steps": 0}, "eval_every": 1}
+    paths = train(tmp_path / "run", data, draft={"init": "base_last_layers"}, **low)
+    last = data.base.decoder.layers[-1].mlp.up_proj.weight  # type: ignore[index, union-attr]
+    stored = load_file(paths.draft / "model.safetensors")["layers.0.mlp.up_proj.weight"]
+    assert torch.allclose(stored, last, atol=1e-6)
+
+
+def test_the_published_draft_says_where_it_comes_from(data: Data, tmp_path: Path) -> None:
+    paths = train(tmp_path / "run", data)
+    facts = read_settings(paths.draft)
+    best = [event for event in events_of(paths) if isinstance(event, CheckpointSaved) and event.best][-1]
+    assert facts["base_fingerprint"] == data.base.fingerprint and facts["run_id"] == "run"
+    assert facts["step"] == best.step and facts["accept_length"] == best.values["accept_length"]
+
+
+def test_an_evaluation_dataset_is_what_is_evaluated(data: Data, tmp_path: Path) -> None:
+    held = write_tiny_store(tmp_path / "held", data.base, samples=3, seed=8)
+    paths = train(tmp_path / "run", data, max_steps=2, eval_dataset=str(held))
+    facts = json.loads(paths.resolved.read_text())["training"]
+    assert (facts["samples"], facts["held_out_samples"]) == (12, 3)
+
+
+def test_without_held_out_samples_the_newest_draft_is_published(data: Data, tmp_path: Path) -> None:
+    paths = train(tmp_path / "run", data, max_steps=5, eval_fraction=0.0)
+    assert not values(paths, "eval/loss")
+    newest = load_file(paths.checkpoints / "step-000005" / "draft" / "model.safetensors")
+    assert all(
+        torch.equal(newest[name], tensor) for name, tensor in load_file(paths.draft / "model.safetensors").items()
+    )
+    assert any("held out" in event.message for event in events_of(paths) if isinstance(event, Log))
+
+
+def test_bfloat16_autocast_keeps_float32_weights_and_nearly_the_same_losses(data: Data, tmp_path: Path) -> None:
+    exact = values(train(tmp_path / "exact", data, max_steps=6), "loss")
+    AcceleratorState._reset_state(True)
+    paths = train(tmp_path / "rounded", data, max_steps=6, precision="bfloat16")
+    rounded = values(paths, "loss")
+    assert rounded != exact and rounded == pytest.approx(exact, rel=0.03)
+    assert {tensor.dtype for tensor in load_file(paths.draft / "model.safetensors").values()} == {torch.float32}
+
+
+def test_noise_changes_training_but_neither_targets_nor_evaluation(data: Data, tmp_path: Path) -> None:
+    low: dict[str, Any] = {"max_steps": 2, "optimizer": {"lr": 1e-9, "warmup_steps": 0}, "eval_every": 1}
+    clean = train(tmp_path / "clean", data, algorithm={"options": {"noise": 0.0}}, **low)
+    noisy = train(tmp_path / "noisy", data, algorithm={"options": {"noise": 3.0}}, **low)
+    assert values(clean, "loss") != values(noisy, "loss")
+    assert values(clean, "eval/loss") == pytest.approx(values(noisy, "eval/loss"), rel=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_train_what_one_does_with_twice_the_micro_batches(data: Data, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"algorithm": {"options": {"noise": 0.0, "feature_loss_weight": 0.3}}, "log_every": 2}
+    # An even number of micro-batches, so that the plan for two ranks is the plan for one, dealt out in turn.
+    alone = train(tmp_path / "alone", data, tokens_per_batch=36, gradient_accumulation=2, **options)
+    facts = json.loads(alone.resolved.read_text())["training"]
+    assert facts["micro_batches_per_epoch"] % 2 == 0
+    paths = make_run_folder(
+        tmp_path / "both",
+        tiny_run_spec(data.spec, [data.store], tokens_per_batch=36, gradient_accumulation=1, **options),
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": "2"}
+    children = []
+    for rank in range(2):
+        environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        command = [sys.executable, "-m", "hetspec_core.engine.worker", str(paths.folder), "--worker", f"worker-{rank}"]
+        children.append(
+            subprocess.Popen(
+                command, env=environment, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+            )
+        )
+    outcome = [(child.communicate(timeout=240)[1].decode(), child.returncode) for child in children]
+    assert [status for _, status in outcome] == [0, 0], outcome
+    one, two = series(alone), series(paths)
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        assert two[key] == pytest.approx(value, rel=2e-3, abs=2e-4), key
+    first, second = (load_file(p.checkpoints / "step-000012/draft/model.safetensors") for p in (alone, paths))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
+    assert sum(isinstance(event, Metric) and "loss" in event.values for event in events_of(paths)) == 6
+
+
+def test_metrics_reach_a_tracker(data: Data, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    paths = train(tmp_path / "run", data, max_steps=2, report_to=["tensorboard"])
+    assert list((paths.folder / "trackers").rglob("events.out.tfevents.*"))
