@@ -28,7 +28,7 @@ run: install ## Open the dashboard
 	@$(BIN)/hetspec $(ARGS)
 
 test: install ## Run all tests (quicker: ARGS="-m 'not slow'")
-	@$(BIN)/python -m pytest -n auto --maxprocesses 8 $(ARGS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadgroup $(ARGS)
 
 check: install ## Style, types, import layers and start-up, all of them even if one fails
 	@$(MAKE) --no-print-directory --keep-going lint format types layers startup && echo "check: all good"
@@ -47,7 +47,7 @@ types: install
 
 layers: install
 	@echo "check: import layers"
-	@out=$$($(BIN)/lint-imports --no-cache 2>&1) || { echo "$$out"; exit 1; }
+	@out=$$($(BIN)/lint-imports --no-cache --no-logo 2>&1) || { echo "$$out"; exit 1; }
 
 startup: install
 	@echo "check: start-up imports"

