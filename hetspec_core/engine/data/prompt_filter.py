@@ -14,7 +14,7 @@ MAX_CHARACTERS = 2000
 _MARKUP = re.compile(r"<\|[^|>]{1,40}\|>|\[/?INST\]|<<?/?SYS>?>|<(start|end)_of_turn>|</?s>|�")
 _LONG_RUN = re.compile(r"(\S)\1{11,}")
 _LEAST_DISTINCT = 0.35  # distinct words of all words; natural prompts of this length lie above 0.5
-_LEAST_LETTERS = 0.4
+_LEAST_LETTERS = 0.2
 
 
 def normalise(text: str) -> str:

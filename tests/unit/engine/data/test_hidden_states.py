@@ -14,53 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from hetspec_core.engine.data.hidden_states import HiddenStateWriter, Sample, open_store
-from hetspec_core.engine.data.manifest import StoreIdentity, check_checksum, read_manifest
+from hetspec_core.engine.data.hidden_states import open_store
+from hetspec_core.engine.data.manifest import check_checksum, read_manifest
 from hetspec_core.errors import CorruptFileError, DataError, NotFoundError, ResourceError, RunError
-
-WIDTH = 8
-
-
-def identity(**changes: object) -> StoreIdentity:
-    values: dict[str, object] = {
-        "base_fingerprint": "base",
-        "tokenizer_hash": "tok",
-        "template_hash": "tpl",
-        "hidden_size": WIDTH,
-        "vocab_size": 100,
-        "layers": (1,),
-        "dtype": "bfloat16",
-    }
-    return StoreIdentity.model_validate(values | changes)
-
-
-def sample(number: int, length: int = 6) -> Sample:
-    generator = torch.Generator().manual_seed(number)
-    return Sample(
-        id=f"id{number}",
-        input_ids=torch.randint(0, 100, (length,), generator=generator, dtype=torch.int32),
-        assistant_mask=torch.rand(length, generator=generator) > 0.5,
-        hidden=torch.randn(length, WIDTH, generator=generator).bfloat16(),
-        layers={1: torch.randn(length, WIDTH, generator=generator).bfloat16()},
-    )
-
-
-def writer(folder: Path, *, shard_bytes: int = 300, **changes: object) -> HiddenStateWriter:
-    return HiddenStateWriter(folder, identity(**changes), about={"base": "tiny"}, shard_bytes=shard_bytes)
-
-
-def write(folder: Path, numbers: range, **options: int) -> None:
-    with writer(folder, **options) as out:
-        for number in numbers:
-            out.add(sample(number))
-
-
-def assert_same(one: Sample, two: Sample) -> None:
-    assert one.id == two.id
-    assert torch.equal(one.input_ids, two.input_ids)
-    assert torch.equal(one.assistant_mask, two.assistant_mask)
-    assert torch.equal(one.hidden, two.hidden)
-    assert all(torch.equal(one.layers[layer], two.layers[layer]) for layer in one.layers)
+from tests.conftest import REPOSITORY
+from tests.fakes.stores import WIDTH, assert_same, identity, sample, write, writer
 
 
 @given(lengths=st.lists(st.integers(2, 20), min_size=1, max_size=12), shard_bytes=st.integers(1, 2000))
@@ -157,7 +115,7 @@ import os, signal, sys
 from pathlib import Path
 from hetspec_core.engine.data import hidden_states
 sys.path.insert(0, {here!r})
-from test_hidden_states import sample, writer
+from tests.fakes.stores import sample, writer
 moment, folder = sys.argv[1], Path(sys.argv[2])
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -178,7 +136,7 @@ with writer(folder) as out:
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 @pytest.mark.parametrize("moment", ["while writing the shard", "between shard and manifest", "between shards"])
 def test_kill_at_any_moment_loses_and_doubles_nothing(tmp_path: Path, moment: str) -> None:
-    code = _KILLED.format(here=str(Path(__file__).parent))
+    code = _KILLED.format(here=str(REPOSITORY))
     done = subprocess.run([sys.executable, "-c", code, moment, str(tmp_path)], check=False)
     assert done.returncode == -signal.SIGKILL
 
@@ -203,7 +161,7 @@ _FULL = """
 import resource, sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
-from test_hidden_states import sample, writer
+from tests.fakes.stores import sample, writer
 from hetspec_core.errors import ResourceError
 with writer(Path(sys.argv[1])) as out:
     for number in range(3):
@@ -220,7 +178,7 @@ except ResourceError as error:
 
 
 def test_full_disk_keeps_everything_before(tmp_path: Path) -> None:
-    code = _FULL.format(here=str(Path(__file__).parent))
+    code = _FULL.format(here=str(REPOSITORY))
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, capture_output=True, text=True)
 
     assert done.returncode == ResourceError.exit_code, done.stderr
