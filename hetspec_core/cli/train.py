@@ -1,0 +1,105 @@
+"""`hetspec-core train`: train a draft on hidden states, and say what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hetspec_core.cli.formats import format_duration, format_number
+from hetspec_core.cli.options import FileOption, NameOption, RecipeArgument, SetOption, spec_options
+from hetspec_core.cli.output import JsonFlag, console, launch
+from hetspec_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from hetspec_core.service import Workbench
+    from hetspec_core.spec import TrainingSpec
+
+app = typer.Typer()
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument,
+    dataset: Annotated[
+        list[str], typer.Option("--dataset", metavar="RUN_OR_DIR", help="Hidden states to train on; may be repeated.")
+    ] = [],  # noqa: B006
+    eval_dataset: Annotated[
+        str | None, typer.Option(metavar="RUN_OR_DIR", help="Held-out hidden states; else a share is held out.")
+    ] = None,
+    initial: Annotated[
+        str | None, typer.Option("--from", metavar="RUN_OR_DIR", help="Begin from the draft of a run or directory.")
+    ] = None,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data, without a number of steps.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Plan the steps to end within this time.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    report_to: Annotated[
+        list[str], typer.Option(help="Tracker: wandb, tensorboard, trackio or mlflow; may be repeated.")
+    ] = [],  # noqa: B006
+    overrides: SetOption = [],  # noqa: B006
+    file: FileOption = None,
+    name: NameOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Train a draft on hidden states of its base. Ctrl-C leaves a run that can be resumed."""
+    from hetspec_core.config import resolve
+    from hetspec_core.service import Workbench
+
+    with Workbench() as workbench:
+        datasets = [workbench.resolve_input(word, "hidden_states") for word in dataset]
+        held_out = workbench.resolve_input(eval_dataset, "hidden_states") if eval_dataset else None
+        draft = workbench.resolve_input(initial, "draft") if initial else None
+        options = spec_options(
+            name=name,
+            training__datasets=[str(folder) for folder in datasets] or None,
+            training__eval_dataset=held_out,
+            draft__checkpoint=draft,
+            training__max_steps=max_steps,
+            training__epochs=epochs,
+            training__max_minutes=max_minutes,
+            training__optimizer__lr=lr,
+            training__report_to=report_to or None,
+            parents=_runs_among(workbench, [*datasets, held_out, draft]) or None,
+        )
+        spec = resolve(recipe, stage="train", overrides=overrides, file=file, options=options).spec
+        _check_epochs(epochs, spec.training)
+        report = launch(workbench, spec, json=json)
+    if not json:
+        _print_result(report.results["train"], recipe, report.summary.run_id)
+
+
+def _check_epochs(epochs: int | None, training: TrainingSpec) -> None:
+    """Refuse a number of passes that would be ignored, because steps or minutes are given too."""
+    if epochs is None:
+        return
+    for key in ("max_steps", "max_minutes"):
+        value = getattr(training, key)
+        if value is not None:
+            raise UsageError(
+                f"--epochs {epochs} has no effect: training.{key} is {value:g}",
+                hint=f"leave --epochs out, or take a recipe without {key}",
+            )
+
+
+def _runs_among(workbench: Workbench, folders: Iterable[Path | None]) -> list[str]:
+    """Ids of the runs that folders lie in, each once, in order."""
+    runs = workbench.roots.runs.absolute()
+    inside = [folder for folder in folders if folder is not None and folder.is_relative_to(runs)]
+    return list(dict.fromkeys(folder.relative_to(runs).parts[0] for folder in inside))
+
+
+def _print_result(result: dict[str, Any], recipe: str, run_id: str) -> None:
+    out = console()
+    length = result["accept_length"]
+    judged = "nothing was held out" if length is None else f"simulated accept length {length:.2f}"
+    out.print(
+        f"step {format_number(result['best_step'])} of {format_number(result['step'])} is the best: {judged}; "
+        f"{format_number(result['supervised_tokens'])} supervised tokens in {format_duration(result['wall_s'])}",
+        soft_wrap=True,
+    )
+    out.print(f"draft: {result['draft']}", soft_wrap=True)
+    out.print(f"next: hetspec-core bench {recipe} --draft {run_id}", soft_wrap=True)
