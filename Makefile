@@ -35,11 +35,11 @@ check: install ## Style, types, import layers and start-up, all of them even if 
 
 lint: install
 	@echo "check: ruff check"
-	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff check --quiet --output-format concise .
 
 format: install
 	@echo "check: ruff format"
-	@$(BIN)/ruff format --check --quiet --diff .
+	@$(BIN)/ruff format --check --quiet --output-format concise .
 
 types: install
 	@echo "check: basedpyright"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ABOUT = (
-    "HetSpec makes a language model answer faster without changing what it says: a small draft proposes several tokens "
-    "as a tree, the large base verifies them in one pass. Here you train such drafts, measure them and look into them."
+    "A small draft proposes several tokens as a tree, the large base verifies them in one pass: the answers stay the "
+    "base's own, only sooner. HetSpec trains such drafts, measures them and lets you look into them."
 )
-TO_COME = "This is the doorway: the dashboard of runs, charts, draft trees and chat is to come."
+TO_COME = "The dashboard of runs, charts, draft trees and chat is still to come."
 
 
 @dataclass(frozen=True)
