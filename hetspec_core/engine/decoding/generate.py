@@ -54,6 +54,8 @@ def generate(
     Raises:
         DataError: a prompt is empty or longer than the context.
     """
+    if not prompts:
+        return []
     if draft is None or decoding.plain:
         return decode_plain(base, prompts, decoding, on_token)
     return _Speculation(base, draft, prompts, decoding, clock).run(on_step, on_token)

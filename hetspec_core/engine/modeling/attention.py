@@ -12,36 +12,45 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
+from hetspec_core.errors import ModelError
+
 ATTENTION_NAME = "hetspec"
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float | None = None
+) -> Tensor:
     """Attention with grouped key/value heads.
 
     Args:
         query: [B, heads, T, head_dim].
         key: [B, kv_heads, S, head_dim]; heads is a multiple of kv_heads.
-        value: [B, kv_heads, S, head_dim].
+        value: [B, kv_heads, S, value_dim].
         mask: [B or 1, 1, T, S] bool, True = may look; None = causal when T > 1, everything when T = 1.
         scale: factor of the scores.
+        softcap: soft-capping of the scores, cap * tanh(scores / cap) (Gemma 2), or None.
 
     Returns:
-        [B, heads, T, head_dim].
+        [B, heads, T, value_dim].
     """
     if mask is None and query.shape[2] > 1:
-        grouped = key.shape[1] != query.shape[1]
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
+        if softcap is None:
+            grouped = key.shape[1] != query.shape[1]
+            return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
+        mask = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
     rows, heads, num_queries, head_dim = query.shape
     kv_heads, num_keys = key.shape[1], key.shape[2]
     group = heads // kv_heads
     folded = query.reshape(rows, kv_heads, group * num_queries, head_dim)  # the queries of a group share their keys
     scores = (folded @ key.transpose(-1, -2)).float() * scale  # [B, kv_heads, group*T, S]; float32 for the softmax
+    if softcap is not None:
+        scores = torch.tanh(scores / softcap) * softcap
     if mask is not None:
         scores = scores.view(rows, kv_heads, group, num_queries, num_keys)
         scores = scores.masked_fill(~mask[:, :, None], torch.finfo(torch.float32).min)
         scores = scores.view(rows, kv_heads, group * num_queries, num_keys)
     weights = torch.softmax(scores, dim=-1).to(value.dtype)
-    return (weights @ value).view(rows, heads, num_queries, head_dim)
+    return (weights @ value).view(rows, heads, num_queries, value.shape[-1])
 
 
 def _hugging_face_attention(
@@ -51,14 +60,22 @@ def _hugging_face_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """The signature that Hugging Face layers call; returns [B, T, heads, head_dim]."""
+    """The signature that Hugging Face layers call; returns [B, T, heads, value_dim].
+
+    Raises:
+        ModelError: the layer adds attention sinks to the scores (GPT-OSS); without them the model is another one.
+    """
+    if s_aux is not None:
+        raise ModelError(f"{type(module).__name__} uses attention sinks, which are not supported", hint="use another base")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     mask = None
     if attention_mask is not None:
         mask = attention_mask[..., : key.shape[2]]
-    return attend(query, key, value, mask, scale).transpose(1, 2).contiguous(), None
+    return attend(query, key, value, mask, scale, softcap).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(ATTENTION_NAME, _hugging_face_attention)

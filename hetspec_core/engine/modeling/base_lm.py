@@ -81,7 +81,7 @@ class BaseLM:
         fingerprint: identity of the weights; datasets and drafts record it.
 
     Raises:
-        ModelError: decoder, embedding or head cannot be found.
+        ModelError: decoder, embedding or head cannot be found, or the layers do not take the attention of `attention.py`.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, fingerprint: str) -> None:
@@ -91,6 +91,12 @@ class BaseLM:
             raise ModelError(
                 f"{type(model).__name__} has no separate decoder, embedding and linear head",
                 hint="use a decoder-only causal language model",
+            )
+        if not getattr(model, "_supports_attention_backend", False):
+            # Such layers have attention of their own, which would misread boolean tree masks without a word.
+            raise ModelError(
+                f"the attention of {type(model).__name__} cannot be exchanged, so it cannot verify trees",
+                hint="use a base of a family whose attention follows transformers' interface, e.g. llama or qwen3",
             )
         model.eval().requires_grad_(False)
         model.config._attn_implementation = ATTENTION_NAME

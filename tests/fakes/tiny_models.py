@@ -1,0 +1,134 @@
+"""Bases of many families and drafts for them, random, in memory, a few thousand weights each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.engine.modeling.checkpoint import build_draft
+from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.spec import AlgorithmSpec, Architecture, DraftSpec
+
+VOCAB = 48
+HIDDEN = 32
+CONTEXT = 256
+
+_SIZES: dict[str, Any] = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "initializer_range": 0.3,
+}
+_GPT2: dict[str, Any] = {"n_embd": HIDDEN, "n_layer": 2, "n_head": 4, "n_inner": 48, "initializer_range": 0.3}
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": _SIZES,
+    "qwen3": _SIZES,
+    "mistral": _SIZES,
+    "qwen2": _SIZES,
+    "gemma": _SIZES,
+    "gemma2": _SIZES | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "query_pre_attn_scalar": 8},
+    "granite": _SIZES | {"logits_scaling": 4.0, "embedding_multiplier": 3.0, "attention_multiplier": 0.2},
+    "cohere": _SIZES | {"logit_scale": 0.25},
+    "phi": _SIZES | {"partial_rotary_factor": 0.5},
+    "gpt2": _GPT2,
+}
+"""Configuration of each family by its Hugging Face model type; what makes a family special is switched on."""
+
+
+def tiny_model(
+    family: str = "llama",
+    *,
+    seed: int = 0,
+    vocab: int = VOCAB,
+    context: int = CONTEXT,
+    stop_ids: tuple[int, ...] = (),
+    head_factor: float = 1.0,
+    **sizes: Any,
+) -> Any:
+    """A random Hugging Face causal LM in float32.
+
+    Args:
+        family: a key of FAMILIES.
+        seed: of the weights.
+        vocab: V.
+        context: most positions.
+        stop_ids: end-of-sequence ids; none = the model never stops by itself.
+        head_factor: the head's weights times this; large = a base that is sure of everything.
+        sizes: keys of the configuration instead of the family's.
+    """
+    positions = {"n_positions": context} if family == "gpt2" else {"max_position_embeddings": context}
+    values = FAMILIES[family] | positions | sizes
+    ends = {"bos_token_id": None, "pad_token_id": None, "eos_token_id": list(stop_ids) or None}
+    config = AutoConfig.for_model(family, vocab_size=vocab, tie_word_embeddings=False, **ends, **values)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(head_factor)
+    return model
+
+
+def tiny_base(family: str = "llama", **options: Any) -> BaseLM:
+    """`tiny_model` as a base without a tokenizer; options as there."""
+    return BaseLM(tiny_model(family, **options), None, name=f"tiny-{family}", fingerprint=f"tiny-{family}")
+
+
+def draft_spec(base: BaseLM, backbone: str = "llama", *, layers: int = 1, **options: Any) -> DraftSpec:
+    """The spec of a small draft for a base, its weights random unless the options say otherwise."""
+    architecture = Architecture(
+        model_type=backbone,
+        hidden_size=base.hidden_size,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        vocab_size=base.vocab_size,
+        max_position_embeddings=512,
+        extra={"initializer_range": 0.3},
+    )
+    return DraftSpec(name="tiny-draft", architecture=architecture, **({"init": "random"} | options))
+
+
+def tiny_draft(
+    base: BaseLM, backbone: str = "llama", *, layers: int = 1, seed: int = 1, vocab: tuple[int, ...] = ()
+) -> DraftLM:
+    """A random draft for a base; `vocab` are the base's ids of a reduced draft vocabulary."""
+    ids = torch.tensor(vocab) if vocab else None
+    draft = build_draft(draft_spec(base, backbone, layers=layers), AlgorithmSpec(), base, seed=seed, vocab=ids)
+    return draft.eval().requires_grad_(False)
+
+
+def perfect_pair(
+    *, seed: int = 0, layers: int = 2, vocab: int = VOCAB, head_factor: float = 20.0
+) -> tuple[BaseLM, DraftLM]:
+    """A base and a draft that always proposes the base's own next token.
+
+    The base's attention writes nothing, so its state at a token depends on that token alone; the draft is the base's
+    own layers and final norm, fed with the embedding only. The large head makes the likeliest path stay in any tree.
+    """
+    base = tiny_base(seed=seed, vocab=vocab, num_hidden_layers=layers, head_factor=head_factor)
+    with torch.no_grad():
+        for layer in base.decoder.layers:
+            layer.self_attn.o_proj.weight.zero_()
+    spec = draft_spec(base, layers=layers, skip_first_input_norm=False, skip_output_norm=False)
+    draft = build_draft(spec, AlgorithmSpec(), base)
+    with torch.no_grad():
+        draft.backbone.decoder.load_state_dict(base.decoder.state_dict() | {}, strict=False)
+        draft.head.fc.weight.zero_()
+        draft.head.fc.weight[:, : base.hidden_size].copy_(torch.eye(base.hidden_size))
+        draft.head.fc.bias.zero_()
+    return base, draft.eval().requires_grad_(False)
+
+
+def ragged_prompts(lengths: tuple[int, ...], *, vocab: int = VOCAB, seed: int = 0) -> list[list[int]]:
+    """Random prompts of these lengths."""
+    random = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, vocab, (length,), generator=random).tolist() for length in lengths]
