@@ -45,14 +45,37 @@ def make_tiny_tokenizer(template: str | None = PLAIN_CHATML):
     return fast
 
 
+def make_word_tokenizer():
+    """A tokenizer of some forty words: whatever a random base writes with it is text, and ends soon."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = "system user assistant what how why who is are was the a an of to in on sun moon sea dog cat tree house"
+    words += " river stone bread small large red green old new write explain list name count"
+    vocabulary = {word: number for number, word in enumerate((*SPECIAL_TOKENS, *words.split()))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|endoftext|>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", unk_token="<|endoftext|>"
+    )
+    fast.chat_template = PLAIN_CHATML
+    return fast
+
+
 def make_tiny_base(
-    folder: Path, *, seed: int = 0, template: str | None = PLAIN_CHATML, hidden_size: int = 16, layers: int = 2
+    folder: Path,
+    *,
+    seed: int = 0,
+    template: str | None = PLAIN_CHATML,
+    hidden_size: int = 16,
+    layers: int = 2,
+    tokenizer=None,
 ) -> BaseSpec:
     """Save a tiny base in `folder`; returns its spec."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    tokenizer = make_tiny_tokenizer(template)
+    tokenizer = tokenizer or make_tiny_tokenizer(template)
     architecture = Architecture(
         model_type="llama",
         hidden_size=hidden_size,
