@@ -111,7 +111,7 @@ def _open_accelerator(context: RunContext) -> tuple[Accelerator, torch.dtype]:
     training, device = context.spec.training, context.device
     precision = training.precision
     if precision == "auto":
-        precision = "bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+        precision = "bfloat16" if _has_fast_bfloat16(device) else "float32"
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="bf16" if precision == "bfloat16" else "no",
@@ -122,6 +122,14 @@ def _open_accelerator(context: RunContext) -> tuple[Accelerator, torch.dtype]:
     if device.type == "cuda" and wanted > accelerator.num_processes:
         context.log(f"{wanted} GPUs are asked for, {accelerator.num_processes} is used", level="warning")
     return accelerator, torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def _has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16; a processor that has to emulate it is slower than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def _load_ends(
