@@ -93,7 +93,8 @@ def random_base(spec: RunSpec, device: torch.device, dtype: torch.dtype) -> Base
     """A base of the recipe's widths with random ends; one layer, since training uses none."""
     sizes = spec.base.architecture.model_dump(exclude={"model_type", "extra", "rope_theta"}, exclude_none=True)
     with torch.device(device):
-        model = LlamaForCausalLM(LlamaConfig(**{**sizes, "num_hidden_layers": 1})).to(dtype)
+        model = LlamaForCausalLM(LlamaConfig(**{**sizes, "num_hidden_layers": 1}))
+    model = model.to(dtype)  # type: ignore[arg-type]
     return BaseLM(model, None, name=spec.base.name, fingerprint="random")
 
 
