@@ -26,21 +26,28 @@ from hetspec_core.engine.stages.bench import read_prompts
 from hetspec_core.service import Workbench
 from hetspec_core.spec import BenchSpec, DecodingSpec, TreeSpec
 
+# init (random, or the base's last layer), then what differs from the token loss alone with noise 0.2
 VARIANTS: dict[str, dict[str, Any]] = {
-    "random init, token loss": {"draft.init": "random"},
-    "base's last layer, token loss": {},
-    "base's last layer, token loss, no noise": {"algorithm.options.noise": 0.0},
-    "base's last layer, token 1 + feature 0.1": {"algorithm.options.feature_loss_weight": 0.1},
-    "base's last layer, token 1 + feature 1": {"algorithm.options.feature_loss_weight": 1.0},
-    "random init, token 1 + feature 1": {"draft.init": "random", "algorithm.options.feature_loss_weight": 1.0},
-    "base's last layer, token 0.1 + feature 1 (the origin's)": {
-        "algorithm.options.feature_loss_weight": 1.0,
-        "algorithm.options.token_loss_weight": 0.1,
+    "random": {},
+    "random-clean": {"algorithm.options.noise": 0.0},
+    "random-f0.3": {"algorithm.options.feature_loss_weight": 0.3},
+    "random-f1": {"algorithm.options.feature_loss_weight": 1.0},
+    "random-f1-clean": {"algorithm.options.feature_loss_weight": 1.0, "algorithm.options.noise": 0.0},
+    "random-f3": {"algorithm.options.feature_loss_weight": 3.0},
+    "random-f10": {"algorithm.options.feature_loss_weight": 10.0},
+    "random-f10-lr/2": {"algorithm.options.feature_loss_weight": 10.0, "lr_factor": 1 / 2},
+    "random-origin": {"algorithm.options.feature_loss_weight": 1.0, "algorithm.options.token_loss_weight": 0.1},
+    "random-f3-lr/2": {"algorithm.options.feature_loss_weight": 3.0, "lr_factor": 1 / 2},
+    "random-f3-lr*2": {"algorithm.options.feature_loss_weight": 3.0, "lr_factor": 2.0},
+    "random-f3-clip1e9": {"algorithm.options.feature_loss_weight": 3.0, "training.optimizer.clip_norm": 1e9},
+    "random-f3-v8192": {"algorithm.options.feature_loss_weight": 3.0, "draft.vocab_size": 8192},
+    "random-f3-normed": {
+        "algorithm.options.feature_loss_weight": 3.0,
+        "draft.skip_first_input_norm": False,
     },
-    "base's last layer, token loss, lr / 3": {"lr_factor": 1 / 3},
-    "base's last layer, token loss, lr x 2": {"lr_factor": 2.0},
-    "base's last layer, token loss, vocabulary 8192": {"draft.vocab_size": 8192},
-    "base's last layer, token loss, qwen3": {"recipe": "smollm2-qwen3-eagle", "draft.init": "random"},
+    "random-f3-qwen3": {"recipe": "smollm2-qwen3-eagle", "algorithm.options.feature_loss_weight": 3.0},
+    "last": {"draft.init": "base_last_layers"},
+    "last-f1": {"draft.init": "base_last_layers", "algorithm.options.feature_loss_weight": 1.0},
 }
 
 
@@ -51,6 +58,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="at most so many of them")
     parser.add_argument("--max-new-tokens", type=int, default=128, help="length of the answers in the dataset")
     parser.add_argument("--generation-batch", type=int, default=64)
+    parser.add_argument("--data", type=Path, help="a hidden-state dataset that is there already")
+    parser.add_argument("--dataset-only", action="store_true", help="make the dataset, print where it is, and stop")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--tokens-per-batch", type=int, default=2048)
     parser.add_argument("--lr", type=float, default=3e-3)
@@ -58,21 +67,25 @@ def main() -> None:
     parser.add_argument("--answer-tokens", type=int, default=96, help="length of the answers measured")
     parser.add_argument("--rows", type=int, default=20, help="prompts decoded together")
     parser.add_argument("--tree", action="append", help="tree shapes to measure")
-    parser.add_argument("--only", action="append", help="variants whose name contains this")
+    parser.add_argument("--only", action="append", help="only the variants of these names")
     parser.add_argument("--out", type=Path, help="also write the table as JSON")
     wanted = parser.parse_args()
 
     workbench = Workbench()
-    data = _dataset(workbench, wanted)
-    rows = []
+    data = wanted.data or _dataset(workbench, wanted)
+    if wanted.dataset_only:
+        print(data)
+        return
+    rows: list[dict[str, Any]] = []
     for name, options in VARIANTS.items():
-        if wanted.only and not any(part in name for part in wanted.only):
+        if wanted.only and name not in wanted.only:
             continue
         rows.append({"variant": name, **_variant(workbench, wanted, data, dict(options))})
         print(json.dumps(rows[-1]), flush=True)
         if wanted.out:
             wanted.out.write_text(json.dumps(rows, indent=1))
-    _print(rows)
+    if rows:
+        _print(rows)
 
 
 def _dataset(workbench: Workbench, wanted: argparse.Namespace) -> Path:
@@ -93,6 +106,7 @@ def _dataset(workbench: Workbench, wanted: argparse.Namespace) -> Path:
 
 def _variant(workbench: Workbench, wanted: argparse.Namespace, data: Path, options: dict[str, Any]) -> dict[str, Any]:
     recipe = options.pop("recipe", wanted.recipe)
+    options.setdefault("draft.init", "random")
     options |= {
         "training.datasets": [str(data)],
         "training.max_steps": wanted.steps,
@@ -133,9 +147,9 @@ def _variant(workbench: Workbench, wanted: argparse.Namespace, data: Path, optio
 
 def _print(rows: list[dict[str, Any]]) -> None:
     shapes = [key for key in rows[0] if "/" in key and "steps" not in key]
-    print(f"\n{'variant':<58}" + "".join(f"{shape:>10}" for shape in shapes) + f"{'train s':>10}")
+    print(f"\n{'variant':<14}" + "".join(f"{shape:>10}" for shape in shapes) + f"{'train s':>10}")
     for row in rows:
-        print(f"{row['variant']:<58}" + "".join(f"{row[shape]:>10.2f}" for shape in shapes) + f"{row['train_s']:>10.0f}")
+        print(f"{row['variant']:<14}" + "".join(f"{row[shape]:>10.2f}" for shape in shapes) + f"{row['train_s']:>10.0f}")
 
 
 if __name__ == "__main__":
