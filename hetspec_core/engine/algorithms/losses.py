@@ -88,7 +88,7 @@ class _ChunkedDistribution(torch.autograd.Function):
         scale: float,
         softcap: float | None,
         chunk_rows: int,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         needs_grad = ctx.needs_input_grad[0]
         gradient = torch.empty_like(hidden) if needs_grad else None
         sums = torch.zeros(4, dtype=torch.float32, device=hidden.device)  # loss, top1, top10, acceptance
@@ -117,7 +117,9 @@ class _ChunkedDistribution(torch.autograd.Function):
                 gradient[part] = (q.sub_(p).mul_(slope).to(weight.dtype) @ weight).to(gradient.dtype)
         if gradient is not None:
             ctx.save_for_backward(gradient)
-        return sums[0].clone(), sums[1].clone(), sums[2].clone(), sums[3].clone()
+        loss, *scores = (total.clone() for total in sums)
+        ctx.mark_non_differentiable(*scores)
+        return loss, *scores
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
