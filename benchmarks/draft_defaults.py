@@ -106,7 +106,12 @@ def _dataset(workbench: Workbench, wanted: argparse.Namespace) -> Path:
 
 def _variant(workbench: Workbench, wanted: argparse.Namespace, data: Path, options: dict[str, Any]) -> dict[str, Any]:
     recipe = options.pop("recipe", wanted.recipe)
-    options.setdefault("draft.init", "random")
+    options = {
+        "draft.init": "random",
+        "algorithm.options.token_loss_weight": 1.0,
+        "algorithm.options.feature_loss_weight": 0.0,
+        **options,
+    }
     options |= {
         "training.datasets": [str(data)],
         "training.max_steps": wanted.steps,

@@ -40,6 +40,14 @@ def peak_memory_bytes(device: torch.device) -> dict[str, int]:
     return peak
 
 
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16; a processor that has to emulate it is slower than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+
+
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():

@@ -24,7 +24,7 @@ class EagleOptions(Spec):
         default=1.0, ge=0, description="Weight of the cross-entropy with the base's distribution."
     )
     feature_loss_weight: float = Field(
-        default=0.0, ge=0, description="Weight of the smooth-L1 on the base's hidden states."
+        default=10.0, ge=0, description="Weight of the smooth-L1 on the base's hidden states."
     )
     noise: float = Field(
         default=0.2, ge=0, description="Amplitude of the uniform noise added to input features in training."

@@ -100,7 +100,7 @@ class DraftSpec(Spec):
         description="Reduced draft vocabulary (most frequent supervised tokens); the base's when absent.",
     )
     init: Literal["random", "base_last_layers"] = Field(
-        default="base_last_layers", description="Random weights, or the base's last layers with a pass-through fusion."
+        default="random", description="Random weights, or the base's last layers with a pass-through fusion."
     )
     skip_first_input_norm: bool = Field(default=True, description="EAGLE: the first layer has no input norm.")
     skip_output_norm: bool = Field(default=True, description="EAGLE: no norm after the last layer.")

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.capture import capture
 from hetspec_core.engine.data.chat import ChatTemplate, tokenizer_hash
@@ -22,6 +24,7 @@ from hetspec_core.engine.data.hidden_states import HiddenStateWriter
 from hetspec_core.engine.data.items import CaptureItem, ItemList, encode_all
 from hetspec_core.engine.data.manifest import TOKENIZER_FOLDER, Manifest, StoreIdentity
 from hetspec_core.engine.data.reading import read_conversations
+from hetspec_core.engine.machine import has_fast_bfloat16, peak_memory_bytes
 from hetspec_core.engine.modeling.base_lm import BaseLM, load_tokenizer
 from hetspec_core.engine.modeling.sources import fingerprint, materialize
 from hetspec_core.engine.stages.dataset_answers import answer_conversations
@@ -123,8 +126,13 @@ def _read(context: RunContext) -> list[Conversation]:
 
 
 def _load(context: RunContext) -> BaseLM:
-    context.log(f"loading base {context.spec.base.name} on {context.device}")
-    return BaseLM.load(context.spec.base, device=context.device, dtype=context.dtype)
+    dtype = context.dtype
+    if context.spec.resources.dtype == "auto" and context.spec.dataset.store_dtype == "bfloat16":
+        # What is stored is rounded anyway; computing in it is twice as fast where the processor multiplies in it.
+        dtype = torch.bfloat16 if has_fast_bfloat16(context.device) else dtype
+    name = str(dtype).removeprefix("torch.")
+    context.log(f"loading base {context.spec.base.name} on {context.device} in {name}")
+    return BaseLM.load(context.spec.base, device=context.device, dtype=dtype)
 
 
 def _report(context: RunContext, found: ItemList) -> None:
@@ -192,6 +200,7 @@ def _finish(context: RunContext, found: ItemList, manifest: Manifest, facts: dic
         "shards": len(manifest.shards),
         "left_out": dict(found.dropped),
         **facts,
+        "peak_memory_bytes": peak_memory_bytes(context.device),
     }
     context.artifact("hidden_states", context.paths.hidden_states, summary)
     context.result("dataset", summary)

@@ -14,7 +14,7 @@ from accelerate.utils import set_seed
 from hetspec_core.engine.algorithms import build_algorithm
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.hidden_states import open_store
-from hetspec_core.engine.machine import peak_memory_bytes
+from hetspec_core.engine.machine import has_fast_bfloat16, peak_memory_bytes
 from hetspec_core.engine.modeling.base_lm import BaseLM, load_frozen_ends
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
@@ -111,7 +111,7 @@ def _open_accelerator(context: RunContext) -> tuple[Accelerator, torch.dtype]:
     training, device = context.spec.training, context.device
     precision = training.precision
     if precision == "auto":
-        precision = "bfloat16" if _has_fast_bfloat16(device) else "float32"
+        precision = "bfloat16" if has_fast_bfloat16(device) else "float32"
     accelerator = Accelerator(
         cpu=device.type == "cpu",
         mixed_precision="bf16" if precision == "bfloat16" else "no",
@@ -122,14 +122,6 @@ def _open_accelerator(context: RunContext) -> tuple[Accelerator, torch.dtype]:
     if device.type == "cuda" and wanted > accelerator.num_processes:
         context.log(f"{wanted} GPUs are asked for, {accelerator.num_processes} is used", level="warning")
     return accelerator, torch.bfloat16 if precision == "bfloat16" else torch.float32
-
-
-def _has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies in bfloat16; a processor that has to emulate it is slower than in float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def _load_ends(
