@@ -133,7 +133,7 @@ def test_feature_loss_is_smooth_l1_meaned_over_the_width() -> None:
     assert feature_loss(hidden, target).item() == pytest.approx((3.0 - 0.5) / 2 + 0.5 * 0.25 / 2)
 
 
-# --- Eagle.loss on batches made by hand ---------------------------------------------------------------------------------
+# --- Eagle.loss on batches made by hand ----------------------------------------------------------------------------
 
 
 def make_batch(mask: list[list[int]], *, seed: int = 0, valid: list[list[int]] | None = None) -> Batch:
@@ -178,7 +178,7 @@ def test_sums_are_over_supervised_positions() -> None:
 @pytest.mark.parametrize("vocab", [(), (2, 3, 5, 7, 11)])
 def test_gradient_is_that_of_the_naive_loss(vocab: tuple[int, ...]) -> None:
     draft, batch = make_draft(vocab), make_batch(MASK)
-    Eagle(EagleOptions()).loss(draft, batch).total.backward()
+    Eagle(EagleOptions(token_loss_weight=1.0, feature_loss_weight=0.0)).loss(draft, batch).total.backward()
     ours = [parameter.grad.clone() for parameter in draft.parameters() if parameter.grad is not None]
     draft.zero_grad()
     states = draft(batch.tokens, batch.features)[batch.mask]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -59,6 +59,10 @@ class PlainRows:
         self._last[where] = chosen[where]
         self._age[where] = 1
         return chosen[where].tolist()
+
+    def rest(self, row: int) -> None:
+        """Row `row` has nothing to write for now. It goes on from an empty cache, so that it cannot outgrow it."""
+        self.cache.reset_row(row, 0)
 
     def step(self) -> list[int]:
         """One more token for every row."""
@@ -204,20 +208,23 @@ def write_answers(
                         pending[row] = _Pending(key, Answer(Completion(len(prompt)), limit, reason, base.stop_ids))
                     first = rows.admit(free, [prompt for _, prompt in fitting], [seed_of(key) for key, _ in fitting])
                     for row, token in zip(free, first, strict=True):
-                        yield from _take(pending, row, token)
+                        yield from _take(rows, pending, row, token)
             if all(entry is None for entry in pending):
                 if not queue:
                     refill(batch_size * 4)
                 break
             for row, token in enumerate(rows.step()):
                 if pending[row] is not None:
-                    yield from _take(pending, row, token)
+                    yield from _take(rows, pending, row, token)
 
 
-def _take(pending: list[_Pending | None], row: int, token: int) -> Iterator[tuple[Hashable, list[int]]]:
+def _take(
+    rows: PlainRows, pending: list[_Pending | None], row: int, token: int
+) -> Iterator[tuple[Any, list[int]]]:
     entry = pending[row]
     assert entry is not None
     entry.answer.take([token])
     if entry.answer.done:
         pending[row] = None
+        rows.rest(row)
         yield entry.key, entry.answer.completion.tokens
