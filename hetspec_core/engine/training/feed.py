@@ -1,10 +1,11 @@
-"""The stream of micro-batches: one optimiser step at a time, from any position, prepared while the step before runs.
+"""The stream of micro-batches: one optimiser step at a time, from any position, prepared while the steps before run.
 
 It knows stores and batch plans; it does not know models or losses.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -89,8 +90,10 @@ class BatchFeed:
         self._world_size, self._rank = world_size, rank
         self._plan: tuple[int, BatchPlan] | None = None
         self._next = position or Position()
-        self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
-        self._coming: Future[StepBatches] | None = None
+        # A GPU outruns one reader: padding and pinning a batch takes longer than a step on it. A CPU is busy as it is.
+        self._ahead = 3 if device.type == "cuda" else 1
+        self._readers = ThreadPoolExecutor(max_workers=self._ahead, thread_name_prefix="batches")
+        self._coming: deque[Future[StepBatches]] = deque()
 
     def plan(self, epoch: int) -> BatchPlan:
         """The micro-batches of a pass on this rank."""
@@ -107,44 +110,54 @@ class BatchFeed:
         return self._plan[1]
 
     def next_step(self) -> StepBatches:
-        """The micro-batches of the next step; those of the one after it are begun in the background.
+        """The micro-batches of the next step; those of the ones after it are begun in the background.
 
         Raises:
             CorruptFileError: a shard cannot be read.
         """
-        coming = self._coming or self._reader.submit(self._load, self._next)
-        step = coming.result()
-        self._next = step.after
-        self._coming = self._reader.submit(self._load, step.after)
-        return step
+        while len(self._coming) < 1 + self._ahead:
+            parts, self._next = self._cut_step(self._next)
+            self._coming.append(self._readers.submit(self._load, parts, self._next))
+        return self._coming.popleft().result()
 
     def close(self) -> None:
         """Stop reading ahead."""
-        self._reader.shutdown(wait=True, cancel_futures=True)
+        self._readers.shutdown(wait=True, cancel_futures=True)
 
-    def _load(self, position: Position) -> StepBatches:
-        batches: list[Batch] = []
-        lengths: list[int] = []
+    def _cut_step(self, position: Position) -> tuple[list[_Part], Position]:
+        """Which samples form the micro-batches of a step, and the position behind them."""
+        parts: list[_Part] = []
         for _ in range(self._gradient_accumulation):
             plan = self.plan(position.epoch)
-            numbers = plan[position.index]
-            filler = plan.is_filler(position.index)
-            batches.append(
-                make_batch(
-                    [self._store[self._samples[number]] for number in numbers],
-                    mask_kind=self._mask_kind,
-                    device=self._device,
-                    max_length=self._max_length,
-                    supervised=not filler,
-                )
-            )
-            lengths += [] if filler else [self._lengths[number] for number in numbers]
+            parts.append(_Part(plan[position.index], filler=plan.is_filler(position.index)))
             last = position.index + 1 == len(plan)
             position = Position(position.epoch + 1, 0) if last else Position(position.epoch, position.index + 1)
+        return parts, position
+
+    def _load(self, parts: list[_Part], after: Position) -> StepBatches:
+        batches = tuple(
+            make_batch(
+                [self._store[self._samples[number]] for number in part.numbers],
+                mask_kind=self._mask_kind,
+                device=self._device,
+                max_length=self._max_length,
+                supervised=not part.filler,
+            )
+            for part in parts
+        )
+        lengths = [self._lengths[number] for part in parts if not part.filler for number in part.numbers]
         return StepBatches(
-            batches=tuple(batches),
+            batches=batches,
             num_tokens=sum(lengths) - len(lengths),
             shortest=min(lengths, default=0),
             longest=max(lengths, default=0),
-            after=position,
+            after=after,
         )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Samples of one micro-batch; a filler only keeps this rank in step with the others."""
+
+    numbers: list[int]
+    filler: bool
