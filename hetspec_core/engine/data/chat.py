@@ -173,9 +173,8 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 
 def _choose(tokenizer: Any, name: str) -> tuple[str, str, dict[str, Any]]:
-    own_text = tokenizer.chat_template
-    if isinstance(own_text, dict):
-        own_text = own_text.get("default")
+    templates = tokenizer.chat_template  # a text, or several by name
+    own_text: str = (templates.get("default") if isinstance(templates, dict) else templates) or ""
     tokens = _special_tokens(tokenizer)
 
     def own(messages: chat_families.Messages, prompt: bool) -> str:

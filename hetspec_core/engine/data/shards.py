@@ -174,7 +174,7 @@ def write_shard(path: Path, samples: Sequence[Sample], identity: StoreIdentity) 
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def read_entry(path: Path, identity: StoreIdentity) -> ShardEntry:
