@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetspec_core.errors import ModelError
 from hetspec_core.engine.modeling.attention import ATTENTION_NAME
+from hetspec_core.errors import ModelError
 from hetspec_core.spec import Architecture
 
 
@@ -22,15 +22,19 @@ def backbone_config(architecture: Architecture, num_layers: int) -> Any:
     Raises:
         ModelError: the family is unknown to the installed transformers.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     sizes = architecture.model_dump(exclude={"model_type", "extra", "rope_theta"}, exclude_none=True)
     # Both spellings of the rotary base: configurations moved from the first to the second.
-    rope = {"rope_theta": architecture.rope_theta, "rope_parameters": {"rope_type": "default", "rope_theta": architecture.rope_theta}}
+    rope = {
+        "rope_theta": architecture.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": architecture.rope_theta},
+    }
     values = {**sizes, **rope, **architecture.extra, "num_hidden_layers": num_layers, "tie_word_embeddings": False}
     try:
         return AutoConfig.for_model(architecture.model_type, **values)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, StrictDataclassError) as error:
         raise ModelError(
             f"no configuration for model_type {architecture.model_type!r}: {str(error).splitlines()[0]}",
             hint="see `hetspec-core catalog backbones`",
@@ -48,9 +52,9 @@ class HFBackbone(nn.Module):
 
     def __init__(self, config: Any, *, skip_first_input_norm: bool = True, skip_output_norm: bool = True) -> None:
         super().__init__()
-        from transformers import AutoModel
-
         import copy
+
+        from transformers import AutoModel
 
         config = copy.deepcopy(config)
         vocab_size, pad = config.vocab_size, getattr(config, "pad_token_id", None)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetspec_core.errors import ModelError
 from hetspec_core.engine.modeling.attention import ATTENTION_NAME
 from hetspec_core.engine.modeling.sources import fingerprint, materialize
+from hetspec_core.errors import ModelError
 from hetspec_core.spec import BaseSpec
 
 
@@ -81,7 +81,7 @@ class BaseLM:
         fingerprint: identity of the weights; datasets and drafts record it.
 
     Raises:
-        ModelError: decoder, embedding or head cannot be found, or the layers do not take the attention of `attention.py`.
+        ModelError: decoder, embedding or head cannot be found, or the layers do not take our attention.
     """
 
     def __init__(self, model: Any, tokenizer: Any, *, name: str, fingerprint: str) -> None:

@@ -73,7 +73,9 @@ def _copy_last_layers(base: BaseLM, draft: DraftLM) -> None:
     """Copy the base's last layers into the backbone, tensor by tensor; the first layer may lack its input norm."""
     source, target = base.decoder.layers, draft.backbone.layers
     if len(source) < len(target):
-        raise ModelError(f"the base has {len(source)} layers, the draft {len(target)}", hint="set draft.init = 'random'")
+        raise ModelError(
+            f"the base has {len(source)} layers, the draft {len(target)}", hint="set draft.init = 'random'"
+        )
     for have, want in zip(list(source)[len(source) - len(target) :], target, strict=True):
         tensors = have.state_dict()
         for name, parameter in want.named_parameters():
@@ -159,27 +161,42 @@ def load_draft(folder: Path | str, base: BaseLM, *, dtype: torch.dtype | None = 
     config = _read_config(folder)
     tensors = _read_tensors(folder)
     ours = config.get("hetspec")
+    if ours is not None and not isinstance(ours, dict):
+        raise CheckpointError(
+            f"{folder / 'config.json'}: hetspec is not a table", hint="fetch or write the draft again"
+        )
     if ours is None:
         tensors = _adapt_eagle(tensors, config, folder)
     settings = ours or {}
     version = settings.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
-        raise CheckpointError(f"{folder} has draft format {version}; this version reads {FORMAT_VERSION}", hint="update HetSpec")
+        raise CheckpointError(
+            f"{folder} has draft format {version}; this version reads {FORMAT_VERSION}", hint="update HetSpec"
+        )
     vocab_ids = tensors.pop(_VOCAB_KEY, None)
     vocab = None
     if vocab_ids is not None:
         vocab = DraftVocab(vocab_ids.to(base.device), int(settings.get("base_vocab_size", config["vocab_size"])))
     fusion = tensors.get("fc.weight")
     if fusion is None or fusion.ndim != 2:
-        raise CheckpointError(f"{folder / WEIGHTS} has no fc.weight: it is not an EAGLE-1/2 draft", hint="see docs/drafts.md")
+        raise CheckpointError(
+            f"{folder / WEIGHTS} has no fc.weight: it is not an EAGLE-1/2 draft", hint="see docs/drafts.md"
+        )
     hidden_size, fused = fusion.shape
     if hidden_size != base.hidden_size:
         raise ModelError(
             f"the draft in {folder} has hidden size {hidden_size}, base {base.name} has {base.hidden_size}",
             hint="use a draft that was made for this base",
         )
-    backbone = HFBackbone(
-        _to_config(config, folder),
+    if fused != 2 * hidden_size:
+        raise CheckpointError(
+            f"fc.weight in {folder / WEIGHTS} is {hidden_size} x {fused}; an EAGLE-1/2 draft has {hidden_size} x "
+            f"{2 * hidden_size}, for an embedding and a feature",
+            hint="see docs/drafts.md",
+        )
+    backbone = _build_backbone(
+        config,
+        folder,
         skip_first_input_norm=settings.get("skip_first_input_norm", "layers.0.input_layernorm.weight" not in tensors),
         skip_output_norm=settings.get("skip_output_norm", "norm.weight" not in tensors),
     )
@@ -229,9 +246,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text())
     except FileNotFoundError as error:
-        raise CheckpointError(f"no draft in {folder}: config.json is missing", hint="name a draft directory or a run") from error
+        raise CheckpointError(
+            f"no draft in {folder}: config.json is missing", hint="name a draft directory or a run"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} is not JSON: {error}", hint="the file is damaged; fetch or write the draft again") from error
+        raise CheckpointError(
+            f"{file} is not JSON: {error}", hint="the file is damaged; fetch or write the draft again"
+        ) from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file} holds no table", hint="the file is damaged; fetch or write the draft again")
     missing = [key for key in ("model_type", "hidden_size", "vocab_size") if key not in config]
     if missing:
         raise CheckpointError(f"{file} lacks {', '.join(missing)}", hint="it is not the configuration of a draft")
@@ -243,15 +266,33 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     try:
         if file.is_file():
             return load_file(file)
-        legacy = folder / "pytorch_model.bin"
-        if legacy.is_file():
-            return torch.load(legacy, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f"the weights in {folder} cannot be read: {str(error).splitlines()[0]}",
-            hint="the file is truncated or damaged; use an older checkpoint, or fetch it again",
-        ) from error
-    raise CheckpointError(f"{folder} has neither {WEIGHTS} nor pytorch_model.bin", hint="name a draft directory or a run")
+        raise _unreadable(file, error) from error
+    legacy = folder / "pytorch_model.bin"
+    if legacy.is_file():
+        try:
+            tensors = torch.load(legacy, map_location="cpu", weights_only=True)
+        except MemoryError:
+            raise
+        except Exception as error:  # damaged bytes lead the unpickler anywhere; code that is not allowed also ends here
+            raise _unreadable(legacy, error) from error
+        if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+            raise CheckpointError(f"{legacy} does not hold tensors by name", hint="name a draft directory or a run")
+        return tensors
+    raise CheckpointError(
+        f"{folder} has neither {WEIGHTS} nor pytorch_model.bin", hint="name a draft directory or a run"
+    )
+
+
+def _unreadable(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"the draft's weights in {file} cannot be read: {_first_line(error)}",
+        hint="the file is truncated, damaged or no plain checkpoint; use an older checkpoint, or fetch it again",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _adapt_eagle(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> dict[str, Tensor]:
@@ -259,14 +300,16 @@ def _adapt_eagle(tensors: dict[str, Tensor], config: dict[str, Any], folder: Pat
     named = config.get("architectures") or ["?"]
     if not _EAGLE_ARCHITECTURES.search(named[0]) or "midlayer.hidden_norm.weight" in tensors:
         raise CheckpointError(
-            f"{folder} is a {named[0]} checkpoint; EAGLE-1/2 layouts and HetSpec's own can be loaded", hint="see docs/drafts.md"
+            f"{folder} is a {named[0]} checkpoint; EAGLE-1/2 layouts and HetSpec's own can be loaded",
+            hint="see docs/drafts.md",
         )
     plain = {re.sub(r"^(model\.|eagle_)", "", name): tensor for name, tensor in tensors.items()}
     plain.pop("embed_tokens.weight", None)
     return plain
 
 
-def _to_config(record: dict[str, Any], folder: Path) -> Any:
+def _build_backbone(record: dict[str, Any], folder: Path, **norms: bool) -> HFBackbone:
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     values = {key: value for key, value in record.items() if key not in ("hetspec", "model_type", "architectures")}
@@ -274,9 +317,9 @@ def _to_config(record: dict[str, Any], folder: Path) -> Any:
     values.pop("dtype", None)
     values.pop("torch_dtype", None)
     try:
-        return AutoConfig.for_model(record["model_type"], **values)
-    except (ValueError, TypeError, KeyError) as error:
+        return HFBackbone(AutoConfig.for_model(record["model_type"], **values), **norms)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, StrictDataclassError) as error:
         raise CheckpointError(
-            f"{folder / 'config.json'} describes no known architecture: {str(error).splitlines()[0]}",
+            f"{folder / 'config.json'} describes no architecture of a draft: {_first_line(error)}",
             hint="see `hetspec-core catalog backbones`",
         ) from error

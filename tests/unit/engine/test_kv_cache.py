@@ -17,7 +17,7 @@ LAYERS = 2
 
 
 class Model:
-    """A cache and what it must hold: per row the committed numbers. Every token is one number, written to each layer."""
+    """A cache, and the committed numbers that each row must hold. Every token is one number, written to each layer."""
 
     def __init__(self, rows: int) -> None:
         self.cache = SlotCache(rows, CAPACITY, "cpu")

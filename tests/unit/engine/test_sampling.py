@@ -74,13 +74,10 @@ def test_tokens_without_mass_are_never_picked(probabilities: list[float], unifor
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=9).filter(any), st.integers(0, 199))
 def test_pick_inverts_the_cumulative_distribution(weights: list[int], part: int) -> None:
     uniform = (part + 0.5) / 200
-    reached, expected = 0.0, 0
-    for expected, weight in enumerate(weights):
-        reached += weight / sum(weights)
-        if uniform < reached - 1e-9:
-            break
-    if all(abs(uniform - sum(weights[:n]) / sum(weights)) > 1e-6 for n in range(len(weights))):
+    reached = [sum(weights[: index + 1]) / sum(weights) for index in range(len(weights))]
+    if all(abs(uniform - mass) > 1e-6 for mass in reached):
         probabilities = torch.tensor(weights, dtype=torch.float32) / sum(weights)
+        expected = next(index for index, mass in enumerate(reached) if uniform < mass)
         assert int(pick(probabilities, torch.tensor(uniform))) == expected
 
 
