@@ -12,7 +12,7 @@ from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
 from hetspec_tui.app import HetSpecApp
-from hetspec_tui.guide import COMMANDS
+from hetspec_tui.guide import COMMANDS, Command
 from hetspec_tui.screens.welcome import SMALLEST, WelcomeScreen
 
 
@@ -106,7 +106,8 @@ def test_a_storm_of_sizes_leaves_a_working_screen() -> None:
     drive(act)
 
 
-def test_every_command_that_is_named_exists() -> None:
-    table = importlib.import_module("hetspec_core.cli.main").COMMANDS
-    assert {command.name.split()[0] for command in COMMANDS} <= set(table)
-    assert all(command.example.startswith(f"hetspec-core {command.name}") for command in COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_that_is_named_answers_for_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.example.startswith(f"hetspec-core {command.name}")
+    assert importlib.import_module("hetspec_core.cli.main").main([*command.name.split(), "--help"]) == 0
+    assert f"hetspec-core {command.name}" in capsys.readouterr().out
