@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from tests.fakes.tiny_training import (
     make_run_folder,
     open_tiny_context,
     series,
+    tiny_architecture,
     tiny_run_spec,
     write_tiny_base,
     write_tiny_store,
@@ -73,6 +75,24 @@ def test_a_draft_learns_and_the_loss_falls(data: Data, tmp_path: Path) -> None:
     losses = values(paths, "loss")
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
     assert values(paths, "eval/accept_length_bound")[-1] > 1
+
+
+@pytest.mark.parametrize(("family", "layers"), [("llama", 3), ("qwen3", 1), ("qwen3", 2)])
+def test_every_dense_backbone_of_any_depth_trains_and_resumes(
+    data: Data, tmp_path: Path, family: str, layers: int
+) -> None:
+    sizes = tiny_architecture(layers=layers).model_copy(update={"model_type": family, "head_dim": 8})
+    paths = train(tmp_path / "run", data, max_steps=8, draft={"backbone": family, "architecture": sizes})
+    trained = load_file(paths.draft / "model.safetensors")
+    assert f"layers.{layers - 1}.mlp.up_proj.weight" in trained
+    assert ("layers.0.self_attn.q_norm.weight" in trained) == (family == "qwen3")
+    shutil.rmtree(paths.checkpoints / "step-000008")
+    with open_tiny_context(paths) as context:
+        run(context)
+    newest = load_file(paths.checkpoints / "step-000008" / "draft" / "model.safetensors")
+    before = load_file(paths.checkpoints / "step-000004" / "draft" / "model.safetensors")
+    assert newest.keys() == before.keys()
+    assert not any(torch.equal(newest[name], tensor) for name, tensor in before.items())  # every tensor learns
 
 
 def test_epochs_count_passes_when_no_steps_are_given(data: Data, tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ def _crc32(path: Path) -> int:
 
 def _check_room(folder: Path, tensors: dict[str, Tensor]) -> None:
     """Fail before writing gigabytes that cannot fit; what grows meanwhile is still caught when it happens."""
-    needed = sum(tensor.nbytes for tensor in tensors.values())
+    needed = sum(tensor.nbytes for tensor in tensors.values()) * 3 // 2  # two moments a weight here, and the draft
     if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
