@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -42,7 +43,9 @@ def materialize(source: ModelSource) -> Path:
 def _local(folder: Path) -> Path:
     if not (folder / "config.json").is_file():
         seen = "there is no such directory" if not folder.is_dir() else "it has no config.json"
-        raise ModelError(f"no model in {folder}: {seen}", hint="name a directory with config.json and safetensors files")
+        raise ModelError(
+            f"no model in {folder}: {seen}", hint="name a directory with config.json and safetensors files"
+        )
     return folder
 
 
@@ -63,7 +66,10 @@ def _from_hub(source: HubSource) -> Path:
 
 
 def _from_package(source: PackageSource) -> Path:
-    found = importlib.util.find_spec(source.package)
+    try:
+        found = importlib.util.find_spec(source.package)
+    except ImportError:  # a.b where there is no a
+        found = None
     file = Path(found.origin).parent / source.file if found and found.origin else None
     if file is None or not file.is_file():
         what = f"package {source.package} is not installed" if file is None else f"{file} does not exist"
@@ -102,7 +108,7 @@ def _dequantise(file: Path, target: Path) -> None:
             f"{file} could not be read as GGUF: {type(error).__name__}: {error}", hint="install its package again"
         ) from error
     # The weights are plain tensors now; the mark of the former quantisation would make later loads fail.
-    del model.config.quantization_config
+    delattr(model.config, "quantization_config")
     for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
         if hasattr(model, attribute):
             delattr(model, attribute)
@@ -111,11 +117,18 @@ def _dequantise(file: Path, target: Path) -> None:
         token_id = getattr(model.config, f"{name}_token_id", None)
         if isinstance(token_id, int):
             setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(token_id))
+    for leftover in target.parent.glob(f".{target.name}.*"):  # of a conversion that was killed; the lock is ours
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         model.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
+        for written in staging.iterdir():
+            with written.open("rb") as handle:
+                os.fsync(handle.fileno())
         sync_folder(staging)
+        staging.chmod(0o755)
         if target.exists():  # a half-made directory of an older format
             shutil.rmtree(target)
         staging.rename(target)
@@ -141,8 +154,11 @@ def fingerprint(folder: Path) -> str:
             header = int.from_bytes(handle.read(8), "little")
             if not 0 < header < size:
                 raise CorruptFileError(f"{file} is not a safetensors file, or is truncated", hint="fetch it again")
-            tensors = json.loads(handle.read(header))
-            tensors.pop("__metadata__", None)
+            try:
+                tensors = json.loads(handle.read(header))
+                tensors.pop("__metadata__", None)
+            except (ValueError, AttributeError) as error:
+                raise CorruptFileError(f"{file} is not a safetensors file", hint="fetch it again") from error
             digest.update(json.dumps(tensors, sort_keys=True).encode())
             for part in range(8):
                 handle.seek(8 + header + (size - 8 - header) * part // 8)
