@@ -89,6 +89,13 @@ def test_neighbours_in_a_batch_change_nothing(rows: int) -> None:
         assert tokens_of(generate(base, draft, PROMPTS[part], decoding())) == expected[part]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_draft_in_another_number_type_than_the_base(dtype: torch.dtype) -> None:
+    base, expected = reference("llama")
+    answers = generate(base, tiny_draft(base).to(dtype), PROMPTS, decoding("4/3/12"))
+    assert tokens_of(answers) == expected
+
+
 @pytest.mark.parametrize("tree", ["4/1/4", "4/3/39", "6/10/60"])
 def test_perfect_draft_is_accepted_to_the_full_depth(tree: str) -> None:
     base, draft = perfect_pair()

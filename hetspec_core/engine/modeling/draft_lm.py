@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hetspec_core.errors import ModelError
+from hetspec_core.engine.modeling.backbones import HFBackbone
 from hetspec_core.engine.modeling.base_lm import BaseLM, BaseOutput, FrozenEnds
+from hetspec_core.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,12 @@ class DraftLM(nn.Module):
         vocab: reduced vocabulary, or None for the base's.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, *, vocab: DraftVocab | None = None) -> None:
+    backbone: HFBackbone
+    head: FusionHead
+    _ends: FrozenEnds | None
+    _rows: tuple[Tensor, Tensor | None] | None
+
+    def __init__(self, backbone: HFBackbone, head: FusionHead, *, vocab: DraftVocab | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -135,7 +141,7 @@ class DraftLM(nn.Module):
 
     @property
     def captured_layers(self) -> tuple[int, ...]:
-        return self.head.captured_layers  # type: ignore[return-value]
+        return self.head.captured_layers
 
     @property
     def num_parameters(self) -> int:
@@ -165,8 +171,9 @@ class DraftLM(nn.Module):
         Returns:
             [B, T, H]; `logits` of it is the distribution of x_{t+2}.
         """
-        embedding = self.ends.embed(tokens).to(features.dtype)
-        return self.backbone(self.head(embedding, features), positions=positions, mask=mask, cache=cache)
+        dtype = next(self.parameters()).dtype  # not always the base's: drafts in training are float32
+        inputs = self.head(self.ends.embed(tokens).to(dtype), features.to(dtype))
+        return self.backbone(inputs, positions=positions, mask=mask, cache=cache)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., H] -> [..., Vd] over the draft's vocabulary."""
@@ -187,4 +194,4 @@ class DraftLM(nn.Module):
 
     def base_features(self, output: BaseOutput) -> Tensor:
         """Features [B, T, F] that this draft reads from a forward of the base."""
-        return self.head.base_features(output)  # type: ignore[operator]
+        return self.head.base_features(output)

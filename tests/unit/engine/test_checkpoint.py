@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path: Path, base: BaseLM, saved
     (saved / "model.safetensors").unlink()
     edit_config(saved, hetspec="gone", architectures=["LlamaForCausalLM"])
     content = {"fc.weight": Malice(tmp_path / "owned")}
-    save = torch.save if how == "torch" else pickle.dump
+    save = torch.save if how == "torch" else partial(pickle.dump, protocol=2)
     with (saved / "pytorch_model.bin").open("wb") as file:
         save(content, file)
     with pytest.raises(CheckpointError, match="cannot be read"):
