@@ -1,4 +1,4 @@
-"""Which initialisation, loss weights and learning rate give the longest accept length? The measurement behind the defaults.
+"""Which initialisation, loss weights and learning rate give the longest accept length? What the defaults stand on.
 
 One dataset (the base's own answers), one budget, several variants; each draft is trained by the real stage and measured
 by the real decoding on prompts that it has not seen: pooled accept length, greedy, several tree shapes.
@@ -154,7 +154,9 @@ def _print(rows: list[dict[str, Any]]) -> None:
     shapes = [key for key in rows[0] if "/" in key and "steps" not in key]
     print(f"\n{'variant':<14}" + "".join(f"{shape:>10}" for shape in shapes) + f"{'train s':>10}")
     for row in rows:
-        print(f"{row['variant']:<14}" + "".join(f"{row[shape]:>10.2f}" for shape in shapes) + f"{row['train_s']:>10.0f}")
+        print(
+            f"{row['variant']:<14}" + "".join(f"{row[shape]:>10.2f}" for shape in shapes) + f"{row['train_s']:>10.0f}"
+        )
 
 
 if __name__ == "__main__":

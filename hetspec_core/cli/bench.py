@@ -39,7 +39,9 @@ def bench(
     first_turn_only: Annotated[bool, typer.Option("--first-turn-only", help="Leave the second turns out.")] = False,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="0 = greedy.")] = None,
-    repeats: Annotated[int | None, typer.Option(min=1, help="Times each prompt is measured; the median counts.")] = None,
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="Times each prompt is measured; the median counts.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="Number type: float32, bfloat16 or float16.")] = None,
     overrides: SetOption = [],  # noqa: B006
     file: FileOption = None,
@@ -117,7 +119,8 @@ def _print_tree(tree: dict[str, Any]) -> None:
     histogram = "  ".join(f"{length}: {count}" for length, count in tree["histogram"].items())
     _say(f"\n{tree['tree']}: {format_number(tree['verify_steps'])} verify steps by committed tokens: {histogram}")
     rates = "  ".join(
-        f"{row['depth']}: {_percent(row['acceptance_rate'])} ({_percent(row['joint_rate'])})" for row in tree["by_depth"]
+        f"{row['depth']}: {_percent(row['acceptance_rate'])} ({_percent(row['joint_rate'])})"
+        for row in tree["by_depth"]
     )
     if rates:
         _say(f"acceptance by depth, given its parent (joint): {rates}")
@@ -139,7 +142,9 @@ def _print_tree(tree: dict[str, Any]) -> None:
             ],
         )
     for found in tree["lossless"]["differences"][:5]:
-        gap = "" if found["top2_gap"] is None else f"; the base's two likeliest tokens are {found['top2_gap']:.2g} apart"
+        gap = (
+            "" if found["top2_gap"] is None else f"; the base's two likeliest tokens are {found['top2_gap']:.2g} apart"
+        )
         _say(f"prompt {found['question']} differs from plain decoding at token {found['token']}{gap}")
 
 
@@ -161,7 +166,9 @@ def _say(text: str) -> None:
 
 
 def _sampling(sampling: dict[str, Any]) -> str:
-    return "greedy" if sampling["temperature"] == 0 else f"temperature {sampling['temperature']}, seed {sampling['seed']}"
+    return (
+        "greedy" if sampling["temperature"] == 0 else f"temperature {sampling['temperature']}, seed {sampling['seed']}"
+    )
 
 
 def _speed(report: dict[str, Any]) -> str:

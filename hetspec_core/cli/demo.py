@@ -42,7 +42,9 @@ def demo(
         data = stage("dataset", "1/3  The base answers prompts, and its hidden states are kept.")
         if not json:
             _print_dataset(data.results["dataset"])
-        trained = stage("train", "2/3  A draft learns them.", training__datasets=[_folder(workbench, data, "hidden_states")])
+        trained = stage(
+            "train", "2/3  A draft learns them.", training__datasets=[_folder(workbench, data, "hidden_states")]
+        )
         measured = stage(
             "bench",
             "3/3  The draft is measured on prompts that it has not seen.",
@@ -102,7 +104,9 @@ def _verdict(result: dict[str, Any]) -> str:
     if best["speedup"] is None:
         return sentence
     if best["speedup"] >= 1:
-        return f"{sentence} On this machine {best['tree']} decodes {best['speedup']:.2f} times as fast as plain decoding."
+        return (
+            f"{sentence} On this machine {best['tree']} decodes {best['speedup']:.2f} times as fast as plain decoding."
+        )
     return (
         f"{sentence} On this machine no measured tree is faster than plain decoding: the best, {best['tree']}, decodes "
         f"{best['speedup']:.2f} times as fast. A verify step costs more here than the accepted tokens save."

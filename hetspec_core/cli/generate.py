@@ -124,5 +124,3 @@ class AnswerView(PlainView):
 def printable(text: str) -> str:
     """Text without control characters that could move a terminal's cursor or change its state."""
     return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
-
-

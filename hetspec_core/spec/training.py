@@ -40,7 +40,9 @@ class TrainingSpec(Spec):
     max_steps: int | None = Field(default=None, gt=0, description="Stop after so many optimiser steps.")
     epochs: int = Field(default=10, gt=0, description="Passes over the data when neither steps nor minutes are given.")
     max_minutes: float | None = Field(
-        default=None, gt=0, description="Plan the steps to end within this time, measured on the first; max_steps at most."
+        default=None,
+        gt=0,
+        description="Plan the steps to end within this time, measured on the first; max_steps at most.",
     )
     allow_other_base: bool = Field(
         default=False, description="Train on hidden states of a base with other weights (e.g. another quantisation)."

@@ -1,7 +1,8 @@
-"""EAGLE-1/2: the draft continues the base's final hidden states (arXiv 2401.15077; the tree of 2406.16858 is decoding's).
+"""EAGLE-1/2: the draft continues the base's final hidden states (arXiv 2401.15077; the tree of 2406.16858 is not here).
 
-At t the draft reads [E(x_{t+1}); f_t] and gives g_t. Training pulls softmax(W g_t) to the base's softmax(W f_{t+1}) and,
-with a weight of its own, g_t to f_{t+1}. It is a loss and nothing more: batches, the loop and decoding live elsewhere.
+At t the draft reads [E(x_{t+1}); f_t] and gives g_t. Training pulls softmax(W g_t) to the base's softmax(W f_{t+1}),
+and, with a weight of its own, g_t to f_{t+1}. It is a loss and nothing more: batches, the loop and decoding live
+elsewhere.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ class Eagle:
             # A new tensor: features and targets are views of the same storage, and the target must stay clean.
             features = features + self._noise(features, batch.valid, generator)
         weight_type = next(module.parameters()).dtype
-        hidden = draft(batch.tokens, features.to(weight_type))  # [B, T, H]; padding is on the right, so causal is enough
+        hidden = draft(
+            batch.tokens, features.to(weight_type)
+        )  # [B, T, H]; padding is on the right, so causal is enough
         hidden, targets = hidden[batch.mask], batch.targets[batch.mask]  # [M, H]: only these reach the head
         ends, rows = module.ends, module.draft_head
         token_loss, scores = distribution_loss(

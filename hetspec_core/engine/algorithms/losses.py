@@ -104,7 +104,9 @@ class _ChunkedDistribution(torch.autograd.Function):
                 mass = (base.logsumexp(-1, keepdim=True) - total).exp()  # share of p inside the draft's vocabulary
                 p = torch.softmax(base, -1)
             logits = _logits(hidden[part], weight, bias, scale, softcap)  # [C, Vd]
-            slope = scale if softcap is None else scale * (1 - (logits / softcap).square())  # d logits / d (head @ hidden)
+            slope = (
+                scale if softcap is None else scale * (1 - (logits / softcap).square())
+            )  # d logits / d (head @ hidden)
             log_q = torch.log_softmax(logits, -1)
             guesses = log_q.topk(min(10, log_q.shape[-1]), -1).indices
             hits = (guesses if vocab_ids is None else vocab_ids[guesses]) == best[:, None]

@@ -89,9 +89,7 @@ class Answer:
         stop_ids: tokens that end the answer (and belong to it); empty = none.
     """
 
-    def __init__(
-        self, completion: Completion, limit: int, limit_reason: StopReason, stop_ids: frozenset[int]
-    ) -> None:
+    def __init__(self, completion: Completion, limit: int, limit_reason: StopReason, stop_ids: frozenset[int]) -> None:
         self.completion = completion
         self.done = False
         self._limit = limit

@@ -162,7 +162,9 @@ class _Speculation:
         had_children = (tree.parents[:, 1:] == last).any(-1)
         counts = torch.where(self.active, verdict.num_accepted + 1, 0)
         # The one transfer of the cycle.
-        packed = torch.cat([counts[:, None], verdict.num_accepted[:, None], had_children[:, None], verdict.tokens], dim=1)
+        packed = torch.cat(
+            [counts[:, None], verdict.num_accepted[:, None], had_children[:, None], verdict.tokens], dim=1
+        )
         host = packed.tolist()
         host_counts = [row[0] for row in host]
         self.base_cache.keep(verdict.path, counts, host_counts)

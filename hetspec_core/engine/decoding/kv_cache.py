@@ -53,7 +53,9 @@ class SlotCache(Cache):
         self._visible = visible
         self._targets = self._rows if rows is None else rows[:, None]
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         """Called by attention layers: store [R, kv_heads, T, d] keys and values, return those to attend to."""
         while len(self._keys) <= layer_idx:
             self._keys.append(self._allocate(key_states))

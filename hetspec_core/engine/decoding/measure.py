@@ -73,7 +73,9 @@ class Track:
         return statistics.median(c.first_token_s for c in self.completions) if self.completions else None
 
 
-def measure_question(base: BaseLM, draft: DraftLM | None, question: Question, tracks: Sequence[Track], repeats: int) -> None:
+def measure_question(
+    base: BaseLM, draft: DraftLM | None, question: Question, tracks: Sequence[Track], repeats: int
+) -> None:
     """Answer one question by every track, in turns, `repeats` times; each track keeps its median repeat.
 
     The order rotates from repeat to repeat, so that no track always runs on a warmer machine.

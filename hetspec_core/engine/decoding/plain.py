@@ -218,9 +218,7 @@ def write_answers(
                     yield from _take(rows, pending, row, token)
 
 
-def _take(
-    rows: PlainRows, pending: list[_Pending | None], row: int, token: int
-) -> Iterator[tuple[Any, list[int]]]:
+def _take(rows: PlainRows, pending: list[_Pending | None], row: int, token: int) -> Iterator[tuple[Any, list[int]]]:
     entry = pending[row]
     assert entry is not None
     entry.answer.take([token])

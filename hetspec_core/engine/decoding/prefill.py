@@ -30,7 +30,7 @@ def answer_limit(base: BaseLM, prompt: list[int], max_new_tokens: int) -> tuple[
     room = base.max_length - len(prompt)
     if room < 1:
         raise DataError(
-            f"the prompt has {len(prompt)} tokens; the context of {base.name} is {base.max_length}, the answer included",
+            f"the prompt has {len(prompt)} tokens; the context of {base.name} is {base.max_length}, answer included",
             hint=f"shorten it by {1 - room} tokens or more",
         )
     return (max_new_tokens, "length") if max_new_tokens <= room else (room, "context")

@@ -84,9 +84,7 @@ def _children(draft: DraftLM, hidden: Tensor, width: int) -> tuple[Tensor, Tenso
     return log_probs, draft.to_base_ids(top.indices)
 
 
-def _expand(
-    draft: DraftLM, tokens: Tensor, features: Tensor, cache: SlotCache, chain: Tensor, level: int
-) -> Tensor:
+def _expand(draft: DraftLM, tokens: Tensor, features: Tensor, cache: SlotCache, chain: Tensor, level: int) -> Tensor:
     """Forward one level of the tree: [B, K] tokens with the features they continue -> [B, K, H]."""
     width = tokens.shape[1]
     offset = (level - 1) * width

@@ -70,7 +70,9 @@ def _hugging_face_attention(
         ModelError: the layer adds attention sinks to the scores (GPT-OSS); without them the model is another one.
     """
     if s_aux is not None:
-        raise ModelError(f"{type(module).__name__} uses attention sinks, which are not supported", hint="use another base")
+        raise ModelError(
+            f"{type(module).__name__} uses attention sinks, which are not supported", hint="use another base"
+        )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     mask = None
     if attention_mask is not None:

@@ -50,6 +50,8 @@ class HFBackbone(nn.Module):
         skip_output_norm: no norm after the last layer.
     """
 
+    decoder: Any  # Hugging Face's model class of the family
+
     def __init__(self, config: Any, *, skip_first_input_norm: bool = True, skip_output_norm: bool = True) -> None:
         super().__init__()
         import copy

@@ -102,7 +102,7 @@ class BaseLM:
         model.config._attn_implementation = ATTENTION_NAME
         decoder.config._attn_implementation = ATTENTION_NAME
         self.model = model
-        self.decoder: nn.Module = decoder
+        self.decoder: Any = decoder
         self.tokenizer = tokenizer
         self.name = name
         self.fingerprint = fingerprint
@@ -129,7 +129,7 @@ class BaseLM:
         folder = materialize(spec.source)
         tokenizer = load_tokenizer(spec)
         try:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
         except Exception as error:  # transformers raises whatever its parts raise
             raise ModelError(
                 f"the base in {folder} could not be loaded: {type(error).__name__}: {str(error).splitlines()[0]}",

@@ -83,7 +83,7 @@ def _copy_last_layers(base: BaseLM, draft: DraftLM) -> None:
             if given is None or given.shape != parameter.shape:
                 seen = "is missing" if given is None else f"has shape {list(given.shape)}"
                 raise ModelError(
-                    f"cannot start from the base's last layers: the draft's {name} {list(parameter.shape)} {seen} there",
+                    f"cannot start from the base's last layers: {name} {list(parameter.shape)} {seen} there",
                     hint="set draft.init = 'random', or give the draft the base's architecture",
                 )
             with torch.no_grad():

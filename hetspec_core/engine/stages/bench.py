@@ -157,7 +157,9 @@ def _setup(
         "dtype": str(context.dtype).removeprefix("torch."),
         "base": base.name,
         "base_fingerprint": base.fingerprint,
-        "draft": spec.draft.checkpoint if spec.draft and spec.draft.checkpoint else (spec.draft.name if spec.draft else ""),
+        "draft": spec.draft.checkpoint
+        if spec.draft and spec.draft.checkpoint
+        else (spec.draft.name if spec.draft else ""),
         "draft_parameters": draft.num_parameters,
         "draft_vocab_size": draft.vocab_size,
         "template_hash": template.hash,

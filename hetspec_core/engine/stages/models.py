@@ -30,5 +30,3 @@ def load_pair(context: RunContext) -> tuple[BaseLM, DraftLM | None]:
         draft = load_draft(Path(spec.draft.checkpoint).expanduser(), base)
     context.progress("load models", 1, 1, "")
     return base, draft
-
-
