@@ -19,8 +19,8 @@ os.environ["HF_HOME"] = str(LASTING_HOME / "huggingface")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+# Tests share the cores with each other or with whatever else runs: threads that wait for each other would spin.
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402

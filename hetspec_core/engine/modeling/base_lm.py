@@ -248,7 +248,7 @@ def load_frozen_ends(
     """
     base = BaseLM.load(spec, device="cpu", dtype=dtype)
     layers: nn.ModuleList = base.decoder.layers  # type: ignore[assignment]
-    base.decoder.layers = nn.ModuleList(list(layers)[len(layers) - last_layers :])
+    base.decoder.layers = nn.ModuleList(list(layers)[max(0, len(layers) - last_layers) :])
     base.ends.embedding.to(device)
     base.ends.head.to(device)
     return base, base.ends
