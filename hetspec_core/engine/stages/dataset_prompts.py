@@ -12,7 +12,7 @@ from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.append_log import AppendLog
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Conversation, Message
-from hetspec_core.engine.data.prompt_filter import PromptSieve
+from hetspec_core.engine.data.prompt_filter import PromptSieve, fault
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.errors import DataError
 
@@ -52,12 +52,14 @@ def write_prompts(context: RunContext, base: BaseLM, template: ChatTemplate) -> 
                 spec.generation_batch,
                 seed_of=lambda number: number,
             )
+            good = len(sieve.kept)  # so far; repetitions within the wave are found when it is complete
             for number, tokens in written:
                 text, finished = ends.cut(tokens)
+                good += not fault(text, finished=finished)
                 record = {"attempt": number, "text": text, "finished": finished}
                 log.append(record)
                 done[number] = record
-                context.progress(_TASK, min(goal, len(sieve.kept) + 1), goal, "prompts", f"{len(done)} attempts")
+                context.progress(_TASK, min(goal - 1, good), goal, "prompts", f"{len(done)} attempts")
                 context.check_cancelled()
     dropped = ", ".join(f"{reason}: {count}" for reason, count in sieve.dropped.items()) or "none"
     context.progress(_TASK, goal, goal, "prompts", f"{looked_at} attempts")
