@@ -2,8 +2,8 @@
 
     python -m benchmarks.accept_length [--draft DIR] [--prompts FILE] [--questions 80] [--max-new-tokens 256] [--rows 8]
 
-Draft and questions are looked for in `shared/` beside the checkout. Prompts are decoded several at a time, because accept
-length does not depend on it; `hetspec-core bench` is for speeds. The project's aim with the tree 6/10/60: at least 2.4.
+Draft and questions are looked for in `shared/` beside the checkout. Prompts are decoded several at a time, because
+accept length does not depend on it; `hetspec-core bench` is for speeds. The aim with the tree 6/10/60: at least 2.4.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python -m benchmarks.demo
 
-Runs `hetspec-core demo --json` in a home of its own, the dequantising of the default base included. The project's aims on
+Runs `hetspec-core demo --json` in a home of its own, the dequantising of the default base included. The aims on
 two cores: at most 12 minutes, at most 6 GB, accept length above 1.8 with the tree 6/10/60.
 """
 
