@@ -50,7 +50,7 @@ def make_run(folder: Path, base: BaseSpec, **dataset: Any) -> Path:
         stage="dataset",
         base=base,
         dataset=DatasetSpec(**{"max_length": 256, "tokens_per_batch": 512, **dataset}),
-        resources=ResourcesSpec(device="cpu", num_threads=1),
+        resources=ResourcesSpec(device="cpu", dtype="float32", num_threads=1),  # the same on every processor
     )
     folder.mkdir(parents=True)
     (folder / "spec.toml").write_text(to_toml(spec))
