@@ -22,7 +22,6 @@ _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",  # its threads do not survive the forks of data loaders
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # the journal carries the progress
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take the cores from other runs
     "PYTHONUNBUFFERED": "1",  # a killed worker's last words are in its log
 }
 
