@@ -14,7 +14,9 @@ class ResourcesSpec(Spec):
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto = cuda when there is one.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        default="auto", description="Number type of the base: auto = float32 on a CPU, bfloat16 on a GPU."
+        default="auto",
+        description="Number type of the base: auto = bfloat16 on a GPU, float32 on a CPU (bfloat16 for datasets stored "
+        "in it, where the processor multiplies in it).",
     )
     num_threads: int | None = Field(
         default=None, gt=0, description="CPU threads of a worker; the machine's cores when absent."
