@@ -109,10 +109,11 @@ def print_bench(result: dict[str, Any]) -> None:
                 f"{lossless['identical']}/{lossless['prompts']}",
             )
         )
-    _table(("tree", "accept length", "95 %", "decode tok/s", "speedup", "e2e tok/s", "speedup", "identical"), rows)
+    _table(("tree", "accept length", "95 %", "tok/s", "speedup", "e2e tok/s", "speedup", "identical"), rows)
     for tree in trees:
         _print_tree(tree)
-    _say("tree: depth/top_k/num_draft_tokens. Accept length: committed tokens per verify step, bonus token included.")
+    _say("tree: depth/top_k/num_draft_tokens. tok/s: after the first token. e2e: with prefill.")
+    _say("Accept length: committed tokens per verify step, bonus token included. identical: answers equal to plain's.")
 
 
 def _print_tree(tree: dict[str, Any]) -> None:
@@ -129,7 +130,7 @@ def _print_tree(tree: dict[str, Any]) -> None:
         _say(f"a step, in a profiled pass of its own: {phases}")
     if len(tree["categories"]) > 1:
         _table(
-            ("category", "prompts", "accept length", "decode tok/s", "speedup"),
+            ("category", "prompts", "accept length", "tok/s", "speedup"),
             [
                 (
                     name,
@@ -153,16 +154,16 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for number, column in enumerate(columns):
-        table.add_column(Text(column), justify="left" if number == 0 else "right")
+        table.add_column(Text(column), justify="left" if number == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
     console().print(table)
 
 
 def _say(text: str) -> None:
-    console().print(text, markup=False, highlight=False)
+    console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _sampling(sampling: dict[str, Any]) -> str:
