@@ -92,9 +92,7 @@ def print_bench(result: dict[str, Any]) -> None:
         f"{setup['device']} ({setup['cpu']}, {setup['threads']} threads), torch {setup['torch']}, "
         f"transformers {setup['transformers']}"
     )
-    rows: list[Sequence[str]] = [
-        ("plain", "-", "-", _speed(plain), "1.00", _rate(plain["end_to_end_tokens_per_s"]), "1.00", "-")
-    ]
+    rows: list[Sequence[str]] = [("plain", "-", "-", _rate(plain["decode_tokens_per_s"]), "1.00", "-")]
     for tree in trees:
         lossless = tree["lossless"]
         rows.append(
@@ -102,17 +100,21 @@ def print_bench(result: dict[str, Any]) -> None:
                 tree["tree"],
                 _number(tree["accept_length"]),
                 _interval(tree["accept_length_interval"]),
-                _speed(tree),
+                _rate(tree["decode_tokens_per_s"]),
                 _number(tree["speedup"]),
-                _rate(tree["end_to_end_tokens_per_s"]),
-                _number(tree["speedup_end_to_end"]),
                 f"{lossless['identical']}/{lossless['prompts']}",
             )
         )
-    _table(("tree", "accept length", "95 %", "tok/s", "speedup", "e2e tok/s", "speedup", "identical"), rows)
+    _table(("tree", "accept length", "95 %", "tokens/s", "speedup", "identical"), rows)
+    ends = [f"plain {_rate(plain['end_to_end_tokens_per_s'])}"]
+    ends += [
+        f"{tree['tree']} {_rate(tree['end_to_end_tokens_per_s'])} ({_number(tree['speedup_end_to_end'])})"
+        for tree in trees
+    ]
+    _say(f"with prefill, tokens/s (speedup): {', '.join(ends)}")
     for tree in trees:
         _print_tree(tree)
-    _say("tree: depth/top_k/num_draft_tokens. tok/s: after the first token. e2e: with prefill.")
+    _say("tree: depth/top_k/num_draft_tokens. tokens/s: after the first token.")
     _say("Accept length: committed tokens per verify step, bonus token included. identical: answers equal to plain's.")
 
 
@@ -130,7 +132,7 @@ def _print_tree(tree: dict[str, Any]) -> None:
         _say(f"a step, in a profiled pass of its own: {phases}")
     if len(tree["categories"]) > 1:
         _table(
-            ("category", "prompts", "accept length", "tok/s", "speedup"),
+            ("category", "prompts", "accept length", "tokens/s", "speedup"),
             [
                 (
                     name,
@@ -170,10 +172,6 @@ def _sampling(sampling: dict[str, Any]) -> str:
     return (
         "greedy" if sampling["temperature"] == 0 else f"temperature {sampling['temperature']}, seed {sampling['seed']}"
     )
-
-
-def _speed(report: dict[str, Any]) -> str:
-    return _rate(report["decode_tokens_per_s"])
 
 
 def _rate(value: float | None) -> str:
