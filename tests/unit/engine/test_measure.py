@@ -1,0 +1,103 @@
+"""Measuring: who is compared with whom, and what is said of differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hetspec_core.engine.decoding.completion import Completion
+from hetspec_core.engine.decoding.measure import (
+    PLAIN,
+    Question,
+    Track,
+    first_difference,
+    measure_question,
+    plain_report,
+    profile,
+    speculative_report,
+)
+from hetspec_core.spec import DecodingSpec, TreeSpec
+from tests.fakes.tiny_models import ragged_prompts, tiny_base, tiny_draft
+
+DECODING = DecodingSpec(max_new_tokens=12, ignore_eos=True, tree=TreeSpec.parse("3/2/5"))
+
+
+@pytest.fixture(scope="module")
+def measured():
+    base = tiny_base()
+    draft = tiny_draft(base)
+    questions = [
+        Question(number // 2, number % 2, "ab"[number // 2], ids)
+        for number, ids in enumerate(ragged_prompts((5, 9, 7, 3)))
+    ]
+    plain = Track(PLAIN, DECODING.model_copy(update={"plain": True}))
+    track = Track("3/2/5", DECODING)
+    for question in questions:
+        measure_question(base, draft, question, [plain, track], repeats=2)
+    return base, draft, questions, plain, track
+
+
+def test_every_track_answers_every_question_once(measured) -> None:
+    _, _, questions, plain, track = measured
+    for each in (plain, track):
+        assert [answer.prompt_tokens for answer in each.completions] == [len(question.ids) for question in questions]
+        assert each.completion_tokens == 12 * len(questions)
+
+
+def test_the_report_counts_what_was_decoded(measured) -> None:
+    base, _, questions, plain, track = measured
+    report = speculative_report(base, questions, plain, track, bootstrap=100)
+    committed = sum(int(length) * count for length, count in report["histogram"].items())
+    assert committed == (12 - 1) * len(questions)  # the first token of each answer is prefill's
+    assert report["accept_length"] == pytest.approx(committed / report["verify_steps"])
+    low, high = report["accept_length_interval"]
+    assert low <= report["accept_length"] <= high
+    assert report["lossless"] == {"prompts": 4, "identical": 4, "differences": []}
+    assert report["speedup"] == pytest.approx(
+        report["decode_tokens_per_s"] / plain_report(plain)["decode_tokens_per_s"]
+    )
+    assert {name: row["prompts"] for name, row in report["categories"].items()} == {"a": 2, "b": 2}
+
+
+def test_a_difference_is_found_with_the_gap_of_the_two_likeliest(measured) -> None:
+    base, _, questions, plain, _ = measured
+    right = plain.completions[0]
+    wrong = Completion(right.prompt_tokens, tokens=[*right.tokens[:4], (right.tokens[4] + 1) % 7, *right.tokens[5:]])
+    found = first_difference(base, questions[0], right, wrong)
+    assert found is not None
+    assert (found["token"], found["plain"]) == (4, right.tokens[4])
+    with torch.inference_mode():
+        context = torch.tensor([questions[0].ids + right.tokens[:4]])
+        best = base.logits(base.forward(context).hidden[0, -1]).topk(2).values
+    assert found["top2_gap"] == pytest.approx(float(best[0] - best[1]), abs=1e-4)
+    assert first_difference(base, questions[0], right, right) is None
+
+
+def test_an_answer_that_ends_early_is_a_difference(measured) -> None:
+    base, _, questions, plain, _ = measured
+    right = plain.completions[0]
+    short = Completion(right.prompt_tokens, tokens=right.tokens[:5])
+    found = first_difference(base, questions[0], right, short)
+    assert found is not None
+    assert found["token"] == 5
+
+
+def test_the_profile_splits_a_step_by_phase(measured) -> None:
+    base, draft, questions, _, _ = measured
+    phases = profile(base, draft, questions[:2], DECODING)
+    assert set(phases) == {"propose_s", "verify_s", "commit_s", "other_s"}
+    assert all(seconds >= 0 for seconds in phases.values())
+    assert phases["verify_s"] > 0
+
+
+def test_the_median_repeat_counts(measured, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, draft, questions, _, _ = measured
+    times = iter([3.0, 1.0, 2.0])
+
+    def answer(*_: object) -> list[Completion]:
+        return [Completion(1, tokens=[1, 2], total_s=next(times))]
+
+    monkeypatch.setattr("hetspec_core.engine.decoding.measure.generate", answer)
+    track = Track(PLAIN, DECODING)
+    measure_question(base, draft, questions[0], [track], repeats=3)
+    assert [completion.total_s for completion in track.completions] == [2.0]
