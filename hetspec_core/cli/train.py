@@ -67,6 +67,8 @@ def train(
         )
         spec = resolve(recipe, stage="train", overrides=overrides, file=file, options=options).spec
         _check_epochs(epochs, spec.training)
+        if not spec.training.datasets:
+            raise UsageError("there is no dataset to train on", hint="name one: --dataset RUN_OR_DIR")
         report = launch(workbench, spec, json=json)
     if not json:
         _print_result(report.results["train"], recipe, report.summary.run_id)
