@@ -60,7 +60,7 @@ def test_explaining_gives_the_origin_of_every_value(capsys: Capture) -> None:
         "576",
         "preset draft/llama-1l:6: formula 'base.hidden_size' = 576",
     ]
-    assert rows["training.max_steps"] == ["-", "default"]
+    assert rows["training.eval_dataset"] == ["-", "default"]
     explained = run_json(capsys, "presets", "show", "quick-demo", "--explain")
     assert isinstance(explained, dict)
     assert {"key": "resources.device", "value": "auto", "source": "default"} in explained["values"]

@@ -71,10 +71,6 @@ def problems_of(*overrides: str, recipe: str = LLAMA) -> list[str]:
             "dataset.format=parquet",
             "dataset.format: no card 'parquet' on axis formats; there are: sharegpt, messages, prompts",
         ),
-        (
-            f"{ARCHITECTURE}.num_hidden_layers=31",
-            "draft.architecture.num_hidden_layers: is 31; the base has 30 layers to start from",
-        ),
     ],
 )
 def test_parts_that_do_not_fit_are_named_with_both_values(override: str, problem: str) -> None:
@@ -98,8 +94,15 @@ def test_the_reduced_vocabulary_bounds_the_tree() -> None:
     assert found == ["bench.trees.1.top_k: is 9; needs at most the draft's vocabulary of 8"]
 
 
+def test_starting_from_the_bases_layers_needs_as_many() -> None:
+    assert problems_of(f"{ARCHITECTURE}.num_hidden_layers=31", "draft.init=base_last_layers") == [
+        "draft.architecture.num_hidden_layers: is 31; the base has 30 layers to start from"
+    ]
+
+
 def test_starting_from_the_bases_layers_needs_layers_of_their_shape() -> None:
-    assert problems_of("draft=qwen3-1l", f"{ARCHITECTURE}.intermediate_size=64") == [
+    faults = ["draft=qwen3-1l", "draft.init=base_last_layers", f"{ARCHITECTURE}.intermediate_size=64"]
+    assert problems_of(*faults) == [
         "draft.init: is 'base_last_layers', but the layers differ from the base's (model_type qwen3 there llama, "
         "intermediate_size 64 there 1536); needs 'random'"
     ]
