@@ -16,7 +16,7 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -183,19 +183,27 @@ class Registry:
         return [RunRow.from_columns(columns) for columns in found]
 
     @_healing
-    def find(self, words: Sequence[str] = (), *, sort: str = "created", archived: bool = False) -> Found:
+    def find(
+        self,
+        words: Sequence[str] = (),
+        *,
+        sort: str = "created",
+        archived: bool = False,
+        waiting: Collection[str] = (),
+    ) -> Found:
         """The runs that a query asks for, as in `query`.
 
         Args:
             words: the query; all runs when empty.
             sort: column, metric or setting, `:asc` or `:desc` behind it.
             archived: whether archived runs count too.
+            waiting: ids of runs that are queued, whatever their journals say.
 
         Raises:
             UsageError: the query or the order cannot be understood.
         """
         names = Names(self.metric_names, self.setting_keys)
-        where = parse_query(words, names, archived=archived)
+        where = parse_query(words, names, archived=archived, waiting=waiting)
         order, values = parse_order(sort, names)
         sql = f"SELECT run_id FROM runs WHERE {' AND '.join(where.sql) or '1'} ORDER BY {order}"
         ids = [columns["run_id"] for columns in self._query(sql, [*where.values, *values])]

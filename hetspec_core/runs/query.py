@@ -42,6 +42,7 @@ class Where:
     sql: list[str] = field(default_factory=list)
     values: list[object] = field(default_factory=list)
     states: list[Callable[[RunState], bool]] = field(default_factory=list)
+    waiting: tuple[str, ...] = ()
 
     def add(self, sql: str, *values: object) -> None:
         """One more condition that must hold."""
@@ -84,18 +85,19 @@ class Names:
         )
 
 
-def parse_query(words: Sequence[str], names: Names, *, archived: bool = False) -> Where:
+def parse_query(words: Sequence[str], names: Names, *, archived: bool = False, waiting: Collection[str] = ()) -> Where:
     """Translate a query.
 
     Args:
         words: what must hold.
         names: of metrics and settings.
         archived: whether archived runs count too; a word about `archived` decides that itself.
+        waiting: ids of runs that are queued, whatever their journals say.
 
     Raises:
         UsageError: a word cannot be understood.
     """
-    where = Where()
+    where = Where(waiting=tuple(waiting))
     asked: set[str] = set()
     texts: list[str] = []
     for word in words:
@@ -189,6 +191,10 @@ def _add_choice(where: Where, name: str, sign: str, value: str) -> None:
         where.states.append(lambda state: state in chosen)
         if set(chosen) & {"lost", "cancelled"}:  # what a run at work, as its journal says, may really be
             chosen = [*chosen, *_ACTIVE]
+        if "queued" in chosen and where.waiting:
+            marks = ", ".join("?" * len(where.waiting))
+            where.add(f"(state IN ({', '.join('?' * len(chosen))}) OR run_id IN ({marks}))", *chosen, *where.waiting)
+            return
     where.add(f"{name} IN ({', '.join('?' * len(chosen))})", *chosen)
 
 
@@ -252,5 +258,5 @@ def _amount(name: str, value: str) -> float:
 
 def _phrase(text: str) -> str:
     """The words one after the other, the last of them perhaps only begun."""
-    quoted = text.replace('"', '""')
+    quoted = text.replace('"', '""').replace("\0", " ")  # SQLite ends a query at a zero byte
     return f'"{quoted}" *'

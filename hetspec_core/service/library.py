@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hetspec_core.errors import HetSpecError, NotFoundError, ResourceError, RunError
-from hetspec_core.events import Journal, Marked, Moved, Submitted, read_events
+from hetspec_core.events import Journal, Marked, Moved, read_events
 from hetspec_core.paths import RunPaths, sync_folder
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.runs import derive_state
 from hetspec_core.runs.state import FINISHED
+from hetspec_core.service.folders import desk_lock, submit_folder
 from hetspec_core.service.inputs import find_run
 from hetspec_core.service.report import RunSummary
 from hetspec_core.service.workbench import Workbench
@@ -93,7 +94,8 @@ class Library:
         """
         registry = self.workbench.registry
         registry.sync_all()
-        runs = registry.find(words, sort=sort, archived=archived)
+        waiting = self.workbench.queue.waiting_ids()
+        runs = registry.find(words, sort=sort, archived=archived, waiting=waiting)
         found: list[RunSummary] = []
         for row in runs:
             if limit is not None and len(found) >= limit:
@@ -102,6 +104,8 @@ class Library:
             if state != row.state:  # its process is gone: it may have said more in the meantime
                 state = self.workbench.state(row.run_id)
                 row = registry.row(row.run_id) or row
+            if row.run_id in waiting and state in FINISHED:  # it waits for its next attempt
+                state = "queued"
             if runs.accepts(state):
                 found.append(RunSummary.of(row, state, self.workbench.paths(row.run_id).folder))
         return found
@@ -131,13 +135,6 @@ class Library:
         except FileNotFoundError:
             raise NotFoundError(f"there is no run {run_id!r}") from None
 
-    def folder(self, run_id: str) -> Path | None:
-        """Where relative paths in the spec of a run begin; None when its journal does not say."""
-        for event in read_events(self.workbench.paths(run_id).desk)[0]:
-            if isinstance(event, Submitted) and event.folder:
-                return Path(event.folder)
-        return None
-
     def retry(self, run_id: str) -> str:
         """Submit a new run with the spec of one that is not at work; gives its id.
 
@@ -149,7 +146,7 @@ class Library:
         state = self.workbench.state(run_id)
         if state not in FINISHED:
             raise RunError(f"run {run_id} is {state}", hint=f"follow it: hetspec-core runs follow {run_id}")
-        return self.workbench.submit(self.spec(run_id), folder=self.folder(run_id)).run_id
+        return self.workbench.submit(self.spec(run_id), folder=submit_folder(self.workbench.paths(run_id))).run_id
 
     def value(self, run: RunSummary, name: str) -> Any:
         """What a run has under the name of a column, metric or setting; None = nothing."""
@@ -232,11 +229,13 @@ class Library:
             ResourceError: its folder cannot be moved.
         """
         workbench = self.workbench
-        with workbench._desk_lock(run_id):  # nobody starts it meanwhile
+        paths = workbench.paths(run_id)
+        with desk_lock(paths), workbench.queue.lock():  # nobody starts it meanwhile
             state = workbench.state(run_id)
             if state not in FINISHED | {"queued"}:
                 raise RunError(f"run {run_id} is {state}", hint=f"stop it first: hetspec-core runs cancel {run_id}")
-            self._move(workbench.paths(run_id), self.trash / run_id, "trash")
+            workbench.queue.remove(run_id)
+            self._move(paths, self.trash / run_id, "trash")
         workbench.registry.sync(run_id)
 
     def restore(self, word: str) -> str:
