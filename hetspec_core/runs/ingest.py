@@ -223,9 +223,9 @@ class Registry:
         return [row["name"] for row in self._query(f"SELECT DISTINCT name FROM series {where} ORDER BY name", values)]
 
     @_healing
-    def setting_keys(self, newest: int = 200) -> set[str]:
-        """Dotted keys of the settings of the newest runs."""
-        found = self._query("SELECT DISTINCT config FROM texts ORDER BY run_id DESC LIMIT ?", (newest,))
+    def setting_keys(self, newest: int = -1) -> set[str]:
+        """Dotted keys of the settings of all runs, or of the newest ones."""
+        found = self._query("SELECT config FROM texts ORDER BY run_id DESC LIMIT ?", (newest,))
         return {key for row in found for key in flatten(json.loads(row["config"]))}
 
     @_healing
