@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hetspec_core.cli import runs_compare, runs_edit, runs_list
+from hetspec_core.cli import queue, runs_compare, runs_edit, runs_list
 from hetspec_core.cli.formats import format_bytes, format_duration, format_number, format_time
 from hetspec_core.cli.options import RunWord
 from hetspec_core.cli.output import JsonFlag, console, follow, note, print_json
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="List, show, follow, stop, compare, label and delete runs.", no_args_is_help=True)
 
-for part in (runs_list, runs_edit, runs_compare):
+for part in (runs_list, runs_edit, runs_compare, queue):
     app.registered_commands += part.app.registered_commands
 
 
