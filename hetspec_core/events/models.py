@@ -175,7 +175,7 @@ class WorkerEnded(EventBase):
 
 
 class FoundLost(EventBase):
-    """The supervisor of this attempt is gone without a word; a negative `exit_status` is a signal, None was not seen."""
+    """The supervisor of this attempt is gone without a word; a negative `exit_status` is a signal, None = not seen."""
 
     type: Literal["found_lost"] = "found_lost"
     attempt: int
