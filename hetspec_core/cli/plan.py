@@ -9,7 +9,7 @@ import typer
 from hetspec_core.cli.formats import format_bytes, format_duration, format_number
 from hetspec_core.cli.options import FileOption, RecipeArgument, SetOption
 from hetspec_core.cli.output import JsonFlag, console, launch, print_json
-from hetspec_core.errors import ResourceError
+from hetspec_core.errors import ResourceError, UsageError
 
 if TYPE_CHECKING:
     from hetspec_core.service import Workbench
@@ -35,6 +35,8 @@ def plan(
     from hetspec_core.service.plan import gather_facts
     from hetspec_core.service.plan import plan as make_plan
 
+    if probe and stage not in ("dataset", "train"):
+        raise UsageError(f"--probe measures for stages dataset and train, not for {stage}", hint="leave --probe out")
     spec = resolve(recipe, stage=stage, overrides=overrides, file=file).spec
     with Workbench() as workbench:
         spec = _with_folders(workbench, spec)

@@ -28,6 +28,7 @@ Status = Literal["ok", "warning", "error"]
 LITTLE_DISK_BYTES = 10_000_000_000
 NO_DISK_BYTES = 1_000_000_000
 LEFTOVER_AGE_S = 3600.0  # younger ones may belong to something that is being written now
+LOCK_PATIENCE_S = 2.0
 _LEFTOVERS = (
     ".new-*",
     "*/.draft.*",
@@ -110,7 +111,11 @@ def check_registry(roots: Roots) -> Check:
 def check_locks(roots: Roots) -> Iterator[Check]:
     """Locks that are held now, and what killed processes left behind."""
     files = [*roots.data.glob("*.lock"), *roots.models.glob(".*.lock")]
+    limit = time.monotonic() + LOCK_PATIENCE_S
     held = [path for path in files if _is_held(path)]
+    while held and time.monotonic() < limit:  # everyday work holds them for moments
+        time.sleep(0.1)
+        held = [path for path in held if _is_held(path)]
     if held:
         yield Check(
             "locks",

@@ -29,6 +29,7 @@ from hetspec_core.service.planning.work import (
     bytes_per_token,
     disk_parts,
     estimate_data,
+    peak_bytes,
     steps_of_training,
     store_bytes,
 )
@@ -91,14 +92,14 @@ class Plan:
     @property
     def device_bytes(self) -> int:
         """Peak on one device: of its own memory, or on a processor of the machine's with everything else."""
-        return sum(part.bytes for part in self.memory if part.on_device or self.device == "cpu")
+        return peak_bytes(part for part in self.memory if part.on_device or self.device == "cpu")
 
     @property
     def host_bytes(self) -> int:
         """Peak in the machine's memory, all workers together."""
         if self.device == "cpu":
             return self.device_bytes
-        return self.num_devices * sum(part.bytes for part in self.memory if not part.on_device)
+        return self.num_devices * peak_bytes(part for part in self.memory if not part.on_device)
 
     @property
     def disk_bytes(self) -> int:
@@ -170,9 +171,9 @@ def plan(spec: RunSpec, facts: Facts) -> Plan:
         basis="probe" if facts.probe is not None and with_data else "cost model",
         assumptions=_assumptions(spec, facts, base, draft, data, rates),
         refusals=(),
-        notes=_notes(spec, facts, device, data),
+        notes=_notes(spec, facts, device, data, count),
         free_memory_bytes=facts.free_memory_bytes,
-        free_device_bytes=gpus[min(count, len(gpus)) - 1].free_bytes if device == "cuda" and gpus else None,
+        free_device_bytes=min(gpu.available_bytes for gpu in gpus[:count]) if device == "cuda" and gpus else None,
         free_disk_bytes=facts.free_disk_bytes,
         disk_path=facts.disk_path,
         probe=facts.probe if with_data else None,
@@ -187,7 +188,7 @@ def _device(spec: RunSpec, facts: Facts) -> Literal["cuda", "cpu"]:
 
 
 def _most_free(facts: Facts) -> list[Gpu]:
-    return sorted(facts.gpus or (), key=lambda gpu: -gpu.free_bytes)
+    return sorted(facts.gpus or (), key=lambda gpu: (gpu.state != "free", -gpu.available_bytes))
 
 
 def _rates(spec: RunSpec, facts: Facts, device: str, gpus: list[Gpu], base: ParameterCount) -> Rates:
@@ -255,11 +256,14 @@ def _assumptions(
     return tuple(found)
 
 
-def _notes(spec: RunSpec, facts: Facts, device: str, data: DataEstimate) -> tuple[str, ...]:
+def _notes(spec: RunSpec, facts: Facts, device: str, data: DataEstimate, count: int) -> tuple[str, ...]:
     notes: list[str] = []
+    free = sum(gpu.state == "free" for gpu in facts.gpus or ())
+    if device == "cuda" and facts.gpus and free < count <= len(facts.gpus):
+        notes.append(f"{free} of {len(facts.gpus)} GPUs are free now; the run waits until there are {count}")
     if facts.gpus is None:
         what = "the device's memory is not checked" if device == "cuda" else "planned for the processor"
-        notes.append(f"no GPU inventory (there is no working nvidia-smi): {what}")
+        notes.append(f"no GPU inventory (neither NVML nor nvidia-smi answers): {what}")
     if spec.stage in ("dataset", "train") and data.samples is None:
         notes.append(
             f"the number of conversations in {spec.dataset.source} is not known before it is read: set dataset.limit "

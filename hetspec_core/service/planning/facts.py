@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from hetspec_core.errors import NotFoundError
+from hetspec_core.jobs.gpus import gpu_status, read_inventory
 from hetspec_core.paths import Roots, RunPaths
 from hetspec_core.prompts import shipped_path
 from hetspec_core.service.planning.bases import BaseFiles, find_base
@@ -29,11 +30,17 @@ _MOST_COUNTED_BYTES = 4 << 30  # larger files are not read for the sake of a pla
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU. Memory in bytes."""
+    """One GPU, its memory in bytes, and its state: free, leased by a run, or busy with somebody else's process."""
 
     name: str
     memory_bytes: int
     free_bytes: int
+    state: str = "free"
+
+    @property
+    def available_bytes(self) -> int:
+        """What a run will find on it: what is free now, or all of it once the run that leases it has ended."""
+        return self.memory_bytes if self.state == "leased" else self.free_bytes
 
 
 @dataclass(frozen=True)
@@ -125,7 +132,7 @@ def gather_facts(spec: RunSpec, roots: Roots, *, probe: ProbeFacts | None = None
         free_memory_bytes=memory.available,
         disk_path=str(place),
         free_disk_bytes=shutil.disk_usage(place).free,
-        gpus=find_gpus() if spec.resources.device != "cpu" else (),
+        gpus=find_gpus(roots.data) if spec.resources.device != "cpu" else (),
         base=find_base(spec.base.source, roots),
         source=_source_facts(spec),
         stored=_stored_facts(spec) if spec.stage == "train" and spec.training.datasets else None,
@@ -139,9 +146,14 @@ def existing_parent(path: Path) -> Path:
     return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
 
 
-def find_gpus(*, timeout_s: float = 20.0) -> tuple[Gpu, ...] | None:
-    """The NVIDIA GPUs of this machine as `nvidia-smi` tells them; None when there is no such program or it fails."""
-    rows = ask_nvidia_smi("name,memory.total,memory.free", timeout_s=timeout_s)
+def find_gpus(data: Path) -> tuple[Gpu, ...] | None:
+    """The GPUs of the inventory with their leases, else those that `nvidia-smi` tells; None when neither answers."""
+    found = gpu_status(data, read_inventory())
+    if found:
+        return tuple(
+            Gpu(item.gpu.name, item.gpu.memory_mib * _MIB, item.gpu.free_mib * _MIB, item.state) for item in found
+        )
+    rows = ask_nvidia_smi("name,memory.total,memory.free")
     if rows is None:
         return None
     gpus = []

@@ -45,9 +45,9 @@ def memory_parts(spec: RunSpec, base: ParameterCount, draft: ParameterCount | No
         base, draft: their parameters.
         device: cuda or cpu.
     """
-    parts = [Part("process (torch, transformers)", PROCESS_BYTES)]
+    parts = [Part("process (torch, transformers)", PROCESS_BYTES, when="always")]
     if device == "cuda":
-        parts.append(Part("CUDA context", CONTEXT_BYTES, on_device=True))
+        parts.append(Part("CUDA context", CONTEXT_BYTES, on_device=True, when="always"))
     if spec.stage == "dataset":
         parts += _dataset(spec, base, device)
     elif spec.stage == "train":
@@ -98,7 +98,7 @@ def _training(spec: RunSpec, base: ParameterCount, draft: ParameterCount, device
         Part("activations", 4 * per_token * own.num_hidden_layers * tokens, on_device=True),
         Part("logits", _chunk(sizes.vocab_size, spec.draft.vocab_size, tokens), on_device=True),
         Part("hidden-state batches", prepared * tokens * sizes.hidden_size * stored, on_device=True),
-        Part("base while its ends are taken", base.total * element),
+        Part("base while its ends are taken", base.total * element, when="loading"),
     ]
 
 

@@ -6,7 +6,9 @@ What cannot be known without opening a source stays None, and so does everything
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from hetspec_core.service.planning.facts import Facts
 from hetspec_core.service.planning.parameters import ParameterCount
@@ -31,11 +33,21 @@ class Part:
         name: what it is.
         bytes: how large it is.
         on_device: whether it lies in a GPU's memory when there is one (per device); else on the host.
+        when: while the worker loads, while it works, or always: what is loaded and dropped makes room for the rest.
     """
 
     name: str
     bytes: int
     on_device: bool = False
+    when: Literal["always", "loading", "working"] = "working"
+
+
+def peak_bytes(parts: Iterable[Part]) -> int:
+    """The most that parts of one memory take at the same time."""
+    sums = {"always": 0, "loading": 0, "working": 0}
+    for part in parts:
+        sums[part.when] += part.bytes
+    return sums["always"] + max(sums["loading"], sums["working"])
 
 
 @dataclass(frozen=True)

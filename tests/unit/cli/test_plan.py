@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hetspec_core.cli.main import main
-from hetspec_core.errors import ResourceError
+from hetspec_core.errors import ResourceError, UsageError
 from hetspec_core.service import Workbench, doctor
 from hetspec_core.service.checks import Check
 
@@ -59,6 +59,11 @@ def test_a_probe_is_not_started_for_what_cannot_fit(capsys: Capture) -> None:
     assert "cannot fit" in capsys.readouterr().err
     with Workbench() as workbench:
         assert workbench.runs() == []
+
+
+def test_a_probe_is_for_stages_that_run_the_base_over_data(capsys: Capture) -> None:
+    assert main(["plan", "quick-demo", "--stage", "bench", "--probe"]) == UsageError.exit_code
+    assert "dataset and train" in capsys.readouterr().err
 
 
 def checks(*statuses: Any) -> Iterator[Check]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from hetspec_core.config import resolve
 from hetspec_core.errors import NotFoundError, SpecError
+from hetspec_core.jobs.gpus import Inventory
 from hetspec_core.paths import Roots
 from hetspec_core.service.plan import Facts, Gpu, Plan, ProbeFacts, gather_facts, plan
 from hetspec_core.service.planning import facts as facts_module
@@ -72,6 +73,20 @@ def test_the_duration_of_training_is_near_what_was_measured() -> None:
         assert made.tokens_per_step is not None
         seconds = next(phase.seconds for phase in made.phases if phase.name == "training steps")
         assert measured / 4 < 1000 * made.tokens_per_step / seconds < measured * 4
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "measured"),
+    [("smollm2-llama-eagle", "[]", 280_934), ("qwen3-4b-qwen3-eagle", "[2, 18, 33]", 26_113)],
+)
+def test_the_duration_of_capture_is_near_what_was_measured(name: str, layers: str, measured: int) -> None:
+    """Tokens/s on an H200 (docs/lab/LOG.md, is capture as fast as a plain forward?): within a factor of 2."""
+    overrides = ("dataset.answers='data'", "dataset.limit=1000", f"dataset.layers={layers}")
+    made = plan(recipe(name, "dataset", *overrides), with_facts(source=SourceFacts()))
+    assert made.phases is not None
+    assert made.tokens is not None
+    seconds = next(phase.seconds for phase in made.phases if phase.name == "capture")
+    assert measured / 2 < made.tokens / seconds < measured * 2
 
 
 @settings(max_examples=20)
@@ -187,6 +202,28 @@ def test_more_gpus_than_there_are_is_refused_and_split_steps_otherwise() -> None
     assert two.steps == math.ceil(one.steps / 2)
 
 
+def test_leased_gpus_are_waited_for_and_count_with_all_their_memory() -> None:
+    leased = dataclasses.replace(H200, free_bytes=10**6, state="leased")
+    spec = recipe("smollm2-llama-eagle", "train", "resources.num_gpus=2")
+    made = plan(spec, with_facts(gpus=(leased, H200)))
+    assert made.fits
+    assert any("1 of 2 GPUs are free now" in note for note in made.notes)
+    one = plan(recipe("smollm2-llama-eagle"), with_facts(gpus=(leased, H200)))
+    assert one.free_device_bytes == H200.free_bytes
+    assert not any("free now" in note for note in one.notes)
+
+
+def test_gpus_come_from_the_inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HETSPEC_FAKE_GPUS", "3")
+    found = facts_module.find_gpus(tmp_path)
+    assert found is not None
+    assert [(gpu.name, gpu.state) for gpu in found] == [("Simulated GPU", "free")] * 3
+    monkeypatch.delenv("HETSPEC_FAKE_GPUS")
+    monkeypatch.setattr(facts_module, "read_inventory", lambda: Inventory((), "no driver"))
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert facts_module.find_gpus(tmp_path) is None
+
+
 def test_without_an_inventory_the_plan_says_so() -> None:
     spec = recipe("quick-demo")
     on_processor = plan(spec, with_facts(gpus=None))
@@ -236,7 +273,7 @@ def test_a_plan_for_training_needs_a_draft() -> None:
 
 
 def test_facts_are_read_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(facts_module, "find_gpus", lambda: None)
+    monkeypatch.setattr(facts_module, "find_gpus", lambda data: None)
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "one"}\n\n{"prompt": "two and more"}\n')
     store = tmp_path / "store"
@@ -256,6 +293,14 @@ def test_facts_are_read_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         gather_facts(recipe("quick-demo", "train", f"training.datasets=['{tmp_path}']"), roots)
     with pytest.raises(NotFoundError, match="no dataset"):
         gather_facts(recipe("quick-demo", "dataset", "dataset.source='nowhere.jsonl'"), roots)
+
+
+def test_what_is_dropped_after_loading_is_not_added_to_what_comes_after() -> None:
+    made = plan(recipe("llama2-7b-llama-eagle"), with_facts(gpus=()))
+    sizes = {part.name: part.bytes for part in made.memory}
+    loading, process = sizes["base while its ends are taken"], sizes["process (torch, transformers)"]
+    working = sum(sizes.values()) - loading - process
+    assert made.device_bytes == made.host_bytes == process + max(loading, working)
 
 
 def test_to_json_has_the_sums() -> None:
