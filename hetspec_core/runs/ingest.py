@@ -140,10 +140,8 @@ class Registry:
     @_healing
     def sync_all(self) -> None:
         """Take in every run folder, and forget the runs whose folders are gone."""
-        known = {
-            row["run_id"]: (row["events_offset"], row["desk_offset"])
-            for row in self._query("SELECT run_id, events_offset, desk_offset FROM runs")
-        }
+        offsets_of = self._db.conn.execute("SELECT run_id, events_offset, desk_offset FROM runs")
+        known = {run_id: (events, desk) for run_id, events, desk in offsets_of.fetchall()}
         for run_id in self._folder_names():
             folder, offsets = f"{self.runs}/{run_id}", known.pop(run_id, None)
             now = (_size(f"{folder}/events.jsonl"), _size(f"{folder}/desk.jsonl"))
@@ -206,7 +204,7 @@ class Registry:
         where = parse_query(words, names, archived=archived, waiting=waiting)
         order, values = parse_order(sort, names)
         sql = f"SELECT run_id FROM runs WHERE {' AND '.join(where.sql) or '1'} ORDER BY {order}"
-        ids = [columns["run_id"] for columns in self._query(sql, [*where.values, *values])]
+        ids = [run_id for (run_id,) in self._db.conn.execute(sql, [*where.values, *values]).fetchall()]
         return Found(ids, where.accepts, self._rows_of)
 
     @_healing

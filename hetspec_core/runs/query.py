@@ -132,6 +132,8 @@ def parse_order(key: str, names: Names) -> tuple[str, list[object]]:
         UsageError: nothing has that name.
     """
     name, _, direction = key.partition(":")
+    if name == "created" and direction in ("", "desc"):  # the usual order, for which there is an index
+        return "created DESC, run_id DESC", []
     if direction not in ("", "asc", "desc"):
         raise UsageError(f"--sort {key}: the order is asc or desc{did_you_mean(direction, ('asc', 'desc'))}")
     values: list[object] = []

@@ -93,7 +93,7 @@ def _labels_search_series(db: Database) -> None:
     db.execute("ALTER TABLE runs ADD COLUMN starred INTEGER NOT NULL DEFAULT 0")
     db.execute("ALTER TABLE runs ADD COLUMN archived INTEGER NOT NULL DEFAULT 0")
     db.execute("DROP INDEX runs_created")
-    db.execute("CREATE INDEX runs_created ON runs (created DESC, run_id DESC)")
+    db.execute("CREATE INDEX runs_created ON runs (archived, created DESC, run_id DESC)")
     db.execute("DROP TABLE metrics")
     db.execute(
         """
