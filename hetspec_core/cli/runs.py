@@ -59,14 +59,14 @@ def resume(run: RunWord, json: JsonFlag = False) -> None:
 def cancel(
     run: RunWord,
     kill: Annotated[bool, typer.Option("--kill", help="End it now, without waiting for a safe point.")] = False,
-    grace: Annotated[float, typer.Option(min=0, help="Seconds to wait for the safe point.")] = 60.0,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds to wait for the safe point, then it is ended.")] = 120.0,
     json: JsonFlag = False,
 ) -> None:
     """Stop a run at its next safe point, so that it can be resumed."""
     with Workbench() as workbench:
         run_id = workbench.resolve_run(run)
-        workbench.cancel(run_id, force=kill)
-        state = workbench.wait(run_id, timeout_s=10.0 if kill else grace)
+        workbench.cancel(run_id, force=kill, grace_s=grace)
+        state = workbench.wait(run_id, timeout_s=10.0 if kill else grace + 10.0)
     if state in ("starting", "running"):
         raise RunError(
             f"run {run_id} was asked to stop, but is still {state} after {format_duration(grace)}",

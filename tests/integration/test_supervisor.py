@@ -190,8 +190,9 @@ def test_whoever_is_killed_at_whatever_moment_nothing_is_lost(workbench: Workben
             elif victim == "supervisor":
                 os.kill(supervisor_of(workbench, run_id).pid, signal.SIGKILL)
             else:
-                for worker in psutil.Process(supervisor_of(workbench, run_id).pid).children():
-                    worker.kill()
+                supervisor = psutil.Process(supervisor_of(workbench, run_id).pid)
+                until(supervisor.children, "the worker")
+                supervisor.children()[0].kill()
         finally:
             launcher.kill()
             launcher.wait()
