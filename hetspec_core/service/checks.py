@@ -1,12 +1,10 @@
 """What a check of the doctor gives, and the checks of files: roots, registry, locks and leftovers, presets, bases.
 
-They look and change nothing. They know no processes and no terminal.
+They look and repair nothing. They know no processes and no terminal.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import sqlite3
 import tempfile
@@ -18,7 +16,9 @@ from typing import Any, Literal, get_args
 
 from hetspec_core.config import load_base, presets, resolve
 from hetspec_core.errors import HetSpecError
+from hetspec_core.jobs import locks
 from hetspec_core.paths import Roots
+from hetspec_core.runs import Registry
 from hetspec_core.service.planning.bases import find_base
 from hetspec_core.service.planning.facts import existing_parent
 from hetspec_core.spec import Stage
@@ -86,7 +86,7 @@ def check_roots(roots: Roots) -> Iterator[Check]:
 
 
 def check_registry(roots: Roots) -> Check:
-    """Whether the registry opens; it is only read."""
+    """Whether the registry is whole and opens. One of an older version is brought up to date, as by any command."""
     path = roots.registry
     if not path.is_file():
         return Check("registry", "ok", f"none yet; {path} is made with the first run")
@@ -105,6 +105,10 @@ def check_registry(roots: Roots) -> Check:
         verdict, runs = str(error), 0
     if verdict != "ok":
         return Check("registry", "error", f"{path} is damaged: {verdict}", "`hetspec-core runs rebuild` makes it anew")
+    try:
+        Registry(path, roots.runs).close()
+    except HetSpecError as error:
+        return Check("registry", "error", error.message, error.hint)
     return Check("registry", "ok", f"{path}, {runs} runs", facts={"path": str(path), "runs": runs})
 
 
@@ -125,7 +129,7 @@ def check_locks(roots: Roots) -> Iterator[Check]:
             {"held": [str(path) for path in held]},
         )
     else:
-        yield Check("locks", "ok", "none is held", facts={"held": []})
+        yield Check("locks", "ok", "none is held for long", facts={"held": []})
     left = [path for pattern in _LEFTOVERS for path in roots.runs.glob(pattern) if _is_old(path)]
     left += [path for path in roots.models.glob(".*") if path.is_dir() and _is_old(path)]
     if left:
@@ -142,18 +146,9 @@ def check_locks(roots: Roots) -> Iterator[Check]:
 
 def _is_held(path: Path) -> bool:
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        return locks.is_taken(path)
+    except OSError:  # a lock that cannot be opened is somebody else's business
         return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(file)
-    return False
 
 
 def _is_old(path: Path) -> bool:

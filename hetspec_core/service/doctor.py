@@ -1,6 +1,6 @@
 """A check-up of this machine and installation: what is there, what is missing, what to do about it.
 
-Nothing is changed and nothing heavy is imported: packages are found by their metadata, and what only torch can tell is
+Nothing is repaired and nothing heavy is imported: packages are found by their metadata, and what only torch can tell is
 asked of a child process.
 """
 

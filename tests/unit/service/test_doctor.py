@@ -1,9 +1,10 @@
-"""Each check sees what it is there to see, and changes nothing."""
+"""Each check sees what it is there to see, and repairs nothing."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 import time
 from pathlib import Path
 
@@ -92,6 +93,14 @@ def test_the_registry_is_read_and_damage_is_seen(places: Roots) -> None:
         workbench.runs()
     check = check_registry(places)
     assert (check.status, check.facts["runs"]) == ("ok", 1)
+    connection = sqlite3.connect(places.registry)
+    newer = "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('hetspec.registry', '9999_x', '')"
+    connection.execute(newer)
+    connection.commit()
+    connection.close()
+    refused = check_registry(places)
+    assert refused.status == "error"
+    assert "newer version" in refused.message
     for name in ("-wal", "-shm"):
         Path(f"{places.registry}{name}").unlink(missing_ok=True)
     places.registry.write_bytes(b"this is no database" * 1000)
