@@ -39,6 +39,10 @@ class Roots:
         return self.data / "runs"
 
     @property
+    def trash(self) -> Path:
+        return self.data / "trash"
+
+    @property
     def registry(self) -> Path:
         return self.data / "registry.db"
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hetspec_core.cli.console import console, note, print_json
+from hetspec_core.cli.follow import DetachOption
 from hetspec_core.cli.output import JsonFlag
 from hetspec_core.errors import CorruptFileError, UsageError
 
@@ -50,9 +51,13 @@ def generate(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", help="KEY=VALUE over the recipe, the value as TOML; may be repeated.")
     ] = None,
+    detach: DetachOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """Make a dataset: conversations in, hidden states of the base out. Ctrl-C leaves a run that can be resumed."""
+    """Make a dataset: conversations in, hidden states of the base out. The run goes on without this command; while it
+    is followed, Ctrl-C stops it so that it can be resumed.
+    """
+    from hetspec_core.cli.follow import is_detached, launch_detached
     from hetspec_core.cli.output import launch
     from hetspec_core.config import resolve
     from hetspec_core.service import Workbench
@@ -69,6 +74,9 @@ def generate(
     }
     spec = resolve(recipe, stage="dataset", overrides=overrides or (), file=file, options=options).spec
     with Workbench() as workbench:
+        if is_detached(detach, json=json):
+            launch_detached(workbench, spec, json=json)
+            return
         report = launch(workbench, spec, json=json)
     if json:
         return

@@ -10,12 +10,13 @@ import contextlib
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
+import typer
 from rich.text import Text
 
 from hetspec_core import errors
-from hetspec_core.cli.console import error_console, print_json
+from hetspec_core.cli.console import error_console, note, print_json
 from hetspec_core.cli.formats import format_duration, format_number
 from hetspec_core.errors import Cancelled, HetSpecError, RunError, StageFailed
 from hetspec_core.events import (
@@ -39,6 +40,33 @@ if TYPE_CHECKING:
 LINE_PERIOD_S = 2.0
 POLL_S = 0.1
 _LEVEL_STYLES = {"debug": "dim", "info": "", "warning": "yellow", "error": "red"}
+
+
+DetachOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--detach/--wait", help="Leave the run to itself, or follow it to its end; on a terminal it is left to itself."
+    ),
+]
+
+
+def is_detached(detach: bool | None, *, json: bool) -> bool:
+    """Whether a command leaves its run to itself, when the user did not say: on a terminal, for people, it does."""
+    return not json and error_console().is_terminal if detach is None else detach
+
+
+def launch_detached(workbench: Workbench, spec: RunSpec, *, json: bool = False) -> str:
+    """Submit and start a run, say how to follow it, and leave it to itself; returns its id."""
+    run_id = workbench.submit(spec).run_id
+    workbench.start(run_id)
+    state = workbench.state(run_id)
+    if json:
+        print_json({"run_id": run_id, "state": state, "folder": str(workbench.paths(run_id).folder)})
+        return run_id
+    where = " for GPUs" if state == "queued" else f" in {workbench.paths(run_id).folder}"
+    note(f"run {run_id} is {'waiting' if state == 'queued' else 'at work'}{where}")
+    note(f"follow it: hetspec-core runs follow {run_id}")
+    return run_id
 
 
 def launch(
@@ -121,7 +149,7 @@ def _raise_end(summary: RunSummary, last: Event | None, log: str) -> None:
         raise Cancelled(f"run {summary.run_id} was stopped", hint=again)
     error = last.error if isinstance(last, RunEnded) else None
     if isinstance(last, RunEnded) and error is not None:
-        raise _failure(error, log)
+        raise _failure(error, log, again)
     if isinstance(last, FoundLost):
         status = last.exit_status
         reason = "" if status is None else f" (signal {_signal_name(-status)})" if status < 0 else f" (status {status})"
@@ -131,9 +159,10 @@ def _raise_end(summary: RunSummary, last: Event | None, log: str) -> None:
         )
 
 
-def _failure(error: ErrorInfo, log: str) -> HetSpecError:
+def _failure(error: ErrorInfo, log: str, again: str) -> HetSpecError:
     """The worker's error as it was raised there; a crash, or a kind of a newer version, as a failed stage."""
-    hint = "; ".join(part for part in (error.hint, f"log: {log}") if part)
+    gone_on = again if error.kind == StageFailed.__name__ else ""  # said by its supervisor: nothing in it is at fault
+    hint = "; ".join(part for part in (error.hint, f"log: {log}", gone_on) if part)
     kind = getattr(errors, error.kind, None)
     if isinstance(kind, type) and issubclass(kind, HetSpecError):
         return kind(error.message, hint=hint)

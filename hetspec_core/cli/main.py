@@ -29,7 +29,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": ("hetspec_core.cli.train", "app", "Train a draft on hidden states."),
     "generate": ("hetspec_core.cli.generate", "app", "Answer a prompt, with a draft or without."),
     "bench": ("hetspec_core.cli.bench", "app", "Measure speculative against plain decoding."),
-    "runs": ("hetspec_core.cli.runs", "app", "List, show, follow, cancel and resume runs."),
+    "plan": ("hetspec_core.cli.plan", "app", "What a run needs of memory, disk and time, before anything is spent."),
+    "doctor": ("hetspec_core.cli.doctor", "app", "Check this machine and this installation."),
+    "gpus": ("hetspec_core.cli.gpus", "app", "The GPUs of this machine, and which run has which."),
+    "runs": ("hetspec_core.cli.runs", "app", "List, show, follow, stop, compare and label runs."),
 }
 """Name -> (module, attribute, help)."""
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 DEFAULT_RECIPE = "smollm2-llama-eagle"
 
+RunWord = Annotated[str, typer.Argument(metavar="RUN", help="Run id, the beginning of one, or a run's name.")]
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe preset; see `presets list recipe`.")]
 RecipeOption = Annotated[str, typer.Option("--recipe", help="Recipe preset; see `presets list recipe`.")]
 SetOption = Annotated[

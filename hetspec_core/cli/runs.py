@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hetspec_core.cli.formats import format_age, format_bytes, format_duration, format_number, format_time
+from hetspec_core.cli import queue, runs_compare, runs_edit, runs_list
+from hetspec_core.cli.formats import format_bytes, format_duration, format_number, format_time
+from hetspec_core.cli.options import RunWord
 from hetspec_core.cli.output import JsonFlag, console, follow, note, print_json
-from hetspec_core.errors import NotFoundError, RunError, UsageError
+from hetspec_core.cli.runs_list import STATE_STYLES
+from hetspec_core.errors import NotFoundError, RunError
 from hetspec_core.service import Workbench
 
 if TYPE_CHECKING:
@@ -19,43 +22,10 @@ if TYPE_CHECKING:
 
     from hetspec_core.service import RunReport, RunSummary
 
-app = typer.Typer(help="List, show, follow, cancel and resume runs.", no_args_is_help=True)
+app = typer.Typer(help="List, show, follow, stop, compare, label and delete runs.", no_args_is_help=True)
 
-RunWord = Annotated[str, typer.Argument(metavar="RUN", help="Run id, the beginning of one, or a run's name.")]
-_STATES = ("queued", "starting", "running", "succeeded", "failed", "cancelled", "lost")
-_STATE_STYLES = {
-    "queued": "dim",
-    "starting": "cyan",
-    "running": "cyan",
-    "succeeded": "green",
-    "failed": "red",
-    "cancelled": "yellow",
-    "lost": "magenta",
-}
-
-
-@app.command("list")
-def list_runs(
-    state: Annotated[str | None, typer.Option(help=f"Only runs in this state: {', '.join(_STATES)}.")] = None,
-    stage: Annotated[str | None, typer.Option(help="Only runs of this stage: dataset, train, bench, generate.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 20,
-    json: JsonFlag = False,
-) -> None:
-    """List runs, newest first."""
-    if state is not None and state not in _STATES:
-        raise UsageError(f"there is no state {state!r}; states are {', '.join(_STATES)}")
-    with Workbench() as workbench:
-        found = workbench.runs(state=state, stage=stage, limit=limit + 1)
-    more, found = len(found) > limit, found[:limit]
-    if json:
-        print_json([run.to_json() for run in found])
-        return
-    if not found:
-        note("no runs" + (" like that" if state or stage else " yet; `hetspec-core demo` makes some"))
-        return
-    console().print(_list_table(found))
-    if more:
-        note(f"the newest {limit}; --limit shows more")
+for part in (runs_list, runs_edit, runs_compare, queue):
+    app.registered_commands += part.app.registered_commands
 
 
 @app.command()
@@ -89,14 +59,14 @@ def resume(run: RunWord, json: JsonFlag = False) -> None:
 def cancel(
     run: RunWord,
     kill: Annotated[bool, typer.Option("--kill", help="End it now, without waiting for a safe point.")] = False,
-    grace: Annotated[float, typer.Option(min=0, help="Seconds to wait for the safe point.")] = 60.0,
+    grace: Annotated[float, typer.Option(min=0, help="Seconds to wait for the safe point, then it is ended.")] = 120.0,
     json: JsonFlag = False,
 ) -> None:
     """Stop a run at its next safe point, so that it can be resumed."""
     with Workbench() as workbench:
         run_id = workbench.resolve_run(run)
-        workbench.cancel(run_id, force=kill)
-        state = workbench.wait(run_id, timeout_s=10.0 if kill else grace)
+        workbench.cancel(run_id, force=kill, grace_s=grace)
+        state = workbench.wait(run_id, timeout_s=10.0 if kill else grace + 10.0)
     if state in ("starting", "running"):
         raise RunError(
             f"run {run_id} was asked to stop, but is still {state} after {format_duration(grace)}",
@@ -163,35 +133,12 @@ def _print_log(log: Path, offset: int, last: int | None, json: bool) -> int:
 # --- tables ------------------------------------------------------------------------------------------------------
 
 
-def _list_table(found: list[RunSummary]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("run", no_wrap=True)
-    table.add_column("name", no_wrap=True, overflow="ellipsis", max_width=16)
-    table.add_column("state", no_wrap=True)
-    table.add_column("done", justify="right", no_wrap=True)
-    table.add_column("accept", justify="right", no_wrap=True)
-    table.add_column("age", justify="right", no_wrap=True)
-    for run in found:
-        table.add_row(
-            Text(run.run_id),
-            Text(run.name or "-"),
-            Text(run.state, style=_STATE_STYLES[run.state]),
-            "-" if run.progress is None else f"{run.progress:.0%}",
-            "-" if run.accept_length is None else f"{run.accept_length:.2f}",
-            format_age(run.created),
-        )
-    return table
-
-
 def _print_report(report: RunReport) -> None:
     from rich.text import Text
 
     run = report.summary
     out = console()
-    state = Text(run.state, style=f"bold {_STATE_STYLES[run.state]}")
+    state = Text(run.state, style=f"bold {STATE_STYLES[run.state]}")
     out.print(Text.assemble((run.run_id, "bold"), "  ", state), soft_wrap=True)
     out.print(_facts_table(report))
     if run.error:
@@ -227,6 +174,9 @@ def _facts_table(report: RunReport) -> Table:
         ("algorithm", run.algorithm if run.stage != "dataset" else ""),
         ("spec hash", run.spec_hash),
         ("parents", ", ".join(run.parents)),
+        ("tags", ", ".join(run.tags)),
+        ("note", run.note),
+        ("kept", ", ".join(word for word, is_so in (("starred", run.starred), ("archived", run.archived)) if is_so)),
         ("created", format_time(run.created)),
         ("started", "" if run.started is None else format_time(run.started)),
         ("took", _took(run)),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hetspec_core.cli.follow import DetachOption, is_detached, launch_detached
 from hetspec_core.cli.formats import format_duration, format_number
 from hetspec_core.cli.options import FileOption, NameOption, RecipeArgument, SetOption, spec_options
 from hetspec_core.cli.output import JsonFlag, console, launch
@@ -43,9 +44,12 @@ def train(
     overrides: SetOption = [],  # noqa: B006
     file: FileOption = None,
     name: NameOption = None,
+    detach: DetachOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """Train a draft on hidden states of its base. Ctrl-C leaves a run that can be resumed."""
+    """Train a draft on hidden states of its base. The run goes on without this command; while it is followed, Ctrl-C
+    stops it so that it can be resumed.
+    """
     from hetspec_core.config import resolve
     from hetspec_core.service import Workbench
 
@@ -69,6 +73,9 @@ def train(
         _check_epochs(epochs, spec.training)
         if not spec.training.datasets:
             raise UsageError("there is no dataset to train on", hint="name one: --dataset RUN_OR_DIR")
+        if is_detached(detach, json=json):
+            launch_detached(workbench, spec, json=json)
+            return
         report = launch(workbench, spec, json=json)
     if not json:
         _print_result(report.results["train"], recipe, report.summary.run_id)

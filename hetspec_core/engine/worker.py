@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from hetspec_core.engine.run_folder import read_spec, versions
 from hetspec_core.errors import Cancelled, HetSpecError, NotFoundError, ResourceError, RunError
 from hetspec_core.events import EndState, ErrorInfo, Journal, RunEnded, RunStarted
+from hetspec_core.failures import recognise
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
 
@@ -111,6 +112,9 @@ def describe_error(error: BaseException) -> ErrorInfo:
         return describe_error(exhausted)
     sentence = str(error).strip().split("\n", 1)[0]
     message = f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
+    known = recognise(f"{type(error).__name__}: {error}")
+    if known is not None:
+        return ErrorInfo(kind="crash", message=message, hint=known.hint, exit_code=CRASH_STATUS)
     return ErrorInfo(
         kind="crash",
         message=message,

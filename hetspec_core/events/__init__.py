@@ -13,7 +13,9 @@ from hetspec_core.events.models import (
     Launched,
     Log,
     LogLevel,
+    Marked,
     Metric,
+    Moved,
     Progress,
     Result,
     RunEnded,
@@ -21,6 +23,7 @@ from hetspec_core.events.models import (
     Submitted,
     Text,
     Unknown,
+    WorkerEnded,
 )
 
 __all__ = [
@@ -36,7 +39,9 @@ __all__ = [
     "Launched",
     "Log",
     "LogLevel",
+    "Marked",
     "Metric",
+    "Moved",
     "Progress",
     "Result",
     "RunEnded",
@@ -44,6 +49,7 @@ __all__ = [
     "Submitted",
     "Text",
     "Unknown",
+    "WorkerEnded",
     "decode_lines",
     "read_events",
 ]

@@ -22,12 +22,14 @@ from hetspec_core.events.models import (
     FoundLost,
     KnownEvent,
     Launched,
+    Marked,
+    Moved,
     Result,
     RunEnded,
     Unknown,
 )
 
-_DURABLE = (CheckpointSaved, Artifact, Result, RunEnded, Launched, FoundLost)
+_DURABLE = (CheckpointSaved, Artifact, Result, RunEnded, Launched, FoundLost, Marked, Moved)
 _KNOWN: TypeAdapter[Event] = TypeAdapter(KnownEvent)
 
 

@@ -128,11 +128,14 @@ class Result(EventBase):
 
 
 class RunEnded(EventBase):
-    """The worker has ended its attempt in this state."""
+    """The worker has ended its attempt in this state; one that could not say so has it said by its supervisor,
+    which names the attempt, because the worker may not even have begun it (0 = the attempt that began last).
+    """
 
     type: Literal["run_ended"] = "run_ended"
     state: EndState
     error: ErrorInfo | None = None
+    attempt: int = 0
 
 
 class Submitted(EventBase):
@@ -144,7 +147,7 @@ class Submitted(EventBase):
 
 
 class Launched(EventBase):
-    """The desk has started a worker process for this attempt."""
+    """The supervisor of this attempt, which is the process named here, has taken the run."""
 
     type: Literal["launched"] = "launched"
     attempt: int
@@ -154,19 +157,47 @@ class Launched(EventBase):
 
 
 class CancelAsked(EventBase):
-    """Somebody asked the run to stop; `forced` = killed without waiting for a safe point."""
+    """Somebody asked the run to stop; `forced` = killed without waiting for a safe point, else after `grace_s`."""
 
     type: Literal["cancel_asked"] = "cancel_asked"
     attempt: int
     forced: bool = False
+    grace_s: float | None = None
+
+
+class WorkerEnded(EventBase):
+    """The supervisor saw the worker `name` of this attempt end; a negative `exit_status` is a signal."""
+
+    type: Literal["worker_ended"] = "worker_ended"
+    attempt: int
+    name: str
+    exit_status: int
 
 
 class FoundLost(EventBase):
-    """The worker of this attempt is gone without a word; a negative `exit_status` is a signal, None was not seen."""
+    """The supervisor of this attempt is gone without a word; a negative `exit_status` is a signal, None = not seen."""
 
     type: Literal["found_lost"] = "found_lost"
     attempt: int
     exit_status: int | None = None
+
+
+class Marked(EventBase):
+    """Somebody labelled the run; what is None stays as it is, and an empty note takes the note away."""
+
+    type: Literal["marked"] = "marked"
+    add_tags: tuple[str, ...] = ()
+    remove_tags: tuple[str, ...] = ()
+    note: str | None = None
+    starred: bool | None = None
+    archived: bool | None = None
+
+
+class Moved(EventBase):
+    """The run folder is about to be moved into the trash, or back among the runs."""
+
+    type: Literal["moved"] = "moved"
+    to: Literal["trash", "runs"]
 
 
 class Unknown(EventBase):
@@ -189,7 +220,10 @@ KnownEvent = Annotated[
     | Submitted
     | Launched
     | CancelAsked
-    | FoundLost,
+    | WorkerEnded
+    | FoundLost
+    | Marked
+    | Moved,
     Field(discriminator="type"),
 ]
 Event = (
@@ -205,6 +239,9 @@ Event = (
     | Submitted
     | Launched
     | CancelAsked
+    | WorkerEnded
     | FoundLost
+    | Marked
+    | Moved
     | Unknown
 )

@@ -1,22 +1,34 @@
-"""Workers as child processes on this machine, each in a session of its own. It knows processes, not states of runs."""
+"""Supervisors as processes on this machine, each in a session of its own: the one way in which an attempt begins.
+
+It knows processes, not states of runs.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hetspec_core.errors import ResourceError
+from hetspec_core.errors import ResourceError, RunError
+from hetspec_core.jobs import records
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
 
 WORKER_MODULE = "hetspec_core.engine.worker"
 MAIN_WORKER = "worker-0"
+KILL_SIGNAL = signal.SIGUSR1
+"""Tells a supervisor to end its workers now."""
+_SUPERVISOR = "hetspec_core.jobs.supervisor"
+_READY_S = 30.0
+_KILL_S = 5.0
 
 _QUIET = {
     "TOKENIZERS_PARALLELISM": "false",  # its threads do not survive the forks of data loaders
@@ -28,7 +40,7 @@ _QUIET = {
 
 @dataclass(frozen=True)
 class LocalJob:
-    """A worker started by this process."""
+    """A supervisor started by this process."""
 
     identity: ProcessIdentity
     process: subprocess.Popen[bytes]
@@ -40,67 +52,107 @@ class LocalJob:
 
 @dataclass(frozen=True)
 class LocalExecutor:
-    """Starts workers on this machine.
+    """Starts supervisors on this machine, and asks them to stop.
 
     Attributes:
-        module: the Python module that is run with the run folder as argument.
+        module: the Python module that a supervisor runs with the run folder as argument.
         environment: variables for the workers, over those of this process.
     """
 
     module: str = WORKER_MODULE
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    def launch(self, paths: RunPaths, *, attempt: int, folder: Path | None = None) -> LocalJob:
-        """Start an attempt at the run; it goes on when this process ends.
+    def launch(
+        self, paths: RunPaths, *, attempt: int, folder: Path | None = None, gpus: tuple[str, ...] = ()
+    ) -> LocalJob:
+        """Start an attempt at the run, and wait until its supervisor has the run; it goes on when this process ends.
 
         Args:
             paths: the run folder.
             attempt: number of this start of the run.
             folder: working folder of the worker, where relative paths of the spec begin; the present one when absent.
+            gpus: UUIDs of the GPUs that it leases; with none, the worker sees what this process sees.
 
         Raises:
-            ResourceError: no process could be started.
+            RunError: another supervisor has the run.
+            ResourceError: no process could be started, or a GPU is leased by another run.
         """
         paths.logs.mkdir(exist_ok=True)
-        command = [sys.executable, "-P", "-m", self.module, str(paths.folder), "--attempt", str(attempt)]
+        reading, writing = os.pipe()
+        command = [sys.executable, "-P", "-m", _SUPERVISOR, str(paths.folder.absolute())]
+        command += ["--attempt", str(attempt), "--module", self.module, "--ready", str(writing)]
+        command += [word for uuid in gpus for word in ("--gpu", uuid)]
+        log = paths.log("supervisor")
+        offset = records.size(log)
         try:
-            with paths.log(MAIN_WORKER).open("ab") as log:
+            with log.open("ab") as output:
                 process = subprocess.Popen(
                     command,
                     cwd=folder if folder is not None and folder.is_dir() else None,
                     env=self._environment(),
                     stdin=subprocess.DEVNULL,
-                    stdout=log,
+                    stdout=output,
                     stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C in the terminal is for the desk, which then asks the worker
+                    pass_fds=(writing,),
+                    start_new_session=True,  # Ctrl-C in the terminal is for the desk, which then asks the supervisor
                 )
         except OSError as error:
-            raise ResourceError(f"no worker could be started for {paths.folder}: {error}") from error
+            os.close(reading)
+            raise ResourceError(f"no supervisor could be started for {paths.folder}: {error}") from error
+        finally:
+            os.close(writing)
         try:
-            identity = ProcessIdentity.of(process.pid)
-        except ProcessLookupError:  # it has ended already; as a child not yet waited for, its number is still its own
-            identity = ProcessIdentity(process.pid, "ended", ProcessIdentity.of().host)
-        return LocalJob(identity, process)
+            answer = _read_answer(reading)
+        finally:
+            os.close(reading)
+        if answer.get("ready"):
+            return LocalJob(ProcessIdentity(process.pid, answer["birth"], answer["host"]), process)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_KILL_S)
+        if answer.get("kind") == "RunError":
+            raise RunError(answer["message"], hint=f"follow it: hetspec-core runs follow {paths.run_id}")
+        last = records.tail(log, offset).strip().rpartition("\n")[2]
+        raise ResourceError(answer.get("message") or f"no supervisor could be started for {paths.folder}: {last}")
 
     def ask_to_stop(self, process: ProcessIdentity) -> bool:
-        """SIGTERM to the worker alone: its helpers must live until its safe point."""
+        """Have the supervisor ask its workers to stop; False when it is gone."""
         return _signal(process, signal.SIGTERM)
 
     def kill(self, process: ProcessIdentity) -> bool:
-        """SIGKILL to the worker, then to what is left of its group."""
-        alive = _signal(process, signal.SIGKILL)
-        if alive:  # the group keeps its number while a member lives, so it cannot be another's
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-        return alive
+        """Have the supervisor end its workers now; if it does not, end it too, whereupon the kernel ends them."""
+        if not _signal(process, KILL_SIGNAL):
+            return False
+        limit = time.monotonic() + _KILL_S
+        while process.is_alive():
+            if time.monotonic() > limit:
+                _signal(process, signal.SIGKILL)
+                break
+            time.sleep(0.01)
+        return True
 
     def _environment(self) -> dict[str, str]:
         environment = {**_QUIET, **os.environ, **self.environment}
         home = Path(__file__).resolve().parents[2]
         if home.name not in ("site-packages", "dist-packages"):  # a checkout: the worker runs the same code
-            before = environment.get("PYTHONPATH")
-            environment["PYTHONPATH"] = f"{home}{os.pathsep}{before}" if before else str(home)
+            before = environment.get("PYTHONPATH", "").split(os.pathsep)
+            environment["PYTHONPATH"] = os.pathsep.join(
+                [str(home), *(part for part in before if part not in ("", str(home)))]
+            )
         return environment
+
+
+def _read_answer(file: int) -> dict[str, str]:
+    """The supervisor's one line; empty when it ended, or took too long, without one."""
+    data = b""
+    limit = time.monotonic() + _READY_S
+    while not data.endswith(b"\n"):
+        if not select.select([file], [], [], max(0.0, limit - time.monotonic()))[0]:
+            return {}
+        part = os.read(file, 4096)
+        if not part:
+            return {}
+        data += part
+    return json.loads(data)
 
 
 def _signal(process: ProcessIdentity, number: signal.Signals) -> bool:

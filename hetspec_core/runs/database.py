@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ BUSY_TIMEOUT_S = 30.0
 
 
 def open_database(path: Path) -> Database:
-    """Open the registry, and make or migrate its tables.
+    """Open the registry, and make or migrate its tables; a copy is put beside it before tables are changed.
 
     Raises:
         RunError: a newer version of HetSpec has written it.
@@ -31,11 +32,23 @@ def open_database(path: Path) -> Database:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")  # a lost tail is read from the journals again
         db = Database(connection)
-        migrate(db)
+        migrate(db, lambda version: _back_up(connection, path.with_name(f"{path.name}.backup-{version}")))
     except BaseException:
         connection.close()
         raise
     return db
+
+
+def _back_up(connection: sqlite3.Connection, copy: Path) -> None:
+    """Copy the whole database, write-ahead log included, to a file that is there complete or not at all."""
+    unfinished = copy.with_name(f".{copy.name}")
+    unfinished.unlink(missing_ok=True)
+    target = sqlite3.connect(unfinished)
+    try:
+        connection.backup(target)
+    finally:
+        target.close()
+    os.replace(unfinished, copy)
 
 
 @contextlib.contextmanager

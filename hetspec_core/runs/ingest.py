@@ -9,26 +9,57 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
+import os
+import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from hetspec_core.errors import HetSpecError, RunError
 from hetspec_core.events import Event, read_events
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs.database import open_database
-from hetspec_core.runs.rows import Change, MetricPoint, RunRow, apply
+from hetspec_core.runs.found import Found, flatten
+from hetspec_core.runs.query import Names, parse_order, parse_query
+from hetspec_core.runs.rows import MetricPoint, RunRow, apply
+from hetspec_core.runs.tables import put_change, put_labels, put_texts, remove_all, remove_run
 from hetspec_core.spec.document import from_toml
 
-_RUN_COLUMNS = tuple(column.name for column in fields(RunRow))
-_PUT_RUN = (
-    f"INSERT OR REPLACE INTO runs ({', '.join(_RUN_COLUMNS)}) VALUES ({', '.join(':' + c for c in _RUN_COLUMNS)})"
-)
+_RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z]+-[a-z0-9]{4}")
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+Arguments = ParamSpec("Arguments")
+Answer = TypeVar("Answer")
+
+
+def _healing(
+    method: Callable[Concatenate[Registry, Arguments], Answer],
+) -> Callable[Concatenate[Registry, Arguments], Answer]:
+    """Let a method that meets a damaged database begin again with a new one, filled from the run folders."""
+
+    @functools.wraps(method)
+    def healed(self: Registry, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
+        with self._lock:
+            if self._busy:  # called by another method, which begins again as a whole
+                return method(self, *args, **kwargs)
+            self._busy = True
+            try:
+                return method(self, *args, **kwargs)
+            except sqlite3.DatabaseError as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
+                    raise
+                self._make_again()
+                return method(self, *args, **kwargs)
+            finally:
+                self._busy = False
+
+    return healed
 
 
 class Registry:
@@ -46,15 +77,29 @@ class Registry:
         self.path = path
         self.runs = runs
         self._lock = threading.RLock()
+        self._busy = False
         path.parent.mkdir(parents=True, exist_ok=True)
         with _exclusive(path.with_suffix(".lock")):  # switching to WAL and migrating do not wait for each other
-            try:
-                self._db = open_database(path)
-            except sqlite3.OperationalError as error:
-                raise RunError(f"the registry {path} cannot be opened: {error}") from None
-            except sqlite3.DatabaseError:
-                _put_aside(path)
-                self._db = open_database(path)
+            self._open()
+
+    def _open(self) -> None:
+        try:
+            self._db = open_database(self.path)
+        except sqlite3.OperationalError as error:
+            raise RunError(f"the registry {self.path} cannot be opened: {error}") from None
+        except sqlite3.DatabaseError:
+            _put_aside(self.path)
+            self._db = open_database(self.path)
+        self._file = _identity(self.path)
+
+    def _make_again(self) -> None:
+        with _exclusive(self.path.with_suffix(".lock")):
+            with contextlib.suppress(sqlite3.Error):
+                self._db.close()
+            if _identity(self.path) == self._file:  # otherwise another process has made a new one already
+                _put_aside(self.path)
+            self._open()
+        self.sync_all()
 
     def close(self) -> None:
         """Close the database."""
@@ -69,12 +114,16 @@ class Registry:
 
     def run_folders(self) -> list[str]:
         """Ids of the run folders on disk, in order."""
+        return [name for name in self._folder_names() if RunPaths(self.runs / name).spec.is_file()]
+
+    def _folder_names(self) -> list[str]:
         try:
-            found = [entry.name for entry in self.runs.iterdir() if not entry.name.startswith(".")]
+            with os.scandir(self.runs) as entries:
+                return sorted(entry.name for entry in entries if not entry.name.startswith("."))
         except FileNotFoundError:
             return []
-        return sorted(name for name in found if RunPaths(self.runs / name).spec.is_file())
 
+    @_healing
     def sync(self, run_id: str) -> RunRow | None:
         """Take in what is new in the journals of one run.
 
@@ -88,21 +137,25 @@ class Registry:
         with self._transaction():
             return self._ingest(run_id)
 
+    @_healing
     def sync_all(self) -> None:
         """Take in every run folder, and forget the runs whose folders are gone."""
-        known = {row["run_id"]: row for row in self._query("SELECT run_id, events_offset, desk_offset FROM runs")}
-        present = self.run_folders()
-        for run_id in present:
-            paths, row = RunPaths(self.runs / run_id), known.pop(run_id, None)
-            now = (_size(paths.events), _size(paths.desk))
-            if row is None or now != (row["events_offset"], row["desk_offset"]):
+        offsets_of = self._db.conn.execute("SELECT run_id, events_offset, desk_offset FROM runs")
+        known = {run_id: (events, desk) for run_id, events, desk in offsets_of.fetchall()}
+        for run_id in self._folder_names():
+            folder, offsets = f"{self.runs}/{run_id}", known.pop(run_id, None)
+            now = (_size(f"{folder}/events.jsonl"), _size(f"{folder}/desk.jsonl"))
+            if now == offsets != (0, 0):
+                continue
+            if offsets is not None or RunPaths(self.runs / run_id).spec.is_file():
                 with self._transaction():
                     self._ingest(run_id)
         for run_id in known:
             with self._transaction():
                 if not RunPaths(self.runs / run_id).spec.is_file():
-                    self._forget(run_id)
+                    remove_run(self._db.conn, run_id)
 
+    @_healing
     def rebuild(self) -> int:
         """Empty all tables and fill them from the run folders, in one transaction.
 
@@ -110,35 +163,117 @@ class Registry:
             How many runs there are.
         """
         with self._transaction():
-            for table in ("runs", "metrics", "results"):
-                self._db.execute(f"DELETE FROM {table}")
+            remove_all(self._db.conn)
             rows = [self._ingest(run_id) for run_id in self.run_folders()]
         return sum(row is not None for row in rows)
 
+    @_healing
     def row(self, run_id: str) -> RunRow | None:
         """The row of a run as it was last taken in."""
         found = self._query("SELECT * FROM runs WHERE run_id = ?", (run_id,))
         return RunRow.from_columns(found[0]) if found else None
 
+    @_healing
     def rows(self, *, stage: str | None = None) -> list[RunRow]:
         """All runs, or those of one stage, newest first."""
         where, values = ("WHERE stage = ?", (stage,)) if stage else ("", ())
         found = self._query(f"SELECT * FROM runs {where} ORDER BY created DESC, run_id DESC", values)
         return [RunRow.from_columns(columns) for columns in found]
 
-    def curve(self, run_id: str, name: str) -> list[MetricPoint]:
-        """All points of one metric, by step."""
-        sql = "SELECT name, step, value, tokens, wall_s FROM metrics WHERE run_id = ? AND name = ? ORDER BY step"
-        return [MetricPoint(**columns) for columns in self._query(sql, (run_id, name))]
+    @_healing
+    def find(
+        self,
+        words: Sequence[str] = (),
+        *,
+        sort: str = "created",
+        archived: bool = False,
+        waiting: Collection[str] = (),
+    ) -> Found:
+        """The runs that a query asks for, as in `query`.
 
+        Args:
+            words: the query; all runs when empty.
+            sort: column, metric or setting, `:asc` or `:desc` behind it.
+            archived: whether archived runs count too.
+            waiting: ids of runs that are queued, whatever their journals say.
+
+        Raises:
+            UsageError: the query or the order cannot be understood.
+        """
+        names = Names(self.metric_names, self.setting_keys)
+        where = parse_query(words, names, archived=archived, waiting=waiting)
+        order, values = parse_order(sort, names)
+        sql = f"SELECT run_id FROM runs WHERE {' AND '.join(where.sql) or '1'} ORDER BY {order}"
+        ids = [run_id for (run_id,) in self._db.conn.execute(sql, [*where.values, *values]).fetchall()]
+        return Found(ids, where.accepts, self._rows_of)
+
+    @_healing
+    def _rows_of(self, run_ids: Sequence[str]) -> list[RunRow]:
+        marks = ", ".join("?" * len(run_ids))
+        found = self._query(f"SELECT * FROM runs WHERE run_id IN ({marks})", run_ids)
+        rows = {columns["run_id"]: RunRow.from_columns(columns) for columns in found}
+        return [rows[run_id] for run_id in run_ids if run_id in rows]
+
+    @_healing
+    def metric_names(self, run_id: str | None = None) -> list[str]:
+        """Names of all metrics, or of those of one run."""
+        where, values = ("", ()) if run_id is None else ("WHERE run_id = ?", (run_id,))
+        return [row["name"] for row in self._query(f"SELECT DISTINCT name FROM series {where} ORDER BY name", values)]
+
+    @_healing
+    def setting_keys(self, newest: int = -1) -> set[str]:
+        """Dotted keys of the settings of all runs, or of the newest ones."""
+        found = self._query("SELECT config FROM texts ORDER BY run_id DESC LIMIT ?", (newest,))
+        return {key for row in found for key in flatten(json.loads(row["config"]))}
+
+    @_healing
+    def lineage(self) -> dict[str, tuple[str, ...]]:
+        """Run id -> ids of the runs that it stands on, for all runs that stand on any."""
+        found = self._query("SELECT run_id, parents FROM runs WHERE parents != '[]' ORDER BY created, run_id")
+        return {row["run_id"]: tuple(json.loads(row["parents"])) for row in found}
+
+    @_healing
+    def curve(self, run_id: str, name: str, *, most: int | None = None) -> list[MetricPoint]:
+        """The points of one metric, by step.
+
+        Args:
+            run_id: of the run.
+            name: of the metric.
+            most: give about so many at most: of equal stretches of steps the lowest and the highest value each, so that
+                no peak is lost, and the first and the last point.
+        """
+        source = "metrics WHERE run_id = ? AND name = ?"
+        key = (run_id, name)
+        if most is not None:
+            (size,) = self._query(f"SELECT COUNT(*) AS n, MIN(step) AS low, MAX(step) AS high FROM {source}", key)
+            if size["n"] > max(most, 4):
+                width = (size["high"] - size["low"] + 1) / max(1, (most - 2) // 2)
+                stretch = f"CAST((step - {size['low']}) / {width!r} AS INTEGER)"
+                columns = "name, step, {0} value, tokens, wall_s"  # SQLite takes the others from the row of the extreme
+                parts = [f"SELECT {columns.format(f'{edge}(value) AS')} FROM {source} GROUP BY {stretch}"
+                         for edge in ("MIN", "MAX")]  # fmt: skip
+                parts += [f"SELECT {columns.format('')} FROM {source} AND step IN (?, ?)"]
+                found = self._query(f"{' UNION '.join(parts)} ORDER BY 2", (*key * 3, size["low"], size["high"]))
+                return [MetricPoint(**columns) for columns in found]
+        found = self._query(f"SELECT name, step, value, tokens, wall_s FROM {source} ORDER BY step", key)
+        return [MetricPoint(**columns) for columns in found]
+
+    @_healing
     def last_metrics(self, run_id: str) -> list[MetricPoint]:
         """The newest point of every metric of a run, by name."""
         sql = (
-            "SELECT name, MAX(step) AS step, value, tokens, wall_s FROM metrics WHERE run_id = ? "
-            "GROUP BY name ORDER BY name"
+            "SELECT name, last_step AS step, last_value AS value, last_tokens AS tokens, last_wall_s AS wall_s "
+            "FROM series WHERE run_id = ? ORDER BY name"
         )
         return [MetricPoint(**columns) for columns in self._query(sql, (run_id,))]
 
+    @_healing
+    def config(self, run_id: str) -> dict[str, Any]:
+        """Settings of a run by dotted key; empty when its spec cannot be read by this version."""
+        found = self._query("SELECT config FROM texts WHERE run_id = ?", (run_id,))
+        return flatten(json.loads(found[0]["config"])) if found else {}
+
+    @_healing
     def results(self, run_id: str) -> dict[str, Any]:
         """Data of the run's results, by kind."""
         found = self._query("SELECT kind, data FROM results WHERE run_id = ? ORDER BY kind", (run_id,))
@@ -159,47 +294,50 @@ class Registry:
                 raise
             self._db.commit()
 
-    def _forget(self, run_id: str) -> None:
-        for table in ("runs", "metrics", "results"):
-            self._db.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
-
     def _ingest(self, run_id: str) -> RunRow | None:
-        paths = RunPaths(self.runs / run_id)
+        paths, connection = RunPaths(self.runs / run_id), self._db.conn
         if not paths.spec.is_file():
-            self._forget(run_id)
+            remove_run(connection, run_id)
             return None
-        row = self.row(run_id) or _first_row(paths)
-        read = _read_both(paths, row)
-        if read is None:  # a journal has become shorter: what is in the tables may never have happened
-            self._forget(run_id)
-            row = _first_row(paths)
+        row, config = self.row(run_id), None
+        read = None if row is None else _read_both(paths, row)
+        if (
+            row is None or read is None
+        ):  # new, or a journal has become shorter: what is in the tables may never have been
+            remove_run(connection, run_id)
+            row, config = _first_row(paths)
             read = _read_both(paths, row) or ([], 0, 0)
         events, events_offset, desk_offset = read
         change = apply(row, events)
         change.row = replace(change.row, events_offset=events_offset, desk_offset=desk_offset)
-        self._put(run_id, change)
+        put_change(connection, change)
+        if config is not None:
+            put_texts(connection, change.row, config)
+        elif (row.note, row.tags) != (change.row.note, change.row.tags):
+            put_labels(connection, change.row)
         return change.row
 
-    def _put(self, run_id: str, change: Change) -> None:
-        connection = self._db.conn
-        connection.execute(_PUT_RUN, change.row.to_columns())
-        connection.executemany(
-            "INSERT OR REPLACE INTO metrics (run_id, name, step, value, tokens, wall_s) VALUES (?, ?, ?, ?, ?, ?)",
-            [(run_id, p.name, p.step, p.value, p.tokens, p.wall_s) for p in change.points],
-        )
-        connection.executemany(
-            "INSERT OR REPLACE INTO results (run_id, kind, time, data) VALUES (?, ?, ?, ?)",
-            [(run_id, result.kind, result.time, json.dumps(result.data)) for result in change.results],
-        )
 
-
-def _first_row(paths: RunPaths) -> RunRow:
+def _first_row(paths: RunPaths) -> tuple[RunRow, str]:
+    """The row of a run that has said nothing yet, and its settings as JSON."""
     text, created = paths.spec.read_text(encoding="utf-8", errors="replace"), paths.spec.stat().st_mtime
     try:
         spec = from_toml(text, name=str(paths.spec))
     except HetSpecError:
-        spec = None
-    return RunRow.of_spec(paths.run_id, spec, created)
+        return RunRow.of_spec(paths.run_id, None, created), "{}"
+    config = spec.model_dump(mode="json", exclude_none=True)
+    row = RunRow.of_spec(paths.run_id, spec, created)
+    parents = dict.fromkeys([*spec.parents, *_runs_named(config)])
+    parents.pop(paths.run_id, None)
+    return replace(row, parents=tuple(parents)), json.dumps(config, ensure_ascii=False)
+
+
+def _runs_named(config: dict[str, Any]) -> Iterator[str]:
+    """Ids of the runs whose folders the settings name as a dataset, a draft or a base."""
+    for value in flatten(config).values():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and "/" in text:
+                yield from (part for part in text.split("/") if _RUN_ID.fullmatch(part))
 
 
 def _read_both(paths: RunPaths, row: RunRow) -> tuple[list[Event], int, int] | None:
@@ -210,11 +348,19 @@ def _read_both(paths: RunPaths, row: RunRow) -> tuple[list[Event], int, int] | N
     return [*desk, *events], events_offset, desk_offset
 
 
-def _size(path: Path) -> int:
+def _size(path: str | Path) -> int:
     try:
-        return path.stat().st_size
-    except FileNotFoundError:
+        return os.stat(path).st_size  # noqa: PTH116 - twenty thousand of them for ten thousand runs
+    except (FileNotFoundError, NotADirectoryError):
         return 0
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 @contextlib.contextmanager

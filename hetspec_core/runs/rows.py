@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-from hetspec_core.events import ErrorInfo, Event, Metric, Progress, Result
+from hetspec_core.events import ErrorInfo, Event, Log, Marked, Metric, Progress, Result
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.runs.state import RunFacts, RunState, derive_state, fold
 from hetspec_core.spec import RunSpec
@@ -22,6 +23,7 @@ class RunRow:
         task, done, total, unit: latest progress.
         step, tokens, wall_s: latest metric.
         accept_length, speedup: latest values under these names, from metrics or results.
+        tags, note, starred, archived: what people have put on it; tags are sorted.
         facts: the folded journals, from which the state follows.
         events_offset, desk_offset: bytes of the two journals that are in this row.
     """
@@ -52,6 +54,10 @@ class RunRow:
     error_kind: str = ""
     error_message: str = ""
     error_hint: str = ""
+    tags: tuple[str, ...] = ()
+    note: str = ""
+    starred: bool = False
+    archived: bool = False
     facts: RunFacts = field(default_factory=RunFacts)
     events_offset: int = 0
     desk_offset: int = 0
@@ -77,17 +83,26 @@ class RunRow:
     def to_columns(self) -> dict[str, Any]:
         """Column values for SQLite."""
         columns = {column.name: getattr(self, column.name) for column in fields(self)}
-        return columns | {"parents": json.dumps(self.parents), "facts": _facts_to_json(self.facts)}
+        return columns | {
+            "parents": json.dumps(self.parents),
+            "tags": json.dumps(self.tags, ensure_ascii=False),
+            "facts": _facts_to_json(self.facts),
+        }
 
     @classmethod
     def from_columns(cls, columns: dict[str, Any]) -> RunRow:
         """The inverse of `to_columns`."""
-        facts = _facts_from_json(columns["facts"])
-        return cls(**columns | {"parents": tuple(json.loads(columns["parents"])), "facts": facts})
+        decoded = {
+            "parents": tuple(json.loads(columns["parents"])),
+            "tags": tuple(json.loads(columns["tags"])),
+            "starred": bool(columns["starred"]),
+            "archived": bool(columns["archived"]),
+            "facts": _facts_from_json(columns["facts"]),
+        }
+        return cls(**columns | decoded)
 
 
-@dataclass(frozen=True)
-class MetricPoint:
+class MetricPoint(NamedTuple):
     """One value of one curve. `tokens` and `wall_s` as in `events.Metric`."""
 
     name: str
@@ -109,31 +124,55 @@ class Change:
 def apply(row: RunRow, events: Iterable[Event]) -> Change:
     """Fold events of either journal into the row."""
     change = Change(row)
-    facts = row.facts
+    facts, points = row.facts, change.points
     latest: dict[str, Any] = {}
-    for event in events:
-        facts = fold(facts, event)
-        if isinstance(event, Progress):
-            latest |= {"task": event.task, "done": event.done, "total": event.total, "unit": event.unit}
-        elif isinstance(event, Metric):
-            latest |= {"step": event.step, "tokens": event.tokens, "wall_s": event.wall_s} | _headline(event.values)
-            change.points += [
-                MetricPoint(name, event.step, value, event.tokens, event.wall_s) for name, value in event.values.items()
-            ]
+    progress: Progress | None = None
+    metric: Metric | None = None
+    for event in events:  # tens of thousands of metrics at a time: they come first, and nothing is done per event twice
+        if isinstance(event, Metric):
+            metric = event
+            step, tokens, wall_s = event.step, event.tokens, event.wall_s
+            for name, value in event.values.items():
+                points.append(MetricPoint(name, step, value, tokens, wall_s))
+                if value is not None and (headline := _headline(name)):
+                    latest[headline] = float(value)
+        elif isinstance(event, Progress):
+            progress = event
+        elif isinstance(event, Log):
+            pass
         elif isinstance(event, Result):
-            latest |= _headline(event.data)
             change.results.append(event)
+            for name, value in event.data.items():
+                if isinstance(value, int | float) and (headline := _headline(name)):
+                    latest[headline] = float(value)
+        elif isinstance(event, Marked):
+            row = _marked(row, event)
+        else:
+            facts = fold(facts, event)
+    if progress is not None:
+        latest |= {"task": progress.task, "done": progress.done, "total": progress.total, "unit": progress.unit}
+    if metric is not None:
+        latest |= {"step": metric.step, "tokens": metric.tokens, "wall_s": metric.wall_s}
     change.row = _with_facts(replace(row, **latest), facts)
     return change
 
 
-def _headline(values: dict[str, Any]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for name, value in values.items():
-        last = name.rsplit("/", 1)[-1]
-        if last in ("accept_length", "speedup") and isinstance(value, int | float):
-            found[last] = float(value)
-    return found
+def _marked(row: RunRow, event: Marked) -> RunRow:
+    tags = tuple(sorted((set(row.tags) | set(event.add_tags)) - set(event.remove_tags)))
+    return replace(
+        row,
+        tags=tags,
+        note=row.note if event.note is None else event.note,
+        starred=row.starred if event.starred is None else event.starred,
+        archived=row.archived if event.archived is None else event.archived,
+    )
+
+
+@lru_cache(maxsize=1024)
+def _headline(name: str) -> str:
+    """The column that holds values of this name; empty when none does."""
+    last = name.rsplit("/", 1)[-1]
+    return last if last in ("accept_length", "speedup") else ""
 
 
 def _with_facts(row: RunRow, facts: RunFacts) -> RunRow:

@@ -6,6 +6,8 @@ instead: the next ingest fills them again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
@@ -78,8 +80,75 @@ def _runs_metrics_results(db: Database) -> None:
     db.execute("CREATE INDEX runs_created ON runs (created)")
 
 
-def migrate(db: Database) -> None:
+@migrations(name="0002_labels_search_series")
+def _labels_search_series(db: Database) -> None:
+    """Labels, full-text search, and points that do not repeat the names of their run and metric.
+
+    Journals hold labels that the older version has skipped, so every row is dropped and filled again.
+    """
+    for table in ("runs", "metrics", "results"):
+        db.execute(f"DELETE FROM {table}")
+    db.execute("ALTER TABLE runs ADD COLUMN tags TEXT NOT NULL DEFAULT '[]'")  # JSON array, sorted
+    db.execute("ALTER TABLE runs ADD COLUMN note TEXT NOT NULL DEFAULT ''")
+    db.execute("ALTER TABLE runs ADD COLUMN starred INTEGER NOT NULL DEFAULT 0")
+    db.execute("ALTER TABLE runs ADD COLUMN archived INTEGER NOT NULL DEFAULT 0")
+    db.execute("DROP INDEX runs_created")
+    db.execute("CREATE INDEX runs_created ON runs (archived, created DESC, run_id DESC)")
+    db.execute("DROP TABLE metrics")
+    db.execute(
+        """
+        CREATE TABLE series (
+            series_id INTEGER PRIMARY KEY,    -- stands for run and name in `points`; any number will do
+            run_id TEXT NOT NULL,
+            name TEXT NOT NULL,
+            last_step INTEGER,                -- the newest point, so that lists need not look for it
+            last_value REAL,
+            last_tokens INTEGER,
+            last_wall_s REAL,
+            UNIQUE (run_id, name)
+        )
+        """
+    )
+    db.execute("CREATE INDEX series_name ON series (name, run_id, last_value)")
+    db.execute(
+        """
+        CREATE TABLE points (
+            series_id INTEGER NOT NULL,
+            step INTEGER NOT NULL,
+            value REAL,
+            tokens INTEGER,
+            wall_s REAL,
+            PRIMARY KEY (series_id, step)
+        ) WITHOUT ROWID
+        """
+    )
+    db.execute(
+        """
+        CREATE VIEW metrics AS
+        SELECT run_id, name, step, value, tokens, wall_s FROM points JOIN series USING (series_id)
+        """
+    )
+    db.execute(
+        """
+        CREATE TABLE texts (
+            text_id INTEGER PRIMARY KEY,      -- the row number that the search index needs
+            run_id TEXT NOT NULL UNIQUE,
+            name TEXT NOT NULL,
+            note TEXT NOT NULL,
+            tags TEXT NOT NULL,               -- one a line
+            config TEXT NOT NULL              -- the spec as JSON; '' when it cannot be read
+        )
+        """
+    )
+    db.table("texts").enable_fts(["run_id", "name", "note", "tags", "config"], create_triggers=True)
+
+
+def migrate(db: Database, back_up: Callable[[str], None] = lambda version: None) -> None:
     """Bring the tables up to date, all or nothing; other processes wait meanwhile.
+
+    Args:
+        db: the database.
+        back_up: called before anything is changed in a database that has tables, with the name of its newest migration.
 
     Raises:
         RunError: a newer version of HetSpec has written this database.
@@ -87,6 +156,9 @@ def migrate(db: Database) -> None:
     if not migrations.pending(db):
         _refuse_newer(db)
         return
+    if applied := migrations.applied(db):
+        _refuse_newer(db)
+        back_up(applied[-1].name)
     db.execute("BEGIN IMMEDIATE")
     try:
         _refuse_newer(db)

@@ -34,15 +34,15 @@ class RunFacts:
 
     Attributes:
         created: when the desk made the folder (unix seconds).
-        launched: newest attempt that the desk started; 0 = none.
-        launched_process: its process.
+        launched: newest attempt that a supervisor took; 0 = none.
+        launched_process: the supervisor.
         started: newest attempt that spoke; 0 = none.
-        started_process: its process.
+        started_process: the worker.
         first_start: when the first attempt spoke.
         ended: newest attempt that said how it ended; 0 = none.
         end_state, error, end_time: how, why and when that was.
         cancel: newest attempt that was asked to stop; -1 = none, 0 = asked before any start.
-        lost: newest attempt found without a process; 0 = none.
+        lost: newest attempt found without a supervisor; 0 = none.
         exit_status: its exit status if it was seen; negative = a signal.
     """
 
@@ -67,8 +67,8 @@ class RunFacts:
 
     @property
     def process(self) -> ProcessIdentity | None:
-        """Process of the newest attempt, as far as it is known."""
-        return self.started_process if self.started == self.attempt else self.launched_process
+        """Process that keeps the newest attempt: its supervisor, or a worker that was started without one."""
+        return self.launched_process if self.launched == self.attempt else self.started_process
 
 
 def fold(facts: RunFacts, event: Event) -> RunFacts:
@@ -84,7 +84,13 @@ def fold(facts: RunFacts, event: Event) -> RunFacts:
             first = event.time if facts.first_start is None else facts.first_start
             return replace(facts, started=event.attempt, started_process=process, first_start=first)
         case RunEnded():
-            return replace(facts, ended=facts.started, end_state=event.state, error=event.error, end_time=event.time)
+            return replace(
+                facts,
+                ended=event.attempt or facts.started,
+                end_state=event.state,
+                error=event.error,
+                end_time=event.time,
+            )
         case CancelAsked():
             return replace(facts, cancel=max(facts.cancel, event.attempt))
         case FoundLost() if event.attempt >= facts.lost:

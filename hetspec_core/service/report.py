@@ -42,6 +42,10 @@ class RunSummary:
     speedup: float | None
     error: dict[str, str] | None
     folder: str
+    tags: tuple[str, ...] = ()
+    note: str = ""
+    starred: bool = False
+    archived: bool = False
 
     @classmethod
     def of(cls, row: RunRow, state: RunState, folder: Path) -> RunSummary:
@@ -74,11 +78,15 @@ class RunSummary:
             speedup=row.speedup,
             error=error if row.error_kind else None,
             folder=str(folder),
+            tags=row.tags,
+            note=row.note,
+            starred=row.starred,
+            archived=row.archived,
         )
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
-        return asdict(self) | {"parents": list(self.parents)}
+        return asdict(self) | {"parents": list(self.parents), "tags": list(self.tags)}
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ class RunReport:
             **self.summary.to_json(),
             "spec": self.spec.model_dump(mode="json", exclude_none=True) if self.spec else None,
             "resolved": self.resolved,
-            "metrics": [asdict(point) for point in self.metrics],
+            "metrics": [point._asdict() for point in self.metrics],
             "results": self.results,
             "artifacts": [event.model_dump(mode="json") for event in self.artifacts],
             "checkpoints": [event.model_dump(mode="json") for event in self.checkpoints],

@@ -80,7 +80,7 @@ class Watch:
         events, self._offset = read_events(self._paths.events, self._offset)
         found = []
         for event in events:
-            if isinstance(event, RunStarted):
+            if isinstance(event, RunStarted) or (isinstance(event, RunEnded) and event.attempt):
                 self._began = event.attempt >= self._attempt
             if self._began:
                 found.append(event)

@@ -5,24 +5,23 @@ It joins parts that do not know each other: run folders, registry and executor. 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
 import secrets
 import shutil
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from hetspec_core.errors import HetSpecError, NotFoundError, ResourceError, RunError
-from hetspec_core.events import CancelAsked, EventBase, FoundLost, Journal, Launched, Submitted, read_events
-from hetspec_core.jobs import Executor, Job, LocalExecutor
-from hetspec_core.paths import HOME_VARIABLE, Roots, RunPaths, roots, sync_folder, write_atomic
+from hetspec_core.events import CancelAsked, EventBase, FoundLost, Journal
+from hetspec_core.jobs import LocalExecutor, LocalJob, Queue, end_marked
+from hetspec_core.paths import HOME_VARIABLE, Roots, RunPaths, roots, sync_folder
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.runs import Registry, RunRow, RunState, derive_state
 from hetspec_core.runs.state import FINISHED
+from hetspec_core.service.folders import desk_lock, fill_folder, submit_folder
+from hetspec_core.service.gpus import GpuReport, read_gpus, waiting_run
 from hetspec_core.service.inputs import InputKind, explain_missing, find_run, product_folder
 from hetspec_core.service.report import (
     RunReport,
@@ -34,13 +33,14 @@ from hetspec_core.service.report import (
 )
 from hetspec_core.service.watch import Watch
 from hetspec_core.spec import RunSpec
-from hetspec_core.spec.document import from_toml, to_toml
+from hetspec_core.spec.document import from_toml
 
 RESUMABLE = frozenset({"dataset", "train"})
 """Stages that go on from what is on disk; the others are short, and submitted again."""
 
 _ID_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # no 0 o 1 l i
 _REAP_S = 10.0
+_QUEUE_LOOK_S = 0.5  # between looks at the GPUs that a run waits for
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,15 @@ class Workbench:
 
     Args:
         home: folder of everything, as HETSPEC_HOME; the roots in force when absent.
-        executor: who starts workers; child processes on this machine when absent.
+        executor: who starts supervisors; the usual one when absent.
     """
 
-    def __init__(self, home: Path | None = None, executor: Executor | None = None) -> None:
+    def __init__(self, home: Path | None = None, executor: LocalExecutor | None = None) -> None:
         self.roots = roots() if home is None else Roots.below(home)
         environment = {} if home is None else {HOME_VARIABLE: str(self.roots.data)}
-        self.executor: Executor = executor or LocalExecutor(environment=environment)
-        self._jobs: dict[str, Job] = {}
+        self.executor = executor or LocalExecutor(environment=environment)
+        self.queue = Queue(self.roots.data)
+        self._jobs: dict[str, LocalJob] = {}
         self._registry: Registry | None = None
 
     @property
@@ -106,7 +107,7 @@ class Workbench:
             run_id = _new_id(spec.stage)
             staging = RunPaths(self.roots.runs / f".new-{run_id}")
             try:
-                self._fill(staging, spec, (folder or Path.cwd()).absolute())
+                fill_folder(staging, spec, (folder or Path.cwd()).absolute())
                 staging.folder.rename(self.roots.runs / run_id)
             except FileExistsError:
                 continue
@@ -120,31 +121,34 @@ class Workbench:
             sync_folder(self.roots.runs)
             return RunHandle(run_id, self.paths(run_id))
 
-    def _fill(self, paths: RunPaths, spec: RunSpec, folder: Path) -> None:
-        paths.folder.mkdir()
-        paths.logs.mkdir()
-        write_atomic(paths.spec, to_toml(spec), mode=0o444)
-        with Journal(paths.desk, "desk") as desk:
-            desk.write(Submitted(host=socket.gethostname(), folder=str(folder)))
-
     def start(self, run_id: str) -> None:
-        """Start a worker for a run that is not at work: the first attempt, or a further one.
+        """Start a run that is not at work: the first attempt, or a further one. It waits if its GPUs are not free.
 
         Raises:
             NotFoundError: there is no such run.
-            RunError: it is at work already.
-            ResourceError: no process could be started.
+            RunError: it is at work or waits already.
+            ResourceError: no process could be started, or this machine will never have the GPUs it needs.
         """
         paths = self.paths(run_id)
-        with self._desk_lock(run_id):
+        with desk_lock(paths):
             row, state = self._look(run_id)
-            if state not in FINISHED | {"queued"}:
+            waits = run_id in self.queue.waiting_ids()
+            if waits or state not in FINISHED | {"queued"}:
                 raise RunError(f"run {run_id} is {state} already", hint=f"follow it: hetspec-core runs follow {run_id}")
-            attempt = row.attempt + 1
-            job = self.executor.launch(paths, attempt=attempt, folder=_submit_folder(paths))
-            self._jobs[run_id] = job
-            who = job.identity
-            self._note(run_id, Launched(attempt=attempt, pid=who.pid, host=who.host, birth=who.birth))
+            if row.attempt:
+                end_marked(paths.folder.absolute(), row.attempt)
+            folder, attempt = submit_folder(paths), row.attempt + 1
+            waiting = waiting_run(self.executor, paths, attempt, folder)
+            if waiting is None:
+                self._jobs[run_id] = self.executor.launch(paths, attempt=attempt, folder=folder)
+                return
+            with self.queue.lock():
+                self.queue.put(waiting)
+        self.dispatch()
+
+    def dispatch(self) -> None:
+        """Start the waiting runs that can start now. Whoever ends a run does so too; this heals what a kill left."""
+        self._jobs.update(self.queue.dispatch())
 
     def resume(self, run_id: str) -> None:
         """Start a run again that was cancelled, failed or lost; it goes on from what is on disk.
@@ -171,36 +175,49 @@ class Workbench:
             NotFoundError: there is no such run.
             RunError: it was never started, so nothing would ever come.
         """
+        waits = run_id in self.queue.waiting_ids()  # looked at first: a run leaves the queue with a new attempt
         row, state = self._look(run_id)
-        if row.attempt == 0:
+        attempt = row.attempt + (waits and state == "queued")
+        if attempt == 0:
             raise RunError(f"run {run_id} is {state}; it was never started")
-        return Watch(self.paths(run_id), row.attempt, lambda: self._find_lost(run_id, row.attempt))
+        return Watch(self.paths(run_id), attempt, lambda: self._find_lost(run_id, attempt))
 
     def wait(self, run_id: str, timeout_s: float | None = None) -> RunState:
         """Wait until the run is not at work any more, or the time is over; returns its state then."""
         limit = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             state = self.state(run_id)
-            if state not in ("starting", "running"):
-                self._reap(run_id)
-                return state
+            if state not in ("starting", "running") and run_id not in self.queue.waiting_ids():
+                state = self.state(run_id)
+                if state not in ("starting", "running"):
+                    self._reap(run_id)
+                    return state
+            if state == "queued":
+                self.dispatch()
+                time.sleep(_QUEUE_LOOK_S)
             if limit is not None and time.monotonic() >= limit:
                 return state
             time.sleep(0.05)
 
     def _find_lost(self, run_id: str, attempt: int) -> FoundLost | None:
-        """The event that says that the worker is gone without a word; None while it lives, or has said how it ended."""
+        """The event that says that the attempt is gone without a word; None while it waits or lives, or has ended."""
+        if run_id in self.queue.waiting_ids():
+            self.dispatch()
+            return None
         job = self._jobs.get(run_id)
         status = (
             job.poll() if job is not None else None
         )  # before the look, so that the journal is complete when it ends
         row, state = self._look(run_id)
+        if row.attempt < attempt:  # it was taken out of the queue
+            return FoundLost(attempt=attempt, worker="desk")
         if row.attempt != attempt or row.facts.ended == attempt:
             return None
         if state not in ("lost", "cancelled"):
             return None
         if row.facts.lost >= attempt:
             return FoundLost(attempt=attempt, exit_status=row.facts.exit_status, worker="desk")
+        end_marked(self.paths(run_id).folder.absolute(), attempt)
         event = FoundLost(attempt=attempt, exit_status=status, worker="desk")
         if job is not None:
             self._note(run_id, event)
@@ -214,23 +231,33 @@ class Workbench:
 
     # --- stopping ----------------------------------------------------------------------------------------------------
 
-    def cancel(self, run_id: str, *, force: bool = False) -> bool:
+    def cancel(self, run_id: str, *, force: bool = False, grace_s: float | None = None) -> bool:
         """Ask the run to stop at its next safe point; with `force`, end its processes now.
 
+        Args:
+            run_id: which.
+            force: do not wait for the safe point.
+            grace_s: seconds after which its supervisor ends it anyway; two minutes when absent.
+
         Returns:
-            Whether there was a process to ask. A queued run is cancelled at once.
+            Whether there was a process to ask. A run that waits is taken out of the queue; one that never began is
+            cancelled at once, one that had begun before is as it was before it waited.
 
         Raises:
             NotFoundError: there is no such run.
             RunError: it has ended, or works on another host.
         """
+        with self.queue.lock():  # a run is in the queue or has a supervisor, and does not change between the two here
+            waited = self.queue.remove(run_id)
         row, state = self._look(run_id)
-        if state in FINISHED:
+        if state in FINISHED and not waited:
             raise RunError(f"run {run_id} is {state}; there is nothing to cancel")
+        if waited and row.attempt:
+            return False
         process = row.facts.process
         if process is not None and process.host != socket.gethostname():
             raise RunError(f"run {run_id} works on {process.host}", hint="cancel it there")
-        self._note(run_id, CancelAsked(attempt=row.attempt, forced=force))
+        self._note(run_id, CancelAsked(attempt=row.attempt, forced=force, grace_s=grace_s))
         if process is None:
             return False
         return self.executor.kill(process) if force else self.executor.ask_to_stop(process)
@@ -248,6 +275,7 @@ class Workbench:
     def runs(self, *, state: str | None = None, stage: str | None = None, limit: int | None = None) -> list[RunSummary]:
         """All runs, newest first, or those in a state, of a stage, and at most `limit`."""
         self.registry.sync_all()
+        waiting = self.queue.waiting_ids()
         found: list[RunSummary] = []
         for row in self.registry.rows(stage=stage):
             if limit is not None and len(found) >= limit:
@@ -255,6 +283,8 @@ class Workbench:
             now = derive_state(row.facts, ProcessIdentity.is_alive)
             if now == "lost" and row.state != "lost":  # it may have ended between the reading and the look
                 row, now = self._look(row.run_id)
+            if row.run_id in waiting and now in FINISHED:
+                now = "queued"
             if state in (None, now):
                 found.append(RunSummary.of(row, now, self.paths(row.run_id).folder))
         return found
@@ -318,6 +348,10 @@ class Workbench:
             raise explain_missing(word, kind, self._look(run_id))
         return product
 
+    def gpus(self) -> GpuReport:
+        """The GPUs of this machine and the runs that have them."""
+        return read_gpus(self.roots.data)
+
     def rebuild(self) -> int:
         """Make the registry again from the run folders; returns how many runs there are."""
         return self.registry.rebuild()
@@ -331,6 +365,8 @@ class Workbench:
             # The process is gone, so its journal is complete now, which it may not have been when it was read.
             row = self._sync(run_id)
             state = derive_state(row.facts, ProcessIdentity.is_alive)
+        if state in FINISHED and run_id in self.queue.waiting_ids():
+            state = "queued"
         return row, state
 
     def _sync(self, run_id: str) -> RunRow:
@@ -343,27 +379,7 @@ class Workbench:
         with Journal(self.paths(run_id).desk, "desk") as desk:
             desk.write(event)
 
-    @contextlib.contextmanager
-    def _desk_lock(self, run_id: str) -> Iterator[None]:
-        """Hold the run against other desks that would start it; given back by the kernel if this process dies."""
-        try:
-            file = os.open(self.paths(run_id).folder / ".desk.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except FileNotFoundError:
-            raise NotFoundError(f"there is no run {run_id!r}") from None
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(file)
-
 
 def _new_id(stage: str) -> str:
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     return f"{stamp}-{stage}-{''.join(secrets.choice(_ID_LETTERS) for _ in range(4))}"
-
-
-def _submit_folder(paths: RunPaths) -> Path | None:
-    for event in read_events(paths.desk)[0]:
-        if isinstance(event, Submitted) and event.folder:
-            return Path(event.folder)
-    return None

@@ -22,3 +22,7 @@ class ResourcesSpec(Spec):
         default=None, gt=0, description="CPU threads of a worker; the machine's cores when absent."
     )
     num_gpus: int = Field(default=1, ge=0, description="GPUs wanted, when the device is cuda.")
+    gpus: tuple[str, ...] = Field(default=(), description="Only these GPUs, each an index or a UUID; empty = any.")
+    min_free_gib: float = Field(default=0.0, ge=0, description="Only GPUs with so much free memory, in GiB.")
+    share_busy: bool = Field(default=False, description="Take GPUs on which a process of somebody else's works too.")
+    priority: int = Field(default=0, description="Place among runs that wait for GPUs; higher is earlier.")

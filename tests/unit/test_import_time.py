@@ -44,7 +44,17 @@ def test_core_help_answers_without_the_engine_and_without_pydantic() -> None:
     assert sorted(modules & (ENGINE_LIBRARIES | {"pydantic", "sqlite_utils", "textual"})) == []
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["runs", "--help"], ["train", "--help"], ["presets", "list"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--version"],
+        ["runs", "--help"],
+        ["train", "--help"],
+        ["presets", "list"],
+        ["plan", "quick-demo"],
+        ["doctor", "--json"],
+    ],
+)
 def test_core_commands_of_the_desk_run_without_the_engine(arguments: list[str]) -> None:
     modules, printed = loaded("from hetspec_core.cli.main import main; main()", *arguments)
     assert printed.strip()

@@ -52,12 +52,21 @@ def open_registry(home: Path) -> Registry:
     return Registry(home / "registry.db", home / "runs")
 
 
+TABLES = {  # every column but the numbers that stand for a run's name and are drawn anew
+    "runs": "*",
+    "metrics": "*",
+    "results": "*",
+    "series": "run_id, name, last_step, last_value, last_tokens, last_wall_s",
+    "texts": "run_id, name, note, tags, config",
+}
+
+
 def dump(home: Path) -> dict[str, list[tuple[object, ...]]]:
     connection = sqlite3.connect(home / "registry.db")
     try:
         return {
-            table: sorted(connection.execute(f"SELECT * FROM {table}"), key=repr)
-            for table in ("runs", "metrics", "results")
+            table: sorted(connection.execute(f"SELECT {columns} FROM {table}"), key=repr)
+            for table, columns in TABLES.items()
         }
     finally:
         connection.close()

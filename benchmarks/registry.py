@@ -1,0 +1,152 @@
+"""The registry: how fast journals are taken in, and how fast runs are found when there are many.
+
+    python -m benchmarks.registry [--runs N] [--points N] [--events N]
+
+Builds a home of its own with N runs and N points in all. The full size is 10,000 runs and 10,000,000 points, which
+takes about ten minutes to build and 2 GB of disk; by default it is a twentieth of that. The aims: 50,000 events per
+second taken in on one core; list, filter, search and one thinned curve in 50 ms each at the full size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from hetspec_core.events import Journal, Marked, Metric, RunEnded, RunStarted, Submitted
+from hetspec_core.paths import RunPaths
+from hetspec_core.runs import Registry
+from hetspec_core.spec import Architecture, BaseSpec, PathSource, RunSpec
+from hetspec_core.spec.document import to_toml
+
+METRICS = ("loss", "eval/accept_length")
+WORDS = ("amber", "basalt", "cedar", "dune", "ember", "fjord", "grove", "heath", "inlet", "juniper")
+RUN_AGAIN = 15
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="benchmarks.registry", description=__doc__)
+    parser.add_argument("--runs", type=int, default=500, help="how many runs")
+    parser.add_argument("--points", type=int, default=500_000, help="how many metric points in all")
+    parser.add_argument("--events", type=int, default=100_000, help="how many events to take in for the rate")
+    options = parser.parse_args()
+    print(f"load before: {' '.join(f'{load:.2f}' for load in os.getloadavg())} on {os.cpu_count()} cores")
+    with tempfile.TemporaryDirectory(prefix="hetspec-registry-") as name:
+        measure_ingest(Path(name) / "ingest", options.events)
+        measure_queries(Path(name) / "many", options.runs, options.points)
+    return 0
+
+
+def some_spec(name: str) -> RunSpec:
+    architecture = Architecture(
+        model_type="llama",
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        vocab_size=32,
+        max_position_embeddings=64,
+    )
+    base = BaseSpec(name="tiny", source=PathSource(path="/nowhere"), architecture=architecture)
+    return RunSpec(stage="train", name=name, base=base)
+
+
+def make_run(home: Path, run_id: str, steps: int, chance: random.Random) -> RunPaths:
+    """A run folder whose journal has two metrics at each of `steps` steps."""
+    paths = RunPaths(home / "runs" / run_id)
+    paths.folder.mkdir(parents=True)
+    paths.spec.write_text(to_toml(some_spec(f"{chance.choice(WORDS)} {chance.randrange(1000)}")))
+    created = 1.7e9 + chance.randrange(10**7)
+    ended = RunEnded(time=created + steps, state=chance.choice(("succeeded", "failed")))
+    paths.desk.write_text(
+        line(Submitted(time=created))
+        + line(Marked(time=created, add_tags=(chance.choice(WORDS),), note=f"see {chance.choice(WORDS)}"))
+    )
+    with paths.events.open("w") as file:  # in one go: the journal's own pace is not what is measured
+        file.write(line(RunStarted(time=created, stage="train", pid=1, host="elsewhere.example", birth="b")))
+        for step in range(steps):
+            values: dict[str, float | None] = {name: chance.uniform(1.0, 4.0) for name in METRICS}
+            file.write(line(Metric(time=created + step, step=step, values=values, tokens=step * 4096, wall_s=step / 3)))
+        file.write(line(ended))
+    return paths
+
+
+def line(event: Submitted | Marked | Metric | RunStarted | RunEnded) -> str:
+    return event.model_dump_json() + "\n"
+
+
+def measure_ingest(home: Path, events: int) -> None:
+    make_run(home, "run", 0, random.Random(0))
+    with Registry(home / "registry.db", home / "runs") as registry:
+        registry.sync_all()
+        with Journal(RunPaths(home / "runs" / "run").events, "worker-0") as journal:
+            for step in range(events):
+                journal.write(Metric(step=step, values={"loss": 1.0, "top1": 0.5}, tokens=step, wall_s=step / 3))
+        started, busy = time.perf_counter(), time.process_time()
+        registry.sync("run")
+        took, busy = time.perf_counter() - started, time.process_time() - busy
+    print(
+        f"taken in: {events / took:,.0f} events/s by the clock, {events / busy:,.0f} by processor time (2 metrics each)"
+    )
+
+
+def measure_queries(home: Path, runs: int, points: int) -> None:
+    chance, steps = random.Random(1), max(1, points // runs // len(METRICS))
+    started = time.perf_counter()
+    for number in range(runs):
+        make_run(home, f"run-{number:06}", steps, chance)
+    made = time.perf_counter()
+    with Registry(home / "registry.db", home / "runs") as registry:
+        registry.sync_all()
+        total = runs * steps * len(METRICS)
+        print(f"{runs:,} runs with {total:,} points: folders {made - started:.0f} s, taken in "
+              f"{time.perf_counter() - made:.0f} s")  # fmt: skip
+        middle = f"run-{runs // 2:06}"
+
+        def first_rows(*words: str, sort: str = "created") -> int:
+            rows = iter(registry.find(words, sort=sort))
+            return sum(1 for _ in zip(range(50), rows, strict=False))
+
+        clock("look for what is new", registry.sync_all)
+        clock("list, first 50", first_rows)
+        clock("list by a metric", lambda: first_rows(sort="eval/accept_length"))
+        clock("filter by state and figure", lambda: first_rows("state:failed", "accept_length>2.5"))
+        clock("filter by tag", lambda: first_rows("tag:cedar"))
+        clock("filter by a setting", lambda: first_rows("training.optimizer.lr>0.0001"))
+        clock("search two words", lambda: first_rows("amber", "fjord"))
+        clock("one curve in 200 points", lambda: registry.curve(middle, "loss", most=200))
+    size = home.joinpath("registry.db").stat().st_size
+    connection = sqlite3.connect(home / "registry.db")
+    pages = "SELECT SUM(pgsize) FROM dbstat WHERE name = 'points'"
+    try:
+        bytes_of_points = connection.execute(pages).fetchone()[0]
+        print(f"on disk: {bytes_of_points / total:.1f} bytes per point, {size / 1e6:,.1f} MB in all")
+    except sqlite3.OperationalError:  # an SQLite without that table
+        print(
+            f"on disk: {size / total:.1f} bytes per point with everything else counted in, {size / 1e6:,.1f} MB in all"
+        )
+    finally:
+        connection.close()
+
+
+def clock(what: str, act: Callable[[], object]) -> None:
+    """Print the median and the slowest of several times, in milliseconds."""
+    act()
+    times: list[float] = []
+    for _ in range(RUN_AGAIN):
+        started = time.perf_counter()
+        act()
+        times.append((time.perf_counter() - started) * 1e3)
+    print(f"{what:<28}{statistics.median(times):8.1f} ms median, {max(times):8.1f} ms slowest")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""`hetspec-core runs` commands that label, stop, repeat and throw away runs, and get them back."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from hetspec_core.cli.formats import format_age, format_bytes
+from hetspec_core.cli.options import RunWord
+from hetspec_core.cli.output import JsonFlag, follow, note, print_json
+from hetspec_core.cli.tables import print_table
+from hetspec_core.errors import Cancelled, RunError, UsageError
+from hetspec_core.events import Marked
+from hetspec_core.service import Library, Workbench
+
+app = typer.Typer()
+
+RunWords = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run ids, beginnings of them, or names of runs.")]
+YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+_KILL_WAIT_S = 10.0
+
+
+@app.command()
+def kill(run: RunWord, json: JsonFlag = False) -> None:
+    """End a run now, without waiting for a safe point."""
+    with Workbench() as workbench:
+        run_id = workbench.resolve_run(run)
+        workbench.cancel(run_id, force=True)
+        state = workbench.wait(run_id, timeout_s=_KILL_WAIT_S)
+    if state in ("starting", "running"):
+        raise RunError(f"run {run_id} was killed, but is still {state} after {_KILL_WAIT_S:.0f} s")
+    if json:
+        print_json({"run_id": run_id, "state": state})
+    else:
+        note(f"run {run_id} is {state}")
+
+
+@app.command()
+def retry(run: RunWord, json: JsonFlag = False) -> None:
+    """Begin again: a new run with the same spec. `resume` goes on with the old one instead."""
+    with Workbench() as workbench:
+        run_id = Library(workbench).retry(workbench.resolve_run(run))
+        if not json:
+            note(f"run {run_id}")
+        workbench.start(run_id)
+        follow(workbench, run_id, json=json)
+
+
+@app.command()
+def star(runs: RunWords, json: JsonFlag = False) -> None:
+    """Put a star on runs; `runs list starred:yes` shows them."""
+    _mark(runs, Marked(starred=True), "starred", json)
+
+
+@app.command()
+def unstar(runs: RunWords, json: JsonFlag = False) -> None:
+    """Take the star off runs."""
+    _mark(runs, Marked(starred=False), "no longer starred", json)
+
+
+@app.command()
+def archive(runs: RunWords, json: JsonFlag = False) -> None:
+    """Keep runs, but leave them out of lists; `runs list --archived` shows them."""
+    _mark(runs, Marked(archived=True), "archived", json)
+
+
+@app.command()
+def unarchive(runs: RunWords, json: JsonFlag = False) -> None:
+    """Take runs out of the archive."""
+    _mark(runs, Marked(archived=False), "no longer archived", json)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def tag(
+    run: RunWord,
+    tags: Annotated[
+        list[str] | None, typer.Argument(metavar="[+TAG|-TAG]...", help="+a puts tag a on it, -a takes it off.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Put tags on a run and take them off; without any, print them."""
+    added, removed = _tags_of(tags or [])
+    with Workbench() as workbench:
+        run_id = workbench.resolve_run(run)
+        library = Library(workbench)
+        if added or removed:
+            summary = library.mark(run_id, Marked(add_tags=added, remove_tags=removed))
+        else:
+            summary = library.summary(run_id)
+    if json:
+        print_json({"run_id": run_id, "tags": list(summary.tags)})
+    else:
+        for name in summary.tags:
+            typer.echo(name)
+
+
+@app.command("note")
+def note_run(
+    run: RunWord,
+    text: Annotated[str | None, typer.Argument(help="The note; an empty one takes it away.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Put a note on a run in place of the present one; without a text, print it."""
+    with Workbench() as workbench:
+        run_id = workbench.resolve_run(run)
+        library = Library(workbench)
+        summary = library.summary(run_id) if text is None else library.mark(run_id, Marked(note=text.strip()))
+    if json:
+        print_json({"run_id": run_id, "note": summary.note})
+    elif summary.note:
+        typer.echo(summary.note)
+
+
+@app.command()
+def delete(runs: RunWords, yes: YesFlag = False, json: JsonFlag = False) -> None:
+    """Move runs into the trash, from where `runs restore` gets them back."""
+    with Workbench() as workbench:
+        library = Library(workbench)
+        run_ids = library.resolve(runs)
+        below = [one.run_id for run_id in run_ids for one in library.lineage(run_id, "down").relatives]
+        standing = sorted(set(below) - set(run_ids))
+        if standing and not json:
+            note(f"{', '.join(standing)} {'stands' if len(standing) == 1 else 'stand'} on what will be gone")
+        _confirm(f"Move {_named(run_ids)} into the trash?", yes)
+        for run_id in run_ids:
+            library.discard(run_id)
+            if not json:
+                note(f"run {run_id} is in the trash; back: hetspec-core runs restore {run_id}")
+    if json:
+        print_json([{"run_id": run_id} for run_id in run_ids])
+
+
+@app.command()
+def restore(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs in the trash, as `runs trash` shows them.")],
+    json: JsonFlag = False,
+) -> None:
+    """Get runs back from the trash."""
+    with Workbench() as workbench:
+        library = Library(workbench)
+        back = []
+        for word in runs:
+            back.append(library.restore(word))
+            if not json:
+                note(f"run {back[-1]} is back")
+    if json:
+        print_json([{"run_id": run_id} for run_id in back])
+
+
+@app.command()
+def trash(
+    empty: Annotated[bool, typer.Option("--empty", help="Delete what is in it, for ever.")] = False,
+    yes: YesFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Show what is in the trash, or empty it."""
+    with Workbench() as workbench:
+        library = Library(workbench)
+        found = library.discarded()
+        if empty and found:
+            size = format_bytes(sum(one.bytes for one in found))
+            _confirm(f"Delete {_named([one.run_id for one in found])} ({size}) for ever?", yes)
+            library.empty_trash()
+    if json:
+        rows = [
+            {"run_id": one.run_id, "name": one.name, "stage": one.stage, "time": one.time, "bytes": one.bytes}
+            for one in found
+        ]
+        print_json({"deleted": rows} if empty else rows)
+    elif not found:
+        note("the trash is empty")
+    elif empty:
+        note(f"{_named([one.run_id for one in found])} deleted")
+    else:
+        cells = [(one.run_id, one.name or "-", format_bytes(one.bytes), format_age(one.time)) for one in found]
+        print_table(("run", "name", "size", "age"), cells)
+
+
+def _mark(words: list[str], event: Marked, done: str, json: bool) -> None:
+    with Workbench() as workbench:
+        library = Library(workbench)
+        marked = [library.mark(run_id, event) for run_id in library.resolve(words)]
+    if json:
+        print_json([run.to_json() for run in marked])
+    else:
+        for run in marked:
+            note(f"run {run.run_id} is {done}")
+
+
+def _tags_of(words: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    added: list[str] = []
+    removed: list[str] = []
+    for word in words:
+        name = word[1:].strip()
+        if word[:1] not in ("+", "-") or not name or "," in name or not name.isprintable():
+            raise UsageError(f"{word!r} is no tag with + or - before it", hint="for example: runs tag RUN +good -draft")
+        (added if word[0] == "+" else removed).append(name)
+    if both := sorted(set(added) & set(removed)):
+        raise UsageError(f"tag {both[0]!r} cannot be put on and taken off at once")
+    return tuple(added), tuple(removed)
+
+
+def _named(run_ids: list[str]) -> str:
+    return f"run {run_ids[0]}" if len(run_ids) == 1 else f"{len(run_ids)} runs"
+
+
+def _confirm(question: str, yes: bool) -> None:
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError(f"{question.rstrip('?')}: nobody is there to be asked", hint="--yes says so beforehand")
+    if not typer.confirm(question, err=True):
+        raise Cancelled("nothing was deleted")

@@ -1,0 +1,230 @@
+"""`hetspec-core runs list|metrics|export`: finding runs, and giving what they measured to other programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hetspec_core.cli.formats import format_age, format_number
+from hetspec_core.cli.options import RunWord
+from hetspec_core.cli.output import JsonFlag, console, note, print_json
+from hetspec_core.cli.tables import cell_text, print_table
+from hetspec_core.errors import NotFoundError, ResourceError, UsageError
+from hetspec_core.service import Library, RunSummary, Workbench
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+app = typer.Typer()
+
+STATE_STYLES = {
+    "queued": "dim",
+    "starting": "cyan",
+    "running": "cyan",
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "lost": "magenta",
+}
+Query = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[FILTER]...",
+        help="Words to look for, or FIELD:VALUE with : = != > >= < <=, e.g. state:failed accept_length>2.5 tag:x.",
+    ),
+]
+SortOption = Annotated[
+    str, typer.Option("--sort", metavar="KEY[:asc|:desc]", help="Order by a field, metric or setting.")
+]
+ArchivedFlag = Annotated[bool, typer.Option("--archived", help="Archived runs too.")]
+_SHOWN = ("id", "name", "state", "progress", "accept_length", "created", "age")
+
+
+@app.command("list")
+def list_runs(
+    query: Query = None,
+    state: Annotated[str | None, typer.Option(help=f"Only runs in this state: {', '.join(STATE_STYLES)}.")] = None,
+    stage: Annotated[str | None, typer.Option(help="Only runs of this stage: dataset, train, bench, generate.")] = None,
+    sort: SortOption = "created",
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    archived: ArchivedFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """List runs, newest first."""
+    words = [*(query or []), *_choice("state", state), *_choice("stage", stage)]
+    key = sort.partition(":")[0]
+    with Workbench() as workbench:
+        library = Library(workbench)
+        found = library.find(words, sort=sort, archived=archived, limit=limit + 1)
+        more, found = len(found) > limit, found[:limit]
+        extra = {} if key in _SHOWN else {run.run_id: library.value(run, key) for run in found}
+    if json:
+        print_json([run.to_json() for run in found])
+        return
+    if not found:
+        note("no runs" + (" like that" if words else " yet; `hetspec-core demo` makes some"))
+        return
+    heading = "accept" if key in _SHOWN else key
+    rows = [_cells(run, extra.get(run.run_id) if extra else run.accept_length) for run in found]
+    if console().is_terminal:
+        console().print(_list_table(found, rows, heading))
+    else:
+        print_table(("run", "name", "state", "done", heading, "age"), rows)
+    if more:
+        note(f"the first {limit}; --limit shows more")
+
+
+@app.command()
+def metrics(
+    run: RunWord,
+    name: Annotated[list[str] | None, typer.Option("--name", help="Every point of this metric; repeatable.")] = None,
+    points: Annotated[int | None, typer.Option(min=2, help="About so many points of each at most.")] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Print the newest value of every metric of a run, or the curves of some."""
+    from hetspec_core.spec.decode import did_you_mean
+
+    if as_csv and json:
+        raise UsageError("--csv and --json exclude each other")
+    with Workbench() as workbench:
+        run_id = workbench.resolve_run(run)
+        registry = workbench.registry
+        registry.sync(run_id)
+        known = registry.metric_names(run_id)
+        for one in name or ():
+            if one not in known:
+                raise NotFoundError(
+                    f"run {run_id} has no metric {one!r}{did_you_mean(one, known)}",
+                    hint=f"it has {', '.join(known) or 'none yet'}",
+                )
+        if name:
+            found = [point for one in name for point in registry.curve(run_id, one, most=points)]
+        else:
+            found = registry.last_metrics(run_id)
+    if json:
+        print_json([point._asdict() for point in found])
+    elif as_csv:
+        typer.echo(_csv([point._asdict() for point in found], ["name", "step", "value", "tokens", "wall_s"]), nl=False)
+    elif found:
+        rows = [
+            (one.name, str(one.step), format_number(one.value), format_number(one.tokens), format_number(one.wall_s))
+            for one in found
+        ]
+        print_table(("metric", "step", "value", "tokens", "seconds"), rows)
+    else:
+        note(f"run {run_id} has no metrics yet")
+
+
+@app.command()
+def export(
+    query: Query = None,
+    form: Annotated[
+        Literal["csv", "json", "markdown"], typer.Option("--format", help="csv, json or markdown.")
+    ] = "csv",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; stdout when absent.")] = None,
+    sort: SortOption = "created",
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
+    archived: ArchivedFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Write runs with their newest metrics and results as a table for other programs."""
+    with Workbench() as workbench:
+        library = Library(workbench)
+        found = library.find(query or [], sort=sort, archived=archived, limit=limit)
+        figures = [library.figures(run.run_id) for run in found]
+    form = "json" if json and output is None else form
+    if form == "json":
+        from pydantic_core import to_json
+
+        records = [run.to_json() | {"figures": one} for run, one in zip(found, figures, strict=True)]
+        text = to_json(records, inf_nan_mode="null", indent=2).decode() + "\n"
+    else:
+        names = sorted({name for one in figures for name in one})
+        rows = [_flat(run) | one for run, one in zip(found, figures, strict=True)]
+        columns = [column.name for column in fields(RunSummary)] + names
+        text = _csv(rows, columns) if form == "csv" else _markdown(found, figures, names)
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    from hetspec_core.paths import write_atomic
+
+    try:
+        write_atomic(output, text)
+    except OSError as error:
+        raise ResourceError(f"{output} cannot be written: {error.strerror or error}") from error
+    if json:
+        print_json({"path": str(output), "runs": len(found)})
+    else:
+        note(f"{len(found)} run{'s' if len(found) != 1 else ''} written to {output}")
+
+
+def _choice(name: str, value: str | None) -> list[str]:
+    return [] if value is None else [f"{name}:{value}"]
+
+
+def _flat(run: RunSummary) -> dict[str, Any]:
+    error = f"{run.error['kind']}: {run.error['message']}" if run.error else ""
+    return run.to_json() | {"parents": " ".join(run.parents), "tags": " ".join(run.tags), "error": error}
+
+
+def _csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _markdown(found: list[RunSummary], figures: list[dict[str, float]], names: list[str]) -> str:
+    """A table as GitHub reads it; of the figures those that at least one run has."""
+    head = ["run", "name", "stage", "state", "base", *names]
+    lines = [head, ["---"] * 5 + ["---:"] * len(names)]
+    for run, one in zip(found, figures, strict=True):
+        facts = [run.run_id, run.name, run.stage, run.state, run.base]
+        lines.append([*facts, *(format_number(one.get(name)) for name in names)])
+    cells = [[cell_text(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
+
+
+def _cells(run: RunSummary, figure: Any) -> list[str]:
+    return [
+        run.run_id,
+        ("* " if run.starred else "") + cell_text(run.name or "-"),
+        run.state,
+        "-" if run.progress is None else f"{run.progress:.0%}",
+        _figure(figure),
+        format_age(run.created),
+    ]
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return cell_text(value)
+    return f"{value:.2f}" if isinstance(value, float) and 0.1 <= abs(value) < 100 else format_number(value)
+
+
+def _list_table(found: list[RunSummary], rows: list[list[str]], heading: str) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("run", no_wrap=True)
+    table.add_column("name", no_wrap=True, overflow="ellipsis", max_width=16)
+    table.add_column("state", no_wrap=True)
+    table.add_column("done", justify="right", no_wrap=True)
+    table.add_column(Text(heading), justify="right", no_wrap=True, overflow="ellipsis", max_width=12)
+    table.add_column("age", justify="right", no_wrap=True)
+    for run, (run_id, name, state, *rest) in zip(found, rows, strict=True):
+        table.add_row(
+            Text(run_id, style="dim" if run.archived else ""),
+            Text(name),
+            Text(state, style=STATE_STYLES.get(state, "")),
+            *map(Text, rest),
+        )
+    return table

@@ -1,0 +1,163 @@
+"""The GPUs of this machine, and the leases that runs have on them. It knows NVML and lock files, not the queue.
+
+A lease is the lock of a file named after the GPU's UUID, held by the run's supervisor: it is given back by the kernel
+however the supervisor ends. `HETSPEC_FAKE_GPUS=4` puts four simulated GPUs in the place of the real ones.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hetspec_core.jobs import locks
+
+FAKE_VARIABLE = "HETSPEC_FAKE_GPUS"
+VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
+_MIB = 1 << 20
+_LEASE_PATIENCE_S = 2.0
+
+
+@dataclass(frozen=True)
+class GpuProcess:
+    """A process that has memory on a GPU."""
+
+    pid: int
+    memory_mib: int | None
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU now. Values that the driver does not tell are None."""
+
+    index: int
+    uuid: str
+    name: str
+    memory_mib: int
+    free_mib: int
+    utilisation: int | None = None
+    temperature_c: int | None = None
+    power_w: float | None = None
+    processes: tuple[GpuProcess, ...] = ()
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All GPUs, and when there are none, why."""
+
+    gpus: tuple[Gpu, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class GpuStatus:
+    """A GPU and who has it: `leased` by a run, `busy` with a process of somebody else's, or `free`."""
+
+    gpu: Gpu
+    state: str
+    run_id: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self.gpu) | {"state": self.state, "run_id": self.run_id}
+
+
+def read_inventory() -> Inventory:
+    """What the driver says now."""
+    fake = os.environ.get(FAKE_VARIABLE)
+    if fake:
+        if not fake.isdecimal():
+            return Inventory((), f"{FAKE_VARIABLE} is {fake!r}; it needs a number")
+        return Inventory(tuple(_fake(index) for index in range(int(fake))), "")
+    try:
+        import pynvml
+    except ImportError:
+        return Inventory((), "nvidia-ml-py is not installed")
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as error:
+        return Inventory((), f"no NVIDIA driver answers: {error}")
+    try:
+        return Inventory(tuple(_read(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())))
+    except pynvml.NVMLError as error:
+        return Inventory((), f"the NVIDIA driver does not answer: {error}")
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _fake(index: int) -> Gpu:
+    return Gpu(index, f"GPU-fake-{index:04d}", "Simulated GPU", 81_920, 81_000, 0, 30, 50.0)
+
+
+def _read(nvml: Any, index: int) -> Gpu:
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+
+    def ask(question: Any, *words: Any) -> Any:
+        try:
+            return question(handle, *words)
+        except nvml.NVMLError:  # e.g. no power sensor, or utilisation under MIG
+            return None
+
+    memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+    utilisation = ask(nvml.nvmlDeviceGetUtilizationRates)
+    power = ask(nvml.nvmlDeviceGetPowerUsage)
+    processes = ask(nvml.nvmlDeviceGetComputeRunningProcesses) or ()
+    return Gpu(
+        index=index,
+        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
+        name=_text(nvml.nvmlDeviceGetName(handle)),
+        memory_mib=memory.total // _MIB,
+        free_mib=memory.free // _MIB,
+        utilisation=None if utilisation is None else int(utilisation.gpu),
+        temperature_c=ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
+        power_w=None if power is None else power / 1000,
+        processes=tuple(
+            GpuProcess(item.pid, None if item.usedGpuMemory is None else item.usedGpuMemory // _MIB)
+            for item in processes
+        ),
+    )
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def lease_path(data: Path, uuid: str) -> Path:
+    """The lock file of a GPU below the data root."""
+    return data / "gpus" / f"{uuid}.lock"
+
+
+def take_lease(data: Path, uuid: str, run_id: str) -> int | None:
+    """Lease a GPU for a run; returns the file to hold, None when another has it."""
+    file = locks.take(lease_path(data, uuid), patience_s=_LEASE_PATIENCE_S)
+    if file is not None:
+        os.ftruncate(file, 0)
+        os.pwrite(file, run_id.encode(), 0)
+    return file
+
+
+def gpu_status(data: Path, inventory: Inventory) -> list[GpuStatus]:
+    """Who has which GPU now."""
+    found = []
+    for gpu in inventory.gpus:
+        path = lease_path(data, gpu.uuid)
+        if locks.is_taken(path):
+            found.append(GpuStatus(gpu, "leased", path.read_text(encoding="utf-8")))
+        else:
+            found.append(GpuStatus(gpu, "busy" if gpu.processes else "free"))
+    return found
+
+
+def visible_here(inventory: Inventory) -> tuple[str, ...] | None:
+    """UUIDs that CUDA_VISIBLE_DEVICES of this process leaves; None when it is not set."""
+    words = os.environ.get(VISIBLE_VARIABLE)
+    if words is None:
+        return None
+    names = [word.strip() for word in words.split(",") if word.strip()]
+    return tuple(gpu.uuid for gpu in inventory.gpus if any(is_named(gpu, name) for name in names))
+
+
+def is_named(gpu: Gpu, word: str) -> bool:
+    """Whether a word, an index or the beginning of a UUID, means this GPU."""
+    return word == str(gpu.index) or (word.startswith("GPU-") and gpu.uuid.startswith(word))

@@ -1,0 +1,187 @@
+"""Runs that wait for GPUs, in order, and the rule by which they get them. No process keeps the queue: whoever adds a
+run, ends one or looks at the queue calls `dispatch`, and a lock lets one of them act at a time.
+
+The rule: waiting runs are looked at by priority, the higher first, then by age. A run that finds the GPUs it needs is
+started. One that does not reserves every free GPU it could use, and no run behind it may take those. So the first of a
+priority is never overtaken on the GPUs it waits for: as they become free they gather for it. Runs behind it start only
+on GPUs that nobody before them can use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from hetspec_core.errors import HetSpecError, NotFoundError
+from hetspec_core.jobs import locks, records
+from hetspec_core.jobs.gpus import GpuStatus, gpu_status, is_named, read_inventory
+from hetspec_core.jobs.local import LocalExecutor, LocalJob
+from hetspec_core.paths import RunPaths, write_atomic
+
+
+@dataclass(frozen=True)
+class GpuRequest:
+    """Which GPUs a run needs.
+
+    Attributes:
+        count: how many.
+        names: only these, each an index or a UUID; empty = any.
+        min_free_mib: only those with so much free memory.
+        force: also those on which somebody else's process works.
+    """
+
+    count: int
+    names: tuple[str, ...] = ()
+    min_free_mib: int = 0
+    force: bool = False
+
+    def accepts(self, status: GpuStatus) -> bool:
+        """Whether the GPU could be used once it is free."""
+        return not self.names or any(is_named(status.gpu, name) for name in self.names)
+
+    def can_take(self, status: GpuStatus) -> bool:
+        """Whether the GPU can be used now."""
+        if not self.accepts(status) or status.gpu.free_mib < self.min_free_mib:
+            return False
+        return status.state == "free" or (status.state == "busy" and self.force)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A run that waits: which attempt at it, for what, since when, and how it is to be started."""
+
+    run_id: str
+    attempt: int
+    request: GpuRequest
+    priority: int
+    since: float
+    module: str
+    environment: dict[str, str]
+    folder: str | None = None
+
+
+def place(waiting: Iterable[Waiting], gpus: Iterable[GpuStatus]) -> dict[str, tuple[str, ...]]:
+    """Which of the waiting runs start now, on which GPUs.
+
+    Args:
+        waiting: in the order of the queue.
+        gpus: all there are.
+
+    Returns:
+        Run id -> UUIDs. Runs that must go on waiting are left out.
+    """
+    left = list(gpus)
+    placed: dict[str, tuple[str, ...]] = {}
+    for entry in waiting:
+        usable = [status for status in left if entry.request.can_take(status)]
+        if len(usable) >= entry.request.count:
+            usable.sort(key=lambda status: (status.state != "free", status.gpu.index))
+            taken = usable[: entry.request.count]
+            placed[entry.run_id] = tuple(status.gpu.uuid for status in taken)
+        else:
+            taken = [status for status in left if entry.request.accepts(status)]
+        left = [status for status in left if status not in taken]
+    return placed
+
+
+class Queue:
+    """The runs that wait below one data root, one file for each."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.folder = data / "queue"
+
+    def entries(self) -> list[Waiting]:
+        """All, in order; a file that cannot be read is left out."""
+        found = []
+        for path in self.folder.glob("*.json"):
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+                data = json.loads(path.read_text(encoding="utf-8"))
+                request = data.pop("request")
+                request["names"] = tuple(request["names"])
+                found.append(Waiting(request=GpuRequest(**request), **data))
+        return sorted(found, key=lambda entry: (-entry.priority, entry.since, entry.run_id))
+
+    def waiting_ids(self) -> frozenset[str]:
+        """Ids of all runs that wait, without reading anything."""
+        return frozenset(path.stem for path in self.folder.glob("*.json"))
+
+    def put(self, entry: Waiting) -> None:
+        """Add a run, or change how it waits."""
+        write_atomic(self.folder / f"{entry.run_id}.json", json.dumps(asdict(entry)), mode=0o600)
+
+    def remove(self, run_id: str) -> bool:
+        """Take a run out; False when it did not wait."""
+        try:
+            (self.folder / f"{run_id}.json").unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def lock(self) -> contextlib.AbstractContextManager[None]:
+        """Held by whoever changes the queue."""
+        return locks.held(self.data / "queue.lock")
+
+    def move(self, run_id: str, *, priority: int | None = None, before: str | None = None) -> None:
+        """Give a waiting run another priority, or the place just before another one.
+
+        Raises:
+            NotFoundError: one of the two does not wait.
+        """
+        with self.lock():
+            order = self.entries()
+            named = {entry.run_id: entry for entry in order}
+            for word in (run_id, before):
+                if word is not None and word not in named:
+                    raise NotFoundError(
+                        f"run {word} does not wait", hint="`hetspec-core runs queue` shows those that do"
+                    )
+            entry = named[run_id]
+            if before is not None and before != run_id:
+                others = [other for other in order if other.run_id != run_id]
+                position = others.index(named[before])
+                after = named[before]
+                ahead = others[position - 1] if position and others[position - 1].priority == after.priority else None
+                since = after.since - 1.0 if ahead is None else (ahead.since + after.since) / 2
+                entry = replace(entry, priority=after.priority, since=since)
+            if priority is not None:
+                entry = replace(entry, priority=priority)
+            self.put(entry)
+
+    def dispatch(self) -> dict[str, LocalJob]:
+        """Start every waiting run that can start now; returns the jobs of those by run id.
+
+        A run that cannot be started (its folder is gone, no process can be made) does not keep the others.
+        """
+        jobs: dict[str, LocalJob] = {}
+        if not self.waiting_ids():
+            return jobs
+        with self.lock():
+            waiting = [entry for entry in self.entries() if self._still_waits(entry)]
+            placed = place(waiting, gpu_status(self.data, read_inventory())) if waiting else {}
+            for entry in waiting:
+                if entry.run_id in placed:
+                    with contextlib.suppress(HetSpecError, OSError):
+                        jobs[entry.run_id] = self._start(entry, placed[entry.run_id])
+                        self.remove(entry.run_id)
+        return jobs
+
+    def _still_waits(self, entry: Waiting) -> bool:
+        """Drop what a killed desk left: a run that is gone, or whose attempt has been started already."""
+        paths = RunPaths(self.data / "runs" / entry.run_id)
+        started = any(
+            record.get("attempt", 0) >= entry.attempt for record in records.records(paths.desk, kind="launched")
+        )
+        if started or not paths.spec.is_file():
+            self.remove(entry.run_id)
+            return False
+        return True
+
+    def _start(self, entry: Waiting, gpus: tuple[str, ...]) -> LocalJob:
+        executor = LocalExecutor(entry.module, entry.environment)
+        folder = Path(entry.folder) if entry.folder else None
+        paths = RunPaths(self.data / "runs" / entry.run_id)
+        return executor.launch(paths, attempt=entry.attempt, folder=folder, gpus=gpus)

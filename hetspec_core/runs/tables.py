@@ -1,0 +1,80 @@
+"""What is written into the registry's tables, and what is taken out. It knows rows and SQL, not journals."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import fields
+
+from hetspec_core.runs.rows import Change, MetricPoint, RunRow
+
+TABLES = ("runs", "series", "points", "results", "texts")
+
+_RUN_COLUMNS = tuple(column.name for column in fields(RunRow))
+_PUT_RUN = (
+    f"INSERT OR REPLACE INTO runs ({', '.join(_RUN_COLUMNS)}) VALUES ({', '.join(':' + c for c in _RUN_COLUMNS)})"
+)
+_PUT_TEXTS = """
+INSERT INTO texts (run_id, name, note, tags, config) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (run_id) DO UPDATE SET name = excluded.name, note = excluded.note, tags = excluded.tags,
+config = excluded.config
+"""
+_SET_LAST = """
+UPDATE series SET (last_step, last_value, last_tokens, last_wall_s) =
+(SELECT step, value, tokens, wall_s FROM points WHERE points.series_id = series.series_id ORDER BY step DESC LIMIT 1)
+WHERE series_id = ?
+"""
+
+
+def put_change(connection: sqlite3.Connection, change: Change) -> None:
+    """Write the row of a run, its new points and its new results."""
+    run_id = change.row.run_id
+    connection.execute(_PUT_RUN, change.row.to_columns())
+    if change.points:
+        _put_points(connection, run_id, change.points)
+    connection.executemany(
+        "INSERT OR REPLACE INTO results (run_id, kind, time, data) VALUES (?, ?, ?, ?)",
+        [(run_id, result.kind, result.time, json.dumps(result.data)) for result in change.results],
+    )
+
+
+def put_texts(connection: sqlite3.Connection, row: RunRow, config: str) -> None:
+    """Make a run findable by its words; `config` is its spec as JSON."""
+    connection.execute(_PUT_TEXTS, (row.run_id, row.name, row.note, "\n".join(row.tags), config))
+
+
+def put_labels(connection: sqlite3.Connection, row: RunRow) -> None:
+    """Make a run findable by its new note and tags."""
+    connection.execute(
+        "UPDATE texts SET note = ?, tags = ? WHERE run_id = ?", (row.note, "\n".join(row.tags), row.run_id)
+    )
+
+
+def remove_run(connection: sqlite3.Connection, run_id: str) -> None:
+    """Take everything of a run out of all tables."""
+    connection.execute(
+        "DELETE FROM points WHERE series_id IN (SELECT series_id FROM series WHERE run_id = ?)", [run_id]
+    )
+    for table in ("runs", "series", "results", "texts"):
+        connection.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
+
+
+def remove_all(connection: sqlite3.Connection) -> None:
+    """Empty all tables."""
+    for table in TABLES:
+        connection.execute(f"DELETE FROM {table}")
+
+
+def _put_points(connection: sqlite3.Connection, run_id: str, points: Sequence[MetricPoint]) -> None:
+    names = {point.name for point in points}
+    connection.executemany(
+        "INSERT INTO series (run_id, name) VALUES (?, ?) ON CONFLICT DO NOTHING", [(run_id, name) for name in names]
+    )
+    found = connection.execute("SELECT name, series_id FROM series WHERE run_id = ?", (run_id,))
+    numbers: dict[str, int] = dict(found.fetchall())
+    connection.executemany(
+        "INSERT OR REPLACE INTO points (series_id, step, value, tokens, wall_s) VALUES (?, ?, ?, ?, ?)",
+        [(numbers[name], step, value, tokens, wall_s) for name, step, value, tokens, wall_s in points],
+    )
+    connection.executemany(_SET_LAST, [(numbers[name],) for name in names])

@@ -1,0 +1,51 @@
+"""Run folders as the desk makes and holds them. It knows no registry and starts nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from hetspec_core.errors import NotFoundError
+from hetspec_core.events import Journal, Submitted, read_events
+from hetspec_core.paths import RunPaths, write_atomic
+from hetspec_core.spec import RunSpec
+from hetspec_core.spec.document import to_toml
+
+
+def fill_folder(paths: RunPaths, spec: RunSpec, folder: Path) -> None:
+    """Make a new run folder; relative paths of the spec begin at `folder`."""
+    paths.folder.mkdir()
+    paths.logs.mkdir()
+    write_atomic(paths.spec, to_toml(spec), mode=0o444)
+    with Journal(paths.desk, "desk") as desk:
+        desk.write(Submitted(host=socket.gethostname(), folder=str(folder)))
+
+
+def submit_folder(paths: RunPaths) -> Path | None:
+    """Where relative paths of the spec begin; None when the journal does not say."""
+    for event in read_events(paths.desk)[0]:
+        if isinstance(event, Submitted) and event.folder:
+            return Path(event.folder)
+    return None
+
+
+@contextlib.contextmanager
+def desk_lock(paths: RunPaths) -> Iterator[None]:
+    """Hold the run against other desks that would start it; given back by the kernel if this process dies.
+
+    Raises:
+        NotFoundError: there is no such run.
+    """
+    try:
+        file = os.open(paths.folder / ".desk.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except FileNotFoundError:
+        raise NotFoundError(f"there is no run {paths.run_id!r}") from None
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)

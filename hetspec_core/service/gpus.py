@@ -1,0 +1,97 @@
+"""What a run asks of the GPUs of this machine, and who has them. It starts nothing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hetspec_core.errors import HetSpecError, ResourceError
+from hetspec_core.jobs import (
+    GpuRequest,
+    GpuStatus,
+    LocalExecutor,
+    Waiting,
+    gpu_status,
+    read_inventory,
+    visible_here,
+)
+from hetspec_core.paths import RunPaths
+from hetspec_core.spec import RunSpec
+from hetspec_core.spec.document import from_toml
+
+
+@dataclass(frozen=True)
+class GpuReport:
+    """All GPUs and who has them; why there are none, when there are none."""
+
+    gpus: tuple[GpuStatus, ...]
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"gpus": [status.to_json() for status in self.gpus], "reason": self.reason}
+
+
+def read_gpus(data: Path) -> GpuReport:
+    """The GPUs of this machine now, and the leases below a data root."""
+    inventory = read_inventory()
+    return GpuReport(tuple(gpu_status(data, inventory)), inventory.reason)
+
+
+def waiting_run(executor: LocalExecutor, paths: RunPaths, attempt: int, folder: Path | None) -> Waiting | None:
+    """The entry in the queue for an attempt; None for one that needs no GPU, or where none is known of.
+
+    Raises:
+        ResourceError: this machine does not have so many GPUs of the kind it asks for.
+    """
+    try:
+        spec = from_toml(paths.spec.read_text(encoding="utf-8"), name=str(paths.spec))
+    except (HetSpecError, OSError, UnicodeDecodeError):  # the worker says what is wrong with it
+        return None
+    request = gpu_request(spec)
+    if request is None:
+        return None
+    return Waiting(
+        run_id=paths.run_id,
+        attempt=attempt,
+        request=request,
+        priority=spec.resources.priority,
+        since=time.time(),
+        module=executor.module,
+        environment=dict(executor.environment),
+        folder=None if folder is None else str(folder),
+    )
+
+
+def gpu_request(spec: RunSpec) -> GpuRequest | None:
+    """Which GPUs a run asks for; None when it asks for none, or this machine has none that is known of.
+
+    Raises:
+        ResourceError: it asks for more than this machine has.
+    """
+    wanted = spec.resources
+    if wanted.device == "cpu" or wanted.num_gpus == 0:
+        return None
+    inventory = read_inventory()
+    visible = visible_here(inventory)
+    if not inventory.gpus or visible == ():
+        return None
+    request = GpuRequest(
+        count=max(wanted.num_gpus, len(wanted.gpus)),
+        names=wanted.gpus or visible or (),
+        min_free_mib=round(wanted.min_free_gib * 1024),
+        force=wanted.share_busy,
+    )
+    fitting = [
+        gpu
+        for gpu in inventory.gpus
+        if request.accepts(GpuStatus(gpu, "free")) and gpu.memory_mib >= request.min_free_mib
+    ]
+    if len(fitting) < request.count:
+        raise ResourceError(
+            f"the run asks for {request.count} GPUs, and this machine has {len(fitting)} that would do",
+            hint="see `hetspec-core gpus`, and num_gpus, gpus and min_free_gib of the run's resources",
+        )
+    return request

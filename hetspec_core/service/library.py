@@ -1,0 +1,329 @@
+"""Runs as things that people keep: finding, labelling, comparing, throwing away and getting back.
+
+Labels are written into the journal of the run folder, so that they go where the folder goes. It knows the workbench,
+which says how runs are, and draws nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hetspec_core.errors import HetSpecError, NotFoundError, ResourceError, RunError
+from hetspec_core.events import Journal, Marked, Moved, read_events
+from hetspec_core.paths import RunPaths, sync_folder
+from hetspec_core.process import ProcessIdentity
+from hetspec_core.runs import derive_state
+from hetspec_core.runs.state import FINISHED
+from hetspec_core.service.folders import desk_lock, submit_folder
+from hetspec_core.service.inputs import find_run
+from hetspec_core.service.report import RunSummary
+from hetspec_core.service.workbench import Workbench
+from hetspec_core.spec import RunSpec
+from hetspec_core.spec.document import from_toml
+
+
+@dataclass(frozen=True)
+class Relative:
+    """A run in the tree of those that stand on each other; `summary` None = it is not there (any more)."""
+
+    run_id: str
+    summary: RunSummary | None
+    relatives: tuple[Relative, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        known = None if self.summary is None else self.summary.to_json()
+        return {"run_id": self.run_id, "run": known, "relatives": [one.to_json() for one in self.relatives]}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side.
+
+    Attributes:
+        runs: their summaries.
+        settings: dotted key -> value per run, of the settings that are not the same in all; None = absent.
+        results: name -> value per run, of the headline results; None = absent.
+    """
+
+    runs: list[RunSummary]
+    settings: dict[str, list[Any]]
+    results: dict[str, list[float | None]]
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {"runs": [run.to_json() for run in self.runs], "settings": self.settings, "results": self.results}
+
+
+@dataclass(frozen=True)
+class Discarded:
+    """A run in the trash; `time` is when it was put there, in unix seconds."""
+
+    run_id: str
+    name: str
+    stage: str
+    time: float
+    bytes: int
+
+
+class Library:
+    """What can be done with runs besides making them work.
+
+    Args:
+        workbench: whose runs.
+    """
+
+    def __init__(self, workbench: Workbench) -> None:
+        self.workbench = workbench
+        self.trash = workbench.roots.trash
+
+    # --- finding -----------------------------------------------------------------------------------------------------
+
+    def find(
+        self, words: Sequence[str] = (), *, sort: str = "created", archived: bool = False, limit: int | None = None
+    ) -> list[RunSummary]:
+        """The runs that a query asks for, as in `runs.query`, in the order of a column, metric or setting.
+
+        Raises:
+            UsageError: the query or the order cannot be understood.
+        """
+        registry = self.workbench.registry
+        registry.sync_all()
+        waiting = self.workbench.queue.waiting_ids()
+        runs = registry.find(words, sort=sort, archived=archived, waiting=waiting)
+        found: list[RunSummary] = []
+        for row in runs:
+            if limit is not None and len(found) >= limit:
+                break
+            state = derive_state(row.facts, ProcessIdentity.is_alive)
+            if state != row.state:  # its process is gone: it may have said more in the meantime
+                state = self.workbench.state(row.run_id)
+                row = registry.row(row.run_id) or row
+            if row.run_id in waiting and state in FINISHED:  # it waits for its next attempt
+                state = "queued"
+            if runs.accepts(state):
+                found.append(RunSummary.of(row, state, self.workbench.paths(row.run_id).folder))
+        return found
+
+    def summary(self, run_id: str) -> RunSummary:
+        """One run.
+
+        Raises:
+            NotFoundError: there is no such run.
+        """
+        state = self.workbench.state(run_id)
+        row = self.workbench.registry.row(run_id)
+        if row is None:
+            raise NotFoundError(f"there is no run {run_id!r}")
+        return RunSummary.of(row, state, self.workbench.paths(run_id).folder)
+
+    def spec(self, run_id: str) -> RunSpec:
+        """The spec of a run.
+
+        Raises:
+            SpecError: this version cannot read it.
+            NotFoundError: there is no such run.
+        """
+        path = self.workbench.paths(run_id).spec
+        try:
+            return from_toml(path.read_text(encoding="utf-8", errors="replace"), name=str(path))
+        except FileNotFoundError:
+            raise NotFoundError(f"there is no run {run_id!r}") from None
+
+    def retry(self, run_id: str) -> str:
+        """Submit a new run with the spec of one that is not at work; gives its id.
+
+        Raises:
+            NotFoundError: there is no such run.
+            RunError: it is at work, or still to begin.
+            SpecError: this version cannot read its spec.
+        """
+        state = self.workbench.state(run_id)
+        if state not in FINISHED:
+            raise RunError(f"run {run_id} is {state}", hint=f"follow it: hetspec-core runs follow {run_id}")
+        return self.workbench.submit(self.spec(run_id), folder=submit_folder(self.workbench.paths(run_id))).run_id
+
+    def value(self, run: RunSummary, name: str) -> Any:
+        """What a run has under the name of a column, metric or setting; None = nothing."""
+        column = {"id": "run_id", "hash": "spec_hash"}.get(name, name)
+        if hasattr(run, column):
+            return getattr(run, column)
+        figures = {point.name: point.value for point in self.workbench.registry.last_metrics(run.run_id)}
+        return figures[name] if name in figures else self.workbench.registry.config(run.run_id).get(name)
+
+    def lineage(self, run_id: str, direction: Literal["up", "down"]) -> Relative:
+        """The runs that a run stands on (up), or that stand on it (down), and so on, as a tree."""
+        self.workbench.registry.sync_all()
+        parents = self.workbench.registry.lineage()
+        near: dict[str, list[str]] = {}
+        for child, above in parents.items():
+            for parent in above:
+                here, there = (child, parent) if direction == "up" else (parent, child)
+                near.setdefault(here, []).append(there)
+        return self._relative(run_id, near, frozenset())
+
+    def _relative(self, run_id: str, near: dict[str, list[str]], seen: frozenset[str]) -> Relative:
+        try:
+            summary = self.summary(run_id)
+        except NotFoundError:
+            summary = None
+        path = seen | {run_id}
+        others = [other for other in near.get(run_id, ()) if other not in path]
+        return Relative(run_id, summary, tuple(self._relative(other, near, path) for other in others))
+
+    def compare(self, run_ids: Sequence[str]) -> Comparison:
+        """Settings in which runs differ, and their headline results.
+
+        Raises:
+            NotFoundError: one of them is not there.
+        """
+        registry = self.workbench.registry
+        runs = [self.summary(run_id) for run_id in run_ids]
+        configs = [registry.config(run_id) for run_id in run_ids]
+        keys = dict.fromkeys(key for config in configs for key in config)
+        settings = {key: [config.get(key) for config in configs] for key in keys}
+        figures = [self.figures(run_id) for run_id in run_ids]
+        names = dict.fromkeys(name for one in figures for name in one)
+        return Comparison(
+            runs=runs,
+            settings={key: values for key, values in settings.items() if any(value != values[0] for value in values)},
+            results={name: [one.get(name) for one in figures] for name in names},
+        )
+
+    def figures(self, run_id: str) -> dict[str, float]:
+        """Every number that a run has come to: newest values of its metrics, and the numbers of its results."""
+        registry = self.workbench.registry
+        found = {point.name: point.value for point in registry.last_metrics(run_id) if point.value is not None}
+        for kind, data in registry.results(run_id).items():
+            for name, value in data.items():
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    found[f"{kind}.{name}"] = value
+        return found
+
+    # --- labels ------------------------------------------------------------------------------------------------------
+
+    def mark(self, run_id: str, event: Marked) -> RunSummary:
+        """Put labels on a run.
+
+        Raises:
+            NotFoundError: there is no such run.
+        """
+        self.workbench.state(run_id)  # says so when it is not there, before a journal is made
+        with Journal(self.workbench.paths(run_id).desk, "desk") as desk:
+            desk.write(event)
+        return self.summary(run_id)
+
+    # --- trash -------------------------------------------------------------------------------------------------------
+
+    def discard(self, run_id: str) -> None:
+        """Move a run into the trash.
+
+        Raises:
+            NotFoundError: there is no such run.
+            RunError: it is at work.
+            ResourceError: its folder cannot be moved.
+        """
+        workbench = self.workbench
+        paths = workbench.paths(run_id)
+        with desk_lock(paths), workbench.queue.lock():  # nobody starts it meanwhile
+            state = workbench.state(run_id)
+            if state not in FINISHED | {"queued"}:
+                raise RunError(f"run {run_id} is {state}", hint=f"stop it first: hetspec-core runs cancel {run_id}")
+            workbench.queue.remove(run_id)
+            self._move(paths, self.trash / run_id, "trash")
+        workbench.registry.sync(run_id)
+
+    def restore(self, word: str) -> str:
+        """Move a run back from the trash; gives its id.
+
+        Args:
+            word: its id, or the beginning of exactly one in the trash, or its name.
+
+        Raises:
+            NotFoundError: the trash has none, or several, like that.
+            RunError: there is a run with this id.
+            ResourceError: its folder cannot be moved.
+        """
+        run_id = self._in_trash(word)
+        folder = self.workbench.paths(run_id).folder
+        if folder.exists():
+            raise RunError(f"there is a run {run_id} already", hint="it was copied back by hand; delete one of the two")
+        self._move(RunPaths(self.trash / run_id), folder, "runs")
+        self.workbench.registry.sync(run_id)
+        return run_id
+
+    def discarded(self) -> list[Discarded]:
+        """What is in the trash, newest first."""
+        found = [_discarded(RunPaths(self.trash / name)) for name in self._trash_names()]
+        return sorted(found, key=lambda one: (-one.time, one.run_id))
+
+    def empty_trash(self) -> int:
+        """Delete what is in the trash for ever; gives how many runs that were."""
+        names = self._trash_names()
+        for name in names:
+            shutil.rmtree(self.trash / name)
+        return len(names)
+
+    def _move(self, paths: RunPaths, target: Path, to: Literal["trash", "runs"]) -> None:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with Journal(paths.desk, "desk") as desk:
+                desk.write(Moved(to=to))
+            os.rename(paths.folder, target)  # noqa: PTH104 - beside the folder that is synced below
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ResourceError(f"{paths.folder} cannot be moved to {target}: {reason}") from error
+        sync_folder(target.parent)
+        sync_folder(paths.folder.parent)
+
+    def _trash_names(self) -> list[str]:
+        try:
+            return sorted(entry.name for entry in self.trash.iterdir() if entry.is_dir())
+        except FileNotFoundError:
+            return []
+
+    def _in_trash(self, word: str) -> str:
+        names = self._trash_names()
+        if word in names:
+            return word
+        named = [one.run_id for one in self.discarded() if word and one.name == word]
+        found = named or [name for name in names if word and name.startswith(word)]
+        if len(found) != 1:
+            several = f"; {len(found)} are like that: {', '.join(found[:5])}" if found else ""
+            raise NotFoundError(
+                f"the trash has no one run {word!r}{several}", hint="`hetspec-core runs trash` shows what it has"
+            )
+        return found[0]
+
+    # --- words -------------------------------------------------------------------------------------------------------
+
+    def resolve(self, words: Sequence[str]) -> list[str]:
+        """Ids of the runs that several words mean, as `Workbench.resolve_run` takes them, each once.
+
+        Raises:
+            NotFoundError: one of them means no run, or more than one.
+        """
+        self.workbench.registry.sync_all()
+        rows = self.workbench.registry.rows()
+        return list(dict.fromkeys(find_run(word, rows) for word in words))
+
+
+def _discarded(paths: RunPaths) -> Discarded:
+    moved = [event.time for event in read_events(paths.desk)[0] if isinstance(event, Moved)]
+    try:
+        spec = from_toml(paths.spec.read_text(encoding="utf-8"))
+    except (HetSpecError, OSError, UnicodeDecodeError):
+        spec = None
+    size = sum(path.stat().st_size for path in paths.folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return Discarded(
+        run_id=paths.run_id,
+        name=spec.name if spec else "",
+        stage=spec.stage if spec else "",
+        time=moved[-1] if moved else paths.folder.stat().st_mtime,
+        bytes=size,
+    )

@@ -1,0 +1,298 @@
+"""Before anything is spent: what a run needs of memory, disk and time, what is free, and whether it fits.
+
+`plan` is a pure function of a spec and of facts, so that anything that can be asked of it can be tested with numbers.
+It imports no torch and reads no files; `planning.facts` looks at the machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from hetspec_core.errors import SpecError
+from hetspec_core.service.planning.facts import Facts, Gpu, ProbeFacts, gather_facts
+from hetspec_core.service.planning.memory import memory_parts
+from hetspec_core.service.planning.parameters import ParameterCount, count_base, count_draft
+from hetspec_core.service.planning.timing import (
+    ACCEPT_LENGTH,
+    Phase,
+    Rates,
+    dataset_phases,
+    decoding_phases,
+    measured_flops,
+    rates_of,
+    training_phases,
+)
+from hetspec_core.service.planning.work import (
+    DataEstimate,
+    Part,
+    bytes_per_token,
+    disk_parts,
+    estimate_data,
+    peak_bytes,
+    steps_of_training,
+    store_bytes,
+)
+from hetspec_core.spec import RunSpec
+
+__all__ = ["Facts", "Gpu", "Part", "Phase", "Plan", "ProbeFacts", "gather_facts", "plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs, and what there is. Sizes in bytes, times in seconds; None = cannot be known beforehand.
+
+    Attributes:
+        stage, recipe: of the spec.
+        device: cuda or cpu; `device_name` says which.
+        num_devices: workers side by side, each with the device memory below.
+        base, draft: parameters; no draft for a stage without one.
+        samples, tokens: of the data that is made or trained on.
+        mean_tokens: of one conversation.
+        bytes_per_token: of the hidden states, on disk.
+        store_bytes: all of the hidden states that the data is, on disk.
+        steps, tokens_per_step: of training.
+        memory, disk: by part.
+        phases: time by part.
+        basis: whether the estimate stands on a cost model or on a probe that was run.
+        assumptions: what the numbers take for granted.
+        refusals: why it cannot fit; empty when it can.
+        notes: what could not be checked.
+        free_memory_bytes, free_device_bytes, free_disk_bytes: what there is now, the device's per GPU.
+        probe: the measurement, when the estimate stands on one.
+    """
+
+    stage: str
+    recipe: str
+    device: Literal["cuda", "cpu"]
+    device_name: str
+    num_devices: int
+    base: ParameterCount
+    draft: ParameterCount | None
+    samples: int | None
+    tokens: int | None
+    mean_tokens: float | None
+    bytes_per_token: int
+    store_bytes: int | None
+    steps: int | None
+    tokens_per_step: int | None
+    memory: tuple[Part, ...]
+    disk: tuple[Part, ...]
+    phases: tuple[Phase, ...] | None
+    basis: Literal["cost model", "probe"]
+    assumptions: tuple[str, ...]
+    refusals: tuple[str, ...]
+    notes: tuple[str, ...]
+    free_memory_bytes: int
+    free_device_bytes: int | None
+    free_disk_bytes: int
+    disk_path: str
+    probe: ProbeFacts | None = None
+
+    @property
+    def device_bytes(self) -> int:
+        """Peak on one device: of its own memory, or on a processor of the machine's with everything else."""
+        return peak_bytes(part for part in self.memory if part.on_device or self.device == "cpu")
+
+    @property
+    def host_bytes(self) -> int:
+        """Peak in the machine's memory, all workers together."""
+        if self.device == "cpu":
+            return self.device_bytes
+        return self.num_devices * peak_bytes(part for part in self.memory if not part.on_device)
+
+    @property
+    def disk_bytes(self) -> int:
+        return sum(part.bytes for part in self.disk)
+
+    @property
+    def seconds(self) -> float | None:
+        """Estimated duration; None when the amount of work is not known."""
+        return None if self.phases is None else sum(phase.seconds for phase in self.phases)
+
+    @property
+    def fits(self) -> bool:
+        return not self.refusals
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types, the sums included."""
+        counts = {"base": self.base, "draft": self.draft}
+        return {
+            **asdict(self),
+            **{name: asdict(count) | {"total": count.total} if count else None for name, count in counts.items()},
+            "device_bytes": self.device_bytes,
+            "host_bytes": self.host_bytes,
+            "disk_bytes": self.disk_bytes,
+            "seconds": self.seconds,
+            "fits": self.fits,
+        }
+
+
+def plan(spec: RunSpec, facts: Facts) -> Plan:
+    """What the run needs of memory, disk and time, against what there is.
+
+    Args:
+        spec: the run.
+        facts: machine, data and, when there was one, the probe.
+
+    Raises:
+        SpecError: the stage trains a draft and the spec has none.
+    """
+    if spec.stage == "train" and spec.draft is None:
+        raise SpecError("stage train needs a draft, and the spec has none", hint="add a draft to the recipe")
+    device = _device(spec, facts)
+    gpus = _most_free(facts)
+    count = max(1, spec.resources.num_gpus) if device == "cuda" and spec.stage == "train" else 1
+    base = count_base(spec.base.architecture)
+    draft = count_draft(spec.draft, spec.algorithm) if spec.draft is not None and spec.stage != "dataset" else None
+    data = estimate_data(spec, facts)
+    with_data = spec.stage in ("dataset", "train")
+    rates = _rates(spec, facts, device, gpus, base)
+    steps = steps_of_training(spec, data, count) if spec.stage == "train" else None
+    training = spec.training
+    made = Plan(
+        stage=spec.stage,
+        recipe=spec.recipe,
+        device=device,
+        device_name=(gpus[0].name if gpus else "GPU") if device == "cuda" else f"{facts.cores} processor cores",
+        num_devices=count,
+        base=base,
+        draft=draft,
+        samples=data.samples if with_data else None,
+        tokens=data.tokens if with_data else None,
+        mean_tokens=data.mean_tokens if with_data else None,
+        bytes_per_token=bytes_per_token(spec),
+        store_bytes=store_bytes(spec, data) if with_data else None,
+        steps=steps,
+        tokens_per_step=training.tokens_per_batch * training.gradient_accumulation * count if draft and steps else None,
+        memory=memory_parts(spec, base, draft, device),
+        disk=disk_parts(spec, facts, base, draft, data),
+        phases=_phases(spec, facts, base, draft, data, steps, rates, device),
+        basis="probe" if facts.probe is not None and with_data else "cost model",
+        assumptions=_assumptions(spec, facts, base, draft, data, rates),
+        refusals=(),
+        notes=_notes(spec, facts, device, data, count),
+        free_memory_bytes=facts.free_memory_bytes,
+        free_device_bytes=min(gpu.available_bytes for gpu in gpus[:count]) if device == "cuda" and gpus else None,
+        free_disk_bytes=facts.free_disk_bytes,
+        disk_path=facts.disk_path,
+        probe=facts.probe if with_data else None,
+    )
+    return replace(made, refusals=_refusals(made, spec, facts))
+
+
+def _device(spec: RunSpec, facts: Facts) -> Literal["cuda", "cpu"]:
+    if spec.resources.device == "auto":
+        return "cuda" if facts.gpus else "cpu"
+    return spec.resources.device
+
+
+def _most_free(facts: Facts) -> list[Gpu]:
+    return sorted(facts.gpus or (), key=lambda gpu: (gpu.state != "free", -gpu.available_bytes))
+
+
+def _rates(spec: RunSpec, facts: Facts, device: str, gpus: list[Gpu], base: ParameterCount) -> Rates:
+    cores = min(facts.cores, spec.resources.num_threads or facts.cores)
+    rates = rates_of(device, gpus[0] if gpus else None, cores)
+    flops = measured_flops(facts.probe, base) if facts.probe is not None else None
+    if flops is None or facts.probe is None:
+        return rates
+    basis = f"{flops / 1e9:,.0f} GFLOP/s, measured by run {facts.probe.run_id}"
+    return Rates(flops, rates.bandwidth, rates.layer_s, basis)
+
+
+def _phases(
+    spec: RunSpec,
+    facts: Facts,
+    base: ParameterCount,
+    draft: ParameterCount | None,
+    data: DataEstimate,
+    steps: int | None,
+    rates: Rates,
+    device: str,
+) -> tuple[Phase, ...] | None:
+    if spec.stage == "dataset":
+        phases = dataset_phases(spec, facts, base, data, rates, device)
+    elif spec.stage == "train" and draft is not None:
+        phases = training_phases(spec, base, draft, data, steps, rates)
+    else:
+        phases = decoding_phases(spec, facts, base, draft, rates, device)
+    return None if phases is None else tuple(phases)
+
+
+_BASIS = {
+    "stored": "samples and tokens are those of the datasets that training names",
+    "probe": "conversations are as long as those of the probe",
+    "rows": "conversations are as long as their rows' text (4 bytes a token), and answers as long as they may be",
+    "longest": "the source's texts are not known: every conversation is taken as long as it may be",
+}
+
+
+def _assumptions(
+    spec: RunSpec,
+    facts: Facts,
+    base: ParameterCount,
+    draft: ParameterCount | None,
+    data: DataEstimate,
+    rates: Rates,
+) -> tuple[str, ...]:
+    found = [f"arithmetic: {rates.basis}"]
+    if spec.stage in ("dataset", "train"):
+        found.append(f"data: {_BASIS[data.basis]}")
+    if spec.stage == "train":
+        if not spec.training.datasets:
+            found.append("data: training reads the dataset that this recipe makes")
+        found.append("memory: activations and logits as measured on a GPU with one-layer drafts")
+        if facts.probe is not None:
+            found.append("the probe ran the base, so the time of training follows from its arithmetic rate only")
+    if spec.stage in ("bench", "generate"):
+        found.append(f"answers as long as they may be; {ACCEPT_LENGTH:g} tokens committed per verify step")
+    for name, count, model in (
+        ("base", base, spec.base.architecture.model_type),
+        ("draft", draft, spec.draft.architecture.model_type if spec.draft else ""),
+    ):
+        if count is not None and not count.exact:
+            found.append(f"{name}: parameters of family {model!r} are counted as if it were a Llama")
+    return tuple(found)
+
+
+def _notes(spec: RunSpec, facts: Facts, device: str, data: DataEstimate, count: int) -> tuple[str, ...]:
+    notes: list[str] = []
+    free = sum(gpu.state == "free" for gpu in facts.gpus or ())
+    if device == "cuda" and facts.gpus and free < count <= len(facts.gpus):
+        notes.append(f"{free} of {len(facts.gpus)} GPUs are free now; the run waits until there are {count}")
+    if facts.gpus is None:
+        what = "the device's memory is not checked" if device == "cuda" else "planned for the processor"
+        notes.append(f"no GPU inventory (neither NVML nor nvidia-smi answers): {what}")
+    if spec.stage in ("dataset", "train") and data.samples is None:
+        notes.append(
+            f"the number of conversations in {spec.dataset.source} is not known before it is read: set dataset.limit "
+            "to plan with a number"
+        )
+    if facts.base.presence == "absent":
+        notes.append(f"the base is not on this machine: {facts.base.where}; {facts.base.hint}")
+    return tuple(notes)
+
+
+def _refusals(made: Plan, spec: RunSpec, facts: Facts) -> tuple[str, ...]:
+    found: list[str] = []
+    if made.device == "cuda" and facts.gpus is not None:
+        if len(facts.gpus) < made.num_devices:
+            found.append(f"{made.num_devices} GPUs are asked for (resources.num_gpus), there are {len(facts.gpus)}")
+        elif made.free_device_bytes is not None and made.device_bytes > made.free_device_bytes > 0:
+            found.append(
+                f"a GPU needs {_size(made.device_bytes)}; {made.device_name} has {_size(made.free_device_bytes)} free"
+            )
+    if made.host_bytes > facts.free_memory_bytes:
+        found.append(f"the machine's memory needs {_size(made.host_bytes)}; {_size(facts.free_memory_bytes)} are free")
+    if made.disk_bytes > facts.free_disk_bytes:
+        found.append(
+            f"the disk of {facts.disk_path} needs {_size(made.disk_bytes)}; {_size(facts.free_disk_bytes)} are free"
+        )
+    if facts.base.presence == "absent" and spec.base.source.kind != "hub":
+        found.append(f"the base is not on this machine: {facts.base.where}")
+    return tuple(found)
+
+
+def _size(number: int) -> str:
+    return f"{number / 1e9:,.1f} GB"

@@ -1,0 +1,246 @@
+"""What a plan has to know besides the spec: the machine as it is now, the data, and what was measured.
+
+Facts are plain values, so that a plan is a pure function of them. `gather_facts` looks at this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hetspec_core.errors import NotFoundError
+from hetspec_core.jobs.gpus import gpu_status, read_inventory
+from hetspec_core.paths import Roots, RunPaths
+from hetspec_core.prompts import shipped_path
+from hetspec_core.service.planning.bases import BaseFiles, find_base
+from hetspec_core.spec import RunSpec
+
+SELF_PROMPTS = 400
+"""Prompts that a base writes when `dataset.limit` does not say how many."""
+
+CHARACTERS_PER_TOKEN = 4.0
+_MIB = 1 << 20
+_MOST_COUNTED_BYTES = 4 << 30  # larger files are not read for the sake of a plan
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU, its memory in bytes, and its state: free, leased by a run, or busy with somebody else's process."""
+
+    name: str
+    memory_bytes: int
+    free_bytes: int
+    state: str = "free"
+
+    @property
+    def available_bytes(self) -> int:
+        """What a run will find on it: what is free now, or all of it once the run that leases it has ended."""
+        return self.memory_bytes if self.state == "leased" else self.free_bytes
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """The rows that a dataset is made from.
+
+    Attributes:
+        conversations: how many, before limit and range; None = not known without opening the source.
+        mean_tokens: of a row's text, from its bytes; None = not known.
+    """
+
+    conversations: int | None = None
+    mean_tokens: float | None = None
+
+
+@dataclass(frozen=True)
+class StoredFacts:
+    """Hidden-state datasets that lie on disk already, added up."""
+
+    samples: int
+    tokens: int
+    supervised_tokens: int
+
+
+@dataclass(frozen=True)
+class ProbeFacts:
+    """What a small real dataset run measured.
+
+    Attributes:
+        run_id: the run.
+        samples, tokens, supervised_tokens, bytes: of its dataset.
+        capture_s: seconds of the forwards with their writing.
+        answers_s: seconds in which the base wrote prompts and answers; 0 when it wrote none.
+        memory_bytes: peak of the process, and of the GPU when there was one.
+    """
+
+    run_id: str
+    samples: int
+    tokens: int
+    supervised_tokens: int
+    bytes: int
+    capture_s: float
+    answers_s: float
+    memory_bytes: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything a plan is made from besides the spec.
+
+    Attributes:
+        cores: processor cores that may be used.
+        memory_bytes, free_memory_bytes: of the machine.
+        disk_path, free_disk_bytes: the disk that run folders lie on.
+        gpus: what there is; None = no GPU inventory can be had.
+        base: where the base's weights are.
+        source: rows of the dataset's source.
+        stored: the datasets that training names, if it names any.
+        prompts: conversations of the benchmark, None = not known.
+        probe: a measurement, when one was made.
+    """
+
+    cores: int
+    memory_bytes: int
+    free_memory_bytes: int
+    disk_path: str
+    free_disk_bytes: int
+    gpus: tuple[Gpu, ...] | None
+    base: BaseFiles
+    source: SourceFacts = SourceFacts()
+    stored: StoredFacts | None = None
+    prompts: int | None = None
+    probe: ProbeFacts | None = None
+
+
+def gather_facts(spec: RunSpec, roots: Roots, *, probe: ProbeFacts | None = None) -> Facts:
+    """Look at this machine and at the data that the spec names.
+
+    Raises:
+        NotFoundError: a file or dataset that the spec names is not there.
+    """
+    import psutil
+
+    memory = psutil.virtual_memory()
+    place = existing_parent(roots.runs)
+    return Facts(
+        cores=_cores(),
+        memory_bytes=memory.total,
+        free_memory_bytes=memory.available,
+        disk_path=str(place),
+        free_disk_bytes=shutil.disk_usage(place).free,
+        gpus=find_gpus(roots.data) if spec.resources.device != "cpu" else (),
+        base=find_base(spec.base.source, roots),
+        source=_source_facts(spec),
+        stored=_stored_facts(spec) if spec.stage == "train" and spec.training.datasets else None,
+        prompts=_count_prompts(spec) if spec.stage == "bench" else None,
+        probe=probe,
+    )
+
+
+def existing_parent(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that is there."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+
+
+def find_gpus(data: Path) -> tuple[Gpu, ...] | None:
+    """The GPUs of the inventory with their leases, else those that `nvidia-smi` tells; None when neither answers."""
+    found = gpu_status(data, read_inventory())
+    if found:
+        return tuple(
+            Gpu(item.gpu.name, item.gpu.memory_mib * _MIB, item.gpu.free_mib * _MIB, item.state) for item in found
+        )
+    rows = ask_nvidia_smi("name,memory.total,memory.free")
+    if rows is None:
+        return None
+    gpus = []
+    for row in rows:
+        try:
+            total, free = (int(value) * _MIB for value in row[1:])
+        except ValueError:  # "[N/A]" where the driver does not tell
+            total = free = 0
+        gpus.append(Gpu(row[0], total, free))
+    return tuple(gpus)
+
+
+def ask_nvidia_smi(fields: str, *, timeout_s: float = 20.0) -> list[list[str]] | None:
+    """One row of values per GPU; None when `nvidia-smi` is not there, hangs or fails."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    command = [program, f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode != 0:
+        return None
+    rows = [[cell.strip() for cell in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
+    return [row for row in rows if len(row) == len(fields.split(","))]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _source_facts(spec: RunSpec) -> SourceFacts:
+    source = spec.dataset.source
+    if source == "self":
+        return SourceFacts(spec.dataset.limit or SELF_PROMPTS)
+    if source.startswith("hub:"):
+        return SourceFacts()
+    path = shipped_path(source) if source.startswith("shipped:") else Path(source).expanduser()
+    if not path.exists():
+        raise NotFoundError(f"no dataset {path}: there is no such file or directory", hint="see dataset.source")
+    if path.suffix.lower() in (".jsonl", ".ndjson") and path.stat().st_size <= _MOST_COUNTED_BYTES:
+        rows, size = _count_lines(path)
+        return SourceFacts(rows, size / rows / CHARACTERS_PER_TOKEN if rows else None)
+    return SourceFacts()
+
+
+def _count_lines(path: Path) -> tuple[int, int]:
+    """Lines that are not blank, and their bytes."""
+    rows = size = 0
+    with path.open("rb") as file:
+        for line in file:
+            if line.strip():
+                rows, size = rows + 1, size + len(line)
+    return rows, size
+
+
+def _stored_facts(spec: RunSpec) -> StoredFacts:
+    counts = [_read_counts(Path(word).expanduser()) for word in spec.training.datasets]
+    return StoredFacts(*(sum(int(count[key]) for count in counts) for key in _COUNTED))
+
+
+_COUNTED = ("samples", "tokens", "supervised_tokens")
+
+
+def _read_counts(folder: Path) -> dict[str, Any]:
+    for candidate in (folder, RunPaths(folder).hidden_states):
+        try:
+            counts = json.loads((candidate / "manifest.json").read_text(encoding="utf-8"))["counts"]
+            return {key: int(counts[key]) for key in _COUNTED}
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise NotFoundError(
+                f"{candidate / 'manifest.json'} cannot be read: {error}", hint="name another dataset"
+            ) from None
+    raise NotFoundError(f"no hidden-state dataset in {folder}", hint="`hetspec-core dataset generate` makes one")
+
+
+def _count_prompts(spec: RunSpec) -> int | None:
+    word, _, most = spec.bench.prompts.rpartition(":")
+    limited = bool(word) and most.isdecimal()
+    source = word if limited else spec.bench.prompts
+    path = shipped_path(source) if source.startswith("shipped:") else Path(source).expanduser()
+    if not path.is_file():
+        raise NotFoundError(f"no prompt file {path}", hint="see bench.prompts")
+    number = _count_lines(path)[0]
+    for limit in (int(most) if limited else None, spec.bench.limit):
+        number = number if limit is None else min(number, limit)
+    return number

@@ -1,0 +1,148 @@
+"""Memory by part, per device and on the host, for each stage.
+
+Sizes that the spec fixes (weights, optimizer, caches) are exact. Activations and chunks of logits are formulas fitted
+to peaks that were measured (docs/lab/LOG.md) and say so. It knows no machine: only on which kind of device it is.
+"""
+
+from __future__ import annotations
+
+import math
+
+from hetspec_core.service.planning.parameters import ParameterCount, head_dim
+from hetspec_core.service.planning.work import BYTES_OF, Part
+from hetspec_core.spec import Architecture, RunSpec
+
+PROCESS_BYTES = 700 << 20  # a Python process with torch and transformers in it
+CONTEXT_BYTES = 600 << 20  # what CUDA itself takes of a GPU
+CHUNK_ELEMENTS = 1 << 26  # of one [rows, V] chunk of logits in the loss
+CHUNK_COPIES = 6  # of a chunk over the draft's vocabulary that live at the same time, in float32
+TARGET_COPIES = 1.5  # of a chunk over the base's whole vocabulary, when the draft's is reduced
+ACTIVATIONS_PER_WIDTH = 8  # float32 values per token and layer kept for the backward pass, times H
+ACTIVATIONS_PER_MLP = 4  # ... times the width of the MLP
+QUEUED_BATCHES = 5  # captured batches between the forward and the disk
+READ_AHEAD = {"cuda": 4, "cpu": 2}  # steps whose micro-batches are prepared at the same time
+SLOT_STEP = 64
+BENCH_PROMPT_TOKENS = 1024
+
+
+def base_dtype(spec: RunSpec, device: str) -> str:
+    """Number type of the base. On a processor `auto` is taken as float32, the larger of the two that it may be."""
+    wanted = spec.resources.dtype
+    return ("bfloat16" if device == "cuda" else "float32") if wanted == "auto" else wanted
+
+
+def training_dtype(spec: RunSpec, device: str) -> str:
+    """Number type that training computes in, by the same rule."""
+    wanted = spec.training.precision
+    return ("bfloat16" if device == "cuda" else "float32") if wanted == "auto" else wanted
+
+
+def memory_parts(spec: RunSpec, base: ParameterCount, draft: ParameterCount | None, device: str) -> tuple[Part, ...]:
+    """What one worker of the spec's stage holds at its peak.
+
+    Args:
+        spec: the run.
+        base, draft: their parameters.
+        device: cuda or cpu.
+    """
+    parts = [Part("process (torch, transformers)", PROCESS_BYTES, when="always")]
+    if device == "cuda":
+        parts.append(Part("CUDA context", CONTEXT_BYTES, on_device=True, when="always"))
+    if spec.stage == "dataset":
+        parts += _dataset(spec, base, device)
+    elif spec.stage == "train":
+        assert draft is not None  # a spec without a draft is refused before it is planned
+        parts += _training(spec, base, draft, device)
+    else:
+        parts += _decoding(spec, base, draft, device)
+    return tuple(part for part in parts if part.bytes > 0)
+
+
+def _dataset(spec: RunSpec, base: ParameterCount, device: str) -> list[Part]:
+    data, sizes = spec.dataset, spec.base.architecture
+    element, stored = BYTES_OF[base_dtype(spec, device)], BYTES_OF[data.store_dtype]
+    states = 1 + len(set(data.layers))
+    tokens = max(data.tokens_per_batch, min(data.max_length, sizes.max_position_embeddings))
+    batch = tokens * sizes.hidden_size * states
+    parts = [
+        Part("base weights", base.total * element, on_device=True),
+        Part("activations", tokens * _forward_width(sizes) * element, on_device=True),
+        Part("hidden-state batch", batch * (element + stored), on_device=True),
+        Part("hidden states on their way to disk", QUEUED_BATCHES * batch * stored + (data.shard_megabytes << 20)),
+    ]
+    if data.answers == "base":
+        length = min(max(data.max_length, data.max_new_tokens), sizes.max_position_embeddings)
+        parts.append(Part("key/value cache", _cache(sizes, data.generation_batch, length, element), on_device=True))
+        parts.append(Part("logits", 3 * 4 * data.generation_batch * sizes.vocab_size, on_device=True))
+    return parts
+
+
+def _training(spec: RunSpec, base: ParameterCount, draft: ParameterCount, device: str) -> list[Part]:
+    training, sizes = spec.training, spec.base.architecture
+    assert spec.draft is not None
+    dtype = training_dtype(spec, device)
+    element, stored = BYTES_OF[dtype], BYTES_OF[spec.dataset.store_dtype]
+    own = spec.draft.architecture
+    tokens = max(training.tokens_per_batch, min(training.max_length, sizes.max_position_embeddings))
+    ends = (base.embedding + base.head) * element
+    reduced = spec.draft.vocab_size is not None and spec.draft.vocab_size < sizes.vocab_size
+    per_token = ACTIVATIONS_PER_WIDTH * own.hidden_size + ACTIVATIONS_PER_MLP * _inner_width(own)
+    prepared = READ_AHEAD[device] * training.gradient_accumulation
+    return [
+        Part("draft weights", 4 * draft.total, on_device=True),
+        Part("draft weights in bfloat16", 2 * draft.total if dtype == "bfloat16" else 0, on_device=True),
+        Part("gradients", 4 * draft.total, on_device=True),
+        Part("optimizer", 8 * draft.total, on_device=True),
+        Part("embedding and head of the base", ends, on_device=True),
+        Part("rows of the reduced head", draft.head_products * element if reduced else 0, on_device=True),
+        Part("activations", 4 * per_token * own.num_hidden_layers * tokens, on_device=True),
+        Part("logits", _chunk(sizes.vocab_size, spec.draft.vocab_size, tokens), on_device=True),
+        Part("hidden-state batches", prepared * tokens * sizes.hidden_size * stored, on_device=True),
+        Part("base while its ends are taken", base.total * element, when="loading"),
+    ]
+
+
+def _decoding(spec: RunSpec, base: ParameterCount, draft: ParameterCount | None, device: str) -> list[Part]:
+    sizes, element = spec.base.architecture, BYTES_OF[base_dtype(spec, device)]
+    trees = spec.bench.trees if spec.stage == "bench" else (spec.decoding.tree,)
+    nodes = 1 + max(tree.num_nodes for tree in trees)
+    rows = max(1, len(spec.prompts)) if spec.stage == "generate" else 1
+    length = min(BENCH_PROMPT_TOKENS + spec.decoding.max_new_tokens + nodes, sizes.max_position_embeddings)
+    tokens = max(nodes, min(BENCH_PROMPT_TOKENS, length)) * rows
+    parts = [
+        Part("base weights", base.total * element, on_device=True),
+        Part("key/value cache", _cache(sizes, rows, length, element), on_device=True),
+        Part("activations", tokens * _forward_width(sizes) * element, on_device=True),
+        Part("logits", 3 * 4 * rows * nodes * sizes.vocab_size, on_device=True),
+    ]
+    if draft is not None and spec.draft is not None and not spec.decoding.plain:
+        parts.append(Part("draft weights", draft.total * element, on_device=True))
+        parts.append(Part("draft's cache", _cache(spec.draft.architecture, rows, length, element), on_device=True))
+    return parts
+
+
+def _cache(sizes: Architecture, rows: int, length: int, element: int) -> int:
+    """Keys and values of `rows` rows of `length` tokens, rounded up to whole slots."""
+    slots = -(-length // SLOT_STEP) * SLOT_STEP
+    return 2 * sizes.num_hidden_layers * rows * slots * sizes.num_key_value_heads * head_dim(sizes) * element
+
+
+def _forward_width(sizes: Architecture) -> int:
+    """Values per token alive in one layer of a forward without gradients."""
+    heads = (sizes.num_attention_heads + 2 * sizes.num_key_value_heads) * head_dim(sizes)
+    return 4 * sizes.hidden_size + 2 * heads + 3 * _inner_width(sizes)
+
+
+def _inner_width(sizes: Architecture) -> int:
+    """Width of the MLP that one token passes through."""
+    if sizes.moe_intermediate_size and sizes.num_experts_per_tok:
+        return max(sizes.intermediate_size, sizes.moe_intermediate_size * sizes.num_experts_per_tok)
+    return sizes.intermediate_size
+
+
+def _chunk(vocab: int, reduced: int | None, tokens: int) -> int:
+    """Bytes of the loss's chunk of logits: rows by the base's vocabulary, columns by the draft's."""
+    rows = min(tokens, max(1, CHUNK_ELEMENTS // vocab))
+    if reduced is None or reduced >= vocab:
+        return 4 * CHUNK_COPIES * rows * vocab
+    return math.ceil(4 * rows * (TARGET_COPIES * vocab + CHUNK_COPIES * reduced))

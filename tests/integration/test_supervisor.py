@@ -1,0 +1,330 @@
+"""Runs that cannot be lost: whoever is killed, no wrong state, no process left over, and the run goes on."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hetspec_core.errors import ResourceError, RunError
+from hetspec_core.events import Event, Launched, Progress, RunEnded, RunStarted, WorkerEnded, read_events
+from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.children import MARK
+from hetspec_core.process import ProcessIdentity
+from hetspec_core.service import Workbench
+from hetspec_core.spec import ResourcesSpec
+from tests.fakes.specs import small_spec
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ROUNDS = int(os.environ.get("HETSPEC_KILL_ROUNDS", "10"))
+"""How often somebody is killed at a random moment; 50 before a release."""
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def workbench(home: Path) -> Iterator[Workbench]:
+    with Workbench(home, LocalExecutor("tests.fakes.worker")) as bench:
+        yield bench
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HETSPEC_FAKE_GPUS", "2")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    limit = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < limit, f"waited in vain for {what}"
+        time.sleep(0.02)
+
+
+def submit(workbench: Workbench, deed: str, **resources: object) -> str:
+    spec = small_spec(deed)
+    if resources:
+        spec = spec.model_copy(update={"resources": ResourcesSpec.model_validate(resources)})
+    return workbench.submit(spec).run_id
+
+
+def start(workbench: Workbench, deed: str, **resources: object) -> str:
+    run_id = submit(workbench, deed, **resources)
+    workbench.start(run_id)
+    return run_id
+
+
+def said(path: Path, kind: type[Event]) -> list[Event]:
+    return [event for event in read_events(path)[0] if isinstance(event, kind)]
+
+
+def works(workbench: Workbench, run_id: str) -> None:
+    until(lambda: said(workbench.paths(run_id).events, Progress), "progress")
+
+
+def left_over(home: Path) -> list[psutil.Process]:
+    """Processes of any worker below this home."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if str(home) in process.environ().get(MARK, "") and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def supervisor_of(workbench: Workbench, run_id: str) -> ProcessIdentity:
+    process = workbench._look(run_id)[0].facts.launched_process
+    assert process is not None
+    return process
+
+
+def dump(workbench: Workbench) -> list[dict[str, object]]:
+    workbench.registry.sync_all()
+    return workbench.registry._query("SELECT * FROM runs ORDER BY run_id") + workbench.registry._query(
+        "SELECT * FROM metrics ORDER BY run_id, name, step"
+    )
+
+
+def test_the_supervisor_says_how_its_worker_ended_and_is_small(workbench: Workbench) -> None:
+    run_id = start(workbench, "wait")
+    works(workbench, run_id)
+    supervisor = psutil.Process(supervisor_of(workbench, run_id).pid)
+    assert supervisor.memory_info().rss < 30 << 20
+    (worker,) = supervisor.children()
+    assert os.getsid(worker.pid) == worker.pid and os.getsid(supervisor.pid) == supervisor.pid
+    worker.send_signal(signal.SIGSEGV)
+    assert workbench.wait(run_id, PATIENCE_S) == "failed"
+    (ended,) = said(workbench.paths(run_id).desk, WorkerEnded)
+    assert isinstance(ended, WorkerEnded) and ended.exit_status == -signal.SIGSEGV
+    error = workbench.runs()[0].error
+    assert error is not None and "SIGSEGV" in error["message"] and "resume" in error["hint"]
+
+
+def test_a_worker_that_dies_before_it_speaks_fails_its_run_with_what_it_printed(home: Path) -> None:
+    with Workbench(home, LocalExecutor("tests.fakes.no_such_worker")) as bench:
+        run_id = start(bench, "succeed")
+        assert bench.wait(run_id, PATIENCE_S) == "failed"
+        (last,) = list(bench.watch(run_id))
+        assert isinstance(last, RunEnded) and last.error is not None and "status 1" in last.error.message
+        assert "no_such_worker" in bench.paths(run_id).log("worker-0").read_text()
+
+
+def test_after_its_grace_time_a_run_that_does_not_listen_is_ended_with_all_it_started(
+    workbench: Workbench, home: Path
+) -> None:
+    run_id = start(workbench, "stubborn")
+    works(workbench, run_id)
+    assert len(left_over(home)) == 2
+    workbench.cancel(run_id, grace_s=0.2)
+    assert workbench.wait(run_id, PATIENCE_S) == "cancelled"
+    assert left_over(home) == []
+    with pytest.raises(RunError, match="nothing to cancel"):
+        workbench.cancel(run_id)
+
+
+def test_a_killed_supervisor_takes_its_worker_with_it_and_the_run_is_lost_until_it_is_resumed(
+    workbench: Workbench, home: Path
+) -> None:
+    run_id = start(workbench, "stubborn")
+    works(workbench, run_id)
+    os.kill(supervisor_of(workbench, run_id).pid, signal.SIGKILL)
+    assert [event.type for event in workbench.watch(run_id)][-1] == "found_lost"
+    assert workbench.state(run_id) == "lost"
+    until(lambda: left_over(home) == [], "the end of the worker and of its helper")
+    workbench.resume(run_id)
+    assert workbench.wait(run_id, PATIENCE_S) == "succeeded"
+
+
+def test_a_process_with_the_number_of_the_supervisor_is_not_taken_for_it(workbench: Workbench) -> None:
+    run_id = submit(workbench, "wait")
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        who = ProcessIdentity.of(other.pid)
+        workbench._note(run_id, Launched(attempt=1, pid=who.pid, host=who.host, birth="another boot:1"))
+        assert workbench.state(run_id) == "lost"
+        reused = ProcessIdentity(who.pid, "another boot:1", who.host)
+        assert workbench.executor.kill(reused) is False and workbench.executor.ask_to_stop(reused) is False
+        workbench.resume(run_id)
+        assert workbench.wait(run_id, PATIENCE_S) == "succeeded"
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+LAUNCH = """
+import sys, time
+from pathlib import Path
+from hetspec_core.jobs import LocalExecutor
+from hetspec_core.service import Workbench
+bench = Workbench(Path(sys.argv[1]), LocalExecutor("tests.fakes.worker"))
+bench.start(sys.argv[2])
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60 + 20 * ROUNDS)
+def test_whoever_is_killed_at_whatever_moment_nothing_is_lost(workbench: Workbench, home: Path) -> None:
+    chance = random.Random(2)
+    for number in range(ROUNDS):
+        victim = ("launcher", "worker", "supervisor")[number % 3]
+        run_id = submit(workbench, "wait")
+        launcher = subprocess.Popen([sys.executable, "-c", LAUNCH, str(home), run_id], cwd=REPOSITORY)
+        moment = time.monotonic() + chance.uniform(0.2, 1.2)
+        try:
+            if victim != "launcher":
+                until(lambda run_id=run_id: said(workbench.paths(run_id).desk, Launched), "the supervisor")
+            time.sleep(max(0.0, moment - time.monotonic()))
+            if victim == "launcher":
+                launcher.kill()
+            elif victim == "supervisor":
+                os.kill(supervisor_of(workbench, run_id).pid, signal.SIGKILL)
+            else:
+                supervisor = psutil.Process(supervisor_of(workbench, run_id).pid)
+                until(supervisor.children, "the worker")
+                supervisor.children()[0].kill()
+        finally:
+            launcher.kill()
+            launcher.wait()
+        what = f"round {number}: {victim} of {run_id}"
+        if victim == "launcher":
+            settled = workbench.state(run_id)
+            assert settled in ("queued", "starting", "running"), what
+            if settled == "queued":  # killed before it started anything, or on the way
+                time.sleep(1.0)
+                if workbench.state(run_id) == "queued":
+                    workbench.start(run_id)
+            workbench.cancel(run_id)
+            assert workbench.wait(run_id, PATIENCE_S) == "cancelled", what
+        else:
+            expected = "failed" if victim == "worker" else "lost"
+            assert workbench.wait(run_id, PATIENCE_S) == expected, what
+        if victim == "supervisor":
+            list(workbench.watch(run_id))
+        until(lambda run_id=run_id: left_over(workbench.paths(run_id).folder) == [], f"no process left, {what}")
+        workbench.resume(run_id)
+        assert workbench.wait(run_id, PATIENCE_S) == "succeeded", what
+    live = dump(workbench)
+    workbench.rebuild()
+    assert dump(workbench) == live
+    assert left_over(home) == []
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_run_waits_for_its_gpus_and_is_started_by_the_one_that_gives_them_back(workbench: Workbench) -> None:
+    first = start(workbench, "wait", num_gpus=1)
+    works(workbench, first)
+    both = start(workbench, "wait-both", num_gpus=2)
+    small = start(workbench, "wait-small", num_gpus=1)
+    assert [workbench.state(run) for run in (both, small)] == ["queued", "queued"]  # the small one does not overtake
+    assert [entry.run_id for entry in workbench.queue.entries()] == [both, small]
+    assert [(status.state, status.run_id) for status in workbench.gpus().gpus] == [("leased", first), ("free", "")]
+    with pytest.raises(RunError, match="already"):
+        workbench.start(both)
+    workbench.cancel(first)
+    until(lambda: said(workbench.paths(both).events, RunStarted), "the next run")
+    worker = psutil.Process(supervisor_of(workbench, both).pid).children()[0]
+    assert worker.environ()["CUDA_VISIBLE_DEVICES"] == "GPU-fake-0000,GPU-fake-0001"
+    workbench.cancel(small)
+    assert workbench.state(small) == "cancelled"
+    workbench.cancel(both)
+    assert workbench.wait(both, PATIENCE_S) == "cancelled"
+    until(lambda: {status.state for status in workbench.gpus().gpus} == {"free"}, "the leases")
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_run_that_waits_again_is_queued_and_what_it_was_when_it_is_taken_out(workbench: Workbench) -> None:
+    lost = start(workbench, "die", num_gpus=2)
+    assert workbench.wait(lost, PATIENCE_S) == "failed"
+    holder = start(workbench, "wait", num_gpus=1, gpus=["1"])
+    workbench.resume(lost)
+    assert workbench.state(lost) == "queued"
+    assert {run.run_id: run.state for run in workbench.runs()}[lost] == "queued"
+    watch = workbench.watch(lost)
+    assert watch.poll() == []
+    workbench.cancel(lost)
+    assert workbench.state(lost) == "failed"
+    assert [event.type for event in watch] == ["found_lost"]
+    workbench.resume(lost)
+    os.kill(supervisor_of(workbench, holder).pid, signal.SIGKILL)  # it cannot start anybody: whoever looks does
+    assert workbench.wait(lost, PATIENCE_S) == "succeeded"
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_a_run_that_this_machine_can_never_hold_is_refused(workbench: Workbench) -> None:
+    run_id = submit(workbench, "succeed", num_gpus=3)
+    with pytest.raises(ResourceError, match="3 GPUs"):
+        workbench.start(run_id)
+    assert workbench.state(run_id) == "queued" and workbench.queue.entries() == []
+
+
+DESK = """
+import random, sys, time
+from pathlib import Path
+from hetspec_core.errors import HetSpecError
+from hetspec_core.jobs import LocalExecutor
+from hetspec_core.service import Workbench
+from hetspec_core.spec import ResourcesSpec
+from tests.fakes.specs import small_spec
+
+chance = random.Random(int(sys.argv[2]))
+bench = Workbench(Path(sys.argv[1]), LocalExecutor("tests.fakes.worker"))
+mine = []
+for turn in range(2):
+    resources = ResourcesSpec(num_gpus=chance.choice([1, 2]))
+    spec = small_spec(chance.choice(["succeed", "wait"])).model_copy(update={"resources": resources})
+    mine.append(bench.submit(spec).run_id)
+    bench.start(mine[-1])
+    leased = [status.run_id for status in bench.gpus().gpus if status.run_id]
+    assert len(leased) <= 2
+    bench.runs()
+    time.sleep(chance.random() / 2)
+    try:
+        bench.cancel(mine[0])
+    except HetSpecError as error:
+        assert "nothing to cancel" in str(error), error
+for run_id in mine:
+    try:
+        bench.cancel(run_id)
+    except HetSpecError as error:
+        assert "nothing to cancel" in str(error), error
+    state = bench.wait(run_id, 120)
+    assert state in ("succeeded", "cancelled"), (run_id, state)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_gpus")
+def test_ten_desks_at_once_lose_no_run_and_lease_no_gpu_twice(workbench: Workbench, home: Path) -> None:
+    desks = [
+        subprocess.Popen([sys.executable, "-c", DESK, str(home), str(seed)], cwd=REPOSITORY, stderr=subprocess.PIPE)
+        for seed in range(10)
+    ]
+    for desk in desks:
+        _, errors = desk.communicate(timeout=300)
+        assert desk.returncode == 0, errors.decode()
+    runs = workbench.runs()
+    assert len(runs) == 20 and {run.state for run in runs} <= {"succeeded", "cancelled"}
+    assert workbench.queue.entries() == []
+    until(lambda: left_over(home) == [], "the end of all workers")
+    held: list[tuple[float, float, int]] = []
+    for run in runs:
+        desk, events = workbench.paths(run.run_id).desk, workbench.paths(run.run_id).events
+        gpus = workbench.show(run.run_id).spec.resources.num_gpus  # type: ignore[union-attr]
+        ends = [event.time for event in said(events, RunEnded)]
+        held += [(event.time, ends[-1], gpus) for event in said(desk, Launched) if ends]
+    for begin, _, _ in held:
+        assert sum(gpus for start_, end, gpus in held if start_ <= begin < end) <= 2
+    live = dump(workbench)
+    workbench.rebuild()
+    assert dump(workbench) == live

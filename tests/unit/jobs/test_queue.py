@@ -1,0 +1,129 @@
+"""Who gets which GPUs: order, reservation, and what is on the machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hetspec_core.errors import NotFoundError
+from hetspec_core.jobs import GpuRequest, GpuStatus, Queue, Waiting, place, read_inventory, visible_here
+from hetspec_core.jobs.gpus import Gpu, gpu_status, take_lease
+
+
+def gpu(index: int, state: str = "free", free_mib: int = 1000) -> GpuStatus:
+    return GpuStatus(Gpu(index, f"GPU-{index}", "g", 1000, free_mib), state)
+
+
+def waiting(run_id: str, count: int, *, priority: int = 0, since: float = 0.0, **request: object) -> Waiting:
+    return Waiting(run_id, 1, GpuRequest(count, **request), priority, since, "m", {})  # type: ignore[arg-type]
+
+
+def test_runs_that_find_their_gpus_start_in_order() -> None:
+    placed = place([waiting("a", 1), waiting("b", 2)], [gpu(0), gpu(1), gpu(2)])
+    assert placed == {"a": ("GPU-0",), "b": ("GPU-1", "GPU-2")}
+
+
+def test_a_run_that_waits_for_four_gpus_is_not_overtaken_by_runs_of_one() -> None:
+    gpus = [gpu(0, "leased"), gpu(1), gpu(2), gpu(3)]
+    assert place([waiting("big", 4), waiting("small", 1)], gpus) == {}
+    assert place([waiting("big", 4), waiting("small", 1)], [gpu(i) for i in range(4)]) == {
+        "big": ("GPU-0", "GPU-1", "GPU-2", "GPU-3")
+    }
+
+
+def test_a_run_starts_on_gpus_that_nobody_before_it_can_use() -> None:
+    gpus = [gpu(0), gpu(1, "leased"), gpu(2)]
+    assert place([waiting("named", 2, names=("0", "1")), waiting("any", 1)], gpus) == {"any": ("GPU-2",)}
+
+
+def test_a_busy_gpu_is_taken_only_by_force_and_then_last() -> None:
+    gpus = [gpu(0, "busy"), gpu(1)]
+    assert place([waiting("a", 2)], gpus) == {}
+    assert place([waiting("a", 1, force=True)], gpus) == {"a": ("GPU-1",)}
+    assert place([waiting("a", 2, force=True)], gpus) == {"a": ("GPU-1", "GPU-0")}
+
+
+def test_free_memory_is_asked_for() -> None:
+    assert place([waiting("a", 1, min_free_mib=800)], [gpu(0, free_mib=500), gpu(1, free_mib=900)]) == {"a": ("GPU-1",)}
+
+
+@given(
+    counts=st.lists(st.integers(1, 4), max_size=8),
+    states=st.lists(st.sampled_from(["free", "leased", "busy"]), max_size=6),
+)
+def test_no_gpu_is_given_twice_and_nobody_gets_what_is_not_free(counts: list[int], states: list[str]) -> None:
+    gpus = [gpu(index, state) for index, state in enumerate(states)]
+    placed = place([waiting(f"r{number}", count) for number, count in enumerate(counts)], gpus)
+    given_out = [uuid for uuids in placed.values() for uuid in uuids]
+    assert len(given_out) == len(set(given_out))
+    assert set(given_out) <= {status.gpu.uuid for status in gpus if status.state == "free"}
+    started = [f"r{number}" in placed for number in range(len(counts))]
+    assert started == sorted(started, reverse=True)  # all could use any GPU: none starts behind one that waits
+
+
+def test_the_queue_is_by_priority_then_age_and_can_be_changed(tmp_path: Path) -> None:
+    queue = Queue(tmp_path)
+    for number, name in enumerate("abc"):
+        queue.put(waiting(name, 1, since=float(number), priority=1 if name == "c" else 0))
+
+    def order() -> str:
+        return "".join(entry.run_id for entry in Queue(tmp_path).entries())
+
+    assert order() == "cab"
+    queue.move("b", before="a")
+    assert order() == "cba"
+    queue.move("a", priority=2)
+    assert order() == "acb"
+    queue.move("b", before="c")
+    assert order() == "abc"
+    with pytest.raises(NotFoundError, match="does not wait"):
+        queue.move("x", priority=1)
+    (queue.folder / "torn.json").write_text('{"run_id": "to')
+    assert order() == "abc"
+
+
+def test_an_entry_without_a_run_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HETSPEC_FAKE_GPUS", "1")
+    queue = Queue(tmp_path)
+    queue.put(waiting("gone", 1))
+    assert queue.dispatch() == {}
+    assert queue.waiting_ids() == frozenset()
+
+
+def test_a_lease_is_one_runs_until_it_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HETSPEC_FAKE_GPUS", "2")
+    monkeypatch.setattr("hetspec_core.jobs.gpus._LEASE_PATIENCE_S", 0.05)
+    inventory = read_inventory()
+    uuid = inventory.gpus[1].uuid
+    lease = take_lease(tmp_path, uuid, "some-run")
+    assert lease is not None
+    assert take_lease(tmp_path, uuid, "other") is None
+    assert [(status.state, status.run_id) for status in gpu_status(tmp_path, inventory)] == [
+        ("free", ""),
+        ("leased", "some-run"),
+    ]
+    os.close(lease)
+    assert [status.state for status in gpu_status(tmp_path, inventory)] == ["free", "free"]
+
+
+def test_only_the_visible_gpus_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HETSPEC_FAKE_GPUS", "3")
+    inventory = read_inventory()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_here(inventory) is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", f"2,{inventory.gpus[0].uuid}")
+    assert visible_here(inventory) == (inventory.gpus[0].uuid, inventory.gpus[2].uuid)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_here(inventory) == ()
+
+
+def test_a_machine_without_a_driver_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HETSPEC_FAKE_GPUS", raising=False)
+    inventory = read_inventory()
+    assert inventory.gpus or inventory.reason
+    monkeypatch.setenv("HETSPEC_FAKE_GPUS", "many")
+    assert "needs a number" in read_inventory().reason
