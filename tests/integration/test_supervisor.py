@@ -33,6 +33,8 @@ PATIENCE_S = 60.0
 def workbench(home: Path) -> Iterator[Workbench]:
     with Workbench(home, LocalExecutor("tests.fakes.worker")) as bench:
         yield bench
+    for process in left_over(home):  # of a test that failed
+        process.kill()
 
 
 @pytest.fixture

@@ -250,11 +250,11 @@ def test_a_probe_takes_the_place_of_assumptions() -> None:
     probe = ProbeFacts("r1", 20, 2000, 1500, 2_400_000, capture_s=4.0, answers_s=40.0, memory_bytes={"process": 10**9})
     made = plan(recipe("quick-demo", "dataset"), with_facts(probe=probe, gpus=()))
     assert made.basis == "probe"
-    assert made.tokens == 404 * 100
+    assert made.tokens == 300 * 100
     assert made.phases is not None
     seconds = {phase.name: phase.seconds for phase in made.phases}
-    assert seconds["answers"] == pytest.approx(40 * 404 / 20)
-    assert seconds["capture"] == pytest.approx(4 * 404 / 20)
+    assert seconds["answers"] == pytest.approx(40 * 300 / 20)
+    assert seconds["capture"] == pytest.approx(4 * 300 / 20)
     assert any("measured by run r1" in text for text in made.assumptions)
     assert plan(recipe("quick-demo", "dataset"), FACTS).basis == "cost model"
 
@@ -288,7 +288,7 @@ def test_facts_are_read_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (found.stored.samples, found.stored.tokens) == (3, 18)
     assert found.gpus is None
     assert found.free_disk_bytes > 0 < found.free_memory_bytes
-    assert gather_facts(recipe("quick-demo", "bench"), roots).prompts == 10
+    assert gather_facts(recipe("quick-demo", "bench"), roots).prompts == 8
     with pytest.raises(NotFoundError, match="no hidden-state dataset"):
         gather_facts(recipe("quick-demo", "train", f"training.datasets=['{tmp_path}']"), roots)
     with pytest.raises(NotFoundError, match="no dataset"):
