@@ -25,6 +25,7 @@ from hetspec_core.events.models import (
     Unknown,
     WorkerEnded,
 )
+from hetspec_core.events.steps import TreeStep
 
 __all__ = [
     "Artifact",
@@ -48,6 +49,7 @@ __all__ = [
     "RunStarted",
     "Submitted",
     "Text",
+    "TreeStep",
     "Unknown",
     "WorkerEnded",
     "decode_lines",
