@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class TreeStep(BaseModel):
-    """One verify step of one answer. All lists of length N+1 begin with the root and then have the nodes in level order.
+    """One verify step of one answer. Lists of length N+1 begin with the root and then have the nodes in level order.
 
     Attributes:
         index: number of the step in its answer, from 0.
