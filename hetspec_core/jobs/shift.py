@@ -5,7 +5,6 @@ It knows the rules of each kind of crew; it does not know signals that come from
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 
@@ -136,12 +135,8 @@ class Shift:
             return
         wait_s = BACKOFF_S * 2 ** (again - 1)
         self._due[member.name] = time.monotonic() + wait_s
-        assert ending.error is not None
-        with contextlib.suppress(OSError):
-            self._tell(
-                f"{with_worker(ending).error['message']}; its share is taken up again "  # type: ignore[index]
-                f"({again} of {RETRIES} times)"
-            )
+        said = with_worker(ending).error or {}
+        self._tell(f"{said.get('message')}; its share is taken up again ({again} of {RETRIES} times)")
 
     def _let_leave(self, member: Member) -> None:
         """End a member that has said its end but stays, as a rank can that waits for one that is gone."""

@@ -25,7 +25,7 @@ from hetspec_core.jobs.crew import CrewKind, CrewPlan, Meeting, Member, threads_
 from hetspec_core.jobs.gpus import VISIBLE_VARIABLE, take_lease
 from hetspec_core.jobs.local import KILL_SIGNAL, WORKER_MODULE
 from hetspec_core.jobs.queue import Queue
-from hetspec_core.jobs.shift import Shift
+from hetspec_core.jobs.shift import RETRIES, Shift
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
 
@@ -106,19 +106,25 @@ class Supervisor:
             self._keep_one()
 
     def _keep_one(self) -> None:
-        """A worker that says the end itself, unless it cannot."""
-        offset = records.size(self.paths.events)
+        """A worker that says the end itself, unless it cannot; one that puts shares together is started again then."""
         visible = {VISIBLE_VARIABLE: ",".join(self.gpus)} if self.gpus else {}
         member = Member(self.paths, self.attempt, self.module, 0, environment=visible, speaks=True)
-        shift = self._stay("alone", [member])
-        if any(records.records(self.paths.events, offset, kind="run_ended")):
-            return
-        if shift.has_failed:
-            self._say_end(shift.endings[member.name].error)
-        elif self.asked:
-            self._say_end(endings.stopped())
-        else:
-            self._say_end(endings.explain(member, shift.statuses[member.name], "the worker"))
+        while True:
+            offset = records.size(self.paths.events)
+            shift = self._stay("alone", [member])
+            if any(records.records(self.paths.events, offset, kind="run_ended")):
+                return
+            if shift.has_failed:
+                self._say_end(shift.endings[member.name].error)
+                return
+            if self.asked:
+                self._say_end(endings.stopped())
+                return
+            error = endings.explain(member, shift.statuses[member.name], "the worker")
+            if self.plan.kind == "alone" or member.starts > RETRIES:
+                self._say_end(error)
+                return
+            self._warn(f"{error['message']}; the shares are put together again")
 
     def _keep_shares(self) -> bool:
         """Workers that make a share each, started again when they die; returns whether all shares are made."""
@@ -172,7 +178,8 @@ class Supervisor:
         return shift
 
     def _warn(self, message: str) -> None:
-        records.append(self.paths.events, "log", NAME, level="warning", message=message)
+        with contextlib.suppress(OSError):  # as on a full disk
+            records.append(self.paths.events, "log", NAME, level="warning", message=message)
 
     def give_back(self) -> None:
         """Give the locks back and start who waits for them."""
