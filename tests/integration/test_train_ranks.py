@@ -1,0 +1,134 @@
+"""Ranks under the supervisor: together they train what one worker does, and the rank that fails first is heard."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hetspec_core.events import Event, Metric, Progress, RunEnded, WorkerEnded, read_events
+from hetspec_core.jobs import LocalExecutor
+from hetspec_core.paths import RunPaths
+from hetspec_core.service import Workbench
+from hetspec_core.spec import BaseSpec, ResourcesSpec, RunSpec
+from tests.fakes.tiny_training import load_tiny_base, series, tiny_run_spec, write_tiny_base, write_tiny_store
+from tests.integration.test_supervisor import left_over, until
+
+PATIENCE_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[BaseSpec, Path]:
+    folder = tmp_path_factory.mktemp("data")
+    base = write_tiny_base(folder / "base")
+    return base, write_tiny_store(folder / "store", load_tiny_base(base))
+
+
+@pytest.fixture
+def workbench(home: Path) -> Iterator[Workbench]:
+    with Workbench(home) as bench:
+        yield bench
+    for process in left_over(home):  # of a test that failed
+        process.kill()
+
+
+def spec_of(data: tuple[BaseSpec, Path], resources: dict[str, Any], **training: Any) -> RunSpec:
+    base, store = data
+    settings: dict[str, Any] = {"tokens_per_batch": 36, "gradient_accumulation": 1, "log_every": 2, "max_steps": 6}
+    settings |= {"save_every": 6, "eval_every": 6, "algorithm": {"options": {"noise": 0.0}}} | training
+    spec = tiny_run_spec(base, [store], **settings)
+    wanted = ResourcesSpec.model_validate({"device": "cpu", "num_threads": 1, **resources})
+    return spec.model_copy(update={"resources": wanted})
+
+
+def go(workbench: Workbench, spec: RunSpec) -> RunPaths:
+    run_id = workbench.submit(spec).run_id
+    workbench.start(run_id)
+    assert workbench.wait(run_id, PATIENCE_S) == "succeeded", workbench.show(run_id).summary.error
+    return workbench.paths(run_id)
+
+
+def weights(paths: RunPaths) -> dict[str, torch.Tensor]:
+    return load_file(paths.checkpoints / "step-000006/draft/model.safetensors")
+
+
+def assert_alike(one: RunPaths, two: RunPaths) -> None:
+    mine, theirs = series(one), series(two)
+    assert mine.keys() == theirs.keys()
+    for key, value in mine.items():
+        assert theirs[key] == pytest.approx(value, rel=2e-3, abs=2e-4), key
+    for name, tensor in weights(one).items():
+        torch.testing.assert_close(weights(two)[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_two_ranks_train_what_one_worker_does_with_twice_the_micro_batches(
+    workbench: Workbench, data: tuple[BaseSpec, Path]
+) -> None:
+    alone = go(workbench, spec_of(data, {}, gradient_accumulation=2))
+    both = go(workbench, spec_of(data, {"num_workers": 2}))
+    assert_alike(alone, both)
+    facts = json.loads(both.resolved.read_text())
+    assert facts["training"]["processes"] == 2 and facts["workers"] == 2
+    ends = [event for event in read_events(both.events)[0] if isinstance(event, RunEnded)]
+    assert [(event.state, event.worker) for event in ends] == [("succeeded", "supervisor")]
+    ended = [event for event in read_events(both.desk)[0] if isinstance(event, WorkerEnded)]
+    assert {(event.name, event.exit_status) for event in ended} == {("worker-0", 0), ("worker-1", 0)}
+    assert sum(isinstance(event, Metric) and "loss" in event.values for event in read_events(both.events)[0]) == 3
+
+
+@pytest.mark.slow
+def test_two_machines_that_meet_train_alike_each_in_a_run_of_its_own_and_go_on(
+    home: Path, tmp_path: Path, workbench: Workbench, data: tuple[BaseSpec, Path]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    alone = go(workbench, spec_of(data, {}, gradient_accumulation=2))
+    with Workbench(home / "other") as other:  # another machine has another home
+        benches = (workbench, other)
+        runs: list[str] = []
+        for rank, bench in enumerate(benches):
+            resources = {"num_nodes": 2, "node_rank": rank, "rendezvous": meeting}
+            runs.append(bench.submit(spec_of(data, resources, save_every=2)).run_id)
+            bench.start(runs[-1])
+        until(lambda: list(workbench.paths(runs[0]).checkpoints.glob("step-*")), "a checkpoint")
+        for bench, run_id in zip(benches, runs, strict=True):  # whatever has become of them
+            bench.executor.kill(bench._look(run_id)[0].facts.launched_process)  # type: ignore[arg-type]
+        states = [bench.wait(run_id, PATIENCE_S) for bench, run_id in zip(benches, runs, strict=True)]
+        if "succeeded" not in states:
+            for bench, run_id in zip(benches, runs, strict=True):
+                bench.resume(run_id)
+            assert [bench.wait(run_id, PATIENCE_S) for bench, run_id in zip(benches, runs, strict=True)] == [
+                "succeeded",
+                "succeeded",
+            ]
+        both = [bench.paths(run_id) for bench, run_id in zip(benches, runs, strict=True)]
+        for name, tensor in weights(both[0]).items():
+            assert torch.equal(weights(both[1])[name], tensor)
+            torch.testing.assert_close(weights(alone)[name], tensor, rtol=1e-3, atol=1e-4)
+        assert all(paths.draft.is_dir() for paths in both)
+
+
+def events(paths: RunPaths) -> list[Event]:
+    return list(read_events(paths.events)[0])
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_in_the_middle_is_the_one_that_is_heard(home: Path, data: tuple[BaseSpec, Path]) -> None:
+    with Workbench(home, LocalExecutor("tests.fakes.failing_rank")) as workbench:
+        spec = spec_of(data, {"num_workers": 2}, max_steps=100_000, save_every=50_000, eval_every=50_000)
+        run_id = workbench.submit(spec).run_id
+        workbench.start(run_id)
+        assert workbench.wait(run_id, PATIENCE_S) == "failed"
+        (last,) = [event for event in events(workbench.paths(run_id)) if isinstance(event, RunEnded)]
+        assert last.error is not None and last.worker == "worker-1"
+        assert last.error.message == "worker-1: RuntimeError: the second rank has had enough"
+        assert any(isinstance(event, Progress) and event.task == "train" for event in events(workbench.paths(run_id)))
+        assert left_over(home) == []
