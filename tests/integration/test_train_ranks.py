@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,25 @@ def test_two_ranks_train_what_one_worker_does_with_twice_the_micro_batches(
     ended = [event for event in read_events(both.desk)[0] if isinstance(event, WorkerEnded)]
     assert {(event.name, event.exit_status) for event in ended} == {("worker-0", 0), ("worker-1", 0)}
     assert sum(isinstance(event, Metric) and "loss" in event.values for event in read_events(both.events)[0]) == 3
+
+
+@pytest.mark.slow
+def test_a_draft_cut_up_over_two_ranks_is_trained_alike_and_goes_on_from_a_checkpoint(
+    workbench: Workbench, data: tuple[BaseSpec, Path]
+) -> None:
+    alone = go(workbench, spec_of(data, {}, gradient_accumulation=4))
+    spec = spec_of(data, {"num_workers": 2}, strategy="fsdp", gradient_accumulation=2)
+    both = go(workbench, spec)
+    assert_alike(alone, both)
+    half = go(workbench, spec.model_copy(update={"training": spec.training.model_copy(update={"save_every": 3})}))
+    shutil.rmtree(half.checkpoints / "step-000006")
+    half.desk.write_text("")
+    half.events.write_text("")
+    workbench.rebuild()
+    workbench.start(half.run_id)
+    assert workbench.wait(half.run_id, PATIENCE_S) == "succeeded"
+    for name, tensor in weights(both).items():
+        torch.testing.assert_close(weights(half)[name], tensor, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from hetspec_core.engine.training.metrics import MetricsWindow
 from hetspec_core.engine.training.optimizer import build_optimizer
 from hetspec_core.engine.training.processes import Processes
 from hetspec_core.engine.training.samples import TrainingData, check_fits, select_samples
+from hetspec_core.engine.training.sharding import own_part, shard
 from hetspec_core.engine.training.state import Memory, TrainingState
 from hetspec_core.engine.training.trackers import check_trackers, start_trackers
 from hetspec_core.engine.training.vocabulary import choose_vocabulary, count_assistant_tokens, share_outside
@@ -66,6 +67,8 @@ def run(context: RunContext) -> None:
     for each in {id(each): each for each in (data.store, data.eval_store)}.values():
         check_fits(each, base, allow_other_base=spec.training.allow_other_base, warn=say)
     draft = _make_draft(context, draft_spec, base, data, checkpoint, say)
+    if spec.training.strategy == "fsdp" and processes.world_size > 1:
+        shard(draft, accelerator.device, processes.world_size)
     training = _assemble(context, accelerator, processes, base, draft, data, checkpoints, checkpoint)
     if checkpoint is not None:
         resume(training, checkpoint)
@@ -298,8 +301,10 @@ def _record(context: RunContext, training: Training, data: TrainingData, precisi
     context.record(
         training={
             "processes": training.processes.world_size,
+            "strategy": context.spec.training.strategy,
             "precision": str(precision).removeprefix("torch."),
             "draft_parameters": draft.num_parameters,
+            "draft_parameters_per_rank": sum(own_part(parameter).numel() for parameter in draft.parameters()),
             "draft_vocab_size": draft.vocab_size,
             "samples": len(data.samples),
             "held_out_samples": len(data.held_out),
