@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
@@ -11,14 +12,25 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from hetspec_core.events import Event, Metric, Progress, RunEnded, WorkerEnded, read_events
+from hetspec_core.engine.stages.train import run
+from hetspec_core.errors import RunError
+from hetspec_core.events import Event, Log, Metric, Progress, RunEnded, WorkerEnded, read_events
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.paths import RunPaths
 from hetspec_core.service import Workbench
 from hetspec_core.spec import BaseSpec, ResourcesSpec, RunSpec
-from tests.fakes.tiny_training import load_tiny_base, series, tiny_run_spec, write_tiny_base, write_tiny_store
+from tests.fakes.tiny_training import (
+    load_tiny_base,
+    make_run_folder,
+    open_tiny_context,
+    series,
+    tiny_run_spec,
+    write_tiny_base,
+    write_tiny_store,
+)
 from tests.integration.test_supervisor import left_over, until
 
 PATIENCE_S = 120.0
@@ -41,7 +53,7 @@ def workbench(home: Path) -> Iterator[Workbench]:
 
 def spec_of(data: tuple[BaseSpec, Path], resources: dict[str, Any], **training: Any) -> RunSpec:
     base, store = data
-    settings: dict[str, Any] = {"tokens_per_batch": 36, "gradient_accumulation": 1, "log_every": 2, "max_steps": 6}
+    settings: dict[str, Any] = {"tokens_per_batch": 36, "gradient_accumulation": 2, "log_every": 2, "max_steps": 6}
     settings |= {"save_every": 6, "eval_every": 6, "algorithm": {"options": {"noise": 0.0}}} | training
     spec = tiny_run_spec(base, [store], **settings)
     wanted = ResourcesSpec.model_validate({"device": "cpu", "num_threads": 1, **resources})
@@ -59,6 +71,10 @@ def weights(paths: RunPaths) -> dict[str, torch.Tensor]:
     return load_file(paths.checkpoints / "step-000006/draft/model.safetensors")
 
 
+def events(paths: RunPaths) -> list[Event]:
+    return list(read_events(paths.events)[0])
+
+
 def assert_alike(one: RunPaths, two: RunPaths) -> None:
     mine, theirs = series(one), series(two)
     assert mine.keys() == theirs.keys()
@@ -68,76 +84,82 @@ def assert_alike(one: RunPaths, two: RunPaths) -> None:
         torch.testing.assert_close(weights(two)[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def alone(data: tuple[BaseSpec, Path], tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
+    """One worker that takes four micro-batches a step, as two ranks with two each do."""
+    paths = make_run_folder(tmp_path_factory.mktemp("alone") / "run", spec_of(data, {}, gradient_accumulation=4))
+    AcceleratorState._reset_state(True)
+    with open_tiny_context(paths) as context:
+        run(context)
+    AcceleratorState._reset_state(True)
+    return paths
+
+
 @pytest.mark.slow
-def test_two_ranks_train_what_one_worker_does_with_twice_the_micro_batches(
-    workbench: Workbench, data: tuple[BaseSpec, Path]
+def test_two_ranks_train_what_one_worker_does(
+    workbench: Workbench, data: tuple[BaseSpec, Path], alone: RunPaths
 ) -> None:
-    alone = go(workbench, spec_of(data, {}, gradient_accumulation=2))
     both = go(workbench, spec_of(data, {"num_workers": 2}))
     assert_alike(alone, both)
     facts = json.loads(both.resolved.read_text())
     assert facts["training"]["processes"] == 2 and facts["workers"] == 2
-    ends = [event for event in read_events(both.events)[0] if isinstance(event, RunEnded)]
+    assert facts["training"]["draft_parameters_per_rank"] == facts["training"]["draft_parameters"]
+    ends = [event for event in events(both) if isinstance(event, RunEnded)]
     assert [(event.state, event.worker) for event in ends] == [("succeeded", "supervisor")]
     ended = [event for event in read_events(both.desk)[0] if isinstance(event, WorkerEnded)]
     assert {(event.name, event.exit_status) for event in ended} == {("worker-0", 0), ("worker-1", 0)}
-    assert sum(isinstance(event, Metric) and "loss" in event.values for event in read_events(both.events)[0]) == 3
+    assert sum(isinstance(event, Metric) and "loss" in event.values for event in events(both)) == 3
 
 
 @pytest.mark.slow
 def test_a_draft_cut_up_over_two_ranks_is_trained_alike_and_goes_on_from_a_checkpoint(
-    workbench: Workbench, data: tuple[BaseSpec, Path]
+    workbench: Workbench, data: tuple[BaseSpec, Path], alone: RunPaths
 ) -> None:
-    alone = go(workbench, spec_of(data, {}, gradient_accumulation=4))
-    spec = spec_of(data, {"num_workers": 2}, strategy="fsdp", gradient_accumulation=2)
-    both = go(workbench, spec)
-    assert_alike(alone, both)
-    half = go(workbench, spec.model_copy(update={"training": spec.training.model_copy(update={"save_every": 3})}))
-    shutil.rmtree(half.checkpoints / "step-000006")
-    half.desk.write_text("")
-    half.events.write_text("")
+    paths = go(workbench, spec_of(data, {"num_workers": 2}, strategy="fsdp", save_every=3))
+    assert_alike(alone, paths)
+    facts = json.loads(paths.resolved.read_text())["training"]
+    assert facts["draft_parameters_per_rank"] < 0.6 * facts["draft_parameters"]
+    unbroken = weights(paths)
+    shutil.rmtree(paths.checkpoints / "step-000006")
+    for journal in (paths.desk, paths.events):  # as if it had never come to its end
+        journal.write_text("")
     workbench.rebuild()
-    workbench.start(half.run_id)
-    assert workbench.wait(half.run_id, PATIENCE_S) == "succeeded"
-    for name, tensor in weights(both).items():
-        torch.testing.assert_close(weights(half)[name], tensor, rtol=1e-5, atol=1e-6)
+    workbench.start(paths.run_id)
+    assert workbench.wait(paths.run_id, PATIENCE_S) == "succeeded"
+    assert any("resumed from step-000003" in event.message for event in events(paths) if isinstance(event, Log))
+    for name, tensor in unbroken.items():
+        torch.testing.assert_close(weights(paths)[name], tensor, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
 def test_two_machines_that_meet_train_alike_each_in_a_run_of_its_own_and_go_on(
-    home: Path, tmp_path: Path, workbench: Workbench, data: tuple[BaseSpec, Path]
+    home: Path, workbench: Workbench, data: tuple[BaseSpec, Path], alone: RunPaths
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         meeting = f"127.0.0.1:{free.getsockname()[1]}"
-    alone = go(workbench, spec_of(data, {}, gradient_accumulation=2))
     with Workbench(home / "other") as other:  # another machine has another home
-        benches = (workbench, other)
+        machines = (workbench, other)
         runs: list[str] = []
-        for rank, bench in enumerate(benches):
+        for rank, bench in enumerate(machines):
             resources = {"num_nodes": 2, "node_rank": rank, "rendezvous": meeting}
             runs.append(bench.submit(spec_of(data, resources, save_every=2)).run_id)
             bench.start(runs[-1])
         until(lambda: list(workbench.paths(runs[0]).checkpoints.glob("step-*")), "a checkpoint")
-        for bench, run_id in zip(benches, runs, strict=True):  # whatever has become of them
-            bench.executor.kill(bench._look(run_id)[0].facts.launched_process)  # type: ignore[arg-type]
-        states = [bench.wait(run_id, PATIENCE_S) for bench, run_id in zip(benches, runs, strict=True)]
+        for bench, run_id in zip(machines, runs, strict=True):
+            with contextlib.suppress(RunError):  # it may just have come to its end
+                bench.cancel(run_id, force=True)
+        states = [bench.wait(run_id, PATIENCE_S) for bench, run_id in zip(machines, runs, strict=True)]
         if "succeeded" not in states:
-            for bench, run_id in zip(benches, runs, strict=True):
+            for bench, run_id in zip(machines, runs, strict=True):
                 bench.resume(run_id)
-            assert [bench.wait(run_id, PATIENCE_S) for bench, run_id in zip(benches, runs, strict=True)] == [
-                "succeeded",
-                "succeeded",
-            ]
-        both = [bench.paths(run_id) for bench, run_id in zip(benches, runs, strict=True)]
-        for name, tensor in weights(both[0]).items():
-            assert torch.equal(weights(both[1])[name], tensor)
-            torch.testing.assert_close(weights(alone)[name], tensor, rtol=1e-3, atol=1e-4)
-        assert all(paths.draft.is_dir() for paths in both)
-
-
-def events(paths: RunPaths) -> list[Event]:
-    return list(read_events(paths.events)[0])
+            states = [bench.wait(run_id, PATIENCE_S) for bench, run_id in zip(machines, runs, strict=True)]
+        assert states == ["succeeded", "succeeded"]
+        both = [bench.paths(run_id) for bench, run_id in zip(machines, runs, strict=True)]
+    for name, tensor in weights(both[0]).items():
+        assert torch.equal(weights(both[1])[name], tensor)
+        torch.testing.assert_close(weights(alone)[name], tensor, rtol=1e-3, atol=1e-4)
+    assert all((paths.draft / "config.json").is_file() for paths in both)
 
 
 @pytest.mark.slow
