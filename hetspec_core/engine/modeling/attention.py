@@ -7,6 +7,8 @@ key/value heads serve it. It knows nothing of models, caches or trees.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +17,12 @@ from transformers import AttentionInterface
 from hetspec_core.errors import ModelError
 
 ATTENTION_NAME = "hetspec"
+
+
+class UnrolledAttention(Protocol):
+    """Attention that remembers the steps before, layer by layer."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor: ...
 
 
 def attend(
@@ -62,9 +70,12 @@ def _hugging_face_attention(
     scaling: float | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    unrolled: UnrolledAttention | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """The signature that Hugging Face layers call; returns [B, T, heads, value_dim].
+
+    `unrolled` comes from a draft's own call of its decoder, which hands further arguments down to here.
 
     Raises:
         ModelError: the layer adds attention sinks to the scores (GPT-OSS); without them the model is another one.
@@ -74,6 +85,13 @@ def _hugging_face_attention(
             f"{type(module).__name__} uses attention sinks, which are not supported", hint="use another base"
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if unrolled is not None:
+        if softcap is not None:
+            raise ModelError(
+                f"{type(module).__name__} caps its scores, which a training-time test cannot merge",
+                hint="take another backbone for this algorithm",
+            )
+        return unrolled.attend(int(module.layer_idx), query, key, value, scale).transpose(1, 2).contiguous(), None  # type: ignore[arg-type]
     mask = None
     if attention_mask is not None:
         mask = attention_mask[..., : key.shape[2]]

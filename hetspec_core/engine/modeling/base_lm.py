@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hetspec_core.engine.modeling.attention import ATTENTION_NAME
+from hetspec_core.engine.modeling.output_head import OutputHead
 from hetspec_core.engine.modeling.sources import fingerprint, materialize
 from hetspec_core.errors import ModelError
 from hetspec_core.spec import BaseSpec
@@ -54,6 +55,11 @@ class FrozenEnds:
     @property
     def hidden_size(self) -> int:
         return self.head.weight.shape[1]
+
+    @property
+    def output_head(self) -> OutputHead:
+        """The head as plain tensors."""
+        return OutputHead(self.head.weight, self.head.bias, self.scale, self.softcap)
 
     def embed(self, ids: Tensor) -> Tensor:
         """[...] token ids -> [..., H]."""

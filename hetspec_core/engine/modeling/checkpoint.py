@@ -1,7 +1,7 @@
 """Building, saving and loading drafts.
 
 A draft directory is `config.json` (the backbone's Hugging Face configuration, plus a `hetspec` block that says how head
-and backbone are put together) and `model.safetensors` with the names that the field uses for EAGLE-1/2 drafts
+and backbone are put together) and `model.safetensors` with the names that the field uses
 (`fc.weight`, `layers.0...`). Directories without the `hetspec` block are read as EAGLE-1/2 checkpoints in the layout of
 SGLang and of the authors. Nothing is unpickled.
 """
@@ -13,20 +13,25 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hetspec_core.catalog import load_card
 from hetspec_core.engine.modeling.backbones import HFBackbone, backbone_config
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.draft_lm import DraftLM, DraftVocab, FusionHead
-from hetspec_core.errors import CheckpointError, ModelError
+from hetspec_core.engine.modeling.draft_lm import DraftLM, DraftVocab
+from hetspec_core.engine.modeling.heads.base import DraftHead, HeadSizes
+from hetspec_core.errors import CheckpointError, ModelError, NotFoundError
 from hetspec_core.paths import sync_folder
 from hetspec_core.spec import AlgorithmSpec, DraftSpec
+
+Part = TypeVar("Part")
 
 FORMAT_VERSION = 1
 WEIGHTS = "model.safetensors"
@@ -54,19 +59,42 @@ def build_draft(
             f"draft {spec.name} has vocab_size {spec.architecture.vocab_size}, base {base.name} has {base.vocab_size}",
             hint='set draft.architecture.vocab_size = "base.vocab_size"',
         )
+    card = load_card("algorithms", algorithm.name)
+    kind: type[DraftHead] = card.load_capability("head")
+    sizes = HeadSizes(
+        hidden_size=spec.architecture.hidden_size,
+        base_hidden_size=base.hidden_size,
+        base_layers=base.num_layers,
+        vocab_size=base.vocab_size if vocab is None else vocab.numel(),
+        norm_eps=spec.architecture.rms_norm_eps,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = HFBackbone(
+        head = kind.build(card.check_options(algorithm.options), sizes)
+        backbone = _backbone_class(spec.backbone)(
             backbone_config(spec.architecture, spec.architecture.num_hidden_layers),
             skip_first_input_norm=spec.skip_first_input_norm,
-            skip_output_norm=spec.skip_output_norm,
+            skip_output_norm=spec.skip_output_norm or kind.owns_output_norm,
+            **_pair_options(head),
         )
-        head = FusionHead(base.hidden_size, base.hidden_size, bias=bool(algorithm.options.get("fusion_bias", True)))
+    backbone.card_name = spec.backbone
     draft = DraftLM(backbone, head, vocab=DraftVocab(vocab, base.vocab_size) if vocab is not None else None)
     if spec.init == "base_last_layers":
-        _copy_last_layers(base, draft)
         head.pass_feature_through()
-    return draft.bind(base)
+        _copy_last_layers(base, draft)
+    draft.bind(base)
+    head.start_output_head(draft.ends, vocab)
+    return draft
+
+
+def _backbone_class(name: str) -> type[HFBackbone]:
+    return load_card("backbones", name).load()
+
+
+def _pair_options(head: DraftHead) -> dict[str, bool]:
+    if not head.reads_pairs:
+        return {}
+    return {"pair_input": True, "norm_before_residual": bool(head.settings.get("norm_before_residual", False))}
 
 
 def _copy_last_layers(base: BaseLM, draft: DraftLM) -> None:
@@ -106,15 +134,19 @@ def save_draft(
     if draft.vocab is not None:
         tensors[_VOCAB_KEY] = draft.vocab.ids.to("cpu", torch.int64).contiguous()
     backbone = draft.backbone
+    first_norm = getattr(backbone.layers[0], "input_layernorm", None)
     record = draft.config.to_dict() | {
         "architectures": ["HetSpecDraft"],
         "hetspec": {
             "format_version": FORMAT_VERSION,
             "algorithm": algorithm.model_dump(mode="json", exclude={"summary"}),
-            "skip_first_input_norm": isinstance(backbone.layers[0].input_layernorm, torch.nn.Identity),
+            "head": draft.head.settings,
+            "backbone": backbone.card_name,
+            "skip_first_input_norm": isinstance(first_norm, torch.nn.Identity),
             "skip_output_norm": isinstance(backbone.decoder.norm, torch.nn.Identity),
-            "fusion_bias": draft.head.fc.bias is not None,
             "base_vocab_size": draft.ends.vocab_size,
+            "base_hidden_size": draft.ends.hidden_size,
+            "captured_layers": list(draft.captured_layers),
             **facts,
         },
     }
@@ -177,30 +209,24 @@ def load_draft(folder: Path | str, base: BaseLM, *, dtype: torch.dtype | None = 
     vocab = None
     if vocab_ids is not None:
         vocab = DraftVocab(vocab_ids.to(base.device), int(settings.get("base_vocab_size", config["vocab_size"])))
-    fusion = tensors.get("fc.weight")
-    if fusion is None or fusion.ndim != 2:
-        raise CheckpointError(
-            f"{folder / WEIGHTS} has no fc.weight: it is not an EAGLE-1/2 draft", hint="see docs/drafts.md"
-        )
-    hidden_size, fused = fusion.shape
-    if hidden_size != base.hidden_size:
+    kind, head_settings = _head_of(settings, tensors, folder)
+    if head_settings["base_size"] != base.hidden_size:
         raise ModelError(
-            f"the draft in {folder} has hidden size {hidden_size}, base {base.name} has {base.hidden_size}",
+            f"the draft in {folder} is for a base of hidden size {head_settings['base_size']}, base {base.name} has "
+            f"{base.hidden_size}",
             hint="use a draft that was made for this base",
         )
-    if fused != 2 * hidden_size:
-        raise CheckpointError(
-            f"fc.weight in {folder / WEIGHTS} is {hidden_size} x {fused}; an EAGLE-1/2 draft has {hidden_size} x "
-            f"{2 * hidden_size}, for an embedding and a feature",
-            hint="see docs/drafts.md",
-        )
+    head = _built(lambda: kind(**head_settings), folder)
     backbone = _build_backbone(
         config,
         folder,
+        _backbone_class(settings.get("backbone", "hf")),
         skip_first_input_norm=settings.get("skip_first_input_norm", "layers.0.input_layernorm.weight" not in tensors),
         skip_output_norm=settings.get("skip_output_norm", "norm.weight" not in tensors),
+        **_pair_options(head),
     )
-    draft = DraftLM(backbone, FusionHead(hidden_size, fused - hidden_size, bias="fc.bias" in tensors), vocab=vocab)
+    backbone.card_name = settings.get("backbone", "hf")
+    draft = DraftLM(backbone, head, vocab=vocab)
     _fill(draft, tensors, folder)
     draft.bind(base)
     return draft.to(base.device, dtype or base.dtype).eval()
@@ -211,9 +237,41 @@ def read_settings(folder: Path | str) -> dict[str, Any]:
     return _read_config(Path(folder)).get("hetspec", {})
 
 
+def _head_of(
+    settings: dict[str, Any], tensors: dict[str, Tensor], folder: Path
+) -> tuple[type[DraftHead], dict[str, Any]]:
+    """The head's class and the arguments of its constructor: as recorded, or those of an EAGLE-1/2 checkpoint."""
+    algorithm = settings.get("algorithm") or {"name": "eagle"}
+    try:
+        kind = load_card("algorithms", str(algorithm["name"])).load_capability("head")
+    except (NotFoundError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the draft in {folder} was made by an algorithm that is not here: {error}",
+            hint="install the package that registers it; `hetspec-core catalog algorithms` shows what there is",
+        ) from error
+    recorded = settings.get("head")
+    if recorded is not None:
+        if not isinstance(recorded, dict) or "base_size" not in recorded:
+            raise CheckpointError(f"{folder / 'config.json'}: hetspec.head is not a table of a head's settings")
+        return kind, dict(recorded)
+    fusion = tensors.get("fc.weight")
+    if fusion is None or fusion.ndim != 2:
+        raise CheckpointError(
+            f"{folder / WEIGHTS} has no fc.weight: it is not an EAGLE-1/2 draft", hint="see docs/drafts.md"
+        )
+    hidden_size, fused = fusion.shape
+    if fused != 2 * hidden_size:
+        raise CheckpointError(
+            f"fc.weight in {folder / WEIGHTS} is {hidden_size} x {fused}; an EAGLE-1/2 draft has {hidden_size} x "
+            f"{2 * hidden_size}, for an embedding and a feature",
+            hint="see docs/drafts.md",
+        )
+    return kind, {"hidden_size": hidden_size, "base_size": hidden_size, "bias": "fc.bias" in tensors}
+
+
 def _native_names(draft: DraftLM) -> dict[str, Tensor]:
-    names = {f"fc.{name}": tensor for name, tensor in draft.head.fc.state_dict().items()}
-    return names | dict(draft.backbone.decoder.state_dict())
+    """Every tensor of head and backbone by the name that it has on disk."""
+    return dict(draft.head.state_dict()) | dict(draft.backbone.decoder.state_dict())
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
@@ -308,17 +366,31 @@ def _adapt_eagle(tensors: dict[str, Tensor], config: dict[str, Any], folder: Pat
     return plain
 
 
-def _build_backbone(record: dict[str, Any], folder: Path, **norms: bool) -> HFBackbone:
-    from huggingface_hub.errors import StrictDataclassError
+def _build_backbone(record: dict[str, Any], folder: Path, kind: type[HFBackbone], **options: bool) -> HFBackbone:
     from transformers import AutoConfig
 
     values = {key: value for key, value in record.items() if key not in ("hetspec", "model_type", "architectures")}
     values.pop("transformers_version", None)
     values.pop("dtype", None)
     values.pop("torch_dtype", None)
+    return _built(lambda: kind(AutoConfig.for_model(record["model_type"], **values), **options), folder)
+
+
+def _built(build: Callable[[], Part], folder: Path) -> Part:
+    """What `build` gives; a configuration that it cannot be built from is the directory's fault."""
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
-        return HFBackbone(AutoConfig.for_model(record["model_type"], **values), **norms)
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, StrictDataclassError) as error:
+        return build()
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        StrictDataclassError,
+    ) as error:
         raise CheckpointError(
             f"{folder / 'config.json'} describes no architecture of a draft: {_first_line(error)}",
             hint="see `hetspec-core catalog backbones`",

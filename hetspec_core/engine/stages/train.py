@@ -26,7 +26,7 @@ from hetspec_core.engine.training.loop import Training, resume, train
 from hetspec_core.engine.training.metrics import MetricsWindow
 from hetspec_core.engine.training.optimizer import build_optimizer
 from hetspec_core.engine.training.processes import Processes
-from hetspec_core.engine.training.samples import TrainingData, check_fits, select_samples
+from hetspec_core.engine.training.samples import TrainingData, check_fits, check_layers, select_samples
 from hetspec_core.engine.training.state import Memory, TrainingState
 from hetspec_core.engine.training.trackers import check_trackers, start_trackers
 from hetspec_core.engine.training.vocabulary import choose_vocabulary, count_assistant_tokens, share_outside
@@ -66,6 +66,8 @@ def run(context: RunContext) -> None:
     for each in {id(each): each for each in (data.store, data.eval_store)}.values():
         check_fits(each, base, allow_other_base=spec.training.allow_other_base, warn=say)
     draft = _make_draft(context, draft_spec, base, data, checkpoint, say)
+    for each in (data.store, data.eval_store):
+        check_layers(each, draft.captured_layers)
     training = _assemble(context, accelerator, processes, base, draft, data, checkpoints, checkpoint)
     if checkpoint is not None:
         resume(training, checkpoint)
@@ -196,6 +198,7 @@ def _assemble(
         data.store,
         data.samples,
         mask_kind=algorithm.mask,  # type: ignore[arg-type]
+        layers=draft.captured_layers,
         device=device,
         seed=spec.seed,
         tokens_per_batch=spec.tokens_per_batch,
@@ -223,6 +226,7 @@ def _assemble(
         starts=spec.eval_starts,
         depth=context.spec.decoding.tree.depth,
         top_k=_BOUND_WIDTH,
+        layers=draft.captured_layers,
     )
     return Training(
         spec=spec,
@@ -281,6 +285,7 @@ def _record(context: RunContext, training: Training, data: TrainingData, precisi
             "processes": training.processes.world_size,
             "precision": str(precision).removeprefix("torch."),
             "draft_parameters": draft.num_parameters,
+            "draft_active_parameters": draft.num_active_parameters,
             "draft_vocab_size": draft.vocab_size,
             "samples": len(data.samples),
             "held_out_samples": len(data.held_out),
@@ -303,6 +308,7 @@ def _finish(context: RunContext, training: Training) -> None:
         "supervised_tokens": state.supervised_tokens,
         "wall_s": state.wall_s,
         "draft_parameters": training.draft.num_parameters,
+        "draft_active_parameters": training.draft.num_active_parameters,
     }
     context.artifact("draft", context.paths.draft, summary)
     summary |= {"draft": str(context.paths.draft), "peak_memory_bytes": peak_memory_bytes(context.device)}

@@ -118,6 +118,23 @@ def check_fits(store: HiddenStateStore, base: BaseLM, *, allow_other_base: bool,
     warn(message)
 
 
+def check_layers(store: HiddenStateStore, layers: tuple[int, ...]) -> None:
+    """See that a dataset has the captured layers that a draft reads.
+
+    Raises:
+        DataError: some are missing; says which, and how to get them.
+    """
+    stored = store.identity.layers
+    missing = sorted(set(layers) - set(stored))
+    if missing:
+        raise DataError(
+            f"the draft reads layers {sorted(set(layers))} of the base; the dataset in {describe(store)} has "
+            f"{list(stored) or 'none'} besides the final state",
+            hint="generate a dataset with this recipe, or with dataset.layers="
+            f"{sorted(set(layers) | set(stored))}, which then serves other algorithms too",
+        )
+
+
 def describe(store: HiddenStateStore) -> str:
     """The folders of a store, for messages."""
     return ", ".join(str(folder) for folder in store.folders)
