@@ -70,7 +70,8 @@ def test_speculative_is_hugging_face(family: str, backbone: str, algorithm: str)
     """Every base family with every backbone by every algorithm: the decoding knows none of them."""
     base, expected = reference(family)
     draft = tiny_draft(base, backbone, algorithm=algorithm, hidden=24)
-    assert tokens_of(generate(base, draft, PROMPTS, decoding("3/2/7"))) == expected
+    answers = generate(base, draft, PROMPTS, decoding("3/2/7", max_new_tokens=10))
+    assert tokens_of(answers) == [answer[:10] for answer in expected]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
