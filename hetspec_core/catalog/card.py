@@ -19,6 +19,7 @@ AXES: dict[str, str] = {
     "algorithms": "How a draft is trained and what head it gets.",
     "backbones": "Families of decoder layers that a draft can be made of.",
     "formats": "Forms of dataset rows that can be read.",
+    "layouts": "Forms of draft directories that can be read, and some written.",
     "stages": "What a worker can do in a run folder.",
     "executors": "Where workers are started.",
     "backends": "Who runs base and draft when they decode.",
