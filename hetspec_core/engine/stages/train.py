@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 
 from hetspec_core.engine.algorithms import build_algorithm
 from hetspec_core.engine.context import RunContext
-from hetspec_core.engine.data.hidden_states import open_store
+from hetspec_core.engine.data.sample_store import open_samples
 from hetspec_core.engine.machine import has_fast_bfloat16, peak_memory_bytes
 from hetspec_core.engine.modeling.base_lm import BaseLM, load_frozen_ends
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, save_draft
@@ -57,8 +57,8 @@ def run(context: RunContext) -> None:
     say = partial(_say, context, processes)
     checkpoints = TrainingCheckpoints(context.paths.checkpoints, limit=spec.training.save_total_limit)
     checkpoint = checkpoints.load_newest(lambda error: say(f"checkpoint skipped: {error.message}"))
-    store = open_store([_find(word) for word in spec.training.datasets])
-    eval_store = open_store([_find(spec.training.eval_dataset)]) if spec.training.eval_dataset else None
+    store = open_samples([_find(word) for word in spec.training.datasets])
+    eval_store = open_samples([_find(spec.training.eval_dataset)]) if spec.training.eval_dataset else None
     data = select_samples(store, eval_store, spec.training, say)
 
     set_seed(spec.training.seed, device_specific=True)

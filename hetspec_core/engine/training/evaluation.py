@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hetspec_core.engine.algorithms import Algorithm
 from hetspec_core.engine.data.batches import Batch, make_batch
-from hetspec_core.engine.data.hidden_states import HiddenStateStore
+from hetspec_core.engine.data.sample_store import SampleStore
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.training.processes import Processes
 from hetspec_core.engine.training.simulation import accept_length, base_choices, follow_paths
@@ -38,7 +38,7 @@ class HeldOut:
 
     def __init__(
         self,
-        store: HiddenStateStore,
+        store: SampleStore,
         samples: Sequence[int],
         *,
         device: torch.device,

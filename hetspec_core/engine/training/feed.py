@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from hetspec_core.engine.data.batches import Batch, BatchPlan, MaskKind, make_batch
-from hetspec_core.engine.data.hidden_states import HiddenStateStore
+from hetspec_core.engine.data.sample_store import SampleStore
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class BatchFeed:
 
     def __init__(
         self,
-        store: HiddenStateStore,
+        store: SampleStore,
         samples: Sequence[int],
         *,
         mask_kind: MaskKind,
