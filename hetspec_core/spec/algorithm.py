@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hetspec_core.spec._base import Scalar, Spec
 
@@ -67,6 +67,15 @@ class LatentOptions(ImitationOptions):
     gradient_recurrences: int = Field(
         default=0, ge=0, description="The gradient reaches back over so many recurrences of a refinement; 0 = all."
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> LatentOptions:
+        if self.latent_init == "learned" and 0 < self.gradient_recurrences < self.recurrences:
+            raise ValueError(
+                f"gradient_recurrences is {self.gradient_recurrences} of {self.recurrences}, so a learned latent_init "
+                "would never learn; set it to 0, or latent_init = 'zeros'"
+            )
+        return self
 
 
 class Eagle3Options(Spec):

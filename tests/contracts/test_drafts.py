@@ -85,6 +85,27 @@ def test_it_learns_a_tiny_set_by_heart(base: BaseLM, batch: Batch, algorithm: st
     assert accept_length(paths.counts(1)) > 1.3
 
 
+@each_algorithm
+@pytest.mark.parametrize("backbone", ["llama", "qwen3-moe"])
+def test_a_step_in_bfloat16_is_nearly_the_exact_one(base: BaseLM, batch: Batch, algorithm: str, backbone: str) -> None:
+    """As in training: float32 weights, the forward under autocast, the loss behind it."""
+    draft = tiny_draft(base, backbone, algorithm=algorithm, hidden=NARROW, vocab=tuple(range(0, 48, 2))).requires_grad_(
+        True
+    )
+    rule = build_algorithm(algorithm_spec(algorithm, noise=0.0))
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        forward = torch.autocast("cpu", dtype, enabled=dtype is torch.bfloat16)(draft.forward)
+        wrapped = torch.nn.Module()
+        wrapped.module, wrapped.forward = draft, forward  # type: ignore[assignment]
+        output = rule.loss(wrapped, batch)
+        draft.zero_grad()
+        output.total.backward()
+        assert all(p.grad is not None and p.grad.dtype is torch.float32 for p in draft.parameters())
+        found.append(output.total.item())
+    assert found[1] != found[0] and found[1] == pytest.approx(found[0], rel=0.05)
+
+
 @torch.no_grad()
 @every_pair
 @pytest.mark.parametrize("vocab", [(), (0, 1, 5, 6, 9, 40)])

@@ -91,6 +91,30 @@ def test_whatever_the_draft_the_answer_is_the_bases(algorithm: str, layers: int,
     assert tokens_of(generate(base, draft, PROMPTS, decoding("4/3/12"))) == expected
 
 
+SLIDING: dict[str, dict[str, Any]] = {
+    "mistral": {},
+    "gemma2": {},
+    "gemma3_text": {"layer_types": ["sliding_attention", "full_attention"]},
+    "qwen2": {"use_sliding_window": True, "max_window_layers": 0},
+    "qwen3_moe": {"use_sliding_window": True},
+}
+
+
+@pytest.mark.parametrize("family", SLIDING)
+def test_a_base_that_slides_a_window_over_its_past(family: str) -> None:
+    """Prompts and answers are longer than the window, in a batch of different lengths and alone."""
+    model = tiny_model(family, sliding_window=8, **SLIDING[family])
+    untouched = copy.deepcopy(model)
+    untouched.config._attn_implementation = "eager"
+    expected = [hugging_face(untouched, prompt) for prompt in PROMPTS]
+    assert expected != reference(family)[1]  # the window does make a difference
+    base = BaseLM(model, None, name=family, fingerprint=family)
+    assert base.max_length == 256
+    assert tokens_of(generate(base, None, PROMPTS, decoding())) == expected
+    assert tokens_of(generate(base, None, PROMPTS[2:3], decoding())) == expected[2:3]
+    assert tokens_of(generate(base, tiny_draft(base), PROMPTS, decoding("4/3/20"))) == expected
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])
 def test_a_base_whose_head_is_its_embedding(family: str) -> None:
     model = tiny_model(family, tied=True)

@@ -61,6 +61,28 @@ def attend(
     return (weights @ value).view(rows, heads, num_queries, value.shape[-1])
 
 
+def _inside_window(
+    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, window: int, positions: Tensor | None
+) -> Tensor:
+    """The mask of a layer that sees the last `window` tokens only, the one that looks included.
+
+    Committed tokens lie in the slots of their positions. Nodes of a tree lie behind them, at slots not below their
+    positions, and are closer to one another than any window is wide; so slots tell who is too far away.
+    """
+    slots = torch.arange(key.shape[2], device=key.device)
+    if mask is None:  # a whole sequence, or one token behind all others
+        places = slots[key.shape[2] - query.shape[2] :][None]
+        mask = (slots <= places[..., None])[:, None]
+    elif positions is None:
+        raise ModelError(
+            f"{type(module).__name__} slides a window of {window} tokens and does not say where its tokens are",
+            hint="use another base",
+        )
+    else:
+        places = positions
+    return mask & (slots > places[..., None] - window)[:, None]
+
+
 def _hugging_face_attention(
     module: nn.Module,
     query: Tensor,
@@ -71,6 +93,8 @@ def _hugging_face_attention(
     softcap: float | None = None,
     s_aux: Tensor | None = None,
     unrolled: UnrolledAttention | None = None,
+    sliding_window: int | None = None,
+    position_ids: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """The signature that Hugging Face layers call; returns [B, T, heads, value_dim].
@@ -95,6 +119,8 @@ def _hugging_face_attention(
     mask = None
     if attention_mask is not None:
         mask = attention_mask[..., : key.shape[2]]
+    if sliding_window is not None and key.shape[2] > sliding_window:
+        mask = _inside_window(module, query, key, mask, sliding_window, position_ids)
     return attend(query, key, value, mask, scale, softcap).transpose(1, 2).contiguous(), None
 
 

@@ -37,6 +37,9 @@ class UnrolledKeys:
         Returns:
             [B, heads, T, head_dim].
         """
+        kind = query.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else value.dtype
+        query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)  # rotary embeddings leave float32 behind
         if layer not in self._dense:
             self._dense[layer], self._own[layer] = (key, value), []
             return attend(query, key, value, None, scale)

@@ -13,11 +13,13 @@ from accelerate.utils import set_seed
 
 from hetspec_core.engine.algorithms import build_algorithm
 from hetspec_core.engine.context import RunContext
+from hetspec_core.engine.data.chat import tokenizer_hash
 from hetspec_core.engine.data.sample_store import open_samples
 from hetspec_core.engine.machine import has_fast_bfloat16, peak_memory_bytes
 from hetspec_core.engine.modeling.base_lm import BaseLM, load_frozen_ends
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.stages.models import check_tokenizer
 from hetspec_core.engine.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints
 from hetspec_core.engine.training.evaluation import SCORE, HeldOut
 from hetspec_core.engine.training.feed import BatchFeed
@@ -68,12 +70,13 @@ def run(context: RunContext) -> None:
     draft = _make_draft(context, draft_spec, base, data, checkpoint, say)
     for each in (data.store, data.eval_store):
         check_layers(each, draft.captured_layers)
-    training = _assemble(context, accelerator, processes, base, draft, data, checkpoints, checkpoint)
+    outside = _outside_vocabulary(draft, data, spec.training.max_length) if processes.is_main else {}
+    training = _assemble(context, accelerator, processes, base, draft, data, checkpoints, checkpoint, outside)
     if checkpoint is not None:
         resume(training, checkpoint)
         say(f"resumed from {checkpoint.path.name}", level="info")
     if processes.is_main:
-        _record(context, training, data, precision)
+        _record(context, training, data, precision, outside)
     start_trackers(accelerator, spec, context.paths.folder)
     try:
         train(training)
@@ -150,6 +153,7 @@ def _make_draft(
     source = checkpoint.draft if checkpoint else _find(spec.checkpoint, "draft") if spec.checkpoint else None
     if source is not None:
         draft = load_draft(source, base, dtype=torch.float32)
+        check_tokenizer(source, base, draft, say)
         if spec.vocab_size is not None and spec.vocab_size != draft.vocab_size:
             say(f"draft.vocab_size is {spec.vocab_size}; the draft in {source} keeps its {draft.vocab_size}")
         return draft
@@ -190,6 +194,7 @@ def _assemble(
     data: TrainingData,
     checkpoints: TrainingCheckpoints,
     checkpoint: TrainingCheckpoint | None,
+    outside: dict[str, float],
 ) -> Training:
     spec, device = context.spec.training, accelerator.device
     algorithm = build_algorithm(context.spec.algorithm)
@@ -240,7 +245,7 @@ def _assemble(
         checkpoints=checkpoints,
         memory=memory,
         state=state,
-        write_draft=_draft_writer(context.spec, context.paths.run_id, base, draft, state),
+        write_draft=_draft_writer(context, base, draft, state, outside),
         data_hash=data.identity(spec),
     )
 
@@ -256,14 +261,19 @@ def _horizon(context: RunContext, feed: BatchFeed) -> int:
 
 
 def _draft_writer(
-    spec: RunSpec, run_id: str, base: BaseLM, draft: DraftLM, state: TrainingState
+    context: RunContext, base: BaseLM, draft: DraftLM, state: TrainingState, outside: dict[str, float]
 ) -> Callable[[Path], None]:
+    spec = context.spec
+    tokenizer = tokenizer_hash(base.tokenizer)
+
     def write(folder: Path) -> None:
         facts: dict[str, Any] = {
             "base": base.name,
             "base_fingerprint": base.fingerprint,
+            "tokenizer_hash": tokenizer,
             "recipe": spec.recipe,
-            "run_id": run_id,
+            "run_id": context.paths.run_id,
+            **outside,
             "step": state.step,
             "supervised_tokens": state.supervised_tokens,
         }
@@ -274,10 +284,11 @@ def _draft_writer(
     return write
 
 
-def _record(context: RunContext, training: Training, data: TrainingData, precision: torch.dtype) -> None:
+def _record(
+    context: RunContext, training: Training, data: TrainingData, precision: torch.dtype, outside: dict[str, float]
+) -> None:
     """What became of the spec on this machine, for resolved.json."""
     draft = training.draft
-    outside = _outside_vocabulary(draft, data, training.spec.max_length)
     if outside and training.state.step == 0:
         context.metric(0, dict(outside))
     context.record(

@@ -7,6 +7,7 @@ It knows sizes only: no files, no devices, no number types.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -122,6 +123,32 @@ def count_draft(draft: DraftSpec, algorithm: AlgorithmSpec, base_width: int | No
         head_products=products,
         exact=sizes.model_type in FAMILIES and algorithm.name in ("eagle", "latent", "eagle3"),
     )
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How often a token goes through a draft's layers.
+
+    Attributes:
+        training: in a training step.
+        drafting: in one step of the draft when it decodes; each has keys and values of its own in the cache.
+    """
+
+    training: int = 1
+    drafting: int = 1
+
+
+def count_passes(algorithm: AlgorithmSpec) -> Passes:
+    """Passes of an algorithm, from its options; one for those that are not known."""
+    options = algorithm.options
+    if algorithm.name == "eagle3":
+        return Passes(training=int(options.get("ttt_steps", 7)))
+    if algorithm.name == "latent":
+        number = math.prod(
+            int(options.get(key, usual)) for key, usual in (("refinements", 1), ("recurrences", 2), ("repeats", 1))
+        )
+        return Passes(number, number)
+    return Passes()
 
 
 def _head(algorithm: AlgorithmSpec, width: int, outer: int, words: int) -> tuple[int, int, int]:

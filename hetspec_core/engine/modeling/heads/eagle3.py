@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from hetspec_core.spec import Eagle3Options
 
 
+class StateNorm(nn.RMSNorm):
+    """RMS norm in float32 whatever the state's type, as the field's decoders have it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = nn.functional.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps)
+        return normed.to(x.dtype)
+
+
 class Eagle3Head(DraftHead):
     """FC over captured layers, norm and output head.
 
@@ -61,9 +69,9 @@ class Eagle3Head(DraftHead):
             norm_before_residual=norm_before_residual,
         )
         self.fc = nn.Linear(len(layers) * base_size, hidden_size, bias=False)
-        self.fc_norm = nn.ModuleList([nn.RMSNorm(base_size, eps=norm_eps) for _ in layers] if fc_norm else [])
+        self.fc_norm = nn.ModuleList([StateNorm(base_size, eps=norm_eps) for _ in layers] if fc_norm else [])
         self.embed_proj = nn.Linear(base_size, hidden_size, bias=False) if hidden_size != base_size else nn.Identity()
-        self.norm = nn.RMSNorm(hidden_size, eps=norm_eps)
+        self.norm = StateNorm(hidden_size, eps=norm_eps)
         self.lm_head = nn.Linear(hidden_size, vocab_size, bias=False)
         self._layers = tuple(layers)
         self._norm_output = norm_output
