@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from typing import Any, get_args
 
 from hetspec_core.config import library
-from hetspec_core.config.checks import cross_check, find_card
+from hetspec_core.config.checks import add_captured_layers, cross_check, find_card
 from hetspec_core.config.keys import GIVEN, LOOSE, SECTIONS, meant, spec_class, without_absent
 from hetspec_core.config.library import NO_DRAFT, PARTS, expand
 from hetspec_core.config.origins import (
@@ -272,6 +272,7 @@ def _check(parts: dict[str, Any], stage: str, problems: list[Problem]) -> None:
                 parts["algorithm"] = algorithm.model_copy(
                     update={"options": options.model_dump(mode="json", exclude_none=True)}
                 )
+                problems += add_captured_layers(parts, card)
         elif card is not None and algorithm.options:
             problems.append(
                 Problem("algorithm.options", f"algorithm '{card.name}' takes none; seen {', '.join(algorithm.options)}")

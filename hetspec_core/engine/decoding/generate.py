@@ -84,7 +84,7 @@ class _Speculation:
         self.age = torch.zeros(len(prompts), dtype=torch.int64, device=base.device)  # [B] tokens of the answer so far
         self.active = torch.ones(len(prompts), dtype=torch.bool, device=base.device)
         self.root = torch.zeros(len(prompts), dtype=torch.int64, device=base.device)
-        self.hidden = torch.zeros(len(prompts), base.hidden_size, dtype=base.dtype, device=base.device)
+        self.state = torch.empty(0, device=base.device)  # [B, S] the draft's, after it has read the root
 
     def _cache(self, capacity: int) -> SlotCache:
         return SlotCache(len(self.prompts), -(-capacity // SLOT_STEP) * SLOT_STEP, self.base.device)
@@ -104,7 +104,7 @@ class _Speculation:
         while not all(answer.done for answer in self.answers):
             self.active = torch.tensor([not answer.done for answer in self.answers], device=self.base.device)
             with self.clock("propose"):
-                tree = propose(self.draft, self.root, self.hidden, self.draft_cache, self.shape)
+                tree = propose(self.draft, self.root, self.state, self.draft_cache, self.shape)
             with self.clock("verify"):
                 verdict, features, logits = self.verify(tree)
             with self.clock("commit"):
@@ -128,8 +128,8 @@ class _Speculation:
         tokens = torch.cat([ids[:, 1:], ids[:, :1]], dim=1)
         tokens[rows, lengths - 1] = self.root
         self.draft_cache.stage(slots, visible=0)
-        hidden = self.draft(tokens, self.draft.base_features(output), cache=self.draft_cache)
-        self.hidden = hidden[rows, lengths - 1]
+        start = self.draft.first_state(self.draft.base_features(output))
+        self.state = self.draft(tokens, start, cache=self.draft_cache)[rows, lengths - 1]
         self.base_cache.advance(lengths, host_lengths)
         self.draft_cache.advance(lengths, host_lengths)
 
@@ -176,9 +176,10 @@ class _Speculation:
         visible = cache.visible_for(width)
         mask = torch.arange(visible, device=kept.device) <= slots[:, :, None]  # [B, D+1, visible] causal
         cache.stage(slots, visible=visible)
-        hidden = self.draft(verdict.tokens, kept, positions=slots, mask=mask[:, None], cache=cache)
-        rows = torch.arange(hidden.shape[0], device=hidden.device)
-        self.hidden = hidden[rows, verdict.num_accepted]
+        start = self.draft.first_state(kept)
+        state = self.draft(verdict.tokens, start, positions=slots, mask=mask[:, None], cache=cache)
+        rows = torch.arange(state.shape[0], device=state.device)
+        self.state = state[rows, verdict.num_accepted]
         self.root = verdict.tokens[rows, verdict.num_accepted]
         cache.advance(counts, host_counts)
         self.age = self.age + counts

@@ -13,11 +13,13 @@ from accelerate.utils import set_seed
 
 from hetspec_core.engine.algorithms import build_algorithm
 from hetspec_core.engine.context import RunContext
-from hetspec_core.engine.data.hidden_states import open_store
+from hetspec_core.engine.data.chat import tokenizer_hash
+from hetspec_core.engine.data.sample_store import open_samples
 from hetspec_core.engine.machine import has_fast_bfloat16, peak_memory_bytes
 from hetspec_core.engine.modeling.base_lm import BaseLM, load_frozen_ends
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.stages.models import check_tokenizer
 from hetspec_core.engine.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints
 from hetspec_core.engine.training.evaluation import SCORE, HeldOut
 from hetspec_core.engine.training.feed import BatchFeed
@@ -26,7 +28,7 @@ from hetspec_core.engine.training.loop import Training, resume, train
 from hetspec_core.engine.training.metrics import MetricsWindow
 from hetspec_core.engine.training.optimizer import build_optimizer
 from hetspec_core.engine.training.processes import Processes
-from hetspec_core.engine.training.samples import TrainingData, check_fits, select_samples
+from hetspec_core.engine.training.samples import TrainingData, check_fits, check_layers, select_samples
 from hetspec_core.engine.training.sharding import own_part, shard
 from hetspec_core.engine.training.state import Memory, TrainingState
 from hetspec_core.engine.training.trackers import check_trackers, start_trackers
@@ -58,8 +60,8 @@ def run(context: RunContext) -> None:
     say = partial(_say, context, processes)
     checkpoints = TrainingCheckpoints(context.paths.checkpoints, limit=spec.training.save_total_limit)
     checkpoint = _newest_of_all(checkpoints, processes, say)
-    store = open_store([_find(word) for word in spec.training.datasets])
-    eval_store = open_store([_find(spec.training.eval_dataset)]) if spec.training.eval_dataset else None
+    store = open_samples([_find(word) for word in spec.training.datasets])
+    eval_store = open_samples([_find(spec.training.eval_dataset)]) if spec.training.eval_dataset else None
     data = select_samples(store, eval_store, spec.training, say)
 
     set_seed(spec.training.seed, device_specific=True)
@@ -67,14 +69,17 @@ def run(context: RunContext) -> None:
     for each in {id(each): each for each in (data.store, data.eval_store)}.values():
         check_fits(each, base, allow_other_base=spec.training.allow_other_base, warn=say)
     draft = _make_draft(context, draft_spec, base, data, checkpoint, say)
+    for each in (data.store, data.eval_store):
+        check_layers(each, draft.captured_layers)
+    outside = _outside_vocabulary(draft, data, spec.training.max_length) if processes.is_main else {}
     if spec.training.strategy == "fsdp" and processes.world_size > 1:
         shard(draft, accelerator.device, processes.world_size)
-    training = _assemble(context, accelerator, processes, base, draft, data, checkpoints, checkpoint)
+    training = _assemble(context, accelerator, processes, base, draft, data, checkpoints, checkpoint, outside)
     if checkpoint is not None:
         resume(training, checkpoint)
         say(f"resumed from {checkpoint.path.name}", level="info")
     if processes.is_main:
-        _record(context, training, data, precision)
+        _record(context, training, data, precision, outside)
     start_trackers(accelerator, spec, context.paths.folder)
     try:
         train(training)
@@ -178,6 +183,7 @@ def _make_draft(
     source = checkpoint.draft if checkpoint else _find(spec.checkpoint, "draft") if spec.checkpoint else None
     if source is not None:
         draft = load_draft(source, base, dtype=torch.float32)
+        check_tokenizer(source, base, draft, say)
         if spec.vocab_size is not None and spec.vocab_size != draft.vocab_size:
             say(f"draft.vocab_size is {spec.vocab_size}; the draft in {source} keeps its {draft.vocab_size}")
         return draft
@@ -218,6 +224,7 @@ def _assemble(
     data: TrainingData,
     checkpoints: TrainingCheckpoints,
     checkpoint: TrainingCheckpoint | None,
+    outside: dict[str, float],
 ) -> Training:
     spec, device = context.spec.training, accelerator.device
     algorithm = build_algorithm(context.spec.algorithm)
@@ -226,6 +233,7 @@ def _assemble(
         data.store,
         data.samples,
         mask_kind=algorithm.mask,  # type: ignore[arg-type]
+        layers=draft.captured_layers,
         device=device,
         seed=spec.seed,
         tokens_per_batch=spec.tokens_per_batch,
@@ -253,6 +261,7 @@ def _assemble(
         starts=spec.eval_starts,
         depth=context.spec.decoding.tree.depth,
         top_k=_BOUND_WIDTH,
+        layers=draft.captured_layers,
     )
     return Training(
         spec=spec,
@@ -266,7 +275,7 @@ def _assemble(
         checkpoints=checkpoints,
         memory=memory,
         state=state,
-        write_draft=_draft_writer(context.spec, context.paths.run_id, base, draft, state),
+        write_draft=_draft_writer(context, base, draft, state, outside),
         data_hash=data.identity(spec),
     )
 
@@ -282,14 +291,19 @@ def _horizon(context: RunContext, feed: BatchFeed) -> int:
 
 
 def _draft_writer(
-    spec: RunSpec, run_id: str, base: BaseLM, draft: DraftLM, state: TrainingState
+    context: RunContext, base: BaseLM, draft: DraftLM, state: TrainingState, outside: dict[str, float]
 ) -> Callable[[Path], None]:
+    spec = context.spec
+    tokenizer = tokenizer_hash(base.tokenizer)
+
     def write(folder: Path) -> None:
         facts: dict[str, Any] = {
             "base": base.name,
             "base_fingerprint": base.fingerprint,
+            "tokenizer_hash": tokenizer,
             "recipe": spec.recipe,
-            "run_id": run_id,
+            "run_id": context.paths.run_id,
+            **outside,
             "step": state.step,
             "supervised_tokens": state.supervised_tokens,
         }
@@ -300,10 +314,11 @@ def _draft_writer(
     return write
 
 
-def _record(context: RunContext, training: Training, data: TrainingData, precision: torch.dtype) -> None:
+def _record(
+    context: RunContext, training: Training, data: TrainingData, precision: torch.dtype, outside: dict[str, float]
+) -> None:
     """What became of the spec on this machine, for resolved.json."""
     draft = training.draft
-    outside = _outside_vocabulary(draft, data, training.spec.max_length)
     if outside and training.state.step == 0:
         context.metric(0, dict(outside))
     context.record(
@@ -313,6 +328,7 @@ def _record(context: RunContext, training: Training, data: TrainingData, precisi
             "precision": str(precision).removeprefix("torch."),
             "draft_parameters": draft.num_parameters,
             "draft_parameters_per_rank": sum(own_part(parameter).numel() for parameter in draft.parameters()),
+            "draft_active_parameters": draft.num_active_parameters,
             "draft_vocab_size": draft.vocab_size,
             "samples": len(data.samples),
             "held_out_samples": len(data.held_out),
@@ -335,6 +351,7 @@ def _finish(context: RunContext, training: Training) -> None:
         "supervised_tokens": state.supervised_tokens,
         "wall_s": state.wall_s,
         "draft_parameters": training.draft.num_parameters,
+        "draft_active_parameters": training.draft.num_active_parameters,
     }
     context.artifact("draft", context.paths.draft, summary)
     summary |= {"draft": str(context.paths.draft), "peak_memory_bytes": peak_memory_bytes(context.device)}
