@@ -318,4 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Not sys.exit: the reader thread still waits for a line, and nothing of this process is worth taking down neatly.
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,32 @@
+"""Chat: a session with a worker that holds base and draft, its conversation, figures and comparisons."""
+
+from hetspec_core.service.chat.answer import Answer, Piece
+from hetspec_core.service.chat.comparison import Comparison, Difference, Verdict
+from hetspec_core.service.chat.conversation import Conversation, Turn, pieces_of, saved_conversations
+from hetspec_core.service.chat.meters import Figures, Meters, TimeSplit
+from hetspec_core.service.chat.session import ChatSession
+from hetspec_core.service.chat.setup import ChatConfig, chat_config, with_draft
+from hetspec_core.service.drafts import DraftChoice, draft_choices, draft_name, find_draft
+
+__all__ = [
+    "Answer",
+    "ChatConfig",
+    "ChatSession",
+    "Comparison",
+    "Conversation",
+    "Difference",
+    "DraftChoice",
+    "Figures",
+    "Meters",
+    "Piece",
+    "TimeSplit",
+    "Turn",
+    "Verdict",
+    "chat_config",
+    "draft_choices",
+    "draft_name",
+    "find_draft",
+    "pieces_of",
+    "saved_conversations",
+    "with_draft",
+]
