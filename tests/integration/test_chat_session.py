@@ -238,6 +238,24 @@ def test_close_while_loading_and_twice() -> None:
     assert session.poll() == [] and session.wait(0.1) == []
 
 
+def test_a_thread_that_waits_is_let_go_by_close() -> None:
+    session = ChatSession(config("mute"), command=chat_worker.COMMAND)
+    session.start()
+    waiting = threading.Thread(target=session.wait)
+    waiting.start()
+    session.close()
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
+def test_a_trace_that_cannot_be_written_is_told_and_the_answer_comes(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with ChatSession(config(), command=chat_worker.COMMAND, record=tmp_path / "file") as session:
+        session.start()
+        assert ask(session, "hello").whole
+        assert session.problem is not None and "cannot be written" in session.problem.error.message
+
+
 def test_the_worker_ends_with_the_desk(tmp_path: Path) -> None:
     script = tmp_path / "desk.py"
     script.write_text(
@@ -326,20 +344,20 @@ def test_a_comparison_can_be_stopped_and_ends_when_the_worker_dies(session: Chat
 
 def test_every_answer_is_recorded_and_the_trace_replays_to_the_same_answer(session: ChatSession) -> None:
     answer = ask(session, "hello 4")
-    assert session.trace is not None
-    trace = read_trace(session.trace)
+    assert session.recorder.last is not None
+    trace = read_trace(session.recorder.last)
     replayed = Answer.of(trace)
     assert replayed.text == answer.text and replayed.steps == answer.steps and replayed.whole
     assert replayed.stats.accept_length == answer.stats.accept_length
-    assert "/drafts" not in session.trace.read_text() and trace.header.settings.draft == "quick"
+    assert "/drafts" not in session.recorder.last.read_text() and trace.header.settings.draft == "quick"
     assert not trace.header.settings.plain
 
 
 def test_the_trace_of_an_answer_that_died_can_be_read(session: ChatSession) -> None:
     session.send("kill 9")
     until(session, lambda: session.state == "dead")
-    assert session.trace is not None
-    trace = read_trace(session.trace)
+    assert session.recorder.last is not None
+    trace = read_trace(session.recorder.last)
     assert len(trace.steps) == 2 and trace.end is None
 
 

@@ -6,6 +6,7 @@ from hetspec_core.service.chat.conversation import Conversation, Turn, pieces_of
 from hetspec_core.service.chat.meters import Figures, Meters, TimeSplit
 from hetspec_core.service.chat.session import ChatSession
 from hetspec_core.service.chat.setup import ChatConfig, chat_config, with_draft
+from hetspec_core.service.chat.tokens import Rejection, best_rejected, shown
 from hetspec_core.service.drafts import DraftChoice, draft_choices, draft_name, find_draft
 
 __all__ = [
@@ -19,14 +20,17 @@ __all__ = [
     "Figures",
     "Meters",
     "Piece",
+    "Rejection",
     "TimeSplit",
     "Turn",
     "Verdict",
+    "best_rejected",
     "chat_config",
     "draft_choices",
     "draft_name",
     "find_draft",
     "pieces_of",
     "saved_conversations",
+    "shown",
     "with_draft",
 ]

@@ -51,7 +51,9 @@ class Comparison:
 
     def __post_init__(self) -> None:
         for number in range(self.rounds):
-            self.order += ["left", "right"] if number % 2 == 0 else ["right", "left"]
+            first: Side = "left" if number % 2 == 0 else "right"
+            second: Side = "right" if number % 2 == 0 else "left"
+            self.order.extend((first, second))
 
     def settings(self, side: Side) -> ChatSettings:
         """The settings of a side."""

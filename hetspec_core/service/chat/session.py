@@ -1,61 +1,44 @@
 """A chat: one worker, one conversation, and everything that is seen of it.
 
-The caller never waits: requests are queued, and `poll` takes what has come. All state changes inside `poll` or `wait`, so
-what a caller sees is exactly the events it was given; a lock lets several threads use one session. It knows messages and
-a process, not models.
+The caller never waits: requests are queued, and `poll` takes what has come. All state changes inside `poll` or `wait`,
+so what a caller sees is exactly the events it was given; a lock lets several threads use one session. It knows messages
+and a process, not models.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
 from hetspec_core.errors import RunError, UsageError
 from hetspec_core.events.chat import (
-    Answered,
     Ask,
-    BaseFacts,
     Calibrate,
-    Calibrated,
     ChatEvent,
     ChatMessage,
     ChatSettings,
-    DraftFacts,
-    Failed,
-    Garbage,
-    Loading,
     Open,
     Prepare,
-    Prepared,
-    Ready,
-    Refused,
-    Started,
-    Step,
     Stop,
-    Tokens,
     WorkerDied,
 )
-from hetspec_core.events.models import ErrorInfo
-from hetspec_core.events.trace import SUFFIX, TraceHeader, TraceWriter
 from hetspec_core.paths import roots
 from hetspec_core.service.chat.answer import Answer
 from hetspec_core.service.chat.comparison import Comparison
 from hetspec_core.service.chat.conversation import Conversation
-from hetspec_core.service.chat.meters import Figures, Meters
 from hetspec_core.service.chat.setup import ChatConfig
+from hetspec_core.service.chat.state import ChatState
 from hetspec_core.service.chat.worker_link import WorkerLink, new_log, worker_command
 
-SessionState = Literal["new", "loading", "ready", "answering", "calibrating", "dead", "closed"]
 CALIBRATION_PROMPT = "Explain in a few sentences how the tides work."
 
 
-class ChatSession:
-    """One chat. Use it as a context manager, or call `close`: the models are freed with the worker.
+class ChatSession(ChatState):
+    """One chat; what is seen of it is in `ChatState`. Close it, and the models are freed with the worker.
 
     Args:
         config: base, resources, first settings.
@@ -63,19 +46,6 @@ class ChatSession:
         conversation: one to go on with.
         record: write a trace of every answer into this folder; None = none.
         trees: ask for the tree of every step.
-
-    Attributes:
-        settings: of the next answer; see `change`.
-        conversation: the turns so far.
-        answer: the present or last answer; None before the first.
-        comparison: the present or last A/B; None before the first.
-        meters: figures pooled over the session, and the last calibration.
-        loading: what is being loaded, and how far (0 to 1).
-        base, draft: facts, once known.
-        death: how the worker ended, while it is dead.
-        problem: the last failure that was not an answer's.
-        garbage: lines of the worker that were no messages.
-        trace: file of the last trace that was written.
     """
 
     def __init__(
@@ -87,33 +57,20 @@ class ChatSession:
         record: Path | None = None,
         trees: bool = True,
     ) -> None:
+        settings = config.settings
+        if conversation is None:
+            conversation = Conversation(base=config.base.name, system_prompt=settings.system_prompt)
+        else:
+            settings = settings.model_copy(update={"system_prompt": conversation.system_prompt})
+        super().__init__(settings, conversation, record)
         self.config = config
-        self.settings = config.settings
-        if conversation is not None:
-            self.settings = self.settings.model_copy(update={"system_prompt": conversation.system_prompt})
-        self.conversation = conversation or Conversation(base=config.base.name)
-        self.conversation.system_prompt = self.settings.system_prompt
         self.trees = trees
-        self.record = record
-        self.state: SessionState = "new"
-        self.answer: Answer | None = None
-        self.comparison: Comparison | None = None
-        self.meters = Meters()
-        self.loading: Loading | None = None
-        self.base: BaseFacts | None = None
-        self.draft: DraftFacts | None = None
-        self.death: WorkerDied | None = None
-        self.problem: Failed | None = None
-        self.garbage = 0
-        self.trace: Path | None = None
         self._command = list(command or worker_command())
         self._link: WorkerLink | None = None
         self._lock = threading.RLock()
         self._asked = 0
-        self._writer: TraceWriter | None = None
         self._taking = threading.Lock()  # one taker at a time, so that events are applied in their order
         self._compare_trees = trees
-        self._queued: Ask | Calibrate | None = None  # said before the base was loaded
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -153,7 +110,7 @@ class ChatSession:
             if self._link is not None:
                 self._link.close(0.0)
             if self.answer is not None and not self.answer.ended:
-                self._died(WorkerDied(exit_status=None, message="the worker was restarted"))
+                self.died(WorkerDied(exit_status=None, message="the worker was restarted"))
             self.state = "dead"
             self.start()
 
@@ -162,7 +119,7 @@ class ChatSession:
         with self._lock:
             link, self._link = self._link, None
             self.state = "closed"
-            self._finish_trace()
+            self.recorder.finish()
         if link is not None:
             link.close(grace_s)
 
@@ -176,11 +133,6 @@ class ChatSession:
     def pid(self) -> int | None:
         """Process of the worker."""
         return self._link.pid if self._link is not None else None
-
-    @property
-    def busy(self) -> bool:
-        """Whether an answer or a calibration is under way."""
-        return self.state in ("answering", "calibrating") or self._queued is not None
 
     # --- asking ------------------------------------------------------------------------------------------------------
 
@@ -329,13 +281,6 @@ class ChatSession:
         with self._lock:
             self.conversation.save(path)
 
-    @property
-    def figures(self) -> Figures:
-        """What the meters show now."""
-        with self._lock:
-            context = self.base.context_tokens if self.base else 0
-            return self.meters.figures(self.answer, self.settings.label, context)
-
     # --- what comes --------------------------------------------------------------------------------------------------
 
     def poll(self, limit: int = 1000) -> list[ChatEvent]:
@@ -344,10 +289,7 @@ class ChatSession:
             return []
         try:
             with self._lock:
-                events = self._link.drain(limit) if self._link is not None else []
-                for event in events:
-                    self._apply(event)
-                return events
+                return self._take(self._link.drain(limit) if self._link is not None else [])
         finally:
             self._taking.release()
 
@@ -357,9 +299,7 @@ class ChatSession:
             link = self._link
             events = link.wait(timeout_s) if link is not None else []
             with self._lock:
-                for event in events:
-                    self._apply(event)
-            return events
+                return self._take(events)
 
     def events(self, timeout_s: float | None = None) -> Iterator[ChatEvent]:
         """Events until nothing is under way any more, or nothing came for `timeout_s`."""
@@ -408,7 +348,7 @@ class ChatSession:
         self._queued = None
         self.state = "answering" if isinstance(request, Ask) else "calibrating"
         if isinstance(request, Ask):
-            self._begin_trace(request)
+            self._not_recorded(self.recorder.begin(request, self.base))
         self._link.send(request)
 
     def _next_side(self) -> None:
@@ -419,97 +359,16 @@ class ChatSession:
         answer = self._ask(comparison.settings(side), comparison.messages, trees=self._compare_trees)
         comparison.answers.append((side, answer))
 
-    @property
-    def _compares(self) -> bool:
-        answers = self.comparison.answers if self.comparison is not None else ()
-        return any(answer is self.answer for _, answer in answers)
+    def _take(self, events: list[ChatEvent]) -> list[ChatEvent]:
+        for event in events:
+            self.apply(event)
+            if self.state == "ready":
+                self._go_on()
+        return events
 
-    def _apply(self, event: ChatEvent) -> None:
-        if isinstance(event, Loading):
-            self.loading = event
-        elif isinstance(event, Ready):
-            self.base, self.state, self.loading = event.base, "ready", None
-            if self._queued is not None:
-                self._submit(self._queued)
-        elif isinstance(event, Prepared):
-            self.draft, self.loading = event.draft, None
-        elif isinstance(event, Calibrated):
-            self.meters.calibrated(event)
-            self._ready()
-        elif isinstance(event, Garbage):
-            self.garbage += 1
-        elif isinstance(event, WorkerDied):
-            self._died(event)
-        elif isinstance(event, Failed) and event.ask is None:
-            self.problem = event
-            if self.state == "calibrating":
-                self._ready()
-        elif isinstance(event, Started | Tokens | Step | Answered | Refused | Failed):
-            self._apply_to_answer(event)
-
-    def _apply_to_answer(self, event: Started | Tokens | Step | Answered | Refused | Failed) -> None:
-        answer = self.answer
-        if answer is None or event.ask != answer.ask or answer.ended:
-            return
-        answer.apply(event)
-        self._trace(event)
-        if answer.ended:
-            self._ended(answer)
-
-    def _ended(self, answer: Answer) -> None:
-        self._finish_trace()
-        self.meters.add(answer)
-        self._ready()
-        if not self._compares:
-            self.conversation.answer(answer)
-        elif self.comparison is not None and answer.state == "done":
+    def _go_on(self) -> None:
+        """Ask what waits: a question from before the base was loaded, or the next side of a comparison."""
+        if self._queued is not None:
+            self._submit(self._queued)
+        elif self.compares and self.answer is not None and self.answer.state == "done":
             self._next_side()
-
-    def _ready(self) -> None:
-        if self.state in ("answering", "calibrating"):
-            self.state = "ready"
-
-    def _died(self, event: WorkerDied) -> None:
-        problem = self.problem
-        if problem is not None and problem.fatal:  # it said itself why
-            event = event.model_copy(update={"message": problem.error.message, "hint": problem.error.hint})
-        self.death, self.state, self.loading, self._queued = event, "dead", None, None
-        answer = self.answer
-        if answer is not None and not answer.ended:
-            answer.apply(event)
-            self._finish_trace()
-            self.meters.add(answer)
-            if not self._compares:
-                self.conversation.answer(answer)
-
-    # --- traces ------------------------------------------------------------------------------------------------------
-
-    def _begin_trace(self, request: Ask) -> None:
-        if self.record is None:
-            return
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        header = TraceHeader(
-            name=" ".join(request.messages[-1].content.split())[:60],
-            messages=request.messages,
-            settings=request.settings,
-            base=self.base,
-            every_position=request.every_position,
-        )
-        number = 0
-        while (path := self.record / f"{stamp}-{request.ask}{f'-{number}' if number else ''}{SUFFIX}").exists():
-            number += 1
-        self._writer = TraceWriter(path, header)
-        self.trace = path
-
-    def _trace(self, event: ChatEvent) -> None:
-        if self._writer is not None:
-            try:
-                self._writer.add(event)
-            except OSError as error:
-                self.problem = Failed(error=ErrorInfo(kind="ResourceError", message=f"the trace was cut off: {error}"))
-                self._finish_trace()
-
-    def _finish_trace(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None

@@ -24,6 +24,7 @@ from hetspec_core.failures import recognise
 ENGINE = "hetspec_core.engine.stages.chat"
 _LONGEST_LINE = 16 << 20
 _END_S = 1.0
+_LOOK_S = 0.2  # how soon a waiting thread sees that the link was closed
 _LOG_TAIL_BYTES = 16_384
 
 
@@ -83,12 +84,18 @@ class WorkerLink:
         return found
 
     def wait(self, timeout_s: float | None) -> list[ChatEvent]:
-        """The next event and what came with it; none when the time is over."""
-        try:
-            first = self._events.get(timeout=timeout_s)
-        except queue.Empty:
-            return []
-        return [first, *self.drain()]
+        """The next event and what came with it; none when the time is over, or the process and all it said."""
+        limit = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left = _LOOK_S if limit is None else min(_LOOK_S, max(0.0, limit - time.monotonic()))
+            over = self.ended or (limit is not None and time.monotonic() >= limit)
+            try:
+                first = self._events.get(timeout=left if not over else 0.001)
+            except queue.Empty:
+                if over:
+                    return []
+            else:
+                return [first, *self.drain()]
 
     def close(self, grace_s: float = 0.5) -> None:
         """End the process and all it started; its memory is free when this returns, within `grace_s` and a moment."""
