@@ -2,7 +2,13 @@
 
 from hetspec_core.service.chat.answer import Answer, Piece
 from hetspec_core.service.chat.comparison import Comparison, Difference, Verdict
-from hetspec_core.service.chat.conversation import Conversation, Turn, pieces_of, saved_conversations
+from hetspec_core.service.chat.conversation import (
+    Conversation,
+    Turn,
+    conversation_folder,
+    pieces_of,
+    saved_conversations,
+)
 from hetspec_core.service.chat.meters import Figures, Meters, TimeSplit
 from hetspec_core.service.chat.session import ChatSession
 from hetspec_core.service.chat.setup import ChatConfig, chat_config, with_draft
@@ -26,6 +32,7 @@ __all__ = [
     "Verdict",
     "best_rejected",
     "chat_config",
+    "conversation_folder",
     "draft_choices",
     "draft_name",
     "find_draft",

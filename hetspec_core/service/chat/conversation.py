@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hetspec_core.errors import CorruptFileError, NotFoundError, ResourceError, UsageError
 from hetspec_core.events.chat import ChatMessage
-from hetspec_core.paths import write_atomic
+from hetspec_core.paths import roots, write_atomic
 from hetspec_core.service.chat.answer import Answer, Origin, Piece
 
 VERSION = 1
@@ -181,3 +181,8 @@ def saved_conversations(folder: Path) -> list[Path]:
         return sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     except OSError:
         return []
+
+
+def conversation_folder() -> Path:
+    """Where conversations are kept unless another file is given."""
+    return roots().conversations

@@ -3,7 +3,7 @@
 from hetspec_core.events.trace import Trace, TraceHeader, read_trace
 from hetspec_core.service.traces.costs import CALIBRATION_TREES, Costs
 from hetspec_core.service.traces.export import FORMATS, export, to_svg
-from hetspec_core.service.traces.files import TraceSummary, find_trace, list_traces, load_trace
+from hetspec_core.service.traces.files import TraceSummary, find_trace, list_traces, load_trace, trace_folder
 from hetspec_core.service.traces.positions import Positions, read_positions
 from hetspec_core.service.traces.simulation import Prediction, Simulation, grid, predict, simulate
 
@@ -27,4 +27,5 @@ __all__ = [
     "read_trace",
     "simulate",
     "to_svg",
+    "trace_folder",
 ]

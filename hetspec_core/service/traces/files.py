@@ -109,3 +109,8 @@ def load_trace(word: str) -> Trace:
         CorruptFileError: it cannot be read.
     """
     return read_trace(find_trace(word))
+
+
+def trace_folder() -> Path:
+    """Where answers are recorded unless another folder is given."""
+    return roots().traces
