@@ -128,7 +128,7 @@ def export(
     from hetspec_core.service.traces import FORMATS, load_trace
     from hetspec_core.service.traces import export as export_trace
 
-    chosen = next((one for one in FORMATS if one == form), None)
+    chosen = {str(one): one for one in FORMATS}.get(form)
     if chosen is None:
         raise UsageError(f"--format is {form}; allowed: {', '.join(FORMATS)}")
     text = export_trace(load_trace(trace), chosen, step=step)
