@@ -178,7 +178,7 @@ SHIPPED: tuple[Card, ...] = (
     Card(
         axis="backends",
         name="builtin",
-        target=f"{_ENGINE}.decoding.generate:generate",
+        target=f"{_ENGINE}.backends.builtin:BuiltinBackend",
         summary="HetSpec's own decoding in PyTorch: the reference that others are tested against.",
     ),
 )

@@ -14,7 +14,6 @@ from hetspec_core.cli.options import (
     NameOption,
     RecipeArgument,
     SetOption,
-    find_draft,
     spec_options,
     trees_of,
 )
@@ -51,6 +50,7 @@ def bench(
     """Measure speculative against plain decoding on the same prompts, interleaved in one process."""
     from hetspec_core.config import resolve
     from hetspec_core.service import Workbench
+    from hetspec_core.service.drafts import find_draft
 
     options = spec_options(
         name=name,

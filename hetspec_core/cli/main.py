@@ -33,6 +33,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
         "Drafts in and out of other programs' layouts: inspect, import, export.",
     ),
     "generate": ("hetspec_core.cli.generate", "app", "Answer a prompt, with a draft or without."),
+    "chat": ("hetspec_core.cli.chat", "app", "Talk to base and draft, and see the draft tree live."),
+    "trace": ("hetspec_core.cli.trace", "app", "Recorded answers: show, replay, export, predict other tree shapes."),
     "bench": ("hetspec_core.cli.bench", "app", "Measure speculative against plain decoding."),
     "plan": ("hetspec_core.cli.plan", "app", "What a run needs of memory, disk and time, before anything is spent."),
     "doctor": ("hetspec_core.cli.doctor", "app", "Check this machine and this installation."),
