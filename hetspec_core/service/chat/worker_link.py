@@ -192,7 +192,8 @@ class WorkerLink:
                 name = f"signal {-status}"
             return f"the chat worker was ended by {name}"
         last = next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "")
-        return f"the chat worker ended with status {status}" + (f": {last[:200]}" if last else "")
+        last = "".join(char for char in last[:200] if char.isprintable())
+        return f"the chat worker ended with status {status}" + (f": {last}" if last else "")
 
     def _log_tail(self) -> str:
         try:
