@@ -54,7 +54,11 @@ class RunStarted(EventBase):
 
 
 class Progress(EventBase):
-    """How far a task is, in its own unit; `total` None = unknown."""
+    """How far a task is, in its own unit; `total` None = unknown.
+
+    Attributes:
+        workers: how many workers share the task; of several each says how far its own share is (`Tally` adds them up).
+    """
 
     type: Literal["progress"] = "progress"
     task: str
@@ -62,6 +66,7 @@ class Progress(EventBase):
     total: float | None = None
     unit: str = ""
     note: str = ""
+    workers: int = 1
 
 
 class Metric(EventBase):
@@ -129,7 +134,8 @@ class Result(EventBase):
 
 class RunEnded(EventBase):
     """The worker has ended its attempt in this state; one that could not say so has it said by its supervisor,
-    which names the attempt, because the worker may not even have begun it (0 = the attempt that began last).
+    which names the attempt, because the worker may not even have begun it (0 = the attempt that began last). Of several
+    workers the supervisor says the end, with the name of the one that failed as `worker`.
     """
 
     type: Literal["run_ended"] = "run_ended"

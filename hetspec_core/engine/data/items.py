@@ -16,6 +16,7 @@ from typing import Any
 from hetspec_core.engine.data.chat import ChatTemplate, Encoded
 from hetspec_core.engine.data.conversation import Conversation, Message
 from hetspec_core.engine.data.shards import count_supervised
+from hetspec_core.engine.run_folder import Share
 from hetspec_core.errors import DataError
 
 
@@ -105,15 +106,26 @@ def encode_all(
     base_fingerprint: str,
     settings: Mapping[str, Any],
     max_length: int,
+    share: Share | None = None,
 ) -> ItemList:
-    """Conversations with answers as items.
+    """Conversations with answers as items: all of them, or those of a share.
 
     Raises:
         DataError: the template refuses a conversation; it is named.
     """
     found = ItemList()
     template_hash = template.hash
-    for conversation in conversations:
+    conversations = list(conversations)
+    names = [
+        content_id(
+            conversation.messages, template_hash=template_hash, base_fingerprint=base_fingerprint, settings=settings
+        )
+        for conversation in conversations
+    ]
+    mine = (share or Share()).pick(names)
+    for name, conversation in zip(names, conversations, strict=True):
+        if name not in mine:
+            continue
         if not conversation.has_answers:
             found.dropped["no answer"] += 1
             continue
@@ -121,8 +133,5 @@ def encode_all(
             encoded = template.encode(conversation.messages)
         except DataError as error:
             raise DataError(f"conversation {conversation.id}: {error.message}", hint=error.hint) from error
-        name = content_id(
-            conversation.messages, template_hash=template_hash, base_fingerprint=base_fingerprint, settings=settings
-        )
         found.add(name, encoded, max_length=max_length)
     return found
