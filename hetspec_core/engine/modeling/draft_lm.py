@@ -87,8 +87,10 @@ class DraftLM(nn.Module):
                 hint="use a draft that was made for this base",
             )
         self.__dict__["_ends"] = ends
-        borrows = self.vocab is not None and self.head.own_output_head is None
-        self.__dict__["_rows"] = ends.head_rows(self.vocab.ids.to(ends.head.weight.device)) if borrows else None
+        rows = None
+        if self.vocab is not None and self.head.own_output_head is None:
+            rows = ends.head_rows(self.vocab.ids.to(ends.head.weight.device))
+        self.__dict__["_rows"] = rows
         return self
 
     @property
