@@ -231,15 +231,20 @@ def test_noise_changes_training_but_neither_targets_nor_evaluation(data: Data, t
 
 
 @pytest.mark.slow
-def test_two_processes_train_what_one_does_with_twice_the_micro_batches(data: Data, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"algorithm": {"options": {"noise": 0.0, "feature_loss_weight": 0.3}}, "log_every": 2}
+@pytest.mark.parametrize("name", ["eagle", "eagle3"])
+def test_two_processes_train_what_one_does_with_twice_the_micro_batches(data: Data, tmp_path: Path, name: str) -> None:
+    algorithm: dict[str, Any] = {"name": name, "options": {"noise": 0.0}}
+    if name == "eagle":
+        algorithm["options"]["feature_loss_weight"] = 0.3
+    options: dict[str, Any] = {"algorithm": algorithm, "log_every": 2}
+    store = write_tiny_store(tmp_path / "store", data.base, layers=(0, 1))
     # An even number of micro-batches, so that the plan for two ranks is the plan for one, dealt out in turn.
-    alone = train(tmp_path / "alone", data, tokens_per_batch=36, gradient_accumulation=2, **options)
+    alone = train(tmp_path / "alone", data, [store], tokens_per_batch=36, gradient_accumulation=2, **options)
     facts = json.loads(alone.resolved.read_text())["training"]
     assert facts["micro_batches_per_epoch"] % 2 == 0
     paths = make_run_folder(
         tmp_path / "both",
-        tiny_run_spec(data.spec, [data.store], tokens_per_batch=36, gradient_accumulation=1, **options),
+        tiny_run_spec(data.spec, [store], tokens_per_batch=36, gradient_accumulation=1, **options),
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
