@@ -25,7 +25,8 @@ def run_json(capsys: Capture, *words: str) -> object:
 
 def test_listing_has_a_line_for_each_preset(capsys: Capture) -> None:
     lines = run(capsys, "presets", "list", "draft").splitlines()
-    assert [line.split()[:2] for line in lines] == [["draft", "llama-1l"], ["draft", "qwen3-1l"]]
+    names = [line.split()[:2] for line in lines]
+    assert names == sorted(names) and {("draft", "llama-1l"), ("draft", "qwen3-1l")} <= {tuple(name) for name in names}
     assert all(line.endswith("shipped") for line in lines)
 
 
@@ -35,9 +36,11 @@ def test_listing_shows_whose_a_preset_is_and_what_is_wrong_with_it(capsys: Captu
     lines = run(capsys, "presets", "list", "algorithm").splitlines()
     assert "[bold]mine[/bold]" in lines[0] and lines[0].endswith("yours, over the shipped one")
     assert "\x1b" not in lines[0], "no control characters from data reach the terminal"
-    assert "cannot be read: your preset algorithm/torn is not TOML" in lines[2]
+    [torn] = [line for line in lines if line.split()[1] == "torn"]
+    assert "cannot be read: your preset algorithm/torn is not TOML" in torn
     listed = run_json(capsys, "presets", "list", "algorithm")
-    assert isinstance(listed, list) and [item["overrides"] for item in listed] == [True, False, False]
+    assert isinstance(listed, list)
+    assert [item["name"] for item in listed if item["overrides"]] == ["eagle"]
 
 
 def test_a_recipe_is_shown_as_the_spec_it_resolves_to(capsys: Capture) -> None:
@@ -123,7 +126,5 @@ def test_the_catalogue_lists_cards(capsys: Capture) -> None:
     assert ["algorithms", "eagle"] in names and ["stages", "train"] in names
     listed = run_json(capsys, "catalog", "backbones")
     assert isinstance(listed, dict) and listed["broken"] == []
-    assert [(card["name"], card["capabilities"]["model_type"]) for card in listed["cards"]] == [
-        ("llama", "llama"),
-        ("qwen3", "qwen3"),
-    ]
+    families = {card["name"]: card["capabilities"].get("model_type") for card in listed["cards"]}
+    assert families["llama"] == "llama" and families["gemma3"] == "gemma3_text"
