@@ -40,7 +40,7 @@ def chat(
     every_position: Annotated[
         bool, typer.Option("--every-position", help="Commit one token per step, so that a trace suits the simulator.")
     ] = False,
-    backend: Annotated[str, typer.Option(help="Who runs the models; see `catalog backends`.")] = "builtin",
+    backend: Annotated[str, typer.Option(help="Who runs the models; see `catalog backends`.")] = "",
     overrides: SetOption = [],  # noqa: B006 - Typer reads the default, nobody changes it
     file: FileOption = None,
     json: JsonFlag = False,
