@@ -9,11 +9,14 @@ import typer
 from hetspec_core.cli.formats import format_number
 from hetspec_core.cli.options import (
     DEFAULT_RECIPE,
+    BackendOption,
     DraftOption,
     FileOption,
     NameOption,
     RecipeArgument,
     SetOption,
+    UrlOption,
+    backend_options,
     spec_options,
     trees_of,
 )
@@ -42,6 +45,12 @@ def bench(
         int | None, typer.Option(min=1, help="Times each prompt is measured; the median counts.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="Number type: float32, bfloat16 or float16.")] = None,
+    backend: BackendOption = None,
+    url: UrlOption = None,
+    engine: Annotated[bool, typer.Option("--engine", help="Measure SGLang's offline engine, not a server.")] = False,
+    batch_size: Annotated[
+        list[int], typer.Option(min=1, help="Prompts at once (sglang); may be repeated. Speeds are batch 1's.")
+    ] = [],  # noqa: B006
     overrides: SetOption = [],  # noqa: B006
     file: FileOption = None,
     name: NameOption = None,
@@ -63,7 +72,9 @@ def bench(
         decoding__max_new_tokens=max_new_tokens,
         decoding__sampling__temperature=temperature,
         resources__dtype=dtype,
-    )
+        sglang__engine=engine or None,
+        sglang__batch_sizes=batch_size or None,
+    ) | backend_options("sglang" if engine and backend is None else backend, url)
     with Workbench() as workbench:
         base = resolve(recipe, stage="bench", overrides=overrides, file=file, options=options).spec.base.name
         options["draft.checkpoint"] = str(find_draft(workbench, draft, base))
@@ -79,10 +90,13 @@ def bench(
 def print_bench(result: dict[str, Any]) -> None:
     """Print a bench result: the setting, a table of the ways of decoding, then the details of each tree."""
     setup, plain, trees = result["setup"], result["plain"], result["trees"]
-    _say(
-        f"{setup['base']} with draft {setup['draft']} ({setup['draft_parameters'] / 1e6:.1f} M parameters, "
+    size = (
+        ""
+        if setup["draft_parameters"] is None
+        else f" ({setup['draft_parameters'] / 1e6:.1f} M parameters, "
         f"vocabulary {format_number(setup['draft_vocab_size'])})"
     )
+    _say(f"{setup['base']} with draft {setup['draft']}{size}")
     _say(
         f"{setup['questions']} prompts of {setup['prompts']}, {format_number(setup['prompt_tokens'])} prompt tokens, "
         f"up to {setup['max_new_tokens']} new tokens, {_sampling(setup['sampling'])}, {setup['dtype']}, "
@@ -92,7 +106,12 @@ def print_bench(result: dict[str, Any]) -> None:
         f"{setup['device']} ({setup['cpu']}, {setup['threads']} threads), torch {setup['torch']}, "
         f"transformers {setup['transformers']}"
     )
-    rows: list[Sequence[str]] = [("plain", "-", "-", _rate(plain["decode_tokens_per_s"]), "1.00", "-")]
+    served = setup.get("sglang")
+    if served is not None:
+        _say(f"SGLang {served['version']}, {served['mode']} {served.get('url', '')}".rstrip())
+    rows: list[Sequence[str]] = []
+    if plain is not None:
+        rows.append(("plain", "-", "-", _rate(plain["decode_tokens_per_s"]), "1.00", "-"))
     for tree in trees:
         lossless = tree["lossless"]
         rows.append(
@@ -102,11 +121,11 @@ def print_bench(result: dict[str, Any]) -> None:
                 _interval(tree["accept_length_interval"]),
                 _rate(tree["decode_tokens_per_s"]),
                 _number(tree["speedup"]),
-                f"{lossless['identical']}/{lossless['prompts']}",
+                "-" if lossless is None else f"{lossless['identical']}/{lossless['prompts']}",
             )
         )
     _table(("tree", "accept length", "95 %", "tokens/s", "speedup", "identical"), rows)
-    ends = [f"plain {_rate(plain['end_to_end_tokens_per_s'])}"]
+    ends = [] if plain is None else [f"plain {_rate(plain['end_to_end_tokens_per_s'])}"]
     ends += [
         f"{tree['tree']} {_rate(tree['end_to_end_tokens_per_s'])} ({_number(tree['speedup_end_to_end'])})"
         for tree in trees
@@ -127,6 +146,13 @@ def _print_tree(tree: dict[str, Any]) -> None:
     )
     if rates:
         _say(f"acceptance by depth, given its parent (joint): {rates}")
+    if counted := tree.get("sglang"):
+        _say(
+            f"as SGLang counts: {counted['completion_tokens']} tokens / {counted['spec_verify_ct']} verify steps = "
+            f"{_number(counted['accept_length'])} (the first token is in it), flags {counted['flags']}"
+        )
+        for batch in counted["batches"]:
+            _say(f"{batch['batch_size']} prompts at once: {_rate(batch['tokens_per_s'])} tokens/s")
     if tree["phases"]:
         phases = ", ".join(f"{name[:-2]} {seconds * 1e3:.1f} ms" for name, seconds in tree["phases"].items())
         _say(f"a step, in a profiled pass of its own: {phases}")
@@ -144,7 +170,7 @@ def _print_tree(tree: dict[str, Any]) -> None:
                 for name, row in tree["categories"].items()
             ],
         )
-    for found in tree["lossless"]["differences"][:5]:
+    for found in (tree["lossless"] or {"differences": ()})["differences"][:5]:
         gap = (
             "" if found["top2_gap"] is None else f"; the base's two likeliest tokens are {found['top2_gap']:.2g} apart"
         )

@@ -11,11 +11,14 @@ from hetspec_core.cli.follow import PlainView
 from hetspec_core.cli.formats import format_number
 from hetspec_core.cli.options import (
     DEFAULT_RECIPE,
+    BackendOption,
     DraftOption,
     FileOption,
     NameOption,
     RecipeOption,
     SetOption,
+    UrlOption,
+    backend_options,
     spec_options,
     trees_of,
 )
@@ -41,6 +44,8 @@ def generate(
     top_p: Annotated[float | None, typer.Option(help="Sample from the likeliest tokens with this mass.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the sampling.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after a stop token.")] = False,
+    backend: BackendOption = None,
+    url: UrlOption = None,
     overrides: SetOption = [],  # noqa: B006 - Typer reads the default, nobody changes it
     file: FileOption = None,
     name: NameOption = None,
@@ -64,7 +69,7 @@ def generate(
         decoding__sampling__top_k=top_k,
         decoding__sampling__top_p=top_p,
         decoding__sampling__seed=seed,
-    )
+    ) | backend_options(backend, url)
     with Workbench() as workbench:
         if not plain:
             base = resolve(recipe, stage="generate", overrides=overrides, file=file, options=options).spec.base.name

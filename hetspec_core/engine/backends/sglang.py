@@ -15,12 +15,13 @@ from typing import Any
 
 from hetspec_core.engine.backends.backend import Backend, Capability, StepSeen, Watcher, Written
 from hetspec_core.engine.backends.sglang_client import Chunk, SGLangClient, sampling_params
-from hetspec_core.engine.backends.sglang_counts import growth_count
+from hetspec_core.engine.backends.sglang_counts import growth_count, step_counts
 from hetspec_core.engine.backends.sglang_export import ServedDraft
 from hetspec_core.engine.backends.sglang_fleet import Fleet, Served, died_of
 from hetspec_core.engine.backends.sglang_trees import TreeFeed, committed_tokens, step_count, tree_step
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
+from hetspec_core.engine.decoding.completion import Completion
 from hetspec_core.engine.modeling.base_lm import load_tokenizer
 from hetspec_core.engine.modeling.sources import fingerprint, materialize
 from hetspec_core.errors import ModelError, SpecError, StageFailed
@@ -49,6 +50,10 @@ class SGLangBackend(Backend):
         self._draft_folder = ""
         self._stop_ids: list[int] = []
         self._context = 0
+        self.stop_asked: Callable[[], bool] = lambda: False
+        """Whether the start of a server should be given up; a run puts its cancellation here."""
+        self.folder = roots().cache / "sglang"
+        self.logs = roots().chat_logs / f"sglang-{os.getpid()}"
         self._texts: dict[int, str] = {}
 
     def configure(self, options: Mapping[str, Any]) -> None:
@@ -68,14 +73,14 @@ class SGLangBackend(Backend):
             self._plain = self._attach(self.spec.plain_url, base) if self.spec.plain_url else None
             self._context = self._attached.facts.context_tokens or self._context
         else:
-            cache = roots().cache / "sglang"
             self._fleet = Fleet(
                 self.spec,
                 base,
                 resources,
-                folder=cache,
-                logs=roots().chat_logs / f"sglang-{os.getpid()}",
+                folder=self.folder,
+                logs=self.logs,
                 on_progress=lambda label, done: self.on_progress(label, done),
+                stop_asked=lambda: self.stop_asked(),
             )
         return self.facts()
 
@@ -141,6 +146,20 @@ class SGLangBackend(Backend):
             self._texts[token] = text
         return text
 
+    @property
+    def fleet(self) -> Fleet:
+        """The servers that are started here.
+
+        Raises:
+            SpecError: no base is open, or a running server was attached to.
+        """
+        return self._need_fleet()
+
+    @property
+    def exported(self) -> ServedDraft | None:
+        """The present draft in SGLang's layout."""
+        return self._draft
+
     def served(self, decoding: DecodingSpec) -> Served:
         """The server that decodes this way.
 
@@ -162,7 +181,28 @@ class SGLangBackend(Backend):
 
     def answer(self, prompt: list[int], decoding: DecodingSpec, watcher: Watcher) -> Written:
         """As in `Backend`."""
-        served = self.served(decoding)
+        return self._write(self.served(decoding), prompt, decoding, watcher).written
+
+    def complete(self, served: Served, prompt: list[int], decoding: DecodingSpec) -> tuple[Completion, dict[str, Any]]:
+        """Answer a prompt for a measurement: the steps are those that the server counted.
+
+        Returns:
+            The answer, and the server's own figures of it.
+        """
+        quiet = Watcher(on_tokens=lambda tokens: None, on_step=lambda step: None, trees=False)
+        pen = self._write(served, prompt, decoding, quiet)
+        written, tree = pen.written, served.facts.tree
+        completion = Completion(
+            prompt_tokens=len(prompt),
+            tokens=written.tokens,
+            stop_reason="stop" if written.stop_reason == "stop" else "length",
+            steps=step_counts(pen.meta, len(written.tokens), tree[0]) if tree is not None else [],
+            first_token_s=written.first_token_s,
+            total_s=written.first_token_s + written.decode_s,
+        )
+        return completion, pen.meta
+
+    def _write(self, served: Served, prompt: list[int], decoding: DecodingSpec, watcher: Watcher) -> _Pen:
         request_id = uuid.uuid4().hex
         sampling = sampling_params(decoding.sampling, decoding.max_new_tokens, ignore_eos=decoding.ignore_eos)
         if not decoding.ignore_eos:
@@ -179,7 +219,7 @@ class SGLangBackend(Backend):
         finally:
             if served.feed is not None:
                 served.feed.forget(request_id)
-        return pen.written
+        return pen
 
     def calibrate(
         self, prompt: list[int], decoding: DecodingSpec, trees: Sequence[str], stop_asked: Callable[[], bool]
@@ -243,6 +283,7 @@ class _Pen:
         self._prompt_tokens, self._feed, self._request_id = prompt_tokens, feed, request_id
         self._index = 0
         self._last_s = 0.0
+        self.meta: dict[str, Any] = {}
         self.written.stop_reason = "stopped"  # until the server says why it ended
 
     def take(self, chunk: Chunk, speculates: bool) -> None:
@@ -258,7 +299,7 @@ class _Pen:
         self._last_s = chunk.at_s
         self.written.decode_s = chunk.at_s - self.written.first_token_s
         if chunk.finish:
-            self.written.stop_reason = stop_reason(chunk.finish)
+            self.written.stop_reason, self.meta = stop_reason(chunk.finish), chunk.meta
 
     def _say(self, tokens: list[int]) -> None:
         self.written.tokens.extend(tokens)

@@ -6,7 +6,7 @@ The job names the engine's arguments, prompts as token ids, sampling and batch s
 every batch size, so that what was measured outlives a crash. Besides SGLang it needs the standard library only.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

@@ -20,7 +20,13 @@ import psutil
 from hetspec_core.engine.backends.sglang_client import sampling_params
 from hetspec_core.engine.backends.sglang_counts import tree_flags
 from hetspec_core.engine.backends.sglang_export import ServedDraft
-from hetspec_core.engine.backends.sglang_launch import MODEL_PACKAGE, environment, interpreter, link_inside
+from hetspec_core.engine.backends.sglang_launch import (
+    MODEL_PACKAGE,
+    environment,
+    interpreter,
+    link_inside,
+    served_dtype,
+)
 from hetspec_core.engine.backends.sglang_server import (
     Progress,
     StartLog,
@@ -62,9 +68,8 @@ class EngineJob:
     def engine_arguments(self) -> dict[str, Any]:
         """Keyword arguments of SGLang's `Engine`; the user's flags are put over ours."""
         found: dict[str, Any] = {"model_path": str(self.base), "tp_size": self.spec.tp_size, "log_level": "info"}
-        if self.resources.dtype != "auto":
-            found["dtype"] = self.resources.dtype
         found |= {
+            "dtype": served_dtype(self.resources),
             "disable_cuda_graph": not self.spec.cuda_graph,
             "disable_radix_cache": not self.spec.radix_cache,
             "enable_deterministic_inference": self.spec.deterministic,

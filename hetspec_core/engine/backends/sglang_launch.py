@@ -128,8 +128,7 @@ def plan_launch(
         ("--host", spec.host),
         ("--port", str(port)),
     ]
-    if resources.dtype != "auto":
-        ours.append(("--dtype", resources.dtype))
+    ours.append(("--dtype", served_dtype(resources)))
     if served is not None:
         steps, topk, tokens = tree_flags(tree)
         ours += [
@@ -166,6 +165,11 @@ def plan_launch(
     shown = f"[{reached}]" if ":" in reached else reached
     expects = served.architecture if served is not None else ""
     return Launch(command, variables, f"http://{shown}:{port}", host, port, expects)
+
+
+def served_dtype(resources: ResourcesSpec) -> str:
+    """Number type of the base; `auto` is bfloat16, as on a GPU here (SGLang's own would look at the files)."""
+    return "bfloat16" if resources.dtype == "auto" else resources.dtype
 
 
 def link_inside(folder: Path) -> Path:

@@ -100,7 +100,7 @@ class SGLangServer:
     @property
     def pid(self) -> int | None:
         """Id of the process, while it runs."""
-        return self._process.pid if self.alive else None
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     @property
     def alive(self) -> bool:

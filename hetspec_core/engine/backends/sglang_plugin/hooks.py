@@ -7,7 +7,7 @@ CUDA graphs: `organize_draft_results` is captured, so its hook runs once per gra
 buffer behind that every replay repeats; the other two run in Python at every step.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
