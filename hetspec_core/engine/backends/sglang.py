@@ -309,11 +309,11 @@ class _Pen:
         spent = max(0.0, at_s - self._last_s)
         first = True
         while new:
-            record = self._feed.take(self._request_id, _RECORD_S) if self._feed is not None else None
+            record = self._record(new)
             committed = new if record is None else new[: len(committed_tokens(record))]
             kv_tokens = self._prompt_tokens + len(self.written.tokens) - 1
             tree = None
-            if record is None or committed_tokens(record)[: len(committed)] != committed:
+            if record is None:
                 count = growth_count(len(committed), self._depth)
             else:
                 count = step_count(record, len(committed))
@@ -332,6 +332,24 @@ class _Pen:
             )
             self._index += 1
             first, new = False, new[len(committed) :]
+
+    def _record(self, new: list[int]) -> dict[str, Any] | None:
+        """The record of the step that committed these tokens, or the first of them; None when it was not told.
+
+        Records may be missing, because a full queue drops some. One of an earlier step is passed over, one of a later
+        step is kept for it.
+        """
+        if self._feed is None:
+            return None
+        here = self._prompt_tokens + len(self.written.tokens) - 1
+        while (record := self._feed.take(self._request_id, _RECORD_S)) is not None:
+            told = committed_tokens(record)[: len(new)]
+            if record["tokens"][0] == self.written.tokens[-1] and told == new[: len(told)]:
+                return record
+            if record["kv_tokens"] > here:
+                self._feed.give_back(self._request_id, record)
+                return None
+        return None
 
 
 def stop_reason(finish: str) -> ChatStop:

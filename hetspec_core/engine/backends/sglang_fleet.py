@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from hetspec_core.errors import StageFailed
 from hetspec_core.sglang_versions import inside_is_known
 from hetspec_core.spec import BaseSpec, ResourcesSpec, SGLangSpec, TreeSpec
 
-_CRASH_LIMIT_S = 900.0
+_END_S = 1.0  # what broke off in the middle of an answer is usually gone by then
 
 
 @dataclass
@@ -163,6 +164,9 @@ class Fleet:
 def died_of(served: Served, error: StageFailed) -> StageFailed:
     """The better of two reasons: what the process left in its log, if it is gone, else what was seen on the wire."""
     server = served.server
+    limit = time.monotonic() + _END_S
+    while server is not None and server.alive and time.monotonic() < limit:
+        time.sleep(0.02)
     if server is None or server.alive:
         return error
     return server.died()

@@ -20,6 +20,7 @@ from hetspec_core.events.steps import TreeStep
 
 _LONGEST_FRAME = 8 << 20
 _MOST_REQUESTS = 64  # whose records are kept; those of requests that nobody asks for are forgotten
+_MOST_RECORDS = 4096
 _CONNECT_S = 5.0
 
 
@@ -37,6 +38,7 @@ class TreeFeed:
         self._records: dict[str, deque[dict[str, Any]]] = {}
         self._news = threading.Condition()
         self._socket: socket.socket | None = None
+        self._greeted = threading.Event()
 
     def open(self, timeout_s: float = _CONNECT_S) -> bool:
         """Connect; False when there is no plugin at the other end. Trees are an extra, so nothing is raised."""
@@ -53,7 +55,7 @@ class TreeFeed:
                 continue
             self._socket, self.alive = link, True
             threading.Thread(target=self._read, args=(link,), name="sglang-trees", daemon=True).start()
-            return True
+            return self._greeted.wait(max(0.0, limit - time.monotonic()))
 
     def take(self, request_id: str, timeout_s: float) -> dict[str, Any] | None:
         """The next record of a request; None when none comes in time."""
@@ -65,6 +67,11 @@ class TreeFeed:
                     return None
                 self._news.wait(left)
             return waiting.popleft()
+
+    def give_back(self, request_id: str, record: dict[str, Any]) -> None:
+        """Put a record in front again that was taken too early."""
+        with self._news:
+            self._records.setdefault(request_id, deque(maxlen=_MOST_RECORDS)).appendleft(record)
 
     def forget(self, request_id: str) -> None:
         """Drop what is left of a request."""
@@ -89,7 +96,9 @@ class TreeFeed:
                     if size > _LONGEST_FRAME or len(body := stream.read(size)) < size:
                         break
                     record = msgpack.unpackb(body)
-                    if isinstance(record, dict) and record.get("v") == VERSION:
+                    if isinstance(record, dict) and record.get("hello"):
+                        self._greeted.set()
+                    elif isinstance(record, dict) and record.get("v") == VERSION:
                         self._keep(record)
         except (OSError, ValueError):
             pass  # it is gone, or speaks another language; either way no more trees come
@@ -104,7 +113,7 @@ class TreeFeed:
             if request_id not in self._records:
                 while len(self._records) >= _MOST_REQUESTS:
                     del self._records[next(iter(self._records))]
-                self._records[request_id] = deque(maxlen=4096)
+                self._records[request_id] = deque(maxlen=_MOST_RECORDS)
             self._records[request_id].append(record)
             self._news.notify_all()
 

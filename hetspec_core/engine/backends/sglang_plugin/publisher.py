@@ -21,6 +21,9 @@ QUEUE_BATCHES = 256
 _BUFFER_BYTES = 1 << 20
 _LOOK_S = 0.2
 
+HELLO = {"hello": True}
+"""What a viewer gets first."""
+
 Batch = Callable[[], Iterable[dict[str, Any]]]
 """Gives the records of a batch; called in the publisher's thread, where it may wait for a copy."""
 
@@ -105,14 +108,16 @@ class Publisher:
             viewer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
             viewer.settimeout(_LOOK_S)
             self._viewers.append(viewer)
+            self.has_viewers = True
+            self._send(encode(HELLO), viewer)  # from now on nothing is missed, and the viewer may know
         if self._viewers:
             gone, _, _ = select.select(self._viewers, [], [], 0)  # they never speak: what can be read is their end
             for viewer in gone:
                 self._drop(viewer)
         self.has_viewers = bool(self._viewers)
 
-    def _send(self, frame: bytes) -> None:
-        for viewer in list(self._viewers):
+    def _send(self, frame: bytes, *viewers: socket.socket) -> None:
+        for viewer in viewers or tuple(self._viewers):
             try:
                 viewer.sendall(frame)
             except OSError:  # gone, or so slow that half a frame is out and the rest would make no sense
