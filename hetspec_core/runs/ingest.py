@@ -8,7 +8,6 @@ rows. It knows no processes: whether a worker lives is asked by the service.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import json
 import re
@@ -23,7 +22,15 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from hetspec_core.errors import HetSpecError, RunError
 from hetspec_core.events import Event, read_events
 from hetspec_core.paths import RunPaths
-from hetspec_core.runs.database import open_database
+from hetspec_core.runs.database import (
+    exclusive,
+    identity,
+    is_damaged,
+    is_out_of_room,
+    open_database,
+    open_in_memory,
+    put_aside,
+)
 from hetspec_core.runs.found import Found, flatten
 from hetspec_core.runs.look import changed_runs, run_names
 from hetspec_core.runs.query import Names, parse_order, parse_query
@@ -33,7 +40,6 @@ from hetspec_core.runs.thin import Axis, count_points, thin
 from hetspec_core.spec.document import from_toml
 
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z]+-[a-z0-9]{4}")
-_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
@@ -42,7 +48,9 @@ Answer = TypeVar("Answer")
 def _healing(
     method: Callable[Concatenate[Registry, Arguments], Answer],
 ) -> Callable[Concatenate[Registry, Arguments], Answer]:
-    """Let a method that meets a damaged database begin again with a new one, filled from the run folders."""
+    """Let a method that meets a damaged database begin again with a new one, filled from the run folders; and one that
+    meets a full disk with a copy in memory, because it is then that one must see which runs there are.
+    """
 
     @functools.wraps(method)
     def healed(self: Registry, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
@@ -53,9 +61,12 @@ def _healing(
             try:
                 return method(self, *args, **kwargs)
             except sqlite3.DatabaseError as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
+                if is_damaged(error):
+                    self._make_again()
+                elif is_out_of_room(error) and not self.in_memory:
+                    self._go_into_memory()
+                else:
                     raise
-                self._make_again()
                 return method(self, *args, **kwargs)
             finally:
                 self._busy = False
@@ -70,6 +81,9 @@ class Registry:
         path: the database file; made when missing. One that is damaged is put aside and made again.
         runs: the folder of the run folders.
 
+    Attributes:
+        in_memory: whether the disk is full, so that what is taken in is only in this process.
+
     Raises:
         RunError: a newer version of HetSpec has written it, or it cannot be opened.
     """
@@ -79,28 +93,37 @@ class Registry:
         self.runs = runs
         self._lock = threading.RLock()
         self._busy = False
+        self.in_memory = False
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _exclusive(path.with_suffix(".lock")):  # switching to WAL and migrating do not wait for each other
+        with exclusive(path.with_suffix(".lock")):  # switching to WAL and migrating do not wait for each other
             self._open()
 
     def _open(self) -> None:
         try:
             self._db = open_database(self.path)
         except sqlite3.OperationalError as error:
+            if is_out_of_room(error):
+                self._db, self.in_memory = open_in_memory(), True
+                return
             raise RunError(f"the registry {self.path} cannot be opened: {error}") from None
         except sqlite3.DatabaseError:
-            _put_aside(self.path)
+            put_aside(self.path)
             self._db = open_database(self.path)
-        self._file = _identity(self.path)
+        self._file = identity(self.path)
 
     def _make_again(self) -> None:
-        with _exclusive(self.path.with_suffix(".lock")):
+        with exclusive(self.path.with_suffix(".lock")):
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
-            if _identity(self.path) == self._file:  # otherwise another process has made a new one already
-                _put_aside(self.path)
+            if identity(self.path) == self._file:  # otherwise another process has made a new one already
+                put_aside(self.path)
             self._open()
         self.sync_all()
+
+    def _go_into_memory(self) -> None:
+        before, self._db, self.in_memory = self._db, open_in_memory(self._db.conn), True
+        with contextlib.suppress(sqlite3.Error):
+            before.close()
 
     def close(self) -> None:
         """Close the database."""
@@ -360,26 +383,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return 0
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _put_aside(path: Path) -> None:
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.rename(path.with_name(f"{path.name}.damaged-{stamp}{suffix}"))

@@ -257,7 +257,11 @@ class Workbench:
         process = row.facts.process
         if process is not None and process.host != socket.gethostname():
             raise RunError(f"run {run_id} works on {process.host}", hint="cancel it there")
-        self._note(run_id, CancelAsked(attempt=row.attempt, forced=force, grace_s=grace_s))
+        try:
+            self._note(run_id, CancelAsked(attempt=row.attempt, forced=force, grace_s=grace_s))
+        except OSError:  # a full disk: the process can be asked all the same
+            if process is None:
+                raise
         if process is None:
             return False
         return self.executor.kill(process) if force else self.executor.ask_to_stop(process)
