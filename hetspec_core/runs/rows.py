@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from hetspec_core.events import ErrorInfo, Event, Log, Marked, Metric, Progress, Result
+from hetspec_core.events import ErrorInfo, Event, Log, Marked, Metric, Progress, Result, Tally
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.runs.state import RunFacts, RunState, derive_state, fold
 from hetspec_core.spec import RunSpec
@@ -150,7 +150,12 @@ def apply(row: RunRow, events: Iterable[Event]) -> Change:
                 if value is not None and (headline := _headline(name)):
                     latest[headline] = float(value)
         elif isinstance(event, Progress):
-            progress = event
+            if event.workers > 1 or event.task in facts.parts:
+                tally = Tally(facts.parts)
+                progress = tally.add(event)
+                facts = replace(facts, parts=tally.parts)
+            else:
+                progress = event
         elif isinstance(event, Log):
             pass
         elif isinstance(event, Result):
@@ -209,7 +214,8 @@ def _with_facts(row: RunRow, facts: RunFacts) -> RunRow:
 
 
 def _facts_to_json(facts: RunFacts) -> str:
-    return json.dumps({name: value for name, value in asdict(facts).items() if value is not None} | _error(facts))
+    known = {name: value for name, value in asdict(facts).items() if value is not None and value != {}}
+    return json.dumps(known | _error(facts))
 
 
 def _error(facts: RunFacts) -> dict[str, Any]:
@@ -223,4 +229,8 @@ def _facts_from_json(text: str) -> RunFacts:
             data[name] = ProcessIdentity(**data[name])
     if data.get("error") is not None:
         data["error"] = ErrorInfo(**data["error"])
+    parts = data.get("parts", {})
+    data["parts"] = {
+        task: {worker: (done, total) for worker, (done, total) in amounts.items()} for task, amounts in parts.items()
+    }
     return RunFacts(**data)

@@ -21,7 +21,7 @@ from hetspec_core.process import ProcessIdentity
 from hetspec_core.runs import Registry, RunRow, RunState, derive_state
 from hetspec_core.runs.state import FINISHED
 from hetspec_core.service.folders import desk_lock, fill_folder, submit_folder
-from hetspec_core.service.gpus import GpuReport, read_gpus, waiting_run
+from hetspec_core.service.gpus import GpuReport, crew_on_processor, read_gpus, waiting_run
 from hetspec_core.service.inputs import InputKind, explain_missing, find_run, product_folder
 from hetspec_core.service.report import (
     RunReport,
@@ -140,7 +140,8 @@ class Workbench:
             folder, attempt = submit_folder(paths), row.attempt + 1
             waiting = waiting_run(self.executor, paths, attempt, folder)
             if waiting is None:
-                self._jobs[run_id] = self.executor.launch(paths, attempt=attempt, folder=folder)
+                crew = crew_on_processor(paths)
+                self._jobs[run_id] = self.executor.launch(paths, attempt=attempt, folder=folder, crew=crew)
                 return
             with self.queue.lock():
                 self.queue.put(waiting)
