@@ -56,6 +56,12 @@ def tiny_dataset_run(folder: Path) -> RunSpec:
     return spec.model_copy(update={"dataset": spec.dataset.model_copy(update={"layers": (0, 1)})})
 
 
+def tiny_shared_dataset_run(folder: Path) -> RunSpec:
+    """The same, made by two workers, a share each."""
+    spec = tiny_dataset_run(folder)
+    return spec.model_copy(update={"resources": spec.resources.model_copy(update={"num_workers": 2})})
+
+
 def tiny_train_run(folder: Path) -> RunSpec:
     """Some hundred steps of a tiny draft, with a checkpoint after every few."""
     base = write_tiny_base(folder / "base")
