@@ -258,7 +258,11 @@ class Workbench:
         process = row.facts.process
         if process is not None and process.host != socket.gethostname():
             raise RunError(f"run {run_id} works on {process.host}", hint="cancel it there")
-        self._note(run_id, CancelAsked(attempt=row.attempt, forced=force, grace_s=grace_s))
+        try:
+            self._note(run_id, CancelAsked(attempt=row.attempt, forced=force, grace_s=grace_s))
+        except OSError:  # a full disk: the process can be asked all the same
+            if process is None:
+                raise
         if process is None:
             return False
         return self.executor.kill(process) if force else self.executor.ask_to_stop(process)
@@ -278,7 +282,7 @@ class Workbench:
         self.registry.sync_all()
         waiting = self.queue.waiting_ids()
         found: list[RunSummary] = []
-        for row in self.registry.rows(stage=stage):
+        for row in self.registry.find([f"stage:{stage}"] if stage else [], archived=True):
             if limit is not None and len(found) >= limit:
                 break
             now = derive_state(row.facts, ProcessIdentity.is_alive)
@@ -323,7 +327,7 @@ class Workbench:
             NotFoundError: no run, or more than one, is meant.
         """
         self.registry.sync_all()
-        return find_run(word, self.registry.rows())
+        return find_run(word, self.registry.names())
 
     def resolve_input(self, word: str, kind: InputKind) -> Path:
         """The folder of hidden states or of a draft that is meant by a directory, or by a run as in `resolve_run`.
@@ -341,7 +345,7 @@ class Workbench:
             raise NotFoundError(f"there is no directory {word}")
         self.registry.sync_all()
         try:
-            run_id = find_run(word, self.registry.rows(), stage="dataset" if kind == "hidden_states" else "train")
+            run_id = find_run(word, self.registry.names(), stage="dataset" if kind == "hidden_states" else "train")
         except NotFoundError as error:
             raise NotFoundError(f"{error.message}, and no such directory", hint=error.hint) from None
         product = product_folder(self.paths(run_id).folder, kind)
