@@ -18,6 +18,7 @@ from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
 from hetspec_core import __version__
+from hetspec_tui.desk import Desk
 from hetspec_tui.screens.welcome import WelcomeScreen
 
 # Textual handles none of these, and a process that one of them ends leaves its terminal raw, with mouse reports on.
@@ -35,6 +36,13 @@ class HetSpecApp(App[None]):
         Binding("q", "quit", "Quit"),
         Binding("ctrl+q", "quit", "Quit", show=False, priority=True),
     ]
+
+    def __init__(self, desk: Desk | None = None) -> None:
+        super().__init__()
+        self.desk = desk or Desk()
+
+    def on_unmount(self) -> None:
+        self.desk.close()
 
     def on_load(self) -> None:
         loop = asyncio.get_running_loop()
