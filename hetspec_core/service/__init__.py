@@ -1,6 +1,6 @@
 """The one front door of command line and dashboard: submit runs, follow them, stop them, look at them."""
 
-from hetspec_core.jobs import Waiting
+from hetspec_core.jobs import PARENT_ENDED, Waiting
 from hetspec_core.service.gpus import GpuReport
 from hetspec_core.service.inputs import InputKind
 from hetspec_core.service.library import Comparison, Discarded, Library, Relative
@@ -9,6 +9,7 @@ from hetspec_core.service.watch import Watch
 from hetspec_core.service.workbench import RESUMABLE, RunHandle, Workbench
 
 __all__ = [
+    "PARENT_ENDED",
     "RESUMABLE",
     "Comparison",
     "Discarded",
