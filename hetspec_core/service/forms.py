@@ -110,6 +110,14 @@ class Field:
             return ", ".join(words) if plain else set_text(list(value))
         return str(value)
 
+    def typed(self, words: str) -> str:
+        """The right side of a `--set` as it is typed."""
+        try:
+            value = toml_value(words)
+        except ValueError:
+            return words
+        return self.to_text(None if value == ABSENT and self.optional else value)
+
     def read(self, text: str) -> tuple[Any, str]:
         """(value, "") of what was typed, or (None, what is wrong with it). An empty text takes the value away."""
         words = text.strip()
