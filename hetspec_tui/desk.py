@@ -80,3 +80,6 @@ class HasDesk(Protocol):
 
     @property
     def desk(self) -> Desk: ...
+
+    def show_title(self, page: Any) -> None:
+        """Draw the line above a page: which page it is, and what is open above it."""

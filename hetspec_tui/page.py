@@ -13,10 +13,13 @@ from textual.containers import Vertical
 from textual.events import Resize
 from textual.geometry import Size
 from textual.screen import Screen
-from textual.widgets import Footer, Header, Static
+from textual.widgets import Static
 
-from hetspec_core.errors import HetSpecError
+from hetspec_core.errors import HetSpecError, SpecError
 from hetspec_tui.desk import Desk, HasDesk
+from hetspec_tui.dialogs import Details
+from hetspec_tui.widgets.key_bar import KeyBar
+from hetspec_tui.widgets.title_bar import TitleBar
 
 if TYPE_CHECKING:
     from hetspec_core.service import Workbench
@@ -24,29 +27,50 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 
 SMALLEST = Size(60, 16)
+TOAST_LINES = 4
+TOAST_LETTERS = 300
 
 
 class Page(Screen[None]):
     """Base of the screens. A subclass gives `CRUMB` and `compose_page`; it may override `receive`, `state`, `restore`.
 
     Attributes:
-        CRUMB: its word in the breadcrumb.
+        CRUMB: its word in the breadcrumb; `crumb` may say more, such as the name of a run.
+        CHANGES: names of its actions that change a run, a file or a preset: a dashboard that only looks disables them.
     """
 
     CRUMB: ClassVar[str] = ""
+    CHANGES: ClassVar[frozenset[str]] = frozenset()
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (160, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall"), (50, "-high")]  # noqa: RUF012
 
     def compose(self) -> ComposeResult:
-        yield Header()
+        yield TitleBar()
         with Vertical(id="page"):
             yield from self.compose_page()
         yield Static(id="too-small", markup=False)
-        yield Footer(show_command_palette=False)
+        yield KeyBar()
 
     def compose_page(self) -> ComposeResult:
         """The widgets between header and footer."""
         yield from ()
+
+    @property
+    def crumb(self) -> str:
+        """Its word in the breadcrumb now. Call `show_crumb` when it has changed."""
+        return self.CRUMB
+
+    def show_crumb(self) -> None:
+        """Draw the line above the screen again."""
+        cast(HasDesk, self.app).show_title(self)
+
+    def on_screen_resume(self) -> None:
+        self.show_crumb()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in self.CHANGES and self.desk.read_only:
+            return None  # shown, and struck out
+        return super().check_action(action, parameters)
 
     # --- what a page is told, and what it keeps -----------------------------------------------------------------------
 
@@ -59,6 +83,9 @@ class Page(Screen[None]):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave at the last start; called once after mounting. It may be of another version."""
+
+    def runs_touched(self, run_ids: tuple[str, ...]) -> None:
+        """Some runs were started, stopped or labelled by another screen (`messages.RunsTouched`); () = any."""
 
     # --- asking the desk ----------------------------------------------------------------------------------------------
 
@@ -83,9 +110,13 @@ class Page(Screen[None]):
             return None
 
     def show_error(self, error: HetSpecError) -> None:
-        """Show what was seen and what to do."""
-        text = f"{error.message}\n{error.hint}" if error.hint else error.message
-        self.notify(text, title="Not done", severity="error", markup=False)
+        """Show what was seen and what to do: a toast, or a screen to read and copy when it is long."""
+        text = f"{error}" if isinstance(error, SpecError) else f"{error.message}\n{error.hint}".strip()
+        self.log.error(text)
+        if text.count("\n") > TOAST_LINES or len(text) > TOAST_LETTERS:
+            self.app.push_screen(Details("Not done", text))
+        else:
+            self.notify(text, title="Not done", severity="error", markup=False)
 
     # --- size ---------------------------------------------------------------------------------------------------------
 
