@@ -140,7 +140,7 @@ class Chart(Widget, can_focus=True):
         """The points that are seen, to be written somewhere else."""
         return ChartData(
             self.x_name,
-            [(one.label, *(values[:] for values in self._tracks[one.key].points)) for one in self._series],
+            [(one.label, *self._tracks[one.key].copy()) for one in self._series],
             self.x_range,
         )
 
@@ -222,7 +222,7 @@ class Chart(Widget, can_focus=True):
             x_range=self.x_range,
             cursor=self.cursor,
             flags=tuple(flags),
-            signs=self.app.no_color or self.app.ansi_color,
+            signs=bool(self.app.no_color or self.app.ansi_color),
             empty=self.empty,
         )
 

@@ -120,6 +120,10 @@ class Track:
         """X and value of every point, by x; a gap is nan."""
         return self._xs, self._ys
 
+    def copy(self) -> tuple[array[float], array[float]]:
+        """The points, apart from what comes later."""
+        return self._xs[:], self._ys[:]
+
     def take(self, xs: Sequence[float], ys: Sequence[float | None]) -> bool:
         """Take the series as it is now; whether anything is new. What only grew at its end is not made again."""
         size = min(len(xs), len(ys))
@@ -195,9 +199,10 @@ class _Made:
 def _doubles(values: Sequence[float | None], size: int) -> array[float]:
     if isinstance(values, array) and values.typecode == "d":
         return values[:size]
-    if None in values:
+    try:
+        return array("d", values[:size])  # pyright: ignore[reportArgumentType, reportCallIssue] - None is met below
+    except TypeError:
         return array("d", [_NAN if value is None else value for value in values[:size]])
-    return array("d", values[:size])  # pyright: ignore[reportArgumentType] - no None is left
 
 
 def _same(new: array[float], old: array[float], size: int) -> bool:

@@ -168,9 +168,7 @@ def _body(picture: Picture, drawing: Drawing) -> list[Row]:
     for number_, line in enumerate(picture.lines):
         raster.cells(raster.trace(line.curve, view, columns, dots), grid, 2 * number_)
         _put_signs(picture, line, number_, grid, view)
-    cross = None if picture.cursor is None else math.floor(view.column(picture.cursor, width))
-    if cross == width:
-        cross -= 1
+    cross = None if picture.cursor is None else math.floor(min(view.column(picture.cursor, width), width - 1e-6))
     return [_row(cells, cross) for cells in grid]
 
 
