@@ -1,4 +1,4 @@
-"""Lists to choose from, above any other screen: one of many, or several of many in an order, with a filter as one types.
+"""Lists to choose from, above any other screen: one of many, or several of many in an order, filtered as one types.
 
 They know nothing of runs. A page awaits their answer inside a worker, as with `dialogs`.
 """
@@ -123,7 +123,12 @@ class Choose(_List["str | None"]):
     """
 
     def __init__(
-        self, title: str, choices: Sequence[Choice], current: str | None = None, *, empty: str = "nothing to choose from"
+        self,
+        title: str,
+        choices: Sequence[Choice],
+        current: str | None = None,
+        *,
+        empty: str = "nothing to choose from",
     ) -> None:
         super().__init__(title, choices, empty=empty)
         self.current = current
@@ -160,9 +165,7 @@ class ChooseMany(_List["list[str] | None"]):
         super().__init__(title, [*(by_key[key] for key in self.chosen), *rest])
 
     def line(self, choice: Choice) -> Content:
-        return Content.assemble(
-            ("■ " if choice.key in self.chosen else "□ ", "$text-accent"), super().line(choice)
-        )
+        return Content.assemble(("■ " if choice.key in self.chosen else "□ ", "$text-accent"), super().line(choice))
 
     def action_toggle(self) -> None:
         """Take the choice under the cursor in or out."""

@@ -8,22 +8,25 @@ It draws nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from hetspec_core.errors import NotFoundError
 from hetspec_core.process import ProcessIdentity
-from hetspec_core.runs import RunState, derive_state
+from hetspec_core.runs import RunRow, RunState, derive_state
 from hetspec_core.runs.query import FIELDS
 from hetspec_core.runs.state import FINISHED, STATES
+from hetspec_core.runs.thin import Axis
 from hetspec_core.service.library import Library
-from hetspec_core.service.report import RunSummary
+from hetspec_core.service.report import RunSummary, list_files
 from hetspec_core.service.workbench import Workbench
 
 STAGES = ("dataset", "train", "bench", "generate")
 
 _PART = re.compile(r'(?:[^\s"]|"[^"]*"?)+')
+_CHUNK = 500  # SQLite takes so many values at once, and some more
 _RECENT = 200  # newest runs whose tags are offered
 
 
@@ -65,6 +68,32 @@ class Vocabulary:
         return (*self.fields, *self.metrics, *self.settings)
 
 
+@dataclass(frozen=True)
+class Curve:
+    """One metric of one run; `xs` as the axis asked for, a point without an x is left out."""
+
+    run: RunSummary
+    xs: list[float]
+    ys: list[float | None]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What goes with some runs when they are thrown away.
+
+    Attributes:
+        runs: they themselves.
+        bytes: of all files in their folders.
+        checkpoints: how many folders of checkpoints and drafts are among them.
+        standing: ids of the other runs that stand on them.
+    """
+
+    runs: list[RunSummary]
+    bytes: int
+    checkpoints: int
+    standing: list[str]
+
+
 def split_query(text: str) -> tuple[str, ...]:
     """The words of a query that was typed in one line; what stands in double quotes stays together."""
     words = [part[1:-1] if _is_quoted(part) else part for part in _PART.findall(text)]
@@ -102,9 +131,7 @@ class Pages:
         waiting = self.workbench.queue.waiting_ids()
         states = self._states(waiting)
         found = registry.find(words, sort=sort, archived=archived, waiting=waiting)
-        run_ids = tuple(
-            run_id for run_id in found.run_ids if run_id not in states or found.accepts(states[run_id])
-        )
+        run_ids = tuple(run_id for run_id in found.run_ids if run_id not in states or found.accepts(states[run_id]))
         total = len(registry.find(archived=archived).run_ids) if words else len(run_ids)
         return Listing(run_ids, max(total, len(run_ids)), states)
 
@@ -118,7 +145,7 @@ class Pages:
         further = [name for name in names if not hasattr(RunSummary, name) and name not in FIELDS]
         waiting = self.workbench.queue.waiting_ids()
         lines: list[RunLine] = []
-        for row in self.workbench.registry.rows_of(run_ids):
+        for row in self._rows(run_ids):
             state = row.state
             if state not in FINISHED or row.run_id in waiting:
                 try:
@@ -129,6 +156,41 @@ class Pages:
             summary = RunSummary.of(row, state, self.workbench.paths(row.run_id).folder)
             lines.append(RunLine(summary, self._values(row.run_id, further) if further else {}))
         return lines
+
+    def curves(self, run_ids: Sequence[str], metric: str, axis: Axis = "step", *, most: int = 2000) -> list[Curve]:
+        """One metric of several runs, thinned to about `most` points each; a run without it is left out."""
+        registry = self.workbench.registry
+        found: list[Curve] = []
+        for line in self.lines(run_ids):
+            registry.sync(line.summary.run_id)
+            points = registry.curve(line.summary.run_id, metric, most=most, axis=axis)
+            pairs = [(getattr(point, axis), point.value) for point in points]
+            kept = [(float(x), y) for x, y in pairs if x is not None]
+            if kept:
+                found.append(Curve(line.summary, [x for x, _ in kept], [y for _, y in kept]))
+        return found
+
+    def metrics(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """Names of the metrics of some runs, and how many of the runs have each; those that most have come first."""
+        counts = Counter(name for run_id in run_ids for name in self.workbench.registry.metric_names(run_id))
+        return dict(sorted(counts.items(), key=lambda found: (-found[1], found[0])))
+
+    def loss(self, run_ids: Sequence[str]) -> Loss:
+        """What would go if these runs were thrown away."""
+        runs = [line.summary for line in self.lines(run_ids)]
+        sizes = [list_files(self.workbench.paths(run.run_id).folder) for run in runs]
+        kept = [self.workbench.paths(run.run_id).folder for run in runs]
+        checkpoints = sum(
+            sum(1 for part in (folder / "checkpoints").glob("*") if part.is_dir()) + (folder / "draft").is_dir()
+            for folder in kept
+        )
+        gone = set(run_ids)
+        standing = [
+            run_id
+            for run_id, parents in self.workbench.registry.lineage().items()
+            if run_id not in gone and gone & set(parents)
+        ]
+        return Loss(runs, sum(sum(size.values()) for size in sizes), checkpoints, standing)
 
     def vocabulary(self) -> Vocabulary:
         """The words that a query may use in this registry."""
@@ -143,6 +205,10 @@ class Pages:
             choices={"state": STATES, "stage": STAGES, "tag": tuple(sorted(tags)), "starred": ("yes", "no"),
                      "archived": ("yes", "no")},
         )  # fmt: skip
+
+    def _rows(self, run_ids: Sequence[str]) -> Iterator[RunRow]:
+        for start in range(0, len(run_ids), _CHUNK):
+            yield from self.workbench.registry.rows_of(run_ids[start : start + _CHUNK])
 
     def _values(self, run_id: str, names: Sequence[str]) -> dict[str, Any]:
         registry = self.workbench.registry

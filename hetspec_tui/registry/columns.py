@@ -23,8 +23,10 @@ STATE_TONES: dict[str, Tone] = {
     "lost": "error",
 }
 
-DEFAULT = ("state", "name", "stage", "progress", "accept_length", "speedup", "took", "age", "base", "draft", "algorithm",
-           "tag", "id")  # fmt: skip
+DEFAULT = (
+    *("state", "name", "stage", "progress", "accept_length", "speedup", "took", "age"),
+    *("tag", "base", "draft", "algorithm", "id"),
+)
 """Columns that are shown until somebody chooses others: what matters most fits into 80 cells."""
 
 _TEXTS_FROM_A = frozenset(
@@ -55,7 +57,7 @@ def _moment(name: str) -> Write:
 
 _KNOWN: tuple[tuple[Column, Write], ...] = (
     _column("state", "State", 11, lambda run: state_cell(run.state)),
-    _column("name", "Name", 14, lambda run: name_cell(run), grow=3, most=40),
+    _column("name", "Name", 18, lambda run: name_cell(run), grow=3, most=40),
     _column("id", "Run", 27, _text("run_id", "muted")),
     _column("stage", "Stage", 8, _text("stage")),
     _column("progress", "Done", 5, lambda run: Cell("-" if run.progress is None else f"{run.progress:.0%}"), "right"),
@@ -63,7 +65,7 @@ _KNOWN: tuple[tuple[Column, Write], ...] = (
     _column("speedup", "Speed-up", 8, lambda run: Cell(times(run.speedup)), "right"),
     _column("step", "Step", 8, _figure("step"), "right"),
     _column("tokens", "Tokens", 7, lambda run: Cell("-" if run.tokens is None else count(run.tokens)), "right"),
-    _column("took", "Took", 8, lambda run: Cell(duration(took_s(run)), "muted"), "right"),
+    _column("took", "Took", 7, lambda run: Cell(duration(took_s(run)), "muted"), "right"),
     _column("age", "Age", 4, lambda run: Cell(ago(max(0.0, time.time() - run.created)), "muted"), "right"),
     _column("created", "Created", 16, _moment("created")),
     _column("started", "Started", 16, _moment("started")),
@@ -72,7 +74,7 @@ _KNOWN: tuple[tuple[Column, Write], ...] = (
     _column("draft", "Draft", 10, _text("draft"), grow=1, most=24),
     _column("algorithm", "Algorithm", 10, _text("algorithm"), grow=1, most=16),
     _column("recipe", "Recipe", 12, _text("recipe"), grow=1, most=24),
-    _column("tag", "Tags", 8, lambda run: Cell(" ".join(run.tags), "accent"), grow=2, most=30),
+    _column("tag", "Tags", 10, lambda run: Cell(" ".join(run.tags), "accent"), grow=2, most=30),
     _column("note", "Note", 16, _text("note"), grow=3),
     _column("error", "Error", 20, lambda run: Cell(run.error["message"] if run.error else "", "error"), grow=3),
     _column("task", "Task", 12, _text("task")),

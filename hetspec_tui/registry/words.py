@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 SHOWN = 40
 _FIRST = ("state", "stage", "tag", "name", "base", "draft", "algorithm", "accept_length", "speedup", "age", "starred")
-_BEGUN = re.compile(r'(?P<name>[A-Za-z_][\w./-]*)(?P<sign>!=|>=|<=|:|=|>|<)(?P<value>[^\s]*)$')
+_BEGUN = re.compile(r"(?P<name>[A-Za-z_][\w./-]*)(?P<sign>!=|>=|<=|:|=|>|<)(?P<value>[^\s]*)$")
 _FORMS = {
     "age": ("<2d", ">1w"),
     "took": (">30m", "<2h"),
@@ -50,11 +50,17 @@ def hints(text: str, vocabulary: Vocabulary) -> Hints:
         choices = vocabulary.choices.get(name, ())
         done, _, part = value.rpartition(",")
         stem = f"{name}{sign}{done}," if done else f"{name}{sign}"
-        words = tuple(f"{stem}{choice}" for choice in choices if choice.startswith(part) and choice not in done.split(","))
+        words = tuple(
+            f"{stem}{choice}" for choice in choices if choice.startswith(part) and choice not in done.split(",")
+        )
         about = f"{name} is one of" if choices else _form(name)
         is_begun = not value or value.endswith(",") or (bool(words) and value not in choices and part not in choices)
         return Hints(about, words, is_begun)
-    found = [name for name in vocabulary.names if name.startswith(last)] if last else list(dict.fromkeys([*_FIRST, *vocabulary.fields]))
+    found = (
+        [name for name in vocabulary.names if name.startswith(last)]
+        if last
+        else list(dict.fromkeys([*_FIRST, *vocabulary.fields]))
+    )
     words = tuple(f"{name}{_sign(name, vocabulary)}" for name in found if name != "text" or last)
     return Hints("fields, metrics and settings" if last else "filter by", words[:SHOWN], False)
 

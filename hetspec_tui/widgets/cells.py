@@ -76,19 +76,21 @@ def fit(text: str, width: int, align: Literal["left", "right"] = "left") -> str:
 
 
 def share_out(columns: Sequence[Column], room: int) -> list[int]:
-    """Widths of columns in `room` cells: each has its own, those that grow share what is left over."""
+    """Widths of columns in `room` cells: each has its own, and those in view that grow share what is left over there.
+
+    Columns that do not fit stay beyond the right edge, where scrolling sideways finds them.
+    """
     widths = [column.width for column in columns]
-    spare = room - sum(widths) - GAP * max(0, len(columns) - 1)
+    ends = [sum(widths[: n + 1]) + GAP * n for n in range(len(widths))]
+    seen = sum(1 for end in ends if end <= room)
+    spare = room - ends[seen - 1] if seen else 0
     while spare > 0:
-        growing = [n for n, column in enumerate(columns) if column.grow and widths[n] < column.most]
+        growing = [n for n in range(seen) if columns[n].grow and widths[n] < columns[n].most]
         if not growing:
             break
-        shares = sum(columns[n].grow for n in growing)
-        before = spare
+        shares, before = sum(columns[n].grow for n in growing), spare
         for n in growing:
             more = min(max(1, before * columns[n].grow // shares), columns[n].most - widths[n], spare)
             widths[n] += more
             spare -= more
-            if not spare:
-                break
     return widths

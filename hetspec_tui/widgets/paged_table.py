@@ -154,7 +154,7 @@ class PagedTable(ScrollView, can_focus=True):
         self._places: dict[str, int] = {}
         self._rows: dict[str, Row | None] = {}
         self._marks: dict[str, None] = {}
-        self._mark_colours: Mapping[str, str] = {}
+        self._mark_signs: Mapping[str, tuple[str, str]] = {}
         self._anchor: str | None = None
         self._widths: list[int] = share_out(self.columns, 0)
         self._strips: dict[tuple[str, bool, bool], tuple[Strip, Strip]] = {}
@@ -167,6 +167,11 @@ class PagedTable(ScrollView, can_focus=True):
     def keys(self) -> Sequence[str]:
         """Keys of all rows in order."""
         return self._keys or ()
+
+    @property
+    def view(self) -> Size:
+        """Cells of the heading and the rows, without the scrollbars."""
+        return self.scrollable_content_region.size
 
     @property
     def cursor_key(self) -> str | None:
@@ -215,7 +220,7 @@ class PagedTable(ScrollView, can_focus=True):
 
     def missing(self) -> list[str]:
         """Keys of the rows in view and a screenful around it that are not there, those in view first."""
-        top, height = self.scroll_offset.y, max(1, self.size.height)
+        top, height = self.scroll_offset.y, max(1, self.view.height)
         keys = self.keys
         near = [*range(top, top + height), *range(top + height, top + 2 * height), *range(top - height, top)]
         return [keys[place] for place in near if 0 <= place < len(keys) and keys[place] not in self._rows]
@@ -223,34 +228,32 @@ class PagedTable(ScrollView, can_focus=True):
     def near(self) -> list[str]:
         """Keys of the rows in view."""
         top = self.scroll_offset.y
-        return list(self.keys[top : top + max(1, self.size.height)])
+        return list(self.keys[top : top + max(1, self.view.height)])
 
-    def put_rows(self, asked: Iterable[str], rows: Iterable[Row], *, fresh: bool = False) -> None:
-        """Give the table rows that it asked for.
+    def put_rows(self, asked: Iterable[str], rows: Iterable[Row]) -> None:
+        """Give the table rows that it asked for, or newer ones.
 
         Args:
             asked: keys of all that were asked for; one without a row is shown as gone.
             rows: those that there are.
-            fresh: forget all others, which may be out of date by now.
         """
         found = {row.key: row for row in rows}
-        changed = {key: found.get(key) for key in asked}
-        if fresh:
-            self._rows = {}
-        for key, row in changed.items():
-            if self._rows.get(key, ...) != row:
-                self._rows[key] = row
-        self._strips.clear()
-        if len(self._rows) > KEPT:
-            kept = [*self.near(), *changed]
-            self._rows = {key: self._rows[key] for key in kept if key in self._rows}
-        self.refresh()
+        changed = {key: row for key in asked if self._rows.get(key, ...) != (row := found.get(key))}
+        if changed:
+            self._rows.update(changed)
+            for drawn in [drawn for drawn in self._strips if drawn[0] in changed]:
+                del self._strips[drawn]
+            if len(self._rows) > KEPT:
+                kept = [*self.near(), *changed]
+                self._rows = {key: self._rows[key] for key in kept if key in self._rows}
+                self._strips.clear()
+            self.refresh()
         self._look()
 
-    def set_mark_colours(self, colours: Mapping[str, str]) -> None:
-        """Draw the marks of these rows in these colours, for example those of their curves."""
-        if colours != self._mark_colours:
-            self._mark_colours = dict(colours)
+    def set_mark_signs(self, signs: Mapping[str, tuple[str, str]]) -> None:
+        """Draw the marks of these rows with a sign of one cell in a colour, for example those of their curves."""
+        if signs != self._mark_signs:
+            self._mark_signs = dict(signs)
             self._strips.clear()
             self.refresh()
 
@@ -283,7 +286,7 @@ class PagedTable(ScrollView, can_focus=True):
 
     def action_turn(self, pages: int) -> None:
         """Move the cursor by so many screenfuls."""
-        self.cursor += pages * max(1, self.size.height - 2)
+        self.cursor += pages * max(1, self.view.height - 2)
 
     def action_edge(self, side: int) -> None:
         """Move the cursor to the first or the last row."""
@@ -370,7 +373,7 @@ class PagedTable(ScrollView, can_focus=True):
             self.post_message(self.Highlighted(self, key))
 
     def _show_cursor(self) -> None:
-        top, lines = self.scroll_offset.y, max(1, self.scrollable_content_region.height - 1)
+        top, lines = self.scroll_offset.y, max(1, self.view.height - 1)
         if self.cursor < top:
             self._scroll_lines(self.cursor)
         elif self.cursor >= top + lines:
@@ -395,7 +398,7 @@ class PagedTable(ScrollView, can_focus=True):
     # --- drawing -----------------------------------------------------------------------------------------------------
 
     def _lay_out(self) -> None:
-        self._widths = share_out(self.columns, self.size.width - GUTTER)
+        self._widths = share_out(self.columns, self.view.width - GUTTER)
         width = GUTTER + sum(self._widths) + GAP * max(0, len(self._widths) - 1)
         self._strips.clear()
         self.virtual_size = Size(width, len(self.keys) + 1)
@@ -413,7 +416,7 @@ class PagedTable(ScrollView, can_focus=True):
 
     def render_line(self, y: int) -> Strip:
         """One line of the screen: the heading, a row, or the words for no rows."""
-        width = self.size.width
+        width = self.view.width
         if y == 0:
             return self._draw_header().extend_cell_length(width, self._style("header")).crop(0, width)
         place = self.scroll_offset.y + y - 1
@@ -438,7 +441,7 @@ class PagedTable(ScrollView, can_focus=True):
             texts.append(fit(title, width, column.align))
         body = Strip([Segment((" " * GAP).join(texts), style)])
         left = self.scroll_offset.x
-        body = body.crop_extend(left, left + max(0, self.size.width - GUTTER), style)
+        body = body.crop_extend(left, left + max(0, self.view.width - GUTTER), style)
         return Strip.join([Strip([Segment(" " * GUTTER, style)]), body])
 
     def _draw_row(self, key: str, is_cursor: bool) -> tuple[Strip, Strip]:
@@ -449,11 +452,11 @@ class PagedTable(ScrollView, can_focus=True):
         base = self._style("cursor" if is_cursor else "")
         plain_cursor = is_cursor and self.has_focus  # its colours say enough, and others would not be readable on it
         mark = Style.null()
+        sign, colour = (self._mark_signs.get(key) or ("●", "")) if is_marked else ("", "")
         if is_marked and not plain_cursor:
-            colour = self._mark_colours.get(key)
             mark = Style(color=colour, bold=True) if colour else self._tone("marked")
-        sign = "▌" if is_cursor else " "
-        gutter = Strip([Segment(sign, base), Segment("●" if is_marked else " ", base + mark), Segment(" ", base)])
+        edge = "▌" if is_cursor else " "
+        gutter = Strip([Segment(edge, base), Segment(fit(sign, GUTTER - 1), base + mark)])
         row = self._rows.get(key)
         segments: list[Segment] = []
         if row is None:
@@ -466,7 +469,7 @@ class PagedTable(ScrollView, can_focus=True):
                     segments.append(Segment(" " * GAP, base))
                 tone = Style.null() if plain_cursor else self._tone(cell.tone or row.tone)
                 segments.append(Segment(fit(cell.text, width, column.align), base + tone))
-        drawn = (gutter, Strip(segments).simplify())
+        drawn = (gutter, Strip(segments))
         if row is not None:
             self._strips[key, is_cursor, is_marked] = drawn
         return drawn
@@ -474,7 +477,7 @@ class PagedTable(ScrollView, can_focus=True):
     def _draw_words(self, y: int, width: int) -> Strip:
         words = "loading…" if self._keys is None else self.empty
         lines = words.splitlines() or [""]
-        first = max(1, (self.size.height - len(lines)) // 2)
+        first = max(1, (self.view.height - len(lines)) // 2)
         style = self._style("")
         if not first <= y < first + len(lines):
             return Strip.blank(width, style)
