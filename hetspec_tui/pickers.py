@@ -53,6 +53,7 @@ class _List(ModalScreen[Answer], Generic[Answer]):
     def __init__(self, title: str, choices: Sequence[Choice], *, empty: str = "nothing to choose from") -> None:
         super().__init__(classes="dialog picker")
         self.title_text, self.choices, self.empty = title, list(choices), empty
+        self.current: str | None = None
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog-box"):
@@ -64,7 +65,7 @@ class _List(ModalScreen[Answer], Generic[Answer]):
     def on_mount(self) -> None:
         self.query_one(OptionList).can_focus = False
         self.query_one(Input).focus()
-        self.fill()
+        self.fill(self.current)
 
     def line(self, choice: Choice) -> Content:
         """How a choice is drawn."""
@@ -97,7 +98,11 @@ class _List(ModalScreen[Answer], Generic[Answer]):
     def on_input_changed(self) -> None:
         self.fill()
 
-    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+    def on_option_list_option_selected(self) -> None:
+        self.clicked()
+
+    def clicked(self) -> None:
+        """A choice was clicked."""
         self.action_take()
 
     def action_move(self, how: str) -> None:
@@ -133,10 +138,6 @@ class Choose(_List["str | None"]):
         super().__init__(title, choices, empty=empty)
         self.current = current
 
-    def on_mount(self) -> None:
-        super().on_mount()
-        self.fill(self.current)
-
     def action_take(self) -> None:
         if self.highlighted is not None:
             self.dismiss(self.highlighted)
@@ -153,7 +154,7 @@ class ChooseMany(_List["list[str] | None"]):
 
     HINT = "space on or off, shift+↑↓ moves, type to filter, enter takes them, esc leaves"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "toggle", "On or off", id="picker.toggle", priority=True),
+        Binding("space", "switch", "On or off", id="picker.toggle", priority=True),
         Binding("shift+up", "shift(-1)", show=False, id="picker.earlier", priority=True),
         Binding("shift+down", "shift(1)", show=False, id="picker.later", priority=True),
     ]
@@ -167,7 +168,7 @@ class ChooseMany(_List["list[str] | None"]):
     def line(self, choice: Choice) -> Content:
         return Content.assemble(("■ " if choice.key in self.chosen else "□ ", "$text-accent"), super().line(choice))
 
-    def action_toggle(self) -> None:
+    def action_switch(self) -> None:
         """Take the choice under the cursor in or out."""
         key = self.highlighted
         if key is None:
@@ -190,8 +191,8 @@ class ChooseMany(_List["list[str] | None"]):
         self.choices = [*(by_key[one] for one in self.chosen), *rest]
         self.fill(key)
 
-    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        self.action_toggle()
+    def clicked(self) -> None:
+        self.action_switch()
 
     def action_take(self) -> None:
         self.dismiss(list(self.chosen))

@@ -45,10 +45,7 @@ def runs_text(runs: Sequence[RunSummary], figures: Sequence[Mapping[str, float]]
         number: how a figure is written in a Markdown table.
     """
     if form == "json":
-        from pydantic_core import to_json
-
-        records = [run.to_json() | {"figures": dict(one)} for run, one in zip(runs, figures, strict=True)]
-        return to_json(records, inf_nan_mode="null", indent=2).decode() + "\n"
+        return json_text([run.to_json() | {"figures": dict(one)} for run, one in zip(runs, figures, strict=True)])
     names = sorted({name for one in figures for name in one})
     if form == "csv":
         rows = [_flat(run) | dict(one) for run, one in zip(runs, figures, strict=True)]
@@ -57,6 +54,13 @@ def runs_text(runs: Sequence[RunSummary], figures: Sequence[Mapping[str, float]]
     for run, one in zip(runs, figures, strict=True):
         lines.append([run.run_id, run.name, run.stage, run.state, run.base, *(number(one.get(name)) for name in names)])
     return markdown_text(["run", "name", "stage", "state", "base", *names], lines, right_from=5)
+
+
+def json_text(value: Any) -> str:
+    """JSON to read; nan and infinities, which JSON has not, as null."""
+    from pydantic_core import to_json
+
+    return to_json(value, inf_nan_mode="null", indent=2).decode() + "\n"
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:

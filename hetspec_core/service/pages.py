@@ -23,6 +23,8 @@ from hetspec_core.service.library import Library
 from hetspec_core.service.report import RunSummary, list_files
 from hetspec_core.service.workbench import Workbench
 
+__all__ = ["Axis", "Curve", "Listing", "Loss", "Pages", "RunLine", "Vocabulary", "split_query"]
+
 STAGES = ("dataset", "train", "bench", "generate")
 
 _PART = re.compile(r'(?:[^\s"]|"[^"]*"?)+')
@@ -225,7 +227,10 @@ class Pages:
             if state != row.state:  # its process is gone: it may have said more in the meantime
                 state = self.workbench.state(row.run_id)
             states[row.run_id] = state
-        return states | {run_id: "queued" for run_id in waiting if states.get(run_id, "lost") in FINISHED}
+        for run_id in waiting:
+            if states.get(run_id, "lost") in FINISHED:
+                states[run_id] = "queued"
+        return states
 
 
 def _is_quoted(part: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from textual import work
 from textual.binding import Binding, BindingType
@@ -29,29 +29,32 @@ if TYPE_CHECKING:
 _NAMED = 6  # runs that a question names one by one
 
 
+ACTIONS: list[BindingType] = [
+    Binding("equals_sign", "compare", "Compare", id="runs.compare", key_display="="),
+    Binding("t", "tag", "Tag", id="runs.tag"),
+    Binding("asterisk", "star", "Star", id="runs.star", key_display="*"),
+    Binding("x", "cancel", "Stop", id="runs.cancel"),
+    Binding("R", "resume", "Resume", id="runs.resume"),
+    Binding("d,delete", "delete", "Delete", id="runs.delete"),
+    Binding("T", "retry", "Retry", show=False, id="runs.retry"),
+    Binding("ctrl+k", "kill", "Kill now", show=False, id="runs.kill"),
+    Binding("a", "archive", "Archive", show=False, id="runs.archive"),
+    Binding("n", "note", "Note", show=False, id="runs.note"),
+    Binding("u", "restore_run", "Restore from trash", show=False, id="runs.restore"),
+    Binding("e", "export", "Export", show=False, id="runs.export"),
+    Binding("l", "lineage", "Lineage", show=False, id="runs.lineage"),
+    Binding("c", "copy_id", "Copy id", show=False, id="runs.copy_id"),
+    Binding("C", "copy_path", "Copy path", show=False, id="runs.copy_path"),
+]
+"""Keys of the actions; a screen puts those of its own before them."""
+
+
 class RunActions(Page):
     """A page with runs that are chosen."""
 
     CHANGES = frozenset(
         {"star", "archive", "tag", "note", "delete", "restore_run", "cancel", "kill", "resume", "retry"}
     )
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("equals_sign", "compare", "Compare", id="runs.compare", key_display="="),
-        Binding("t", "tag", "Tag", id="runs.tag"),
-        Binding("asterisk", "star", "Star", id="runs.star", key_display="*"),
-        Binding("x", "cancel", "Stop", id="runs.cancel"),
-        Binding("R", "resume", "Resume", id="runs.resume"),
-        Binding("T", "retry", "Retry", show=False, id="runs.retry"),
-        Binding("ctrl+k", "kill", "Kill now", show=False, id="runs.kill"),
-        Binding("a", "archive", "Archive", show=False, id="runs.archive"),
-        Binding("n", "note", "Note", show=False, id="runs.note"),
-        Binding("d,delete", "delete", "Delete", show=False, id="runs.delete"),
-        Binding("u", "restore_run", "Restore from trash", show=False, id="runs.restore"),
-        Binding("e", "export", "Export", show=False, id="runs.export"),
-        Binding("l", "lineage", "Lineage", show=False, id="runs.lineage"),
-        Binding("c", "copy_id", "Copy id", show=False, id="runs.copy_id"),
-        Binding("C", "copy_path", "Copy path", show=False, id="runs.copy_path"),
-    ]
 
     @property
     def chosen(self) -> tuple[str, ...]:
@@ -62,11 +65,6 @@ class RunActions(Page):
     def listed(self) -> tuple[str, ...]:
         """All runs of the list."""
         return ()
-
-    @property
-    def words(self) -> str:
-        """The filter that the list stands under, for the name of a file."""
-        return ""
 
     def unmark(self, run_ids: tuple[str, ...]) -> None:
         """Take the marks of runs that are gone."""

@@ -14,34 +14,29 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
-from textual.events import DescendantBlur, DescendantFocus, Resize
+from textual.events import DescendantBlur, DescendantFocus
 from textual.widgets import Input, Static
 
 from hetspec_core.errors import HetSpecError, UsageError
 from hetspec_tui.formatting import safe
 from hetspec_tui.messages import OpenRun
-from hetspec_tui.pickers import Choice, Choose, ChooseMany
 from hetspec_tui.registry import columns as known
-from hetspec_tui.registry.details import details
-from hetspec_tui.registry.run_actions import RunActions
+from hetspec_tui.registry.run_actions import ACTIONS
+from hetspec_tui.registry.runs_order import RunsOrder
 from hetspec_tui.registry.words import FilterSuggester, hints
-from hetspec_tui.widgets import colours
 from hetspec_tui.widgets.chart import Chart
-from hetspec_tui.widgets.curves import Series
 from hetspec_tui.widgets.paged_table import PagedTable
 
 if TYPE_CHECKING:
-    from hetspec_core.service.pages import Curve, Listing, Vocabulary
+    from hetspec_core.service.pages import Listing, Vocabulary
 
 DEBOUNCE_S = 0.12
 LOOK_S = 1.0
 """Seconds between looks at what is new; more when a look takes long (`LOOK_SHARE`)."""
 LOOK_SHARE = 60
-MOST_CURVES = 12
-WIDE = 160
 
 
-class RegistryScreen(RunActions):
+class RegistryScreen(RunsOrder):
     """All runs."""
 
     CRUMB = "Runs"
@@ -50,6 +45,7 @@ class RegistryScreen(RunActions):
         Binding("slash", "filter", "Filter", id="runs.filter", key_display="/"),
         Binding("s", "sort", "Sort", id="runs.sort"),
         Binding("o", "overlay", "Curves", id="runs.overlay"),
+        *ACTIONS,
         Binding("S", "reverse", "Reverse order", show=False, id="runs.reverse"),
         Binding("w", "columns", "Columns", show=False, id="runs.columns"),
         Binding("m", "metric", "Metric of the curves", show=False, id="runs.metric"),
@@ -62,10 +58,7 @@ class RegistryScreen(RunActions):
     def __init__(self) -> None:
         super().__init__()
         self.filter = ""
-        self.order = ("created", True)
         self.with_archived = False
-        self.shown: tuple[str, ...] = known.DEFAULT
-        self.metric = ""
         self.total = 0
         self._before = ""
         self._wanted: str | None = None
@@ -73,7 +66,6 @@ class RegistryScreen(RunActions):
         self._fetching = False
         self._looked = 0.0
         self._look_took = 0.0
-        self._details_asked: bool | None = None
 
     def compose_page(self) -> ComposeResult:
         with Horizontal(id="filter-bar"):
@@ -101,29 +93,16 @@ class RegistryScreen(RunActions):
     # --- the parts ---------------------------------------------------------------------------------------------------
 
     @property
-    def table(self) -> PagedTable:
-        """The table of the runs."""
-        return self.query_one("#runs", PagedTable)
-
-    @property
     def line(self) -> Input:
         """Where the filter is typed."""
         return self.query_one("#filter", Input)
 
-    @property
-    def chosen(self) -> tuple[str, ...]:
-        return self.table.chosen
+    def order_changed(self) -> None:
+        self.load()
 
-    @property
-    def listed(self) -> tuple[str, ...]:
-        return tuple(self.table.keys)
-
-    @property
-    def words(self) -> str:
-        return self.filter
-
-    def unmark(self, run_ids: tuple[str, ...]) -> None:
-        self.table.set_marks([key for key in self.table.marks if key not in run_ids])
+    async def columns_changed(self) -> None:
+        self.say_count()
+        await self.read(self.table.near())
 
     # --- what is kept and what others ask for ------------------------------------------------------------------------
 
@@ -264,15 +243,12 @@ class RegistryScreen(RunActions):
             self.load()
 
     def on_screen_resume(self) -> None:
-        super().on_screen_resume()
         self.load()
 
     @work(exclusive=True, group="words")
     async def learn(self) -> None:
         """Ask which words a filter may use now."""
-        from hetspec_core.service.pages import Pages
-
-        found = await self.ask(lambda workbench: Pages(workbench).vocabulary())
+        found = await self.vocabulary()
         suggester = self.line.suggester
         if found is not None:
             self._vocabulary = found
@@ -374,94 +350,11 @@ class RegistryScreen(RunActions):
         else:
             self.run_worker(self.app.run_action("back"))
 
-    # --- order and columns -------------------------------------------------------------------------------------------
-
-    def show_columns(self) -> None:
-        """Give the table its columns."""
-        self.table.set_columns(known.columns_of(self.shown), self.order)
-
-    def sort_by(self, key: str) -> None:
-        """Order by a column; by the same one again turns the order round."""
-        if not known.is_sortable(key):
-            self.notify(f"{known.title_of(key)} have no order.", severity="warning", timeout=3, markup=False)
-            return
-        self.order = (key, not self.order[1]) if key == self.order[0] else (key, known.falls_first(key))
-        self.show_columns()
-        self.load()
+    # --- what the table says -----------------------------------------------------------------------------------------
 
     @on(PagedTable.HeadingClicked)
     def heading_clicked(self, event: PagedTable.HeadingClicked) -> None:
         self.sort_by(event.column)
-
-    def action_reverse(self) -> None:
-        """Turn the order round."""
-        self.sort_by(self.order[0])
-
-    async def _all_keys(self) -> list[str]:
-        """Every column there can be: those shown, the other known ones, metrics, settings."""
-        from hetspec_core.service.pages import Pages
-
-        words = await self.ask(lambda workbench: Pages(workbench).vocabulary()) or self._vocabulary
-        further = [*words.metrics, *words.settings] if words is not None else []
-        return list(dict.fromkeys([*self.shown, *known.KNOWN, *further]))
-
-    @work(group="dialog", exclusive=True)
-    async def action_sort(self) -> None:
-        """Choose what the runs are ordered by."""
-        keys = [key for key in await self._all_keys() if known.is_sortable(key)]
-        falls = "▼" if self.order[1] else "▲"
-        choices = [
-            Choice(key, known.title_of(key), (f"{falls} now; again turns it round" if key == self.order[0] else "")
-                   or (key if known.title_of(key).lower() != key else ""))
-            for key in keys
-        ]  # fmt: skip
-        key = await self.app.push_screen_wait(Choose("Order by", choices, self.order[0]))
-        if key is not None:
-            self.sort_by(key)
-
-    @work(group="dialog", exclusive=True)
-    async def action_columns(self) -> None:
-        """Choose the columns and their order."""
-        choices = [Choice(key, known.title_of(key), key) for key in await self._all_keys()]
-        chosen = await self.app.push_screen_wait(ChooseMany("Columns", choices, self.shown))
-        if chosen:
-            self.shown = tuple(chosen)
-            self.show_columns()
-            self.say_count()
-            await self.read(self.table.near())
-
-    def action_archived(self) -> None:
-        """Show archived runs too, or leave them out again."""
-        self.with_archived = not self.with_archived
-        self.load()
-
-    def action_look(self) -> None:
-        """Look at once what is new."""
-        self.load()
-
-    # --- beside the table --------------------------------------------------------------------------------------------
-
-    def on_resize(self, event: Resize) -> None:
-        super().on_resize(event)
-        if self._details_asked is None:
-            self.set_class(event.size.width >= WIDE, "-details")
-            self.draw_details()
-
-    def action_details(self) -> None:
-        """Show the run under the cursor beside the table, or hide it."""
-        self._details_asked = not self.has_class("-details")
-        self.set_class(self._details_asked, "-details")
-        self.draw_details()
-
-    def action_overlay(self) -> None:
-        """Show the curves of the chosen runs over each other, or hide them."""
-        self.toggle_class("-curves")
-        if self.has_class("-curves"):
-            self.draw_curves()
-        else:
-            self.table.set_mark_signs({})
-            if self.query_one(Chart).has_focus:
-                self.table.focus()
 
     @on(PagedTable.Highlighted)
     def highlighted(self) -> None:
@@ -479,85 +372,11 @@ class RegistryScreen(RunActions):
     def selected(self, event: PagedTable.Selected) -> None:
         self.post_message(OpenRun(event.key))
 
-    @work(exclusive=True, group="details")
-    async def draw_details(self) -> None:
-        """Say in the side column what the run under the cursor is."""
-        from hetspec_core.service.pages import Pages
+    def action_archived(self) -> None:
+        """Show archived runs too, or leave them out again."""
+        self.with_archived = not self.with_archived
+        self.load()
 
-        run_id = self.table.cursor_key
-        if not self.has_class("-details"):
-            return
-        await asyncio.sleep(0.05)  # while a key is held down
-        text = Content("")
-        if run_id is not None:
-            found = await self.ask(
-                lambda workbench: (Pages(workbench).lines([run_id]), Pages(workbench).library.figures(run_id))
-            )
-            if found is not None and found[0]:
-                text = details(found[0][0].summary, found[1])
-        self.query_one("#run", Static).update(text)
-
-    @work(exclusive=True, group="curves")
-    async def draw_curves(self) -> None:
-        """Draw the metric of the chosen runs."""
-        from hetspec_core.service.pages import Pages
-
-        await asyncio.sleep(0.05)
-        run_ids = self.chosen[:MOST_CURVES]
-        metric = self.metric
-
-        def look(workbench: Any) -> tuple[str, list[Curve]]:
-            pages = Pages(workbench)
-            names = list(pages.metrics(run_ids))
-            name = metric if metric in names else usual_metric(names)
-            return name, pages.curves(run_ids, name) if name else []
-
-        found = await self.ask(look)
-        if found is None:
-            return
-        name, curves = found
-        chart = self.query_one(Chart)
-        more = f"  (first {MOST_CURVES} of {len(self.chosen)})" if len(self.chosen) > MOST_CURVES else ""
-        chart.border_title = f"{safe(name) or 'no metric'}{more}"
-        chart.border_subtitle = "m metric"
-        chart.set_series([series_of(curve) for curve in curves], x_name="step")
-        places = chart.colours
-        dark = self.app.current_theme.dark
-        self.table.set_mark_signs(
-            {key: (colours.sign(place), colours.colour(place, dark=dark)) for key, place in places.items()}
-        )
-
-    @work(group="dialog", exclusive=True)
-    async def action_metric(self) -> None:
-        """Choose the metric of the curves."""
-        from hetspec_core.service.pages import Pages
-
-        run_ids = self.chosen
-        names = await self.ask(lambda workbench: Pages(workbench).metrics(run_ids))
-        if names is None:
-            return
-        choices = [
-            Choice(name, name, "" if len(run_ids) == 1 else f"in {runs} of {len(run_ids)}")
-            for name, runs in names.items()
-        ]
-        name = await self.app.push_screen_wait(
-            Choose("Which metric?", choices, self.metric, empty="these runs have no metrics yet")
-        )
-        if name is not None:
-            self.metric = name
-            self.add_class("-curves")
-            self.draw_curves()
-
-
-def usual_metric(names: list[str]) -> str:
-    """The metric that is looked at first."""
-    for wanted in ("loss", "accept_length"):
-        for name in names:
-            if name.rsplit("/", 1)[-1] == wanted:
-                return name
-    return names[0] if names else ""
-
-
-def series_of(curve: Curve) -> Series:
-    """The curve of a run, by the run's id, so that its colour is the same wherever it is drawn."""
-    return Series(curve.run.run_id, curve.run.name or curve.run.run_id, curve.xs, curve.ys)
+    def action_look(self) -> None:
+        """Look at once what is new."""
+        self.load()

@@ -13,6 +13,8 @@ from hetspec_tui.formatting import safe
 Tone = Literal["", "muted", "accent", "primary", "success", "warning", "error", "strong"]
 """How a cell is coloured; the theme says with what. Text or a sign says the same, so that colour is never alone."""
 
+TONES: tuple[Tone, ...] = ("muted", "accent", "primary", "success", "warning", "error", "strong")
+
 GAP = 1
 """Empty cells between two columns."""
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from rich.segment import Segment
-from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.events import Click, Resize
 from textual.geometry import Size
@@ -21,15 +19,11 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from hetspec_tui.widgets.cells import GAP, Column, Row, Tone, fit, share_out
-
-GUTTER = 3
-"""Cells on the left that never scroll: the cursor's sign and the mark."""
+from hetspec_tui.widgets.cells import GAP, TONES, Column, Row, share_out
+from hetspec_tui.widgets.table_pen import GUTTER, TablePen
 
 KEPT = 2000
 """Rows that are kept after they have left the view."""
-
-TONES: tuple[Tone, ...] = ("", "muted", "accent", "primary", "success", "warning", "error", "strong")
 
 
 class PagedTable(ScrollView, can_focus=True):
@@ -38,13 +32,14 @@ class PagedTable(ScrollView, can_focus=True):
     Attributes:
         cursor: index of the row that keys act on.
         empty: what is shown in place of rows when there are none.
+        marking: whether rows can be marked.
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "paged-table--header",
         "paged-table--cursor",
         "paged-table--marked",
-        *(f"paged-table--{tone}" for tone in TONES if tone),
+        *(f"paged-table--{tone}" for tone in TONES),
     }
     DEFAULT_CSS = """
     PagedTable {
@@ -144,11 +139,18 @@ class PagedTable(ScrollView, can_focus=True):
             return self.table
 
     def __init__(
-        self, columns: Sequence[Column] = (), *, empty: str = "", id: str | None = None, classes: str | None = None
+        self,
+        columns: Sequence[Column] = (),
+        *,
+        empty: str = "",
+        marking: bool = True,
+        id: str | None = None,
+        classes: str | None = None,
     ) -> None:
         super().__init__(id=id, classes=classes)
         self.columns: tuple[Column, ...] = tuple(columns)
         self.empty = empty
+        self.marking = marking
         self.sort: tuple[str, bool] | None = None
         self._keys: Sequence[str] | None = None
         self._places: dict[str, int] = {}
@@ -157,8 +159,7 @@ class PagedTable(ScrollView, can_focus=True):
         self._mark_signs: Mapping[str, tuple[str, str]] = {}
         self._anchor: str | None = None
         self._widths: list[int] = share_out(self.columns, 0)
-        self._strips: dict[tuple[str, bool, bool], tuple[Strip, Strip]] = {}
-        self._styles: dict[str, Style] = {}
+        self._pen = TablePen(self, "paged-table")
         self._announced: str | None = None
 
     # --- what is shown -----------------------------------------------------------------------------------------------
@@ -241,12 +242,10 @@ class PagedTable(ScrollView, can_focus=True):
         changed = {key: row for key in asked if self._rows.get(key, ...) != (row := found.get(key))}
         if changed:
             self._rows.update(changed)
-            for drawn in [drawn for drawn in self._strips if drawn[0] in changed]:
-                del self._strips[drawn]
+            self._pen.forget_rows(changed)
             if len(self._rows) > KEPT:
                 kept = [*self.near(), *changed]
                 self._rows = {key: self._rows[key] for key in kept if key in self._rows}
-                self._strips.clear()
             self.refresh()
         self._look()
 
@@ -254,7 +253,7 @@ class PagedTable(ScrollView, can_focus=True):
         """Draw the marks of these rows with a sign of one cell in a colour, for example those of their curves."""
         if signs != self._mark_signs:
             self._mark_signs = dict(signs)
-            self._strips.clear()
+            self._pen.forget_rows()
             self.refresh()
 
     def set_marks(self, keys: Iterable[str]) -> None:
@@ -262,7 +261,7 @@ class PagedTable(ScrollView, can_focus=True):
         marks = dict.fromkeys(keys)
         if list(marks) != list(self._marks):
             self._marks = marks
-            self._strips.clear()
+            self._pen.forget_rows()
             self.refresh()
             self.post_message(self.Marked(self, self.marks))
 
@@ -279,6 +278,11 @@ class PagedTable(ScrollView, can_focus=True):
         self.refresh()
 
     # --- keys and mouse ----------------------------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in ("mark", "mark_range", "mark_all") and not self.marking:
+            return False
+        return super().check_action(action, parameters)
 
     def action_move(self, rows: int) -> None:
         """Move the cursor by so many rows."""
@@ -336,9 +340,9 @@ class PagedTable(ScrollView, can_focus=True):
         if place >= len(self.keys):
             return
         self.cursor = place
-        if event.shift:
+        if event.shift and self.marking:
             self.action_mark_range()
-        elif where.x < GUTTER or event.ctrl:
+        elif self.marking and (where.x < GUTTER or event.ctrl):
             self._toggle(self.keys[place])
         elif event.chain == 2:
             self.action_select()
@@ -400,115 +404,43 @@ class PagedTable(ScrollView, can_focus=True):
     def _lay_out(self) -> None:
         self._widths = share_out(self.columns, self.view.width - GUTTER)
         width = GUTTER + sum(self._widths) + GAP * max(0, len(self._widths) - 1)
-        self._strips.clear()
+        self._pen.forget_rows()
         self.virtual_size = Size(width, len(self.keys) + 1)
         self.refresh()
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
-        self._styles.clear()
-        self._strips.clear()
+        self._pen.forget()
 
     def watch_has_focus(self, focus: bool) -> None:
         super().watch_has_focus(focus)
-        self._styles.clear()
-        self._strips.clear()
+        self._pen.forget()
 
     def render_line(self, y: int) -> Strip:
         """One line of the screen: the heading, a row, or the words for no rows."""
-        width = self.view.width
+        width, left, pen = self.view.width, self.scroll_offset.x, self._pen
         if y == 0:
-            return self._draw_header().extend_cell_length(width, self._style("header")).crop(0, width)
-        place = self.scroll_offset.y + y - 1
-        if not self.keys:
-            return self._draw_words(y, width)
-        if place >= len(self.keys):
-            return Strip.blank(width, self._style(""))
-        key = self.keys[place]
-        gutter, body = self._draw_row(key, place == self.cursor)
-        style = self._style("cursor" if place == self.cursor else "")
-        left = self.scroll_offset.x
+            gutter, body = pen.heading(self.columns, self._widths, self.sort)
+            style = pen.style("header")
+        elif not self.keys:
+            words = "loading…" if self._keys is None else self.empty
+            return pen.words(words, y, Size(width, self.view.height))
+        else:
+            place = self.scroll_offset.y + y - 1
+            style = pen.style("cursor" if place == self.cursor else "")
+            if place >= len(self.keys):
+                return Strip.blank(width, style)
+            gutter, body = self._draw_row(self.keys[place], place == self.cursor)
         return Strip.join([gutter, body.crop_extend(left, left + max(0, width - GUTTER), style)]).crop(0, width)
 
-    def _draw_header(self) -> Strip:
-        style = self._style("header")
-        texts: list[str] = []
-        for column, width in zip(self.columns, self._widths, strict=True):
-            title = column.title
-            if self.sort is not None and self.sort[0] == column.key:
-                sign = "▼" if self.sort[1] else "▲"
-                title = f"{fit(title, min(len(title), width - 1)).rstrip()}{sign}"
-            texts.append(fit(title, width, column.align))
-        body = Strip([Segment((" " * GAP).join(texts), style)])
-        left = self.scroll_offset.x
-        body = body.crop_extend(left, left + max(0, self.view.width - GUTTER), style)
-        return Strip.join([Strip([Segment(" " * GUTTER, style)]), body])
-
     def _draw_row(self, key: str, is_cursor: bool) -> tuple[Strip, Strip]:
-        is_marked = key in self._marks
-        drawn = self._strips.get((key, is_cursor, is_marked))
-        if drawn is not None:
-            return drawn
-        base = self._style("cursor" if is_cursor else "")
-        plain_cursor = is_cursor and self.has_focus  # its colours say enough, and others would not be readable on it
-        mark = Style.null()
-        sign, colour = (self._mark_signs.get(key) or ("●", "")) if is_marked else ("", "")
-        if is_marked and not plain_cursor:
-            mark = Style(color=colour, bold=True) if colour else self._tone("marked")
-        edge = "▌" if is_cursor else " "
-        gutter = Strip([Segment(edge, base), Segment(fit(sign, GUTTER - 1), base + mark)])
+        mark = None if key not in self._marks else self._mark_signs.get(key, ("●", ""))
+        if key in self._rows and self._rows[key] is None:
+            return self._pen.placeholder("gone", is_cursor, mark, self.virtual_size.width - GUTTER)
         row = self._rows.get(key)
-        segments: list[Segment] = []
         if row is None:
-            words = "gone" if key in self._rows else "…"
-            tone = Style.null() if plain_cursor else self._tone("muted")
-            segments.append(Segment(fit(words, max(1, self.virtual_size.width - GUTTER)), base + tone))
-        else:
-            for place, (column, width, cell) in enumerate(zip(self.columns, self._widths, row.cells, strict=False)):
-                if place:
-                    segments.append(Segment(" " * GAP, base))
-                tone = Style.null() if plain_cursor else self._tone(cell.tone or row.tone)
-                segments.append(Segment(fit(cell.text, width, column.align), base + tone))
-        drawn = (gutter, Strip(segments))
-        if row is not None:
-            self._strips[key, is_cursor, is_marked] = drawn
-        return drawn
-
-    def _draw_words(self, y: int, width: int) -> Strip:
-        words = "loading…" if self._keys is None else self.empty
-        lines = words.splitlines() or [""]
-        first = max(1, (self.view.height - len(lines)) // 2)
-        style = self._style("")
-        if not first <= y < first + len(lines):
-            return Strip.blank(width, style)
-        line = fit(lines[y - first], min(width, max(1, width - 2))).strip()
-        left = (width - len(line)) // 2
-        tone = self._tone("" if y == first else "muted")
-        drawn = Strip([Segment(" " * left, style), Segment(line, style + tone)])
-        return drawn.extend_cell_length(width, style).crop(0, width)
-
-    def _style(self, part: str) -> Style:
-        """Full style of a part of the table, background included."""
-        style = self._styles.get(f"={part}")
-        if style is None:
-            style = self.get_component_rich_style(f"paged-table--{part}") if part else self.rich_style
-            self._styles[f"={part}"] = style
-        return style
-
-    def _tone(self, tone: str) -> Style:
-        """What a tone changes: colour and weight, never the background."""
-        if not tone:
-            return Style.null()
-        style = self._styles.get(tone)
-        if style is None:
-            full = self.get_component_rich_style(f"paged-table--{tone}")
-            style = Style(color=None if tone == "strong" else full.color, bold=full.bold or None)
-            self._styles[tone] = style
-        return style
+            return self._pen.placeholder("…", is_cursor, mark, self.virtual_size.width - GUTTER)
+        return self._pen.row(row, self.columns, self._widths, is_cursor, mark)
 
     def get_content_width(self, container: Size, viewport: Size) -> int:
         return self.virtual_size.width
-
-    def rich_facts(self) -> dict[str, Any]:
-        """How much of it is in memory, for tests and figures."""
-        return {"keys": len(self.keys), "rows": len(self._rows), "strips": len(self._strips)}
