@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hetspec_core.jobs import Waiting
+    from hetspec_core.jobs import PARENT_ENDED, Waiting
     from hetspec_core.service.curves import Curve, CurvePoint, curve
     from hetspec_core.service.gpus import GpuReport
     from hetspec_core.service.inputs import InputKind
@@ -32,6 +32,7 @@ _HOME_OF = {
     "LiveRun": "hetspec_core.service.overview",
     "Observer": "hetspec_core.service.overview",
     "Overview": "hetspec_core.service.overview",
+    "PARENT_ENDED": "hetspec_core.jobs",
     "RESUMABLE": "hetspec_core.service.workbench",
     "Relative": "hetspec_core.service.library",
     "RunHandle": "hetspec_core.service.workbench",
@@ -44,6 +45,7 @@ _HOME_OF = {
 }
 
 __all__ = [
+    "PARENT_ENDED",
     "RESUMABLE",
     "Comparison",
     "Concern",
