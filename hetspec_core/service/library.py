@@ -311,8 +311,8 @@ class Library:
             NotFoundError: one of them means no run, or more than one.
         """
         self.workbench.registry.sync_all()
-        rows = self.workbench.registry.rows()
-        return list(dict.fromkeys(find_run(word, rows) for word in words))
+        names = self.workbench.registry.names()
+        return list(dict.fromkeys(find_run(word, names) for word in words))
 
 
 def _discarded(paths: RunPaths) -> Discarded:

@@ -286,7 +286,7 @@ class Workbench:
         self.registry.sync_all()
         waiting = self.queue.waiting_ids()
         found: list[RunSummary] = []
-        for row in self.registry.rows(stage=stage):
+        for row in self.registry.find([f"stage:{stage}"] if stage else [], archived=True):
             if limit is not None and len(found) >= limit:
                 break
             now = derive_state(row.facts, ProcessIdentity.is_alive)
@@ -331,7 +331,7 @@ class Workbench:
             NotFoundError: no run, or more than one, is meant.
         """
         self.registry.sync_all()
-        return find_run(word, self.registry.rows())
+        return find_run(word, self.registry.names())
 
     def resolve_input(self, word: str, kind: InputKind) -> Path:
         """The folder of hidden states or of a draft that is meant by a directory, or by a run as in `resolve_run`.
@@ -349,7 +349,7 @@ class Workbench:
             raise NotFoundError(f"there is no directory {word}")
         self.registry.sync_all()
         try:
-            run_id = find_run(word, self.registry.rows(), stage="dataset" if kind == "hidden_states" else "train")
+            run_id = find_run(word, self.registry.names(), stage="dataset" if kind == "hidden_states" else "train")
         except NotFoundError as error:
             raise NotFoundError(f"{error.message}, and no such directory", hint=error.hint) from None
         product = product_folder(self.paths(run_id).folder, kind)
