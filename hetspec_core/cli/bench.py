@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hetspec_core.cli.follow import DetachOption, launch_detached
 from hetspec_core.cli.formats import format_number
 from hetspec_core.cli.options import (
     DEFAULT_RECIPE,
@@ -45,6 +46,7 @@ def bench(
     overrides: SetOption = [],  # noqa: B006
     file: FileOption = None,
     name: NameOption = None,
+    detach: DetachOption = False,
     json: JsonFlag = False,
 ) -> None:
     """Measure speculative against plain decoding on the same prompts, interleaved in one process."""
@@ -68,6 +70,9 @@ def bench(
         base = resolve(recipe, stage="bench", overrides=overrides, file=file, options=options).spec.base.name
         options["draft.checkpoint"] = str(find_draft(workbench, draft, base))
         spec = resolve(recipe, stage="bench", overrides=overrides, file=file, options=options).spec
+        if detach:
+            launch_detached(workbench, spec, json=json)
+            return
         report = launch(workbench, spec, quiet=json)
     result = report.results["bench"]
     if json:

@@ -28,11 +28,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "catalog": ("hetspec_core.cli.catalog", "app", "Algorithms, backbones, formats and backends that there are."),
     "dataset": ("hetspec_core.cli.dataset", "app", "Generate hidden states of the base; inspect, verify, merge them."),
     "train": ("hetspec_core.cli.train", "app", "Train a draft on hidden states."),
-    "draft": (
-        "hetspec_core.cli.draft",
-        "app",
-        "Drafts in and out of other programs' layouts: inspect, import, export.",
-    ),
+    "pipeline": ("hetspec_core.cli.pipeline", "app", "Dataset, training and bench of a recipe, one after another."),
+    "draft": ("hetspec_core.cli.draft", "app", "Drafts of any layout: inspect, import, export."),
     "generate": ("hetspec_core.cli.generate", "app", "Answer a prompt, with a draft or without."),
     "chat": ("hetspec_core.cli.chat", "app", "Talk to base and draft, and see the draft tree live."),
     "trace": ("hetspec_core.cli.trace", "app", "Recorded answers: show, replay, export, predict other tree shapes."),

@@ -94,7 +94,7 @@ class Terminal:
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
     with Terminal() as opened:
-        opened.read_until(b"hetspec-core demo")
+        opened.read_until(b"HetSpec")
         yield opened
 
 
@@ -124,7 +124,7 @@ def test_a_crash_gives_the_terminal_back_and_exits_with_status_one() -> None:
         "app.main()"
     )
     with Terminal(program=program) as opened:
-        opened.read_until(b"hetspec-core demo")
+        opened.read_until(b"HetSpec")
         os.write(opened.master, b"x")
         assert opened.wait() == 1
         opened.assert_restored()
