@@ -2,7 +2,7 @@
 
 One feed asks for the overview of all runs, once a second; a page may have feeds of its own, which rest while it is not
 on top. A feed has at most one question under way, however slow the answer; answers that equal the last are not shown.
-It knows the desk and no particular screen.
+It knows no particular screen.
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from hetspec_core.errors import HetSpecError
 
 if TYPE_CHECKING:
+    from textual.dom import DOMNode
+    from textual.worker import Worker
+
     from hetspec_core.service import Workbench
 
 Answer = TypeVar("Answer")
@@ -31,6 +34,7 @@ class Feed(Generic[Answer]):
         show: is given every answer that differs from the one before, on the event loop.
         fail: is given an error when it is another than the last one.
         period_s: between an answer and the next question.
+        node: whose worker asks; an answer that cannot be shown ends the app as any other fault does.
     """
 
     def __init__(
@@ -40,25 +44,27 @@ class Feed(Generic[Answer]):
         show: Callable[[Answer], None],
         *,
         fail: Callable[[HetSpecError], None],
+        node: DOMNode,
         period_s: float = 1.0,
     ) -> None:
         self.period_s = max(period_s, FASTEST_S)
         self._ask, self._question, self._show, self._fail = ask, question, show, fail
-        self._task: asyncio.Task[None] | None = None
+        self._node = node
+        self._worker: Worker[None] | None = None
         self._now = asyncio.Event()
         self._last: Answer | None = None
         self._trouble = ""
 
     def start(self) -> None:
         """Begin to ask, or go on after `stop`."""
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
+        if self._worker is None or self._worker.is_finished:
+            self._worker = self._node.run_worker(self._run(), group="feed")
 
     def stop(self) -> None:
         """Rest."""
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
+        if self._worker is not None:
+            self._worker.cancel()
+            self._worker = None
 
     def hurry(self) -> None:
         """Ask at once: something has happened that the answer will tell."""

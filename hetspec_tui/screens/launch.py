@@ -45,6 +45,7 @@ class LaunchScreen(Page):
     CRUMB = "Launch"
     CSS_PATH = "launch.tcss"
     CHANGES = frozenset({"start"})
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-short"), (30, "-tall"), (50, "-high")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "start", "Start", id="launch.start"),
         Binding("y", "copy", "Copy command", id="launch.copy"),

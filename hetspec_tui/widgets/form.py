@@ -29,6 +29,12 @@ Check = Callable[[str, str], str]
 _HEAD = "head:"
 
 
+class FieldList(OptionList):
+    """The fields: Enter edits one."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "Edit", id="form.edit")]
+
+
 class FieldForm(Vertical):
     """Fields with search, editing as you type, and reset.
 
@@ -37,7 +43,6 @@ class FieldForm(Vertical):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "edit", "Edit", id="form.edit"),
         Binding("space", "edit", show=False, id="form.toggle"),
         Binding("slash", "search", "Search", key_display="/", id="form.search"),
         Binding("backspace,delete", "reset", "Reset", key_display="⌫", id="form.reset"),
@@ -83,22 +88,21 @@ class FieldForm(Vertical):
             height: 1;
         }
 
-        #form-message {
-            color: $text-muted;
-            height: 1;
-        }
+        #form-message { color: $text-muted; }
 
-        &.-searching #form-search {
-            display: block;
-        }
+        &.-searching #form-search { display: block; }
 
         &.-editing {
             #form-input { display: block; }
             #form-value { display: none; }
         }
 
-        &.-fault #form-message {
-            color: $text-error;
+        &.-fault #form-message { color: $text-error; }
+
+        &.-tight #form-editor {
+            height: 2;
+            border: none;
+            #form-about { display: none; }
         }
 
         &.-roomy #form-editor {
@@ -139,7 +143,7 @@ class FieldForm(Vertical):
 
     def compose(self) -> ComposeResult:
         yield Input(placeholder="search every setting; esc shows all", id="form-search", compact=True)
-        yield OptionList(id="form-list", markup=False)
+        yield FieldList(id="form-list", markup=False)
         with Vertical(id="form-editor"):
             yield Static(id="form-about", markup=False)
             yield Static(id="form-value", markup=False)
@@ -285,6 +289,7 @@ class FieldForm(Vertical):
 
     def on_resize(self, event: Resize) -> None:
         self.set_class(event.size.height >= 28, "-roomy")
+        self.set_class(event.size.height < 9, "-tight")
         self.call_after_refresh(self._fill)
 
     @on(OptionList.OptionHighlighted, "#form-list")
