@@ -143,7 +143,7 @@ class Talk:
         if self.as_json:
             print_json(event.model_dump(mode="json"), lines=True)
         elif isinstance(event, WorkerDied):
-            note(f"{event.message}; /restart begins a new one, the conversation is kept (log: {event.log})")
+            note(f"{printable(event.message)}; /restart begins a new one, the conversation is kept (log: {event.log})")
         elif not is_shown(event) and not isinstance(event, Garbage):
             show_loading(event)
 

@@ -74,13 +74,13 @@ class AnswerPrinter:
 def show_loading(event: ChatEvent) -> None:
     """Say what is being loaded, once it begins."""
     if isinstance(event, Loading) and event.done == 0:
-        note(f"loading {event.what} ...")
+        note(printable(f"loading {event.what} ..."))
 
 
 def show_end(answer: Answer, figures: Figures) -> None:
     """Say how an answer ended, in one line."""
     if answer.state in ("refused", "failed", "died"):
-        note(f"{answer.state}: {answer.error}" + (f" ({answer.hint})" if answer.hint else ""))
+        note(printable(f"{answer.state}: {answer.error}" + (f" ({answer.hint})" if answer.hint else "")))
         return
     reason = answer.end.stop_reason if answer.end else answer.state
     parts = [f"{len(answer.tokens)} tokens ({reason})"]

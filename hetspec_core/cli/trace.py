@@ -78,7 +78,9 @@ def show(
     printer = AnswerPrinter(marks=True)
     printer.show(answer)
     printer.finish()
-    for line in figure_lines(Meters().figures(answer, answer.settings.label)):
+    meters = Meters()
+    meters.add(answer)
+    for line in figure_lines(meters.figures(answer, answer.settings.label)):
         console().print(printable(line), soft_wrap=True)
 
 
@@ -127,8 +129,10 @@ def export(
     from hetspec_core.paths import write_atomic
     from hetspec_core.service.traces import FORMATS, load_trace
     from hetspec_core.service.traces import export as export_trace
+    from hetspec_core.service.traces.export import Format
 
-    chosen = {str(one): one for one in FORMATS}.get(form)
+    known: dict[str, Format] = {one: one for one in FORMATS}
+    chosen = known.get(form)
     if chosen is None:
         raise UsageError(f"--format is {form}; allowed: {', '.join(FORMATS)}")
     text = export_trace(load_trace(trace), chosen, step=step)

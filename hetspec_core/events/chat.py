@@ -161,7 +161,6 @@ class DraftFacts(_Message):
     name: str
     parameters: int = 0
     vocab_size: int = 0
-    depth_limit: int | None = None
 
 
 class BaseFacts(_Message):
@@ -367,18 +366,13 @@ class WorkerDied(_Message):
     log: str = ""
 
 
-KnownRequest = Annotated[Open | Prepare | Ask | Stop | Calibrate | Quit, Field(discriminator="type")]
 Request = Open | Prepare | Ask | Stop | Calibrate | Quit
-KnownReply = Annotated[
-    Loading | Ready | Prepared | Started | Tokens | Step | Answered | Refused | Calibrated | Failed,
-    Field(discriminator="type"),
-]
 Reply = Loading | Ready | Prepared | Started | Tokens | Step | Answered | Refused | Calibrated | Failed
 ChatEvent = Reply | Garbage | WorkerDied
 """What a chat session hands out."""
 
-_REQUEST: TypeAdapter[Request] = TypeAdapter(KnownRequest)
-_REPLY: TypeAdapter[Reply] = TypeAdapter(KnownReply)
+_REQUEST: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="type")])
+_REPLY: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="type")])
 _SHOWN_GARBAGE = 500
 
 

@@ -96,7 +96,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_the_numbers(session: C
 
 def test_the_simulator_predicts_other_shapes_from_one_recording(session: ChatSession) -> None:
     session.replace_conversation()
-    session.change(tree="6/10/60", max_new_tokens=40, system_prompt=None)
+    session.change(tree="6/10/60", max_new_tokens=30, system_prompt=None)
     recorded = ask(session, QUESTION, every_position=True)
     assert recorded.whole and [len(step.committed) for step in recorded.steps] == [1] * (len(recorded.tokens) - 1)
     assert session.recorder.last is not None
@@ -110,7 +110,7 @@ def test_the_simulator_predicts_other_shapes_from_one_recording(session: ChatSes
         assert real.stats.accept_length is not None
         assert predicted.accept_length == pytest.approx(real.stats.accept_length, rel=0.05), label
         assert not predicted.extrapolated and predicted.own_trees == 1 and predicted.certain > 0.9
-    session.calibrate(["1/1/1", "4/1/4", "4/4/12"], tokens=6)
+    session.calibrate(["1/1/1", "4/1/4", "4/4/12"], tokens=4)
     wait(session)
     calibration = session.meters.calibration
     assert calibration is not None and len(calibration.shapes) == 3

@@ -24,6 +24,7 @@ from hetspec_core.failures import recognise
 ENGINE = "hetspec_core.engine.stages.chat"
 _LONGEST_LINE = 16 << 20
 _END_S = 1.0
+_GROUP_S = 0.5
 _LOOK_S = 0.2  # how soon a waiting thread sees that the link was closed
 _LOG_TAIL_BYTES = 16_384
 
@@ -130,6 +131,7 @@ class WorkerLink:
             self._kill()
             status = process.wait()
         self._kill()  # whoever is left of its group
+        self._await_group(process.pid)
         self._requests.put(None)
         self._say_died(status, self._why(status))
 
@@ -169,6 +171,14 @@ class WorkerLink:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)  # it leads its own group
 
+    def _await_group(self, group: int) -> None:
+        """Wait a moment for what was killed to be gone; one that nobody reaps holds no memory, so not for ever."""
+        limit = time.monotonic() + _GROUP_S
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            while time.monotonic() < limit:
+                os.killpg(group, 0)
+                time.sleep(0.005)
+
     def _say_died(self, status: int | None, message: str) -> None:
         if not self._closing:
             hint = "the conversation is kept; restart the worker to go on"
@@ -192,7 +202,8 @@ class WorkerLink:
                 name = f"signal {-status}"
             return f"the chat worker was ended by {name}"
         last = next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "")
-        return f"the chat worker ended with status {status}" + (f": {last[:200]}" if last else "")
+        last = "".join(char for char in last[:200] if char.isprintable())
+        return f"the chat worker ended with status {status}" + (f": {last}" if last else "")
 
     def _log_tail(self) -> str:
         try:
