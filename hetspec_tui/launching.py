@@ -13,7 +13,7 @@ from hetspec_core.service.launch import Choice, What, names
 from hetspec_core.service.presets import list_presets
 from hetspec_tui.formatting import count, size
 from hetspec_tui.widgets.cost_card import StageCost, Verdict
-from hetspec_tui.widgets.form import FormRow
+from hetspec_tui.widgets.form_row import FormRow
 from hetspec_tui.widgets.picker import Item
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def rows_of(choice: Choice, seen: Review | None) -> list[FormRow]:
     """Every row: what is run, the settings changed most, and all others by section."""
     common = {key for stage in choice.stages for key in COMMON[stage]}
     fields = fields_of(choice, seen)
-    return _first_rows(choice, seen) + [_row(field, choice, seen, field.key in common) for field in fields.values()]
+    rows = [_row(field, choice, seen, field.key in common) for field in fields.values()]
+    order = {section: place for place, section in enumerate(dict.fromkeys(row.section for row in rows))}
+    return _first_rows(choice, seen) + sorted(rows, key=lambda row: order[row.section])
 
 
 def _first_rows(choice: Choice, seen: Review | None) -> list[FormRow]:
@@ -104,8 +106,8 @@ def _row(field: Field, choice: Choice, seen: Review | None, common: bool) -> For
         text, source = field.typed(choice.values[key]), "set here"
     return FormRow(
         key=key,
-        title=key if common else key.partition(".")[2],
-        section="most used" if common else field.section,
+        title=key if common else key.rpartition(".")[2],
+        section="most used" if common else key.rpartition(".")[0],
         kind="bool" if field.kind == "bool" else "pick" if field.choices else field.kind,
         text=text,
         source=source,

@@ -45,6 +45,7 @@ class LaunchScreen(Page):
     CRUMB = "Launch"
     CSS_PATH = "launch.tcss"
     CHANGES = frozenset({"start"})
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (20, "-short"), (30, "-tall"), (50, "-high")]  # noqa: RUF012
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("s", "start", "Start", id="launch.start"),
         Binding("y", "copy", "Copy command", id="launch.copy"),
@@ -210,10 +211,10 @@ class LaunchScreen(Page):
             question = f"Start {choice.what} of {choice.recipe} although it does not fit?"
             if not await self.app.push_screen_wait(Confirm(question, "\n".join(seen.refusals), yes="Start")):
                 return
-        made = await self.change(lambda workbench: start(workbench, choice))
-        if not made:
+        made = await self.change(lambda workbench: list(start(workbench, choice)))
+        if made is None:
             return
-        self.post_message(RunsTouched(made))
+        self.post_message(RunsTouched(tuple(made)))
         if len(made) > 1:
             self.notify(
                 f"{len(made)} runs: each starts when the one before has succeeded.", title="Pipeline started", timeout=5

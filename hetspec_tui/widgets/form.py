@@ -21,6 +21,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from hetspec_tui.formatting import safe
+from hetspec_tui.widgets.form_row import FormRow
 
 Check = Callable[[str, str], str]
 """(key, text) -> what is wrong with it; empty when nothing is."""
@@ -28,34 +29,10 @@ Check = Callable[[str, str], str]
 _HEAD = "head:"
 
 
-@dataclass(frozen=True)
-class FormRow:
-    """One field as it is shown.
+class FieldList(OptionList):
+    """The fields: Enter edits one."""
 
-    Attributes:
-        key: by which messages name it; also searched.
-        title: how it is called here.
-        section: the heading that it stands under.
-        kind: how it is edited: bool (toggled), pick (the owner opens a list), or anything else (a line of text).
-        text: its value as it would be typed.
-        source: where the value comes from; `short` in a few letters.
-        needs: what it takes.
-        help: what it is for.
-        changed: whether somebody has set it here.
-        fault: what is wrong with it; empty when nothing is.
-    """
-
-    key: str
-    title: str
-    section: str
-    kind: str = "text"
-    text: str = ""
-    source: str = ""
-    short: str = ""
-    needs: str = ""
-    help: str = ""
-    changed: bool = False
-    fault: str = ""
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "Edit", id="form.edit")]
 
 
 class FieldForm(Vertical):
@@ -65,6 +42,14 @@ class FieldForm(Vertical):
         check: asked with every key that is typed.
     """
 
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "edit", show=False, id="form.toggle"),
+        Binding("slash", "search", "Search", key_display="/", id="form.search"),
+        Binding("backspace,delete", "reset", "Reset", key_display="⌫", id="form.reset"),
+        Binding("x", "first_fault", "First fault", show=False, id="form.fault"),
+        Binding("down", "to_list", show=False, id="form.search-list"),
+        Binding("escape", "leave", "Leave", id="form.leave"),
+    ]
     DEFAULT_CSS = """
     FieldForm {
         height: 1fr;
@@ -103,22 +88,21 @@ class FieldForm(Vertical):
             height: 1;
         }
 
-        #form-message {
-            color: $text-muted;
-            height: 1;
-        }
+        #form-message { color: $text-muted; }
 
-        &.-searching #form-search {
-            display: block;
-        }
+        &.-searching #form-search { display: block; }
 
         &.-editing {
             #form-input { display: block; }
             #form-value { display: none; }
         }
 
-        &.-fault #form-message {
-            color: $text-error;
+        &.-fault #form-message { color: $text-error; }
+
+        &.-tight #form-editor {
+            height: 2;
+            border: none;
+            #form-about { display: none; }
         }
 
         &.-roomy #form-editor {
@@ -146,7 +130,7 @@ class FieldForm(Vertical):
 
     @dataclass
     class Picked(Message):
-        """A field of kind `pick` was entered: a list is to be opened for it."""
+        """A field of kind `pick` or `fixed` was entered: its list is to be opened, or something said."""
 
         key: str
 
@@ -158,23 +142,69 @@ class FieldForm(Vertical):
         self._editing = ""
 
     def compose(self) -> ComposeResult:
-        yield SearchLine(placeholder="search every setting; esc shows all", id="form-search", compact=True)
-        yield FormList(id="form-list", markup=False)
+        yield Input(placeholder="search every setting; esc shows all", id="form-search", compact=True)
+        yield FieldList(id="form-list", markup=False)
         with Vertical(id="form-editor"):
             yield Static(id="form-about", markup=False)
             yield Static(id="form-value", markup=False)
-            yield EditLine(id="form-input", compact=True)
+            yield Input(id="form-input", compact=True)
             yield Static(id="form-message", markup=False)
 
     @property
-    def list(self) -> FormList:
+    def list(self) -> OptionList:
         """The list of fields."""
-        return self.query_one("#form-list", FormList)
+        return self.query_one("#form-list", OptionList)
 
     @property
     def editing(self) -> bool:
         """Whether a field is being typed in."""
         return bool(self._editing)
+
+    # --- keys ---------------------------------------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "leave":
+            return self.editing or self.has_class("-searching")
+        if action == "to_list":
+            return self.query_one("#form-search").has_focus
+        if action in ("edit", "search", "reset", "first_fault"):
+            return self.list.has_focus
+        return super().check_action(action, parameters)
+
+    def action_edit(self) -> None:
+        """Edit the highlighted field."""
+        if self.highlighted is not None:
+            self.edit(self.highlighted.key)
+
+    def action_search(self) -> None:
+        """Search the fields."""
+        self.add_class("-searching")
+        self.query_one("#form-search").focus()
+
+    def action_to_list(self) -> None:
+        """Go to what was found."""
+        self.list.focus()
+
+    def action_leave(self) -> None:
+        """Leave the field as it was, or show every field again."""
+        if self.editing:
+            self.leave_editor()
+        else:
+            self.query_one("#form-search", Input).value = ""
+            self.remove_class("-searching")
+            self.list.focus()
+
+    def action_reset(self) -> None:
+        """Ask for the field to go back to what is beneath."""
+        row = self.highlighted
+        if row is not None and row.changed:
+            self.post_message(self.Reset(row.key))
+
+    def action_first_fault(self) -> None:
+        """Go to the first field that does not hold."""
+        row = self.first_fault()
+        if row is not None:
+            self.go_to(row.key)
 
     # --- what is shown ------------------------------------------------------------------------------------------------
 
@@ -224,7 +254,7 @@ class FieldForm(Vertical):
                 continue
             if row.section != section:
                 section = row.section
-                options.append(Option(self._heading(section), id=f"{_HEAD}{section}", disabled=True))
+                options.append(Option(self._heading(section), id=f"{_HEAD}{len(options)}", disabled=True))
             options.append(Option(self._line(row), id=row.key))
         if not options:
             options = [Option(f"nothing has {self._words!r}; esc shows all", id=_HEAD, disabled=True)]
@@ -259,6 +289,7 @@ class FieldForm(Vertical):
 
     def on_resize(self, event: Resize) -> None:
         self.set_class(event.size.height >= 28, "-roomy")
+        self.set_class(event.size.height < 9, "-tight")
         self.call_after_refresh(self._fill)
 
     @on(OptionList.OptionHighlighted, "#form-list")
@@ -300,7 +331,7 @@ class FieldForm(Vertical):
         row = self._rows[key]
         if row.kind == "bool":
             self.post_message(self.Changed(key, "false" if row.text == "true" else "true"))
-        elif row.kind == "pick":
+        elif row.kind in ("pick", "fixed"):
             self.post_message(self.Picked(key))
         else:
             self._editing = key
@@ -347,18 +378,7 @@ class FieldForm(Vertical):
         self.list.focus()
         self._show_about()
 
-    def reset_highlighted(self) -> None:
-        """Ask for the field to go back to what is beneath."""
-        row = self.highlighted
-        if row is not None and row.changed:
-            self.post_message(self.Reset(row.key))
-
     # --- searching ----------------------------------------------------------------------------------------------------
-
-    def search(self) -> None:
-        """Begin to search."""
-        self.add_class("-searching")
-        self.query_one("#form-search", Input).focus()
 
     @on(Input.Changed, "#form-search")
     def _searched(self, event: Input.Changed) -> None:
@@ -370,72 +390,6 @@ class FieldForm(Vertical):
     def _found(self, event: Input.Submitted) -> None:
         event.stop()
         self.list.focus()
-
-    def end_search(self) -> None:
-        """Show every field again."""
-        self.query_one("#form-search", Input).value = ""
-        self.remove_class("-searching")
-        self.list.focus()
-
-
-class FormList(OptionList):
-    """The fields; its keys are those of the form."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select", "Edit", id="form.edit"),
-        Binding("space", "select", show=False, id="form.toggle"),
-        Binding("slash", "form_search", "Search", key_display="/", id="form.search"),
-        Binding("backspace,delete", "form_reset", "Reset", key_display="⌫", id="form.reset"),
-        Binding("x", "form_fault", "First fault", show=False, id="form.fault"),
-    ]
-
-    @property
-    def _form(self) -> FieldForm:
-        return next(widget for widget in self.ancestors if isinstance(widget, FieldForm))
-
-    def action_form_search(self) -> None:
-        """Search the fields."""
-        self._form.search()
-
-    def action_form_reset(self) -> None:
-        """Take the value away that was set here."""
-        self._form.reset_highlighted()
-
-    def action_form_fault(self) -> None:
-        """Go to the first field that does not hold."""
-        row = self._form.first_fault()
-        if row is not None:
-            self._form.go_to(row.key)
-
-
-class SearchLine(Input):
-    """The line to search in."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "leave", "Show all", id="form.search-end"),
-        Binding("down", "to_list", show=False, id="form.search-list"),
-    ]
-
-    def action_leave(self) -> None:
-        """End the search."""
-        next(widget for widget in self.ancestors if isinstance(widget, FieldForm)).end_search()
-
-    def action_to_list(self) -> None:
-        """Go to what was found."""
-        next(widget for widget in self.ancestors if isinstance(widget, FieldForm)).list.focus()
-
-
-class EditLine(Input):
-    """The line that a field is edited in."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "submit", "Take it", id="form.accept"),
-        Binding("escape", "leave", "Leave it", id="form.cancel"),
-    ]
-
-    def action_leave(self) -> None:
-        """Leave the field as it was."""
-        next(widget for widget in self.ancestors if isinstance(widget, FieldForm)).leave_editor()
 
 
 def _cut(text: str, width: int) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hetspec_core.cli.main import main
 from hetspec_core.errors import RunError
 from hetspec_core.events import Progress, read_events
 from hetspec_core.jobs import LocalExecutor
@@ -153,3 +154,20 @@ def test_a_run_that_waits_for_a_run_keeps_no_gpu_from_others(
     assert workbench.state(second) == "queued"
     workbench.cancel(first, force=True)
     assert workbench.wait(second, PATIENCE_S) == "cancelled"
+
+
+def test_the_pipeline_command_follows_all_three_runs_and_ends_as_the_one_that_failed(
+    workbench: Workbench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Workbench.__init__, "__defaults__", (None, LocalExecutor("tests.fakes.worker")))
+    words = ["pipeline", "quick-demo", "--set", "resources.device=cpu", "--wait"]
+    assert main([*words, "--name", "succeed"]) == 0
+    assert [run.state for run in workbench.runs()] == ["succeeded"] * 3
+    assert main([*words, "--name", "fail"]) == 5  # a DataError's
+    assert "prompts.jsonl has no assistant turn" in capsys.readouterr().err
+    bench, train, dataset = workbench.runs(limit=3)
+    assert (dataset.state, train.state, bench.state) == ("failed", "cancelled", "cancelled")
+    assert main(["runs", "follow", train.run_id]) == 130
+    said = capsys.readouterr().err
+    assert f"was not started: it waited for run {dataset.run_id}, which failed" in said
+    assert f"runs resume {dataset.run_id}" in said
