@@ -193,7 +193,8 @@ def _add_choice(where: Where, name: str, sign: str, value: str) -> None:
             )
     chosen = [one for one in allowed if (one in wanted) != negative]
     if name == "state":
-        where.states.append(lambda state: state in chosen)
+        accepted = frozenset(chosen)
+        where.states.append(lambda state: state in accepted)
         if set(chosen) & {"lost", "cancelled"}:  # what a run at work, as its journal says, may really be
             chosen = [*chosen, *_ACTIVE]
         if "queued" in chosen and where.waiting:

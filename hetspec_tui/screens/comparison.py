@@ -97,6 +97,8 @@ class ComparisonScreen(Page):
 
         def look(workbench: Workbench) -> tuple[Comparison, str, list[Curve]]:
             pages = Pages(workbench)
+            for run_id in run_ids:
+                workbench.registry.sync(run_id)
             there = [line.summary.run_id for line in pages.lines(run_ids)]
             names = list(pages.metrics(there))
             name = metric if metric in names else usual_metric(names)

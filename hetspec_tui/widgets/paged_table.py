@@ -384,7 +384,8 @@ class PagedTable(ScrollView, can_focus=True):
             self._scroll_lines(self.cursor - lines + 1)
 
     def _scroll_lines(self, top: int) -> None:
-        self.scroll_to(y=max(0, top), animate=False, force=True, immediate=True)
+        if self.is_mounted:
+            self.scroll_to(y=max(0, top), animate=False, force=True, immediate=True)
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
