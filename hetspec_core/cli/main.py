@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "catalog": ("hetspec_core.cli.catalog", "app", "Algorithms, backbones, formats and backends that there are."),
     "dataset": ("hetspec_core.cli.dataset", "app", "Generate hidden states of the base; inspect, verify, merge them."),
     "train": ("hetspec_core.cli.train", "app", "Train a draft on hidden states."),
+    "pipeline": ("hetspec_core.cli.pipeline", "app", "Dataset, training and bench of a recipe, one after another."),
     "generate": ("hetspec_core.cli.generate", "app", "Answer a prompt, with a draft or without."),
     "bench": ("hetspec_core.cli.bench", "app", "Measure speculative against plain decoding."),
     "plan": ("hetspec_core.cli.plan", "app", "What a run needs of memory, disk and time, before anything is spent."),

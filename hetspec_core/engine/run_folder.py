@@ -1,13 +1,15 @@
-"""What a worker reads before it imports torch: the spec in its run folder, and the versions it runs on."""
+"""What a worker reads before it imports torch: its spec, what other runs made for it, and the versions it runs on."""
 
 from __future__ import annotations
 
 import platform
 from importlib import metadata
+from pathlib import Path
+from typing import Literal
 
 import hetspec_core
 from hetspec_core.errors import NotFoundError, SpecError
-from hetspec_core.paths import RunPaths
+from hetspec_core.paths import RunPaths, roots
 from hetspec_core.spec import RunSpec
 from hetspec_core.spec.document import from_toml
 
@@ -28,6 +30,19 @@ def read_spec(paths: RunPaths) -> RunSpec:
     except UnicodeDecodeError as error:
         raise SpecError(f"{paths.spec} is not UTF-8 text: {error}") from None
     return from_toml(text, name=str(paths.spec))
+
+
+def find_product(word: str, kind: Literal["hidden_states", "draft"]) -> Path:
+    """The folder that a run id or a path means; of a run folder, what it has under the usual name.
+
+    Raises:
+        NotFoundError: there is no such run or directory.
+    """
+    for folder in (Path(word).expanduser(), roots().runs / word):
+        if folder.is_dir():
+            inside: Path = getattr(RunPaths(folder), kind)
+            return inside if inside.is_dir() else folder
+    raise NotFoundError(f"there is no run or directory {word}", hint="`hetspec-core runs list` shows all runs")
 
 
 def versions() -> dict[str, str]:

@@ -139,11 +139,16 @@ class RunEnded(EventBase):
 
 
 class Submitted(EventBase):
-    """The desk has made the run folder; relative paths in the spec begin at `folder`."""
+    """The desk has made the run folder; relative paths in the spec begin at `folder`.
+
+    Attributes:
+        after: runs that must succeed before this one starts.
+    """
 
     type: Literal["submitted"] = "submitted"
     host: str = ""
     folder: str = ""
+    after: tuple[str, ...] = ()
 
 
 class Launched(EventBase):

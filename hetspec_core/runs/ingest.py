@@ -207,6 +207,11 @@ class Registry:
         return [rows[run_id] for run_id in run_ids if run_id in rows]
 
     @_healing
+    def select(self, sql: str, values: Sequence[object] = ()) -> list[dict[str, Any]]:
+        """Rows of a question in SQL, for the other modules of this package."""
+        return self._query(sql, values)
+
+    @_healing
     def metric_names(self, run_id: str | None = None) -> list[str]:
         """Names of all metrics, or of those of one run."""
         where, values = ("", ()) if run_id is None else ("WHERE run_id = ?", (run_id,))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.run_folder import find_product
 from hetspec_core.errors import ModelError
 
 
@@ -27,6 +26,6 @@ def load_pair(context: RunContext) -> tuple[BaseLM, DraftLM | None]:
             raise ModelError(
                 f"draft {spec.draft.name} is not trained: the spec names no checkpoint", hint="give --draft RUN_OR_DIR"
             )
-        draft = load_draft(Path(spec.draft.checkpoint).expanduser(), base)
+        draft = load_draft(find_product(spec.draft.checkpoint, "draft"), base)
     context.progress("load models", 1, 1, "")
     return base, draft
