@@ -81,7 +81,7 @@ class _List(ModalScreen[Answer], Generic[Answer]):
 
     def line(self, choice: Choice) -> Content:
         """How a choice is drawn."""
-        return Content.assemble(safe(choice.text), ("  " + safe(choice.about) if choice.about else "", "$text-muted"))
+        return Content.assemble(safe(choice.text), "  ", (safe(choice.about), "$text-muted"))
 
     def fill(self, chosen: str | None = None) -> None:
         """Show the choices that the filter lets through, the cursor on `chosen`."""

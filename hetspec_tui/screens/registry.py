@@ -61,6 +61,7 @@ class RegistryScreen(RunsOrder):
         self.with_archived = False
         self.total = 0
         self._before = ""
+        self._typed: str | None = None
         self._wanted: str | None = None
         self._vocabulary: Vocabulary | None = None
         self._fetching = False
@@ -165,7 +166,10 @@ class RegistryScreen(RunsOrder):
         from hetspec_core.service.pages import Pages, split_query
 
         if text is not None:
+            self._typed = text
             await asyncio.sleep(DEBOUNCE_S)
+        else:
+            text = self._typed  # what was being typed is not forgotten because a run has changed meanwhile
         filter_, (key, falls), archived = self.filter if text is None else text, self.order, self.with_archived
         words, sort = split_query(filter_), f"{key}:{'desc' if falls else 'asc'}"
         began = time.monotonic()
@@ -179,6 +183,7 @@ class RegistryScreen(RunsOrder):
                 self.show_columns()
                 self.load()
                 return
+            self._typed = None
             self.say_wrong(error, filter_)
             return
         except HetSpecError as error:
@@ -186,7 +191,9 @@ class RegistryScreen(RunsOrder):
             return
         self._look_took = time.monotonic() - began
         self._looked = time.monotonic()
-        self.filter = filter_
+        self.filter, self._typed = filter_, None
+        if text is not None:
+            self.say_hint()
         await self.show_listing(listing)
 
     async def show_listing(self, listing: Listing) -> None:
@@ -199,7 +206,6 @@ class RegistryScreen(RunsOrder):
             self._wanted = None
         self.say_empty()
         self.say_count()
-        self.say_hint()
         await self.read(table.near())
         if self.has_class("-curves"):
             self.draw_curves()
@@ -305,7 +311,8 @@ class RegistryScreen(RunsOrder):
 
     def put_filter(self, text: str) -> None:
         """Put a filter in force; `load` shows what it gives."""
-        self.filter = text
+        self.filter, self._typed = text, None
+        self.remove_class("-wrong")
         with self.line.prevent(Input.Changed):
             self.line.value = text
 
@@ -336,7 +343,7 @@ class RegistryScreen(RunsOrder):
         """Undo one thing: what was typed, the marks, the curves, the filter; then leave."""
         if self.line.has_focus:
             self.put_filter(self._before)
-            self.remove_class("-wrong", "-hint")
+            self.remove_class("-hint")
             self.table.focus()
             self.load()
         elif self.table.marks:
@@ -345,7 +352,7 @@ class RegistryScreen(RunsOrder):
             self.action_overlay()
         elif self.filter or self.line.value:
             self.put_filter("")
-            self.remove_class("-wrong", "-hint")
+            self.remove_class("-hint")
             self.load()
         else:
             self.run_worker(self.app.run_action("back"))
