@@ -81,7 +81,7 @@ class _List(ModalScreen[Answer], Generic[Answer]):
 
     def line(self, choice: Choice) -> Content:
         """How a choice is drawn."""
-        return Content.assemble(safe(choice.text), "  ", (safe(choice.about), "$text-muted"))
+        return Content.assemble(safe(choice.text), "  ", (safe(choice.about), "dim"))
 
     def fill(self, chosen: str | None = None) -> None:
         """Show the choices that the filter lets through, the cursor on `chosen`."""
@@ -99,7 +99,7 @@ class _List(ModalScreen[Answer], Generic[Answer]):
             options.highlighted = keys.index(chosen) if chosen in keys else 0
         else:
             words_shown = "no match: shorten the filter" if self.choices else self.empty
-            options.add_option(Option(Content.styled(words_shown, "$text-muted"), disabled=True))
+            options.add_option(Option(Content.styled(words_shown, "dim"), disabled=True))
 
     @property
     def highlighted(self) -> str | None:
@@ -165,7 +165,7 @@ class ChooseMany(_List["list[str] | None"]):
     """
 
     LEFT_OUT = ("space",)
-    HINT = "space on or off, shift+↑↓ moves, type to filter, enter takes them, esc leaves"
+    HINT = "space on/off, shift+↑↓ moves, type to filter, enter takes, esc leaves"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "switch", "On or off", id="picker.toggle", priority=True),
         Binding("shift+up", "shift(-1)", show=False, id="picker.earlier", priority=True),

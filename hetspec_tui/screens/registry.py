@@ -184,17 +184,27 @@ class RegistryScreen(RunsOrder):
                 self.load()
                 return
             self._typed = None
-            self.say_wrong(error, filter_)
+            if self.is_open:
+                self.say_wrong(error, filter_)
             return
         except HetSpecError as error:
             self.show_error(error)
             return
+        if not self.is_open:
+            return
         self._look_took = time.monotonic() - began
         self._looked = time.monotonic()
+        if text is not None and not listing.run_ids and self._may_become_more(text):
+            self._typed = None
+            self.say_hint()  # the list stays while a name is typed that says nothing yet
+            return
         self.filter, self._typed = filter_, None
         if text is not None:
             self.say_hint()
         await self.show_listing(listing)
+
+    def _may_become_more(self, text: str) -> bool:
+        return self.line.has_focus and self._vocabulary is not None and hints(text, self._vocabulary).is_name
 
     async def show_listing(self, listing: Listing) -> None:
         """Show these runs, and read again those in view."""
@@ -207,6 +217,8 @@ class RegistryScreen(RunsOrder):
         self.say_empty()
         self.say_count()
         await self.read(table.near())
+        if not self.is_open:
+            return
         if self.has_class("-curves"):
             self.draw_curves()
         if self.has_class("-details"):
@@ -220,7 +232,7 @@ class RegistryScreen(RunsOrder):
 
     async def _fetch(self) -> None:
         try:
-            while missing := self.table.missing():  # newest first: those in view now
+            while self.is_open and (missing := self.table.missing()):  # newest first: those in view now
                 if not await self.read(missing[: 2 * max(20, self.table.size.height)]):
                     return
         finally:
@@ -235,7 +247,7 @@ class RegistryScreen(RunsOrder):
         shown = self.shown
         names = known.further_names(shown)
         lines = await self.ask(lambda workbench: Pages(workbench).lines(run_ids, names))
-        if lines is None:
+        if lines is None or not self.is_open:
             return False
         if shown == self.shown:
             self.table.put_rows(run_ids, [known.row_of(line, shown) for line in lines])
@@ -255,6 +267,8 @@ class RegistryScreen(RunsOrder):
     async def learn(self) -> None:
         """Ask which words a filter may use now."""
         found = await self.vocabulary()
+        if not self.is_open:
+            return
         suggester = self.line.suggester
         if found is not None:
             self._vocabulary = found
@@ -296,7 +310,7 @@ class RegistryScreen(RunsOrder):
         self.set_class(self.line.has_focus, "-hint")
         if self._vocabulary is not None and self.line.has_focus:
             found = hints(text, self._vocabulary)
-            words = Content.assemble((f"{found.about}: ", "$text-muted"), "  ".join(map(safe, found.words)))
+            words = Content.assemble((f"{found.about}: ", "dim"), "  ".join(map(safe, found.words)))
             self.query_one("#hint", Static).update(words)
 
     def say_wrong(self, error: UsageError, text: str) -> None:
@@ -326,8 +340,10 @@ class RegistryScreen(RunsOrder):
         self.load(event.value)
 
     @on(Input.Submitted, "#filter")
-    def filter_taken(self) -> None:
+    def filter_taken(self, event: Input.Submitted) -> None:
         self.table.focus()
+        if event.value != self.filter:
+            self.load(event.value)
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         if event.widget is self.line:

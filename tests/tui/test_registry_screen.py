@@ -145,6 +145,18 @@ def test_a_wrong_filter_is_said_and_the_last_list_stays(runs: Path) -> None:
     open_runs(act)
 
 
+def test_the_list_stays_while_a_name_is_typed_and_enter_takes_it_as_a_word(runs: Path) -> None:
+    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: screen._vocabulary is not None)
+        await pilot.press("slash", *"stat")
+        await until(pilot, lambda: "state:" in screen_text(app) and screen._typed is None)
+        assert len(keys_of(screen)) == 4
+        await pilot.press("enter")
+        await until(pilot, lambda: keys_of(screen) == [])
+
+    open_runs(act)
+
+
 def test_the_filter_completes_its_words(runs: Path) -> None:
     async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: screen._vocabulary is not None)
