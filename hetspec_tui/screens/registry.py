@@ -51,7 +51,6 @@ class RegistryScreen(RunsOrder):
         Binding("m", "metric", "Metric of the curves", show=False, id="runs.metric"),
         Binding("i", "details", "Details", show=False, id="runs.details"),
         Binding("A", "archived", "Archived too", show=False, id="runs.archived"),
-        Binding("r", "look", "Look again", show=False, id="runs.look"),
         Binding("escape", "back_out", "Back", show=False, id="runs.back"),
     ]
 
@@ -375,10 +374,6 @@ class RegistryScreen(RunsOrder):
 
     # --- what the table says -----------------------------------------------------------------------------------------
 
-    @on(PagedTable.HeadingClicked)
-    def heading_clicked(self, event: PagedTable.HeadingClicked) -> None:
-        self.sort_by(event.column)
-
     @on(PagedTable.Highlighted)
     def highlighted(self) -> None:
         self.draw_details()
@@ -398,8 +393,4 @@ class RegistryScreen(RunsOrder):
     def action_archived(self) -> None:
         """Show archived runs too, or leave them out again."""
         self.with_archived = not self.with_archived
-        self.load()
-
-    def action_look(self) -> None:
-        """Look at once what is new."""
         self.load()

@@ -57,6 +57,11 @@ def registry(home: Path) -> Registry:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (["!warm start"], ["r2"]),
+        (["!best_so"], ["r2"]),
+        (["!nothing like it"], ["r2", "r1"]),
+        (["cold", "!cold"], []),
+        (["!"], ["r2", "r1"]),
         ([], ["r2", "r1"]),
         (["archived:yes"], ["r3"]),
         (["state:failed"], ["r2"]),
