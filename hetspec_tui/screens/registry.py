@@ -19,17 +19,17 @@ from textual.widgets import Input, Static
 
 from hetspec_core.errors import HetSpecError, UsageError
 from hetspec_tui.formatting import safe
-from hetspec_tui.messages import OpenRun
 from hetspec_tui.registry import columns as known
 from hetspec_tui.registry.run_actions import ACTIONS
 from hetspec_tui.registry.runs_order import RunsOrder
-from hetspec_tui.registry.words import FilterSuggester, hints
+from hetspec_tui.registry.words import FilterSuggester, Hints, hints
 from hetspec_tui.widgets.chart import Chart
 from hetspec_tui.widgets.paged_table import PagedTable
 
 if TYPE_CHECKING:
     from hetspec_core.service.pages import Listing, Vocabulary
 
+PLACEHOLDER = "state:running  tag:best  accept_length>2.5  any words"
 DEBOUNCE_S = 0.12
 LOOK_S = 1.0
 """Seconds between looks at what is new; more when a look takes long (`LOOK_SHARE`)."""
@@ -65,15 +65,13 @@ class RegistryScreen(RunsOrder):
         self._vocabulary: Vocabulary | None = None
         self._fetching = False
         self._looked = 0.0
+        self._is_new = True
         self._look_took = 0.0
 
     def compose_page(self) -> ComposeResult:
         with Horizontal(id="filter-bar"):
             yield Static("/", id="filter-sign")
-            yield Input(
-                id="filter", compact=True, placeholder="state:running  tag:best  accept_length>2.5  any words",
-                suggester=FilterSuggester(),
-            )  # fmt: skip
+            yield Input(id="filter", compact=True, placeholder=PLACEHOLDER, suggester=FilterSuggester())
             yield Static(id="count", markup=False)
         yield Static(id="hint", markup=False)
         with Horizontal(id="body"):
@@ -172,9 +170,10 @@ class RegistryScreen(RunsOrder):
         filter_, (key, falls), archived = self.filter if text is None else text, self.order, self.with_archived
         words, sort = split_query(filter_), f"{key}:{'desc' if falls else 'asc'}"
         began = time.monotonic()
+        sync = text is None and not self._is_new  # at first what is known already, at once
         try:
             listing = await self.desk.ask(
-                lambda workbench: Pages(workbench).listing(words, sort=sort, archived=archived, sync=text is None)
+                lambda workbench: Pages(workbench).listing(words, sort=sort, archived=archived, sync=sync)
             )
         except UsageError as error:
             if text is None and key not in known.KNOWN and repr(key) in error.message:
@@ -185,15 +184,23 @@ class RegistryScreen(RunsOrder):
             self._typed = None
             if self.is_open:
                 self.say_wrong(error, filter_)
+                if self.table.store.keys is None:  # a filter of another time: there is no last list that could stay
+                    self.filter = ""
+                    self.load()
             return
         except HetSpecError as error:
             self.show_error(error)
             return
         if not self.is_open:
             return
+        if self._is_new and text is None:
+            self._is_new = False
+            self.call_later(self.load)
+            if not listing.run_ids:
+                return
         self._look_took = time.monotonic() - began
         self._looked = time.monotonic()
-        if text is not None and not listing.run_ids and self._may_become_more(text):
+        if text is not None and not listing.run_ids and self.line.has_focus and self.hints(text).is_name:
             self._typed = None
             self.say_hint()  # the list stays while a name is typed that says nothing yet
             return
@@ -201,9 +208,6 @@ class RegistryScreen(RunsOrder):
         if text is not None:
             self.say_hint()
         await self.show_listing(listing)
-
-    def _may_become_more(self, text: str) -> bool:
-        return self.line.has_focus and self._vocabulary is not None and hints(text, self._vocabulary).is_name
 
     async def show_listing(self, listing: Listing) -> None:
         """Show these runs, and read again those in view."""
@@ -302,19 +306,23 @@ class RegistryScreen(RunsOrder):
             words = "no runs yet\n4 starts one; hetspec-core demo makes some in minutes"
         self.table.set_empty(words)
 
+    def hints(self, text: str) -> Hints:
+        """What could be typed next."""
+        return Hints("", ()) if self._vocabulary is None else hints(text, self._vocabulary)
+
     def say_hint(self) -> None:
         """Say below the filter what could come next, while it is typed."""
         text = self.line.value
         self.remove_class("-wrong")
         self.set_class(self.line.has_focus, "-hint")
-        if self._vocabulary is not None and self.line.has_focus:
-            found = hints(text, self._vocabulary)
+        if self.line.has_focus:
+            found = self.hints(text)
             words = Content.assemble((f"{found.about}: ", "dim"), "  ".join(map(safe, found.words)))
             self.query_one("#hint", Static).update(words)
 
     def say_wrong(self, error: UsageError, text: str) -> None:
         """Say what is wrong with the filter; a word that is only begun is not called wrong."""
-        if self._vocabulary is not None and self.line.has_focus and hints(text, self._vocabulary).is_begun:
+        if self.line.has_focus and self.hints(text).is_begun:
             self.say_hint()
             return
         self.add_class("-wrong", "-hint")
@@ -385,10 +393,6 @@ class RegistryScreen(RunsOrder):
         self.say_count()
         if self.has_class("-curves"):
             self.draw_curves()
-
-    @on(PagedTable.Selected)
-    def selected(self, event: PagedTable.Selected) -> None:
-        self.post_message(OpenRun(event.key))
 
     def action_archived(self) -> None:
         """Show archived runs too, or leave them out again."""

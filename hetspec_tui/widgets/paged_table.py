@@ -189,7 +189,7 @@ class PagedTable(ScrollView, can_focus=True):
             return
         key, line = self.cursor_key, self.cursor - self.scroll_offset.y
         was_at_top = self.scroll_offset.y == 0
-        self.store.set_keys(keys)
+        self.store.keys = keys
         place = self.store.place(key)
         if place is None:
             place = min(self.cursor, len(keys) - 1) if key is not None else 0

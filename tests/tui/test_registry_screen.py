@@ -254,6 +254,17 @@ def test_a_state_of_another_version_does_no_harm(runs: Path, state: dict[str, ob
     open_runs(act)
 
 
+def test_a_filter_of_another_time_leaves_all_runs_and_says_what_is_wrong(runs: Path) -> None:
+    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+        fresh = RegistryScreen()
+        fresh.filter = "no_such_field>1"
+        await app.push_screen(fresh)
+        await until(pilot, lambda: len(keys_of(fresh)) == 4)
+        await until(pilot, lambda: "no_such_field" in screen_text(app))
+
+    open_runs(act)
+
+
 def test_labels_are_put_on_all_marked_runs(runs: Path) -> None:
     async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
         await pilot.press("space", "down", "v", "asterisk")  # alpha to gamma
@@ -483,3 +494,19 @@ def test_a_dashboard_that_only_looks_changes_nothing(runs: Path) -> None:
 
     open_runs(act, read_only=True)
     assert {path: path.stat().st_size for path in (runs / "runs").rglob("*.jsonl")} == before
+
+
+def test_enter_and_a_double_click_open_the_run(runs: Path) -> None:
+    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+        asked: list[str] = []
+        app._push = lambda target, word: _note(asked, word)  # type: ignore[method-assign]
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: asked == ["run-b"])
+        await pilot.click(screen.table, offset=(20, 3), times=2)
+        await until(pilot, lambda: asked == ["run-b", "run-c"])
+
+    open_runs(act)
+
+
+async def _note(asked: list[str], word: str) -> None:
+    asked.append(word)
