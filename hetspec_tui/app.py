@@ -17,7 +17,7 @@ from typing import Any, ClassVar, NoReturn
 
 from textual import on, work
 from textual.app import App
-from textual.binding import Binding, BindingType
+from textual.binding import ActiveBinding, Binding, BindingType
 from textual.driver import Driver
 from textual.notifications import SeverityLevel
 
@@ -88,7 +88,7 @@ class HetSpecApp(Live, App[None]):
         for theme in self.user.themes:
             self.register_theme(theme)
         usual = FEW_COLOURS if self.console.color_system in ("standard", None) and not self.no_color else ""
-        for name in (self.settings.theme, self._state.get("theme"), usual):
+        for name in map(str, (self.settings.theme, self._state.get("theme", ""), usual)):
             if name in self.available_themes:
                 self.theme = name
                 break
@@ -96,12 +96,12 @@ class HetSpecApp(Live, App[None]):
                 self._problems.append(f"there is no theme {name!r}; ctrl+t shows those there are")
 
     def _choose_page(self) -> None:
-        names = {entry.name for entry in self.pages}
+        names = [entry.name for entry in self.pages]
         wanted = self.settings.first_page or self._state.get("page")
         if wanted in names:
-            self._current_mode = wanted
+            self._current_mode, self._screen_stacks = wanted, {wanted: []}
         elif self.settings.first_page:
-            self._problems.append(f"{self.files.settings}: first_page is one of {', '.join(sorted(names))}")
+            self._problems.append(f"{self.files.settings}: first_page is one of {', '.join(names)}")
 
     # --- beginning and end --------------------------------------------------------------------------------------------
 
@@ -111,7 +111,13 @@ class HetSpecApp(Live, App[None]):
             loop.add_signal_handler(number, self.end_by_signal, number)
 
     def on_mount(self) -> None:
+        self.app_resume_signal.subscribe(self, lambda _: self.set_timer(0.1, self.draw_all))
         self.call_after_refresh(self._after_first_paint)
+
+    def draw_all(self) -> None:
+        """Draw everything again: whoever had the terminal meanwhile has left it empty."""
+        for screen in self.screen_stack:
+            screen.refresh(layout=True)
 
     def _after_first_paint(self) -> None:
         self.start_live()
@@ -219,6 +225,11 @@ class HetSpecApp(Live, App[None]):
         if about is not None and isinstance(self.screen, Page):
             self.screen.receive(about)
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "page":
+            return any(entry.name == parameters[0] for entry in self.pages)
+        return super().check_action(action, parameters)
+
     async def action_page(self, name: str) -> None:
         """Open a page."""
         await self.go_to(name)
@@ -269,12 +280,16 @@ class HetSpecApp(Live, App[None]):
         from hetspec_tui.screens.help import HelpLine, HelpScreen
 
         below = self.screen
-        actives = [active for active in below.active_bindings.values() if active.binding.description]
-        order = sorted(actives, key=lambda active: (active.node is self, active.node is below))
+        rank = {below: 1, self: 2}
+        found: dict[tuple[Any, str], list[ActiveBinding]] = {}
+        for active in below.active_bindings.values():
+            if active.binding.description and not active.binding.system and not active.binding.key.startswith("super+"):
+                found.setdefault((active.node, active.binding.action), []).append(active)
+        order = [ways[0] for ways in sorted(found.values(), key=lambda ways: rank.get(ways[0].node, 0))]
         lines = [
             HelpLine(
                 place="Everywhere" if active.node is self else "Here" if active.node is below else _place(active.node),
-                keys=self.get_key_display(active.binding),
+                keys=" ".join(self.get_key_display(way.binding) for way in found[active.node, active.binding.action]),
                 text=active.binding.tooltip or active.binding.description,
                 name=active.binding.id or "",
                 enabled=active.enabled,
@@ -292,7 +307,7 @@ class HetSpecApp(Live, App[None]):
 
         from hetspec_tui.palette import PROVIDERS
 
-        if not CommandPalette.is_open(self):
+        if not isinstance(self.screen, CommandPalette):
             palette = CommandPalette(providers=PROVIDERS, placeholder="a page, run, preset, theme or action")
             self.push_screen(palette)
 

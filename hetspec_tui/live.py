@@ -29,6 +29,7 @@ class Live(Base):
     overview: Overview | None = None
     _feed: Feed[Overview] | None = None
     _observer: Observer | None = None
+    _fully: bool = False
 
     def start_live(self) -> None:
         """Begin to look."""
@@ -36,7 +37,8 @@ class Live(Base):
         self._feed.start()
 
     def look_now(self) -> None:
-        """Look at once."""
+        """Look at once, and at every run: one that was not at work may have changed."""
+        self._fully = True
         if self._feed is not None:
             self._feed.hurry()
 
@@ -45,7 +47,8 @@ class Live(Base):
             from hetspec_core.service import Observer  # in the desk's thread: the first paint does not wait for it
 
             self._observer = Observer()
-        return self._observer.look(workbench)
+        fully, self._fully = self._fully, False
+        return self._observer.look(workbench, fully=fully)
 
     def _taken(self, overview: Overview) -> None:
         before, self.overview = self.overview, overview

@@ -128,7 +128,7 @@ def _recent_lines(run: RunSummary, now: float, width: int) -> list[Line]:
     age = age if age == "now" else f"{age} ago"
     result = _result(run)
     left = width - 2 - _AGE
-    result_width = min(22 if left >= 50 else 19 if left >= 36 else 12, left // 2)
+    result_width = min(22 if left >= 50 else 19 if left >= 32 else 12, left * 3 // 5)
     stage_width = 9 if left - result_width >= 30 else 0
     name_width = max(0, left - result_width - stage_width)
     return [

@@ -60,7 +60,8 @@ class ActionCommands(_Listed):
         found: dict[str, tuple[str, str, Callable[[], Any]]] = {}
         for active in self.screen.active_bindings.values():
             binding = active.binding
-            if not active.enabled or not binding.description or binding.action.startswith(("page(", "palette")):
+            shown = active.enabled and binding.description and binding.id
+            if not shown or binding.action.startswith(("page(", "palette", "move(")):
                 continue
             act = partial(self.app.run_action, binding.action, active.node)
             key = self.app.get_key_display(binding)
@@ -130,7 +131,7 @@ class ThemeCommands(_Listed):
         self.app.theme = name
 
 
-PROVIDERS = (ActionCommands, PageCommands, RunCommands, PresetCommands, ThemeCommands)
+PROVIDERS = (PageCommands, ActionCommands, RunCommands, PresetCommands, ThemeCommands)
 
 
 def _find_runs(workbench: Workbench, text: str) -> list[RunSummary]:

@@ -5,7 +5,7 @@ They know nothing of runs. A page awaits their answer inside a worker, as with `
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
@@ -37,6 +37,17 @@ class Choice:
     about: str = ""
 
 
+class _Line(Input):
+    """A filter line that leaves some keys to the list below it."""
+
+    def __init__(self, left_out: Collection[str]) -> None:
+        super().__init__(placeholder="filter", compact=True)
+        self._left_out = left_out
+
+    def check_consume_key(self, key: str, character: str | None) -> bool:
+        return key not in self._left_out and super().check_consume_key(key, character)
+
+
 class _List(ModalScreen[Answer], Generic[Answer]):
     """A filter line above a list; typing filters, arrows move, Enter takes."""
 
@@ -48,6 +59,7 @@ class _List(ModalScreen[Answer], Generic[Answer]):
         Binding("pageup", "move('page_up')", show=False, id="picker.page_up", priority=True),
         Binding("pagedown", "move('page_down')", show=False, id="picker.page_down", priority=True),
     ]
+    LEFT_OUT: ClassVar[Collection[str]] = ()
     HINT: ClassVar[str] = "type to filter, enter takes it, esc leaves"
 
     def __init__(self, title: str, choices: Sequence[Choice], *, empty: str = "nothing to choose from") -> None:
@@ -58,7 +70,7 @@ class _List(ModalScreen[Answer], Generic[Answer]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog-box"):
             yield Static(self.title_text, markup=False, classes="dialog-title")
-            yield Input(placeholder="filter", compact=True)
+            yield _Line(self.LEFT_OUT)
             yield OptionList()
             yield Static(self.HINT, markup=False, classes="dialog-hint")
 
@@ -69,7 +81,7 @@ class _List(ModalScreen[Answer], Generic[Answer]):
 
     def line(self, choice: Choice) -> Content:
         """How a choice is drawn."""
-        return Content.assemble(safe(choice.text), ("  " + safe(choice.about) if choice.about else "", "$text-muted"))
+        return Content.assemble(safe(choice.text), "  ", (safe(choice.about), "dim"))
 
     def fill(self, chosen: str | None = None) -> None:
         """Show the choices that the filter lets through, the cursor on `chosen`."""
@@ -87,7 +99,7 @@ class _List(ModalScreen[Answer], Generic[Answer]):
             options.highlighted = keys.index(chosen) if chosen in keys else 0
         else:
             words_shown = "no match: shorten the filter" if self.choices else self.empty
-            options.add_option(Option(Content.styled(words_shown, "$text-muted"), disabled=True))
+            options.add_option(Option(Content.styled(words_shown, "dim"), disabled=True))
 
     @property
     def highlighted(self) -> str | None:
@@ -152,7 +164,8 @@ class ChooseMany(_List["list[str] | None"]):
         chosen: keys of those that are chosen at first, in order.
     """
 
-    HINT = "space on or off, shift+↑↓ moves, type to filter, enter takes them, esc leaves"
+    LEFT_OUT = ("space",)
+    HINT = "space on/off, shift+↑↓ moves, type to filter, enter takes, esc leaves"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "switch", "On or off", id="picker.toggle", priority=True),
         Binding("shift+up", "shift(-1)", show=False, id="picker.earlier", priority=True),

@@ -5,6 +5,7 @@ There is no password. It listens on this machine only, unless somebody says othe
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import shlex
 import socket
@@ -26,8 +27,7 @@ def serve(host: str, port: int, *, read_only: bool) -> int:
     except OSError as error:
         print(f"hetspec: {host}:{port} cannot be listened on: {error.strerror}\nhint: try --port", file=sys.stderr)
         return 8
-    from textual_serve.server import Server
-
     command = [sys.executable, "-m", "hetspec_tui.app", *(["--read-only"] if read_only else [])]
-    Server(shlex.join(command), host=host, port=port, title="HetSpec").serve()
+    server = importlib.import_module("textual_serve.server").Server
+    server(shlex.join(command), host=host, port=port, title="HetSpec").serve()
     return 0

@@ -1,7 +1,8 @@
 """The language in which runs are looked for, and its translation to SQL. It knows columns, not the database.
 
 A query is a list of words, all of which must hold. `FIELD:VALUE` (also `=`, `!=`, `>`, `>=`, `<`, `<=`) asks for a
-column, a metric or a setting; anything else is looked for in names, notes, tags and settings.
+column, a metric or a setting; anything else is looked for in names, notes, tags and settings, and with `!` before it
+must not be there.
 """
 
 from __future__ import annotations
@@ -117,9 +118,13 @@ def parse_query(words: Sequence[str], names: Names, *, archived: bool = False, w
             texts.append(value)
         else:
             _add(where, name, sign, value, names)
-    if phrases := [_phrase(text) for text in texts if re.search(r"\w", text)]:
-        matching = "SELECT rowid FROM texts_fts WHERE texts_fts MATCH ?"
-        where.add(f"run_id IN (SELECT run_id FROM texts WHERE text_id IN ({matching}))", " AND ".join(phrases))
+    having = "(SELECT run_id FROM texts WHERE text_id IN (SELECT rowid FROM texts_fts WHERE texts_fts MATCH ?))"
+    said = [text for text in texts if re.search(r"\w", text)]
+    if phrases := [_phrase(text) for text in said if not text.startswith("!")]:
+        where.add(f"run_id IN {having}", " AND ".join(phrases))
+    for text in said:
+        if text.startswith("!"):
+            where.add(f"run_id NOT IN {having}", _phrase(text[1:]))
     if not archived and "archived" not in asked:
         where.add("archived = 0")
     return where
@@ -193,7 +198,8 @@ def _add_choice(where: Where, name: str, sign: str, value: str) -> None:
             )
     chosen = [one for one in allowed if (one in wanted) != negative]
     if name == "state":
-        where.states.append(lambda state: state in chosen)
+        accepted = frozenset(chosen)
+        where.states.append(lambda state: state in accepted)
         if set(chosen) & {"lost", "cancelled"}:  # what a run at work, as its journal says, may really be
             chosen = [*chosen, *_ACTIVE]
         if "queued" in chosen and where.waiting:

@@ -30,16 +30,16 @@ def details(run: RunSummary, figures: Mapping[str, float], most_figures: int = 2
         Content.assemble(("★ " if run.starred else "", "$warning"), (safe(run.name) or "-", "bold")),
         Content.assemble(
             (f"{STATE_SIGNS.get(run.state, '')} {run.state}", colour),
-            (f"  {run.stage}" + ("  archived" if run.archived else ""), "$text-muted"),
+            (f"  {run.stage}" + ("  archived" if run.archived else ""), "dim"),
         ),
-        Content.styled(run.run_id, "$text-muted"),
+        Content.styled(run.run_id, "dim"),
     ]
     if run.progress is not None and run.state in ("starting", "running"):
         width = 24
         full = round(run.progress * width)
         parts += [
             Content.assemble(
-                ("█" * full, "$primary"), ("░" * (width - full), "$text-muted"), f" {run.progress:.0%} {safe(run.task)}"
+                ("█" * full, "$primary"), ("░" * (width - full), "dim"), f" {run.progress:.0%} {safe(run.task)}"
             )
         ]
     if run.error is not None:
@@ -48,7 +48,7 @@ def details(run: RunSummary, figures: Mapping[str, float], most_figures: int = 2
             Content.styled(f"✖ {safe(run.error['kind'])}: {safe(run.error['message'])}", "$text-error"),
         ]
         if run.error["hint"]:
-            parts.append(Content.styled(f"→ {safe(run.error['hint'])}", "$text-muted"))
+            parts.append(Content.styled(f"→ {safe(run.error['hint'])}", "dim"))
     parts.append(Content(""))
     parts += _lines(
         {
@@ -73,11 +73,10 @@ def details(run: RunSummary, figures: Mapping[str, float], most_figures: int = 2
         width = min(30, max(len(safe(name)) for name in figures))
         shown = sorted(figures)[:most_figures]
         parts += [
-            Content.assemble((f"{safe(name)[-width:]:<{width}}  ", "$text-muted"), number(figures[name]))
-            for name in shown
+            Content.assemble((f"{safe(name)[-width:]:<{width}}  ", "dim"), number(figures[name])) for name in shown
         ]
         if len(figures) > most_figures:
-            parts.append(Content.styled(f"and {len(figures) - most_figures} more: enter opens the run", "$text-muted"))
+            parts.append(Content.styled(f"and {len(figures) - most_figures} more: enter opens the run", "dim"))
     return Content("\n").join(parts)
 
 
@@ -86,5 +85,5 @@ def _lines(facts: Mapping[str, str]) -> list[Content]:
     for name, value in facts.items():
         for number_, part in enumerate(value.split("\n") if value else ()):
             label = name if number_ == 0 else ""
-            lines.append(Content.assemble((f"{label:<{_LABEL}}", "$text-muted"), safe(part)))
+            lines.append(Content.assemble((f"{label:<{_LABEL}}", "dim"), safe(part)))
     return lines

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textual import work
+from textual import on, work
 from textual.binding import Binding, BindingType
 
 from hetspec_core.errors import HetSpecError, UsageError
@@ -22,6 +22,7 @@ from hetspec_tui.pickers import Choice, Choose
 from hetspec_tui.registry import orders
 from hetspec_tui.registry.columns import took_s
 from hetspec_tui.registry.lineage import family
+from hetspec_tui.widgets.paged_table import PagedTable
 
 if TYPE_CHECKING:
     from hetspec_core.service import Discarded, RunSummary, Workbench
@@ -325,6 +326,11 @@ class RunActions(Page):
             self.notify("\n".join(paths[:_NAMED]), title="Copied", timeout=3, markup=False)
 
     # --- other screens -----------------------------------------------------------------------------------------------
+
+    @on(PagedTable.Selected)
+    def open_run(self, event: PagedTable.Selected) -> None:
+        """Open the run that was chosen."""
+        self.post_message(OpenRun(event.key))
 
     def action_compare(self) -> None:
         """Show the marked runs side by side."""

@@ -45,6 +45,11 @@ class RunsBeside(RunActions):
         return self.query_one("#runs", PagedTable)
 
     @property
+    def is_open(self) -> bool:
+        """Whether its widgets are there; they go before its workers do when the dashboard is left."""
+        return bool(self.query(PagedTable)) and bool(self.query("#run"))
+
+    @property
     def chosen(self) -> tuple[str, ...]:
         return self.table.chosen
 
@@ -81,10 +86,12 @@ class RunsBeside(RunActions):
         """Say in the side column what the run under the cursor is."""
         from hetspec_core.service.pages import Pages
 
-        run_id = self.table.cursor_key
         if not self.has_class("-details"):
             return
         await asyncio.sleep(0.05)  # while a key is held down
+        if not self.is_open:
+            return
+        run_id = self.table.cursor_key
         text = Content("")
         if run_id is not None:
             found = await self.ask(
@@ -92,7 +99,8 @@ class RunsBeside(RunActions):
             )
             if found is not None and found[0]:
                 text = details(found[0][0].summary, found[1])
-        self.query_one("#run", Static).update(text)
+        if self.is_open:
+            self.query_one("#run", Static).update(text)
 
     @work(exclusive=True, group="curves")
     async def draw_curves(self) -> None:
@@ -100,6 +108,8 @@ class RunsBeside(RunActions):
         from hetspec_core.service.pages import Pages
 
         await asyncio.sleep(0.05)
+        if not self.is_open:
+            return
         run_ids = self.chosen[:MOST_CURVES]
         metric = self.metric
 
@@ -110,7 +120,7 @@ class RunsBeside(RunActions):
             return name, pages.curves(run_ids, name) if name else []
 
         found = await self.ask(look)
-        if found is None:
+        if found is None or not self.is_open:
             return
         name, curves = found
         chart = self.query_one(Chart)

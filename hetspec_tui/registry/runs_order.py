@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from textual import work
+from textual import on, work
 
 from hetspec_tui.pickers import Choice, Choose, ChooseMany
 from hetspec_tui.registry import columns as known
 from hetspec_tui.registry.runs_beside import RunsBeside
+from hetspec_tui.widgets.paged_table import PagedTable
 
 if TYPE_CHECKING:
     from hetspec_core.service.pages import Vocabulary
@@ -57,6 +58,10 @@ class RunsOrder(RunsBeside):
         self.order = (key, not self.order[1]) if key == self.order[0] else (key, known.falls_first(key))
         self.show_columns()
         self.order_changed()
+
+    @on(PagedTable.HeadingClicked)
+    def heading_clicked(self, event: PagedTable.HeadingClicked) -> None:
+        self.sort_by(event.column)
 
     def action_reverse(self) -> None:
         """Turn the order round."""

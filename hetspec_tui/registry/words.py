@@ -34,11 +34,13 @@ class Hints:
         about: what the words are.
         words: those that begin as the last one does.
         is_begun: whether the last word is not complete yet, so that it would be unfair to call it wrong.
+        is_name: whether the last word may become a name with a sign behind it.
     """
 
     about: str
     words: tuple[str, ...]
     is_begun: bool = False
+    is_name: bool = False
 
 
 def hints(text: str, vocabulary: Vocabulary) -> Hints:
@@ -62,7 +64,7 @@ def hints(text: str, vocabulary: Vocabulary) -> Hints:
         else list(dict.fromkeys([*_FIRST, *vocabulary.fields]))
     )
     words = tuple(f"{name}{_sign(name, vocabulary)}" for name in found if name != "text" or last)
-    return Hints("fields, metrics and settings" if last else "filter by", words[:SHOWN], False)
+    return Hints("fields, metrics and settings" if last else "filter by", words[:SHOWN], is_name=bool(last and words))
 
 
 def completed(text: str, vocabulary: Vocabulary) -> str | None:

@@ -97,13 +97,15 @@ class ComparisonScreen(Page):
 
         def look(workbench: Workbench) -> tuple[Comparison, str, list[Curve]]:
             pages = Pages(workbench)
+            for run_id in run_ids:
+                workbench.registry.sync(run_id)
             there = [line.summary.run_id for line in pages.lines(run_ids)]
             names = list(pages.metrics(there))
             name = metric if metric in names else usual_metric(names)
             return Library(workbench).compare(there), name, pages.curves(there, name, axis) if name else []
 
         found = await self.ask(look)
-        if found is None:
+        if found is None or not self.query(PagedTable):  # the widgets go before the workers do
             return
         self.found, self.metric, curves = found
         self.show_curves(curves)

@@ -12,6 +12,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
+from textual.events import Resize
 from textual.widgets import Static
 
 from hetspec_tui import pages
@@ -41,7 +42,7 @@ RESUMED = ("lost", "failed", "cancelled")
 LOGO = """\
     ╭─●─╮
  ●──┤ ● ├──●   HetSpec
-    ╰─●─╯      a small draft guesses ahead, the large base checks: the same answers, sooner"""
+    ╰─●─╯      a small draft guesses, the base checks: the same, sooner"""
 
 FIRST_STEPS = (
     ("chat", "c", "Chat now", "with the small model that is installed here, and see each guess of its draft"),
@@ -56,11 +57,11 @@ class DashboardScreen(Page):
 
     CRUMB = "Dashboard"
     CSS_PATH = "dashboard.tcss"
-    CHANGES = frozenset({"cancel", "kill", "resume", "dismiss"})
+    CHANGES = frozenset({"cancel", "kill", "resume", "archive"})
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("x", "cancel", "Cancel", id="dashboard.cancel"),
         Binding("r", "resume", "Resume", id="dashboard.resume"),
-        Binding("a", "dismiss", "Archive", id="dashboard.archive"),
+        Binding("a", "archive", "Archive", id="dashboard.archive"),
         Binding("n", "step('n')", "New run", id="dashboard.new"),
         Binding("c", "step('c')", "Chat", id="dashboard.chat"),
         Binding("d", "step('d')", "Demo", id="dashboard.demo", show=False),
@@ -97,7 +98,7 @@ class DashboardScreen(Page):
     def on_mount(self) -> None:
         steps = self.query_one("#steps", CardList)
         steps.show([_step_card(*step) for step in self._steps()])
-        steps.styles.max_height = steps.lines_wanted + 1
+        steps.styles.max_height = steps.lines_wanted + 2
         self.query_one("#active").focus()
         self.feed(lambda workbench: workbench.gpus(), self.show_gpus, period_s=GPU_LOOK_S)
         self.set_interval(AGES_S, self._age)
@@ -162,7 +163,7 @@ class DashboardScreen(Page):
         cards.show(gpu_cards(report, {run_id: title_of(run) for run_id, run in self._runs.items()}))
         cards.styles.height = min(cards.lines_wanted, 8) + 2
 
-    def on_resize(self) -> None:
+    def on_resize(self, event: Resize) -> None:
         self.call_after_refresh(self._age)  # how much is drawn of a run depends on the room
 
     def _age(self) -> None:
@@ -208,7 +209,7 @@ class DashboardScreen(Page):
             "cancel": state in UNFINISHED,
             "kill": state in ("starting", "running"),
             "resume": state in RESUMED and run is not None and run.stage in ("dataset", "train"),
-            "dismiss": state not in ("", *UNFINISHED),
+            "archive": state not in ("", *UNFINISHED),
         }
         if action in fits and not fits[action]:
             return False
@@ -249,19 +250,19 @@ class DashboardScreen(Page):
             self.post_message(RunsTouched((run.run_id,)))
 
     @work
-    async def action_dismiss(self) -> None:
+    async def action_archive(self) -> None:
         """Archive the chosen run: it leaves the lists, and stays on disk."""
         run = self.chosen
         if run is None:
             return
 
-        def archive(workbench: Any) -> None:
+        def put_away(workbench: Any) -> None:
             from hetspec_core.events import Marked
             from hetspec_core.service import Library
 
             Library(workbench).mark(run.run_id, Marked(archived=True))
 
-        await self.change(archive)
+        await self.change(put_away)
         self.notify(f"{title_of(run)} is archived; on page 2, archived:yes finds it.", timeout=4)
         self.post_message(RunsTouched((run.run_id,)))
 
@@ -311,6 +312,6 @@ def _doing(run: RunSummary) -> str:
 def _step_card(page: str, key: str, title: str, about: str) -> Card:
     return Card(
         key,
-        3,
-        lambda width: [[(f" {key} ", "accent strong"), (f" {title}", "strong")], [("    ", ""), (about, "dim")], []],
+        2,
+        lambda width: [[(f" {key} ", "accent strong"), (f" {title}", "strong")], [("    ", ""), (about, "dim")]],
     )

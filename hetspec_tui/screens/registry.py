@@ -19,17 +19,17 @@ from textual.widgets import Input, Static
 
 from hetspec_core.errors import HetSpecError, UsageError
 from hetspec_tui.formatting import safe
-from hetspec_tui.messages import OpenRun
 from hetspec_tui.registry import columns as known
 from hetspec_tui.registry.run_actions import ACTIONS
 from hetspec_tui.registry.runs_order import RunsOrder
-from hetspec_tui.registry.words import FilterSuggester, hints
+from hetspec_tui.registry.words import FilterSuggester, Hints, hints
 from hetspec_tui.widgets.chart import Chart
 from hetspec_tui.widgets.paged_table import PagedTable
 
 if TYPE_CHECKING:
     from hetspec_core.service.pages import Listing, Vocabulary
 
+PLACEHOLDER = "state:running  tag:best  accept_length>2.5  any words"
 DEBOUNCE_S = 0.12
 LOOK_S = 1.0
 """Seconds between looks at what is new; more when a look takes long (`LOOK_SHARE`)."""
@@ -51,7 +51,6 @@ class RegistryScreen(RunsOrder):
         Binding("m", "metric", "Metric of the curves", show=False, id="runs.metric"),
         Binding("i", "details", "Details", show=False, id="runs.details"),
         Binding("A", "archived", "Archived too", show=False, id="runs.archived"),
-        Binding("r", "look", "Look again", show=False, id="runs.look"),
         Binding("escape", "back_out", "Back", show=False, id="runs.back"),
     ]
 
@@ -61,19 +60,18 @@ class RegistryScreen(RunsOrder):
         self.with_archived = False
         self.total = 0
         self._before = ""
+        self._typed: str | None = None
         self._wanted: str | None = None
         self._vocabulary: Vocabulary | None = None
         self._fetching = False
         self._looked = 0.0
+        self._is_new = True
         self._look_took = 0.0
 
     def compose_page(self) -> ComposeResult:
         with Horizontal(id="filter-bar"):
             yield Static("/", id="filter-sign")
-            yield Input(
-                id="filter", compact=True, placeholder="state:running  tag:best  accept_length>2.5  any words",
-                suggester=FilterSuggester(),
-            )  # fmt: skip
+            yield Input(id="filter", compact=True, placeholder=PLACEHOLDER, suggester=FilterSuggester())
             yield Static(id="count", markup=False)
         yield Static(id="hint", markup=False)
         with Horizontal(id="body"):
@@ -165,13 +163,17 @@ class RegistryScreen(RunsOrder):
         from hetspec_core.service.pages import Pages, split_query
 
         if text is not None:
+            self._typed = text
             await asyncio.sleep(DEBOUNCE_S)
+        else:
+            text = self._typed  # what was being typed is not forgotten because a run has changed meanwhile
         filter_, (key, falls), archived = self.filter if text is None else text, self.order, self.with_archived
         words, sort = split_query(filter_), f"{key}:{'desc' if falls else 'asc'}"
         began = time.monotonic()
+        sync = text is None and not self._is_new  # at first what is known already, at once
         try:
             listing = await self.desk.ask(
-                lambda workbench: Pages(workbench).listing(words, sort=sort, archived=archived, sync=text is None)
+                lambda workbench: Pages(workbench).listing(words, sort=sort, archived=archived, sync=sync)
             )
         except UsageError as error:
             if text is None and key not in known.KNOWN and repr(key) in error.message:
@@ -179,14 +181,32 @@ class RegistryScreen(RunsOrder):
                 self.show_columns()
                 self.load()
                 return
-            self.say_wrong(error, filter_)
+            self._typed = None
+            if self.is_open:
+                self.say_wrong(error, filter_)
+                if self.table.store.keys is None:  # a filter of another time: there is no last list that could stay
+                    self.filter = ""
+                    self.load()
             return
         except HetSpecError as error:
             self.show_error(error)
             return
+        if not self.is_open:
+            return
+        if self._is_new and text is None:
+            self._is_new = False
+            self.call_later(self.load)
+            if not listing.run_ids:
+                return
         self._look_took = time.monotonic() - began
         self._looked = time.monotonic()
-        self.filter = filter_
+        if text is not None and not listing.run_ids and self.line.has_focus and self.hints(text).is_name:
+            self._typed = None
+            self.say_hint()  # the list stays while a name is typed that says nothing yet
+            return
+        self.filter, self._typed = filter_, None
+        if text is not None:
+            self.say_hint()
         await self.show_listing(listing)
 
     async def show_listing(self, listing: Listing) -> None:
@@ -199,8 +219,9 @@ class RegistryScreen(RunsOrder):
             self._wanted = None
         self.say_empty()
         self.say_count()
-        self.say_hint()
         await self.read(table.near())
+        if not self.is_open:
+            return
         if self.has_class("-curves"):
             self.draw_curves()
         if self.has_class("-details"):
@@ -214,7 +235,7 @@ class RegistryScreen(RunsOrder):
 
     async def _fetch(self) -> None:
         try:
-            while missing := self.table.missing():  # newest first: those in view now
+            while self.is_open and (missing := self.table.missing()):  # newest first: those in view now
                 if not await self.read(missing[: 2 * max(20, self.table.size.height)]):
                     return
         finally:
@@ -229,7 +250,7 @@ class RegistryScreen(RunsOrder):
         shown = self.shown
         names = known.further_names(shown)
         lines = await self.ask(lambda workbench: Pages(workbench).lines(run_ids, names))
-        if lines is None:
+        if lines is None or not self.is_open:
             return False
         if shown == self.shown:
             self.table.put_rows(run_ids, [known.row_of(line, shown) for line in lines])
@@ -249,6 +270,8 @@ class RegistryScreen(RunsOrder):
     async def learn(self) -> None:
         """Ask which words a filter may use now."""
         found = await self.vocabulary()
+        if not self.is_open:
+            return
         suggester = self.line.suggester
         if found is not None:
             self._vocabulary = found
@@ -283,19 +306,23 @@ class RegistryScreen(RunsOrder):
             words = "no runs yet\n4 starts one; hetspec-core demo makes some in minutes"
         self.table.set_empty(words)
 
+    def hints(self, text: str) -> Hints:
+        """What could be typed next."""
+        return Hints("", ()) if self._vocabulary is None else hints(text, self._vocabulary)
+
     def say_hint(self) -> None:
         """Say below the filter what could come next, while it is typed."""
         text = self.line.value
         self.remove_class("-wrong")
         self.set_class(self.line.has_focus, "-hint")
-        if self._vocabulary is not None and self.line.has_focus:
-            found = hints(text, self._vocabulary)
-            words = Content.assemble((f"{found.about}: ", "$text-muted"), "  ".join(map(safe, found.words)))
+        if self.line.has_focus:
+            found = self.hints(text)
+            words = Content.assemble((f"{found.about}: ", "dim"), "  ".join(map(safe, found.words)))
             self.query_one("#hint", Static).update(words)
 
     def say_wrong(self, error: UsageError, text: str) -> None:
         """Say what is wrong with the filter; a word that is only begun is not called wrong."""
-        if self._vocabulary is not None and self.line.has_focus and hints(text, self._vocabulary).is_begun:
+        if self.line.has_focus and self.hints(text).is_begun:
             self.say_hint()
             return
         self.add_class("-wrong", "-hint")
@@ -305,7 +332,8 @@ class RegistryScreen(RunsOrder):
 
     def put_filter(self, text: str) -> None:
         """Put a filter in force; `load` shows what it gives."""
-        self.filter = text
+        self.filter, self._typed = text, None
+        self.remove_class("-wrong")
         with self.line.prevent(Input.Changed):
             self.line.value = text
 
@@ -319,8 +347,10 @@ class RegistryScreen(RunsOrder):
         self.load(event.value)
 
     @on(Input.Submitted, "#filter")
-    def filter_taken(self) -> None:
+    def filter_taken(self, event: Input.Submitted) -> None:
         self.table.focus()
+        if event.value != self.filter:
+            self.load(event.value)
 
     def on_descendant_focus(self, event: DescendantFocus) -> None:
         if event.widget is self.line:
@@ -336,7 +366,7 @@ class RegistryScreen(RunsOrder):
         """Undo one thing: what was typed, the marks, the curves, the filter; then leave."""
         if self.line.has_focus:
             self.put_filter(self._before)
-            self.remove_class("-wrong", "-hint")
+            self.remove_class("-hint")
             self.table.focus()
             self.load()
         elif self.table.marks:
@@ -345,16 +375,12 @@ class RegistryScreen(RunsOrder):
             self.action_overlay()
         elif self.filter or self.line.value:
             self.put_filter("")
-            self.remove_class("-wrong", "-hint")
+            self.remove_class("-hint")
             self.load()
         else:
             self.run_worker(self.app.run_action("back"))
 
     # --- what the table says -----------------------------------------------------------------------------------------
-
-    @on(PagedTable.HeadingClicked)
-    def heading_clicked(self, event: PagedTable.HeadingClicked) -> None:
-        self.sort_by(event.column)
 
     @on(PagedTable.Highlighted)
     def highlighted(self) -> None:
@@ -368,15 +394,7 @@ class RegistryScreen(RunsOrder):
         if self.has_class("-curves"):
             self.draw_curves()
 
-    @on(PagedTable.Selected)
-    def selected(self, event: PagedTable.Selected) -> None:
-        self.post_message(OpenRun(event.key))
-
     def action_archived(self) -> None:
         """Show archived runs too, or leave them out again."""
         self.with_archived = not self.with_archived
-        self.load()
-
-    def action_look(self) -> None:
-        """Look at once what is new."""
         self.load()

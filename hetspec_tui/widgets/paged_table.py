@@ -20,10 +20,19 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from hetspec_tui.widgets.cells import GAP, TONES, Column, Row, share_out
+from hetspec_tui.widgets.row_store import RowStore
 from hetspec_tui.widgets.table_pen import GUTTER, TablePen
 
-KEPT = 2000
-"""Rows that are kept after they have left the view."""
+
+@dataclass
+class TableMessage(Message):
+    """Something that a table says."""
+
+    table: PagedTable
+
+    @property
+    def control(self) -> PagedTable:
+        return self.table
 
 
 class PagedTable(ScrollView, can_focus=True):
@@ -82,61 +91,35 @@ class PagedTable(ScrollView, can_focus=True):
     cursor: reactive[int] = reactive(0)
 
     @dataclass
-    class RowsWanted(Message):
+    class RowsWanted(TableMessage):
         """Rows near the view are not there: whoever shows the table asks `missing` which, and answers `put_rows`."""
-
-        table: PagedTable
-
-        @property
-        def control(self) -> PagedTable:
-            return self.table
 
         def can_replace(self, message: Message) -> bool:
             return isinstance(message, PagedTable.RowsWanted) and message.table is self.table
 
     @dataclass
-    class Highlighted(Message):
+    class Highlighted(TableMessage):
         """The cursor is on another row, or on none."""
 
-        table: PagedTable
         key: str | None
 
-        @property
-        def control(self) -> PagedTable:
-            return self.table
-
     @dataclass
-    class Selected(Message):
+    class Selected(TableMessage):
         """A row was chosen with Enter or a double click."""
 
-        table: PagedTable
         key: str
 
-        @property
-        def control(self) -> PagedTable:
-            return self.table
-
     @dataclass
-    class Marked(Message):
+    class Marked(TableMessage):
         """Other rows are marked now."""
 
-        table: PagedTable
         marks: tuple[str, ...]
 
-        @property
-        def control(self) -> PagedTable:
-            return self.table
-
     @dataclass
-    class HeadingClicked(Message):
+    class HeadingClicked(TableMessage):
         """The heading of a column was clicked."""
 
-        table: PagedTable
         column: str
-
-        @property
-        def control(self) -> PagedTable:
-            return self.table
 
     def __init__(
         self,
@@ -152,9 +135,7 @@ class PagedTable(ScrollView, can_focus=True):
         self.empty = empty
         self.marking = marking
         self.sort: tuple[str, bool] | None = None
-        self._keys: Sequence[str] | None = None
-        self._places: dict[str, int] = {}
-        self._rows: dict[str, Row | None] = {}
+        self.store = RowStore()
         self._marks: dict[str, None] = {}
         self._mark_signs: Mapping[str, tuple[str, str]] = {}
         self._anchor: str | None = None
@@ -167,7 +148,7 @@ class PagedTable(ScrollView, can_focus=True):
     @property
     def keys(self) -> Sequence[str]:
         """Keys of all rows in order."""
-        return self._keys or ()
+        return self.store.keys or ()
 
     @property
     def view(self) -> Size:
@@ -198,19 +179,20 @@ class PagedTable(ScrollView, can_focus=True):
         """
         if tuple(columns) != self.columns:
             self.columns = tuple(columns)
-            self._rows.clear()
+            self.store.forget()
         self.sort = sort
         self._lay_out()
 
     def set_keys(self, keys: Sequence[str]) -> None:
         """Show these rows. The cursor stays on its row, and the row on its line of the screen, as far as possible."""
-        if self._keys is not None and keys == self._keys:
+        if keys == self.store.keys:
             return
         key, line = self.cursor_key, self.cursor - self.scroll_offset.y
         was_at_top = self.scroll_offset.y == 0
-        self._keys = keys
-        self._places = {name: place for place, name in enumerate(keys)}
-        place = self._places.get(key, min(self.cursor, len(keys) - 1)) if key is not None else 0
+        self.store.keys = keys
+        place = self.store.place(key)
+        if place is None:
+            place = min(self.cursor, len(keys) - 1) if key is not None else 0
         self._lay_out()
         self.set_reactive(PagedTable.cursor, max(0, place))
         if not was_at_top:
@@ -221,15 +203,11 @@ class PagedTable(ScrollView, can_focus=True):
 
     def missing(self) -> list[str]:
         """Keys of the rows in view and a screenful around it that are not there, those in view first."""
-        top, height = self.scroll_offset.y, max(1, self.view.height)
-        keys = self.keys
-        near = [*range(top, top + height), *range(top + height, top + 2 * height), *range(top - height, top)]
-        return [keys[place] for place in near if 0 <= place < len(keys) and keys[place] not in self._rows]
+        return self.store.missing(self.scroll_offset.y, max(1, self.view.height))
 
     def near(self) -> list[str]:
         """Keys of the rows in view."""
-        top = self.scroll_offset.y
-        return list(self.keys[top : top + max(1, self.view.height)])
+        return self.store.near(self.scroll_offset.y, max(1, self.view.height))
 
     def put_rows(self, asked: Iterable[str], rows: Iterable[Row]) -> None:
         """Give the table rows that it asked for, or newer ones.
@@ -238,14 +216,9 @@ class PagedTable(ScrollView, can_focus=True):
             asked: keys of all that were asked for; one without a row is shown as gone.
             rows: those that there are.
         """
-        found = {row.key: row for row in rows}
-        changed = {key: row for key in asked if self._rows.get(key, ...) != (row := found.get(key))}
+        changed = self.store.put(asked, rows, self.near())
         if changed:
-            self._rows.update(changed)
             self._pen.forget_rows(changed)
-            if len(self._rows) > KEPT:
-                kept = [*self.near(), *changed]
-                self._rows = {key: self._rows[key] for key in kept if key in self._rows}
             self.refresh()
         self._look()
 
@@ -267,7 +240,7 @@ class PagedTable(ScrollView, can_focus=True):
 
     def move_to(self, key: str) -> bool:
         """Put the cursor on a row; False when there is no such row."""
-        place = self._places.get(key)
+        place = self.store.place(key)
         if place is not None:
             self.cursor = place
         return place is not None
@@ -317,8 +290,8 @@ class PagedTable(ScrollView, can_focus=True):
         key = self.cursor_key
         if key is None:
             return
-        start = self._places.get(self._anchor or key, self.cursor)
-        low, high = sorted((start, self.cursor))
+        start = self.store.place(self._anchor)
+        low, high = sorted((self.cursor if start is None else start, self.cursor))
         self._anchor = key
         self.set_marks([*self._marks, *self.keys[low : high + 1]])
 
@@ -384,7 +357,8 @@ class PagedTable(ScrollView, can_focus=True):
             self._scroll_lines(self.cursor - lines + 1)
 
     def _scroll_lines(self, top: int) -> None:
-        self.scroll_to(y=max(0, top), animate=False, force=True, immediate=True)
+        if self.is_mounted:
+            self.scroll_to(y=max(0, top), animate=False, force=True, immediate=True)
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
@@ -423,7 +397,7 @@ class PagedTable(ScrollView, can_focus=True):
             gutter, body = pen.heading(self.columns, self._widths, self.sort)
             style = pen.style("header")
         elif not self.keys:
-            words = "loading…" if self._keys is None else self.empty
+            words = "loading…" if self.store.keys is None else self.empty
             return pen.words(words, y, Size(width, self.view.height))
         else:
             place = self.scroll_offset.y + y - 1
@@ -435,11 +409,10 @@ class PagedTable(ScrollView, can_focus=True):
 
     def _draw_row(self, key: str, is_cursor: bool) -> tuple[Strip, Strip]:
         mark = None if key not in self._marks else self._mark_signs.get(key, ("●", ""))
-        if key in self._rows and self._rows[key] is None:
-            return self._pen.placeholder("gone", is_cursor, mark, self.virtual_size.width - GUTTER)
-        row = self._rows.get(key)
+        row = self.store.row(key)
         if row is None:
-            return self._pen.placeholder("…", is_cursor, mark, self.virtual_size.width - GUTTER)
+            word = "gone" if self.store.has(key) else "…"
+            return self._pen.placeholder(word, is_cursor, mark, self.virtual_size.width - GUTTER)
         return self._pen.row(row, self.columns, self._widths, is_cursor, mark)
 
     def get_content_width(self, container: Size, viewport: Size) -> int:

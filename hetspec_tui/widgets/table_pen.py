@@ -1,4 +1,4 @@
-"""How rows of a table are drawn as strips, with what is drawn kept for the next time. It knows styles, not where rows are."""
+"""How rows of a table are drawn as strips; what is drawn is kept. It knows styles, not where rows come from."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class TablePen:
         return self._gutter(is_cursor, mark), Strip([Segment(fit(word, max(1, width)), style)])
 
     def words(self, words: str, y: int, size: Size) -> Strip:
-        """Line `y` of words in the middle of the table, in place of rows; the first line is what is said, the rest how."""
+        """Line `y` of words in the middle of the table, in place of rows: a fact, and below it what to do."""
         lines, style = words.splitlines() or [""], self.style("")
         first = max(1, (size.height - len(lines)) // 2)
         if not first <= y < first + len(lines):

@@ -98,7 +98,7 @@ def lively_home(home: Path, now: float = NOW) -> Path:
     write_run(
         home,
         "20270115-040000-train-eeee",
-        "first [bold]try[/bold]",
+        "a [b]try[/b]",
         [
             *begun(now, 20000, alive=False),
             Metric(time=now - 11000, step=4000, values={"eval/accept_length": 2.18, "loss": 2.1}),
