@@ -113,6 +113,10 @@ class RunPaths:
         return self.folder / "hidden_states"
 
     @property
+    def shares(self) -> Path:
+        return self.folder / "shares"
+
+    @property
     def traces(self) -> Path:
         return self.folder / "traces"
 

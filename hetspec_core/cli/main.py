@@ -6,6 +6,7 @@ a line to `COMMANDS`; its module holds a Typer application.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hetspec_core import __version__
-from hetspec_core.errors import Cancelled, HetSpecError, UsageError
+from hetspec_core.errors import Cancelled, HetSpecError, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,6 +134,9 @@ def _as_ours(error: Exception, debug: bool) -> HetSpecError:
         return Cancelled()
     if hasattr(error, "format_message"):  # a fault of the command line, found by Typer (or by Click in older ones)
         return _usage_error(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" while writing {error.filename}" if error.filename else ""
+        return ResourceError(f"the disk is full{where}", hint="make room, e.g. `hetspec-core runs trash --empty`")
     sentence = str(error).strip().split("\n", 1)[0]
     message = f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
     return HetSpecError(message, hint="" if debug else "run again with --debug for the traceback")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from pydantic_core import to_json
 
-from hetspec_core.engine.run_folder import read_spec, versions
+from hetspec_core.engine.run_folder import Share, read_spec, versions
 from hetspec_core.errors import Cancelled, ResourceError
 from hetspec_core.events import (
     Artifact,
@@ -37,7 +37,7 @@ PROGRESS_PERIOD_S = 0.2
 
 
 def resolve_device(resources: ResourcesSpec) -> torch.device:
-    """The device of this process: `auto` is cuda when there is one; under a launcher LOCAL_RANK picks the GPU.
+    """The device of this process: `auto` is cuda when there is one; of several that it sees, LOCAL_RANK picks one.
 
     Raises:
         ResourceError: cuda is asked for and there is none.
@@ -50,7 +50,7 @@ def resolve_device(resources: ResourcesSpec) -> torch.device:
         )
     if resources.device == "cpu" or not available:
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count()))
 
 
 def resolve_dtype(resources: ResourcesSpec, device: torch.device) -> torch.dtype:
@@ -87,6 +87,7 @@ class RunContext:
         device: where tensors live.
         dtype: number type of the base.
         attempt: 1 for the first start, one more for each resume.
+        share: the part of the work that this worker does.
         cancelled: set when somebody asked to stop; a stage calls `check_cancelled` at its safe points instead.
     """
 
@@ -96,6 +97,7 @@ class RunContext:
     dtype: torch.dtype
     journal: Journal
     attempt: int = 1
+    share: Share = field(default_factory=Share)
     cancelled: threading.Event = field(default_factory=threading.Event)
     _tasks: dict[str, _Task] = field(default_factory=dict)
     _facts: dict[str, Any] = field(default_factory=dict)
@@ -111,9 +113,10 @@ class RunContext:
     def progress(self, task: str, done: float, total: float | None = None, unit: str = "", note: str = "") -> None:
         """Say how far a task is. Cheap enough for every step: at most five a second per task reach the journal.
 
-        The first, the last (`done` == `total`) and a step back are always written.
+        The first, the last (`done` == `total`) and a step back are always written. Of a worker that does a share it is
+        the share's; readers add the shares up (`events.Tally`).
         """
-        event = Progress(task=task, done=done, total=total, unit=unit, note=note)
+        event = Progress(task=task, done=done, total=total, unit=unit, note=note, workers=self.share.count)
         now = time.monotonic()
         state = self._tasks.get(task)
         finished = total is not None and done >= total
@@ -159,7 +162,12 @@ class RunContext:
         self.emit(event)
 
     def record(self, **facts: Any) -> None:
-        """Add facts to resolved.json: what became of the spec on this machine (sizes, seeds, fingerprints)."""
+        """Add facts to resolved.json: what became of the spec on this machine (sizes, seeds, fingerprints).
+
+        Of several workers the first one writes it; what it has to say is true of all.
+        """
+        if self.journal.worker != MAIN_WORKER:
+            return
         self._facts.update(facts)
         write_atomic(self.paths.resolved, to_json(self._facts, inf_nan_mode="null", indent=2) + b"\n")
 
@@ -196,6 +204,7 @@ def open_context(
     *,
     journal: Journal | None = None,
     attempt: int = 1,
+    share: Share | None = None,
     cancelled: threading.Event | None = None,
 ) -> RunContext:
     """Open a run folder for work: read the spec, take the device, set the threads, write resolved.json.
@@ -205,6 +214,7 @@ def open_context(
         worker: name of this worker; `worker-0` writes resolved.json.
         journal: an open journal to go on with; opened here when absent.
         attempt: number of this start of the run.
+        share: the part of the work that it does; all of it when absent.
         cancelled: the flag that signals set; a fresh one when absent.
 
     Raises:
@@ -222,6 +232,7 @@ def open_context(
         dtype=resolve_dtype(spec.resources, device),
         journal=journal or Journal(paths.events, worker),
         attempt=attempt,
+        share=share or Share(),
         cancelled=cancelled or threading.Event(),
     )
     if worker == MAIN_WORKER:
@@ -237,6 +248,7 @@ def _machine_facts(context: RunContext) -> dict[str, Any]:
     return {
         "spec_hash": spec.spec_hash,
         "attempt": context.attempt,
+        "workers": max(context.share.count, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
         "versions": versions(),
         "device": str(context.device),
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [_cpu_name()],

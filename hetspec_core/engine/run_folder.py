@@ -1,8 +1,9 @@
-"""What a worker reads before it imports torch: the spec in its run folder, and the versions it runs on."""
+"""What a worker knows before it imports torch: the spec in its run folder, its share, and the versions it runs on."""
 
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from importlib import metadata
 
 import hetspec_core
@@ -12,6 +13,38 @@ from hetspec_core.spec import RunSpec
 from hetspec_core.spec.document import from_toml
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "safetensors")
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of a run's work that a worker does: share `number` (from 0) of `count`."""
+
+    number: int = 0
+    count: int = 1
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is all of the work."""
+        return self.count == 1
+
+    @classmethod
+    def parse(cls, text: str) -> Share:
+        """Read `number/count`.
+
+        Raises:
+            ValueError: it has another form, or the number is not below the count.
+        """
+        number, _, count = text.partition("/")
+        share = cls(int(number), int(count))
+        if not 0 <= share.number < share.count:
+            raise ValueError(f"share {text!r} needs K/N with 0 <= K < N")
+        return share
+
+    def has(self, content_id: str) -> bool:
+        """Whether the sample with this id (hex digits) belongs to it; each belongs to one of `count`, whatever others
+        there are.
+        """
+        return self.is_whole or int(content_id[:16], 16) % self.count == self.number
 
 
 def read_spec(paths: RunPaths) -> RunSpec:

@@ -10,21 +10,23 @@ import argparse
 import errno
 import faulthandler
 import fcntl
+import json
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hetspec_core.engine.run_folder import read_spec, versions
+from hetspec_core.engine.run_folder import Share, read_spec, versions
 from hetspec_core.errors import Cancelled, HetSpecError, NotFoundError, ResourceError, RunError
 from hetspec_core.events import EndState, ErrorInfo, Journal, RunEnded, RunStarted
 from hetspec_core.failures import recognise
-from hetspec_core.paths import RunPaths
+from hetspec_core.paths import RunPaths, write_atomic
 from hetspec_core.process import ProcessIdentity
 
 if TYPE_CHECKING:
@@ -35,7 +37,13 @@ CRASH_STATUS = 1
 
 
 def run_attempt(
-    run_dir: Path, load_stage: Callable[[str], StageFunction], *, worker: str = "worker-0", attempt: int = 1
+    run_dir: Path,
+    load_stage: Callable[[str], StageFunction],
+    *,
+    worker: str = "worker-0",
+    attempt: int = 1,
+    share: Share | None = None,
+    report: Path | None = None,
 ) -> int:
     """Run the stage of `run_dir` once, from `RunStarted` to `RunEnded`.
 
@@ -44,6 +52,8 @@ def run_attempt(
         load_stage: name of a stage -> its function.
         worker: name of this worker in the journal.
         attempt: number of this start of the run.
+        share: the part of the work that this worker does; all of it when absent.
+        report: of a worker that is one of several: a file for how it ended, instead of `RunEnded` in the journal.
 
     Returns:
         The exit status: 0, or that of the error.
@@ -58,9 +68,10 @@ def run_attempt(
     cancelled = threading.Event()
     with _sole_worker(paths, worker), Journal(paths.events, worker) as journal, _signals_set(cancelled):
         try:
-            _run_stage(paths, load_stage, journal, worker, attempt, cancelled)
-        except BaseException as error:  # every way out is said in the journal, KeyboardInterrupt and SystemExit too
-            return _end_badly(journal, error)
+            _run_stage(paths, load_stage, journal, worker, attempt, share, cancelled)
+            _end(journal, "succeeded", None, report)
+        except BaseException as error:  # every way out is said, KeyboardInterrupt and SystemExit too
+            return _end_badly(journal, error, report)
         return 0
 
 
@@ -70,6 +81,7 @@ def _run_stage(
     journal: Journal,
     worker: str,
     attempt: int,
+    share: Share | None,
     cancelled: threading.Event,
 ) -> None:
     spec = read_spec(paths)
@@ -79,26 +91,44 @@ def _run_stage(
     )
     from hetspec_core.engine.context import open_context
 
-    context = open_context(paths.folder, worker, journal=journal, attempt=attempt, cancelled=cancelled)
+    context = open_context(
+        paths.folder, worker, journal=journal, attempt=attempt, share=share or Share(), cancelled=cancelled
+    )
     context.check_cancelled()
     try:
         load_stage(context.spec.stage)(context)
     finally:
         with suppress(OSError):  # a full disk must not hide why the stage ended
             context.flush_progress()
-    journal.write(RunEnded(state="succeeded"))
 
 
-def _end_badly(journal: Journal, error: BaseException) -> int:
+def _end(journal: Journal, state: EndState, error: ErrorInfo | None, report: Path | None) -> None:
+    """Say the end: in the journal, or where the supervisor looks for it, at once, before other ranks can notice."""
+    if report is None:
+        journal.write(RunEnded(state=state, error=error))
+        return
+    told = {"time": time.time(), "state": state, "error": None if error is None else error.model_dump()}
+    write_atomic(report, json.dumps(told, ensure_ascii=False))
+
+
+def _end_badly(journal: Journal, error: BaseException, report: Path | None) -> int:
     info = describe_error(error)
     state: EndState = "cancelled" if isinstance(error, Cancelled) else "failed"
-    if not isinstance(error, Cancelled):
-        traceback.print_exception(error)
+    if report is None and state == "failed":  # before the end: whoever sees that looks into the log
+        _print_traceback(error)
     try:
-        journal.write(RunEnded(state=state, error=info))
+        _end(journal, state, info, report)
     except OSError as failure:
-        print(f"the end could not be written to {journal.path}: {failure}", file=sys.stderr)
+        with suppress(OSError):
+            print(f"the end could not be written to {report or journal.path}: {failure}", file=sys.stderr)
+    if report is not None and state == "failed":
+        _print_traceback(error)
     return info.exit_code
+
+
+def _print_traceback(error: BaseException) -> None:
+    with suppress(OSError):  # the log may be on the disk that is full
+        traceback.print_exception(error)
 
 
 def describe_error(error: BaseException) -> ErrorInfo:
@@ -196,10 +226,19 @@ def main(arguments: list[str] | None = None, load_stage: Callable[[str], StageFu
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--worker", default="worker-0", help="name of this worker in the journal")
     parser.add_argument("--attempt", type=int, default=1, help="number of this start of the run")
+    parser.add_argument("--share", type=Share.parse, metavar="K/N", help="do only share K of N of the work")
+    parser.add_argument("--report", type=Path, help="write how it ended to this file instead of the journal")
     given = parser.parse_args(arguments)
     faulthandler.enable()  # a segmentation fault in a kernel leaves its stack in the log
     try:
-        return run_attempt(given.run_dir, load_stage or stage_from_catalog, worker=given.worker, attempt=given.attempt)
+        return run_attempt(
+            given.run_dir,
+            load_stage or stage_from_catalog,
+            worker=given.worker,
+            attempt=given.attempt,
+            share=given.share,
+            report=given.report,
+        )
     except HetSpecError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -26,6 +26,7 @@ from hetspec_core.events.models import (
     WorkerEnded,
 )
 from hetspec_core.events.steps import TreeStep
+from hetspec_core.events.tally import Tally
 
 __all__ = [
     "Artifact",
@@ -48,6 +49,7 @@ __all__ = [
     "RunEnded",
     "RunStarted",
     "Submitted",
+    "Tally",
     "Text",
     "TreeStep",
     "Unknown",

@@ -54,7 +54,11 @@ class RunStarted(EventBase):
 
 
 class Progress(EventBase):
-    """How far a task is, in its own unit; `total` None = unknown."""
+    """How far a task is, in its own unit; `total` None = unknown.
+
+    Attributes:
+        workers: how many workers share the task; of several each says how far its own share is (`Tally` adds them up).
+    """
 
     type: Literal["progress"] = "progress"
     task: str
@@ -62,6 +66,7 @@ class Progress(EventBase):
     total: float | None = None
     unit: str = ""
     note: str = ""
+    workers: int = 1
 
 
 class Metric(EventBase):

@@ -8,11 +8,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 
 MARK = "HETSPEC_ATTEMPT"
 """In the environment of a worker and of all that it starts: the run folder and the number of the attempt."""
+
+WORKER_MARK = "HETSPEC_WORKER"
+"""Beside it: the name of the worker."""
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _REAP_S = 5.0
@@ -48,12 +51,31 @@ def has_ended(pid: int) -> bool:
     return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def reap_adopted(worker: int) -> None:
-    """Reap children that have ended, up to the worker, which is left."""
+def reap_adopted(workers: Container[int]) -> None:
+    """Reap children that have ended, up to the first that is a worker, which is left."""
     while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
-        if ended.si_pid == worker:
+        if ended.si_pid in workers:
             return
         os.waitpid(ended.si_pid, 0)
+
+
+def end_orphans(worker: str, others: Container[int]) -> None:
+    """End what a worker that is gone has left to this process, while other workers go on; for a few seconds at most."""
+    import psutil
+
+    limit = time.monotonic() + _REAP_S
+    while time.monotonic() < limit:
+        left = False
+        for process in psutil.Process().children():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.pid not in others and process.environ().get(WORKER_MARK) == worker:
+                    process.kill()  # what it started itself comes to this process then, and is met in the next round
+                    left = True
+        with contextlib.suppress(ChildProcessError):
+            reap_adopted(others)
+        if not left:
+            return
+        time.sleep(0.01)
 
 
 def kill_group(leader: int) -> None:

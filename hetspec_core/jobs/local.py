@@ -19,11 +19,12 @@ from pathlib import Path
 
 from hetspec_core.errors import ResourceError, RunError
 from hetspec_core.jobs import records
+from hetspec_core.jobs.crew import CrewPlan, worker_name
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
 
 WORKER_MODULE = "hetspec_core.engine.worker"
-MAIN_WORKER = "worker-0"
+MAIN_WORKER = worker_name(0)
 KILL_SIGNAL = signal.SIGUSR1
 """Tells a supervisor to end its workers now."""
 _SUPERVISOR = "hetspec_core.jobs.supervisor"
@@ -63,7 +64,13 @@ class LocalExecutor:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def launch(
-        self, paths: RunPaths, *, attempt: int, folder: Path | None = None, gpus: tuple[str, ...] = ()
+        self,
+        paths: RunPaths,
+        *,
+        attempt: int,
+        folder: Path | None = None,
+        gpus: tuple[str, ...] = (),
+        crew: CrewPlan | None = None,
     ) -> LocalJob:
         """Start an attempt at the run, and wait until its supervisor has the run; it goes on when this process ends.
 
@@ -71,7 +78,8 @@ class LocalExecutor:
             paths: the run folder.
             attempt: number of this start of the run.
             folder: working folder of the worker, where relative paths of the spec begin; the present one when absent.
-            gpus: UUIDs of the GPUs that it leases; with none, the worker sees what this process sees.
+            gpus: UUIDs of the GPUs that it leases; with none, the workers see what this process sees.
+            crew: how many workers it has and how they share the work; one when absent.
 
         Raises:
             RunError: another supervisor has the run.
@@ -81,6 +89,8 @@ class LocalExecutor:
         reading, writing = os.pipe()
         command = [sys.executable, "-P", "-m", _SUPERVISOR, str(paths.folder.absolute())]
         command += ["--attempt", str(attempt), "--module", self.module, "--ready", str(writing)]
+        if crew is not None:
+            command += ["--crew", crew.to_word()]
         command += [word for uuid in gpus for word in ("--gpu", uuid)]
         log = paths.log("supervisor")
         offset = records.size(log)

@@ -12,11 +12,12 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from hetspec_core.errors import HetSpecError, NotFoundError
 from hetspec_core.jobs import locks, records
+from hetspec_core.jobs.crew import CrewPlan
 from hetspec_core.jobs.gpus import GpuStatus, gpu_status, is_named, read_inventory
 from hetspec_core.jobs.local import LocalExecutor, LocalJob
 from hetspec_core.paths import RunPaths, write_atomic
@@ -61,6 +62,7 @@ class Waiting:
     module: str
     environment: dict[str, str]
     folder: str | None = None
+    crew: CrewPlan = field(default_factory=CrewPlan)
 
 
 def place(waiting: Iterable[Waiting], gpus: Iterable[GpuStatus]) -> dict[str, tuple[str, ...]]:
@@ -102,7 +104,8 @@ class Queue:
                 data = json.loads(path.read_text(encoding="utf-8"))
                 request = data.pop("request")
                 request["names"] = tuple(request["names"])
-                found.append(Waiting(request=GpuRequest(**request), **data))
+                crew = CrewPlan(**data.pop("crew", {}))
+                found.append(Waiting(request=GpuRequest(**request), crew=crew, **data))
         return sorted(found, key=lambda entry: (-entry.priority, entry.since, entry.run_id))
 
     def waiting_ids(self) -> frozenset[str]:
@@ -184,4 +187,4 @@ class Queue:
         executor = LocalExecutor(entry.module, entry.environment)
         folder = Path(entry.folder) if entry.folder else None
         paths = RunPaths(self.data / "runs" / entry.run_id)
-        return executor.launch(paths, attempt=entry.attempt, folder=folder, gpus=gpus)
+        return executor.launch(paths, attempt=entry.attempt, folder=folder, gpus=gpus, crew=entry.crew)

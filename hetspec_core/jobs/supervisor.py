@@ -1,8 +1,8 @@
 """The process that keeps one attempt at a run: `python -m hetspec_core.jobs.supervisor RUN_DIR`.
 
-It holds the lock of the run and the leases of its GPUs for as long as it lives, starts the worker, passes on the wish
-to stop, says how the worker ended when that could not say so itself, leaves no process behind, and starts those who
-wait for the GPUs it gives back. It stays small: neither torch nor pydantic is imported here.
+It holds the lock of the run and the leases of its GPUs for as long as it lives, starts the workers, passes on the wish
+to stop, says how the run ended when no worker says so itself, leaves no process behind, and starts those who wait for
+the GPUs it gives back. It stays small: neither torch nor pydantic is imported here.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import os
 import select
 import signal
 import socket
-import subprocess
 import sys
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hetspec_core.errors import HetSpecError, ResourceError, RunError, StageFailed
-from hetspec_core.failures import recognise
-from hetspec_core.jobs import children, locks, records
+from hetspec_core.errors import HetSpecError, ResourceError, RunError
+from hetspec_core.jobs import children, endings, locks, records
+from hetspec_core.jobs.crew import CrewKind, CrewPlan, Meeting, Member, threads_each
 from hetspec_core.jobs.gpus import VISIBLE_VARIABLE, take_lease
-from hetspec_core.jobs.local import KILL_SIGNAL, MAIN_WORKER, WORKER_MODULE
+from hetspec_core.jobs.local import KILL_SIGNAL, WORKER_MODULE
 from hetspec_core.jobs.queue import Queue
+from hetspec_core.jobs.shift import RETRIES, Shift
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
 
@@ -42,17 +42,18 @@ class Supervisor:
     Args:
         paths: the run folder; its grandparent is the data root.
         attempt: number of this start of the run.
-        module: what the worker runs.
-        gpus: UUIDs to lease.
+        module: what the workers run.
+        plan: how many workers there are and how they share the work.
+        gpus: UUIDs to lease; a lone worker sees them all, of several each sees its own.
     """
 
-    def __init__(self, paths: RunPaths, attempt: int, module: str, gpus: tuple[str, ...]) -> None:
+    def __init__(self, paths: RunPaths, attempt: int, module: str, plan: CrewPlan, gpus: tuple[str, ...]) -> None:
         self.paths = paths
         self.attempt = attempt
         self.module = module
+        self.plan = plan
         self.gpus = gpus
         self.queue = Queue(paths.folder.parents[1])
-        self.worker = 0
         self._held: list[int] = []
         self._signals: set[int] = set()
         self._wake, wake = os.pipe()
@@ -98,72 +99,93 @@ class Supervisor:
         return me
 
     def keep(self) -> None:
-        """Start the worker, stay with it to its end, and clear up after it."""
-        log, events = self.paths.log(MAIN_WORKER), self.paths.events
-        log_offset, events_offset, kills = records.size(log), records.size(events), _oom_kills()
+        """Start the workers, stay with them to their end, and clear up after them."""
+        if self.plan.kind == "ranks":
+            self._keep_ranks()
+        elif self.plan.kind == "alone" or self._keep_shares():
+            self._keep_one()
+
+    def _keep_one(self) -> None:
+        """A worker that says the end itself, unless it cannot; one that puts shares together is started again then."""
+        visible = {VISIBLE_VARIABLE: ",".join(self.gpus)} if self.gpus else {}
+        member = Member(self.paths, self.attempt, self.module, 0, environment=visible, speaks=True)
+        while True:
+            offset = records.size(self.paths.events)
+            shift = self._stay("alone", [member])
+            if any(records.records(self.paths.events, offset, kind="run_ended")):
+                return
+            if shift.has_failed:
+                self._say_end(shift.endings[member.name].error)
+                return
+            if self.asked:
+                self._say_end(endings.stopped())
+                return
+            error = endings.explain(member, shift.statuses[member.name], "the worker")
+            if self.plan.kind == "alone" or member.starts > RETRIES:
+                self._say_end(error)
+                return
+            self._warn(f"{error['message']}; the shares are put together again")
+
+    def _keep_shares(self) -> bool:
+        """Workers that make a share each, started again when they die; returns whether all shares are made."""
+        size = self.plan.size
+        shift = self._stay("shares", [self._member(number, ("--share", f"{number}/{size}")) for number in range(size)])
+        if not self.asked and not shift.has_failed:
+            return True
+        self._say_bad_end(shift)
+        return False
+
+    def _keep_ranks(self) -> None:
+        """Workers that go in step: the first that fails ends all."""
+        meeting = Meeting(self.plan)
         try:
-            self._start_worker(log)
-        except OSError as error:
-            self._say_end(_error("ResourceError", f"no worker could be started: {error}", "", ResourceError.exit_code))
-            return
-        self._stay()
-        children.kill_group(self.worker)
-        status = os.waitstatus_to_exitcode(os.waitpid(self.worker, 0)[1])
+            size = self.plan.size
+            members = [self._member(number, (), meeting.variables(number)) for number in range(size)]
+            shift = self._stay("ranks", members)
+        finally:
+            meeting.close()
+        if shift.has_failed or len(shift.statuses) < self.plan.size:
+            self._say_bad_end(shift)
+        else:
+            self._say_end(None)
+
+    def _member(self, number: int, words: tuple[str, ...], variables: Mapping[str, str] | None = None) -> Member:
+        environment = threads_each(self.plan.size) | dict(variables or {})
+        if self.gpus:
+            environment[VISIBLE_VARIABLE] = self.gpus[number]
+        return Member(self.paths, self.attempt, self.module, number, words=words, environment=environment, speaks=False)
+
+    def _stay(self, kind: CrewKind, members: list[Member]) -> Shift:
+        shift = Shift(kind, members, self._warn)
+        if self.asked:  # between two shifts
+            return shift
+        shift.begin()
+        while not shift.is_over:
+            if self.asked:
+                shift.stop(0.0 if KILL_SIGNAL in self._signals else self._grace())
+            left_s = shift.tend()
+            with contextlib.suppress(ChildProcessError):
+                children.reap_adopted(shift.pids)
+            self._beat()
+            if shift.is_over:
+                break
+            select.select([self._wake], [], [], min(HEARTBEAT_S, left_s))
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake, 4096)
         children.reap_all()
         if sys.platform != "linux":  # where orphans do not come to this process
             children.end_marked(self.paths.folder, self.attempt)
-        with contextlib.suppress(OSError):  # a full disk must not keep the end from being said
-            records.append(
-                self.paths.desk,
-                "worker_ended",
-                NAME,
-                attempt=self.attempt,
-                name=MAIN_WORKER,
-                exit_status=status,
-            )
-        if not any(records.records(events, events_offset, kind="run_ended")):
-            self._say_end(self._explain(status, records.tail(log, log_offset), _oom_kills() > kills))
+        return shift
+
+    def _warn(self, message: str) -> None:
+        with contextlib.suppress(OSError):  # as on a full disk
+            records.append(self.paths.events, "log", NAME, level="warning", message=message)
 
     def give_back(self) -> None:
         """Give the locks back and start who waits for them."""
         while self._held:
             os.close(self._held.pop())
         self.queue.dispatch()
-
-    def _start_worker(self, log: Path) -> None:
-        environment = dict(os.environ) | {children.MARK: children.mark_of(self.paths.folder, self.attempt)}
-        if self.gpus:
-            environment[VISIBLE_VARIABLE] = ",".join(self.gpus)
-        command = [sys.executable, "-P", "-m", self.module, str(self.paths.folder), "--attempt", str(self.attempt)]
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=children.end_with_parent(),
-            )
-        self.worker = process.pid
-        process.returncode = 0  # it is waited for below, by number
-
-    def _stay(self) -> None:
-        deadline: float | None = None
-        forced = False
-        while not children.has_ended(self.worker):
-            if self.asked and deadline is None:
-                deadline = time.monotonic() + self._grace()
-                os.kill(self.worker, signal.SIGTERM)  # to it alone: its helpers must live until its safe point
-            if not forced and deadline is not None and (KILL_SIGNAL in self._signals or time.monotonic() >= deadline):
-                forced = True
-                children.kill_group(self.worker)
-            children.reap_adopted(self.worker)
-            self._beat()
-            left = HEARTBEAT_S if deadline is None or forced else max(0.0, deadline - time.monotonic())
-            select.select([self._wake], [], [], min(HEARTBEAT_S, left))
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._wake, 4096)
 
     def _beat(self) -> None:
         with contextlib.suppress(OSError):
@@ -176,46 +198,23 @@ class Supervisor:
                 return float(grace)
         return GRACE_S
 
-    def _explain(self, status: int, log: str, killed_for_memory: bool) -> dict[str, Any]:
-        if self.asked:
-            return _error("cancelled", "the worker was ended before a safe point", "", 130)
-        again = "what was written before is intact: resume the run"
-        how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with status {status} without a word"
-        if status == -signal.SIGKILL and killed_for_memory:
-            message = "the kernel killed the worker, because the machine was out of memory"
-            hint = "lower tokens_per_batch or generation_batch, or free memory; then resume the run"
-            return _error("ResourceError", message, hint, ResourceError.exit_code)
-        failure = recognise(log)
-        if failure is None:
-            return _error("StageFailed", f"the worker {how}", again, StageFailed.exit_code)
-        return _error("StageFailed", f"the worker {how}: {failure.message}", failure.hint, StageFailed.exit_code)
+    def _say_bad_end(self, shift: Shift) -> None:
+        """Say the end of workers that only report theirs: that of the one that failed first, in its name."""
+        bad = list(shift.endings.values())
+        if self.asked:  # then ends by force, and what the others say of them, are what was asked for
+            bad = [one for one in bad if one.is_said and not one.is_echo]
+            if not bad:
+                self._say_end(endings.stopped())
+                return
+        cause = endings.with_worker(endings.first_cause(bad))
+        self._say_end(cause.error, cause.worker)
 
-    def _say_end(self, error: dict[str, Any]) -> None:
-        state = "cancelled" if error["kind"] == "cancelled" else "failed"
+    def _say_end(self, error: dict[str, Any] | None, worker: str = NAME) -> None:
+        state = "succeeded" if error is None else "cancelled" if error["kind"] == "cancelled" else "failed"
         try:
-            records.append(self.paths.events, "run_ended", NAME, state=state, error=error, attempt=self.attempt)
+            records.append(self.paths.events, "run_ended", worker, state=state, error=error, attempt=self.attempt)
         except OSError as failure:  # the run is then lost, which is what can be seen of it
-            print(f"the end could not be written: {failure}; it was {error['message']}", file=sys.stderr)
-
-
-def _error(kind: str, message: str, hint: str, exit_code: int) -> dict[str, Any]:
-    return {"kind": kind, "message": message, "hint": hint, "exit_code": exit_code}
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
-
-
-def _oom_kills() -> int:
-    """How often the kernel has killed for want of memory since the boot (Linux)."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    return 0
+            print(f"the end could not be written: {failure}; it was {error or state}", file=sys.stderr)
 
 
 def _answer(file: int | None, answer: dict[str, Any]) -> None:
@@ -231,13 +230,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="hetspec_core.jobs.supervisor", description="Keep one attempt at a run.")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--attempt", type=int, default=1, help="number of this start of the run")
-    parser.add_argument("--module", default=WORKER_MODULE, help="what the worker runs")
+    parser.add_argument("--module", default=WORKER_MODULE, help="what the workers run")
+    parser.add_argument(
+        "--crew", type=CrewPlan.from_word, default=CrewPlan(), help="how many workers, and how they work"
+    )
     parser.add_argument("--gpu", action="append", default=[], metavar="UUID", help="GPU to lease; may be repeated")
     parser.add_argument("--ready", type=int, default=None, metavar="FD", help="file to answer to whoever launched this")
     given = parser.parse_args(arguments)
     if given.ready is not None:
         os.set_inheritable(given.ready, False)
-    supervisor = Supervisor(RunPaths(given.run_dir.absolute()), given.attempt, given.module, tuple(given.gpu))
+    supervisor = Supervisor(
+        RunPaths(given.run_dir.absolute()), given.attempt, given.module, given.crew, tuple(given.gpu)
+    )
     try:
         me = supervisor.take()
     except HetSpecError as error:

@@ -31,7 +31,6 @@ FIELDS = (*_TEXT, *_NUMBERS, *_DURATIONS, *_DATES, *_FLAGS, "state", "stage", "t
 """Names that a query may ask for, besides metrics and settings."""
 
 _WORD = re.compile(r"([A-Za-z_][\w./-]*)(!=|>=|<=|:|=|>|<)(.*)", re.DOTALL)
-_NEWEST = 20  # runs nearly always have the same keys, and reading those of thousands takes a while
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _ACTIVE: tuple[RunState, ...] = ("starting", "running")
 
@@ -60,10 +59,10 @@ class Names:
 
     Args:
         metrics: gives the names of all metrics.
-        settings: gives the dotted keys of the settings of so many newest runs, -1 = of all.
+        settings: gives the dotted keys of the settings of all runs.
     """
 
-    def __init__(self, metrics: Callable[[], Collection[str]], settings: Callable[[int], Collection[str]]) -> None:
+    def __init__(self, metrics: Callable[[], Collection[str]], settings: Callable[[], Collection[str]]) -> None:
         self.metrics = metrics
         self.settings = settings
 
@@ -76,12 +75,13 @@ class Names:
         metrics = self.metrics()
         if name in metrics:
             return "(SELECT last_value FROM series WHERE series.run_id = runs.run_id AND series.name = ?)", [name]
-        settings = self.settings(_NEWEST)
-        if name not in settings:
-            settings = self.settings(-1)
+        settings = self.settings()
         if name in settings:
-            path = "$" + "".join(f'."{part}"' for part in name.split("."))
-            return "(SELECT json_extract(config, ?) FROM texts WHERE texts.run_id = runs.run_id)", [path]
+            return (
+                "(SELECT value FROM settings WHERE key_id = (SELECT key_id FROM setting_keys WHERE name = ?) "
+                "AND text_id = (SELECT text_id FROM texts WHERE texts.run_id = runs.run_id))",
+                [name],
+            )
         raise UsageError(
             f"no field, metric or setting is called {name!r}{did_you_mean(name, [*FIELDS, *metrics, *settings])}",
             hint=f"fields are {', '.join(FIELDS)}; to look for these words as they are, write text:WORDS",

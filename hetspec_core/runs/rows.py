@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from hetspec_core.events import ErrorInfo, Event, Log, Marked, Metric, Progress, Result
+from hetspec_core.events import ErrorInfo, Event, Log, Marked, Metric, Progress, Result, Tally
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.runs.state import RunFacts, RunState, derive_state, fold
 from hetspec_core.spec import RunSpec
+
+LAST_WORDS_S = 600.0
+"""For so long after its end a run may say more; it is only a guard, because the end is the last that is said."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class RunRow:
         tags, note, starred, archived: what people have put on it; tags are sorted.
         facts: the folded journals, from which the state follows.
         events_offset, desk_offset: bytes of the two journals that are in this row.
+        quiet_after: from when on events.jsonl does not grow before desk.jsonl does; None = it may at any time.
     """
 
     run_id: str
@@ -61,6 +65,7 @@ class RunRow:
     facts: RunFacts = field(default_factory=RunFacts)
     events_offset: int = 0
     desk_offset: int = 0
+    quiet_after: float | None = None
 
     @classmethod
     def of_spec(cls, run_id: str, spec: RunSpec | None, created: float) -> RunRow:
@@ -102,6 +107,14 @@ class RunRow:
         return cls(**columns | decoded)
 
 
+class RunName(NamedTuple):
+    """What a run can be called by."""
+
+    run_id: str
+    name: str
+    stage: str
+
+
 class MetricPoint(NamedTuple):
     """One value of one curve. `tokens` and `wall_s` as in `events.Metric`."""
 
@@ -137,7 +150,12 @@ def apply(row: RunRow, events: Iterable[Event]) -> Change:
                 if value is not None and (headline := _headline(name)):
                     latest[headline] = float(value)
         elif isinstance(event, Progress):
-            progress = event
+            if event.workers > 1 or event.task in facts.parts:
+                tally = Tally(facts.parts)
+                progress = tally.add(event)
+                facts = replace(facts, parts=tally.parts)
+            else:
+                progress = event
         elif isinstance(event, Log):
             pass
         elif isinstance(event, Result):
@@ -179,9 +197,11 @@ def _with_facts(row: RunRow, facts: RunFacts) -> RunRow:
     state = derive_state(facts, lambda process: None)
     ended = facts.end_time if facts.ended == facts.attempt and facts.end_state else None
     error = facts.error if ended is not None else None
+    kept = ended is not None and 0 < facts.launched == facts.attempt  # the next attempt begins in the desk's journal
     return replace(
         row,
         facts=facts,
+        quiet_after=ended + LAST_WORDS_S if kept and ended is not None else None,
         state=state,
         created=facts.created or row.created,
         started=facts.first_start,
@@ -194,7 +214,8 @@ def _with_facts(row: RunRow, facts: RunFacts) -> RunRow:
 
 
 def _facts_to_json(facts: RunFacts) -> str:
-    return json.dumps({name: value for name, value in asdict(facts).items() if value is not None} | _error(facts))
+    known = {name: value for name, value in asdict(facts).items() if value is not None and value != {}}
+    return json.dumps(known | _error(facts))
 
 
 def _error(facts: RunFacts) -> dict[str, Any]:
@@ -208,4 +229,8 @@ def _facts_from_json(text: str) -> RunFacts:
             data[name] = ProcessIdentity(**data[name])
     if data.get("error") is not None:
         data["error"] = ErrorInfo(**data["error"])
+    parts = data.get("parts", {})
+    data["parts"] = {
+        task: {worker: (done, total) for worker, (done, total) in amounts.items()} for task, amounts in parts.items()
+    }
     return RunFacts(**data)

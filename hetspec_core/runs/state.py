@@ -7,7 +7,7 @@ the facts of one never overwrite those of the other, and the order in which the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from hetspec_core.events import (
@@ -44,6 +44,7 @@ class RunFacts:
         cancel: newest attempt that was asked to stop; -1 = none, 0 = asked before any start.
         lost: newest attempt found without a supervisor; 0 = none.
         exit_status: its exit status if it was seen; negative = a signal.
+        parts: of tasks that several workers share, how far each is (`events.Tally`).
     """
 
     created: float | None = None
@@ -59,6 +60,7 @@ class RunFacts:
     cancel: int = -1
     lost: int = 0
     exit_status: int | None = None
+    parts: dict[str, dict[str, tuple[float, float | None]]] = field(default_factory=dict)
 
     @property
     def attempt(self) -> int:

@@ -20,9 +20,9 @@ def fill_folder(paths: RunPaths, spec: RunSpec, folder: Path) -> None:
     """Make a new run folder; relative paths of the spec begin at `folder`."""
     paths.folder.mkdir()
     paths.logs.mkdir()
-    write_atomic(paths.spec, to_toml(spec), mode=0o444)
     with Journal(paths.desk, "desk") as desk:
         desk.write(Submitted(host=socket.gethostname(), folder=str(folder)))
+    write_atomic(paths.spec, to_toml(spec), mode=0o444)  # the last, because it makes the names in the folder durable
 
 
 def submit_folder(paths: RunPaths) -> Path | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from hetspec_core.errors import HetSpecError, ResourceError
 from hetspec_core.jobs import (
+    CrewPlan,
     GpuRequest,
     GpuStatus,
     LocalExecutor,
@@ -44,11 +45,10 @@ def waiting_run(executor: LocalExecutor, paths: RunPaths, attempt: int, folder: 
     """The entry in the queue for an attempt; None for one that needs no GPU, or where none is known of.
 
     Raises:
-        ResourceError: this machine does not have so many GPUs of the kind it asks for.
+        ResourceError: this machine does not have so many GPUs of the kind it asks for, or as `crew_of`.
     """
-    try:
-        spec = from_toml(paths.spec.read_text(encoding="utf-8"), name=str(paths.spec))
-    except (HetSpecError, OSError, UnicodeDecodeError):  # the worker says what is wrong with it
+    spec = _read_spec(paths)
+    if spec is None:
         return None
     request = gpu_request(spec)
     if request is None:
@@ -62,6 +62,7 @@ def waiting_run(executor: LocalExecutor, paths: RunPaths, attempt: int, folder: 
         module=executor.module,
         environment=dict(executor.environment),
         folder=None if folder is None else str(folder),
+        crew=crew_of(spec, request.count),
     )
 
 
@@ -95,3 +96,49 @@ def gpu_request(spec: RunSpec) -> GpuRequest | None:
             hint="see `hetspec-core gpus`, and num_gpus, gpus and min_free_gib of the run's resources",
         )
     return request
+
+
+def crew_on_processor(paths: RunPaths) -> CrewPlan:
+    """The workers of a run that leases no GPU."""
+    spec = _read_spec(paths)
+    return CrewPlan() if spec is None else crew_of(spec, 0)
+
+
+def crew_of(spec: RunSpec, gpus: int) -> CrewPlan:
+    """How many workers a run has, and how they share its work.
+
+    Args:
+        spec: the run.
+        gpus: GPUs that it leases; each has one worker. Without any it is as many as the spec asks for.
+
+    Raises:
+        ResourceError: it asks for another number of workers than of GPUs, or for what its stage cannot do.
+    """
+    wanted = spec.resources
+    size = gpus or wanted.num_workers or 1
+    if spec.stage not in ("dataset", "train"):
+        return CrewPlan()
+    if gpus and wanted.num_workers not in (None, gpus):
+        raise ResourceError(
+            f"the run asks for {wanted.num_workers} workers on {gpus} GPUs; each GPU has one worker",
+            hint="leave resources.num_workers out, or set resources.device = 'cpu'",
+        )
+    if spec.stage == "dataset":
+        if wanted.num_nodes > 1:
+            raise ResourceError(
+                "a dataset is not made by several nodes together",
+                hint="give each node a range of its own (--range A:B), and merge the datasets",
+            )
+        return CrewPlan("shares", size) if size > 1 else CrewPlan()
+    if size * wanted.num_nodes == 1:
+        return CrewPlan()
+    rendezvous = wanted.rendezvous if wanted.num_nodes > 1 else None
+    return CrewPlan("ranks", size, wanted.num_nodes, wanted.node_rank, rendezvous or "")
+
+
+def _read_spec(paths: RunPaths) -> RunSpec | None:
+    """The spec of a run; None when it cannot be read: its worker says what is wrong with it."""
+    try:
+        return from_toml(paths.spec.read_text(encoding="utf-8"), name=str(paths.spec))
+    except (HetSpecError, OSError, UnicodeDecodeError):
+        return None

@@ -6,6 +6,7 @@ which says how runs are, and draws nothing.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Sequence
@@ -272,14 +273,22 @@ class Library:
     def _move(self, paths: RunPaths, target: Path, to: Literal["trash", "runs"]) -> None:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with Journal(paths.desk, "desk") as desk:
-                desk.write(Moved(to=to))
+            self._note_move(paths, to)
             os.rename(paths.folder, target)  # noqa: PTH104 - beside the folder that is synced below
         except OSError as error:
             reason = error.strerror or str(error)
             raise ResourceError(f"{paths.folder} cannot be moved to {target}: {reason}") from error
         sync_folder(target.parent)
         sync_folder(paths.folder.parent)
+
+    def _note_move(self, paths: RunPaths, to: Literal["trash", "runs"]) -> None:
+        """Say in the journal that the folder moves, if there is room for it: deleting is how room is made."""
+        try:
+            with Journal(paths.desk, "desk") as desk:
+                desk.write(Moved(to=to))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
 
     def _trash_names(self) -> list[str]:
         try:
@@ -309,8 +318,8 @@ class Library:
             NotFoundError: one of them means no run, or more than one.
         """
         self.workbench.registry.sync_all()
-        rows = self.workbench.registry.rows()
-        return list(dict.fromkeys(find_run(word, rows) for word in words))
+        names = self.workbench.registry.names()
+        return list(dict.fromkeys(find_run(word, names) for word in words))
 
 
 def _discarded(paths: RunPaths) -> Discarded:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from hetspec_core.events import Event, FoundLost, RunEnded, RunStarted, read_events
+from hetspec_core.events import Event, FoundLost, Progress, RunEnded, RunStarted, Tally, read_events
 from hetspec_core.paths import RunPaths
 
 CHECK_PERIOD_S = 0.3
@@ -15,7 +15,8 @@ CHECK_PERIOD_S = 0.3
 class Watch:
     """An iterator over the events of one attempt, which waits for the next one and stops after the last.
 
-    The last is `RunEnded`, or `FoundLost` when the worker is gone without a word. An exception while it waits (such as
+    Of a task that several workers share, each event of a worker comes under the worker's name, followed by the sum. The
+    last is `RunEnded`, or `FoundLost` when the worker is gone without a word. An exception while it waits (such as
     KeyboardInterrupt) loses nothing: the iteration can be taken up again.
 
     Args:
@@ -35,6 +36,7 @@ class Watch:
         self._period_s = period_s
         self._offset = 0
         self._began = False
+        self._tally = Tally()
         self._next_check = 0.0
         self._buffer: deque[Event] = deque()
 
@@ -78,10 +80,10 @@ class Watch:
 
     def _read(self) -> list[Event]:
         events, self._offset = read_events(self._paths.events, self._offset)
-        found = []
+        found: list[Event] = []
         for event in events:
             if isinstance(event, RunStarted) or (isinstance(event, RunEnded) and event.attempt):
                 self._began = event.attempt >= self._attempt
             if self._began:
-                found.append(event)
+                found += self._tally.show(event) if isinstance(event, Progress) else [event]
         return found

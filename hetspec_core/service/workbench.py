@@ -21,7 +21,7 @@ from hetspec_core.process import ProcessIdentity
 from hetspec_core.runs import Registry, RunRow, RunState, derive_state
 from hetspec_core.runs.state import FINISHED
 from hetspec_core.service.folders import desk_lock, fill_folder, submit_folder
-from hetspec_core.service.gpus import GpuReport, read_gpus, waiting_run
+from hetspec_core.service.gpus import GpuReport, crew_on_processor, read_gpus, waiting_run
 from hetspec_core.service.inputs import InputKind, explain_missing, find_run, product_folder
 from hetspec_core.service.report import (
     RunReport,
@@ -140,7 +140,8 @@ class Workbench:
             folder, attempt = submit_folder(paths), row.attempt + 1
             waiting = waiting_run(self.executor, paths, attempt, folder)
             if waiting is None:
-                self._jobs[run_id] = self.executor.launch(paths, attempt=attempt, folder=folder)
+                crew = crew_on_processor(paths)
+                self._jobs[run_id] = self.executor.launch(paths, attempt=attempt, folder=folder, crew=crew)
                 return
             with self.queue.lock():
                 self.queue.put(waiting)
@@ -257,7 +258,11 @@ class Workbench:
         process = row.facts.process
         if process is not None and process.host != socket.gethostname():
             raise RunError(f"run {run_id} works on {process.host}", hint="cancel it there")
-        self._note(run_id, CancelAsked(attempt=row.attempt, forced=force, grace_s=grace_s))
+        try:
+            self._note(run_id, CancelAsked(attempt=row.attempt, forced=force, grace_s=grace_s))
+        except OSError:  # a full disk: the process can be asked all the same
+            if process is None:
+                raise
         if process is None:
             return False
         return self.executor.kill(process) if force else self.executor.ask_to_stop(process)
@@ -277,7 +282,7 @@ class Workbench:
         self.registry.sync_all()
         waiting = self.queue.waiting_ids()
         found: list[RunSummary] = []
-        for row in self.registry.rows(stage=stage):
+        for row in self.registry.find([f"stage:{stage}"] if stage else [], archived=True):
             if limit is not None and len(found) >= limit:
                 break
             now = derive_state(row.facts, ProcessIdentity.is_alive)
@@ -322,7 +327,7 @@ class Workbench:
             NotFoundError: no run, or more than one, is meant.
         """
         self.registry.sync_all()
-        return find_run(word, self.registry.rows())
+        return find_run(word, self.registry.names())
 
     def resolve_input(self, word: str, kind: InputKind) -> Path:
         """The folder of hidden states or of a draft that is meant by a directory, or by a run as in `resolve_run`.
@@ -340,7 +345,7 @@ class Workbench:
             raise NotFoundError(f"there is no directory {word}")
         self.registry.sync_all()
         try:
-            run_id = find_run(word, self.registry.rows(), stage="dataset" if kind == "hidden_states" else "train")
+            run_id = find_run(word, self.registry.names(), stage="dataset" if kind == "hidden_states" else "train")
         except NotFoundError as error:
             raise NotFoundError(f"{error.message}, and no such directory", hint=error.hint) from None
         product = product_folder(self.paths(run_id).folder, kind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hetspec_core.spec._base import Spec
 
@@ -21,8 +21,34 @@ class ResourcesSpec(Spec):
     num_threads: int | None = Field(
         default=None, gt=0, description="CPU threads of a worker; the machine's cores when absent."
     )
-    num_gpus: int = Field(default=1, ge=0, description="GPUs wanted, when the device is cuda.")
+    num_gpus: int = Field(
+        default=1,
+        ge=0,
+        description="GPUs wanted, when the device is cuda; datasets and training have a worker on each.",
+    )
+    num_workers: int | None = Field(
+        default=None,
+        gt=0,
+        description="Workers of a dataset or a training on a CPU; one when absent. On GPUs there is one on each.",
+    )
+    num_nodes: int = Field(default=1, gt=0, description="Machines that train together, each with a run of its own.")
+    node_rank: int = Field(default=0, ge=0, description="Which of them this one is, from 0.")
+    rendezvous: str | None = Field(
+        default=None, description="HOST:PORT of machine 0, where the machines that train together meet."
+    )
     gpus: tuple[str, ...] = Field(default=(), description="Only these GPUs, each an index or a UUID; empty = any.")
     min_free_gib: float = Field(default=0.0, ge=0, description="Only GPUs with so much free memory, in GiB.")
     share_busy: bool = Field(default=False, description="Take GPUs on which a process of somebody else's works too.")
     priority: int = Field(default=0, description="Place among runs that wait for GPUs; higher is earlier.")
+
+    @model_validator(mode="after")
+    def _check(self) -> ResourcesSpec:
+        if self.node_rank >= self.num_nodes:
+            raise ValueError(f"node_rank is {self.node_rank}; of {self.num_nodes} nodes it needs 0 to num_nodes - 1")
+        if self.num_nodes > 1 and self.rendezvous is None:
+            raise ValueError(f"{self.num_nodes} nodes need rendezvous = 'HOST:PORT' of node 0, the same on all of them")
+        if self.rendezvous is not None:
+            host, _, port = self.rendezvous.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+                raise ValueError(f"rendezvous is {self.rendezvous!r}; it needs HOST:PORT, e.g. node-0:29500")
+        return self

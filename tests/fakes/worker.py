@@ -41,6 +41,31 @@ def act(context: RunContext) -> None:
                 context.progress("work", done, 60_000, "steps")
                 context.check_cancelled()
                 time.sleep(0.01)
+        case "hurt":
+            mark = context.paths.folder / "hurt"
+            if context.share.number == 1 and not mark.exists():
+                context.progress("work", 3, 10, "steps")
+                mark.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            context.progress("work", 10, 10, "steps")
+            if context.share.is_whole:
+                context.result("dataset", {"samples": 30})
+        case "broken":
+            if context.share.number == 1:
+                raise ValueError("shapes [2, 3] and [4] do not fit")
+            for done in range(60_000):
+                context.progress("work", done, 60_000, "steps")
+                context.check_cancelled()
+                time.sleep(0.01)
+        case "torn":
+            rank = int(os.environ["RANK"])
+            context.progress("work", rank, 10, "steps")
+            if rank == 1:
+                raise DataError("prompts.jsonl has no assistant turn", hint="use --answers base")
+            if rank == 2:
+                time.sleep(600)  # as in a collective that never returns
+            time.sleep(1.0)
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:12345")
         case _:
             for done in range(11):
                 context.progress("work", done, 10, "steps")

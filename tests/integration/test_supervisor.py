@@ -235,8 +235,8 @@ def test_a_run_waits_for_its_gpus_and_is_started_by_the_one_that_gives_them_back
         workbench.start(both)
     workbench.cancel(first)
     until(lambda: said(workbench.paths(both).events, RunStarted), "the next run")
-    worker = psutil.Process(supervisor_of(workbench, both).pid).children()[0]
-    assert worker.environ()["CUDA_VISIBLE_DEVICES"] == "GPU-fake-0000,GPU-fake-0001"
+    workers = psutil.Process(supervisor_of(workbench, both).pid).children()
+    assert {worker.environ()["CUDA_VISIBLE_DEVICES"] for worker in workers} == {"GPU-fake-0000", "GPU-fake-0001"}
     workbench.cancel(small)
     assert workbench.state(small) == "cancelled"
     workbench.cancel(both)
@@ -268,65 +268,3 @@ def test_a_run_that_this_machine_can_never_hold_is_refused(workbench: Workbench)
     with pytest.raises(ResourceError, match="3 GPUs"):
         workbench.start(run_id)
     assert workbench.state(run_id) == "queued" and workbench.queue.entries() == []
-
-
-DESK = """
-import random, sys, time
-from pathlib import Path
-from hetspec_core.errors import HetSpecError
-from hetspec_core.jobs import LocalExecutor
-from hetspec_core.service import Workbench
-from hetspec_core.spec import ResourcesSpec
-from tests.fakes.specs import small_spec
-
-chance = random.Random(int(sys.argv[2]))
-bench = Workbench(Path(sys.argv[1]), LocalExecutor("tests.fakes.worker"))
-mine = []
-for turn in range(2):
-    resources = ResourcesSpec(num_gpus=chance.choice([1, 2]))
-    spec = small_spec(chance.choice(["succeed", "wait"])).model_copy(update={"resources": resources})
-    mine.append(bench.submit(spec).run_id)
-    bench.start(mine[-1])
-    leased = [status.run_id for status in bench.gpus().gpus if status.run_id]
-    assert len(leased) <= 2
-    bench.runs()
-    time.sleep(chance.random() / 2)
-    try:
-        bench.cancel(mine[0])
-    except HetSpecError as error:
-        assert "nothing to cancel" in str(error), error
-for run_id in mine:
-    try:
-        bench.cancel(run_id)
-    except HetSpecError as error:
-        assert "nothing to cancel" in str(error), error
-    state = bench.wait(run_id, 120)
-    assert state in ("succeeded", "cancelled"), (run_id, state)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("two_gpus")
-def test_ten_desks_at_once_lose_no_run_and_lease_no_gpu_twice(workbench: Workbench, home: Path) -> None:
-    desks = [
-        subprocess.Popen([sys.executable, "-c", DESK, str(home), str(seed)], cwd=REPOSITORY, stderr=subprocess.PIPE)
-        for seed in range(10)
-    ]
-    for desk in desks:
-        _, errors = desk.communicate(timeout=300)
-        assert desk.returncode == 0, errors.decode()
-    runs = workbench.runs()
-    assert len(runs) == 20 and {run.state for run in runs} <= {"succeeded", "cancelled"}
-    assert workbench.queue.entries() == []
-    until(lambda: left_over(home) == [], "the end of all workers")
-    held: list[tuple[float, float, int]] = []
-    for run in runs:
-        desk, events = workbench.paths(run.run_id).desk, workbench.paths(run.run_id).events
-        gpus = workbench.show(run.run_id).spec.resources.num_gpus  # type: ignore[union-attr]
-        ends = [event.time for event in said(events, RunEnded)]
-        held += [(event.time, ends[-1], gpus) for event in said(desk, Launched) if ends]
-    for begin, _, _ in held:
-        assert sum(gpus for start_, end, gpus in held if start_ <= begin < end) <= 2
-    live = dump(workbench)
-    workbench.rebuild()
-    assert dump(workbench) == live

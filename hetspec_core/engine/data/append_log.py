@@ -50,18 +50,7 @@ class AppendLog:
         whole = content.rfind(b"\n") + 1
         if whole != len(content):
             os.ftruncate(self._handle, whole)
-        records = []
-        for number, line in enumerate(content[:whole].splitlines(), start=1):
-            try:
-                record = json.loads(line)
-            except ValueError:
-                record = None
-            if not isinstance(record, dict):
-                raise CorruptFileError(
-                    f"line {number} of {self.path} is not what was written", hint="delete the line, then resume the run"
-                )
-            records.append(record)
-        return records
+        return _parse(self.path, content[:whole])
 
     def append(self, record: dict[str, Any]) -> None:
         """Add one record.
@@ -101,3 +90,31 @@ class AppendLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Whole records of a log that somebody else may be writing; none when there is no such file.
+
+    Raises:
+        CorruptFileError: a whole line is no JSON object.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    return _parse(path, content[: content.rfind(b"\n") + 1])
+
+
+def _parse(path: Path, content: bytes) -> list[dict[str, Any]]:
+    records = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise CorruptFileError(
+                f"line {number} of {path} is not what was written", hint="delete the line, then resume the run"
+            )
+        records.append(record)
+    return records

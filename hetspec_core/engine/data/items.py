@@ -16,6 +16,7 @@ from typing import Any
 from hetspec_core.engine.data.chat import ChatTemplate, Encoded
 from hetspec_core.engine.data.conversation import Conversation, Message
 from hetspec_core.engine.data.shards import count_supervised
+from hetspec_core.engine.run_folder import Share
 from hetspec_core.errors import DataError
 
 
@@ -105,8 +106,9 @@ def encode_all(
     base_fingerprint: str,
     settings: Mapping[str, Any],
     max_length: int,
+    share: Share | None = None,
 ) -> ItemList:
-    """Conversations with answers as items.
+    """Conversations with answers as items: all of them, or those of a share.
 
     Raises:
         DataError: the template refuses a conversation; it is named.
@@ -114,6 +116,11 @@ def encode_all(
     found = ItemList()
     template_hash = template.hash
     for conversation in conversations:
+        name = content_id(
+            conversation.messages, template_hash=template_hash, base_fingerprint=base_fingerprint, settings=settings
+        )
+        if share is not None and not share.has(name):
+            continue
         if not conversation.has_answers:
             found.dropped["no answer"] += 1
             continue
@@ -121,8 +128,5 @@ def encode_all(
             encoded = template.encode(conversation.messages)
         except DataError as error:
             raise DataError(f"conversation {conversation.id}: {error.message}", hint=error.hint) from error
-        name = content_id(
-            conversation.messages, template_hash=template_hash, base_fingerprint=base_fingerprint, settings=settings
-        )
         found.add(name, encoded, max_length=max_length)
     return found

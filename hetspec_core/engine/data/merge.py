@@ -86,7 +86,7 @@ def _fill(staging: Path, folders: Sequence[Path], manifests: Sequence[Manifest])
             if not rows:
                 continue
             name = f"shard-{len(shards):05d}.safetensors"
-            _link_or_copy(folder / shard.file, staging / name)
+            link_or_copy(folder / shard.file, staging / name)
             shards.append(
                 shard.model_copy(
                     update={
@@ -107,7 +107,8 @@ def _fill(staging: Path, folders: Sequence[Path], manifests: Sequence[Manifest])
     return merged, repeated
 
 
-def _link_or_copy(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file that is never changed a second name, or where that cannot be done, copy it."""
     try:
         target.hardlink_to(source)
     except OSError:  # another file system, or one without hard links

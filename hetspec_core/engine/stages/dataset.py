@@ -4,6 +4,9 @@
 
 Everything that can be wrong with the data is found before the weights are loaded. Every step goes on from what is in
 the run folder, so starting a killed run again loses nothing and doubles nothing.
+
+Several workers make a share each (`data.shares`). The last one is then the same as a lone worker: it takes the shares
+into the run's store, finds everything done, and would make what is missing.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,7 @@ from hetspec_core.engine.data.hidden_states import HiddenStateWriter
 from hetspec_core.engine.data.items import CaptureItem, ItemList, encode_all
 from hetspec_core.engine.data.manifest import TOKENIZER_FOLDER, Manifest, StoreIdentity
 from hetspec_core.engine.data.reading import read_conversations
+from hetspec_core.engine.data.shares import Workplace
 from hetspec_core.engine.machine import has_fast_bfloat16, peak_memory_bytes
 from hetspec_core.engine.modeling.base_lm import BaseLM, load_tokenizer
 from hetspec_core.engine.modeling.sources import fingerprint, materialize
@@ -53,23 +58,38 @@ def run(context: RunContext) -> None:
     if spec.answers == "base":
         settings |= {"sampling": spec.sampling.model_dump(mode="json"), "max_new_tokens": spec.max_new_tokens}
     conversations = None if spec.source == "self" else _read(context)
+    base_fingerprint = fingerprint(materialize(context.spec.base.source))
+    place = Workplace(context.paths, context.share)
+    load = _Loader(context)
 
-    base: BaseLM | None = None
     if spec.answers == "data":
         assert conversations is not None  # the spec refuses source self without answers of the base
-        base_fingerprint = fingerprint(materialize(context.spec.base.source))
         found = encode_all(
-            conversations, template, base_fingerprint=base_fingerprint, settings=settings, max_length=max_length
+            conversations,
+            template,
+            base_fingerprint=base_fingerprint,
+            settings=settings,
+            max_length=max_length,
+            share=context.share,
         )
-        found.check(spec.source, max_length=max_length)
+        if context.share.is_whole:
+            found.check(spec.source, max_length=max_length)
     else:
-        base = _load(context)
-        base_fingerprint = base.fingerprint
         if conversations is None:
-            conversations = write_prompts(context, base, template)
-        found = answer_conversations(context, base, template, conversations, settings=settings, max_length=max_length)
-    _report(context, found)
-    _check_vocabulary(context, found)
+            conversations = write_prompts(context, load, template, place)
+        found = answer_conversations(
+            context,
+            load,
+            template,
+            conversations,
+            place,
+            base_fingerprint=base_fingerprint,
+            settings=settings,
+            max_length=max_length,
+        )
+    if found.items:  # a share may have none
+        _report(context, found)
+        _check_vocabulary(context, found)
 
     identity = StoreIdentity(
         base_fingerprint=base_fingerprint,
@@ -88,17 +108,45 @@ def run(context: RunContext) -> None:
         "source": spec.source,
     }
     context.record(template=about["template"], base_fingerprint=base_fingerprint, identity=identity.model_dump())
-    folder = context.paths.hidden_states
+    folder = place.own.hidden_states
     with HiddenStateWriter(folder, identity, about=about, shard_bytes=spec.shard_megabytes << 20) as writer:
         _save_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
-        missing = [item for name, item in found.items.items() if name not in writer.done]
-        if kept := len(found.items) - len(missing):
+        parts = place.gather(writer) if context.share.is_whole else []
+        done = writer.done if context.share.is_whole else writer.done | place.ids_of_others()
+        missing = [item for name, item in found.items.items() if name not in done]
+        if (kept := len(found.items) - len(missing)) and not parts:
             context.log(f"{kept} of {len(found.items)} samples are in the dataset already")
-        facts: dict[str, Any] = {}
-        if missing:
-            facts = _capture(context, base or _load(context), missing, writer)
+        facts = _sum_up(parts)
+        if missing or not context.share.is_whole:
+            facts |= _capture(context, load, list(found.items.values()), missing, writer)
         manifest = writer.manifest
-    _finish(context, found, manifest, facts)
+    if context.share.is_whole:
+        place.clear()
+        _finish(context, found, manifest, facts)
+    else:
+        place.finish_share(facts)
+
+
+class _Loader:
+    """Gives the base, loaded when it is first asked for."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._base: BaseLM | None = None
+
+    def __call__(self) -> BaseLM:
+        if self._base is None:
+            self._base = _load(self._context)
+        return self._base
+
+
+def _sum_up(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """What all shares took together; they were made at the same time."""
+    if not parts:
+        return {}
+    tokens, wall_s = sum(part["captured_tokens"] for part in parts), max(part["capture_s"] for part in parts)
+    rate = {"tokens_per_s": tokens / wall_s} if wall_s > 0 else {}
+    return {"workers": len(parts), "captured_tokens": tokens, "capture_s": wall_s, **rate}
 
 
 def _check_layers(context: RunContext) -> None:
@@ -114,9 +162,10 @@ def _check_layers(context: RunContext) -> None:
 def _read(context: RunContext) -> list[Conversation]:
     spec = context.spec.dataset
     reading = read_conversations(spec)
-    context.log(f"read {len(reading.conversations)} conversations of {reading.source} as {reading.format}")
-    if reading.complaint:
-        context.log(reading.complaint, "warning")
+    if context.share.number == 0:  # the others read the same
+        context.log(f"read {len(reading.conversations)} conversations of {reading.source} as {reading.format}")
+        if reading.complaint:
+            context.log(reading.complaint, "warning")
     if spec.answers == "data" and not any(conversation.has_answers for conversation in reading.conversations):
         raise DataError(
             f"{reading.source} has no assistant turn in {len(reading.conversations)} conversations",
@@ -156,22 +205,34 @@ def _check_vocabulary(context: RunContext, found: ItemList) -> None:
         )
 
 
-def _capture(context: RunContext, base: BaseLM, items: list[CaptureItem], writer: HiddenStateWriter) -> dict[str, Any]:
+def _capture(
+    context: RunContext,
+    load: Callable[[], BaseLM],
+    items: list[CaptureItem],
+    missing: list[CaptureItem],
+    writer: HiddenStateWriter,
+) -> dict[str, Any]:
+    """Capture what is missing of the items; progress counts what was there before as done."""
     total = sum(len(item.input_ids) for item in items)
-    done = 0
+    new = sum(len(item.input_ids) for item in missing)
+    done = kept = total - new
+    if not missing:
+        context.progress(_TASK, total, total, "tokens")
+        return {"captured_tokens": 0, "capture_s": 0.0}
+    base = load()
     started = time.perf_counter()
 
     def on_batch(_: int, tokens: int) -> None:
         nonlocal done
         done += tokens
-        rate = done / (time.perf_counter() - started)
+        rate = (done - kept) / (time.perf_counter() - started)
         context.progress(_TASK, done, total, "tokens", f"{rate:.0f} tokens/s")
         context.check_cancelled()
 
-    context.progress(_TASK, 0, total, "tokens")
-    capture(base, items, writer, tokens_per_batch=context.spec.dataset.tokens_per_batch, on_batch=on_batch)
+    context.progress(_TASK, done, total, "tokens")
+    capture(base, missing, writer, tokens_per_batch=context.spec.dataset.tokens_per_batch, on_batch=on_batch)
     wall_s = time.perf_counter() - started
-    return {"captured_tokens": total, "capture_s": wall_s, "tokens_per_s": total / wall_s}
+    return {"captured_tokens": new, "capture_s": wall_s, "tokens_per_s": new / wall_s}
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:

@@ -1,14 +1,15 @@
 """Answers written by the base: every user turn of every conversation, many at a time, turn after turn.
 
 A finished turn is a line of `conversations.jsonl` in the run folder, with its tokens exactly as the base chose them. A
-resumed run answers only what has no line yet. The file has the messages form, so it can be a source of its own.
+resumed run answers only what has no line yet. The file has the messages form, so it can be a source of its own. Of
+several workers each answers the conversations of its share, in a file of its own, until all lines come together.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,10 +18,12 @@ from hetspec_core.engine.data.append_log import AppendLog
 from hetspec_core.engine.data.chat import ChatTemplate, Encoded
 from hetspec_core.engine.data.conversation import Conversation, Message
 from hetspec_core.engine.data.items import ItemList, content_id
+from hetspec_core.engine.data.shares import Workplace
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.errors import DataError
 
 _TASK = "answers"
+_LOG = "conversations.jsonl"
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,24 @@ class _Answered:
 
 def answer_conversations(
     context: RunContext,
-    base: BaseLM,
+    load: Callable[[], BaseLM],
     template: ChatTemplate,
     conversations: list[Conversation],
+    place: Workplace,
     *,
+    base_fingerprint: str,
     settings: Mapping[str, Any],
     max_length: int,
 ) -> ItemList:
-    """Have the base answer conversations, and give them as items to capture.
+    """Have the base answer conversations, and give them as items to capture; of a share, only its own.
+
+    Args:
+        context: the run.
+        load: gives the base; called when there is something to answer.
+        template: of the base.
+        conversations: all of them.
+        place: where answers are kept.
+        base_fingerprint, settings, max_length: what decides the answers besides.
 
     Raises:
         DataError: no conversation leaves room for an answer.
@@ -59,23 +72,26 @@ def answer_conversations(
     states: dict[str, _Answered] = {}
     for conversation in (conversation.without_answers() for conversation in conversations):
         name = content_id(
-            conversation.messages, template_hash=template.hash, base_fingerprint=base.fingerprint, settings=settings
+            conversation.messages, template_hash=template.hash, base_fingerprint=base_fingerprint, settings=settings
         )
+        if not context.share.has(name):
+            continue
         if name in states:
             found.dropped["said before, word for word"] += 1
             continue
         states[name] = _Answered(conversation, 0, (), Encoded([], []))
-    with AppendLog(context.paths.folder / "conversations.jsonl") as log:
-        for record in log.records:
+    with place.open_log(_LOG, lambda record: (record["id"], record["turn"])) as log:
+        for record in [*log.records, *([] if context.share.is_whole else place.records_of_others(_LOG))]:
             _take_up(states, record)
         total = sum(len(state.conversation.user_turns) for state in states.values())
-        _Answering(context, base, template, states, log, total, max_length).run()
+        _Answering(context, load, template, states, log, total, max_length).run()
     for name, state in states.items():
         if state.turns == 0:
             found.dropped[f"no room for an answer within {max_length} tokens"] += 1
         else:
             found.add(name, state.encoded, max_length=max_length)
-    found.check(context.spec.dataset.source, max_length=max_length)
+    if context.share.is_whole:
+        found.check(context.spec.dataset.source, max_length=max_length)
     return found
 
 
@@ -85,14 +101,14 @@ class _Answering:
     def __init__(
         self,
         context: RunContext,
-        base: BaseLM,
+        load: Callable[[], BaseLM],
         template: ChatTemplate,
         states: dict[str, _Answered],
         log: AppendLog,
         total: int,
         max_length: int,
     ) -> None:
-        self.context, self.base, self.template = context, base, template
+        self.context, self.load, self.template = context, load, template
         self.states, self.log, self.total, self.max_length = states, log, total, max_length
         self._prompts: dict[str, tuple[tuple[Message, ...], Encoded]] = {}
 
@@ -103,18 +119,22 @@ class _Answering:
         done = sum(state.turns for state in self.states.values())
         self.context.progress(_TASK, done, self.total, "turns")
         started, tokens_written = time.perf_counter(), 0
-        turns = max(len(state.conversation.user_turns) for state in self.states.values())
+        turns = max((len(state.conversation.user_turns) for state in self.states.values()), default=0)
         for turn in range(turns):
+            prompts = self._ask(turn)
+            if not prompts:
+                continue
+            base = self.load()
             written = write_answers(
-                self.base,
-                self._ask(turn),
+                base,
+                prompts,
                 spec.sampling,
                 spec.max_new_tokens,
                 spec.generation_batch,
                 seed_of=lambda name, turn=turn: _seed(name, turn),
             )
             for name, answer in written:
-                self._keep(name, turn, answer)
+                self._keep(base, name, turn, answer)
                 done += 1
                 tokens_written += len(answer)
                 rate = tokens_written / (time.perf_counter() - started)
@@ -122,7 +142,7 @@ class _Answering:
                 self.context.check_cancelled()
         self.context.progress(_TASK, self.total, self.total, "turns")
 
-    def _ask(self, turn: int) -> Iterator[tuple[str, list[int]]]:
+    def _ask(self, turn: int) -> list[tuple[str, list[int]]]:
         """The prompts of one turn, longest first, so that no row waits for a long one at the end."""
         prompts: list[tuple[str, list[int]]] = []
         for name, state in self.states.items():
@@ -138,14 +158,12 @@ class _Answering:
                 self._prompts[name] = (messages, encoded)
                 prompts.append((name, encoded.input_ids))
         prompts.sort(key=lambda item: -len(item[1]))
-        yield from prompts
+        return prompts
 
-    def _keep(self, name: str, turn: int, answer: list[int]) -> None:
+    def _keep(self, base: BaseLM, name: str, turn: int, answer: list[int]) -> None:
         messages, prompt = self._prompts.pop(name)
-        stop = next((index for index, token in enumerate(answer) if token in self.base.stop_ids), len(answer))
-        text: str = self.base.tokenizer.decode(
-            answer[:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        stop = next((index for index, token in enumerate(answer) if token in base.stop_ids), len(answer))
+        text: str = base.tokenizer.decode(answer[:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False)
         state = self.states[name]
         state = replace(
             state,

@@ -1,18 +1,21 @@
 """Prompts written by the base itself: it gets the beginning of a user's turn and goes on (Magpie, arXiv 2406.08464).
 
 So a dataset in the base's own manner needs no data at all. Every attempt is kept in the run folder, numbered and with a
-seed of its own: a resumed run goes on where it was, and comes to the same prompts.
+seed of its own: a resumed run goes on where it was, and comes to the same prompts. Of several workers each makes the
+attempts whose numbers are its own and waits for those of the others, so that all come to the same prompts as one would.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from hetspec_core.engine.context import RunContext
-from hetspec_core.engine.data.append_log import AppendLog
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Conversation, Message
 from hetspec_core.engine.data.prompt_filter import PromptSieve, fault
+from hetspec_core.engine.data.shares import Workplace
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.errors import DataError
 
@@ -20,10 +23,20 @@ DEFAULT_PROMPTS = 400
 MAX_PROMPT_TOKENS = 256
 _ATTEMPTS_PER_PROMPT = 5  # then the base repeats itself and more attempts would bring little
 _TASK = "prompts"
+_LOG = "prompts.jsonl"
+_WAIT_S = 0.5  # between looks at the attempts of the other workers
 
 
-def write_prompts(context: RunContext, base: BaseLM, template: ChatTemplate) -> list[Conversation]:
+def write_prompts(
+    context: RunContext, load: Callable[[], BaseLM], template: ChatTemplate, place: Workplace
+) -> list[Conversation]:
     """Have the base write prompts until there are `dataset.limit` (or 400) good ones, or too many attempts.
+
+    Args:
+        context: the run.
+        load: gives the base; called when there is something to write.
+        template: of the base.
+        place: where attempts are kept.
 
     Raises:
         DataError: not one attempt gave a usable prompt.
@@ -35,18 +48,27 @@ def write_prompts(context: RunContext, base: BaseLM, template: ChatTemplate) -> 
     goal = spec.limit or DEFAULT_PROMPTS
     most = goal * _ATTEMPTS_PER_PROMPT + spec.generation_batch
     prefix = template.user_prefix(context.spec.base.system_prompt)
-    ends = _EndOfTurn(template, base)
-    with AppendLog(context.paths.folder / "prompts.jsonl") as log:
+    share = context.share
+    with place.open_log(_LOG, lambda record: record["attempt"]) as log:
         done: dict[int, dict[str, Any]] = {int(record["attempt"]): record for record in log.records}
         while True:
+            if not share.is_whole:
+                done |= {int(record["attempt"]): record for record in place.records_of_others(_LOG)}
             sieve, looked_at = _sift(done, goal)
             if len(sieve.kept) >= goal or looked_at >= most:
                 break
             missing = goal - len(sieve.kept)
-            wave = range(looked_at, min(most, looked_at + max(missing, spec.generation_batch)))
+            wave = range(looked_at, min(most, looked_at + max(missing, spec.generation_batch * share.count)))
+            own = [number for number in wave if number not in done and number % share.count == share.number]
+            if not own:
+                context.check_cancelled()
+                time.sleep(_WAIT_S)
+                continue
+            base = load()
+            ends = _EndOfTurn(template, base)
             written = write_answers(
                 base,
-                ((number, prefix) for number in wave if number not in done),
+                ((number, prefix) for number in own),
                 spec.prompt_sampling,
                 MAX_PROMPT_TOKENS,
                 spec.generation_batch,
@@ -59,17 +81,20 @@ def write_prompts(context: RunContext, base: BaseLM, template: ChatTemplate) -> 
                 record = {"attempt": number, "text": text, "finished": finished}
                 log.append(record)
                 done[number] = record
-                context.progress(_TASK, min(goal - 1, good), goal, "prompts", f"{len(done)} attempts")
+                own_goal = max(1, goal // share.count)
+                context.progress(_TASK, min(own_goal - 1, good), own_goal, "prompts", f"{len(done)} attempts")
                 context.check_cancelled()
     dropped = ", ".join(f"{reason}: {count}" for reason, count in sieve.dropped.items()) or "none"
-    context.progress(_TASK, goal, goal, "prompts", f"{looked_at} attempts")
-    context.log(f"the base wrote {len(sieve.kept)} prompts in {looked_at} attempts; dropped: {dropped}")
+    own_goal = max(1, goal // share.count)
+    context.progress(_TASK, own_goal, own_goal, "prompts", f"{looked_at} attempts")
+    if share.number == 0:
+        context.log(f"the base wrote {len(sieve.kept)} prompts in {looked_at} attempts; dropped: {dropped}")
     if not sieve.kept:
         raise DataError(
-            f"{base.name} wrote no usable prompt in {looked_at} attempts (dropped: {dropped})",
+            f"{context.spec.base.name} wrote no usable prompt in {looked_at} attempts (dropped: {dropped})",
             hint="set dataset.prompt_sampling, or take the prompts from elsewhere: dataset.source = 'shipped:prompts'",
         )
-    if len(sieve.kept) < goal:
+    if len(sieve.kept) < goal and share.number == 0:
         context.log(f"asked for {goal} prompts; the base repeats itself, so it stays at {len(sieve.kept)}", "warning")
     system = context.spec.base.system_prompt
     return [

@@ -125,6 +125,9 @@ def test_device_and_number_type_follow_the_machine(monkeypatch: pytest.MonkeyPat
         resolve_device(ResourcesSpec(device="cuda"))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # a worker that sees its own GPU only
+    assert resolve_device(ResourcesSpec()) == torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert resolve_device(ResourcesSpec()) == torch.device("cuda", 3)
     assert resolve_device(ResourcesSpec(device="cpu")) == torch.device("cpu")
     assert resolve_dtype(ResourcesSpec(), torch.device("cpu")) == torch.float32

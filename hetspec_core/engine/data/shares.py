@@ -1,0 +1,164 @@
+"""Where the workers that make one dataset together put their shares, and what each must know of the others'.
+
+    shares/K/hidden_states/        the store of worker K, as a run has one
+    shares/K/conversations.jsonl   its finished answers
+    shares/K/prompts.jsonl         its attempts at prompts
+    shares/K/share.json            its figures, when it has done all of its share
+
+A sample belongs to a share by its content id, so the shares of one number of workers never overlap. What is in any
+share, or in the run's own store, is not made again, by whatever number of workers the run is taken up. At the end one
+worker makes the shares a part of the run's store, and they are gone.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hetspec_core.engine.data.append_log import AppendLog, read_records
+from hetspec_core.engine.data.hidden_states import HiddenStateStore, HiddenStateWriter
+from hetspec_core.engine.data.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ShardEntry,
+    check_sizes,
+    disk_error,
+    read_manifest,
+    write_manifest,
+)
+from hetspec_core.engine.data.merge import link_or_copy
+from hetspec_core.engine.run_folder import Share
+from hetspec_core.errors import DataError
+from hetspec_core.paths import RunPaths, sync_folder, write_atomic
+
+_FACTS = "share.json"
+
+
+class Workplace:
+    """Where a worker writes, and what the others have written.
+
+    Args:
+        run: the run folder.
+        share: the part of the work that the worker does. The whole goes into the run folder itself.
+
+    Attributes:
+        own: folder of the worker, laid out as a run folder.
+    """
+
+    def __init__(self, run: RunPaths, share: Share) -> None:
+        self.share = share
+        self._run = run
+        self.own = run if share.is_whole else RunPaths(run.shares / str(share.number))
+        self.own.folder.mkdir(parents=True, exist_ok=True)
+
+    def open_log(self, name: str, key: Callable[[dict[str, Any]], Hashable]) -> AppendLog:
+        """The worker's own log of this name; one that does the whole takes up what the others have in theirs.
+
+        Args:
+            name: of the file.
+            key: what makes two records the same.
+        """
+        log = AppendLog(self.own.folder / name)
+        if self.share.is_whole:
+            known = {key(record) for record in log.records}
+            for record in self.records_of_others(name):
+                if key(record) not in known:
+                    known.add(key(record))
+                    log.append(record)
+        return log
+
+    def records_of_others(self, name: str) -> list[dict[str, Any]]:
+        """Whole records in all other logs of this name, now."""
+        return [record for folder in self._others() for record in read_records(folder / name)]
+
+    def ids_of_others(self) -> set[str]:
+        """Samples in all other stores."""
+        return {sample_id for manifest in self._manifests().values() for sample_id in manifest.ids}
+
+    def finish_share(self, facts: dict[str, Any]) -> None:
+        """Say that all of the share is in its store, and what it took."""
+        write_atomic(self.own.folder / _FACTS, json.dumps(facts))
+
+    def gather(self, writer: HiddenStateWriter) -> list[dict[str, Any]]:
+        """Make all shares a part of the run's store; returns what each of them took."""
+        take_in(writer, list(self._manifests()))
+        facts: list[dict[str, Any]] = []
+        for folder in self._others():
+            try:
+                facts.append(json.loads((folder / _FACTS).read_text(encoding="utf-8")))
+            except (OSError, ValueError):
+                continue
+        return facts
+
+    def clear(self) -> None:
+        """Remove all shares, when everything of theirs is in the run folder."""
+        shutil.rmtree(self._run.shares, ignore_errors=True)
+
+    def _others(self) -> list[Path]:
+        shares = sorted(path for path in self._run.shares.glob("*") if path.is_dir())
+        return [folder for folder in [self._run.folder, *shares] if folder != self.own.folder]
+
+    def _manifests(self) -> dict[Path, Manifest]:
+        stores = [RunPaths(folder).hidden_states for folder in self._others()]
+        return {store: read_manifest(store) for store in stores if (store / MANIFEST_NAME).is_file()}
+
+
+def take_in(writer: HiddenStateWriter, sources: Sequence[Path]) -> int:
+    """Make what other stores have a part of a store that is open for writing, all of it in one change of its manifest.
+
+    Shards are linked where the file system can do that. After a kill at any moment the next writer of the store finds
+    it as it was, or with all of the shards, or takes in those that were linked by then. What it has already is left
+    out, so calling again does nothing.
+
+    Args:
+        writer: the store; nothing may be pending in it.
+        sources: folders of stores.
+
+    Returns:
+        How many samples came in.
+
+    Raises:
+        DataError: a source differs in identity; every difference is named.
+        CorruptFileError: a source's manifest or shard is damaged.
+        ResourceError: the disk is full; the store is as it was.
+    """
+    before = len(writer.done)
+    taken = [int(Path(shard.file).stem.removeprefix("shard-")) for shard in writer.manifest.shards]
+    number = max(taken, default=-1) + 1
+    added: list[ShardEntry] = []
+    halves: list[tuple[Path, set[str]]] = []
+    for folder in sources:
+        manifest = read_manifest(folder)
+        if differences := writer.manifest.identity.differences(manifest.identity):
+            raise DataError(
+                f"{folder} does not belong to {writer.folder} (there / here): {'; '.join(differences)}",
+                hint="start a new run instead of adding to this one",
+            )
+        check_sizes(folder, manifest)
+        for shard in manifest.shards:
+            fresh = set(shard.ids) - writer.done
+            if len(fresh) < len(shard.ids):  # as when a run was taken up by another number of workers
+                halves += [(folder, fresh)] if fresh else []
+                continue
+            name = f"shard-{number + len(added):05d}.safetensors"
+            try:
+                link_or_copy(folder / shard.file, writer.folder / name)
+            except OSError as error:
+                raise disk_error(error, writer.folder / name) from error
+            added.append(shard.model_copy(update={"file": name}))
+            writer.done.update(shard.ids)
+    if added:
+        sync_folder(writer.folder)
+        manifest = writer.manifest.with_shards((*writer.manifest.shards, *added))
+        write_manifest(writer.folder, manifest)
+        writer.manifest = manifest
+    for folder, wanted in halves:
+        store = HiddenStateStore([folder])
+        for index, sample_id in enumerate(store.ids):
+            if sample_id in wanted and sample_id not in writer.done:
+                writer.add(store[index])
+    writer.flush()
+    return len(writer.done) - before
