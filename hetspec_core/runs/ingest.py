@@ -219,14 +219,20 @@ class Registry:
         order, values = parse_order(sort, names)
         sql = f"SELECT run_id FROM runs WHERE {' AND '.join(where.sql) or '1'} ORDER BY {order}"
         ids = [run_id for (run_id,) in self._rows(sql, *where.values, *values)]
-        return Found(ids, where.accepts, self._rows_of)
+        return Found(ids, where.accepts, self.rows_of)
 
     @_healing
-    def _rows_of(self, run_ids: Sequence[str]) -> list[RunRow]:
+    def rows_of(self, run_ids: Sequence[str]) -> list[RunRow]:
+        """The rows of some runs as they were last taken in, in this order; an id that is not there is left out."""
         marks = ", ".join("?" * len(run_ids))
         found = self._query(f"SELECT * FROM runs WHERE run_id IN ({marks})", run_ids)
         rows = {columns["run_id"]: RunRow.from_columns(columns) for columns in found}
         return [rows[run_id] for run_id in run_ids if run_id in rows]
+
+    @_healing
+    def select(self, sql: str, values: Sequence[object] = ()) -> list[dict[str, Any]]:
+        """Rows of a question in SQL, for the other modules of this package."""
+        return self._query(sql, values)
 
     @_healing
     def metric_names(self, run_id: str | None = None) -> list[str]:
