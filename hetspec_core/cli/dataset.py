@@ -9,6 +9,7 @@ import typer
 
 from hetspec_core.cli.console import console, note, print_json
 from hetspec_core.cli.follow import DetachOption
+from hetspec_core.cli.options import GpusOption, WorkersOption, worker_options
 from hetspec_core.cli.output import JsonFlag
 from hetspec_core.errors import CorruptFileError, UsageError
 
@@ -46,6 +47,8 @@ def generate(
     rows: Annotated[
         str | None, typer.Option("--range", metavar="A:B", help="Rows A to B (B excluded) after the shuffle.")
     ] = None,
+    gpus: GpusOption = None,
+    workers: WorkersOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
     file: Annotated[Path | None, typer.Option(help="TOML file in the form of a recipe, put over the recipe.")] = None,
     overrides: Annotated[
@@ -71,7 +74,7 @@ def generate(
         "dataset.limit": limit,
         "dataset.range": _parse_range(rows),
         "name": name,
-    }
+    } | worker_options(gpus, workers)
     spec = resolve(recipe, stage="dataset", overrides=overrides or (), file=file, options=options).spec
     with Workbench() as workbench:
         if is_detached(detach, json=json):

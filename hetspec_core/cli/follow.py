@@ -128,10 +128,15 @@ def _follow(
             if not events:
                 time.sleep(POLL_S)
     workbench.wait(run_id)
-    _raise_end(workbench.show(run_id).summary, last, str(workbench.paths(run_id).log("worker-0")))
+    _raise_end(workbench.show(run_id).summary, last, str(workbench.paths(run_id).log(_speaker(last))))
     if not json and not quiet and first is not None and last is not None:
         took = format_duration(last.time - first.time)
         error_console().print(f"run {run_id} succeeded in {took}", style="green", soft_wrap=True)
+
+
+def _speaker(last: Event | None) -> str:
+    """The worker whose log is of interest: the one that failed, else the first."""
+    return last.worker if isinstance(last, RunEnded) and last.worker.startswith("worker-") else "worker-0"
 
 
 def _stop(workbench: Workbench, run_id: str, view: View, *, force: bool) -> None:
@@ -355,6 +360,8 @@ def event_line(event: Event) -> Text | None:
     match event:
         case Log():
             prefix = "" if event.level in ("info", "debug") else f"{event.level}: "
+            if event.worker.startswith("worker-") and event.worker != "worker-0":
+                prefix = f"{event.worker}: {prefix}"
             return Text(prefix + event.message, style=_LEVEL_STYLES[event.level])
         case CheckpointSaved():
             best = ", the best so far" if event.best else ""

@@ -22,6 +22,10 @@ SetOption = Annotated[
 ]
 FileOption = Annotated[Path | None, typer.Option("--file", help="TOML file in the form of a recipe, put over it.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run.")]
+GpusOption = Annotated[int | None, typer.Option("--gpus", min=0, help="GPUs to use, one worker on each; 0 = the CPU.")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Workers on the CPU, which is then used whatever GPUs there are.")
+]
 DraftOption = Annotated[
     str | None,
     typer.Option(
@@ -72,3 +76,20 @@ def find_draft(workbench: Workbench, word: str | None, base: str) -> Path:
 def spec_options(**values: Any) -> dict[str, Any]:
     """Dotted spec keys for a command's own options; `bench__trees=x` stands for `bench.trees`."""
     return {key.replace("__", "."): value for key, value in values.items()}
+
+
+def worker_options(gpus: int | None, workers: int | None) -> dict[str, Any]:
+    """Keys of the resources for a number of GPUs, or of workers on the CPU.
+
+    Raises:
+        UsageError: both are given.
+    """
+    from hetspec_core.errors import UsageError
+
+    if gpus and workers:
+        raise UsageError(
+            f"--gpus {gpus} and --workers {workers} exclude each other",
+            hint="each GPU has one worker; --workers is for the CPU",
+        )
+    device = "cpu" if workers or gpus == 0 else None
+    return spec_options(resources__num_gpus=gpus, resources__num_workers=workers, resources__device=device)

@@ -83,14 +83,15 @@ def logs(
     run: RunWord,
     keep: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is still to come.")] = False,
     lines: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Only the last lines.")] = None,
+    worker: Annotated[int, typer.Option(min=0, help="Of which worker, when the run has several.")] = 0,
     json: JsonFlag = False,
 ) -> None:
     """Print what the worker wrote to its output: warnings of libraries, and the traceback of a crash."""
     with Workbench() as workbench:
         run_id = workbench.resolve_run(run)
-        log = workbench.paths(run_id).log("worker-0")
+        log = workbench.paths(run_id).log(f"worker-{worker}")
         if not log.is_file():
-            raise NotFoundError(f"run {run_id} has no log; its worker has not been started")
+            raise NotFoundError(f"run {run_id} has no log of worker {worker}; it has not been started")
         offset = _print_log(log, 0, lines, json)
         while keep:
             ended = workbench.state(run_id) not in (

@@ -61,12 +61,13 @@ def list_runs(
         library = Library(workbench)
         found = library.find(words, sort=sort, archived=archived, limit=limit + 1)
         more, found = len(found) > limit, found[:limit]
+        kept = "" if found or not library.find(["archived:yes"], limit=1) else "; --archived shows those put aside"
         extra = {} if key in _SHOWN else {run.run_id: library.value(run, key) for run in found}
     if json:
         print_json([run.to_json() for run in found])
         return
     if not found:
-        note("no runs" + (" like that" if words else " yet; `hetspec-core demo` makes some"))
+        note("no runs" + (" like that" if words else kept or " yet; `hetspec-core demo` makes some"))
         return
     heading = "accept" if key in _SHOWN else key
     rows = [_cells(run, extra.get(run.run_id) if extra else run.accept_length) for run in found]

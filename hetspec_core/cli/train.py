@@ -9,7 +9,16 @@ import typer
 
 from hetspec_core.cli.follow import DetachOption, is_detached, launch_detached
 from hetspec_core.cli.formats import format_duration, format_number
-from hetspec_core.cli.options import FileOption, NameOption, RecipeArgument, SetOption, spec_options
+from hetspec_core.cli.options import (
+    FileOption,
+    GpusOption,
+    NameOption,
+    RecipeArgument,
+    SetOption,
+    WorkersOption,
+    spec_options,
+    worker_options,
+)
 from hetspec_core.cli.output import JsonFlag, console, launch
 from hetspec_core.errors import UsageError
 
@@ -41,6 +50,13 @@ def train(
     report_to: Annotated[
         list[str], typer.Option(help="Tracker: wandb, tensorboard, trackio or mlflow; may be repeated.")
     ] = [],  # noqa: B006
+    gpus: GpusOption = None,
+    workers: WorkersOption = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Machines that train together, a command on each.")] = None,
+    node_rank: Annotated[int | None, typer.Option(min=0, help="Which of them this one is, from 0.")] = None,
+    rendezvous: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Where they meet: a free port of machine 0.")
+    ] = None,
     overrides: SetOption = [],  # noqa: B006
     file: FileOption = None,
     name: NameOption = None,
@@ -67,8 +83,12 @@ def train(
             training__max_minutes=max_minutes,
             training__optimizer__lr=lr,
             training__report_to=report_to or None,
+            resources__num_nodes=nodes,
+            resources__node_rank=node_rank,
+            resources__rendezvous=rendezvous,
             parents=_runs_among(workbench, [*datasets, held_out, draft]) or None,
         )
+        options |= worker_options(gpus, workers)
         spec = resolve(recipe, stage="train", overrides=overrides, file=file, options=options).spec
         _check_epochs(epochs, spec.training)
         if not spec.training.datasets:

@@ -98,7 +98,7 @@ class Plan:
     def host_bytes(self) -> int:
         """Peak in the machine's memory, all workers together."""
         if self.device == "cpu":
-            return self.device_bytes
+            return self.num_devices * self.device_bytes
         return self.num_devices * peak_bytes(part for part in self.memory if not part.on_device)
 
     @property
@@ -142,13 +142,14 @@ def plan(spec: RunSpec, facts: Facts) -> Plan:
         raise SpecError("stage train needs a draft, and the spec has none", hint="add a draft to the recipe")
     device = _device(spec, facts)
     gpus = _most_free(facts)
-    count = max(1, spec.resources.num_gpus) if device == "cuda" and spec.stage == "train" else 1
+    count = _workers(spec, device)
     base = count_base(spec.base.architecture)
     draft = count_draft(spec.draft, spec.algorithm) if spec.draft is not None and spec.stage != "dataset" else None
     data = estimate_data(spec, facts)
     with_data = spec.stage in ("dataset", "train")
     rates = _rates(spec, facts, device, gpus, base)
-    steps = steps_of_training(spec, data, count) if spec.stage == "train" else None
+    ranks = count * spec.resources.num_nodes
+    steps = steps_of_training(spec, data, ranks) if spec.stage == "train" else None
     training = spec.training
     made = Plan(
         stage=spec.stage,
@@ -164,10 +165,10 @@ def plan(spec: RunSpec, facts: Facts) -> Plan:
         bytes_per_token=bytes_per_token(spec),
         store_bytes=store_bytes(spec, data) if with_data else None,
         steps=steps,
-        tokens_per_step=training.tokens_per_batch * training.gradient_accumulation * count if draft and steps else None,
+        tokens_per_step=training.tokens_per_batch * training.gradient_accumulation * ranks if draft and steps else None,
         memory=memory_parts(spec, base, draft, device),
         disk=disk_parts(spec, facts, base, draft, data),
-        phases=_phases(spec, facts, base, draft, data, steps, rates, device),
+        phases=_phases(spec, facts, base, draft, data, steps, rates, device, count),
         basis="probe" if facts.probe is not None and with_data else "cost model",
         assumptions=_assumptions(spec, facts, base, draft, data, rates),
         refusals=(),
@@ -185,6 +186,14 @@ def _device(spec: RunSpec, facts: Facts) -> Literal["cuda", "cpu"]:
     if spec.resources.device == "auto":
         return "cuda" if facts.gpus else "cpu"
     return spec.resources.device
+
+
+def _workers(spec: RunSpec, device: str) -> int:
+    """Workers on this machine, each with memory of its own."""
+    if spec.stage not in ("dataset", "train"):
+        return 1
+    wanted = spec.resources
+    return max(1, wanted.num_gpus, len(wanted.gpus)) if device == "cuda" else wanted.num_workers or 1
 
 
 def _most_free(facts: Facts) -> list[Gpu]:
@@ -210,9 +219,12 @@ def _phases(
     steps: int | None,
     rates: Rates,
     device: str,
+    count: int,
 ) -> tuple[Phase, ...] | None:
     if spec.stage == "dataset":
         phases = dataset_phases(spec, facts, base, data, rates, device)
+        if phases is not None and device == "cuda":  # workers on a processor share its cores
+            phases = [phases[0], *(replace(phase, seconds=phase.seconds / count) for phase in phases[1:])]
     elif spec.stage == "train" and draft is not None:
         phases = training_phases(spec, base, draft, data, steps, rates)
     else:

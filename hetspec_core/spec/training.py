@@ -65,4 +65,8 @@ class TrainingSpec(Spec):
         default=(), description="Experiment trackers, if installed."
     )
     project: str = Field(default="hetspec", description="Project name for the trackers.")
-    strategy: Literal["ddp"] = Field(default="ddp", description="How several devices share the work.")
+    strategy: Literal["ddp", "fsdp"] = Field(
+        default="ddp",
+        description="How several devices share the work: ddp = each has the whole draft; fsdp = weights and optimizer "
+        "are cut up over them.",
+    )

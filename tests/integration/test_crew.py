@@ -96,18 +96,6 @@ def test_what_is_wrong_with_the_data_is_not_tried_again(workbench: Workbench) ->
     assert len(exits(workbench, run_id)) == 2
 
 
-def test_cancel_reaches_every_worker(workbench: Workbench, home: Path) -> None:
-    run_id = start(workbench, "wait", "dataset", num_workers=3)
-    all_work(workbench, run_id, 3)
-    supervisor = psutil.Process(supervisor_of(workbench, run_id).pid)
-    assert supervisor.memory_info().rss < 30 << 20
-    assert len({os.getsid(worker.pid) for worker in supervisor.children()}) == 3
-    workbench.cancel(run_id)
-    assert workbench.wait(run_id, PATIENCE_S) == "cancelled"
-    assert sorted(exits(workbench, run_id)) == [("worker-0", 130), ("worker-1", 130), ("worker-2", 130)]
-    assert left_over(home) == []
-
-
 def test_workers_that_do_not_listen_are_ended_with_all_they_started(workbench: Workbench, home: Path) -> None:
     run_id = start(workbench, "stubborn", "train", num_workers=2)
     all_work(workbench, run_id, 2)
@@ -118,8 +106,8 @@ def test_workers_that_do_not_listen_are_ended_with_all_they_started(workbench: W
 
 
 def test_a_killed_supervisor_leaves_nobody_of_its_crew(workbench: Workbench, home: Path) -> None:
-    run_id = start(workbench, "wait", "dataset", num_workers=3)
-    all_work(workbench, run_id, 3)
+    run_id = start(workbench, "wait", "dataset", num_workers=2)
+    all_work(workbench, run_id, 2)
     os.kill(supervisor_of(workbench, run_id).pid, signal.SIGKILL)
     assert [event.type for event in workbench.watch(run_id)][-1] == "found_lost"
     until(lambda: left_over(home) == [], "the end of all workers")
@@ -142,17 +130,23 @@ def test_the_first_rank_that_fails_ends_all_with_its_error_and_not_the_noise_of_
     assert left_over(home) == []
 
 
-def test_every_worker_sees_its_own_gpu(workbench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_worker_has_its_own_gpu_and_cancel_reaches_all(
+    workbench: Workbench, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HETSPEC_FAKE_GPUS", "4")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     run_id = start(workbench, "wait", "train", device="auto", num_gpus=3)
     all_work(workbench, run_id, 3)
-    workers = psutil.Process(supervisor_of(workbench, run_id).pid).children()
-    seen = {worker.environ()["RANK"]: worker.environ() for worker in workers}
+    supervisor = psutil.Process(supervisor_of(workbench, run_id).pid)
+    assert supervisor.memory_info().rss < 30 << 20
+    assert len({os.getsid(worker.pid) for worker in supervisor.children()}) == 3
+    seen = {worker.environ()["RANK"]: worker.environ() for worker in supervisor.children()}
     assert [seen[rank]["CUDA_VISIBLE_DEVICES"] for rank in "012"] == [f"GPU-fake-000{number}" for number in range(3)]
     assert {(one["WORLD_SIZE"], one["MASTER_ADDR"]) for one in seen.values()} == {("3", "127.0.0.1")}
     assert len({one["MASTER_PORT"] for one in seen.values()}) == 1
     assert sum(status.state == "leased" for status in workbench.gpus().gpus) == 3
+    assert len(said(workbench.paths(run_id).events, RunStarted)) == 3
     workbench.cancel(run_id)
     assert workbench.wait(run_id, PATIENCE_S) == "cancelled"
-    assert len(said(workbench.paths(run_id).events, RunStarted)) == 3
+    assert sorted(exits(workbench, run_id)) == [("worker-0", 130), ("worker-1", 130), ("worker-2", 130)]
+    assert left_over(home) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hetspec_core.errors import ResourceError, RunError
+from hetspec_core.errors import NotFoundError, ResourceError, RunError
 from hetspec_core.events import Event, Launched, Progress, RunEnded, RunStarted, WorkerEnded, read_events
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.jobs.children import MARK
@@ -101,6 +102,8 @@ def test_the_supervisor_says_how_its_worker_ended_and_is_small(workbench: Workbe
     works(workbench, run_id)
     supervisor = psutil.Process(supervisor_of(workbench, run_id).pid)
     assert supervisor.memory_info().rss < 30 << 20
+    if sys.platform == "linux":
+        assert "torch" not in Path(f"/proc/{supervisor.pid}/maps").read_text()
     (worker,) = supervisor.children()
     assert os.getsid(worker.pid) == worker.pid and os.getsid(supervisor.pid) == supervisor.pid
     worker.send_signal(signal.SIGSEGV)
@@ -268,3 +271,25 @@ def test_a_run_that_this_machine_can_never_hold_is_refused(workbench: Workbench)
     with pytest.raises(ResourceError, match="3 GPUs"):
         workbench.start(run_id)
     assert workbench.state(run_id) == "queued" and workbench.queue.entries() == []
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_run_whose_folder_is_taken_away_under_it_ends_and_gives_its_gpus_back(
+    workbench: Workbench, home: Path, tmp_path: Path, moved: bool
+) -> None:
+    run_id = start(workbench, "stubborn", num_gpus=2)
+    works(workbench, run_id)
+    next_one = start(workbench, "succeed", num_gpus=1)
+    folder = workbench.paths(run_id).folder
+    if moved:
+        folder.rename(tmp_path / "elsewhere")
+    else:
+        shutil.rmtree(folder)
+    assert {run.run_id for run in workbench.runs()} == {next_one}
+    with pytest.raises(NotFoundError):
+        workbench.cancel(run_id)
+    until(lambda: left_over(folder) == [], "the end of the worker and its helper")
+    assert workbench.wait(next_one, PATIENCE_S) == "succeeded"  # started by the supervisor that lost its folder
+    until(lambda: {status.state for status in workbench.gpus().gpus} == {"free"}, "the leases")
+    assert [path.name for path in (home / "runs").iterdir()] == [next_one]

@@ -32,7 +32,7 @@ from tests.fakes.real_runs import (
 from tests.fakes.tiny_training import make_run_folder
 from tests.integration.test_supervisor import REPOSITORY, dump, left_over, said, supervisor_of, until
 
-ROUNDS = int(os.environ.get("HETSPEC_KILL_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("HETSPEC_KILL_ROUNDS", "2"))
 """How often somebody is killed at a random moment; 50 before a release."""
 VICTIMS = ("worker", "supervisor", "launcher")
 PATIENCE_S = 120.0

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,10 +16,9 @@ from safetensors.torch import load_file
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft, read_settings
 from hetspec_core.engine.stages.train import run
-from hetspec_core.events import CheckpointSaved, Log, Metric
+from hetspec_core.events import CheckpointSaved, Log
 from hetspec_core.paths import RunPaths, roots
 from hetspec_core.spec import BaseSpec
-from tests.conftest import REPOSITORY
 from tests.fakes.tiny_training import (
     STOP,
     events_of,
@@ -205,42 +200,6 @@ def test_noise_changes_training_but_neither_targets_nor_evaluation(data: Data, t
     noisy = train(tmp_path / "noisy", data, algorithm={"options": {"noise": 3.0}}, **low)
     assert values(clean, "loss") != values(noisy, "loss")
     assert values(clean, "eval/loss") == pytest.approx(values(noisy, "eval/loss"), rel=1e-5)
-
-
-@pytest.mark.slow
-def test_two_processes_train_what_one_does_with_twice_the_micro_batches(data: Data, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"algorithm": {"options": {"noise": 0.0, "feature_loss_weight": 0.3}}, "log_every": 2}
-    # An even number of micro-batches, so that the plan for two ranks is the plan for one, dealt out in turn.
-    alone = train(tmp_path / "alone", data, tokens_per_batch=36, gradient_accumulation=2, **options)
-    facts = json.loads(alone.resolved.read_text())["training"]
-    assert facts["micro_batches_per_epoch"] % 2 == 0
-    paths = make_run_folder(
-        tmp_path / "both",
-        tiny_run_spec(data.spec, [data.store], tokens_per_batch=36, gradient_accumulation=1, **options),
-    )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_WORLD_SIZE": "2"}
-    children = []
-    for rank in range(2):
-        environment = os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        command = [sys.executable, "-m", "hetspec_core.engine.worker", str(paths.folder), "--worker", f"worker-{rank}"]
-        children.append(
-            subprocess.Popen(
-                command, env=environment, cwd=REPOSITORY, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-            )
-        )
-    outcome = [(child.communicate(timeout=240)[1].decode(), child.returncode) for child in children]
-    assert [status for _, status in outcome] == [0, 0], outcome
-    one, two = series(alone), series(paths)
-    assert one.keys() == two.keys()
-    for key, value in one.items():
-        assert two[key] == pytest.approx(value, rel=2e-3, abs=2e-4), key
-    first, second = (load_file(p.checkpoints / "step-000012/draft/model.safetensors") for p in (alone, paths))
-    for name, tensor in first.items():
-        torch.testing.assert_close(second[name], tensor, rtol=1e-3, atol=1e-4)
-    assert sum(isinstance(event, Metric) and "loss" in event.values for event in events_of(paths)) == 6
 
 
 def test_metrics_reach_a_tracker(data: Data, tmp_path: Path) -> None:

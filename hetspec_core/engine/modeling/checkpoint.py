@@ -212,8 +212,18 @@ def read_settings(folder: Path | str) -> dict[str, Any]:
 
 
 def _native_names(draft: DraftLM) -> dict[str, Tensor]:
-    names = {f"fc.{name}": tensor for name, tensor in draft.head.fc.state_dict().items()}
-    return names | dict(draft.backbone.decoder.state_dict())
+    names = {f"fc.{name}": tensor for name, tensor in _state(draft.head.fc).items()}
+    return names | _state(draft.backbone.decoder)
+
+
+def _state(module: torch.nn.Module) -> dict[str, Tensor]:
+    """What `state_dict` gives of a plain module; of one that FSDP has put together for the moment, that gives parts."""
+    found = {name: parameter.detach() for name, parameter in module.named_parameters(remove_duplicate=False)}
+    for prefix, part in module.named_modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if name not in part._non_persistent_buffers_set:
+                found[f"{prefix}.{name}".lstrip(".")] = buffer
+    return found
 
 
 def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -27,10 +27,11 @@ from hetspec_core.engine.training.metrics import MetricsWindow
 from hetspec_core.engine.training.optimizer import build_optimizer
 from hetspec_core.engine.training.processes import Processes
 from hetspec_core.engine.training.samples import TrainingData, check_fits, select_samples
+from hetspec_core.engine.training.sharding import own_part, shard
 from hetspec_core.engine.training.state import Memory, TrainingState
 from hetspec_core.engine.training.trackers import check_trackers, start_trackers
 from hetspec_core.engine.training.vocabulary import choose_vocabulary, count_assistant_tokens, share_outside
-from hetspec_core.errors import NotFoundError, SpecError
+from hetspec_core.errors import CheckpointError, NotFoundError, SpecError
 from hetspec_core.events import LogLevel
 from hetspec_core.paths import RunPaths, roots
 from hetspec_core.spec import DraftSpec, RunSpec
@@ -56,7 +57,7 @@ def run(context: RunContext) -> None:
     processes = Processes(accelerator)
     say = partial(_say, context, processes)
     checkpoints = TrainingCheckpoints(context.paths.checkpoints, limit=spec.training.save_total_limit)
-    checkpoint = checkpoints.load_newest(lambda error: say(f"checkpoint skipped: {error.message}"))
+    checkpoint = _newest_of_all(checkpoints, processes, say)
     store = open_store([_find(word) for word in spec.training.datasets])
     eval_store = open_store([_find(spec.training.eval_dataset)]) if spec.training.eval_dataset else None
     data = select_samples(store, eval_store, spec.training, say)
@@ -66,6 +67,8 @@ def run(context: RunContext) -> None:
     for each in {id(each): each for each in (data.store, data.eval_store)}.values():
         check_fits(each, base, allow_other_base=spec.training.allow_other_base, warn=say)
     draft = _make_draft(context, draft_spec, base, data, checkpoint, say)
+    if spec.training.strategy == "fsdp" and processes.world_size > 1:
+        shard(draft, accelerator.device, processes.world_size)
     training = _assemble(context, accelerator, processes, base, draft, data, checkpoints, checkpoint)
     if checkpoint is not None:
         resume(training, checkpoint)
@@ -86,6 +89,25 @@ def _say(context: RunContext, processes: Processes, message: str, level: LogLeve
     """Log a sentence once, however many ranks find it."""
     if processes.is_main:
         context.log(message, level=level)
+
+
+def _newest_of_all(
+    checkpoints: TrainingCheckpoints, processes: Processes, say: Callable[[str], None]
+) -> TrainingCheckpoint | None:
+    """The newest whole checkpoint that every rank has; machines that train together have folders of their own."""
+    newest = checkpoints.load_newest(lambda error: say(f"checkpoint skipped: {error.message}"))
+    mine = newest.step if newest else 0
+    highest, lowest = (round(float(value)) for value in processes.max(torch.tensor([float(mine), -float(mine)])))
+    lowest = -lowest
+    if lowest == highest:
+        return newest
+    if lowest == 0:
+        raise CheckpointError(
+            f"the machines that train together cannot go on: this one has checkpoints up to step {mine}, another up to "
+            f"step {lowest if mine == highest else highest}",
+            hint=f"copy a folder of {checkpoints.folder} from a machine that has one, or start new runs on all of them",
+        )
+    return newest if mine == lowest else checkpoints.load(lowest)
 
 
 def _check_spec(spec: RunSpec) -> DraftSpec:
@@ -279,8 +301,10 @@ def _record(context: RunContext, training: Training, data: TrainingData, precisi
     context.record(
         training={
             "processes": training.processes.world_size,
+            "strategy": context.spec.training.strategy,
             "precision": str(precision).removeprefix("torch."),
             "draft_parameters": draft.num_parameters,
+            "draft_parameters_per_rank": sum(own_part(parameter).numel() for parameter in draft.parameters()),
             "draft_vocab_size": draft.vocab_size,
             "samples": len(data.samples),
             "held_out_samples": len(data.held_out),

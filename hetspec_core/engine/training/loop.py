@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from hetspec_core.engine.training.metrics import MetricsWindow
 from hetspec_core.engine.training.optimizer import clip_gradients, set_learning_rate
 from hetspec_core.engine.training.processes import Processes
 from hetspec_core.engine.training.schedule import learning_rate
+from hetspec_core.engine.training.sharding import gradients_kept_back, own_part, prepare, whole
 from hetspec_core.engine.training.state import Memory, TrainingState
 from hetspec_core.errors import Cancelled, CheckpointError, RunError
 from hetspec_core.spec import TrainingSpec
@@ -84,7 +84,7 @@ def train(run: Training) -> None:
         RunError: the loss is no longer finite.
     """
     spec, state = run.spec, run.state
-    model = run.accelerator.prepare_model(run.draft)
+    model = prepare(run.accelerator, run.draft)
     run.draft.train()
     run.window.start_clock()
     clock = _Clock(run)
@@ -135,8 +135,7 @@ def accumulate_gradients(
     supervised = processes.sum(torch.stack([batch.num_supervised for batch in step.batches]).sum())
     share = processes.world_size / supervised.clamp(min=1)
     for number, batch in enumerate(step.batches, 1):
-        last = number == len(step.batches)
-        with nullcontext() if last else accelerator.no_sync(model):
+        with gradients_kept_back(accelerator, model, until_last=number < len(step.batches)):
             output = algorithm.loss(model, batch, noise)
             accelerator.backward(output.total * share)
         window.add_output(output)
@@ -179,7 +178,7 @@ def _report(run: Training, rate: float, clock: _Clock) -> None:
 def _evaluate(run: Training, clock: _Clock) -> None:
     if run.held_out is None:
         return
-    with clock.measure("eval"):
+    with clock.measure("eval"), whole(run.draft):
         values = run.held_out.measure(run.draft, run.algorithm, run.processes)
     state = run.state
     if state.is_better(values[SCORE], values["loss"]):
@@ -200,21 +199,23 @@ def _save(run: Training, clock: _Clock) -> None:
     """Write a checkpoint of this step, report it, and clear away superseded ones."""
     state = run.state
     with clock.measure("save"):
-        if not all(bool(parameter.isfinite().all()) for parameter in run.draft.trainable_parameters()):
+        sound = all(bool(own_part(parameter).isfinite().all()) for parameter in run.draft.trainable_parameters())
+        if run.processes.any(not sound):
             raise RunError(
                 f"the draft's weights are not finite at step {state.step}; the checkpoints before it are kept",
                 hint=_DIVERGED_HINT,
             )
         tensors = run.memory.collect(run.processes)
-        if run.processes.is_main:
-            record = {"state": state.record(), "data_hash": run.data_hash, "world_size": run.processes.world_size}
-            run.context.journal.sync()  # a run that goes on from here does not say again what it measured before
-            path = run.checkpoints.save(state.step, write_draft=run.write_draft, tensors=tensors, record=record)
-            best = state.best_step == state.step
-            scores = {SCORE: state.best_score, "loss": state.best_loss} if best else {}
-            run.context.checkpoint(path, state.step, dict(scores), best)
-            run.checkpoints.prune(state.best_step)
-        run.processes.wait()
+        with whole(run.draft):
+            if run.processes.is_main:
+                record = {"state": state.record(), "data_hash": run.data_hash, "world_size": run.processes.world_size}
+                run.context.journal.sync()  # a run that goes on from here does not say again what it measured before
+                path = run.checkpoints.save(state.step, write_draft=run.write_draft, tensors=tensors, record=record)
+                best = state.best_step == state.step
+                scores = {SCORE: state.best_score, "loss": state.best_loss} if best else {}
+                run.context.checkpoint(path, state.step, dict(scores), best)
+                run.checkpoints.prune(state.best_step)
+            run.processes.wait()
     clock.saved_step = state.step
 
 

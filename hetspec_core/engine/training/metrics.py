@@ -111,9 +111,9 @@ class MetricsWindow:
         return {name: value.clone() for name, value in zip(names, self._totals().unbind(), strict=True)}
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from what a checkpoint counted (the main rank takes the sums, so that they count once)."""
+        """Go on from what a checkpoint counted (the first rank takes the sums, so that they count once)."""
         self.clear()
         left = dict(tensors)
         self._longest, self._shortest = int(left.pop(_LONGEST)), -int(left.pop(_SHORTEST))
-        share = 1.0 if self._processes.is_main else 0.0
+        share = 1.0 if self._processes.is_first else 0.0
         self._sums = {name: tensor.to(self._device, torch.float64) * share for name, tensor in left.items()}

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from hetspec_core.engine.training.sharding import cut_like, full
 from hetspec_core.errors import CheckpointError
 from hetspec_core.spec import OptimizerSpec
 
@@ -49,16 +50,19 @@ def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
         The norm before clipping, a scalar on the device: reading it is left to the caller.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
+    norm = full(torch.nn.utils.get_total_norm(gradients))
     if max_norm > 0:
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
     return norm
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> dict[str, Tensor]:
-    """The optimizer's state as flat tensors: `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step` per parameter."""
+    """The optimizer's state as flat tensors: `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step` per parameter.
+
+    Of a draft that is cut up over ranks they are put together, so every rank has to ask.
+    """
     return {
-        f"{name}/{key}": optimizer.state[parameter][key].detach()
+        f"{name}/{key}": full(optimizer.state[parameter][key].detach())
         for parameter, name in names.items()
         for key in _STATE
         if key in optimizer.state.get(parameter, {})
@@ -90,7 +94,11 @@ def load_optimizer_tensors(
         )
     whole = optimizer.state_dict()
     whole["state"] = {
-        index: {key: tensors[f"{names[parameter]}/{key}"] for key in _STATE}
+        index: {
+            key: tensor if key == "step" else cut_like(tensor, parameter)
+            for key in _STATE
+            for tensor in [tensors[f"{names[parameter]}/{key}"]]
+        }
         for index, parameter in enumerate(parameters)
     }
     optimizer.load_state_dict(whole)

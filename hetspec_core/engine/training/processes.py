@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -21,7 +23,14 @@ class Processes:
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank speaks for all."""
+        """Whether this rank speaks and writes for all on its machine. Machines that train together have a run folder
+        each, and the same is written into all of them.
+        """
+        return self.world_size == 1 or int(os.environ.get("LOCAL_RANK", str(self.rank))) == 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank is the first of all, whose numbers the others take."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -41,7 +50,7 @@ class Processes:
         return largest
 
     def agree(self, number: float) -> float:
-        """The main rank's number, on every rank (waits for the device)."""
+        """The first rank's number, on every rank (waits for the device)."""
         if self.world_size == 1:
             return number
         value = torch.tensor(number, dtype=torch.float64, device=self._accelerator.device)
