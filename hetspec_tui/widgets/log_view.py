@@ -26,8 +26,10 @@ class LogView(Vertical):
 
     Args:
         empty: what is said when there are no lines.
+        follow: begin at the end and stay there; else it is a text that begins at its first line.
     """
 
+    ALLOW_MAXIMIZE = True
     DEFAULT_CSS = """
     LogView {
         height: 1fr;
@@ -51,9 +53,12 @@ class LogView(Vertical):
         Binding("escape", "no_filter", "No filter", id="log.no-filter", show=False),
     ]
 
-    def __init__(self, *, empty: str = "no lines yet", id: str | None = None, classes: str | None = None) -> None:
+    def __init__(
+        self, *, empty: str = "no lines yet", follow: bool = True, id: str | None = None, classes: str | None = None
+    ) -> None:
         super().__init__(id=id, classes=classes)
         self.empty = empty
+        self.follow = follow
         self.source: LineSource = ListSource()
         self.filter: LineFilter | None = None
         self.only_matches = True
@@ -73,8 +78,9 @@ class LogView(Vertical):
         yield Static(classes="log-status", markup=False)
 
     def on_mount(self) -> None:
+        self.lines.following = self.follow
         self.set_interval(LOOK_S, self._tick)
-        self._tell()
+        self.call_after_refresh(self._tell)
 
     @property
     def lines(self) -> LogLines:
@@ -88,7 +94,7 @@ class LogView(Vertical):
         self._state = Known(generation=-1)
         self._restart_filter()
         if self.is_mounted:
-            self.lines.following = True
+            self.lines.following = self.follow
             self.lines.forget()
             self._tick()
 
@@ -192,7 +198,7 @@ class LogView(Vertical):
         lines = self.lines
         lines.pattern = wanted.pattern if wanted is not None and not wanted.inverse else None
         lines.here = None
-        lines.following = True
+        lines.following = self.follow
         lines.show(self._state.count, {}, numbers=self._shown())
         lines.redraw()
         self._tell()
@@ -305,7 +311,7 @@ class LogView(Vertical):
             parts.append(f"not a pattern: {self._wrong}")
         if not state.count:
             parts.append(self.empty)
-        elif lines.following:
+        elif lines.following or not self.follow:
             parts.append(f"{state.count:,} lines" + ("" if state.complete else " so far"))
         else:
             row = min(lines.top, max(0, lines.rows - 1))
@@ -315,7 +321,7 @@ class LogView(Vertical):
         if self.filter is not None:
             searched = "" if self._searched >= state.closed else " so far"
             parts.append(f"filter {self.filter.text}  {len(self.matches):,}/{state.count:,}{searched}")
-        self._say("  ·  ".join(parts), paused=not lines.following)
+        self._say("  ·  ".join(parts), paused=self.follow and not lines.following)
 
     def _say(self, text: str, *, paused: bool = False) -> None:
         if self.is_mounted:
