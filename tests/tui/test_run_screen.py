@@ -368,7 +368,7 @@ def test_a_pane_takes_the_whole_screen_and_gives_it_back() -> None:
         for key in "127":
             await pilot.press(key)
             await pilot.press("f")
-            assert screen.maximized is not None
+            assert screen.maximized is not None, key
             assert screen.maximized.region.height >= 28
             await pilot.press("f")
             assert screen.maximized is None

@@ -47,7 +47,7 @@ class CurvesPane(Horizontal):
         Binding("x", "axis", "Axis", id="curves.axis", tooltip="x = step, tokens or wall time"),
         Binding("o", "overlay", "Overlay", id="curves.overlay", tooltip="Draw other runs over this one"),
         Binding("M", "metrics", "Metrics", id="curves.metrics", tooltip="Choose metrics"),
-        Binding("space", "toggle", "Draw", id="curves.toggle", show=False),
+        Binding("space", "draw_metric", "Draw", id="curves.toggle", show=False),
         Binding("E", "export", "Save CSV", id="curves.export", show=False),
     ]
 
@@ -171,7 +171,7 @@ class CurvesPane(Horizontal):
         self._list()
         self.bring()
 
-    def action_toggle(self) -> None:
+    def action_draw_metric(self) -> None:
         """Draw the metric under the cursor, or do not."""
         self.query_one("#metrics", OptionList).action_select()
 

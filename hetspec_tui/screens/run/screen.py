@@ -32,6 +32,9 @@ from hetspec_tui.widgets.log_view import LogView
 if TYPE_CHECKING:
     pass
 
+if TYPE_CHECKING:
+    from hetspec_core.service import Workbench
+
 LOOK_S = 0.1
 _SLOW_S = 2.0
 _RECENT = 12
@@ -44,6 +47,12 @@ PANES = {
     "events": "Events",
     "result": "Result",
 }
+
+
+class Reading(VerticalScroll):
+    """A text to scroll in."""
+
+    ALLOW_MAXIMIZE = True
 
 
 class RunScreen(RunDeeds):
@@ -104,11 +113,11 @@ class RunScreen(RunDeeds):
                 with TabPane("3 Config", id="config-pane"):
                     yield LogView(empty="its spec cannot be read by this version", follow=False, id="config")
                 for at, name in enumerate(("workers", "files"), 4):
-                    with TabPane(f"{at} {PANES[name]}", id=f"{name}-pane"), VerticalScroll():
+                    with TabPane(f"{at} {PANES[name]}", id=f"{name}-pane"), Reading():
                         yield Static(id=name, markup=False)
                 with TabPane("6 Events", id="events-pane"):
                     yield LogView(empty="nothing has happened yet", id="events")
-                with TabPane("7 Result", id="result-pane"), VerticalScroll():
+                with TabPane("7 Result", id="result-pane"), Reading():
                     yield Static(id="result", markup=False)
             with VerticalScroll(id="side", can_focus=False):
                 yield Static(id="facts", markup=False)
