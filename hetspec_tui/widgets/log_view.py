@@ -18,6 +18,7 @@ from hetspec_tui.widgets.line_source import Known, LineFilter, LineSource, LineS
 from hetspec_tui.widgets.log_lines import LogLines
 
 LOOK_S = 0.1
+_QUIET_LOOKS = 20
 _SPARE = 64  # lines asked for beyond those that are seen
 
 
@@ -69,6 +70,7 @@ class LogView(Vertical):
         self._paused_at = 0
         self._looking = False
         self._wrong = ""
+        self._quiet = 0
 
     def compose(self) -> ComposeResult:
         yield LogLines(id="lines")
@@ -79,7 +81,7 @@ class LogView(Vertical):
 
     def on_mount(self) -> None:
         self.lines.following = self.follow
-        self.set_interval(LOOK_S, self._tick)
+        self.set_interval(LOOK_S, self._beat)
         self.call_after_refresh(self._tell)
 
     @property
@@ -99,6 +101,12 @@ class LogView(Vertical):
             self._tick()
 
     # --- what is new --------------------------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        """Look at once while much is written, and less often when nothing was for a while."""
+        self._quiet += 1
+        if self._quiet < _QUIET_LOOKS or self._quiet % 4 == 0:
+            self._tick()
 
     def _tick(self) -> None:
         if not self._looking and self.is_on_screen:
@@ -132,6 +140,8 @@ class LogView(Vertical):
         changed = (state.generation, state.count, state.closed) != (known.generation, known.count, known.closed)
         open_line = state.count > state.closed
         self._state = state
+        if changed:
+            self._quiet = 0
         if not changed and not open_line and len(self.matches) == matches:
             return
         numbers = self._shown()

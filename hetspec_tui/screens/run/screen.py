@@ -23,7 +23,7 @@ from hetspec_core.service.report import list_files
 from hetspec_tui.formatting import safe
 from hetspec_tui.screens.run import texts
 from hetspec_tui.screens.run.curves import CurvesPane
-from hetspec_tui.screens.run.deeds import RunDeeds
+from hetspec_tui.screens.run.deeds import FINISHED, RunDeeds
 from hetspec_tui.screens.run.head import RunHead
 from hetspec_tui.screens.run.sources import FileSource
 from hetspec_tui.widgets.line_source import ListSource
@@ -96,6 +96,8 @@ class RunScreen(RunDeeds):
         self._log = ""
         self._looking = False
         self._failing = ""
+        self._next_draw = 0.0
+        self._beats = 0
         self._slow_at: dict[str, float] = {}
 
     @property
@@ -130,7 +132,7 @@ class RunScreen(RunDeeds):
     def _begin(self) -> None:
         self.query_one("#events", LogView).set_source(self._events)
         self.query_one("#result", Static).update(texts.results_text({}))
-        self.set_interval(LOOK_S, self.tick)
+        self.set_interval(LOOK_S, self._beat)
         self.curves.chart.focus()
         self.bring_config()
         self.tick()
@@ -146,6 +148,12 @@ class RunScreen(RunDeeds):
         return self.query_one("#panes", TabbedContent).active.removesuffix("-pane")
 
     # --- looking ------------------------------------------------------------------------------------------------------
+
+    def _beat(self) -> None:
+        """Look often while the run works, and now and then when nothing is expected."""
+        self._beats += 1
+        if self.run is None or self.run.state not in FINISHED or self._beats % 5 == 0:
+            self.tick()
 
     def tick(self) -> None:
         """Look whether there is something new."""
@@ -174,7 +182,9 @@ class RunScreen(RunDeeds):
         self._failing = ""
         if news is not None:
             self._take(news)
-        self.query_one(RunHead).draw()
+        if time.monotonic() >= self._next_draw:  # time goes on, also when nothing is new
+            self._next_draw = time.monotonic() + 1.0
+            self.query_one(RunHead).draw()
         if self.pane == "curves":
             self.curves.tick()
         self._bring_slow()
