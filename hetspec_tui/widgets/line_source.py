@@ -123,21 +123,24 @@ class LineFilter:
         except (re.error, OverflowError, RecursionError) as error:
             raise PatternError(str(error)) from None
         if _pattern_parser is not None and _repeats_repeats(_pattern_parser.parse(body), False):
-            raise PatternError("a repeat inside a repeat can take for ever")
+            raise PatternError("a repeat of a repeat can take for ever")
         return cls(text, pattern, inverse)
 
 
 def _repeats_repeats(parsed: Any, inside: bool) -> bool:
-    """Whether an unbounded repeat is inside another one, which lets some lines take exponential time."""
+    """Whether an unbounded repeat is inside another one, or right behind one of the same: some lines take for ever."""
+    before = ""
     for operation, argument in parsed:
-        name = str(operation)
+        name, body = str(operation), ""
         if name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
             many = argument[1] > 16
-            if (many and inside) or _repeats_repeats(argument[2], inside or many):
+            body = str(list(argument[2])) if many else ""
+            if (many and inside) or (many and body == before) or _repeats_repeats(argument[2], inside or many):
                 return True
         elif name == "SUBPATTERN":
             if _repeats_repeats(argument[3], inside):
                 return True
         elif name == "BRANCH" and any(_repeats_repeats(branch, inside) for branch in argument[1]):
             return True
+        before = body
     return False

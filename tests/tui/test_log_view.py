@@ -157,7 +157,7 @@ def test_an_inverse_filter_shows_the_others() -> None:
     drive(source, act)
 
 
-@pytest.mark.parametrize("wrong", ["(", "(a+)+", "(.*x)*"])
+@pytest.mark.parametrize("wrong", ["(", "(a+)+", "(.*x)*", ".*.*.*z"])
 def test_a_wrong_pattern_is_red_and_keeps_the_last_result(wrong: str) -> None:
     source = ListSource(["a", "b"])
 

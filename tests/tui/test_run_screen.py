@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import sys
 from collections.abc import Awaitable, Callable
@@ -407,6 +408,37 @@ def test_how_one_looked_is_found_again() -> None:
         await pilot.pause()
 
     show(run_id, act)
+
+
+def test_zooming_brings_the_points_that_were_thinned_out() -> None:
+    run_id = make_run("long", *points(6000))
+
+    async def act(screen: RunScreen, pilot: Pilot[None]) -> None:
+        chart = screen.curves.chart
+        await until(pilot, lambda: bool(chart.series) and len(chart.series[0].xs) > 1000)
+        assert len(chart.series[0].xs) < 4000
+        await pilot.press("right", "ctrl+right", "ctrl+right", *["plus"] * 5)
+        await until(pilot, lambda: len(chart.series[0].xs) == 6000, "every point")
+
+    show(run_id, act)
+
+
+def test_random_keys_break_nothing() -> None:
+    run_id = make_run("monkey", *points(40), Result(kind="bench", data=BENCH))
+    keys = random.Random(11)
+    pressed = [
+        *"1234567fyxsM+-0[]jknNwm/!*(itoec",
+        *("left", "right", "shift+left", "up", "down", "pageup", "end", "home", "tab", "enter", "escape", "space"),
+    ]
+
+    async def act(screen: RunScreen, pilot: Pilot[None]) -> None:
+        for _ in range(90):
+            await pilot.press(keys.choice(pressed))
+        while pilot.app.screen is not screen and len(pilot.app.screen_stack) > 1:
+            await pilot.press("escape")
+        await pilot.pause()
+
+    assert show(run_id, act).return_code in (0, None)
 
 
 def test_results_of_any_shape_are_drawn() -> None:
