@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hetspec_core.cli.formats import format_bytes, format_duration, format_number
-from hetspec_core.cli.options import FileOption, RecipeArgument, SetOption
+from hetspec_core.cli.options import (
+    FileOption,
+    GpusOption,
+    RecipeArgument,
+    SetOption,
+    WorkersOption,
+    worker_options,
+)
 from hetspec_core.cli.output import JsonFlag, console, launch, print_json
 from hetspec_core.errors import ResourceError, UsageError
 
@@ -25,6 +32,8 @@ def plan(
     stage: Annotated[str, typer.Option(help="Stage to plan: dataset, train, bench or generate.")] = "train",
     probe: Annotated[bool, typer.Option("--probe", help="Measure first: a dataset run of 20 conversations.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Exit with 0 even if it cannot fit.")] = False,
+    gpus: GpusOption = None,
+    workers: WorkersOption = None,
     overrides: SetOption = [],  # noqa: B006
     file: FileOption = None,
     json: JsonFlag = False,
@@ -37,7 +46,8 @@ def plan(
 
     if probe and stage not in ("dataset", "train"):
         raise UsageError(f"--probe measures for stages dataset and train, not for {stage}", hint="leave --probe out")
-    spec = resolve(recipe, stage=stage, overrides=overrides, file=file).spec
+    options = worker_options(gpus, workers)
+    spec = resolve(recipe, stage=stage, overrides=overrides, file=file, options=options).spec
     with Workbench() as workbench:
         spec = _with_folders(workbench, spec)
         before = make_plan(spec, gather_facts(spec, workbench.roots))

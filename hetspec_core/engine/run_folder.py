@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -40,11 +41,11 @@ class Share:
             raise ValueError(f"share {text!r} needs K/N with 0 <= K < N")
         return share
 
-    def has(self, content_id: str) -> bool:
-        """Whether the sample with this id (hex digits) belongs to it; each belongs to one of `count`, whatever others
-        there are.
+    def pick(self, content_ids: Iterable[str]) -> frozenset[str]:
+        """The samples that belong to it: the ids are dealt out in their order, so that shares are of one size, and have
+        none in common.
         """
-        return self.is_whole or int(content_id[:16], 16) % self.count == self.number
+        return frozenset(sorted(set(content_ids))[self.number :: self.count])
 
 
 def read_spec(paths: RunPaths) -> RunSpec:

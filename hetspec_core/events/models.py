@@ -134,7 +134,8 @@ class Result(EventBase):
 
 class RunEnded(EventBase):
     """The worker has ended its attempt in this state; one that could not say so has it said by its supervisor,
-    which names the attempt, because the worker may not even have begun it (0 = the attempt that began last).
+    which names the attempt, because the worker may not even have begun it (0 = the attempt that began last). Of several
+    workers the supervisor says the end, with the name of the one that failed as `worker`.
     """
 
     type: Literal["run_ended"] = "run_ended"

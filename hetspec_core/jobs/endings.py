@@ -108,7 +108,7 @@ def first_cause(endings: list[Ending]) -> Ending:
 
     def place(ending: Ending) -> tuple[bool, bool, float]:
         stopped_only = ending.error is not None and ending.error["kind"] == "cancelled"
-        return stopped_only, ending.is_echo, ending.time
+        return ending.is_echo, stopped_only, ending.time
 
     return min(endings, key=place)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from hetspec_core.jobs import children
 from hetspec_core.jobs.crew import CrewKind, Member
@@ -47,6 +48,7 @@ class Shift:
         self._deadline: float | None = None
         self._due: dict[str, float] = {}
         self._said: dict[str, float] = {}
+        self._killed: set[str] = set()
 
     @property
     def pids(self) -> set[int]:
@@ -93,7 +95,7 @@ class Shift:
                 self._start(member)
         if self._deadline is not None and now >= self._deadline:
             for member in self.members:
-                member.kill()
+                self._kill(member)
         soon = [*self._due.values(), *(deadline for deadline in [self._deadline] if deadline is not None)]
         return max(0.05, min(soon, default=now + 60.0) - now)
 
@@ -118,10 +120,12 @@ class Shift:
         if ending.error is None:
             self.endings.pop(member.name, None)
         elif self.kind == "shares":
-            self._take_up_again(member, ending)
+            self._take_up_again(member, replace(ending, is_echo=False))  # it talks to no other
         else:
-            self.endings[member.name] = ending
-            self._cut_short(LEAVE_S if self._stopping else SETTLE_S)
+            ended_here = member.name in self._killed and not ending.is_said
+            self.endings[member.name] = replace(ending, is_echo=ending.is_echo or ended_here)
+            leaves = self._stopping or ending.error["kind"] == "cancelled"  # as when another machine's rank was asked
+            self._cut_short(LEAVE_S if leaves else SETTLE_S)
 
     def _take_up_again(self, member: Member, ending: Ending) -> None:
         """Start the worker of a share again, if that may help; else the others need not go on either."""
@@ -142,6 +146,11 @@ class Shift:
         """End a member that has said its end but stays, as a rank can that waits for one that is gone."""
         since = self._said.setdefault(member.name, time.monotonic())
         if time.monotonic() - since > LEAVE_S:
+            self._kill(member)
+
+    def _kill(self, member: Member) -> None:
+        if member.pid:
+            self._killed.add(member.name)
             member.kill()
 
     def _cut_short(self, seconds: float) -> None:

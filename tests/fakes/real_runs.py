@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 
@@ -56,6 +57,12 @@ def tiny_dataset_run(folder: Path) -> RunSpec:
     return spec.model_copy(update={"dataset": spec.dataset.model_copy(update={"layers": (0, 1)})})
 
 
+def tiny_shared_dataset_run(folder: Path) -> RunSpec:
+    """The same, made by two workers, a share each."""
+    spec = tiny_dataset_run(folder)
+    return spec.model_copy(update={"resources": spec.resources.model_copy(update={"num_workers": 2})})
+
+
 def tiny_train_run(folder: Path) -> RunSpec:
     """Some hundred steps of a tiny draft, with a checkpoint after every few."""
     base = write_tiny_base(folder / "base")
@@ -100,19 +107,18 @@ def copy_torn(source: Path, target: Path, chance: random.Random) -> None:
     last line that was. The newest of the rest, lines, logs and unfinished files, are cut at a random byte.
     """
     copied: list[tuple[float, Path, int]] = []
-    for path in sorted(source.rglob("*")):
-        place, parts = target / path.relative_to(source), path.relative_to(source).parts
-        try:
-            if path.is_dir():
-                place.mkdir(parents=True, exist_ok=True)
+    for folder, _, names in os.walk(source):  # which does not mind folders that go away under it
+        (target / Path(folder).relative_to(source)).mkdir(parents=True, exist_ok=True)
+        for name in sorted(names):
+            path = Path(folder, name)
+            place, parts = target / path.relative_to(source), path.relative_to(source).parts
+            try:
+                time, content = path.stat().st_mtime, path.read_bytes()
+            except FileNotFoundError:  # it got its name, or was cleared away, meanwhile
                 continue
-            time, content = path.stat().st_mtime, path.read_bytes()
-        except FileNotFoundError:  # it got its name, or was cleared away, meanwhile
-            continue
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(content)
-        if path.suffix in (".jsonl", ".log") or any(part.startswith(".") for part in parts):
-            copied.append((time, place, durable_bytes(content) if path.suffix == ".jsonl" else 0))
+            place.write_bytes(content)
+            if path.suffix in (".jsonl", ".log") or any(part.startswith(".") for part in parts):
+                copied.append((time, place, durable_bytes(content) if path.suffix == ".jsonl" else 0))
     for _, place, kept in sorted(copied, reverse=True)[: chance.randint(1, 3)]:
         content = place.read_bytes()
         place.write_bytes(content[: chance.randint(kept, len(content))] + chance.choice([b"", b"\0" * 20]))

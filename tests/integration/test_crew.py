@@ -102,7 +102,7 @@ def test_workers_that_do_not_listen_are_ended_with_all_they_started(workbench: W
     assert len(left_over(home)) == 4
     workbench.cancel(run_id, grace_s=0.2)
     assert workbench.wait(run_id, PATIENCE_S) == "cancelled"
-    assert left_over(home) == [] and exits(workbench, run_id) == [("worker-0", -9), ("worker-1", -9)]
+    assert left_over(home) == [] and sorted(exits(workbench, run_id)) == [("worker-0", -9), ("worker-1", -9)]
 
 
 def test_a_killed_supervisor_leaves_nobody_of_its_crew(workbench: Workbench, home: Path) -> None:

@@ -25,6 +25,7 @@ from tests.fakes.real_runs import (
     dataset_run,
     progress_on_disk,
     tiny_dataset_run,
+    tiny_shared_dataset_run,
     tiny_train_run,
     work_here,
     write_rows,
@@ -105,7 +106,7 @@ LIKELY = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(120 + 30 * ROUNDS)
-@pytest.mark.parametrize("make", [tiny_dataset_run, tiny_train_run])
+@pytest.mark.parametrize("make", [tiny_dataset_run, tiny_train_run, *([tiny_shared_dataset_run] if ROUNDS > 2 else [])])
 def test_whoever_is_killed_a_real_run_comes_to_the_same_result(
     workbench: Workbench, home: Path, tmp_path: Path, make: Callable[[Path], RunSpec]
 ) -> None:

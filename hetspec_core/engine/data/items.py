@@ -115,11 +115,16 @@ def encode_all(
     """
     found = ItemList()
     template_hash = template.hash
-    for conversation in conversations:
-        name = content_id(
+    conversations = list(conversations)
+    names = [
+        content_id(
             conversation.messages, template_hash=template_hash, base_fingerprint=base_fingerprint, settings=settings
         )
-        if share is not None and not share.has(name):
+        for conversation in conversations
+    ]
+    mine = (share or Share()).pick(names)
+    for name, conversation in zip(names, conversations, strict=True):
+        if name not in mine:
             continue
         if not conversation.has_answers:
             found.dropped["no answer"] += 1

@@ -5,9 +5,9 @@
     shares/K/prompts.jsonl         its attempts at prompts
     shares/K/share.json            its figures, when it has done all of its share
 
-A sample belongs to a share by its content id, so the shares of one number of workers never overlap. What is in any
-share, or in the run's own store, is not made again, by whatever number of workers the run is taken up. At the end one
-worker makes the shares a part of the run's store, and they are gone.
+Samples are dealt out by their content ids, so the shares of one number of workers never overlap. What is in any share,
+or in the run's own store, is not made again, by whatever number of workers the run is taken up. At the end one worker
+makes the shares a part of the run's store, and they are gone.
 """
 
 from __future__ import annotations

@@ -70,11 +70,16 @@ def answer_conversations(
     """
     found = ItemList()
     states: dict[str, _Answered] = {}
-    for conversation in (conversation.without_answers() for conversation in conversations):
-        name = content_id(
+    questions = [conversation.without_answers() for conversation in conversations]
+    names = [
+        content_id(
             conversation.messages, template_hash=template.hash, base_fingerprint=base_fingerprint, settings=settings
         )
-        if not context.share.has(name):
+        for conversation in questions
+    ]
+    mine = context.share.pick(names)
+    for name, conversation in zip(names, questions, strict=True):
+        if name not in mine:
             continue
         if name in states:
             found.dropped["said before, word for word"] += 1

@@ -63,7 +63,7 @@ def run(context: RunContext) -> None:
     data = select_samples(store, eval_store, spec.training, say)
 
     set_seed(spec.training.seed, device_specific=True)
-    base = _load_ends(context, draft_spec, accelerator.device, precision, fresh=checkpoint is None)
+    base = _load_ends(context, processes, draft_spec, accelerator.device, precision, fresh=checkpoint is None)
     for each in {id(each): each for each in (data.store, data.eval_store)}.values():
         check_fits(each, base, allow_other_base=spec.training.allow_other_base, warn=say)
     draft = _make_draft(context, draft_spec, base, data, checkpoint, say)
@@ -147,14 +147,22 @@ def _open_accelerator(context: RunContext) -> tuple[Accelerator, torch.dtype]:
 
 
 def _load_ends(
-    context: RunContext, draft: DraftSpec, device: torch.device, dtype: torch.dtype, *, fresh: bool
+    context: RunContext,
+    processes: Processes,
+    draft: DraftSpec,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    fresh: bool,
 ) -> BaseLM:
     """The base's embedding and head on the device, and the layers that a new draft begins with, if it does."""
     copies = fresh and draft.checkpoint is None and draft.init == "base_last_layers"
     layers = draft.architecture.num_hidden_layers if copies else 0
-    context.progress("load base", 0, 1)
+    if processes.is_main:
+        context.progress("load base", 0, 1)
     base, _ = load_frozen_ends(context.spec.base, device=device, dtype=dtype, last_layers=layers)
-    context.progress("load base", 1, 1)
+    if processes.is_main:
+        context.progress("load base", 1, 1)
     return base
 
 

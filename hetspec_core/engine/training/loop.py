@@ -274,10 +274,14 @@ class _Clock:
             self._first_step_ended_s = time.perf_counter()
 
     def may_plan(self) -> bool:
-        """Whether enough steps were measured to plan `max_minutes`; the main rank decides for all."""
+        """Whether it is time to plan `max_minutes`: enough steps are measured, or `max_steps` is all but reached.
+
+        The main rank decides for all.
+        """
         self.stop()
-        minutes = self._run.spec.max_minutes or 0.0
-        ready = enough_measured(self._steps, self._run.state.wall_s, minutes * 60)
+        spec, state = self._run.spec, self._run.state
+        ready = enough_measured(self._steps, state.wall_s, (spec.max_minutes or 0.0) * 60)
+        ready = ready or (spec.max_steps is not None and state.step + 1 >= spec.max_steps)
         return bool(self._run.processes.agree(float(ready)))
 
     def plan(self) -> None:
@@ -293,7 +297,7 @@ class _Clock:
         )
         total = round(run.processes.agree(total))
         limit = spec.max_steps or total
-        state.total_steps = max(state.step + 1, min(total, limit))
+        state.total_steps = min(max(state.step + 1, total), limit)
         if run.processes.is_main:
             run.context.log(
                 f"planned {state.total_steps} steps to end within {spec.max_minutes:g} minutes: "

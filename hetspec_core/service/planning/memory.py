@@ -92,7 +92,7 @@ def _training(spec: RunSpec, base: ParameterCount, draft: ParameterCount, device
         Part("draft weights", 4 * draft.total, on_device=True),
         Part("draft weights in bfloat16", 2 * draft.total if dtype == "bfloat16" else 0, on_device=True),
         Part("gradients", 4 * draft.total, on_device=True),
-        Part("optimizer", 8 * draft.total, on_device=True),
+        Part("optimizer", 8 * draft.total // _optimizer_shares(spec), on_device=True),
         Part("embedding and head of the base", ends, on_device=True),
         Part("rows of the reduced head", draft.head_products * element if reduced else 0, on_device=True),
         Part("activations", 4 * per_token * own.num_hidden_layers * tokens, on_device=True),
@@ -100,6 +100,13 @@ def _training(spec: RunSpec, base: ParameterCount, draft: ParameterCount, device
         Part("hidden-state batches", prepared * tokens * sizes.hidden_size * stored, on_device=True),
         Part("base while its ends are taken", base.total * element, when="loading"),
     ]
+
+
+def _optimizer_shares(spec: RunSpec) -> int:
+    """Ranks that the optimizer's moments are cut up over; weights and gradients of a layer come together at work."""
+    wanted = spec.resources
+    on_gpus = max(1, wanted.num_gpus, len(wanted.gpus)) if wanted.device != "cpu" else wanted.num_workers or 1
+    return on_gpus * wanted.num_nodes if spec.training.strategy == "fsdp" else 1
 
 
 def _decoding(spec: RunSpec, base: ParameterCount, draft: ParameterCount | None, device: str) -> list[Part]:

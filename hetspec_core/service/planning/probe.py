@@ -19,11 +19,23 @@ _WRITING = ("prompts", "answers")  # tasks in which the base writes
 
 
 def probe_spec(spec: RunSpec) -> RunSpec:
-    """The dataset run that measures for a spec: the same base and data, `PROBE_SAMPLES` conversations at most."""
+    """The dataset run that measures for a spec: the same base and data, `PROBE_SAMPLES` conversations at most, by one
+    worker.
+    """
     limit = min(PROBE_SAMPLES, spec.dataset.limit or PROBE_SAMPLES)
     dataset = spec.dataset.model_copy(update={"limit": limit})
+    alone = {"num_workers": None, "num_nodes": 1, "node_rank": 0, "rendezvous": None}
+    resources = spec.resources.model_copy(
+        update=alone | {"num_gpus": min(1, spec.resources.num_gpus), "gpus": spec.resources.gpus[:1]}
+    )
     return spec.model_copy(
-        update={"stage": "dataset", "name": f"probe {spec.recipe}".strip(), "dataset": dataset, "parents": ()}
+        update={
+            "stage": "dataset",
+            "name": f"probe {spec.recipe}".strip(),
+            "dataset": dataset,
+            "resources": resources,
+            "parents": (),
+        }
     )
 
 
