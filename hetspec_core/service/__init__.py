@@ -2,11 +2,11 @@
 
 from hetspec_core.jobs import Waiting
 from hetspec_core.service.curves import Curve, CurvePoint, curve
+from hetspec_core.service.failure_report import PostMortem, log_names, post_mortem
 from hetspec_core.service.gpus import GpuReport
 from hetspec_core.service.inputs import InputKind
 from hetspec_core.service.library import Comparison, Discarded, Library, Relative
 from hetspec_core.service.logs import LogFile, LogState
-from hetspec_core.service.post_mortem import PostMortem, log_names, post_mortem
 from hetspec_core.service.report import RunReport, RunSummary
 from hetspec_core.service.run_news import RunNews, RunReader, WorkerFacts, exit_words
 from hetspec_core.service.saved_files import save_export

@@ -21,7 +21,7 @@ from hetspec_core.events import (
     WorkerEnded,
 )
 from hetspec_core.service import RunReader, Workbench, exit_words, log_names, post_mortem, save_export
-from hetspec_core.service.post_mortem import last_traceback
+from hetspec_core.service.failure_report import last_traceback
 from tests.fakes.specs import small_spec
 
 
