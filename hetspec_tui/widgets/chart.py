@@ -43,6 +43,7 @@ class Chart(Widget, can_focus=True):
     COMPONENT_CLASSES: ClassVar[set[str]] = {"chart--axis", "chart--cross", "chart--title", "chart--flag"}
     DEFAULT_CSS = """
     Chart {
+        width: 1fr;
         height: 1fr;
         & .chart--axis { color: $text-muted; }
         & .chart--cross { color: $accent; }

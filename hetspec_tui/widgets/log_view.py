@@ -33,6 +33,7 @@ class LogView(Vertical):
     ALLOW_MAXIMIZE = True
     DEFAULT_CSS = """
     LogView {
+        width: 1fr;
         height: 1fr;
 
         & > .log-status { height: 1; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis; }

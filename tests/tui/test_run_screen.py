@@ -151,6 +151,9 @@ def test_every_pane_fits_at_every_size(size: tuple[int, int]) -> None:
             for selector in ("RunHead", "#panes", "KeyBar"):
                 region = screen.query_one(selector).region
                 assert region.area > 0 and screen.region.contains_region(region)
+        await pilot.press("1")
+        await pilot.pause()
+        assert screen.curves.region.contains_region(screen.curves.chart.region)
         assert screen.query_one("#side").display == (size[0] >= 160)
 
     show(run_id, act, size)
