@@ -39,7 +39,7 @@ class LogView(Vertical):
         & > .log-status { height: 1; color: $text-muted; text-wrap: nowrap; text-overflow: ellipsis; }
         & > .log-status.-paused { color: $text-warning; }
         & > Input { height: 1; border: none; padding: 0; display: none; background: $surface; }
-        & > Input.-open { display: block; }
+        & > Input:focus { border: none; height: 1; }
         & > Input.-wrong { color: $text-error; }
     }
     """
@@ -220,8 +220,9 @@ class LogView(Vertical):
         self._before = self.filter
         entry = self.query_one(Input)
         entry.add_class("-open")
+        entry.display = True
         entry.value = self.filter.text if self.filter else ""
-        entry.focus()
+        self.screen.set_focus(entry)  # at once: what is typed right behind must not reach the keys of the screen
 
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:
@@ -248,7 +249,8 @@ class LogView(Vertical):
         self._wrong = ""
         entry = self.query_one(Input)
         entry.remove_class("-open", "-wrong")
-        self.lines.focus()
+        entry.display = False
+        self.screen.set_focus(self.lines)
         self._tell()
 
     def action_no_filter(self) -> None:

@@ -146,6 +146,19 @@ def test_a_filter_shows_its_matches_as_it_is_typed_and_escape_restores() -> None
     drive(source, act)
 
 
+def test_what_is_typed_right_behind_the_key_goes_into_the_filter() -> None:
+    async def act(view: LogView, pilot: Pilot[None]) -> None:
+        view.action_filter()
+        entry = view.query_one(Input)
+        assert view.app.focused is entry  # without waiting for anything
+        await pilot.pause()
+        assert entry.size.height == 1
+        await pilot.press("a", "enter")
+        assert view.app.focused is view.lines and not entry.display
+
+    drive(ListSource(many(3)), act)
+
+
 def test_an_inverse_filter_shows_the_others() -> None:
     source = ListSource(["keep 1", "drop", "keep 2", "DROP"])
 
