@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
+from hetspec_core.acceptance import AcceptStats, bootstrap_interval
 from hetspec_core.config import resolve
 from hetspec_core.engine.context import resolve_device, resolve_dtype
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.decoding.completion import Completion
 from hetspec_core.engine.decoding.generate import generate
-from hetspec_core.engine.decoding.stats import AcceptStats, bootstrap_interval
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft
 from hetspec_core.engine.stages.bench import read_prompts

@@ -47,6 +47,18 @@ class Roots:
         return self.data / "registry.db"
 
     @property
+    def conversations(self) -> Path:
+        return self.data / "conversations"
+
+    @property
+    def traces(self) -> Path:
+        return self.data / "traces"
+
+    @property
+    def chat_logs(self) -> Path:
+        return self.cache / "chat"
+
+    @property
     def user_presets(self) -> Path:
         return self.config / "presets"
 

@@ -7,13 +7,16 @@ that neither a stepped clock nor a reboot can make two processes look like one; 
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
+_PR_SET_PDEATHSIG = 1
 _DEAD = frozenset("ZXx")  # zombie and dead, as proc(5) writes them
 
 
@@ -49,6 +52,19 @@ class ProcessIdentity:
         if self.host != socket.gethostname():
             return None
         return _birth(self.pid) == self.birth
+
+
+def end_with(parent: int) -> None:
+    """Have the kernel end this process when `parent`, which started it, ends, however that happens (Linux).
+
+    For a child that can say so itself: nothing runs between fork and exec, so the parent may have threads. The kernel
+    takes the parent's thread that forked for the parent; it must live as long.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:  # it ended before the kernel was told
+        os._exit(1)
 
 
 def _birth(pid: int) -> str | None:

@@ -6,16 +6,17 @@ It knows the service; it knows no screen and draws nothing. What may block (SQLi
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from hetspec_core.errors import UsageError
+from hetspec_core.errors import ResourceError, UsageError
 
 if TYPE_CHECKING:
-    from hetspec_core.service import Workbench
+    from hetspec_core.service import Overview, Workbench
 
 Answer = TypeVar("Answer")
 
@@ -72,7 +73,10 @@ class Desk:
 
             workbench = self._own.workbench = Workbench(self.home)
             self._opened.append(workbench)
-        return question(workbench)
+        try:
+            return question(workbench)
+        except (OSError, sqlite3.Error) as error:  # a full disk, a locked database, a folder that has just gone
+            raise ResourceError(f"{type(error).__name__}: {error}", hint="`hetspec-core doctor` says more") from error
 
 
 class HasDesk(Protocol):
@@ -83,3 +87,13 @@ class HasDesk(Protocol):
 
     def show_title(self, page: Any) -> None:
         """Draw the line above a page: which page it is, and what is open above it."""
+
+    def take_up(self, page: Any) -> None:
+        """Give a page that has just been mounted what it was at the last start."""
+
+    @property
+    def overview(self) -> Overview | None:
+        """What is going on, as it was seen last; None before the first look."""
+
+    def look_now(self) -> None:
+        """Look at the runs at once, not in a second."""

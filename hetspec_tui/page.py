@@ -5,6 +5,7 @@ It knows no particular screen. Screens derive from it and do not know each other
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
@@ -18,11 +19,12 @@ from textual.widgets import Static
 from hetspec_core.errors import HetSpecError, SpecError
 from hetspec_tui.desk import Desk, HasDesk
 from hetspec_tui.dialogs import Details
+from hetspec_tui.pump import Feed
 from hetspec_tui.widgets.key_bar import KeyBar
 from hetspec_tui.widgets.title_bar import TitleBar
 
 if TYPE_CHECKING:
-    from hetspec_core.service import Workbench
+    from hetspec_core.service import Overview, Workbench
 
 Answer = TypeVar("Answer")
 
@@ -44,6 +46,11 @@ class Page(Screen[None]):
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (160, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall"), (50, "-high")]  # noqa: RUF012
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.page_name = ""  # given by the app to those that stand in the navigation
+        self._feeds: list[Feed[Any]] = []
+
     def compose(self) -> ComposeResult:
         yield TitleBar()
         with Vertical(id="page"):
@@ -60,12 +67,21 @@ class Page(Screen[None]):
         """Its word in the breadcrumb now. Call `show_crumb` when it has changed."""
         return self.CRUMB
 
+    def on_mount(self) -> None:
+        self.house.take_up(self)
+
     def show_crumb(self) -> None:
         """Draw the line above the screen again."""
-        cast(HasDesk, self.app).show_title(self)
+        self.house.show_title(self)
 
     def on_screen_resume(self) -> None:
         self.show_crumb()
+        for feed in self._feeds:
+            feed.start()
+
+    def on_screen_suspend(self) -> None:
+        for feed in self._feeds:
+            feed.stop()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action in self.CHANGES and self.desk.read_only:
@@ -87,12 +103,20 @@ class Page(Screen[None]):
     def runs_touched(self, run_ids: tuple[str, ...]) -> None:
         """Some runs were started, stopped or labelled by another screen (`messages.RunsTouched`); () = any."""
 
+    def show_overview(self, overview: Overview) -> None:
+        """What is going on has changed (a run at work said something, began, ended); called while it is on top."""
+
     # --- asking the desk ----------------------------------------------------------------------------------------------
+
+    @property
+    def house(self) -> HasDesk:
+        """The app, as pages know it."""
+        return cast(HasDesk, self.app)
 
     @property
     def desk(self) -> Desk:
         """The app's desk."""
-        return cast(HasDesk, self.app).desk
+        return self.house.desk
 
     async def ask(self, question: Callable[[Workbench], Answer]) -> Answer | None:
         """The desk's answer to a question that looks; None after an error, which is shown to the user."""
@@ -101,6 +125,16 @@ class Page(Screen[None]):
     async def change(self, order: Callable[[Workbench], Answer]) -> Answer | None:
         """The outcome of an order that changes something; None after an error, which is shown to the user."""
         return await self._shown(self.desk.change(order))
+
+    def feed(
+        self, question: Callable[[Workbench], Answer], show: Callable[[Answer], None], *, period_s: float = 1.0
+    ) -> Feed[Answer]:
+        """Ask a question again and again while the page is on top, and show what is new. Call it from `on_mount`."""
+        made = Feed(self.desk.ask, question, show, fail=self.show_error, node=self, period_s=period_s)
+        self._feeds.append(made)
+        if self.is_current:
+            made.start()
+        return made
 
     async def _shown(self, answer: Awaitable[Answer]) -> Answer | None:
         try:
@@ -112,7 +146,7 @@ class Page(Screen[None]):
     def show_error(self, error: HetSpecError) -> None:
         """Show what was seen and what to do: a toast, or a screen to read and copy when it is long."""
         text = f"{error}" if isinstance(error, SpecError) else f"{error.message}\n{error.hint}".strip()
-        self.log.error(text)
+        logging.getLogger("hetspec").warning("not done: %s", text)
         if text.count("\n") > TOAST_LINES or len(text) > TOAST_LETTERS:
             self.app.push_screen(Details("Not done", text))
         else:

@@ -58,7 +58,12 @@ def available() -> tuple[PageEntry, ...]:
     return tuple(entry for entry in PAGES if installed(entry.target))
 
 
-def make(target: str, *words: Any) -> Any:
-    """A new screen (a `page.Page`) of a "module:Class"."""
+def load(target: str) -> Any:
+    """The class of a "module:Class"; None when its module is not there."""
     module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)(*words)
+    return getattr(importlib.import_module(module), name) if installed(target) else None
+
+
+def make(target: str, *words: Any) -> Any:
+    """A new screen (a `page.Page`) of a "module:Class" that is installed."""
+    return load(target)(*words)

@@ -19,6 +19,7 @@ AXES: dict[str, str] = {
     "algorithms": "How a draft is trained and what head it gets.",
     "backbones": "Families of decoder layers that a draft can be made of.",
     "formats": "Forms of dataset rows that can be read.",
+    "layouts": "Forms of draft directories that can be read, and some written.",
     "stages": "What a worker can do in a run folder.",
     "executors": "Where workers are started.",
     "backends": "Who runs base and draft when they decode.",
@@ -72,9 +73,34 @@ class Card:
         """
         return _imported(self, self.target)
 
+    def load_capability(self, name: str) -> Any:
+        """Import what a capability names as `module:attribute`, e.g. the head of an algorithm.
+
+        Raises:
+            NotFoundError: the card has no such capability, or what it names is not there.
+        """
+        target = self.capabilities.get(name)
+        if not isinstance(target, str) or ":" not in target:
+            raise NotFoundError(
+                f"card {self.axis}/{self.name} of {self.provider} names no {name}",
+                hint=f"its capabilities need {name} = 'module:attribute'",
+            )
+        return _imported(self, target)
+
     def options_model(self) -> type[BaseModel] | None:
         """The pydantic model of the options; None when the part has none."""
         return _imported(self, self.options) if self.options else None
+
+    def captured_layers(self, options: Mapping[str, Any], base_layers: int) -> tuple[int, ...]:
+        """Layers of the base that an algorithm reads besides the final state; its options model may say which.
+
+        Args:
+            options: as in a spec; they must hold.
+            base_layers: decoder layers of the base.
+        """
+        model = self.options_model()
+        captured = getattr(model, "captured_layers", None)
+        return () if captured is None else captured(self.check_options(options), base_layers)
 
     def check_options(self, options: Mapping[str, Any]) -> Any:
         """The options as an instance of the options model, defaults filled in.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hetspec_core.cli.follow import DetachOption, launch_detached
 from hetspec_core.cli.formats import format_number
 from hetspec_core.cli.options import (
     DEFAULT_RECIPE,
@@ -14,7 +15,6 @@ from hetspec_core.cli.options import (
     NameOption,
     RecipeArgument,
     SetOption,
-    find_draft,
     spec_options,
     trees_of,
 )
@@ -46,11 +46,13 @@ def bench(
     overrides: SetOption = [],  # noqa: B006
     file: FileOption = None,
     name: NameOption = None,
+    detach: DetachOption = False,
     json: JsonFlag = False,
 ) -> None:
     """Measure speculative against plain decoding on the same prompts, interleaved in one process."""
     from hetspec_core.config import resolve
     from hetspec_core.service import Workbench
+    from hetspec_core.service.drafts import find_draft
 
     options = spec_options(
         name=name,
@@ -68,6 +70,9 @@ def bench(
         base = resolve(recipe, stage="bench", overrides=overrides, file=file, options=options).spec.base.name
         options["draft.checkpoint"] = str(find_draft(workbench, draft, base))
         spec = resolve(recipe, stage="bench", overrides=overrides, file=file, options=options).spec
+        if detach:
+            launch_detached(workbench, spec, json=json)
+            return
         report = launch(workbench, spec, quiet=json)
     result = report.results["bench"]
     if json:

@@ -16,7 +16,6 @@ from hetspec_core.cli.options import (
     NameOption,
     RecipeOption,
     SetOption,
-    find_draft,
     spec_options,
     trees_of,
 )
@@ -50,6 +49,7 @@ def generate(
     """Answer prompts with a base and its draft; losslessly, so the draft changes the speed and not the text."""
     from hetspec_core.config import resolve
     from hetspec_core.service import Workbench
+    from hetspec_core.service.drafts import find_draft
 
     texts = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts]
     shapes = trees_of([tree] if tree else [])

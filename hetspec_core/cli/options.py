@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-
-from hetspec_core.errors import NotFoundError
-
-if TYPE_CHECKING:
-    from hetspec_core.service import Workbench
 
 DEFAULT_RECIPE = "smollm2-llama-eagle"
 
@@ -54,23 +49,6 @@ def trees_of(words: list[str]) -> list[dict[str, int]] | None:
         except ValueError as error:
             raise UsageError(f"--tree: {error}") from error
     return shapes or None
-
-
-def find_draft(workbench: Workbench, word: str | None, base: str) -> Path:
-    """The draft directory that is meant, or the newest one trained on this base.
-
-    Raises:
-        NotFoundError: there is none.
-    """
-    if word is not None:
-        return workbench.resolve_input(word, "draft")
-    for run in workbench.runs(stage="train", state="succeeded"):
-        if run.base == base:
-            return workbench.resolve_input(run.run_id, "draft")
-    raise NotFoundError(
-        f"no draft has been trained on {base} yet",
-        hint="train one (`hetspec-core demo` does, in minutes), name one with --draft, or decode with --plain",
-    )
 
 
 def spec_options(**values: Any) -> dict[str, Any]:

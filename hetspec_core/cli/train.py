@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,9 +22,6 @@ from hetspec_core.cli.output import JsonFlag, console, launch
 from hetspec_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from hetspec_core.service import Workbench
     from hetspec_core.spec import TrainingSpec
 
 app = typer.Typer()
@@ -68,16 +64,11 @@ def train(
     """
     from hetspec_core.config import resolve
     from hetspec_core.service import Workbench
+    from hetspec_core.service.launch import check_inputs, training_inputs
 
     with Workbench() as workbench:
-        datasets = [workbench.resolve_input(word, "hidden_states") for word in dataset]
-        held_out = workbench.resolve_input(eval_dataset, "hidden_states") if eval_dataset else None
-        draft = workbench.resolve_input(initial, "draft") if initial else None
-        options = spec_options(
+        options = training_inputs(workbench, dataset, held_out=eval_dataset, initial=initial) | spec_options(
             name=name,
-            training__datasets=[str(folder) for folder in datasets] or None,
-            training__eval_dataset=held_out,
-            draft__checkpoint=draft,
             training__max_steps=max_steps,
             training__epochs=epochs,
             training__max_minutes=max_minutes,
@@ -86,13 +77,11 @@ def train(
             resources__num_nodes=nodes,
             resources__node_rank=node_rank,
             resources__rendezvous=rendezvous,
-            parents=_runs_among(workbench, [*datasets, held_out, draft]) or None,
         )
         options |= worker_options(gpus, workers)
         spec = resolve(recipe, stage="train", overrides=overrides, file=file, options=options).spec
         _check_epochs(epochs, spec.training)
-        if not spec.training.datasets:
-            raise UsageError("there is no dataset to train on", hint="name one: --dataset RUN_OR_DIR")
+        check_inputs(spec)
         if is_detached(detach, json=json):
             launch_detached(workbench, spec, json=json)
             return
@@ -112,13 +101,6 @@ def _check_epochs(epochs: int | None, training: TrainingSpec) -> None:
                 f"--epochs {epochs} has no effect: training.{key} is {value:g}",
                 hint=f"leave --epochs out, or take a recipe without {key}",
             )
-
-
-def _runs_among(workbench: Workbench, folders: Iterable[Path | None]) -> list[str]:
-    """Ids of the runs that folders lie in, each once, in order."""
-    runs = workbench.roots.runs.absolute()
-    inside = [folder for folder in folders if folder is not None and folder.is_relative_to(runs)]
-    return list(dict.fromkeys(folder.relative_to(runs).parts[0] for folder in inside))
 
 
 def _print_result(result: dict[str, Any], recipe: str, run_id: str) -> None:

@@ -47,6 +47,7 @@ def cross_check(parts: Mapping[str, Any], *, stage: str, algorithm: Card | None)
         problems += _captured_layers(parts, base)
     if draft is not None:
         problems += _heads("draft", draft.architecture)
+        problems += _experts(draft.architecture)
         problems += _backbone(draft)
     if base is not None and draft is not None:
         problems += _pair(base, draft, algorithm)
@@ -55,6 +56,23 @@ def cross_check(parts: Mapping[str, Any], *, stage: str, algorithm: Card | None)
     if "dataset" in parts and parts["dataset"].format != "auto":
         problems += find_card("formats", parts["dataset"].format, "dataset.format")[1]
     return problems
+
+
+def add_captured_layers(parts: dict[str, Any], algorithm: Card | None) -> list[Problem]:
+    """Let the dataset store what the algorithm reads of the base, whatever else it stores."""
+    base, dataset = parts.get("base"), parts.get("dataset")
+    if algorithm is None or base is None or dataset is None:
+        return []
+    number = base.architecture.num_hidden_layers
+    wanted = algorithm.captured_layers(parts["algorithm"].options, number)
+    wrong = [layer for layer in wanted if not 0 <= layer < number]
+    if wrong:
+        text = f"has {', '.join(map(str, wrong))}; the base has 0 (embeddings) to {number - 1}"
+        return [Problem("algorithm.options.layers", text)]
+    missing = sorted(set(wanted) - set(dataset.layers))
+    if missing:
+        parts["dataset"] = dataset.model_copy(update={"layers": (*dataset.layers, *missing)})
+    return []
 
 
 def _needs_draft(parts: Mapping[str, Any], stage: str) -> Iterator[Problem]:
@@ -81,6 +99,23 @@ def _heads(part: str, sizes: Architecture) -> Iterator[Problem]:
         yield Problem(f"{key}.num_experts_per_tok", text)
 
 
+def _experts(sizes: Architecture) -> Iterator[Problem]:
+    """Experts without compute and shared ones; their kinds are those of `engine.modeling.experts`."""
+    key, total = "draft.architecture.extra", sizes.num_experts or 0
+    zero, shared = sizes.extra.get("zero_compute_experts", 0), sizes.extra.get("shared_experts", 0)
+    if (zero or shared) and not total:
+        yield Problem(key, "has experts without compute or shared ones; needs num_experts in draft.architecture")
+    elif not isinstance(zero, int) or not 0 <= zero < max(1, total):
+        yield Problem(f"{key}.zero_compute_experts", f"is {zero}; needs 0 to {total - 1} of num_experts = {total}")
+    if not isinstance(shared, int) or shared < 0:
+        yield Problem(f"{key}.shared_experts", f"is {shared}; needs a whole number >= 0")
+    kind, share = sizes.extra.get("zero_expert_kind", "identity"), sizes.extra.get("zero_expert_share", 0.0)
+    if kind not in ("identity", "zero", "constant"):
+        yield Problem(f"{key}.zero_expert_kind", f"is {kind!r}; needs identity, zero or constant")
+    if isinstance(share, str) or not 0 <= share < 1:
+        yield Problem(f"{key}.zero_expert_share", f"is {share!r}; needs a number from 0 to below 1")
+
+
 def head_width(sizes: Architecture) -> int:
     """Width of one attention head: head_dim, or hidden_size / heads when it is absent."""
     return sizes.head_dim or sizes.hidden_size // sizes.num_attention_heads
@@ -104,13 +139,6 @@ def _backbone(draft: DraftSpec) -> Iterator[Problem]:
 
 def _pair(base: BaseSpec, draft: DraftSpec, algorithm: Card | None) -> Iterator[Problem]:
     ours, theirs = draft.architecture, base.architecture
-    if (
-        algorithm is not None
-        and algorithm.capabilities.get("same_hidden_size")
-        and ours.hidden_size != theirs.hidden_size
-    ):
-        text = f"is {ours.hidden_size}; algorithm '{algorithm.name}' needs the base's {theirs.hidden_size}"
-        yield Problem("draft.architecture.hidden_size", text)
     if ours.vocab_size > theirs.vocab_size:
         text = f"is {ours.vocab_size}; needs at most the base's {theirs.vocab_size}"
         yield Problem("draft.architecture.vocab_size", text)
@@ -118,6 +146,8 @@ def _pair(base: BaseSpec, draft: DraftSpec, algorithm: Card | None) -> Iterator[
         text = f"is {draft.vocab_size}; needs at most the base's vocabulary of {theirs.vocab_size}"
         yield Problem("draft.vocab_size", text)
     if draft.init == "base_last_layers" and draft.checkpoint is None:
+        if algorithm is not None and not algorithm.capabilities.get("base_last_layers"):
+            yield Problem("draft.init", f"is 'base_last_layers'; algorithm '{algorithm.name}' needs 'random'")
         yield from _last_layers(base.architecture, draft)
 
 
@@ -165,8 +195,9 @@ def _captured_layers(parts: Mapping[str, Any], base: BaseSpec) -> Iterator[Probl
     if "dataset" not in parts:
         return
     layers, count = parts["dataset"].layers, base.architecture.num_hidden_layers
-    wrong = [layer for layer in layers if not 0 <= layer <= count]
+    wrong = [layer for layer in layers if not 0 <= layer < count]
     if wrong:
-        yield Problem("dataset.layers", f"has {', '.join(map(str, wrong))}; the base has 0 (embeddings) to {count}")
+        text = f"has {', '.join(map(str, wrong))}; the base has 0 (embeddings) to {count - 1} besides the final state"
+        yield Problem("dataset.layers", text)
     if len(set(layers)) != len(layers):
         yield Problem("dataset.layers", f"is {list(layers)}; each layer may be named once")

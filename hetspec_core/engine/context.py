@@ -60,7 +60,8 @@ def resolve_dtype(resources: ResourcesSpec, device: torch.device) -> torch.dtype
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[resources.dtype]
 
 
-def _set_threads(resources: ResourcesSpec) -> None:
+def set_threads(resources: ResourcesSpec) -> None:
+    """Give torch the CPU threads that were asked for, or all cores; OMP_NUM_THREADS is honoured."""
     if resources.num_threads is not None:
         torch.set_num_threads(resources.num_threads)
     elif "OMP_NUM_THREADS" not in os.environ:  # then torch has read it already
@@ -224,7 +225,7 @@ def open_context(
     paths = RunPaths(Path(run_dir).absolute())
     spec = read_spec(paths)
     device = resolve_device(spec.resources)
-    _set_threads(spec.resources)
+    set_threads(spec.resources)
     context = RunContext(
         spec=spec,
         paths=paths,

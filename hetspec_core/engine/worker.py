@@ -7,7 +7,6 @@ catalogue does), and nothing of who started it.
 from __future__ import annotations
 
 import argparse
-import errno
 import faulthandler
 import fcntl
 import json
@@ -22,10 +21,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hetspec_core.engine.endings import describe_error
 from hetspec_core.engine.run_folder import Share, read_spec, versions
-from hetspec_core.errors import Cancelled, HetSpecError, NotFoundError, ResourceError, RunError
+from hetspec_core.errors import Cancelled, HetSpecError, NotFoundError, RunError
 from hetspec_core.events import EndState, ErrorInfo, Journal, RunEnded, RunStarted
-from hetspec_core.failures import recognise
 from hetspec_core.paths import RunPaths, write_atomic
 from hetspec_core.process import ProcessIdentity
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from hetspec_core.engine.context import RunContext
 
 StageFunction = Callable[["RunContext"], None]
-CRASH_STATUS = 1
 
 
 def run_attempt(
@@ -129,58 +127,6 @@ def _end_badly(journal: Journal, error: BaseException, report: Path | None) -> i
 def _print_traceback(error: BaseException) -> None:
     with suppress(OSError):  # the log may be on the disk that is full
         traceback.print_exception(error)
-
-
-def describe_error(error: BaseException) -> ErrorInfo:
-    """What a user is told: HetSpec's own errors as they are, exhausted resources by name, the rest as a crash."""
-    if isinstance(error, HetSpecError):
-        problems = "".join(f"\n  - {problem}" for problem in getattr(error, "problems", ()))
-        kind = "cancelled" if isinstance(error, Cancelled) else type(error).__name__
-        return ErrorInfo(kind=kind, message=error.message + problems, hint=error.hint, exit_code=error.exit_code)
-    exhausted = _exhausted(error)
-    if exhausted is not None:
-        return describe_error(exhausted)
-    sentence = str(error).strip().split("\n", 1)[0]
-    message = f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
-    known = recognise(f"{type(error).__name__}: {error}")
-    if known is not None:
-        return ErrorInfo(kind="crash", message=message, hint=known.hint, exit_code=CRASH_STATUS)
-    return ErrorInfo(
-        kind="crash",
-        message=message,
-        hint="this is a fault of the program; the traceback is in the log",
-        exit_code=CRASH_STATUS,
-    )
-
-
-def _exhausted(error: BaseException) -> ResourceError | None:
-    """The exception as a `ResourceError`, if a disk or a memory was full, looking through what it was raised from."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = f" while writing {cause.filename}" if cause.filename else ""
-            return ResourceError(
-                f"the disk is full{where}",
-                hint="what was written before is intact; make room, then resume the run",
-            )
-        if type(cause).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate" in str(cause):
-            first = str(cause).strip().split("\n", 1)[0]
-            return ResourceError(
-                f"out of memory on the device: {first}",
-                hint="lower tokens_per_batch or generation_batch, or use a smaller number type",
-            )
-        if isinstance(cause, MemoryError):
-            return ResourceError(
-                "out of memory", hint="lower tokens_per_batch or generation_batch, or free memory on this machine"
-            )
-        if "No space left on device" in str(cause):  # safetensors and others report it as text
-            return ResourceError(
-                "the disk is full", hint="what was written before is intact; make room, then resume the run"
-            )
-        cause = cause.__cause__ or cause.__context__
-    return None
 
 
 @contextmanager

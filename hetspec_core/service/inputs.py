@@ -12,6 +12,7 @@ from hetspec_core.runs import RunName, RunRow, RunState
 
 InputKind = Literal["hidden_states", "draft"]
 _MARK: dict[InputKind, str] = {"hidden_states": "manifest.json", "draft": "config.json"}
+_EAGLE_SUFFIX = ".ckpt"  # EAGLE's offline training data, one file per conversation
 _STAGE: dict[InputKind, str] = {"hidden_states": "dataset", "draft": "train"}
 _MAKER: dict[InputKind, str] = {"hidden_states": "`hetspec-core dataset generate`", "draft": "`hetspec-core train`"}
 
@@ -42,11 +43,13 @@ def find_run(word: str, rows: Sequence[RunName], *, stage: str | None = None) ->
 
 
 def product_folder(folder: Path, kind: InputKind) -> Path | None:
-    """The hidden states or draft in `folder`: the folder itself, or what a run folder has under the usual name."""
+    """The hidden states (HetSpec's, or EAGLE's files) or draft in `folder`: itself, or what a run folder has inside."""
     product = getattr(RunPaths(folder), kind)
     for candidate in (folder, product):
         if (candidate / _MARK[kind]).is_file():
             return candidate.absolute()
+    if kind == "hidden_states" and next(folder.rglob(f"*{_EAGLE_SUFFIX}"), None) is not None:
+        return folder.absolute()
     return None
 
 

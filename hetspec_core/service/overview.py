@@ -94,7 +94,7 @@ class Overview:
 
 
 class Observer:
-    """Looks at the runs below one home, at the least cost. Several threads may ask, each with a workbench of its own."""
+    """Looks at the runs below one home, at the least cost. Threads may ask, each with a workbench of its own."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

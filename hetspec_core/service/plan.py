@@ -144,7 +144,9 @@ def plan(spec: RunSpec, facts: Facts) -> Plan:
     gpus = _most_free(facts)
     count = _workers(spec, device)
     base = count_base(spec.base.architecture)
-    draft = count_draft(spec.draft, spec.algorithm) if spec.draft is not None and spec.stage != "dataset" else None
+    draft = None
+    if spec.draft is not None and spec.stage != "dataset":
+        draft = count_draft(spec.draft, spec.algorithm, spec.base.architecture.hidden_size)
     data = estimate_data(spec, facts)
     with_data = spec.stage in ("dataset", "train")
     rates = _rates(spec, facts, device, gpus, base)

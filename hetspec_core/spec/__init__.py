@@ -1,7 +1,7 @@
 """Frozen, typed specs of everything a user can ask for. They know no files, no torch and no presets."""
 
 from hetspec_core.spec._base import Scalar, Spec
-from hetspec_core.spec.algorithm import AlgorithmSpec, EagleOptions
+from hetspec_core.spec.algorithm import AlgorithmSpec, Eagle3Options, EagleOptions, LatentOptions
 from hetspec_core.spec.dataset import DatasetSpec
 from hetspec_core.spec.decoding import BenchSpec, DecodingSpec, SamplingSpec, TreeSpec
 from hetspec_core.spec.model import (
@@ -26,8 +26,10 @@ __all__ = [
     "DatasetSpec",
     "DecodingSpec",
     "DraftSpec",
+    "Eagle3Options",
     "EagleOptions",
     "HubSource",
+    "LatentOptions",
     "ModelSource",
     "OptimizerSpec",
     "PackageSource",

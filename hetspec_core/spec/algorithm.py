@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hetspec_core.spec._base import Scalar, Spec
 
@@ -17,8 +17,8 @@ class AlgorithmSpec(Spec):
     options: dict[str, Scalar] = Field(default_factory=dict, description="Options; see the algorithm's card.")
 
 
-class EagleOptions(Spec):
-    """EAGLE-1/2 (Li et al. 2024, arXiv 2401.15077, section 3.2; arXiv 2406.16858 for the dynamic tree)."""
+class ImitationOptions(Spec):
+    """What is shared by algorithms that imitate the base's final hidden states."""
 
     token_loss_weight: float = Field(
         default=1.0, ge=0, description="Weight of the cross-entropy with the base's distribution."
@@ -39,4 +39,77 @@ class EagleOptions(Spec):
         description="Which token must be the assistant's: x_{t+2} (predicted, the one used at inference), "
         "x_t (input: EAGLE's code), x_{t+1} (next: the origin's).",
     )
+
+
+class EagleOptions(ImitationOptions):
+    """EAGLE-1/2 (Li et al. 2024, arXiv 2401.15077, section 3.2; arXiv 2406.16858 for the dynamic tree)."""
+
     fusion_bias: bool = Field(default=True, description="Whether the fusion layer FC([embedding; feature]) has a bias.")
+
+
+class LatentOptions(ImitationOptions):
+    """The latent recurrence (the origin's "Experimental"): H refinements of L recurrences of R passes each."""
+
+    refinements: int = Field(default=1, ge=1, le=16, description="H: how often the state is refined.")
+    recurrences: int = Field(default=2, ge=1, le=16, description="L: recurrences of the latent in a refinement.")
+    repeats: int = Field(default=1, ge=1, le=16, description="R: passes through the layers in a recurrence.")
+    latent_init: Literal["zeros", "uniform", "learned"] = Field(
+        default="learned",
+        description="The latent to begin with: zeros; noise of the amplitude `noise` in training and zeros else; or a "
+        "learnt function of embedding and state.",
+    )
+    shift_latent: bool = Field(
+        default=False, description="Whether a latent moves on by one token between two recurrences."
+    )
+    deep_supervision: float = Field(
+        default=0.8, ge=0, le=1, description="The loss after refinement i of H weighs this ** (H - i); 0 = last only."
+    )
+    gradient_recurrences: int = Field(
+        default=0, ge=0, description="The gradient reaches back over so many recurrences of a refinement; 0 = all."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> LatentOptions:
+        if self.latent_init == "learned" and 0 < self.gradient_recurrences < self.recurrences:
+            raise ValueError(
+                f"gradient_recurrences is {self.gradient_recurrences} of {self.recurrences}, so a learned latent_init "
+                "would never learn; set it to 0, or latent_init = 'zeros'"
+            )
+        return self
+
+
+class Eagle3Options(Spec):
+    """EAGLE-3 (Li et al. 2025, arXiv 2503.01840), with the flags of EAGLE-3.1 checkpoints."""
+
+    layers: str = Field(
+        default="auto",
+        pattern=r"^(auto|\d+(\s*,\s*\d+)*)$",
+        description="Layers of the base to read, in HF numbering (0 = embeddings), e.g. '2,15,27'; auto = 2, N/2, N-3.",
+    )
+    ttt_steps: int = Field(default=7, ge=1, le=16, description="Steps of the training-time test, the first included.")
+    step_decay: float = Field(default=0.8, ge=0, le=1, description="Step k of the training-time test weighs this ** k.")
+    noise: float = Field(
+        default=0.0, ge=0, description="Amplitude of uniform noise on the captured layers in training."
+    )
+    known_targets_only: bool = Field(
+        default=True,
+        description="Leave positions out of the loss where the base's likeliest token is outside the draft's "
+        "vocabulary (the authors' code).",
+    )
+    fc_norm: bool = Field(default=False, description="EAGLE-3.1: normalise each captured layer before the fusion.")
+    norm_output: bool = Field(default=False, description="EAGLE-3.1: hand the normalised state to the next step.")
+    norm_before_residual: bool = Field(
+        default=False, description="The residual stream of the first layer starts from the normalised state."
+    )
+
+    def captured_layers(self, base_layers: int) -> tuple[int, ...]:
+        """Hugging Face ids of the layers that are read, for a base of so many decoder layers.
+
+        The three of EAGLE's, SpecForge's and speculators' code; a base of fewer than six layers gives its first, its
+        middle and its last but one state.
+        """
+        if self.layers != "auto":
+            return tuple(int(word) for word in self.layers.split(","))
+        if base_layers < 6:
+            return 0, base_layers // 2, base_layers - 1
+        return 2, base_layers // 2, base_layers - 3

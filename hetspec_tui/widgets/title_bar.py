@@ -46,7 +46,7 @@ class TitleBar(Widget):
         .title-bar--brand { color: $primary; text-style: bold; }
         .title-bar--key { color: $accent; text-style: bold; }
         .title-bar--tab { color: $text-muted; }
-        .title-bar--open { color: $text; text-style: bold reverse; }
+        .title-bar--open { color: $background; background: $primary; text-style: bold; }
         .title-bar--crumb { color: $text; text-style: bold; }
         .title-bar--badge { color: $warning; text-style: bold; }
     }

@@ -11,7 +11,12 @@ from hetspec_core.catalog import AXES, Card, list_cards
 from hetspec_core.spec.decode import decode
 
 CARDS = [pytest.param(card, id=f"{card.axis}/{card.name}") for card in list_cards()]
-METHODS = {"formats": ("matches", "read"), "algorithms": ("loss",), "executors": ("launch", "ask_to_stop", "kill")}
+METHODS = {
+    "formats": ("matches", "read"),
+    "algorithms": ("loss",),
+    "executors": ("launch", "ask_to_stop", "kill"),
+    "backends": ("open", "facts", "use_draft", "encode", "text", "answer", "calibrate", "close"),
+}
 
 
 @pytest.mark.parametrize("card", CARDS)

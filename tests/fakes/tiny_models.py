@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from hetspec_core.catalog import load_card
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
@@ -38,6 +39,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "cohere": _SIZES | {"logit_scale": 0.25},
     "phi": _SIZES | {"partial_rotary_factor": 0.5},
     "gpt2": _GPT2,
+    "gemma3_text": _SIZES | {"query_pre_attn_scalar": 8},
+    "qwen3_moe": _SIZES | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
 }
 """Configuration of each family by its Hugging Face model type; what makes a family special is switched on."""
 
@@ -50,6 +53,7 @@ def tiny_model(
     context: int = CONTEXT,
     stop_ids: tuple[int, ...] = (),
     head_factor: float = 1.0,
+    tied: bool = False,
     **sizes: Any,
 ) -> Any:
     """A random Hugging Face causal LM in float32.
@@ -61,12 +65,13 @@ def tiny_model(
         context: most positions.
         stop_ids: end-of-sequence ids; none = the model never stops by itself.
         head_factor: the head's weights times this; large = a base that is sure of everything.
+        tied: whether the head shares the embedding's weights.
         sizes: keys of the configuration instead of the family's.
     """
     positions = {"n_positions": context} if family == "gpt2" else {"max_position_embeddings": context}
     values = FAMILIES[family] | positions | sizes
     ends = {"bos_token_id": None, "pad_token_id": None, "eos_token_id": list(stop_ids) or None}
-    config = AutoConfig.for_model(family, vocab_size=vocab, tie_word_embeddings=False, **ends, **values)
+    config = AutoConfig.for_model(family, vocab_size=vocab, tie_word_embeddings=tied, **ends, **values)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
@@ -80,11 +85,30 @@ def tiny_base(family: str = "llama", **options: Any) -> BaseLM:
     return BaseLM(tiny_model(family, **options), None, name=f"tiny-{family}", fingerprint=f"tiny-{family}")
 
 
-def draft_spec(base: BaseLM, backbone: str = "llama", *, layers: int = 1, **options: Any) -> DraftSpec:
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "eagle": {},
+    "eagle3": {"ttt_steps": 3},
+    "latent": {"refinements": 2, "recurrences": 2, "shift_latent": True},
+}
+"""Options under which each registered algorithm shows all that it does; an algorithm without an entry has defaults."""
+
+EXPERTS: dict[str, Any] = {"zero_compute_experts": 2, "shared_experts": 1, "router_aux_loss_coef": 0.01}
+
+
+def algorithm_spec(name: str = "eagle", **options: Any) -> AlgorithmSpec:
+    """An algorithm with the options above, and others over them."""
+    return AlgorithmSpec(name=name, options=ALGORITHMS.get(name, {}) | options)
+
+
+def draft_spec(
+    base: BaseLM, backbone: str = "llama", *, layers: int = 1, hidden: int | None = None, **options: Any
+) -> DraftSpec:
     """The spec of a small draft for a base, its weights random unless the options say otherwise."""
+    model_type = load_card("backbones", backbone).capabilities.get("model_type", "smollm3" if backbone == "hf" else "")
+    mixed = model_type == "qwen3_moe"
     architecture = Architecture(
-        model_type=backbone,
-        hidden_size=base.hidden_size,
+        model_type=model_type,
+        hidden_size=hidden or base.hidden_size,
         intermediate_size=48,
         num_hidden_layers=layers,
         num_attention_heads=4,
@@ -92,17 +116,29 @@ def draft_spec(base: BaseLM, backbone: str = "llama", *, layers: int = 1, **opti
         head_dim=8,
         vocab_size=base.vocab_size,
         max_position_embeddings=512,
-        extra={"initializer_range": 0.3},
+        num_experts=6 if mixed else None,
+        num_experts_per_tok=2 if mixed else None,
+        moe_intermediate_size=24 if mixed else None,
+        extra={"initializer_range": 0.3} | (EXPERTS if mixed else {}),
     )
-    return DraftSpec(name="tiny-draft", architecture=architecture, **({"init": "random"} | options))
+    return DraftSpec(name="tiny-draft", backbone=backbone, architecture=architecture, **({"init": "random"} | options))
 
 
 def tiny_draft(
-    base: BaseLM, backbone: str = "llama", *, layers: int = 1, seed: int = 1, vocab: tuple[int, ...] = ()
+    base: BaseLM,
+    backbone: str = "llama",
+    *,
+    algorithm: str = "eagle",
+    layers: int = 1,
+    hidden: int | None = None,
+    seed: int = 1,
+    vocab: tuple[int, ...] = (),
+    **options: Any,
 ) -> DraftLM:
-    """A random draft for a base; `vocab` are the base's ids of a reduced draft vocabulary."""
+    """A random draft for a base; `vocab` are the base's ids of a reduced vocabulary, `options` the algorithm's."""
     ids = torch.tensor(vocab) if vocab else None
-    draft = build_draft(draft_spec(base, backbone, layers=layers), AlgorithmSpec(), base, seed=seed, vocab=ids)
+    spec = draft_spec(base, backbone, layers=layers, hidden=hidden)
+    draft = build_draft(spec, algorithm_spec(algorithm, **options), base, seed=seed, vocab=ids)
     return draft.eval().requires_grad_(False)
 
 

@@ -69,6 +69,7 @@ def write_tiny_store(
     greedy: bool = True,
     fingerprint: str | None = None,
     shard_bytes: int = 1 << 20,
+    layers: tuple[int, ...] = (),
 ) -> Path:
     """Store random prompts with the base's own answers (or random ones), of different lengths."""
     identity = StoreIdentity(
@@ -77,7 +78,7 @@ def write_tiny_store(
         template_hash="tiny",
         hidden_size=base.hidden_size,
         vocab_size=base.vocab_size,
-        layers=(),
+        layers=layers,
         norm="after_final_norm",
         dtype="float32",
     )
@@ -91,13 +92,15 @@ def write_tiny_store(
                 if not greedy:
                     following = torch.randint(2, base.vocab_size, (1, 1), generator=random)
                 ids = torch.cat([ids, following], dim=1)
+            output = base.forward(ids, layers=layers)
             answered = torch.arange(ids.shape[1]) >= len(prompt)
             writer.add(
                 Sample(
                     id=f"sample-{seed}-{number}",
                     input_ids=ids[0].to(torch.int32),
                     assistant_mask=answered & torch.tensor(supervised),
-                    hidden=base.forward(ids).hidden[0].clone(),
+                    hidden=output.hidden[0].clone(),
+                    layers={layer: state[0].clone() for layer, state in output.layers.items()},
                 )
             )
     return folder

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft, read_settings
 from hetspec_core.engine.stages.train import run
+from hetspec_core.errors import DataError, ModelError
 from hetspec_core.events import CheckpointSaved, Log
 from hetspec_core.paths import RunPaths, roots
 from hetspec_core.spec import BaseSpec
@@ -139,10 +140,32 @@ def test_a_reduced_vocabulary_is_chosen_stored_and_reported(data: Data, tmp_path
     ids = draft.vocab.ids.tolist()
     assert {0, STOP} <= set(ids) and ids == sorted(ids)  # the tokens of begin and end come first
     [share] = values(paths, "out_of_vocabulary")
+    assert read_settings(paths.draft)["out_of_vocabulary"] == share
     assert 0 < share < 1
     assert values(paths, "eval/out_of_vocabulary")
     stopped = train(tmp_path / "again", data, max_steps=4, draft={"vocab_size": 12})
     assert torch.equal(load_draft(stopped.draft, data.base).vocab.ids, draft.vocab.ids)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("reduced", [True, False])
+def test_a_draft_of_another_tokenizer_is_noticed(data: Data, tmp_path: Path, reduced: bool) -> None:
+    """The same weights with other words: a reduced vocabulary would stand for other tokens."""
+    first = train(tmp_path / "first", data, max_steps=1, draft={"vocab_size": 12} if reduced else {})
+    record = json.loads((first.draft / "config.json").read_text())
+    record["hetspec"]["tokenizer_hash"] = "another"
+    (first.draft / "config.json").write_text(json.dumps(record))
+    options: dict[str, Any] = {"max_steps": 1, "draft": {"checkpoint": str(first.draft)}}
+    if reduced:
+        with pytest.raises(ModelError, match="trained with tokenizer another"):
+            train(tmp_path / "second", data, **options)
+        return
+    logs = [e.message for e in events_of(train(tmp_path / "second", data, **options)) if isinstance(e, Log)]
+    assert any("trained with tokenizer another" in message for message in logs)
+
+
+def test_a_draft_that_reads_layers_needs_them_in_the_dataset(data: Data, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"reads layers \[0, 1\] of the base; .* has none besides the final state"):
+        train(tmp_path / "run", data, max_steps=1, algorithm={"name": "eagle3"})
 
 
 def test_a_run_begins_from_the_draft_of_another(data: Data, tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hetspec_core.engine.algorithms.eagle import Eagle, LossOutput
+from hetspec_core.engine.algorithms import LossOutput
+from hetspec_core.engine.algorithms.eagle import Eagle
 from hetspec_core.engine.algorithms.losses import TokenScores, distribution_loss, feature_loss
 from hetspec_core.engine.data.batches import Batch
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.modeling.output_head import OutputHead
 from hetspec_core.spec import EagleOptions
 from tests.fakes.tiny_models import HIDDEN, VOCAB, tiny_base, tiny_draft
 
@@ -60,11 +62,12 @@ def compute(
     **options: Any,
 ) -> tuple[Tensor, TokenScores]:
     """`distribution_loss`, called the way the algorithms call it."""
+    caps = {name: options.pop(name) for name in ("scale", "softcap") if name in options}
+    whole = OutputHead(weight, bias, **caps)
     if ids is None:
-        return distribution_loss(hidden, target, weight, bias, **options)
-    rows = weight[ids], bias[ids] if bias is not None else None
-    reduced = {"target_weight": weight, "target_bias": bias, "vocab_ids": torch.tensor(ids)}
-    return distribution_loss(hidden, target, *rows, **reduced, **options)
+        return distribution_loss(hidden, target, whole, **options)
+    head = whole._replace(weight=weight[ids], bias=bias[ids] if bias is not None else None)
+    return distribution_loss(hidden, target, head, base_head=whole, vocab_ids=torch.tensor(ids), **options)
 
 
 @pytest.mark.parametrize("ids", [None, [0, 3, 4, 9], list(range(1, 14)), [7]], ids=["all", "4", "13", "1"])
@@ -108,7 +111,7 @@ def test_the_best_draft_has_the_entropy_as_loss_and_no_gradient() -> None:
     random = torch.Generator().manual_seed(0)
     state, weight = torch.randn(4, WIDTH, generator=random), torch.randn(WORDS, WIDTH, generator=random)
     hidden = state.clone().requires_grad_()
-    loss, scores = distribution_loss(hidden, state, weight, None)
+    loss, scores = distribution_loss(hidden, state, OutputHead(weight))
     loss.backward()
     p = torch.softmax(state @ weight.T, -1)
     assert loss.item() == pytest.approx(-(p * p.log()).sum().item(), rel=1e-5)
@@ -121,7 +124,7 @@ def test_scores_carry_no_graph_and_only_the_draft_gets_a_gradient() -> None:
     hidden = torch.randn(3, WIDTH, requires_grad=True)
     target = torch.randn(3, WIDTH, requires_grad=True)
     weight = torch.randn(WORDS, WIDTH, requires_grad=True)
-    loss, scores = distribution_loss(hidden, target, weight, None)
+    loss, scores = distribution_loss(hidden, target, OutputHead(weight.detach()))
     assert loss.requires_grad
     assert not any(score.requires_grad for score in (scores.top1, scores.top10, scores.acceptance))
     loss.backward()

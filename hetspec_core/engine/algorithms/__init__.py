@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from hetspec_core.catalog import load_card
-from hetspec_core.engine.algorithms.eagle import Eagle, LossOutput
+from hetspec_core.engine.algorithms.base import Algorithm, LossOutput
 from hetspec_core.spec import AlgorithmSpec
 
 
-def build_algorithm(spec: AlgorithmSpec) -> Eagle:
+def build_algorithm(spec: AlgorithmSpec) -> Algorithm:
     """The algorithm that a spec names, with its options checked against its card.
 
     Raises:
@@ -18,4 +18,4 @@ def build_algorithm(spec: AlgorithmSpec) -> Eagle:
     return card.load()(card.check_options(spec.options))
 
 
-__all__ = ["Eagle", "LossOutput", "build_algorithm"]
+__all__ = ["Algorithm", "LossOutput", "build_algorithm"]

@@ -6,134 +6,172 @@ It knows tensors only: no models, no batches, no algorithms.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from hetspec_core.engine.modeling.output_head import OutputHead
 
 CHUNK_ELEMENTS = 1 << 26  # float32 elements of one [rows, V] chunk: 256 MiB
 
 
 @dataclass(frozen=True)
 class TokenScores:
-    """Sums over rows, detached: how well the draft's distribution q matches the base's p.
+    """Sums over rows, detached: how well the draft's distribution q matches the base's p; [K] each for K steps.
 
     Attributes:
+        token_loss: the cross-entropy, unweighted.
         top1: rows in which the base's likeliest token is the draft's likeliest.
         top10: rows in which it is among the draft's ten likeliest.
         acceptance: sum over rows of sum_v min(p, q), the chance that a sampled draft token is accepted.
+        counted: rows that counted.
     """
 
+    token_loss: Tensor
     top1: Tensor
     top10: Tensor
     acceptance: Tensor
+    counted: Tensor
 
 
 def distribution_loss(
     hidden: Tensor,
     target_hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
+    head: OutputHead,
     *,
-    target_weight: Tensor | None = None,
-    target_bias: Tensor | None = None,
+    base_head: OutputHead | None = None,
     vocab_ids: Tensor | None = None,
-    scale: float = 1.0,
-    softcap: float | None = None,
+    counted: Tensor | None = None,
+    step_weights: tuple[float, ...] = (1.0,),
+    known_only: bool = False,
     chunk_rows: int | None = None,
 ) -> tuple[Tensor, TokenScores]:
-    """Cross-entropy of the draft's distribution against the base's: -sum_rows sum_v p(v) log q(v).
+    """Cross-entropy of the draft's distribution against the base's: sum_k w_k sum_rows -sum_v p(v) log q_k(v).
 
-    p = softmax(target_weight @ target_hidden), restricted to `vocab_ids` and renormalised when they are given;
-    q = softmax(weight @ hidden). Both heads are frozen, so only `hidden` receives a gradient; it is computed in the
-    forward chunk by chunk (softmax(q) - p times the head), which keeps one chunk of logits alive instead of all.
+    p = softmax(base_head(target_hidden)), restricted to `vocab_ids` and renormalised when they are given;
+    q_k = softmax(head(hidden_k)). The base's side is computed once for all K guesses at a row. A gradient goes to
+    `hidden` and, where it is trained, to the draft's own head; it is computed in the forward chunk by chunk
+    (softmax(q) - p times the head), which keeps one chunk of logits alive instead of all.
 
     Args:
-        hidden: [M, H] the draft's hidden states at supervised positions.
+        hidden: [M, H] the draft's readout at supervised positions, or [K, M, H] of K steps that guess the same rows.
         target_hidden: [M, H] the base's, after the final norm.
-        weight: [Vd, H] head rows of the draft's vocabulary.
-        bias: [Vd] or None.
-        target_weight: [V, H] the base's whole head; `weight` when absent.
-        target_bias: [V] or None.
+        head: rows of the draft's vocabulary.
+        base_head: the base's whole head; `head` when absent.
         vocab_ids: [Vd] base ids of the draft's vocabulary, or None when Vd = V.
-        scale: factor of the logits of the base's head.
-        softcap: soft-capping of the logits (cap * tanh(logits / cap)), or None.
+        counted: [K, M] bool, guesses that count; all when absent.
+        step_weights: w of each step.
+        known_only: rows whose likeliest token is outside the draft's vocabulary add nothing to the loss.
         chunk_rows: rows per chunk; by the size of the vocabulary when absent.
 
     Returns:
-        The sum over rows (a scalar with gradient), and detached scores. Scores count the mass and the argmax over the
+        The weighted sum (a scalar with gradient), and detached scores. Scores count the mass and the argmax over the
         base's whole vocabulary: what the draft cannot propose is a miss.
     """
-    full_weight = weight if target_weight is None else target_weight
-    full_bias = bias if target_weight is None else target_bias
-    rows = chunk_rows or max(1, CHUNK_ELEMENTS // full_weight.shape[0])
-    loss, *scores = _ChunkedDistribution.apply(
-        hidden, target_hidden, weight, bias, full_weight, full_bias, vocab_ids, scale, softcap, rows
-    )
-    return loss, TokenScores(*scores)
+    steps = hidden if hidden.ndim == 3 else hidden[None]
+    whole = head if base_head is None else base_head
+    rows = chunk_rows or max(1, CHUNK_ELEMENTS // whole.weight.shape[0])
+    how = _How(head, whole, vocab_ids, counted, step_weights, known_only, rows)
+    total, sums = _ChunkedDistribution.apply(steps, head.weight, head.bias, target_hidden, how)  # type: ignore[misc]
+    return total, TokenScores(*(sums if hidden.ndim == 3 else sums[:, 0]))
+
+
+class _How(NamedTuple):
+    head: OutputHead
+    base_head: OutputHead
+    vocab_ids: Tensor | None
+    counted: Tensor | None
+    step_weights: tuple[float, ...]
+    known_only: bool
+    chunk_rows: int
 
 
 class _ChunkedDistribution(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        target_hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        full_weight: Tensor,
-        full_bias: Tensor | None,
-        vocab_ids: Tensor | None,
-        scale: float,
-        softcap: float | None,
-        chunk_rows: int,
-    ) -> tuple[Tensor, ...]:
-        needs_grad = ctx.needs_input_grad[0]
-        gradient = torch.empty_like(hidden) if needs_grad else None
-        sums = torch.zeros(4, dtype=torch.float32, device=hidden.device)  # loss, top1, top10, acceptance
-        for start in range(0, hidden.shape[0], chunk_rows):
-            part = slice(start, start + chunk_rows)
-            base = _logits(target_hidden[part], full_weight, full_bias, scale, softcap)  # [C, V]
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, target_hidden: Tensor, how: _How
+    ) -> tuple[Tensor, Tensor]:
+        steps, rows = hidden.shape[:2]
+        # A head that is trained is float32; the products are as exact as those of the base's.
+        product_type = how.base_head.weight.dtype
+        head = how.head._replace(weight=weight.to(product_type), bias=None if bias is None else bias.to(product_type))
+        d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        d_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
+        d_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and ctx.needs_input_grad[2] else None
+        sums = torch.zeros(5, steps, dtype=torch.float32, device=hidden.device)  # the fields of TokenScores
+        for start in range(0, rows, how.chunk_rows):
+            part = slice(start, start + how.chunk_rows)
+            base = _logits(target_hidden[part], how.base_head)  # [C, V]
             best = base.argmax(-1)
-            if vocab_ids is None:
-                mass, p = None, torch.softmax(base, -1)
-            else:
+            mass, known = None, None
+            if how.vocab_ids is not None:
                 total = base.logsumexp(-1, keepdim=True)
-                base = base[:, vocab_ids]
+                base = base[:, how.vocab_ids]
                 mass = (base.logsumexp(-1, keepdim=True) - total).exp()  # share of p inside the draft's vocabulary
-                p = torch.softmax(base, -1)
-            logits = _logits(hidden[part], weight, bias, scale, softcap)  # [C, Vd]
-            slope = (
-                scale if softcap is None else scale * (1 - (logits / softcap).square())
-            )  # d logits / d (head @ hidden)
-            log_q = torch.log_softmax(logits, -1)
-            guesses = log_q.topk(min(10, log_q.shape[-1]), -1).indices
-            hits = (guesses if vocab_ids is None else vocab_ids[guesses]) == best[:, None]
-            sums[0] -= (p * log_q).sum()
-            sums[1] += hits[:, 0].sum()
-            sums[2] += hits.any(-1).sum()
-            q = log_q.exp_()
-            sums[3] += torch.minimum(p if mass is None else p * mass, q).sum()
-            if gradient is not None:
-                gradient[part] = (q.sub_(p).mul_(slope).to(weight.dtype) @ weight).to(gradient.dtype)
-        if gradient is not None:
-            ctx.save_for_backward(gradient)
-        loss, *scores = (total.clone() for total in sums)
-        ctx.mark_non_differentiable(*scores)
-        return loss, *scores
+                if how.known_only:
+                    place = torch.searchsorted(how.vocab_ids, best).clamp(max=how.vocab_ids.numel() - 1)
+                    known = how.vocab_ids[place] == best
+            p = torch.softmax(base, -1)
+            for step in range(steps):
+                counts = torch.ones_like(best) if how.counted is None else how.counted[step, part]
+                counts = counts.float()
+                learnt = counts if known is None else counts * known
+                logits = _logits(hidden[step, part], head)  # [C, Vd]
+                slope = _slope(logits, head)
+                log_q = torch.log_softmax(logits, -1)
+                guesses = log_q.topk(min(10, log_q.shape[-1]), -1).indices
+                hits = (guesses if how.vocab_ids is None else how.vocab_ids[guesses]) == best[:, None]
+                sums[0, step] -= ((p * log_q).sum(-1) * learnt).sum()
+                sums[1, step] += (hits[:, 0] * counts).sum()
+                sums[2, step] += (hits.any(-1) * counts).sum()
+                q = log_q.exp_()
+                sums[3, step] += (torch.minimum(p if mass is None else p * mass, q).sum(-1) * counts).sum()
+                sums[4, step] += counts.sum()
+                if d_hidden is None and d_weight is None:
+                    continue
+                d_logits = q.sub_(p).mul_(slope).mul_((learnt * how.step_weights[step])[:, None])
+                if d_bias is not None:
+                    d_bias += d_logits.sum(0)
+                d_logits = d_logits.to(product_type)
+                if d_hidden is not None:
+                    d_hidden[step, part] = (d_logits @ head.weight).to(d_hidden.dtype)
+                if d_weight is not None:
+                    d_weight += (d_logits.T @ hidden[step, part].to(product_type)).float()
+        saved = [d_hidden, d_weight, d_bias]
+        ctx.save_for_backward(*(gradient for gradient in saved if gradient is not None))
+        ctx.present = [gradient is not None for gradient in saved]
+        ctx.dtypes = [weight.dtype, None if bias is None else bias.dtype]
+        ctx.mark_non_differentiable(sums)
+        return (sums[0] * sums.new_tensor(how.step_weights)).sum(), sums
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0].to(gradient.dtype), None, None, None, None, None, None, None, None, None
+        found = iter(ctx.saved_tensors)
+        d_hidden, d_weight, d_bias = (next(found) if present else None for present in ctx.present)
+        scale = upstream[0]
+        return (
+            None if d_hidden is None else d_hidden * scale.to(d_hidden.dtype),
+            None if d_weight is None else (d_weight * scale).to(ctx.dtypes[0]),
+            None if d_bias is None else (d_bias * scale).to(ctx.dtypes[1]),
+            None,
+            None,
+        )
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float, softcap: float | None) -> Tensor:
-    logits = F.linear(hidden.to(weight.dtype), weight, bias).float()
-    if scale != 1.0:
-        logits = logits * scale
-    return torch.tanh(logits / softcap) * softcap if softcap is not None else logits
+def _logits(hidden: Tensor, head: OutputHead) -> Tensor:
+    logits = F.linear(hidden.to(head.weight.dtype), head.weight, head.bias).float()
+    if head.scale != 1.0:
+        logits = logits * head.scale
+    return torch.tanh(logits / head.softcap) * head.softcap if head.softcap is not None else logits
+
+
+def _slope(logits: Tensor, head: OutputHead) -> Tensor | float:
+    """Derivative of the logits by head @ hidden."""
+    if head.softcap is None:
+        return head.scale
+    return head.scale * (1 - (logits / head.softcap).square())
 
 
 def feature_loss(hidden: Tensor, target_hidden: Tensor) -> Tensor:

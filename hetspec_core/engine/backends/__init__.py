@@ -1,1 +1,1 @@
-"""Ways of decoding behind one interface. The built-in one is `decoding.generate`; cards name the others."""
+"""Who runs base and draft in a chat, behind one interface. A backend is one file and one card."""

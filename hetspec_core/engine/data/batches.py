@@ -80,6 +80,7 @@ def make_batch(
     samples: Sequence[Sample],
     *,
     mask_kind: MaskKind = "predicted",
+    layers: tuple[int, ...] | None = None,
     device: torch.device | str = "cpu",
     max_length: int | None = None,
     supervised: bool = True,
@@ -89,12 +90,13 @@ def make_batch(
     Args:
         samples: at least one, of the same layers; each has at least two tokens.
         mask_kind: which token of a position must be the assistant's; see the module's example.
+        layers: further states that are wanted; all that the samples have when absent.
         device: where the batch is wanted; a GPU is fed from pinned memory without waiting.
         max_length: samples are cut to this many tokens first.
         supervised: False makes an all-False mask (a batch that only keeps a rank in step).
 
     Raises:
-        DataError: no samples, or one with fewer than two tokens.
+        DataError: no samples, one with fewer than two tokens, or one without a layer that is wanted.
     """
     lengths = [min(len(sample.input_ids), max_length or len(sample.input_ids)) for sample in samples]
     if not samples or min(lengths) < 2:
@@ -105,18 +107,21 @@ def make_batch(
     ids = torch.zeros(rows, longest, dtype=torch.int64, pin_memory=pin)
     assistant = torch.zeros(rows, longest + 1, dtype=torch.bool, pin_memory=pin)  # one more column: a_{t+2} at the end
     states = torch.zeros(rows, longest, first.hidden.shape[1], dtype=first.hidden.dtype, pin_memory=pin)
-    layers = {layer: torch.zeros_like(states, pin_memory=pin) for layer in first.layers}
+    if layers is not None and (absent := sorted(set(layers) - first.layers.keys())):
+        raise DataError(f"the dataset has no hidden states of layers {absent}; it has {sorted(first.layers)}")
+    wanted = tuple(first.layers) if layers is None else layers
+    further = {layer: torch.zeros_like(states, pin_memory=pin) for layer in wanted}
     for row, (sample, length) in enumerate(zip(samples, lengths, strict=True)):
         ids[row, :length] = sample.input_ids[:length]
         states[row, :length] = sample.hidden[:length]
         if supervised:
             assistant[row, :length] = sample.assistant_mask[:length]
-        for layer, padded in layers.items():
+        for layer, padded in further.items():
             padded[row, :length] = sample.layers[layer][:length]
     ends = torch.tensor(lengths, pin_memory=pin)
 
     ids, assistant, states, ends = (t.to(device, non_blocking=pin) for t in (ids, assistant, states, ends))
-    layers = {layer: padded.to(device, non_blocking=pin) for layer, padded in layers.items()}
+    further = {layer: padded.to(device, non_blocking=pin) for layer, padded in further.items()}
     positions = torch.arange(longest - 1, device=device).expand(rows, -1)
     valid = positions < (ends - 1)[:, None]
     shift = _SHIFT[mask_kind]
@@ -127,7 +132,7 @@ def make_batch(
         mask=assistant[:, shift : shift + longest - 1] & valid,
         valid=valid,
         positions=positions,
-        layers={layer: padded[:, :-1] for layer, padded in layers.items()},
+        layers={layer: padded[:, :-1] for layer, padded in further.items()},
     )
 
 

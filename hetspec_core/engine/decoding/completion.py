@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
+from hetspec_core.acceptance import StepCount
+
 StopReason = Literal["stop", "length", "context"]
 Clock = Callable[[str], AbstractContextManager[None]]  # names a phase: propose, verify, commit
 
@@ -22,9 +24,13 @@ class VerifyStep:
         parents: [N+1] index of the parent; the root's is 0.
         draft_log_probs: [N+1] log q given the parent; 0 for the root.
         base_log_probs: [N+1] log p given the parent, temperature 1; 0 for the root.
+        base_ranks: [N+1] place of the token in the base's distribution at the parent, from 0 (= the likeliest).
         path: indices of the accepted nodes, without the root.
         committed: tokens that this step added to the answer: the accepted ones and the bonus token, cut at a stop token
             or the limit.
+        bonus: the base's own choice behind the last accepted node.
+        bonus_log_prob: log p of it, temperature 1.
+        kv_tokens: committed tokens in the base's cache before the step.
     """
 
     row: int
@@ -33,24 +39,12 @@ class VerifyStep:
     parents: list[int]
     draft_log_probs: list[float]
     base_log_probs: list[float]
+    base_ranks: list[int]
     path: list[int]
     committed: list[int]
-
-
-@dataclass(frozen=True)
-class StepCount:
-    """The numbers of one verify step that statistics need.
-
-    Attributes:
-        committed: tokens added to the answer, bonus token included, after cutting at a stop token or the limit.
-        accepted: draft tokens that the base accepted, before cutting.
-        offered: levels of the tree at which a child of the accepted path was offered: `accepted`, or one more when the
-            last accepted node had children and all were rejected.
-    """
-
-    committed: int
-    accepted: int
-    offered: int
+    bonus: int
+    bonus_log_prob: float
+    kv_tokens: int
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.spec import DecodingSpec
 
 OnStep = Callable[[VerifyStep], None]
+OnToken = Callable[[int, int], None]
+OnCommit = Callable[[int, StepCount, list[int]], None]
 
 
 def generate(
@@ -34,8 +37,10 @@ def generate(
     decoding: DecodingSpec,
     *,
     on_step: OnStep | None = None,
-    on_token: Callable[[int, int], None] | None = None,
+    on_token: OnToken | None = None,
+    on_commit: OnCommit | None = None,
     clock: Clock = no_clock,
+    most_per_step: int | None = None,
 ) -> list[Completion]:
     """Answer a batch of prompts.
 
@@ -49,7 +54,10 @@ def generate(
         decoding: tree shape, sampling and limits.
         on_step: called for every row and verify step with the whole tree (costs a transfer of the tree).
         on_token: called with (row, token) for every token of the answer, in order.
+        on_commit: called with (row, count, tokens) for every row and verify step, before `on_step`; costs nothing.
         clock: phases `prefill`, `propose`, `verify` and `commit` run inside `with clock(phase):`.
+        most_per_step: a verify step commits no more tokens than this, whatever was accepted; 1 shows the tree at every
+            position of the answer. The answer is the same; the accept length is not.
 
     Raises:
         DataError: a prompt is empty or longer than the context.
@@ -58,17 +66,23 @@ def generate(
         return []
     if draft is None or decoding.plain:
         return decode_plain(base, prompts, decoding, on_token)
-    return _Speculation(base, draft, prompts, decoding, clock).run(on_step, on_token)
+    return _Speculation(base, draft, prompts, decoding, clock, most_per_step).run(on_step, on_token, on_commit)
 
 
 class _Speculation:
     """State of one batch: caches, the root of every row, and the answers so far."""
 
     def __init__(
-        self, base: BaseLM, draft: DraftLM, prompts: list[list[int]], decoding: DecodingSpec, clock: Clock
+        self,
+        base: BaseLM,
+        draft: DraftLM,
+        prompts: list[list[int]],
+        decoding: DecodingSpec,
+        clock: Clock,
+        most_per_step: int | None,
     ) -> None:
         self.base, self.draft, self.prompts, self.clock = base, draft, prompts, clock
-        self.shape = decoding.tree
+        self.shape, self.most_per_step = decoding.tree, most_per_step
         limits = [answer_limit(base, prompt, decoding.max_new_tokens) for prompt in prompts]
         stop_ids: frozenset[int] = frozenset() if decoding.ignore_eos else base.stop_ids
         self.answers = [
@@ -84,13 +98,13 @@ class _Speculation:
         self.age = torch.zeros(len(prompts), dtype=torch.int64, device=base.device)  # [B] tokens of the answer so far
         self.active = torch.ones(len(prompts), dtype=torch.bool, device=base.device)
         self.root = torch.zeros(len(prompts), dtype=torch.int64, device=base.device)
-        self.hidden = torch.zeros(len(prompts), base.hidden_size, dtype=base.dtype, device=base.device)
+        self.state = torch.empty(0, device=base.device)  # [B, S] the draft's, after it has read the root
 
     def _cache(self, capacity: int) -> SlotCache:
         return SlotCache(len(self.prompts), -(-capacity // SLOT_STEP) * SLOT_STEP, self.base.device)
 
     @torch.inference_mode()
-    def run(self, on_step: OnStep | None, on_token: Callable[[int, int], None] | None) -> list[Completion]:
+    def run(self, on_step: OnStep | None, on_token: OnToken | None, on_commit: OnCommit | None) -> list[Completion]:
         started = time.perf_counter()
         with self.clock("prefill"):
             self.prefill()
@@ -104,13 +118,15 @@ class _Speculation:
         while not all(answer.done for answer in self.answers):
             self.active = torch.tensor([not answer.done for answer in self.answers], device=self.base.device)
             with self.clock("propose"):
-                tree = propose(self.draft, self.root, self.hidden, self.draft_cache, self.shape)
+                tree = propose(self.draft, self.root, self.state, self.draft_cache, self.shape)
             with self.clock("verify"):
                 verdict, features, logits = self.verify(tree)
+                if self.most_per_step is not None:
+                    verdict = verdict.cut(self.most_per_step - 1)
             with self.clock("commit"):
                 counts = self.commit(tree, verdict, features)
             synchronize(self.base.device)
-            self.record(tree, verdict, logits, counts, time.perf_counter() - started, on_step, on_token)
+            self.record(tree, verdict, logits, counts, time.perf_counter() - started, on_step, on_token, on_commit)
         return [answer.completion for answer in self.answers]
 
     def prefill(self) -> None:
@@ -128,8 +144,8 @@ class _Speculation:
         tokens = torch.cat([ids[:, 1:], ids[:, :1]], dim=1)
         tokens[rows, lengths - 1] = self.root
         self.draft_cache.stage(slots, visible=0)
-        hidden = self.draft(tokens, self.draft.base_features(output), cache=self.draft_cache)
-        self.hidden = hidden[rows, lengths - 1]
+        start = self.draft.first_state(self.draft.base_features(output))
+        self.state = self.draft(tokens, start, cache=self.draft_cache)[rows, lengths - 1]
         self.base_cache.advance(lengths, host_lengths)
         self.draft_cache.advance(lengths, host_lengths)
 
@@ -176,9 +192,10 @@ class _Speculation:
         visible = cache.visible_for(width)
         mask = torch.arange(visible, device=kept.device) <= slots[:, :, None]  # [B, D+1, visible] causal
         cache.stage(slots, visible=visible)
-        hidden = self.draft(verdict.tokens, kept, positions=slots, mask=mask[:, None], cache=cache)
-        rows = torch.arange(hidden.shape[0], device=hidden.device)
-        self.hidden = hidden[rows, verdict.num_accepted]
+        start = self.draft.first_state(kept)
+        state = self.draft(verdict.tokens, start, positions=slots, mask=mask[:, None], cache=cache)
+        rows = torch.arange(state.shape[0], device=state.device)
+        self.state = state[rows, verdict.num_accepted]
         self.root = verdict.tokens[rows, verdict.num_accepted]
         cache.advance(counts, host_counts)
         self.age = self.age + counts
@@ -192,7 +209,8 @@ class _Speculation:
         host: list[list[int]],
         now: float,
         on_step: OnStep | None,
-        on_token: Callable[[int, int], None] | None,
+        on_token: OnToken | None,
+        on_commit: OnCommit | None,
     ) -> None:
         """Hand the committed tokens to the answers, and the step to whoever watches."""
         detail = _TreeOnHost(tree, verdict, logits) if on_step is not None else None
@@ -207,30 +225,46 @@ class _Speculation:
             if on_token is not None:
                 for token in taken:
                     on_token(row, token)
+            if on_commit is not None:
+                on_commit(row, completion.steps[-1], taken)
             if on_step is not None and detail is not None:
-                on_step(detail.step(row, len(completion.steps) - 1, accepted, taken))
+                before = self.base_cache.host_lengths[row] - accepted - 1
+                on_step(detail.step(row, len(completion.steps) - 1, accepted, taken, before))
 
 
 class _TreeOnHost:
-    """A batch of trees as Python lists, for those who draw them."""
+    """A batch of trees as Python lists, for those who draw them: computed on the device, one transfer."""
 
     def __init__(self, tree: DraftTree, verdict: Verdict, logits: Tensor) -> None:
         base = torch.log_softmax(logits.float(), dim=-1)
         above = base.gather(1, tree.parents[:, :, None].expand(-1, -1, base.shape[-1]))
-        base_log_probs = above.gather(2, tree.tokens[:, :, None])[:, :, 0]
-        base_log_probs[:, 0] = 0.0
-        self._tokens, self._parents = tree.tokens.tolist(), tree.parents.tolist()
-        self._draft, self._base = tree.log_probs.tolist(), base_log_probs.tolist()
-        self._path = verdict.path.tolist()
+        own = above.gather(2, tree.tokens[:, :, None])  # [B, N+1, 1]
+        ranks = (above > own).sum(-1)
+        own = own[:, :, 0]
+        own[:, 0], ranks[:, 0] = 0.0, 0
+        end = verdict.num_accepted[:, None]
+        bonus, last = verdict.tokens.gather(1, end), verdict.path.gather(1, end)  # [B, 1]
+        rows = torch.arange(bonus.shape[0], device=bonus.device)[:, None]
+        parts = (tree.tokens, tree.parents, ranks, tree.log_probs, own, verdict.path, bonus, base[rows, last, bonus])
+        self._widths = [part.shape[1] for part in parts]
+        self._rows: list[list[float]] = torch.cat([part.double() for part in parts], dim=1).tolist()  # ids stay exact
 
-    def step(self, row: int, index: int, accepted: int, committed: list[int]) -> VerifyStep:
+    def step(self, row: int, index: int, accepted: int, committed: list[int], kv_tokens: int) -> VerifyStep:
+        values = iter(self._rows[row])
+        tokens, parents, ranks, draft, base, path, bonus, bonus_log_prob = (
+            list(islice(values, width)) for width in self._widths
+        )
         return VerifyStep(
             row=row,
             index=index,
-            tokens=self._tokens[row],
-            parents=self._parents[row],
-            draft_log_probs=self._draft[row],
-            base_log_probs=self._base[row],
-            path=self._path[row][1 : accepted + 1],
+            tokens=[int(value) for value in tokens],
+            parents=[int(value) for value in parents],
+            draft_log_probs=draft,
+            base_log_probs=base,
+            base_ranks=[int(value) for value in ranks],
+            path=[int(value) for value in path[1 : accepted + 1]],
             committed=committed,
+            bonus=int(bonus[0]),
+            bonus_log_prob=bonus_log_prob[0],
+            kv_tokens=kv_tokens,
         )

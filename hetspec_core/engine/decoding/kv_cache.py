@@ -30,8 +30,8 @@ class SlotCache(Cache):
         self.host_lengths = [0] * num_rows
         self.lengths = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self._rows = torch.arange(num_rows, device=device)[:, None]
-        self._keys: list[Tensor] = []
-        self._values: list[Tensor] = []
+        self._keys: dict[int, Tensor] = {}  # by number of the layer
+        self._values: dict[int, Tensor] = {}
         self._slots = torch.zeros(num_rows, 0, dtype=torch.int64, device=device)
         self._visible = 0
         self._targets = self._rows
@@ -57,9 +57,9 @@ class SlotCache(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         """Called by attention layers: store [R, kv_heads, T, d] keys and values, return those to attend to."""
-        while len(self._keys) <= layer_idx:
-            self._keys.append(self._allocate(key_states))
-            self._values.append(self._allocate(value_states))
+        if layer_idx not in self._keys:
+            self._keys[layer_idx] = self._allocate(key_states)
+            self._values[layer_idx] = self._allocate(value_states)
         keys, values = self._keys[layer_idx], self._values[layer_idx]
         keys[self._targets, :, self._slots] = key_states.transpose(1, 2)
         values[self._targets, :, self._slots] = value_states.transpose(1, 2)
@@ -88,7 +88,7 @@ class SlotCache(Cache):
         source = torch.where(order < counts[:, None], source, target)
         limit = self.capacity - 1
         source, target = source.clamp(max=limit), target.clamp(max=limit)
-        for table in (*self._keys, *self._values):
+        for table in (*self._keys.values(), *self._values.values()):
             table[self._rows, :, target] = table[self._rows, :, source]
         self.advance(counts, host_counts)
 
@@ -106,7 +106,7 @@ class SlotCache(Cache):
         """Give a row up: the last row takes its place and the cache is one row smaller."""
         last = self.num_rows - 1
         if row != last:
-            for table in (*self._keys, *self._values):
+            for table in (*self._keys.values(), *self._values.values()):
                 table[row] = table[last]
             self.host_lengths[row] = self.host_lengths[last]
             self.lengths[row] = self.lengths[last]

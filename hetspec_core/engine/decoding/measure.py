@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 
+from hetspec_core.acceptance import AcceptStats, bootstrap_interval, macro_accept_length
 from hetspec_core.engine.decoding.completion import Completion
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.decoding.prefill import synchronize
-from hetspec_core.engine.decoding.stats import AcceptStats, bootstrap_interval, macro_accept_length
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.spec import DecodingSpec

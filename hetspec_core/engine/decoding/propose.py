@@ -20,13 +20,13 @@ def tree_slots(shape: TreeSpec) -> int:
     return (shape.depth - 1) * shape.top_k
 
 
-def propose(draft: DraftLM, root: Tensor, hidden: Tensor, cache: SlotCache, shape: TreeSpec) -> DraftTree:
+def propose(draft: DraftLM, root: Tensor, state: Tensor, cache: SlotCache, shape: TreeSpec) -> DraftTree:
     """Grow a draft tree below the root.
 
     Args:
         draft: the draft.
         root: [B] last committed token x_n.
-        hidden: [B, H] the draft's hidden state after reading (x_n, f_{n-1}); its logits are the children of the root.
+        state: [B, S] the draft's state after reading (x_n, f_{n-1}); its logits are the children of the root.
         cache: the draft's cache with the n committed pairs; slots behind them are overwritten.
         shape: depth D, top_k K, num_draft_tokens N.
 
@@ -35,19 +35,19 @@ def propose(draft: DraftLM, root: Tensor, hidden: Tensor, cache: SlotCache, shap
     """
     width = min(shape.top_k, draft.vocab_size)
     rows, device = root.shape[0], root.device
-    log_probs, tokens = _children(draft, hidden, width)  # [B, K]
+    log_probs, tokens = _children(draft, state, width)  # [B, K]
     scores = log_probs
     all_tokens, all_log_probs, all_scores = [tokens], [log_probs], [scores]
     all_parents = [torch.full_like(tokens, -1)]
 
-    features = hidden[:, None].expand(-1, width, -1)  # the state that each node of the frontier continues
+    above = state[:, None].expand(-1, width, -1)  # the state that each node of the frontier continues
     frontier_tokens, frontier_scores = tokens, scores
     frontier = torch.arange(width, device=device).expand(rows, -1)  # their indices among all candidates
     chain = torch.zeros(rows, width, 0, dtype=torch.bool, device=device)  # expanded nodes above each frontier node
     order = torch.arange(width, device=device)
     for level in range(1, shape.depth):
         chain = torch.cat([chain, (order[:, None] == order).expand(rows, -1, -1)], dim=2)  # and itself
-        state = _expand(draft, frontier_tokens, features, cache, chain, level)  # [B, K, H]
+        state = _expand(draft, frontier_tokens, above, cache, chain, level)  # [B, K, S]
         log_probs, tokens = _children(draft, state, width)  # [B, K, K]
         scores = frontier_scores[:, :, None] + log_probs
         first = sum(part.shape[1] for part in all_tokens)
@@ -62,7 +62,7 @@ def propose(draft: DraftLM, root: Tensor, hidden: Tensor, cache: SlotCache, shap
         parent = best // width  # which of the frontier they continue
         frontier = first + best
         frontier_tokens, frontier_scores = tokens.flatten(1).gather(1, best), scores.flatten(1).gather(1, best)
-        features = state.gather(1, parent[:, :, None].expand(-1, -1, state.shape[-1]))
+        above = state.gather(1, parent[:, :, None].expand(-1, -1, state.shape[-1]))
         chain = chain.gather(1, parent[:, :, None].expand(-1, -1, chain.shape[-1]))
     return build_tree(
         root,
@@ -75,17 +75,17 @@ def propose(draft: DraftLM, root: Tensor, hidden: Tensor, cache: SlotCache, shap
     )
 
 
-def _children(draft: DraftLM, hidden: Tensor, width: int) -> tuple[Tensor, Tensor]:
+def _children(draft: DraftLM, state: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """The `width` likeliest next tokens: log q [..., K] float32 and base token ids [..., K]."""
-    logits = draft.logits(hidden).float()
+    logits = draft.logits(state).float()
     top = logits.topk(width, dim=-1)
     # Never above zero, whatever the rounding: a child must not score above its parent.
     log_probs = (top.values - logits.logsumexp(-1, keepdim=True)).clamp(max=0.0)
     return log_probs, draft.to_base_ids(top.indices)
 
 
-def _expand(draft: DraftLM, tokens: Tensor, features: Tensor, cache: SlotCache, chain: Tensor, level: int) -> Tensor:
-    """Forward one level of the tree: [B, K] tokens with the features they continue -> [B, K, H]."""
+def _expand(draft: DraftLM, tokens: Tensor, above: Tensor, cache: SlotCache, chain: Tensor, level: int) -> Tensor:
+    """Forward one level of the tree: [B, K] tokens with the states they continue -> [B, K, S]."""
     width = tokens.shape[1]
     offset = (level - 1) * width
     slots = cache.lengths[:, None] + offset + torch.arange(width, device=tokens.device)
@@ -95,4 +95,4 @@ def _expand(draft: DraftLM, tokens: Tensor, features: Tensor, cache: SlotCache, 
     mask.scatter_(2, tree_slot[:, None].expand(-1, width, -1), chain)
     cache.stage(slots, visible=visible)
     positions = (cache.lengths + level - 1)[:, None].expand(-1, width)
-    return draft(tokens, features, positions=positions, mask=mask[:, None], cache=cache)
+    return draft(tokens, above, positions=positions, mask=mask[:, None], cache=cache)

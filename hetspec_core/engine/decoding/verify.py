@@ -9,7 +9,7 @@ It knows trees and choices, not models.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,10 @@ class Verdict:
     path: Tensor
     num_accepted: Tensor
     tokens: Tensor
+
+    def cut(self, most: int) -> Verdict:
+        """The same, as if no more than `most` nodes had been accepted; the bonus token is the base's choice there."""
+        return replace(self, num_accepted=self.num_accepted.clamp(max=most))
 
 
 def verify(tree: DraftTree, choices: Tensor, max_depth: int) -> Verdict:

@@ -7,6 +7,8 @@ key/value heads serve it. It knows nothing of models, caches or trees.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,6 +17,12 @@ from transformers import AttentionInterface
 from hetspec_core.errors import ModelError
 
 ATTENTION_NAME = "hetspec"
+
+
+class UnrolledAttention(Protocol):
+    """Attention that remembers the steps before, layer by layer."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor: ...
 
 
 def attend(
@@ -53,6 +61,28 @@ def attend(
     return (weights @ value).view(rows, heads, num_queries, value.shape[-1])
 
 
+def _inside_window(
+    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, window: int, positions: Tensor | None
+) -> Tensor:
+    """The mask of a layer that sees the last `window` tokens only, the one that looks included.
+
+    Committed tokens lie in the slots of their positions. Nodes of a tree lie behind them, at slots not below their
+    positions, and are closer to one another than any window is wide; so slots tell who is too far away.
+    """
+    slots = torch.arange(key.shape[2], device=key.device)
+    if mask is None:  # a whole sequence, or one token behind all others
+        places = slots[key.shape[2] - query.shape[2] :][None]
+        mask = (slots <= places[..., None])[:, None]
+    elif positions is None:
+        raise ModelError(
+            f"{type(module).__name__} slides a window of {window} tokens and does not say where its tokens are",
+            hint="use another base",
+        )
+    else:
+        places = positions
+    return mask & (slots > places[..., None] - window)[:, None]
+
+
 def _hugging_face_attention(
     module: nn.Module,
     query: Tensor,
@@ -62,9 +92,14 @@ def _hugging_face_attention(
     scaling: float | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
+    unrolled: UnrolledAttention | None = None,
+    sliding_window: int | None = None,
+    position_ids: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """The signature that Hugging Face layers call; returns [B, T, heads, value_dim].
+
+    `unrolled` comes from a draft's own call of its decoder, which hands further arguments down to here.
 
     Raises:
         ModelError: the layer adds attention sinks to the scores (GPT-OSS); without them the model is another one.
@@ -74,9 +109,18 @@ def _hugging_face_attention(
             f"{type(module).__name__} uses attention sinks, which are not supported", hint="use another base"
         )
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if unrolled is not None:
+        if softcap is not None:
+            raise ModelError(
+                f"{type(module).__name__} caps its scores, which a training-time test cannot merge",
+                hint="take another backbone for this algorithm",
+            )
+        return unrolled.attend(int(module.layer_idx), query, key, value, scale).transpose(1, 2).contiguous(), None  # type: ignore[arg-type]
     mask = None
     if attention_mask is not None:
         mask = attention_mask[..., : key.shape[2]]
+    if sliding_window is not None and key.shape[2] > sliding_window:
+        mask = _inside_window(module, query, key, mask, sliding_window, position_ids)
     return attend(query, key, value, mask, scale, softcap).transpose(1, 2).contiguous(), None
 
 

@@ -10,14 +10,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 from hetspec_core.engine.modeling.attention import ATTENTION_NAME
+from hetspec_core.engine.modeling.experts import ExpertMLP, expert_mlps, install_experts
+from hetspec_core.engine.modeling.pair_layer import PairLayer
+from hetspec_core.engine.modeling.unrolled import UnrolledKeys
 from hetspec_core.errors import ModelError
 from hetspec_core.spec import Architecture
 
 
 def backbone_config(architecture: Architecture, num_layers: int) -> Any:
     """The Hugging Face configuration of `num_layers` decoder layers of this architecture.
+
+    Every layer looks at everything: a draft has no sliding windows, whatever its family has.
 
     Raises:
         ModelError: the family is unknown to the installed transformers.
@@ -26,15 +32,27 @@ def backbone_config(architecture: Architecture, num_layers: int) -> Any:
     from transformers import AutoConfig
 
     sizes = architecture.model_dump(exclude={"model_type", "extra", "rope_theta"}, exclude_none=True)
-    # Both spellings of the rotary base: configurations moved from the first to the second.
-    rope = {
+    rope = {"rope_type": "default", "rope_theta": architecture.rope_theta}
+    values = {
+        **sizes,
+        # Both spellings of the rotary base: configurations moved from the first to the second.
         "rope_theta": architecture.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": architecture.rope_theta},
+        "rope_parameters": rope,
+        **architecture.extra,
+        "num_hidden_layers": num_layers,
+        "tie_word_embeddings": False,
     }
-    values = {**sizes, **rope, **architecture.extra, "num_hidden_layers": num_layers, "tie_word_embeddings": False}
     try:
+        usual = AutoConfig.for_model(architecture.model_type)
+        if "full_attention" in (getattr(usual, "rope_parameters", None) or {}):  # Gemma 3: a rotary base per kind
+            values["rope_parameters"] = {"full_attention": rope, "sliding_attention": dict(rope)}
+            del values["rope_theta"]
+        if getattr(usual, "layer_types", None) is not None:
+            values["layer_types"] = ["full_attention"] * num_layers
+        if getattr(usual, "sliding_window", None) is not None:
+            values["sliding_window"] = None
         return AutoConfig.for_model(architecture.model_type, **values)
-    except (ValueError, TypeError, StrictDataclassError) as error:
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise ModelError(
             f"no configuration for model_type {architecture.model_type!r}: {str(error).splitlines()[0]}",
             hint="see `hetspec-core catalog backbones`",
@@ -48,11 +66,21 @@ class HFBackbone(nn.Module):
         config: a Hugging Face decoder configuration; `num_hidden_layers` layers are built.
         skip_first_input_norm: EAGLE's first layer sees its input unnormalised.
         skip_output_norm: no norm after the last layer.
+        pair_input: EAGLE-3: the first layer reads [embedding; state], 2 Hd wide.
     """
 
     decoder: Any  # Hugging Face's model class of the family
+    card_name: str = "hf"  # the card that it was built by
 
-    def __init__(self, config: Any, *, skip_first_input_norm: bool = True, skip_output_norm: bool = True) -> None:
+    def __init__(
+        self,
+        config: Any,
+        *,
+        skip_first_input_norm: bool = True,
+        skip_output_norm: bool = True,
+        pair_input: bool = False,
+        norm_before_residual: bool = False,
+    ) -> None:
         super().__init__()
         import copy
 
@@ -64,7 +92,11 @@ class HFBackbone(nn.Module):
         config._attn_implementation = ATTENTION_NAME
         decoder = AutoModel.from_config(config, dtype=torch.float32)
         decoder.set_input_embeddings(None)
-        if skip_first_input_norm:
+        _check_layout(decoder)
+        install_experts(decoder)
+        if pair_input:
+            decoder.layers[0] = PairLayer(decoder.layers[0], config, norm_before_residual=norm_before_residual)
+        elif skip_first_input_norm:
             decoder.layers[0].input_layernorm = nn.Identity()
         if skip_output_norm:
             decoder.norm = nn.Identity()
@@ -76,15 +108,73 @@ class HFBackbone(nn.Module):
     def layers(self) -> nn.ModuleList:
         return self.decoder.layers  # type: ignore[return-value]
 
+    @property
+    def experts(self) -> list[ExpertMLP]:
+        """The layers' mixtures of experts; none in a dense backbone."""
+        return expert_mlps(self.decoder)
+
+    @property
+    def num_resting_parameters(self) -> int:
+        """Parameters of experts that a token is not routed to, if it is routed to as many as it can be."""
+        return sum(mlp.num_resting_parameters for mlp in self.experts)
+
     def forward(
-        self, inputs: Tensor, *, positions: Tensor | None = None, mask: Tensor | None = None, cache: Any | None = None
+        self,
+        inputs: Tensor,
+        *,
+        positions: Tensor,
+        mask: Tensor | None = None,
+        cache: Any | None = None,
+        layer_offset: int = 0,
+        unrolled: UnrolledKeys | None = None,
     ) -> Tensor:
-        """[B, T, H] fused inputs -> [B, T, H] hidden states; positions, mask and cache as in `BaseLM.forward`."""
+        """Run all layers.
+
+        Args:
+            inputs: [B, T, Hd] ([B, T, 2 Hd] with `pair_input`) fused inputs.
+            positions: [B or 1, T].
+            mask, cache: as in `BaseLM.forward`.
+            layer_offset: number of the first layer in the cache, for a backbone that is run several times a step.
+            unrolled: keys of the steps before, in a training-time test; instead of mask and cache.
+
+        Returns:
+            [B, T, Hd].
+        """
+        if cache is not None and layer_offset:
+            cache = _LaterLayers(cache, layer_offset)
         output = self.decoder(
             inputs_embeds=inputs,
             position_ids=positions,
             attention_mask=mask,
             past_key_values=cache,
             use_cache=cache is not None,
+            **({"unrolled": unrolled} if unrolled is not None else {}),
         )
         return output.last_hidden_state
+
+
+def _check_layout(decoder: Any) -> None:
+    """Raises ModelError for a family whose decoder is put together in another way than the field's."""
+    layers = getattr(decoder, "layers", None)
+    if layers is None or not hasattr(layers[0], "input_layernorm") or not hasattr(decoder, "norm"):
+        raise ModelError(
+            f"{type(decoder).__name__} has no layers with an input_layernorm and a norm behind them",
+            hint="see `hetspec-core catalog backbones` for families that a draft can be made of",
+        )
+
+
+class _LaterLayers(Cache):
+    """A view of a cache whose layer 0 is layer `offset` of it."""
+
+    def __init__(self, inner: Any, offset: int) -> None:
+        super().__init__(layers=[])
+        self._inner, self._offset = inner, offset
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *rest: Any, **more: Any
+    ) -> tuple[Tensor, Tensor]:
+        return self._inner.update(key_states, value_states, layer_idx + self._offset, *rest, **more)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Unused: positions are always given."""
+        return 0

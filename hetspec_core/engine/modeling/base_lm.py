@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hetspec_core.engine.modeling.attention import ATTENTION_NAME
+from hetspec_core.engine.modeling.output_head import OutputHead
 from hetspec_core.engine.modeling.sources import fingerprint, materialize
 from hetspec_core.errors import ModelError
 from hetspec_core.spec import BaseSpec
@@ -54,6 +55,11 @@ class FrozenEnds:
     @property
     def hidden_size(self) -> int:
         return self.head.weight.shape[1]
+
+    @property
+    def output_head(self) -> OutputHead:
+        """The head as plain tensors."""
+        return OutputHead(self.head.weight, self.head.bias, self.scale, self.softcap)
 
     def embed(self, ids: Tensor) -> Tensor:
         """[...] token ids -> [..., H]."""
@@ -264,14 +270,8 @@ def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def _context_length(config: Any) -> int:
-    """Tokens that fit: the position table, or the sliding window where layers slide.
-
-    Masks here are full attention over the cache, which equals sliding attention only inside the window.
-    """
-    length = int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0) or 2048)
-    window = getattr(config, "sliding_window", None)
-    slides = "sliding_attention" in (getattr(config, "layer_types", None) or ["sliding_attention" if window else ""])
-    return min(length, int(window)) if window and slides else length
+    """Tokens that fit: the size of the position table. Sliding windows inside it are the attention's to keep."""
+    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0) or 2048)
 
 
 def _apply_special_tokens(tokenizer: Any, special_tokens: dict[str, str]) -> None:

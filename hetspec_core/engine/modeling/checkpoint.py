@@ -1,37 +1,30 @@
 """Building, saving and loading drafts.
 
 A draft directory is `config.json` (the backbone's Hugging Face configuration, plus a `hetspec` block that says how head
-and backbone are put together) and `model.safetensors` with the names that the field uses for EAGLE-1/2 drafts
-(`fc.weight`, `layers.0...`). Directories without the `hetspec` block are read as EAGLE-1/2 checkpoints in the layout of
-SGLang and of the authors. Nothing is unpickled.
+and backbone are put together) and `model.safetensors` with the names that the field uses
+(`fc.weight`, `layers.0...`). Directories of other programs are read through `layouts`.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import shutil
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hetspec_core.catalog import list_cards, load_card
 from hetspec_core.engine.modeling.backbones import HFBackbone, backbone_config
-from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.draft_lm import DraftLM, DraftVocab, FusionHead
-from hetspec_core.errors import CheckpointError, ModelError
-from hetspec_core.paths import sync_folder
+from hetspec_core.engine.modeling.base_lm import BaseLM, FrozenEnds
+from hetspec_core.engine.modeling.draft_files import DraftFiles, first_line, write_draft_folder
+from hetspec_core.engine.modeling.draft_lm import DraftLM, DraftVocab
+from hetspec_core.engine.modeling.heads.base import DraftHead, HeadSizes
+from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, VOCAB_KEY, Reading, StoredDraft
+from hetspec_core.errors import CheckpointError, ModelError, NotFoundError
 from hetspec_core.spec import AlgorithmSpec, DraftSpec
 
-FORMAT_VERSION = 1
-WEIGHTS = "model.safetensors"
-_VOCAB_KEY = "draft_vocab_ids"
-_EAGLE_ARCHITECTURES = re.compile(r"ForCausalLM(Eagle)?$")
+Part = TypeVar("Part")
 
 
 def build_draft(
@@ -54,19 +47,42 @@ def build_draft(
             f"draft {spec.name} has vocab_size {spec.architecture.vocab_size}, base {base.name} has {base.vocab_size}",
             hint='set draft.architecture.vocab_size = "base.vocab_size"',
         )
+    card = load_card("algorithms", algorithm.name)
+    kind: type[DraftHead] = card.load_capability("head")
+    sizes = HeadSizes(
+        hidden_size=spec.architecture.hidden_size,
+        base_hidden_size=base.hidden_size,
+        base_layers=base.num_layers,
+        vocab_size=base.vocab_size if vocab is None else vocab.numel(),
+        norm_eps=spec.architecture.rms_norm_eps,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        backbone = HFBackbone(
+        head = kind.build(card.check_options(algorithm.options), sizes)
+        backbone = _backbone_class(spec.backbone)(
             backbone_config(spec.architecture, spec.architecture.num_hidden_layers),
             skip_first_input_norm=spec.skip_first_input_norm,
-            skip_output_norm=spec.skip_output_norm,
+            skip_output_norm=spec.skip_output_norm or kind.owns_output_norm,
+            **_pair_options(head),
         )
-        head = FusionHead(base.hidden_size, base.hidden_size, bias=bool(algorithm.options.get("fusion_bias", True)))
+    backbone.card_name = spec.backbone
     draft = DraftLM(backbone, head, vocab=DraftVocab(vocab, base.vocab_size) if vocab is not None else None)
     if spec.init == "base_last_layers":
-        _copy_last_layers(base, draft)
         head.pass_feature_through()
-    return draft.bind(base)
+        _copy_last_layers(base, draft)
+    draft.bind(base)
+    head.start_output_head(draft.ends, vocab)
+    return draft
+
+
+def _backbone_class(name: str) -> type[HFBackbone]:
+    return load_card("backbones", name).load()
+
+
+def _pair_options(head: DraftHead) -> dict[str, bool]:
+    if not head.reads_pairs:
+        return {}
+    return {"pair_input": True, "norm_before_residual": bool(head.settings.get("norm_before_residual", False))}
 
 
 def _copy_last_layers(base: BaseLM, draft: DraftLM) -> None:
@@ -104,49 +120,29 @@ def save_draft(
     """
     tensors = {name: _stored(parameter, dtype) for name, parameter in _native_names(draft).items()}
     if draft.vocab is not None:
-        tensors[_VOCAB_KEY] = draft.vocab.ids.to("cpu", torch.int64).contiguous()
+        tensors[VOCAB_KEY] = draft.vocab.ids.to("cpu", torch.int64).contiguous()
     backbone = draft.backbone
+    first_norm = getattr(backbone.layers[0], "input_layernorm", None)
     record = draft.config.to_dict() | {
         "architectures": ["HetSpecDraft"],
         "hetspec": {
             "format_version": FORMAT_VERSION,
             "algorithm": algorithm.model_dump(mode="json", exclude={"summary"}),
-            "skip_first_input_norm": isinstance(backbone.layers[0].input_layernorm, torch.nn.Identity),
+            "head": draft.head.settings,
+            "backbone": backbone.card_name,
+            "skip_first_input_norm": isinstance(first_norm, torch.nn.Identity),
             "skip_output_norm": isinstance(backbone.decoder.norm, torch.nn.Identity),
-            "fusion_bias": draft.head.fc.bias is not None,
             "base_vocab_size": draft.ends.vocab_size,
+            "base_hidden_size": draft.ends.hidden_size,
+            "captured_layers": list(draft.captured_layers),
             **facts,
         },
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        save_file(tensors, staging / WEIGHTS, metadata={"format": "pt"})
-        (staging / "config.json").write_text(json.dumps(record, indent=1, sort_keys=True, default=str))
-        for file in staging.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        sync_folder(staging)
-        staging.chmod(0o755)
-        replace_folder(staging, folder)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-
-
-def replace_folder(staging: Path, folder: Path) -> None:
-    """Put a finished directory in the place of another. The old one stands until the new one is complete."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    staging.rename(folder)
-    sync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    write_draft_folder(folder, record, tensors)
 
 
 def load_draft(folder: Path | str, base: BaseLM, *, dtype: torch.dtype | None = None) -> DraftLM:
-    """Load a draft directory (ours, or an EAGLE-1/2 checkpoint) and bind it to a base, on the base's device.
+    """Load a draft directory, in whatever layout, and bind it to a base, on the base's device.
 
     Args:
         folder: the draft directory.
@@ -157,63 +153,102 @@ def load_draft(folder: Path | str, base: BaseLM, *, dtype: torch.dtype | None = 
         CheckpointError: a file is missing, truncated, or has tensors that do not fit.
         ModelError: hidden size or vocabulary differ from the base's.
     """
-    folder = Path(folder)
-    config = _read_config(folder)
-    tensors = _read_tensors(folder)
-    ours = config.get("hetspec")
-    if ours is not None and not isinstance(ours, dict):
-        raise CheckpointError(
-            f"{folder / 'config.json'}: hetspec is not a table", hint="fetch or write the draft again"
-        )
-    if ours is None:
-        tensors = _adapt_eagle(tensors, config, folder)
-    settings = ours or {}
-    version = settings.get("format_version", FORMAT_VERSION)
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{folder} has draft format {version}; this version reads {FORMAT_VERSION}", hint="update HetSpec"
-        )
-    vocab_ids = tensors.pop(_VOCAB_KEY, None)
-    vocab = None
-    if vocab_ids is not None:
-        vocab = DraftVocab(vocab_ids.to(base.device), int(settings.get("base_vocab_size", config["vocab_size"])))
-    fusion = tensors.get("fc.weight")
-    if fusion is None or fusion.ndim != 2:
-        raise CheckpointError(
-            f"{folder / WEIGHTS} has no fc.weight: it is not an EAGLE-1/2 draft", hint="see docs/drafts.md"
-        )
-    hidden_size, fused = fusion.shape
-    if hidden_size != base.hidden_size:
+    stored = read_draft(folder, base_layers=base.num_layers).stored
+    draft = assemble_draft(stored, base.ends, base_name=base.name, folder=Path(folder))
+    return draft.to(base.device, dtype or base.dtype).eval()
+
+
+def assemble_draft(stored: StoredDraft, ends: FrozenEnds, *, base_name: str, folder: Path) -> DraftLM:
+    """The module of a stored draft, with its tensors, on the ends of a base.
+
+    Args:
+        stored: configuration, settings and tensors.
+        ends: embedding and head of the base.
+        base_name: of the base, for errors.
+        folder: where the draft came from, for errors.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over, or of another shape than its place.
+        ModelError: hidden size or vocabulary differ from the base's.
+    """
+    settings, tensors = stored.settings, dict(stored.tensors)
+    vocab_ids = tensors.pop(VOCAB_KEY, None)
+    device = ends.head.weight.device
+    vocab = None if vocab_ids is None else DraftVocab(vocab_ids.to(device), stored.base_vocab_size)
+    kind, head_settings = _head_of(settings, folder)
+    if head_settings["base_size"] != ends.hidden_size:
         raise ModelError(
-            f"the draft in {folder} has hidden size {hidden_size}, base {base.name} has {base.hidden_size}",
+            f"the draft in {folder} is for a base of hidden size {head_settings['base_size']}, base {base_name} has "
+            f"{ends.hidden_size}",
             hint="use a draft that was made for this base",
         )
-    if fused != 2 * hidden_size:
-        raise CheckpointError(
-            f"fc.weight in {folder / WEIGHTS} is {hidden_size} x {fused}; an EAGLE-1/2 draft has {hidden_size} x "
-            f"{2 * hidden_size}, for an embedding and a feature",
-            hint="see docs/drafts.md",
-        )
+    head = _built(lambda: kind(**head_settings), folder)
     backbone = _build_backbone(
-        config,
+        stored.config,
         folder,
-        skip_first_input_norm=settings.get("skip_first_input_norm", "layers.0.input_layernorm.weight" not in tensors),
-        skip_output_norm=settings.get("skip_output_norm", "norm.weight" not in tensors),
+        _backbone_class(settings.get("backbone", "hf")),
+        skip_first_input_norm=settings.get("skip_first_input_norm", True),
+        skip_output_norm=settings.get("skip_output_norm", True),
+        **_pair_options(head),
     )
-    draft = DraftLM(backbone, FusionHead(hidden_size, fused - hidden_size, bias="fc.bias" in tensors), vocab=vocab)
+    backbone.card_name = settings.get("backbone", "hf")
+    draft = DraftLM(backbone, head, vocab=vocab)
     _fill(draft, tensors, folder)
-    draft.bind(base)
-    return draft.to(base.device, dtype or base.dtype).eval()
+    return draft.bind(ends)
+
+
+def read_draft(folder: Path | str, *, base_layers: int | None = None) -> Reading:
+    """Read a draft directory in whatever layout it is.
+
+    Args:
+        folder: HetSpec's own layout, or one of `hetspec_core.engine.modeling.layouts`.
+        base_layers: number of the base's decoder layers, where it is known.
+
+    Raises:
+        CheckpointError: there is no draft, or it is damaged.
+        ModelError: it needs what HetSpec does not have.
+    """
+    files = DraftFiles(Path(folder))
+    for card in list_cards("layouts"):
+        layout = card.load()()
+        if layout.recognises(files):
+            return layout.read(files, base_layers)
+    named = (files.config.get("architectures") or ["an unnamed"])[0]
+    known = ", ".join(card.name for card in list_cards("layouts"))
+    raise CheckpointError(
+        f"{folder} is {named} checkpoint by its config.json; layouts that can be read: {known}",
+        hint="see docs/drafts.md",
+    )
 
 
 def read_settings(folder: Path | str) -> dict[str, Any]:
     """The `hetspec` block of a draft directory; empty for foreign checkpoints."""
-    return _read_config(Path(folder)).get("hetspec", {})
+    found = DraftFiles(Path(folder)).config.get("hetspec", {})
+    return found if isinstance(found, dict) else {}
+
+
+def _head_of(settings: dict[str, Any], folder: Path) -> tuple[type[DraftHead], dict[str, Any]]:
+    """The head's class and the arguments of its constructor."""
+    algorithm = settings.get("algorithm") or {"name": "eagle"}
+    try:
+        kind = load_card("algorithms", str(algorithm["name"])).load_capability("head")
+    except (NotFoundError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the draft in {folder} was made by an algorithm that is not here: {error}",
+            hint="install the package that registers it; `hetspec-core catalog algorithms` shows what there is",
+        ) from error
+    recorded = settings.get("head")
+    if not isinstance(recorded, dict) or "base_size" not in recorded:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: hetspec.head is not a table of a head's settings",
+            hint="fetch or write the draft again",
+        )
+    return kind, dict(recorded)
 
 
 def _native_names(draft: DraftLM) -> dict[str, Tensor]:
-    names = {f"fc.{name}": tensor for name, tensor in _state(draft.head.fc).items()}
-    return names | _state(draft.backbone.decoder)
+    """Every tensor of head and backbone by the name that it has on disk."""
+    return _state(draft.head) | _state(draft.backbone.decoder)
 
 
 def _state(module: torch.nn.Module) -> dict[str, Tensor]:
@@ -251,85 +286,32 @@ def _fill(draft: DraftLM, tensors: dict[str, Tensor], folder: Path) -> None:
             place.copy_(tensors[name])
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text())
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"no draft in {folder}: config.json is missing", hint="name a draft directory or a run"
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{file} is not JSON: {error}", hint="the file is damaged; fetch or write the draft again"
-        ) from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file} holds no table", hint="the file is damaged; fetch or write the draft again")
-    missing = [key for key in ("model_type", "hidden_size", "vocab_size") if key not in config]
-    if missing:
-        raise CheckpointError(f"{file} lacks {', '.join(missing)}", hint="it is not the configuration of a draft")
-    return config
-
-
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    file = folder / WEIGHTS
-    try:
-        if file.is_file():
-            return load_file(file)
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise _unreadable(file, error) from error
-    legacy = folder / "pytorch_model.bin"
-    if legacy.is_file():
-        try:
-            tensors = torch.load(legacy, map_location="cpu", weights_only=True)
-        except MemoryError:
-            raise
-        except Exception as error:  # damaged bytes lead the unpickler anywhere; code that is not allowed also ends here
-            raise _unreadable(legacy, error) from error
-        if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-            raise CheckpointError(f"{legacy} does not hold tensors by name", hint="name a draft directory or a run")
-        return tensors
-    raise CheckpointError(
-        f"{folder} has neither {WEIGHTS} nor pytorch_model.bin", hint="name a draft directory or a run"
-    )
-
-
-def _unreadable(file: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(
-        f"the draft's weights in {file} cannot be read: {_first_line(error)}",
-        hint="the file is truncated, damaged or no plain checkpoint; use an older checkpoint, or fetch it again",
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _adapt_eagle(tensors: dict[str, Tensor], config: dict[str, Any], folder: Path) -> dict[str, Tensor]:
-    """EAGLE-1/2 as its authors and SGLang write it: the embedding is the base's copy and is dropped."""
-    named = config.get("architectures") or ["?"]
-    if not _EAGLE_ARCHITECTURES.search(named[0]) or "midlayer.hidden_norm.weight" in tensors:
-        raise CheckpointError(
-            f"{folder} is a {named[0]} checkpoint; EAGLE-1/2 layouts and HetSpec's own can be loaded",
-            hint="see docs/drafts.md",
-        )
-    plain = {re.sub(r"^(model\.|eagle_)", "", name): tensor for name, tensor in tensors.items()}
-    plain.pop("embed_tokens.weight", None)
-    return plain
-
-
-def _build_backbone(record: dict[str, Any], folder: Path, **norms: bool) -> HFBackbone:
-    from huggingface_hub.errors import StrictDataclassError
+def _build_backbone(record: dict[str, Any], folder: Path, kind: type[HFBackbone], **options: bool) -> HFBackbone:
     from transformers import AutoConfig
 
     values = {key: value for key, value in record.items() if key not in ("hetspec", "model_type", "architectures")}
     values.pop("transformers_version", None)
     values.pop("dtype", None)
     values.pop("torch_dtype", None)
+    return _built(lambda: kind(AutoConfig.for_model(record["model_type"], **values), **options), folder)
+
+
+def _built(build: Callable[[], Part], folder: Path) -> Part:
+    """What `build` gives; a configuration that it cannot be built from is the directory's fault."""
+    from huggingface_hub.errors import StrictDataclassError
+
     try:
-        return HFBackbone(AutoConfig.for_model(record["model_type"], **values), **norms)
-    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, StrictDataclassError) as error:
+        return build()
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        StrictDataclassError,
+    ) as error:
         raise CheckpointError(
-            f"{folder / 'config.json'} describes no architecture of a draft: {_first_line(error)}",
+            f"{folder / 'config.json'} describes no architecture of a draft: {first_line(error)}",
             hint="see `hetspec-core catalog backbones`",
         ) from error

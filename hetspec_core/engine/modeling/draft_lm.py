@@ -1,6 +1,7 @@
-"""The draft: a backbone and a head put together. Embedding and output head are borrowed from the base.
+"""The draft: a backbone and a head put together. Embedding and, mostly, output head are borrowed from the base.
 
-It knows nothing of losses, of files, or of which algorithm built the head.
+It knows nothing of losses, of files, or of which algorithm built the head: what it may ask of a head is said in
+`heads.base`, and decoding, training and the simulation know this class only.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from hetspec_core.engine.modeling.backbones import HFBackbone
 from hetspec_core.engine.modeling.base_lm import BaseLM, BaseOutput, FrozenEnds
+from hetspec_core.engine.modeling.heads.base import DraftHead, Unroll
+from hetspec_core.engine.modeling.output_head import OutputHead
 from hetspec_core.errors import ModelError
 
 
@@ -42,54 +45,21 @@ class DraftVocab:
         return self.ids.numel()
 
 
-class FusionHead(nn.Module):
-    """EAGLE-1/2 head: FC([embedding; feature]) -> the backbone's input (arXiv 2401.15077, figure 6).
-
-    Args:
-        hidden_size: H.
-        feature_size: width F of the features (H for EAGLE-1/2).
-        bias: whether FC has a bias.
-    """
-
-    captured_layers: tuple[int, ...] = ()  # besides the final hidden states
-
-    def __init__(self, hidden_size: int, feature_size: int, *, bias: bool = True) -> None:
-        super().__init__()
-        self.fc = nn.Linear(hidden_size + feature_size, hidden_size, bias=bias)
-
-    def forward(self, embedding: Tensor, features: Tensor) -> Tensor:
-        """[B, T, H] embeddings of x_{t+1} and [B, T, F] features of x_t -> [B, T, H]."""
-        return self.fc(torch.cat([embedding, features], dim=-1))
-
-    def base_features(self, output: BaseOutput) -> Tensor:
-        """What the head wants of the base's forward: [B, T, F]."""
-        return output.hidden
-
-    def pass_feature_through(self) -> None:
-        """Start as the identity on the feature, blind to the embedding: pairs with the base's last layers."""
-        with torch.no_grad():
-            self.fc.weight.zero_()
-            width = self.fc.out_features
-            self.fc.weight[:, width:].copy_(torch.eye(width, self.fc.in_features - width))
-            if self.fc.bias is not None:
-                self.fc.bias.zero_()
-
-
 class DraftLM(nn.Module):
-    """A draft model: at step t it reads token x_{t+1} and the feature of x_t, and predicts x_{t+2}.
+    """A draft model: at step t it reads token x_{t+1} and a state, and its own state predicts x_{t+2}.
 
     Args:
         backbone: decoder layers with `forward(inputs, positions=, mask=, cache=)`.
-        head: fuses token embeddings with features; `forward(embedding, features)`.
+        head: what the algorithm puts around them.
         vocab: reduced vocabulary, or None for the base's.
     """
 
     backbone: HFBackbone
-    head: FusionHead
+    head: DraftHead
     _ends: FrozenEnds | None
     _rows: tuple[Tensor, Tensor | None] | None
 
-    def __init__(self, backbone: HFBackbone, head: FusionHead, *, vocab: DraftVocab | None = None) -> None:
+    def __init__(self, backbone: HFBackbone, head: DraftHead, *, vocab: DraftVocab | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -105,9 +75,9 @@ class DraftLM(nn.Module):
             ModelError: hidden size or vocabulary differ.
         """
         ends = base.ends if isinstance(base, BaseLM) else base
-        if ends.hidden_size != self.hidden_size:
+        if ends.hidden_size != self.base_hidden_size:
             raise ModelError(
-                f"the draft's hidden size is {self.hidden_size}, the base's is {ends.hidden_size}",
+                f"the draft is for a base of hidden size {self.base_hidden_size}, this one has {ends.hidden_size}",
                 hint="use a draft that was made for this base",
             )
         expected = self.vocab.base_vocab_size if self.vocab else self.config.vocab_size
@@ -117,7 +87,10 @@ class DraftLM(nn.Module):
                 hint="use a draft that was made for this base",
             )
         self.__dict__["_ends"] = ends
-        self.__dict__["_rows"] = ends.head_rows(self.vocab.ids.to(ends.head.weight.device)) if self.vocab else None
+        rows = None
+        if self.vocab is not None and self.head.own_output_head is None:
+            rows = ends.head_rows(self.vocab.ids.to(ends.head.weight.device))
+        self.__dict__["_rows"] = rows
         return self
 
     @property
@@ -132,7 +105,13 @@ class DraftLM(nn.Module):
 
     @property
     def hidden_size(self) -> int:
+        """Hd, width of the backbone."""
         return int(self.config.hidden_size)
+
+    @property
+    def base_hidden_size(self) -> int:
+        """H, width of the bases that it drafts for."""
+        return self.head.base_hidden_size
 
     @property
     def vocab_size(self) -> int:
@@ -141,48 +120,86 @@ class DraftLM(nn.Module):
 
     @property
     def captured_layers(self) -> tuple[int, ...]:
+        """Hidden states of the base that it reads besides the final ones, by Hugging Face layer id."""
         return self.head.captured_layers
 
     @property
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
+    @property
+    def num_active_parameters(self) -> int:
+        """Parameters that a token passes through: all of them, less the experts that it is not routed to."""
+        return self.num_parameters - self.backbone.num_resting_parameters
+
     def trainable_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def base_features(self, output: BaseOutput) -> Tensor:
+        """Features [B, T, F] that this draft reads from a forward of the base."""
+        return self.head.base_features(output)
+
+    def first_state(self, features: Tensor) -> Tensor:
+        """[B, T, F] features of the base -> [B, T, S] states that a step continues."""
+        return self.head.first_state(features)
 
     def forward(
         self,
         tokens: Tensor,
-        features: Tensor,
+        state: Tensor,
         *,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         cache: Any | None = None,
-    ) -> Tensor:
-        """Hidden states that predict the token after next.
+        unroll: Unroll | None = None,
+    ) -> Any:
+        """One step of the draft, or all states that a loss is put on.
 
         Args:
             tokens: [B, T] x_{t+1}, ids of the base's vocabulary.
-            features: [B, T, F] of x_t: the base's, or the draft's own hidden states from the step before.
+            state: [B, T, S] of `first_state` at committed tokens, or of the step before; with `unroll`, [B, T, F]
+                features of the base.
             positions: [B, T] position t of each pair; 0..T-1 when absent.
             mask: [B, 1, T, S] bool, True = may look; None = causal.
             cache: the draft's own key/value cache, or None.
+            unroll: for training: how to run over whole sequences.
 
         Returns:
-            [B, T, H]; `logits` of it is the distribution of x_{t+2}.
+            [B, T, S], whose `logits` are the distribution of x_{t+2}; with `unroll`, a tuple of such states (what each
+            predicts is the algorithm's to know).
         """
         dtype = next(self.parameters()).dtype  # not always the base's: drafts in training are float32
-        inputs = self.head(self.ends.embed(tokens).to(dtype), features.to(dtype))
-        return self.backbone(inputs, positions=positions, mask=mask, cache=cache)
+        embedding, state = self.ends.embed(tokens).to(dtype), state.to(dtype)
+        if positions is None:
+            positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+        if unroll is not None:
+            return self.head.unroll(self.backbone, embedding, state, positions, unroll)
+        return self.head.step(self.backbone, embedding, state, positions=positions, mask=mask, cache=cache)
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """[..., H] -> [..., Vd] over the draft's vocabulary."""
+    def readout(self, state: Tensor) -> Tensor:
+        """[..., S] -> what `output_head` is multiplied with."""
+        return self.head.readout(state)
+
+    def logits(self, state: Tensor) -> Tensor:
+        """[..., S] -> [..., Vd] over the draft's vocabulary."""
+        hidden, own = self.readout(state), self.head.own_output_head
+        if own is not None:
+            return own(hidden.to(own.weight.dtype))
         return self.ends.logits(hidden.to(self.ends.head.weight.dtype), self._rows)
 
     @property
-    def draft_head(self) -> tuple[Tensor, Tensor | None]:
-        """Head rows over the draft's vocabulary: weight [Vd, H], bias [Vd] or None."""
-        return self._rows if self._rows is not None else (self.ends.head.weight, self.ends.head.bias)
+    def output_head(self) -> OutputHead:
+        """Rows over the draft's vocabulary, and how their products become logits."""
+        own = self.head.own_output_head
+        if own is not None:
+            return OutputHead(own.weight, own.bias)
+        whole = self.ends.output_head
+        return whole if self._rows is None else whole._replace(weight=self._rows[0], bias=self._rows[1])
+
+    @property
+    def base_head(self) -> OutputHead:
+        """The base's whole head."""
+        return self.ends.output_head
 
     def base_logits(self, hidden: Tensor) -> Tensor:
         """[..., H] hidden states of the base -> [..., V]: what the draft is measured against."""
@@ -191,7 +208,3 @@ class DraftLM(nn.Module):
     def to_base_ids(self, draft_ids: Tensor) -> Tensor:
         """Token ids of the base for ids of the draft's vocabulary, any shape."""
         return self.vocab.ids.to(draft_ids.device)[draft_ids] if self.vocab else draft_ids
-
-    def base_features(self, output: BaseOutput) -> Tensor:
-        """Features [B, T, F] that this draft reads from a forward of the base."""
-        return self.head.base_features(output)

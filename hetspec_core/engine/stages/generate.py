@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from hetspec_core.acceptance import AcceptStats
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import from_prompts
 from hetspec_core.engine.decoding.generate import generate
-from hetspec_core.engine.decoding.stats import AcceptStats
 from hetspec_core.engine.stages.models import load_pair
 from hetspec_core.engine.stages.text_stream import TextStream
 from hetspec_core.errors import SpecError

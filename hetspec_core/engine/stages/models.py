@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from hetspec_core.engine.context import RunContext
+from hetspec_core.engine.data.chat import tokenizer_hash
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.checkpoint import load_draft
+from hetspec_core.engine.modeling.checkpoint import load_draft, read_settings
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.run_folder import find_product
 from hetspec_core.errors import ModelError
 
 
@@ -27,6 +30,26 @@ def load_pair(context: RunContext) -> tuple[BaseLM, DraftLM | None]:
             raise ModelError(
                 f"draft {spec.draft.name} is not trained: the spec names no checkpoint", hint="give --draft RUN_OR_DIR"
             )
-        draft = load_draft(Path(spec.draft.checkpoint).expanduser(), base)
+        folder = find_product(spec.draft.checkpoint, "draft")
+        draft = load_draft(folder, base)
+        check_tokenizer(folder, base, draft, lambda message: context.log(message, "warning"))
     context.progress("load models", 1, 1, "")
     return base, draft
+
+
+def check_tokenizer(folder: Path, base: BaseLM, draft: DraftLM, warn: Callable[[str], None]) -> None:
+    """Compare the tokenizer that a draft was trained with to the base's.
+
+    Raises:
+        ModelError: they differ, and the draft has a reduced vocabulary: its ids would stand for other words.
+    """
+    recorded = read_settings(folder).get("tokenizer_hash")
+    if recorded is None or (seen := tokenizer_hash(base.tokenizer)) == recorded:
+        return
+    message = f"the draft in {folder} was trained with tokenizer {recorded}; {base.name} has {seen}"
+    if draft.vocab is not None:
+        raise ModelError(
+            f"{message}, so the {draft.vocab.size} token ids of its vocabulary are others here",
+            hint="use the base and tokenizer that it was trained with",
+        )
+    warn(f"{message}; expect fewer accepted tokens")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,11 +13,14 @@ from accelerate.utils import set_seed
 
 from hetspec_core.engine.algorithms import build_algorithm
 from hetspec_core.engine.context import RunContext
-from hetspec_core.engine.data.hidden_states import open_store
+from hetspec_core.engine.data.chat import tokenizer_hash
+from hetspec_core.engine.data.sample_store import open_samples
 from hetspec_core.engine.machine import has_fast_bfloat16, peak_memory_bytes
 from hetspec_core.engine.modeling.base_lm import BaseLM, load_frozen_ends
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.run_folder import find_product
+from hetspec_core.engine.stages.models import check_tokenizer
 from hetspec_core.engine.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints
 from hetspec_core.engine.training.evaluation import SCORE, HeldOut
 from hetspec_core.engine.training.feed import BatchFeed
@@ -26,14 +29,13 @@ from hetspec_core.engine.training.loop import Training, resume, train
 from hetspec_core.engine.training.metrics import MetricsWindow
 from hetspec_core.engine.training.optimizer import build_optimizer
 from hetspec_core.engine.training.processes import Processes
-from hetspec_core.engine.training.samples import TrainingData, check_fits, select_samples
+from hetspec_core.engine.training.samples import TrainingData, check_fits, check_layers, select_samples
 from hetspec_core.engine.training.sharding import own_part, shard
 from hetspec_core.engine.training.state import Memory, TrainingState
 from hetspec_core.engine.training.trackers import check_trackers, start_trackers
 from hetspec_core.engine.training.vocabulary import choose_vocabulary, count_assistant_tokens, share_outside
-from hetspec_core.errors import CheckpointError, NotFoundError, SpecError
+from hetspec_core.errors import CheckpointError, SpecError
 from hetspec_core.events import LogLevel
-from hetspec_core.paths import RunPaths, roots
 from hetspec_core.spec import DraftSpec, RunSpec
 
 _BOUND_WIDTH = 10  # children per node of the tree that the evaluation's upper bound is about
@@ -58,8 +60,9 @@ def run(context: RunContext) -> None:
     say = partial(_say, context, processes)
     checkpoints = TrainingCheckpoints(context.paths.checkpoints, limit=spec.training.save_total_limit)
     checkpoint = _newest_of_all(checkpoints, processes, say)
-    store = open_store([_find(word) for word in spec.training.datasets])
-    eval_store = open_store([_find(spec.training.eval_dataset)]) if spec.training.eval_dataset else None
+    store = open_samples([find_product(word, "hidden_states") for word in spec.training.datasets])
+    held_out = spec.training.eval_dataset
+    eval_store = open_samples([find_product(held_out, "hidden_states")]) if held_out else None
     data = select_samples(store, eval_store, spec.training, say)
 
     set_seed(spec.training.seed, device_specific=True)
@@ -67,14 +70,17 @@ def run(context: RunContext) -> None:
     for each in {id(each): each for each in (data.store, data.eval_store)}.values():
         check_fits(each, base, allow_other_base=spec.training.allow_other_base, warn=say)
     draft = _make_draft(context, draft_spec, base, data, checkpoint, say)
+    for each in (data.store, data.eval_store):
+        check_layers(each, draft.captured_layers)
+    outside = _outside_vocabulary(draft, data, spec.training.max_length) if processes.is_main else {}
     if spec.training.strategy == "fsdp" and processes.world_size > 1:
         shard(draft, accelerator.device, processes.world_size)
-    training = _assemble(context, accelerator, processes, base, draft, data, checkpoints, checkpoint)
+    training = _assemble(context, accelerator, processes, base, draft, data, checkpoints, checkpoint, outside)
     if checkpoint is not None:
         resume(training, checkpoint)
         say(f"resumed from {checkpoint.path.name}", level="info")
     if processes.is_main:
-        _record(context, training, data, precision)
+        _record(context, training, data, precision, outside)
     start_trackers(accelerator, spec, context.paths.folder)
     try:
         train(training)
@@ -117,15 +123,6 @@ def _check_spec(spec: RunSpec) -> DraftSpec:
     if not spec.training.datasets:
         raise SpecError("there is no dataset to train on", hint="name one: --dataset RUN_OR_DIR")
     return spec.draft
-
-
-def _find(word: str, product: Literal["hidden_states", "draft"] = "hidden_states") -> Path:
-    """The folder that a run id or a path means; of a run folder, what it has under the usual name."""
-    for folder in (Path(word).expanduser(), roots().runs / word):
-        if folder.is_dir():
-            inside: Path = getattr(RunPaths(folder), product)
-            return inside if inside.is_dir() else folder
-    raise NotFoundError(f"there is no run or directory {word}", hint="`hetspec-core runs list` shows all runs")
 
 
 def _open_accelerator(context: RunContext) -> tuple[Accelerator, torch.dtype]:
@@ -175,9 +172,10 @@ def _make_draft(
     say: Callable[[str], None],
 ) -> DraftLM:
     """The draft to train, in float32 on the base's device: resumed, taken from elsewhere, or new."""
-    source = checkpoint.draft if checkpoint else _find(spec.checkpoint, "draft") if spec.checkpoint else None
+    source = checkpoint.draft if checkpoint else find_product(spec.checkpoint, "draft") if spec.checkpoint else None
     if source is not None:
         draft = load_draft(source, base, dtype=torch.float32)
+        check_tokenizer(source, base, draft, say)
         if spec.vocab_size is not None and spec.vocab_size != draft.vocab_size:
             say(f"draft.vocab_size is {spec.vocab_size}; the draft in {source} keeps its {draft.vocab_size}")
         return draft
@@ -218,6 +216,7 @@ def _assemble(
     data: TrainingData,
     checkpoints: TrainingCheckpoints,
     checkpoint: TrainingCheckpoint | None,
+    outside: dict[str, float],
 ) -> Training:
     spec, device = context.spec.training, accelerator.device
     algorithm = build_algorithm(context.spec.algorithm)
@@ -226,6 +225,7 @@ def _assemble(
         data.store,
         data.samples,
         mask_kind=algorithm.mask,  # type: ignore[arg-type]
+        layers=draft.captured_layers,
         device=device,
         seed=spec.seed,
         tokens_per_batch=spec.tokens_per_batch,
@@ -253,6 +253,7 @@ def _assemble(
         starts=spec.eval_starts,
         depth=context.spec.decoding.tree.depth,
         top_k=_BOUND_WIDTH,
+        layers=draft.captured_layers,
     )
     return Training(
         spec=spec,
@@ -266,7 +267,7 @@ def _assemble(
         checkpoints=checkpoints,
         memory=memory,
         state=state,
-        write_draft=_draft_writer(context.spec, context.paths.run_id, base, draft, state),
+        write_draft=_draft_writer(context, base, draft, state, outside),
         data_hash=data.identity(spec),
     )
 
@@ -282,14 +283,19 @@ def _horizon(context: RunContext, feed: BatchFeed) -> int:
 
 
 def _draft_writer(
-    spec: RunSpec, run_id: str, base: BaseLM, draft: DraftLM, state: TrainingState
+    context: RunContext, base: BaseLM, draft: DraftLM, state: TrainingState, outside: dict[str, float]
 ) -> Callable[[Path], None]:
+    spec = context.spec
+    tokenizer = tokenizer_hash(base.tokenizer)
+
     def write(folder: Path) -> None:
         facts: dict[str, Any] = {
             "base": base.name,
             "base_fingerprint": base.fingerprint,
+            "tokenizer_hash": tokenizer,
             "recipe": spec.recipe,
-            "run_id": run_id,
+            "run_id": context.paths.run_id,
+            **outside,
             "step": state.step,
             "supervised_tokens": state.supervised_tokens,
         }
@@ -300,10 +306,11 @@ def _draft_writer(
     return write
 
 
-def _record(context: RunContext, training: Training, data: TrainingData, precision: torch.dtype) -> None:
+def _record(
+    context: RunContext, training: Training, data: TrainingData, precision: torch.dtype, outside: dict[str, float]
+) -> None:
     """What became of the spec on this machine, for resolved.json."""
     draft = training.draft
-    outside = _outside_vocabulary(draft, data, training.spec.max_length)
     if outside and training.state.step == 0:
         context.metric(0, dict(outside))
     context.record(
@@ -313,6 +320,7 @@ def _record(context: RunContext, training: Training, data: TrainingData, precisi
             "precision": str(precision).removeprefix("torch."),
             "draft_parameters": draft.num_parameters,
             "draft_parameters_per_rank": sum(own_part(parameter).numel() for parameter in draft.parameters()),
+            "draft_active_parameters": draft.num_active_parameters,
             "draft_vocab_size": draft.vocab_size,
             "samples": len(data.samples),
             "held_out_samples": len(data.held_out),
@@ -335,6 +343,7 @@ def _finish(context: RunContext, training: Training) -> None:
         "supervised_tokens": state.supervised_tokens,
         "wall_s": state.wall_s,
         "draft_parameters": training.draft.num_parameters,
+        "draft_active_parameters": training.draft.num_active_parameters,
     }
     context.artifact("draft", context.paths.draft, summary)
     summary |= {"draft": str(context.paths.draft), "peak_memory_bytes": peak_memory_bytes(context.device)}

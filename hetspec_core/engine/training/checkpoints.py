@@ -27,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hetspec_core.engine.modeling.checkpoint import replace_folder
+from hetspec_core.engine.modeling.draft_files import replace_folder
 from hetspec_core.errors import CheckpointError, ResourceError
 from hetspec_core.paths import sync_folder
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hetspec_core.engine.algorithms import Eagle
+from hetspec_core.engine.algorithms import Algorithm
 from hetspec_core.engine.data.batches import Batch, make_batch
-from hetspec_core.engine.data.hidden_states import HiddenStateStore
+from hetspec_core.engine.data.sample_store import SampleStore
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.training.processes import Processes
 from hetspec_core.engine.training.simulation import accept_length, base_choices, follow_paths
@@ -33,11 +33,12 @@ class HeldOut:
         starts: starting positions of simulated verify steps per sample.
         depth: steps of a simulated path.
         top_k: width of the tree bound.
+        layers: captured layers that drafts read.
     """
 
     def __init__(
         self,
-        store: HiddenStateStore,
+        store: SampleStore,
         samples: Sequence[int],
         *,
         device: torch.device,
@@ -46,10 +47,12 @@ class HeldOut:
         starts: int,
         depth: int,
         top_k: int,
+        layers: tuple[int, ...] = (),
     ) -> None:
         self._store = store
         self.samples = list(samples)
         self._device = device
+        self._layers = layers
         self._max_length = max_length
         self._starts, self._depth, self._top_k = starts, depth, top_k
         self._groups = self._grouped(tokens_per_batch)
@@ -66,7 +69,7 @@ class HeldOut:
         return groups
 
     @torch.no_grad()
-    def measure(self, draft: DraftLM, algorithm: Eagle, processes: Processes) -> dict[str, float]:
+    def measure(self, draft: DraftLM, algorithm: Algorithm, processes: Processes) -> dict[str, float]:
         """Measure a draft, without noise, over all ranks.
 
         Args:
@@ -100,18 +103,21 @@ class HeldOut:
             chain += paths.counts(1)
             bound += paths.counts(self._top_k)
         draft.train(was_training)
-        return self._report(sums, chain, bound, processes)
+        return self._report(algorithm.names(draft), sums, chain, bound, processes)
 
     def _batch(self, number: int, mask_kind: str) -> Batch:
         return make_batch(
             [self._store[index] for index in self._groups[number]],
             mask_kind=mask_kind,  # type: ignore[arg-type]
+            layers=self._layers,
             device=self._device,
             max_length=self._max_length,
         )
 
-    def _report(self, sums: dict[str, Tensor], chain: Tensor, bound: Tensor, processes: Processes) -> dict[str, float]:
-        names = ("loss", "supervised", "token_loss", "feature_loss", "top1", "top10", "acceptance")
+    def _report(
+        self, parts: tuple[str, ...], sums: dict[str, Tensor], chain: Tensor, bound: Tensor, processes: Processes
+    ) -> dict[str, float]:
+        names = ("loss", "supervised", *parts)  # the same on all ranks, whether they measured anything or not
         totals = processes.sum(torch.stack([sums[name] for name in names]))
         chain, bound = processes.sum(chain), processes.sum(bound)
         values = dict(zip(names, totals.tolist(), strict=True))

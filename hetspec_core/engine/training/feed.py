@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from hetspec_core.engine.data.batches import Batch, BatchPlan, MaskKind, make_batch
-from hetspec_core.engine.data.hidden_states import HiddenStateStore
+from hetspec_core.engine.data.sample_store import SampleStore
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class BatchFeed:
         store: where samples are.
         samples: those to train on.
         mask_kind: which token must be the assistant's.
+        layers: captured layers that are wanted besides the final states.
         device: where batches are wanted.
         seed: of the order.
         tokens_per_batch: most tokens of a padded micro-batch.
@@ -65,10 +66,11 @@ class BatchFeed:
 
     def __init__(
         self,
-        store: HiddenStateStore,
+        store: SampleStore,
         samples: Sequence[int],
         *,
         mask_kind: MaskKind,
+        layers: tuple[int, ...] = (),
         device: torch.device,
         seed: int,
         tokens_per_batch: int,
@@ -82,6 +84,7 @@ class BatchFeed:
         self._samples = list(samples)
         self._lengths = [min(store.lengths[index], max_length) for index in self._samples]
         self._mask_kind: MaskKind = mask_kind
+        self._layers = layers
         self._device = device
         self._seed = seed
         self._tokens_per_batch = tokens_per_batch
@@ -139,6 +142,7 @@ class BatchFeed:
             make_batch(
                 [self._store[self._samples[number]] for number in part.numbers],
                 mask_kind=self._mask_kind,
+                layers=self._layers,
                 device=self._device,
                 max_length=self._max_length,
                 supervised=not part.filler,

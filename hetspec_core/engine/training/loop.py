@@ -16,7 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from hetspec_core.engine.algorithms import Eagle
+from hetspec_core.engine.algorithms import Algorithm
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.machine import peak_memory_bytes
 from hetspec_core.engine.modeling.draft_lm import DraftLM
@@ -61,7 +61,7 @@ class Training:
     accelerator: Accelerator
     processes: Processes
     draft: DraftLM
-    algorithm: Eagle
+    algorithm: Algorithm
     feed: BatchFeed
     held_out: HeldOut | None
     checkpoints: TrainingCheckpoints
@@ -120,7 +120,7 @@ def train(run: Training) -> None:
 def accumulate_gradients(
     model: nn.Module,
     step: StepBatches,
-    algorithm: Eagle,
+    algorithm: Algorithm,
     accelerator: Accelerator,
     processes: Processes,
     noise: torch.Generator | None,

@@ -10,7 +10,8 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hetspec_core.engine.data.hidden_states import HiddenStateStore, count_supervised
+from hetspec_core.engine.data.hidden_states import count_supervised
+from hetspec_core.engine.data.sample_store import SampleStore
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.training.split import pick_evaluated, split_by_id
 from hetspec_core.errors import DataError
@@ -28,9 +29,9 @@ class TrainingData:
         held_out: numbers of the samples that evaluations use; empty when nothing is held out.
     """
 
-    store: HiddenStateStore
+    store: SampleStore
     samples: list[int]
-    eval_store: HiddenStateStore
+    eval_store: SampleStore
     held_out: list[int]
 
     def identity(self, spec: TrainingSpec) -> str:
@@ -42,7 +43,7 @@ class TrainingData:
 
 
 def select_samples(
-    store: HiddenStateStore, eval_store: HiddenStateStore | None, spec: TrainingSpec, warn: Callable[[str], None]
+    store: SampleStore, eval_store: SampleStore | None, spec: TrainingSpec, warn: Callable[[str], None]
 ) -> TrainingData:
     """Choose the samples to train on and to evaluate on.
 
@@ -68,7 +69,7 @@ def select_samples(
     return TrainingData(store, [usable[index] for index in trained], store, [usable[index] for index in chosen])
 
 
-def _supervised_samples(store: HiddenStateStore, max_length: int) -> list[int]:
+def _supervised_samples(store: SampleStore, max_length: int) -> list[int]:
     """Samples that supervise at least one token once they are cut to `max_length`."""
     where = describe(store)
     if len(store) == 0:
@@ -86,7 +87,7 @@ def _supervised_samples(store: HiddenStateStore, max_length: int) -> list[int]:
     return found
 
 
-def check_fits(store: HiddenStateStore, base: BaseLM, *, allow_other_base: bool, warn: Callable[[str], None]) -> None:
+def check_fits(store: SampleStore, base: BaseLM, *, allow_other_base: bool, warn: Callable[[str], None]) -> None:
     """Compare a dataset with the base that is to be trained for.
 
     Raises:
@@ -95,7 +96,7 @@ def check_fits(store: HiddenStateStore, base: BaseLM, *, allow_other_base: bool,
     identity = store.identity
     sizes = {
         "hidden size": (identity.hidden_size, base.hidden_size),
-        "vocabulary": (identity.vocab_size, base.vocab_size),
+        "vocabulary": (identity.vocab_size or base.vocab_size, base.vocab_size),  # 0 = not known
     }
     wrong = [f"{name} {seen}, the base has {wanted}" for name, (seen, wanted) in sizes.items() if seen != wanted]
     if wrong:
@@ -104,6 +105,9 @@ def check_fits(store: HiddenStateStore, base: BaseLM, *, allow_other_base: bool,
             hint="generate a dataset with this base, or take the recipe of the dataset's base",
         )
     if identity.base_fingerprint == base.fingerprint:
+        return
+    if not identity.base_fingerprint:
+        warn(f"the dataset in {describe(store)} does not say of which base it is; it is taken for {base.name}'s")
         return
     message = (
         f"the dataset in {describe(store)} was made by a base with fingerprint {identity.base_fingerprint[:16]}; "
@@ -118,6 +122,23 @@ def check_fits(store: HiddenStateStore, base: BaseLM, *, allow_other_base: bool,
     warn(message)
 
 
-def describe(store: HiddenStateStore) -> str:
+def check_layers(store: SampleStore, layers: tuple[int, ...]) -> None:
+    """See that a dataset has the captured layers that a draft reads.
+
+    Raises:
+        DataError: some are missing; says which, and how to get them.
+    """
+    stored = store.identity.layers
+    missing = sorted(set(layers) - set(stored))
+    if missing:
+        raise DataError(
+            f"the draft reads layers {sorted(set(layers))} of the base; the dataset in {describe(store)} has "
+            f"{list(stored) or 'none'} besides the final state",
+            hint="generate a dataset with this recipe, or with dataset.layers="
+            f"{sorted(set(layers) | set(stored))}, which then serves other algorithms too",
+        )
+
+
+def describe(store: SampleStore) -> str:
     """The folders of a store, for messages."""
     return ", ".join(str(folder) for folder in store.folders)

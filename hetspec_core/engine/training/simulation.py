@@ -1,7 +1,7 @@
 """How far a draft would have been right along stored text: accept length without running the base.
 
 A verify step starts with a root x_{t+1} (the base has just chosen it) and the base's state f_t. The draft then works as
-it does in decoding:
+it does in decoding (g_k is its state after step k, whatever the algorithm hands on):
 
     k = 1   reads (x_{t+1}, f_t), attends to the true pairs 0..t            -> g_1, guesses token t+2
     k = 2   reads (its guess, g_1) at position t+1, attends to pairs 0..t, and itself    -> g_2, guesses token t+3
@@ -37,6 +37,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from hetspec_core.engine.data.batches import Batch
+from hetspec_core.engine.modeling.base_lm import BaseOutput
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 
 _CHUNK_ELEMENTS = 1 << 25  # of one [rows, V] block of logits
@@ -122,10 +123,10 @@ def follow_paths(
     rows, num_keys = batch.tokens.shape
     num_starts = starts.shape[1]
     device = batch.tokens.device
-    features = batch.features.to(next(draft.parameters()).dtype)
+    features = draft.base_features(BaseOutput(batch.features, batch.layers))
+    start = draft.first_state(features.to(next(draft.parameters()).dtype))
     cache = DynamicCache()
-    hidden = draft(batch.tokens, features, cache=cache)  # step 1 of every start is one causal pass over the sample
-    state = _pick(hidden, starts)
+    state = _pick(draft(batch.tokens, start, cache=cache), starts)  # step 1 is one causal pass over the sample
     sees_prefix = torch.arange(num_keys, device=device) <= starts[..., None]  # [B, S, T]
     sees_itself = torch.eye(num_starts, dtype=torch.bool, device=device).expand(rows, -1, -1)  # [B, S, S]
 
@@ -149,13 +150,13 @@ def follow_paths(
     return PathRanks(ranks=torch.stack(ranks, -1).flatten(0, 1), judged=torch.stack(judged, -1).flatten(0, 1))
 
 
-def _pick(hidden: Tensor, places: Tensor) -> Tensor:
-    """[B, T, H] at [B, S] -> [B, S, H]."""
-    return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
+def _pick(states: Tensor, places: Tensor) -> Tensor:
+    """[B, T, S] at [B, N] -> [B, N, S]."""
+    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
 
 
 def _rank(draft: DraftLM, state: Tensor, choice: Tensor) -> Tensor:
-    """[N, H] draft states and [N] base tokens -> [N] ranks; equal logits rank in the order of their ids."""
+    """[N, S] draft states and [N] base tokens -> [N] ranks; equal logits rank in the order of their ids."""
     found = [torch.empty(0, dtype=torch.int64, device=state.device)]
     rows = max(1, _CHUNK_ELEMENTS // draft.vocab_size)
     for part, wanted in zip(state.split(rows), choice.split(rows), strict=True):

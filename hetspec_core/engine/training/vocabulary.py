@@ -7,13 +7,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from hetspec_core.engine.data.hidden_states import HiddenStateStore
+from hetspec_core.engine.data.sample_store import SampleStore
 from hetspec_core.errors import SpecError
 
 
-def count_assistant_tokens(
-    store: HiddenStateStore, samples: Sequence[int], *, vocab_size: int, max_length: int
-) -> Tensor:
+def count_assistant_tokens(store: SampleStore, samples: Sequence[int], *, vocab_size: int, max_length: int) -> Tensor:
     """[V] int64: how often the assistant wrote each token in these samples, cut to the length used in training."""
     counts = torch.zeros(vocab_size, dtype=torch.int64)
     for index in samples:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 
-from hetspec_core.service.planning.parameters import ParameterCount, head_dim
+from hetspec_core.catalog import load_card
+from hetspec_core.service.planning.parameters import ParameterCount, count_passes, head_dim
 from hetspec_core.service.planning.work import BYTES_OF, Part
 from hetspec_core.spec import Architecture, RunSpec
 
@@ -88,6 +89,9 @@ def _training(spec: RunSpec, base: ParameterCount, draft: ParameterCount, device
     reduced = spec.draft.vocab_size is not None and spec.draft.vocab_size < sizes.vocab_size
     per_token = ACTIVATIONS_PER_WIDTH * own.hidden_size + ACTIVATIONS_PER_MLP * _inner_width(own)
     prepared = READ_AHEAD[device] * training.gradient_accumulation
+    passes = count_passes(spec.algorithm).training
+    algorithm = load_card("algorithms", spec.algorithm.name)
+    states = 1 + len(algorithm.captured_layers(spec.algorithm.options, sizes.num_hidden_layers))
     return [
         Part("draft weights", 4 * draft.total, on_device=True),
         Part("draft weights in bfloat16", 2 * draft.total if dtype == "bfloat16" else 0, on_device=True),
@@ -95,9 +99,9 @@ def _training(spec: RunSpec, base: ParameterCount, draft: ParameterCount, device
         Part("optimizer", 8 * draft.total // _optimizer_shares(spec), on_device=True),
         Part("embedding and head of the base", ends, on_device=True),
         Part("rows of the reduced head", draft.head_products * element if reduced else 0, on_device=True),
-        Part("activations", 4 * per_token * own.num_hidden_layers * tokens, on_device=True),
+        Part("activations", 4 * per_token * own.num_hidden_layers * passes * tokens, on_device=True),
         Part("logits", _chunk(sizes.vocab_size, spec.draft.vocab_size, tokens), on_device=True),
-        Part("hidden-state batches", prepared * tokens * sizes.hidden_size * stored, on_device=True),
+        Part("hidden-state batches", prepared * tokens * states * sizes.hidden_size * stored, on_device=True),
         Part("base while its ends are taken", base.total * element, when="loading"),
     ]
 
@@ -124,7 +128,8 @@ def _decoding(spec: RunSpec, base: ParameterCount, draft: ParameterCount | None,
     ]
     if draft is not None and spec.draft is not None and not spec.decoding.plain:
         parts.append(Part("draft weights", draft.total * element, on_device=True))
-        parts.append(Part("draft's cache", _cache(spec.draft.architecture, rows, length, element), on_device=True))
+        own = count_passes(spec.algorithm).drafting * _cache(spec.draft.architecture, rows, length, element)
+        parts.append(Part("draft's cache", own, on_device=True))
     return parts
 
 

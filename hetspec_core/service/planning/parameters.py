@@ -7,6 +7,7 @@ It knows sizes only: no files, no devices, no number types.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,6 +44,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3": Family(attention_bias_key=True, head_norms="head"),
     "gemma": Family(attention_bias_key=True),
     "gemma2": Family(attention_bias_key=True, norms=4),
+    "gemma3_text": Family(attention_bias_key=True, norms=4, head_norms="head"),
     "olmo2": Family(attention_bias_key=True, head_norms="all_heads"),
     "mixtral": Family(experts=True),
     "qwen3_moe": Family(attention_bias_key=True, head_norms="head", experts=True),
@@ -93,25 +95,83 @@ def count_base(sizes: Architecture) -> ParameterCount:
     )
 
 
-def count_draft(draft: DraftSpec, algorithm: AlgorithmSpec) -> ParameterCount:
-    """Parameters of a draft: its layers, the norms it keeps, and the fusion layer FC([embedding; feature]).
+def count_draft(draft: DraftSpec, algorithm: AlgorithmSpec, base_width: int | None = None) -> ParameterCount:
+    """Parameters of a draft: its layers, the norms it keeps, and what its algorithm puts around them.
 
-    Embedding and output head are the base's and are not counted; `head_products` is what the (reduced) head costs.
+    Embedding and, mostly, output head are the base's and are not counted; `head_products` is what the (reduced) head
+    costs. An algorithm of another package is counted as EAGLE-1/2, and the count says that it is not exact.
+
+    Args:
+        draft: sizes and norms.
+        algorithm: with its options.
+        base_width: H of the base; the draft's own when absent.
     """
     sizes = draft.architecture
-    width = sizes.hidden_size
+    width, outer = sizes.hidden_size, base_width or sizes.hidden_size
+    words = draft.vocab_size or sizes.vocab_size
     layers, active = _layers(sizes)
-    skipped = width if draft.skip_first_input_norm else 0
-    fusion = 2 * width * width + (width if algorithm.options.get("fusion_bias", True) else 0)
+    head, products, own_norm = _head(algorithm, width, outer, words)
+    pair = algorithm.name == "eagle3"
+    # The first layer's own input norm is left out; or it reads pairs, with a second norm and wider projections.
+    first = _pair_surplus(sizes) if pair else -width if draft.skip_first_input_norm else 0
     return ParameterCount(
         embedding=0,
-        layers=layers - skipped,
-        final_norm=0 if draft.skip_output_norm else width,
-        head=fusion,
-        active=active - skipped + fusion,
-        head_products=(draft.vocab_size or sizes.vocab_size) * width,
-        exact=sizes.model_type in FAMILIES,
+        layers=layers + first,
+        final_norm=0 if draft.skip_output_norm or pair else width,
+        head=head + own_norm + (products if pair else 0),
+        active=active + first + head + own_norm + (0 if draft.skip_output_norm or pair else width),
+        head_products=products,
+        exact=sizes.model_type in FAMILIES and algorithm.name in ("eagle", "latent", "eagle3"),
     )
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How often a token goes through a draft's layers.
+
+    Attributes:
+        training: in a training step.
+        drafting: in one step of the draft when it decodes; each has keys and values of its own in the cache.
+    """
+
+    training: int = 1
+    drafting: int = 1
+
+
+def count_passes(algorithm: AlgorithmSpec) -> Passes:
+    """Passes of an algorithm, from its options; one for those that are not known."""
+    options = algorithm.options
+    if algorithm.name == "eagle3":
+        return Passes(training=int(options.get("ttt_steps", 7)))
+    if algorithm.name == "latent":
+        number = math.prod(
+            int(options.get(key, usual)) for key, usual in (("refinements", 1), ("recurrences", 2), ("repeats", 1))
+        )
+        return Passes(number, number)
+    return Passes()
+
+
+def _head(algorithm: AlgorithmSpec, width: int, outer: int, words: int) -> tuple[int, int, int]:
+    """(projections of an algorithm's head, products of one token's logits, norms that the head owns)."""
+    options = algorithm.options
+    up = width * outer
+    if algorithm.name == "latent":
+        learned = options.get("latent_init", "learned") == "learned"
+        fc = (2 * outer + width) * width + width
+        return fc + up + ((2 * outer) * width + width if learned else 0), words * outer, 0
+    if algorithm.name == "eagle3":
+        layers = str(options.get("layers", "auto"))
+        captured = 3 if layers == "auto" else len(layers.split(","))
+        norms = width + (captured * outer if options.get("fc_norm", False) else 0)
+        return captured * outer * width + (up if width != outer else 0), words * width, norms
+    fusion = 2 * outer * width + (width if options.get("fusion_bias", True) else 0)
+    return fusion + (up if width != outer else 0), words * outer, 0
+
+
+def _pair_surplus(sizes: Architecture) -> int:
+    """What EAGLE-3's first layer has more than an ordinary one: a norm, and twice as wide projections."""
+    one = head_dim(sizes)
+    return sizes.hidden_size * (1 + one * (sizes.num_attention_heads + 2 * sizes.num_key_value_heads))
 
 
 def head_dim(sizes: Architecture) -> int:
@@ -127,8 +187,9 @@ def _layers(sizes: Architecture) -> tuple[int, int]:
     for index in range(sizes.num_hidden_layers):
         if family.experts and _has_experts(sizes, index):
             router, expert, number, chosen = _experts(sizes)
-            total += around + router + number * expert
-            active += around + router + chosen * expert
+            common = around + router + _everybodys(sizes, expert)
+            total += common + number * expert
+            active += common + chosen * expert
         else:
             mlp = _mlp(sizes, family)
             total += around + mlp
@@ -167,7 +228,17 @@ def _num_experts(sizes: Architecture) -> int:
 
 
 def _experts(sizes: Architecture) -> tuple[int, int, int, int]:
-    """(router, one expert, experts, experts of a token)."""
+    """(router, one expert, experts that compute, experts of a token if all that it is routed to compute)."""
     number = _num_experts(sizes)
+    real = number - int(sizes.extra.get("zero_compute_experts", 0))
     expert = 3 * sizes.hidden_size * (sizes.moe_intermediate_size or sizes.intermediate_size)
-    return number * sizes.hidden_size, expert, number, min(number, sizes.num_experts_per_tok or number)
+    return number * sizes.hidden_size, expert, real, min(real, sizes.num_experts_per_tok or number)
+
+
+def _everybodys(sizes: Architecture, expert: int) -> int:
+    """Shared experts with their gate, and the vectors of constant experts: every token may pass through them."""
+    extra, width = sizes.extra, sizes.hidden_size
+    shared = int(extra.get("shared_experts", 0))
+    gate = width if shared and extra.get("shared_expert_gate", False) else 0
+    constant = extra.get("zero_expert_kind", "identity") == "constant"
+    return shared * expert + gate + (int(extra.get("zero_compute_experts", 0)) * width if constant else 0)

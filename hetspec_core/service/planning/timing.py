@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from hetspec_core.service.planning.facts import Facts, Gpu, ProbeFacts
 from hetspec_core.service.planning.memory import base_dtype
-from hetspec_core.service.planning.parameters import ParameterCount
+from hetspec_core.service.planning.parameters import ParameterCount, count_passes
 from hetspec_core.service.planning.work import BYTES_OF, DataEstimate, store_bytes
 from hetspec_core.spec import RunSpec
 
@@ -115,7 +115,9 @@ def training_phases(
 ) -> list[Phase] | None:
     """Phases of training; None when neither steps nor minutes are known. `max_minutes` cuts all of it off."""
     training = spec.training
-    per_token = 6 * draft.active + data.supervised_share * (2 * base.head_products + 4 * draft.head_products)
+    passes = count_passes(spec.algorithm)
+    heads = 4 * draft.head_products * (passes.training if spec.algorithm.name == "eagle3" else 1)
+    per_token = 6 * draft.active * passes.training + data.supervised_share * (2 * base.head_products + heads)
     tokens = training.tokens_per_batch * training.gradient_accumulation
     step_s = tokens * per_token / rates.flops
     evaluated = training.eval_samples * (data.mean_tokens + training.eval_starts * spec.decoding.tree.depth)
@@ -154,10 +156,11 @@ def decoding_phases(
     for tree in trees:
         propose = 0.0
         if draft is not None and spec.draft is not None:
-            draft_layers = spec.draft.architecture.num_hidden_layers
+            passes = count_passes(spec.algorithm).drafting
+            draft_layers = passes * spec.draft.architecture.num_hidden_layers
             one = max(
-                draft.active * BYTES_OF[base_dtype(spec, device)] / rates.bandwidth,
-                2 * tree.top_k * (draft.active + draft.head_products) / rates.flops,
+                passes * draft.active * BYTES_OF[base_dtype(spec, device)] / rates.bandwidth,
+                2 * tree.top_k * (passes * draft.active + draft.head_products) / rates.flops,
             )
             propose = tree.depth * (one + (1 + draft_layers) * rates.layer_s)
         step = _step_s(spec, base, rates, device, 1 + tree.num_nodes) + propose

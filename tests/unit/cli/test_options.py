@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from hetspec_core.cli.generate import printable
-from hetspec_core.cli.options import find_draft, trees_of
+from hetspec_core.cli.options import trees_of
 from hetspec_core.errors import NotFoundError, UsageError
 from hetspec_core.service import Workbench
+from hetspec_core.service.drafts import find_draft
 
 
 def test_tree_shapes_are_read() -> None:

@@ -33,8 +33,9 @@ def problems_of(*overrides: str, recipe: str = LLAMA) -> list[str]:
             "draft.architecture.model_type: is 'mamba'; backbone 'llama' needs 'llama'",
         ),
         (
-            f"{ARCHITECTURE}.hidden_size=1152",
-            "draft.architecture.hidden_size: is 1152; algorithm 'eagle' needs the base's 576",
+            f"{ARCHITECTURE}.extra.shared_experts=2",
+            "draft.architecture.extra: has experts without compute or shared ones; needs num_experts in "
+            "draft.architecture",
         ),
         (
             f"{ARCHITECTURE}.vocab_size=50000",
@@ -65,7 +66,10 @@ def problems_of(*overrides: str, recipe: str = LLAMA) -> list[str]:
         ("dataset.max_length=8193", "dataset.max_length: is 8193; the base's context has 8192 tokens"),
         ("training.max_length=8193", "training.max_length: is 8193; the base's context has 8192 tokens"),
         ("decoding.max_new_tokens=8193", "decoding.max_new_tokens: is 8193; the base's context has 8192 tokens"),
-        ("dataset.layers=[2, 31, -1]", "dataset.layers: has 31, -1; the base has 0 (embeddings) to 30"),
+        (
+            "dataset.layers=[2, 31, -1]",
+            "dataset.layers: has 31, -1; the base has 0 (embeddings) to 29 besides the final state",
+        ),
         ("dataset.layers=[2, 2]", "dataset.layers: is [2, 2]; each layer may be named once"),
         (
             "dataset.format=parquet",
@@ -111,8 +115,35 @@ def test_starting_from_the_bases_layers_needs_layers_of_their_shape() -> None:
 
 
 def test_a_fault_in_one_section_does_not_hide_that_two_others_do_not_fit() -> None:
-    found = problems_of("training.epochs=0", f"{ARCHITECTURE}.hidden_size=1152", "draft.init=random")
+    found = problems_of("training.epochs=0", f"{ARCHITECTURE}.vocab_size=50000", "draft.init=random")
     assert found == [
         "training.epochs: is 0; needs a whole number > 0",
-        "draft.architecture.hidden_size: is 1152; algorithm 'eagle' needs the base's 576",
+        "draft.architecture.vocab_size: is 50000; needs at most the base's 49152",
     ]
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("zero_compute_experts=16", "zero_compute_experts: is 16; needs 0 to 15 of num_experts = 16"),
+        ("zero_expert_kind=lazy", "zero_expert_kind: is 'lazy'; needs identity, zero or constant"),
+        ("zero_expert_share=1.5", "zero_expert_share: is 1.5; needs a number from 0 to below 1"),
+        ("shared_experts=-1", "shared_experts: is -1; needs a whole number >= 0"),
+    ],
+)
+def test_experts_that_do_not_hold_are_named(override: str, problem: str) -> None:
+    found = problems_of(f"{ARCHITECTURE}.extra.{override}", recipe="smollm2-qwen3-moe-zero-eagle")
+    assert found == [f"draft.architecture.extra.{problem}"]
+
+
+def test_a_dataset_stores_the_layers_that_its_algorithm_reads() -> None:
+    resolved = resolve("smollm2-eagle3", stage="dataset", overrides=["dataset.layers=[5, 15]"])
+    assert resolved.spec.dataset.layers == (5, 15, 2, 27)
+    assert resolve(LLAMA, stage="dataset").spec.dataset.layers == ()
+    found = problems_of("algorithm.options.layers=2,30", recipe="smollm2-eagle3")
+    assert found == ["algorithm.options.layers: has 30; the base has 0 (embeddings) to 29"]
+
+
+def test_only_some_algorithms_start_from_the_bases_layers() -> None:
+    found = problems_of("draft.init=base_last_layers", "draft.vocab_size=none", recipe="smollm2-eagle3")
+    assert found == ["draft.init: is 'base_last_layers'; algorithm 'eagle3' needs 'random'"]

@@ -27,7 +27,7 @@ def test_it_resolves_for_every_stage(name: str, stage: str) -> None:
     resolved = resolve(name, stage=stage)
     spec = resolved.spec
     assert (spec.stage, spec.recipe) == (stage, name)
-    assert spec.draft is not None and spec.draft.architecture.hidden_size == spec.base.architecture.hidden_size
+    assert spec.draft is not None and spec.draft.architecture.vocab_size == spec.base.architecture.vocab_size
     assert from_toml(to_toml(spec)) == spec
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hetspec_core.engine.modeling import checkpoint
+from hetspec_core.engine.modeling import draft_files
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, read_settings, save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
@@ -111,7 +111,7 @@ def test_failing_to_save_keeps_the_older_draft(saved: Path, base: BaseLM, monkey
     def full_disk(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    monkeypatch.setattr(draft_files, "save_file", full_disk)
     with pytest.raises(OSError, match="No space"):
         save_draft(tiny_draft(base, seed=9), saved, algorithm=ALGORITHM, facts={})
     assert torch.equal(output(load_draft(saved, base)), before)

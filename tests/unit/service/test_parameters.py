@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hetspec_core.config import load_base, presets
 from hetspec_core.engine.modeling.checkpoint import build_draft
-from hetspec_core.service.planning.parameters import FAMILIES, count_base, count_draft
+from hetspec_core.service.planning.parameters import FAMILIES, Passes, count_base, count_draft, count_passes
 from hetspec_core.spec import AlgorithmSpec, Architecture
 from tests.fakes.tiny_models import draft_spec, tiny_base
 
@@ -85,3 +85,10 @@ def test_an_unknown_family_is_counted_as_a_llama_and_says_so() -> None:
     unknown, llama = count_base(architecture("brand_new", {})), count_base(architecture("llama", {}))
     assert not unknown.exact
     assert unknown.total == llama.total
+
+
+def test_a_recurrence_and_a_training_time_test_pass_through_the_layers_again() -> None:
+    assert count_passes(AlgorithmSpec()) == Passes(training=1, drafting=1)
+    assert count_passes(AlgorithmSpec(name="eagle3", options={"ttt_steps": 5})) == Passes(training=5, drafting=1)
+    options = {"refinements": 2, "recurrences": 3, "repeats": 2}
+    assert count_passes(AlgorithmSpec(name="latent", options=options)) == Passes(training=12, drafting=12)

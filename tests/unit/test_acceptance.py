@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hetspec_core.engine.decoding.completion import Completion, StepCount
-from hetspec_core.engine.decoding.stats import AcceptStats, bootstrap_interval, macro_accept_length
+from hetspec_core.acceptance import AcceptStats, StepCount, bootstrap_interval, macro_accept_length
+from hetspec_core.engine.decoding.completion import Completion
 
 STEPS = [StepCount(1, 0, 1), StepCount(3, 2, 3), StepCount(4, 3, 3), StepCount(2, 3, 3)]  # the last was cut at a stop
 

@@ -1,13 +1,38 @@
-"""Statistics of verify steps, by the definitions of the words table (docs/measuring.md). Plain numbers, no models."""
+"""Statistics of verify steps, by the definitions of docs/measuring.md, for engine and desk alike.
+
+Plain numbers: it knows no models, no trees and no messages.
+"""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from hetspec_core.engine.decoding.completion import Completion, StepCount
+
+@dataclass(frozen=True)
+class StepCount:
+    """The numbers of one verify step that statistics need.
+
+    Attributes:
+        committed: tokens added to the answer, bonus token included, after cutting at a stop token or the limit.
+        accepted: draft tokens that the base accepted, before cutting.
+        offered: levels of the tree at which a child of the accepted path was offered: `accepted`, or one more when the
+            last accepted node had children and all were rejected.
+    """
+
+    committed: int
+    accepted: int
+    offered: int
+
+
+class Counted(Protocol):
+    """An answer whose verify steps are counted."""
+
+    @property
+    def steps(self) -> Sequence[StepCount]: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +69,8 @@ class AcceptStats:
     steps: list[StepCount] = field(default_factory=list)
 
     @classmethod
-    def of(cls, completions: Sequence[Completion]) -> AcceptStats:
+    def of(cls, completions: Iterable[Counted]) -> AcceptStats:
+        """The statistics of answers together."""
         return cls([step for completion in completions for step in completion.steps])
 
     @property

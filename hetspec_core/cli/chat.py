@@ -1,0 +1,139 @@
+"""`hetspec-core chat`: talk to base and draft in a plain terminal or a pipe; questions on stdin, answers on stdout."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hetspec_core.cli.options import DEFAULT_RECIPE, DraftOption, FileOption, RecipeOption, SetOption, trees_of
+from hetspec_core.cli.output import JsonFlag, console, note, print_json
+from hetspec_core.errors import Cancelled, DataError, StageFailed, UsageError
+
+if TYPE_CHECKING:
+    from hetspec_core.cli.chat_commands import Talk
+    from hetspec_core.service.chat import ChatSession
+
+app = typer.Typer()
+
+
+@app.command()
+def chat(
+    questions: Annotated[
+        list[str] | None, typer.Argument(metavar="[QUESTION]...", help="Ask these and end; stdin when absent.")
+    ] = None,
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    draft: DraftOption = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Ordinary decoding, without a draft.")] = False,
+    tree: Annotated[str | None, typer.Option(help="depth/top_k/num_draft_tokens; top_k 1 is a chain.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, help="0 = greedy.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the sampling.")] = None,
+    system: Annotated[str | None, typer.Option("--system", help="System prompt.")] = None,
+    load: Annotated[Path | None, typer.Option("--load", help="Conversation to go on with.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Write a trace of every answer.")] = False,
+    record_to: Annotated[
+        Path | None, typer.Option("--record-to", help="Folder of the traces; implies --record.")
+    ] = None,
+    every_position: Annotated[
+        bool, typer.Option("--every-position", help="Commit one token per step, so that a trace suits the simulator.")
+    ] = False,
+    backend: Annotated[str, typer.Option(help="Who runs the models; see `catalog backends`.")] = "builtin",
+    overrides: SetOption = [],  # noqa: B006 - Typer reads the default, nobody changes it
+    file: FileOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Chat with a base and its draft: accepted tokens in colour, /tree, /stats, /ab, /set and more; see /help."""
+    from hetspec_core.cli.chat_commands import Talk
+    from hetspec_core.cli.options import spec_options
+    from hetspec_core.service import Workbench
+    from hetspec_core.service.chat import ChatSession, Conversation, chat_config
+    from hetspec_core.service.traces import trace_folder
+
+    shapes = trees_of([tree] if tree else [])
+    options = spec_options(
+        decoding__tree=shapes[0] if shapes else None,
+        decoding__max_new_tokens=max_new_tokens,
+        decoding__sampling__temperature=temperature,
+        decoding__sampling__seed=seed,
+    )
+    conversation = Conversation.load(load) if load is not None else None
+    with Workbench() as workbench:
+        config = chat_config(
+            workbench,
+            recipe,
+            draft=draft,
+            plain=plain,
+            overrides=overrides,
+            options=options,
+            file=file,
+            backend=backend,
+        )
+        folder = record_to or (trace_folder() if record else None)
+        with ChatSession(config, conversation=conversation, record=folder) as session:
+            if system is not None:
+                session.change(system_prompt=system or None)
+            session.start()
+            talk = Talk(session, workbench, as_json=json, every_position=every_position)
+            _converse(talk, questions or [])
+
+
+def _converse(talk: Talk, questions: list[str]) -> None:
+    interactive = not questions and sys.stdin.isatty() and not talk.as_json
+    if interactive:
+        note("ask something, or /help; Ctrl-C stops an answer, twice it ends the chat")
+        _enable_editing()
+    asked = 0
+    while not talk.over:
+        try:
+            if questions:
+                if asked == len(questions):
+                    break
+                line = questions[asked]
+            else:
+                line = input("> ") if interactive else _read_line()
+        except EOFError:
+            break
+        except KeyboardInterrupt:  # at the prompt
+            raise Cancelled("the chat was ended") from None
+        asked += 1
+        if not line.strip():
+            continue
+        try:
+            talk.take(line)
+        except UsageError as error:
+            if not interactive:
+                raise
+            console().print(str(error), style="red")
+        if not interactive:
+            _check(talk.session)
+    if talk.as_json:
+        print_json({"type": "figures", **talk.session.figures.to_json()}, lines=True)
+
+
+def _check(session: ChatSession) -> None:
+    """In a pipe nobody can restart or shorten: what went wrong is the end."""
+    answer = session.answer
+    if session.state == "dead" and session.death is not None:
+        raise StageFailed(session.death.message, hint=session.death.hint + f"; log: {session.death.log}")
+    if answer is not None and answer.state == "refused":
+        raise DataError(answer.error, hint=answer.hint)
+    if answer is not None and answer.state == "failed":
+        raise StageFailed(answer.error, hint=answer.hint)
+
+
+def _read_line() -> str:
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.rstrip("\n")
+
+
+def _enable_editing() -> None:
+    """Line editing and history at the prompt, where Python has it."""
+    try:
+        import readline  # noqa: F401 - importing it is what enables it
+    except ImportError:
+        return

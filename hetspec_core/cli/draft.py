@@ -1,0 +1,134 @@
+"""`hetspec-core draft`: look into drafts of any layout, take them in, and write them for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hetspec_core.cli.console import console, note, print_json
+from hetspec_core.cli.output import JsonFlag
+from hetspec_core.cli.tables import print_table
+
+app = typer.Typer(
+    help="Drafts in and out of other programs' layouts: inspect, import, export.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+DraftWord = Annotated[
+    str, typer.Argument(metavar="RUN_OR_DIR", help="Training run, its folder, or a draft directory of any layout.")
+]
+BaseOption = Annotated[
+    str | None, typer.Option(help="Base preset: load the draft onto it, and take the default layers of its depth.")
+]
+_EXCHANGE = "hetspec_core.engine.stages.draft_exchange"
+
+
+@app.command()
+def inspect(draft: DraftWord, base: BaseOption = None, json: JsonFlag = False) -> None:
+    """Show the layout of a draft, what was inferred from its files, and what becomes of every tensor."""
+    from hetspec_core.cli.engine_command import ask_engine
+
+    words = ["inspect", str(_folder(draft)), *_base_words(base)]
+    answer = ask_engine(_EXCHANGE, words, doing="reading the draft")
+    print_json(answer) if json else _print_draft(answer)
+
+
+@app.command(name="import")
+def import_draft(
+    source: Annotated[Path, typer.Argument(help="Directory of EAGLE-1/2, EAGLE-3, specforge_het or speculators.")],
+    target: Annotated[Path, typer.Argument(help="New directory for HetSpec's draft.")],
+    base: BaseOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Take in a draft of another program. The layout is found by itself; nothing is unpickled but plain tensors."""
+    from hetspec_core.cli.engine_command import ask_engine
+
+    words = ["import", str(source.expanduser().absolute()), str(target.expanduser().absolute()), *_base_words(base)]
+    answer = ask_engine(_EXCHANGE, words, doing="importing the draft")
+    if json:
+        print_json(answer)
+        return
+    _print_draft(answer)
+    if base is None:
+        note("not loaded onto a base; --base PRESET does so")
+    note(f'next: hetspec-core bench --draft {target}   hetspec-core generate "..." --draft {target}')
+
+
+@app.command()
+def export(
+    draft: DraftWord,
+    target: Annotated[Path, typer.Argument(help="New directory; never inside the draft.")],
+    layout: Annotated[
+        str, typer.Option(help="eagle (SGLang and the authors), eagle3 (SGLang, SpecForge), speculators (vLLM).")
+    ],
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16; as stored when absent.")] = "",
+    json: JsonFlag = False,
+) -> None:
+    """Write a draft for another program, read it back and compare every tensor."""
+    from hetspec_core.cli.engine_command import ask_engine
+
+    words = ["export", str(_folder(draft)), str(target.expanduser().absolute()), "--layout", layout, "--dtype", dtype]
+    answer = ask_engine(_EXCHANGE, words, doing="exporting the draft")
+    if json:
+        print_json(answer)
+        return
+    out = console()
+    out.print(f"{answer['architecture']}, {answer['parameters']:,} parameters, in {answer['folder']}", soft_wrap=True)
+    rows = [(name, _shape(about), about["dtype"]) for name, about in answer["tensors"].items()]
+    print_table(("tensor", "shape", "type"), rows)
+    if answer["token_map"]:
+        note(f"tokens of the reduced vocabulary: {answer['token_map']}")
+    for line in answer["notes"]:
+        note(line)
+
+
+def _folder(draft: str) -> Path:
+    from hetspec_core.service import Workbench
+
+    with Workbench() as workbench:
+        return workbench.resolve_input(draft, "draft").absolute()
+
+
+def _base_words(preset: str | None) -> list[str]:
+    if preset is None:
+        return []
+    from hetspec_core.config import load_base
+
+    return ["--base", load_base(preset).model_dump_json()]
+
+
+def _print_draft(answer: dict[str, Any]) -> None:
+    out = console()
+    size = f"{answer['hidden_size']}" + (
+        f" on a base of {answer['base_hidden_size']}" if answer["hidden_size"] != answer["base_hidden_size"] else ""
+    )
+    rows = [
+        ("layout", answer["layout"]),
+        ("algorithm", answer["algorithm"]),
+        ("backbone", f"{answer['layers']} x {answer['model_type']}, hidden size {size}"),
+        ("vocabulary", f"{answer['draft_vocab_size']:,} of {answer['base_vocab_size']:,}"),
+        ("base layers", ", ".join(map(str, answer["captured_layers"])) or "final"),
+        ("parameters", f"{answer['parameters']:,}"),
+    ]
+    if answer.get("base"):
+        rows.append(("base", str(answer["base"])))
+    if answer.get("fits_base"):
+        rows.append(("fits", "the base: every tensor has its place"))
+    print_table(("draft", ""), rows)
+    if answer["inferred"]:
+        out.print()
+        print_table(("inferred", "value"), list(answer["inferred"].items()))
+    out.print()
+    tensors = [
+        (each["name"], _shape(each), each["dtype"], each["from"] if each["from"] != each["name"] else None)
+        for each in answer["tensors"]
+    ]
+    tensors += [("(dropped)", None, None, f"{name}: {reason}") for name, reason in answer["dropped"].items()]
+    print_table(("tensor", "shape", "type", "in the files"), tensors)
+
+
+def _shape(about: dict[str, Any]) -> str:
+    return " x ".join(str(size) for size in about["shape"])

@@ -1,0 +1,235 @@
+"""`hetspec-core trace`: recorded answers without a model: list, show, replay, export, and predict other tree shapes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hetspec_core.cli.formats import format_number
+from hetspec_core.cli.generate import printable
+from hetspec_core.cli.options import DEFAULT_RECIPE, DraftOption, RecipeOption
+from hetspec_core.cli.output import JsonFlag, console, note, print_json
+from hetspec_core.errors import CorruptFileError, NotFoundError, StageFailed, UsageError
+
+if TYPE_CHECKING:
+    from hetspec_core.events.chat import Calibrated
+    from hetspec_core.service.traces import Prediction
+
+app = typer.Typer(no_args_is_help=True)
+
+TraceWord = Annotated[str, typer.Argument(metavar="TRACE", help="File, recorded name, or shipped:NAME.")]
+
+
+@app.command("list")
+def list_(json: JsonFlag = False) -> None:
+    """The shipped traces and those recorded by `chat --record`."""
+    from hetspec_core.service.traces import list_traces
+
+    found = list_traces()
+    if json:
+        print_json([one.to_json() for one in found])
+        return
+    for one in found:
+        if one.error:
+            console().print(f"{one.word}  {printable(one.error)}", soft_wrap=True)
+            continue
+        length = "every position" if one.every_position else "plain"
+        if one.accept_length is not None:
+            length = f"accept length {one.accept_length:.2f}"
+        end = "" if one.complete else ", cut off"
+        line = f"{one.word}  {one.label}, {one.tokens} tokens, {length}{end}: {one.name}"
+        console().print(printable(line), soft_wrap=True)
+
+
+@app.command()
+def show(
+    trace: TraceWord,
+    step: Annotated[int | None, typer.Option(min=0, help="Show the tree of this verify step.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """One trace: question, answer and figures, or the tree of one step."""
+    from hetspec_core.cli.chat_view import AnswerPrinter, figure_lines, tree_lines
+    from hetspec_core.service.chat import Answer, Meters
+    from hetspec_core.service.traces import load_trace
+
+    found = load_trace(trace)
+    answer = Answer.of(found)
+    if step is not None:
+        tree = next((tree for tree in answer.trees if tree.index == step), None)
+        if tree is None:
+            raise NotFoundError(f"{trace} has no step {step} with a tree; it has {len(answer.trees)} trees, from 0")
+        if json:
+            print_json(tree.model_dump(mode="json"))
+            return
+        for line in tree_lines(tree):
+            console().print(line, soft_wrap=True)
+        return
+    if json:
+        from hetspec_core.service.traces.export import as_data
+
+        print_json(as_data(found))
+        return
+    for message in found.header.messages:
+        console().print(f"{message.role}: {printable(message.content)}", soft_wrap=True)
+    printer = AnswerPrinter(marks=True)
+    printer.show(answer)
+    printer.finish()
+    for line in figure_lines(Meters().figures(answer, answer.settings.label)):
+        console().print(printable(line), soft_wrap=True)
+
+
+@app.command()
+def replay(
+    trace: TraceWord,
+    speed: Annotated[float, typer.Option(min=0, help="Times as fast as it was; 0 = at once.")] = 1.0,
+    trees: Annotated[bool, typer.Option("--trees", help="Show the tree of every step.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Let an answer appear again, without a model."""
+    from hetspec_core.cli.chat_view import AnswerPrinter, show_end, tree_lines
+    from hetspec_core.events.chat import Step, Tokens
+    from hetspec_core.service.chat import Answer, Meters
+    from hetspec_core.service.traces import load_trace
+
+    found = load_trace(trace)
+    answer, printer, before = Answer.empty(found), AnswerPrinter(), 0.0
+    for reply in found.replies:
+        if isinstance(reply, Tokens | Step):
+            if speed > 0:
+                time.sleep(max(0.0, reply.elapsed_s - before) / speed)
+            before = reply.elapsed_s
+        answer.apply(reply)
+        if json:
+            print_json(reply.model_dump(mode="json"), lines=True)
+            continue
+        printer.show(answer)
+        if trees and isinstance(reply, Step) and reply.tree is not None:
+            printer.finish()
+            for line in tree_lines(reply.tree):
+                console().print(line, soft_wrap=True)
+    if not json:
+        printer.finish()
+        show_end(answer, Meters().figures(answer, answer.settings.label))
+
+
+@app.command()
+def export(
+    trace: TraceWord,
+    form: Annotated[str, typer.Option("--format", help="svg (one step), html (all), or json.")] = "html",
+    step: Annotated[int | None, typer.Option(min=0, help="Step for svg; the longest path when absent.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File; stdout when absent.")] = None,
+) -> None:
+    """Write a trace as SVG, HTML or JSON."""
+    from hetspec_core.paths import write_atomic
+    from hetspec_core.service.traces import FORMATS, load_trace
+    from hetspec_core.service.traces import export as export_trace
+
+    chosen = {str(one): one for one in FORMATS}.get(form)
+    if chosen is None:
+        raise UsageError(f"--format is {form}; allowed: {', '.join(FORMATS)}")
+    text = export_trace(load_trace(trace), chosen, step=step)
+    if output is None:
+        sys.stdout.write(text)
+        return
+    write_atomic(output, text)
+    note(f"written to {output}")
+
+
+@app.command()
+def simulate(
+    traces: Annotated[list[str], typer.Argument(metavar="TRACE...", help="Files, recorded names, or shipped:NAME.")],
+    tree: Annotated[list[str], typer.Option(help="Shape to try; may be repeated. A grid when absent.")] = [],  # noqa: B006
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure step costs here first, with the base and a draft.")
+    ] = False,
+    costs: Annotated[Path | None, typer.Option(help="File with a `calibrated` event, instead of measuring.")] = None,
+    recipe: RecipeOption = DEFAULT_RECIPE,
+    draft: DraftOption = None,
+    top: Annotated[int, typer.Option(min=1, help="Lines of the table.")] = 15,
+    json: JsonFlag = False,
+) -> None:
+    """Predict accept length (and tokens/s) of other tree shapes from recorded trees; see docs/traces.md."""
+    from hetspec_core.cli.options import trees_of
+    from hetspec_core.service.traces import Costs, load_trace, read_positions
+    from hetspec_core.service.traces import simulate as run_simulation
+    from hetspec_core.spec import TreeSpec
+
+    answers = [read_positions(load_trace(word), word) for word in traces]
+    shapes = [TreeSpec(**shape) for shape in trees_of(tree) or []] or None
+    calibration = _read_costs(costs) if costs is not None else None
+    if calibrate:
+        calibration = _calibrate(recipe, draft, list(tree))
+    found = run_simulation(answers, shapes, Costs(calibration) if calibration is not None else None)
+    if json:
+        about = None if calibration is None else calibration.model_dump(mode="json")
+        print_json({**found.to_json(), "calibration": about})
+        return
+    table = found.predictions if shapes else found.frontier
+    if not shapes:
+        note("shapes that no cheaper one beats, cheapest first")
+    console().print(f"{'tree':>10} {'accept':>7} {'certain':>8} {'own':>5} {'step':>9} {'tokens/s':>9} {'x plain':>8}")
+    for one in table[: max(top, len(shapes or ()))]:
+        console().print(_row(one))
+    if found.best is not None:
+        words = f"best: {found.best.shape.label}, accept length {found.best.accept_length:.2f}"
+        if found.best.tokens_per_s is not None:
+            words += f", {format_number(found.best.tokens_per_s)} tokens/s predicted"
+        console().print(words)
+    if any(one.extrapolated for one in table):
+        note("* = larger than what was recorded: at best a lower bound")
+    if any(one.own_trees < 1 for one in table):
+        note("own < 100 %: record with --every-position to have a tree at every position")
+
+
+def _row(one: Prediction) -> str:
+    mark = "*" if one.extrapolated else " "
+    step = f"{one.step_s * 1000:.1f} ms" if one.step_s is not None else "-"
+    speed = f"{one.tokens_per_s:.1f}" if one.tokens_per_s is not None else "-"
+    ratio = f"{one.speedup:.2f}" if one.speedup is not None else "-"
+    return (
+        f"{one.shape.label:>10}{mark}{one.accept_length:>7.2f} {one.certain:>8.0%} {one.own_trees:>5.0%} "
+        f"{step:>9} {speed:>9} {ratio:>8}"
+    )
+
+
+def _read_costs(path: Path) -> Calibrated:
+    from hetspec_core.events.chat import Calibrated, decode_replies
+
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise NotFoundError(f"{path} cannot be read: {error.strerror or error}") from error
+    found: list[Any] = [reply for reply in decode_replies(lines) if isinstance(reply, Calibrated)]
+    if not found:
+        raise CorruptFileError(
+            f"{path} has no `calibrated` event", hint="write one: echo /calibrate | hetspec-core chat --json > FILE"
+        )
+    return found[-1]
+
+
+def _calibrate(recipe: str, draft: str | None, trees: list[str]) -> Calibrated:
+    from hetspec_core.service import Workbench
+    from hetspec_core.service.chat import ChatSession, chat_config
+    from hetspec_core.service.traces import CALIBRATION_TREES
+
+    with Workbench() as workbench:
+        config = chat_config(workbench, recipe, draft=draft)
+    with ChatSession(config, trees=False) as session:
+        session.start()
+        while session.state == "loading":
+            session.wait()
+        if session.state == "ready":
+            note("measuring step costs ...")
+            session.calibrate(list(dict.fromkeys([*CALIBRATION_TREES, *trees])), tokens=12)
+            for _ in session.events():
+                pass
+        if session.meters.calibration is None:
+            why = session.death.message if session.death else "nothing was measured"
+            if session.problem is not None:
+                why = session.problem.error.message
+            raise StageFailed(why, hint="see `hetspec-core doctor`")
+        return session.meters.calibration

@@ -1,0 +1,132 @@
+"""The interface of a backend: load, turn conversations into tokens, answer with a stream of steps, stop, free.
+
+It knows specs and messages, not models; the built-in backend runs them here, another may drive a server. The chat stage
+calls one backend from one thread.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hetspec_core.acceptance import StepCount
+from hetspec_core.engine.data.conversation import Message
+from hetspec_core.events.chat import BaseFacts, ChatStop, DraftFacts, ShapeCost
+from hetspec_core.events.steps import TreeStep
+from hetspec_core.spec import BaseSpec, DecodingSpec, ResourcesSpec
+
+Capability = Literal["trees", "every_position", "calibrate", "sampling"]
+
+
+@dataclass(frozen=True)
+class StepSeen:
+    """One verify step as a backend tells it.
+
+    Attributes:
+        count: its numbers.
+        tokens: committed tokens.
+        kv_tokens: committed tokens in the base's cache before the step.
+        propose_s, verify_s, other_s: seconds; 0 where the backend cannot tell.
+        tree: the whole tree, when it was asked for and the backend can tell.
+    """
+
+    count: StepCount
+    tokens: list[int]
+    kv_tokens: int
+    propose_s: float
+    verify_s: float
+    other_s: float
+    tree: TreeStep | None = None
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who listens to an answer.
+
+    Attributes:
+        on_tokens: tokens that no draft proposed.
+        on_step: a verify step.
+        stop_asked: whether the answer should end now; looked at between steps.
+        trees: whether steps carry their trees.
+        every_position: commit one token per step.
+    """
+
+    on_tokens: Callable[[list[int]], None]
+    on_step: Callable[[StepSeen], None]
+    stop_asked: Callable[[], bool] = lambda: False
+    trees: bool = True
+    every_position: bool = False
+
+
+@dataclass
+class Written:
+    """An answer as a backend leaves it.
+
+    Attributes:
+        tokens: all of it, the stop token included.
+        first_token_s, decode_s: seconds to the first token, and after it.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    stop_reason: ChatStop = "length"
+    first_token_s: float = 0.0
+    decode_s: float = 0.0
+
+
+class Backend(ABC):
+    """Runs one base and one draft at a time."""
+
+    capabilities: tuple[Capability, ...] = ()
+
+    @abstractmethod
+    def open(self, base: BaseSpec, resources: ResourcesSpec) -> BaseFacts:
+        """Load the base.
+
+        Raises:
+            ModelError: it cannot be loaded.
+            ResourceError: the device is not there.
+        """
+
+    @abstractmethod
+    def facts(self) -> BaseFacts:
+        """What is loaded, and what it runs on."""
+
+    @abstractmethod
+    def use_draft(self, folder: str, name: str) -> DraftFacts | None:
+        """Make a draft the present one, loading it if it is not in memory; empty = plain decoding.
+
+        Raises:
+            ModelError, CheckpointError: it does not fit the base, or cannot be read.
+        """
+
+    @abstractmethod
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """Token ids of a conversation, up to where the answer begins.
+
+        Raises:
+            DataError: the chat template refuses it.
+        """
+
+    @abstractmethod
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of tokens, special ones left out."""
+
+    @abstractmethod
+    def answer(self, prompt: list[int], decoding: DecodingSpec, watcher: Watcher) -> Written:
+        """Answer a prompt by base and present draft.
+
+        Raises:
+            DataError: the prompt leaves no room in the context.
+        """
+
+    @abstractmethod
+    def calibrate(
+        self, prompt: list[int], decoding: DecodingSpec, trees: Sequence[str], stop_asked: Callable[[], bool]
+    ) -> tuple[float, list[ShapeCost]]:
+        """Seconds per token of plain decoding, and what a step of each tree costs with the present draft."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free everything."""

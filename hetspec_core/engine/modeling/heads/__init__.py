@@ -1,0 +1,1 @@
+"""What an algorithm puts around a backbone. `base` says what a head owes to those who decode and train."""

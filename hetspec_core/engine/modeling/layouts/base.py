@@ -1,0 +1,164 @@
+"""What every layout is, and the ledger in which each tensor of a foreign directory is accounted for."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from hetspec_core.engine.modeling.draft_files import DraftFiles
+from hetspec_core.engine.modeling.stored_draft import Reading, StoredDraft
+from hetspec_core.errors import CheckpointError, ModelError
+
+_MODEL_TYPES = re.compile(r"^[a-z0-9_]+$")
+_NOT_ARCHITECTURE = ("hetspec", "architectures", "auto_map", "transformers_version", "dtype", "torch_dtype")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A draft in a foreign layout, ready to be written.
+
+    Attributes:
+        config: for `config.json`.
+        tensors: by the names of the layout.
+        token_ids: [Vd] ids of a reduced vocabulary for a file of its own, where the layout wants one; else None.
+        notes: what whoever serves it has to know.
+    """
+
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+    token_ids: Tensor | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Layout(ABC):
+    """One form of a draft directory. A card names one; those that can be written have `capabilities["writes"]`.
+
+    Attributes:
+        name: of the card.
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def recognises(self, files: DraftFiles) -> bool:
+        """Whether the directory is in this layout; looks at JSON first, because weights may be large."""
+
+    @abstractmethod
+    def read(self, files: DraftFiles, base_layers: int | None) -> Reading:
+        """Take the directory for what it is.
+
+        Args:
+            files: the directory.
+            base_layers: number of the base's decoder layers, for checkpoints that leave the captured layers to a
+                default; None = not known.
+
+        Raises:
+            CheckpointError: a file is damaged, or a tensor is missing or has no place.
+            ModelError: the draft needs what HetSpec does not have, or the base has to be named.
+        """
+
+    def write(self, stored: StoredDraft) -> Written:
+        """The draft in this layout.
+
+        Raises:
+            ModelError: it cannot be said in this layout; the message says why, the hint what would work.
+        """
+        raise ModelError(
+            f"drafts are not written in the layout {self.name}", hint="see `hetspec-core draft export --help`"
+        )
+
+
+@dataclass
+class Ledger:
+    """The tensors of a directory, each of which is taken under some name or dropped for a reason."""
+
+    folder: str
+    left: dict[str, Tensor]
+    renamed: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, files: DraftFiles) -> Ledger:
+        return cls(str(files.folder), dict(files.tensors))
+
+    def strip(self, prefix: str) -> None:
+        """Forget a prefix of names."""
+        for name in [name for name in self.left if name.startswith(prefix)]:
+            plain = name.removeprefix(prefix)
+            if plain in self.left:
+                raise CheckpointError(f"{self.folder} has both {name} and {plain}", hint="fetch the draft again")
+            self.left[plain] = self.left.pop(name)
+            self._note(name, plain)
+
+    def rename(self, pattern: str, replacement: str) -> None:
+        """Rename whatever fits a regular expression from its beginning."""
+        for name in list(self.left):
+            plain, hits = re.subn(f"^(?:{pattern})", replacement, name)
+            if hits and plain != name:
+                self.left[plain] = self.left.pop(name)
+                self._note(name, plain)
+
+    def drop(self, name: str, reason: str) -> Tensor | None:
+        """Leave a tensor out, if it is there; gives it."""
+        tensor = self.left.pop(name, None)
+        if tensor is not None:
+            self.dropped[self._first(name)] = reason
+        return tensor
+
+    def need(self, name: str, what: str) -> Tensor:
+        """A tensor that must be there, which stays.
+
+        Raises:
+            CheckpointError: it is not there.
+        """
+        if name not in self.left:
+            raise CheckpointError(f"{self.folder} has no {name}: it is not {what}", hint="see docs/drafts.md")
+        return self.left[name]
+
+    def add(self, name: str, tensor: Tensor, *, source: str = "") -> None:
+        """Put in a tensor that was made from another one."""
+        self.left[name] = tensor
+        if source:
+            self.renamed[source] = name
+
+    def _note(self, old: str, new: str) -> None:
+        self.renamed[self._first(old)] = new
+
+    def _first(self, name: str) -> str:
+        """The name that a tensor had in the files."""
+        return next((old for old, new in self.renamed.items() if new == name), name)
+
+    def reading(
+        self, layout: str, config: dict[str, Any], settings: dict[str, Any], inferred: dict[str, str]
+    ) -> Reading:
+        """Close the ledger: what is left is the draft's. Whether each has its place is seen when modules are filled."""
+        for gone in self.dropped:
+            self.renamed.pop(gone, None)
+        return Reading(
+            StoredDraft(config, settings, self.left), layout, inferred, dict(self.renamed), dict(self.dropped)
+        )
+
+
+def architecture_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a configuration that describe decoder layers."""
+    return {key: value for key, value in config.items() if key not in _NOT_ARCHITECTURE}
+
+
+def check_config(config: dict[str, Any], folder: object) -> None:
+    """Raises CheckpointError for a configuration that is not one of decoder layers."""
+    missing = [key for key in ("model_type", "hidden_size", "vocab_size") if key not in config]
+    if missing:
+        raise CheckpointError(
+            f"{folder}/config.json lacks {', '.join(missing)}", hint="it is not the configuration of a draft"
+        )
+
+
+def class_prefix(model_type: str) -> str:
+    """The beginning of the names of a family's classes: qwen3_moe -> Qwen3Moe."""
+    if not _MODEL_TYPES.match(model_type):
+        raise ModelError(f"model_type {model_type!r} is no name of a family")
+    return "".join(part.capitalize() for part in model_type.split("_"))

@@ -1,0 +1,151 @@
+"""EAGLE-1/2 as its authors (SafeAILab/EAGLE) publish it and as SGLang serves it: `fc`, `layers.i`, nothing else.
+
+The first layer has no input norm, there is no norm behind the last, embedding and head are the base's.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor
+
+from hetspec_core.engine.modeling.draft_files import DraftFiles
+from hetspec_core.engine.modeling.layouts.base import (
+    Layout,
+    Ledger,
+    Written,
+    architecture_config,
+    check_config,
+    class_prefix,
+)
+from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, VOCAB_KEY, Reading, StoredDraft
+from hetspec_core.errors import CheckpointError, ModelError
+
+SERVED = ("llama", "qwen2", "mistral")
+"""Families with an EAGLE class in SGLang itself; others need the model package that HetSpec brings."""
+TOKEN_MAP = "hot_token_ids.pt"
+_ARCHITECTURES = re.compile(r"ForCausalLM(Eagle)?$")
+
+
+class EagleLayout(Layout):
+    """`LlamaForCausalLMEagle` of SGLang; the authors write `LlamaForCausalLM` for the same tensors."""
+
+    name = "eagle"
+
+    def recognises(self, files: DraftFiles) -> bool:
+        named = files.config.get("architectures") or ["?"]
+        return bool(_ARCHITECTURES.search(str(named[0])))
+
+    def read(self, files: DraftFiles, base_layers: int | None) -> Reading:
+        check_config(files.config, files.folder)
+        ledger = Ledger.of(files)
+        ledger.strip("model.")
+        ledger.rename(r"eagle_fc\.", "fc.")
+        ledger.drop("embed_tokens.weight", "a copy of the base's embedding, which is used instead")
+        return read_fusion(self.name, files, ledger)
+
+    def write(self, stored: StoredDraft) -> Written:
+        _check_writable(stored)
+        tensors = {name: tensor for name, tensor in stored.tensors.items() if name != VOCAB_KEY}
+        weight = tensors["fc.weight"]
+        if "fc.bias" not in tensors:
+            # SGLang's module has a bias in any case, and keeps random numbers where the file has none.
+            tensors["fc.bias"] = torch.zeros(weight.shape[0], dtype=weight.dtype)
+        family = str(stored.config["model_type"])
+        notes = []
+        if family not in SERVED:
+            notes.append(f"SGLang itself has no EAGLE class for {family}: serve it with `hetspec-core serve`")
+        if stored.vocab_ids is not None:
+            notes.append(f"reduced vocabulary: serve it with --speculative-token-map {TOKEN_MAP}")
+        config = architecture_config(stored.config) | {
+            "architectures": [eagle_architecture(family)],
+            # A draft's own, whatever the base's is: SGLang does not start with a tied draft.
+            "tie_word_embeddings": False,
+            "vocab_size": stored.base_vocab_size,
+        }
+        return Written(config, tensors, stored.vocab_ids, tuple(notes))
+
+
+def eagle_architecture(model_type: str) -> str:
+    """Name of the class that serves an EAGLE-1/2 draft of a family: SGLang's, or one of HetSpec's model package."""
+    prefix = class_prefix(model_type)
+    return f"{prefix}ForCausalLMEagle" if model_type in SERVED else f"HetSpec{prefix}Eagle"
+
+
+def read_fusion(layout: str, files: DraftFiles, ledger: Ledger) -> Reading:
+    """Read a ledger of `fc.*`, `layers.i.*` and perhaps norms as a draft of algorithm eagle."""
+    config = files.config
+    weight = ledger.need("fc.weight", "an EAGLE-1/2 draft")
+    if weight.ndim != 2 or weight.shape[1] != 2 * weight.shape[0]:
+        shape = " x ".join(str(size) for size in weight.shape)
+        raise CheckpointError(
+            f"fc.weight in {files.folder} is {shape}; an EAGLE-1/2 draft has H x 2H, for an embedding and a feature",
+            hint="see docs/drafts.md",
+        )
+    bias = "fc.bias" in ledger.left
+    skip_first = "layers.0.input_layernorm.weight" not in ledger.left
+    skip_output = "norm.weight" not in ledger.left
+    ledger.left |= _joined_experts(ledger)
+    size = int(weight.shape[0])
+    settings = {
+        "format_version": FORMAT_VERSION,
+        "algorithm": {"name": "eagle", "options": {"fusion_bias": bias}},
+        "head": {"hidden_size": size, "base_size": size, "bias": bias},
+        "skip_first_input_norm": skip_first,
+        "skip_output_norm": skip_output,
+        "base_vocab_size": int(config["vocab_size"]),
+        "base_hidden_size": size,
+        "captured_layers": [],
+    }
+    inferred = {
+        "algorithm": f"eagle: fc.weight is {size} x {2 * size}",
+        "fusion_bias": f"{bias}: fc.bias is {'there' if bias else 'not there'}",
+        "skip_first_input_norm": f"{skip_first}: layers.0.input_layernorm is {'not there' if skip_first else 'there'}",
+        "skip_output_norm": f"{skip_output}: norm is {'not there' if skip_output else 'there'}",
+    }
+    return ledger.reading(layout, architecture_config(config), settings, inferred)
+
+
+_EXPERT = re.compile(r"^(layers\.\d+\.mlp\.experts)\.(\d+)\.(gate_proj|up_proj|down_proj)\.weight$")
+
+
+def _joined_experts(ledger: Ledger) -> dict[str, Tensor]:
+    """Experts written one by one (transformers 4) as the two tensors in which they are held now."""
+    found: dict[str, dict[int, dict[str, str]]] = {}
+    for name in ledger.left:
+        hit = _EXPERT.match(name)
+        if hit:
+            found.setdefault(hit[1], {}).setdefault(int(hit[2]), {})[hit[3]] = name
+    joined: dict[str, Tensor] = {}
+    for place, experts in found.items():
+        names = [experts.get(number) for number in range(len(experts))]
+        if any(each is None or len(each) != 3 for each in names):
+            raise CheckpointError(f"{ledger.folder}: the experts of {place} are not complete", hint="fetch it again")
+        parts = [{kind: ledger.left.pop(name) for kind, name in each.items()} for each in names if each]
+        joined[f"{place}.gate_up_proj"] = torch.stack([torch.cat([p["gate_proj"], p["up_proj"]]) for p in parts])
+        joined[f"{place}.down_proj"] = torch.stack([part["down_proj"] for part in parts])
+        for each in names:
+            for kind, name in (each or {}).items():
+                ledger.renamed[name] = f"{place}.{'down_proj' if kind == 'down_proj' else 'gate_up_proj'}"
+    return joined
+
+
+def _check_writable(stored: StoredDraft) -> None:
+    """Raises ModelError for a draft that EAGLE-1/2's layout has no words for."""
+    head = stored.head
+    reason = ""
+    if stored.algorithm != "eagle":
+        reason = f"it is a draft of algorithm {stored.algorithm}"
+    elif head.get("hidden_size") != head.get("base_size"):
+        reason = f"the draft is {head.get('hidden_size')} wide, the base {head.get('base_size')}"
+    elif not stored.settings.get("skip_first_input_norm", True):
+        reason = "its first layer has an input norm"
+    elif not stored.settings.get("skip_output_norm", True):
+        reason = "it has a norm behind the last layer"
+    if reason:
+        raise ModelError(
+            f"this draft cannot be written in the EAGLE-1/2 layout: {reason}",
+            hint="the layout is for EAGLE drafts as wide as the base with draft.skip_first_input_norm and "
+            "draft.skip_output_norm true; `hetspec-core draft export --help` shows the others",
+        )

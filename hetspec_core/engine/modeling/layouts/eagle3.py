@@ -1,0 +1,252 @@
+"""EAGLE-3 as its authors, SpecForge and SGLang write it (`midlayer`, `d2t`, `t2d`), and as ModelOpt does (`layers.0`).
+
+`d2t` holds offsets: draft id i stands for token i + d2t[i] of the base. The configuration counts captured layers by
+their output (0 = output of the first layer), so an id there is one less than Hugging Face's, which HetSpec uses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hetspec_core.engine.modeling.draft_files import DraftFiles
+from hetspec_core.engine.modeling.layouts.base import (
+    Layout,
+    Ledger,
+    Written,
+    architecture_config,
+    check_config,
+    class_prefix,
+)
+from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, VOCAB_KEY, Reading, StoredDraft
+from hetspec_core.errors import CheckpointError, ModelError
+
+_FLAGS = ("fc_norm", "norm_output", "norm_before_residual")
+
+
+class Eagle3Layout(Layout):
+    """`LlamaForCausalLMEagle3`."""
+
+    name = "eagle3"
+
+    def recognises(self, files: DraftFiles) -> bool:
+        config = files.config
+        named = str((config.get("architectures") or ["?"])[0])
+        if named.endswith("Eagle3") or "eagle_config" in config or "draft_vocab_size" in config:
+            return "speculators_model_type" not in config
+        return named.endswith("ForCausalLM") and any(name.startswith("midlayer.") for name in files.tensors)
+
+    def read(self, files: DraftFiles, base_layers: int | None) -> Reading:
+        check_config(files.config, files.folder)
+        eagle_config = files.config.get("eagle_config") or {}
+        ids = eagle_config.get("eagle_aux_hidden_state_layer_ids")
+        told = Told(
+            layers=None if ids is None else tuple(int(number) + 1 for number in ids),
+            layers_from="eagle_config, whose ids count outputs from 0: one added",
+            flags={name: bool(files.config.get(name, eagle_config.get(name, False))) for name in _FLAGS},
+        )
+        ledger = Ledger.of(files)
+        ledger.rename(r"midlayer\.", "layers.0.")
+        return read_eagle3(self.name, files, ledger, architecture_config(files.config), told, base_layers)
+
+    def write(self, stored: StoredDraft) -> Written:
+        head = check_eagle3(stored, self.name)
+        if min(head["layers"]) < 1:
+            raise ModelError(
+                "this draft reads the base's embeddings (layer 0), which EAGLE-3's layout cannot say",
+                hint="train one with algorithm.options.layers of at least 1",
+            )
+        family = str(stored.config["model_type"])
+        tensors = {
+            (f"midlayer.{name.removeprefix('layers.0.')}" if name.startswith("layers.0.") else name): tensor
+            for name, tensor in stored.tensors.items()
+            if name != VOCAB_KEY
+        }
+        tensors |= vocab_maps(stored)
+        config = architecture_config(stored.config) | {
+            "architectures": [f"{class_prefix(family)}ForCausalLMEagle3"],
+            "vocab_size": stored.base_vocab_size,
+            "draft_vocab_size": int(head["vocab_size"]),
+            "target_hidden_size": int(head["base_size"]),
+            "tie_word_embeddings": False,
+            "eagle_config": {
+                "eagle_aux_hidden_state_layer_ids": [layer - 1 for layer in head["layers"]],
+                "use_aux_hidden_state": True,
+            },
+            **{name: True for name in _FLAGS if head.get(name)},
+        }
+        notes = []
+        if family != "llama":
+            notes.append(f"SGLang's EAGLE-3 class is for llama; a {family} layer needs a class of its own there")
+        if any(head.get(name) for name in _FLAGS):
+            notes.append("fc_norm, norm_output and norm_before_residual are of EAGLE-3.1: not every server knows them")
+        return Written(config, tensors, notes=tuple(notes))
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a configuration says of an EAGLE-3 draft.
+
+    Attributes:
+        layers: captured layers by Hugging Face id; None = it does not say.
+        layers_from: where that stands.
+        flags: fc_norm, norm_output, norm_before_residual.
+    """
+
+    layers: tuple[int, ...] | None
+    layers_from: str
+    flags: dict[str, bool]
+
+
+def read_eagle3(
+    layout: str, files: DraftFiles, ledger: Ledger, config: dict[str, Any], told: Told, base_layers: int | None
+) -> Reading:
+    """Read a ledger of `fc`, `layers.0.*`, `norm`, `lm_head` and vocabulary maps as a draft of algorithm eagle3."""
+    folder = files.folder
+    named = str((files.config.get("architectures") or ["EAGLE-3"])[0])
+    weight = ledger.need("fc.weight", f"a {named} draft")
+    ledger.need("layers.0.hidden_norm.weight", f"a {named} draft")
+    rows = ledger.need("lm_head.weight", f"a {named} draft")
+    inferred = {"algorithm": "eagle3: the first layer has a hidden_norm"}
+    size = int(weight.shape[0])
+    base_size = int(files.config.get("target_hidden_size") or config["hidden_size"])
+    if weight.shape[1] % base_size:
+        raise CheckpointError(
+            f"fc.weight in {folder} is {size} x {weight.shape[1]}; it needs a multiple of the base's {base_size}",
+            hint="check target_hidden_size in config.json",
+        )
+    _drop_embedding(ledger, base_size, folder)
+    layers = _layers(int(weight.shape[1]) // base_size, told, base_layers, folder, inferred)
+    ids = _vocabulary(ledger, int(config["vocab_size"]), rows, folder, inferred)
+    flags = dict(told.flags)
+    has_fc_norm = "fc_norm.0.weight" in ledger.left
+    if has_fc_norm != flags["fc_norm"]:
+        inferred["fc_norm"] = f"{has_fc_norm}: fc_norm.0 is {'there' if has_fc_norm else 'not there'}"
+        flags["fc_norm"] = has_fc_norm
+    inferred |= {name: f"{flags[name]}: by config.json" for name in _FLAGS[1:]}
+    head = {
+        "hidden_size": size,
+        "base_size": base_size,
+        "vocab_size": int(rows.shape[0]),
+        "layers": list(layers),
+        "norm_eps": float(config.get("rms_norm_eps", 1e-6)),
+        **flags,
+    }
+    settings = {
+        "format_version": FORMAT_VERSION,
+        "algorithm": {"name": "eagle3", "options": {"layers": ",".join(map(str, layers)), **flags}},
+        "head": head,
+        "skip_first_input_norm": False,
+        "skip_output_norm": True,
+        "base_vocab_size": int(config["vocab_size"]),
+        "base_hidden_size": base_size,
+        "captured_layers": list(layers),
+    }
+    if ids is not None:
+        order = torch.argsort(ids)
+        if not torch.equal(order, torch.arange(len(ids))):
+            inferred["draft_vocab_ids"] = "sorted, and the rows of lm_head with them"
+            ledger.left["lm_head.weight"] = rows[order].contiguous()
+        ledger.add(VOCAB_KEY, ids[order].contiguous(), source="d2t")
+    return ledger.reading(layout, config, settings, inferred)
+
+
+def _drop_embedding(ledger: Ledger, base_size: int, folder: object) -> None:
+    embedding = ledger.drop("embed_tokens.weight", "a copy of the base's embedding, which is used instead")
+    if embedding is not None and embedding.shape[1] != base_size:
+        raise ModelError(
+            f"the draft in {folder} has an embedding of its own, {embedding.shape[1]} wide; the base is {base_size}",
+            hint="HetSpec's drafts read the base's embedding; this one cannot be imported",
+        )
+
+
+def _layers(
+    count: int, told: Told, base_layers: int | None, folder: object, inferred: dict[str, str]
+) -> tuple[int, ...]:
+    if told.layers is not None:
+        if len(told.layers) != count:
+            raise CheckpointError(
+                f"fc.weight in {folder} is made for {count} captured layers, config.json names {len(told.layers)}"
+            )
+        inferred["captured_layers"] = f"{', '.join(map(str, told.layers))} (0 = embeddings): {told.layers_from}"
+        return told.layers
+    if base_layers is None:
+        raise ModelError(
+            f"{folder} does not say which layers of the base it reads: the default depends on how many the base has",
+            hint="name the base: --base PRESET",
+        )
+    if count != 3:
+        raise ModelError(
+            f"{folder} reads {count} layers of the base and does not say which",
+            hint="put eagle_config.eagle_aux_hidden_state_layer_ids into its config.json",
+        )
+    layers = (2, base_layers // 2, base_layers - 3)
+    inferred["captured_layers"] = f"{', '.join(map(str, layers))} (0 = embeddings): the default, 2, N/2 and N-3"
+    return layers
+
+
+def _vocabulary(
+    ledger: Ledger, base_vocab: int, rows: Tensor, folder: object, inferred: dict[str, str]
+) -> Tensor | None:
+    """Base token id of each draft id, in the order of the rows; None for a whole vocabulary."""
+    offsets = ledger.left.pop("d2t", None)
+    known = ledger.drop("t2d", "follows from d2t, and was compared with it")
+    size = int(rows.shape[0])
+    if offsets is None:
+        if size != base_vocab:
+            raise CheckpointError(
+                f"{folder} has {size} rows of lm_head beside a vocabulary of {base_vocab}, and no d2t",
+                hint="without it nobody knows which tokens the rows are for",
+            )
+        inferred["draft_vocab_size"] = f"{size}: the whole vocabulary"
+        return None
+    ids = torch.arange(len(offsets)) + offsets.to(torch.int64)
+    if len(ids) != size or int(ids.min()) < 0 or int(ids.max()) >= base_vocab or len(ids.unique()) != size:
+        raise CheckpointError(
+            f"d2t in {folder} does not give {size} different tokens of {base_vocab}",
+            hint="it must hold offsets: token of the base minus draft id",
+        )
+    if known is not None:
+        marks = torch.zeros(base_vocab, dtype=torch.bool)
+        marks[ids] = True
+        if len(known) != base_vocab or not torch.equal(marks, known.bool()):
+            raise CheckpointError(f"d2t and t2d in {folder} contradict each other", hint="fetch the draft again")
+    inferred["draft_vocab_size"] = f"{size} of {base_vocab}: by d2t, as offsets"
+    if size == base_vocab:
+        ledger.renamed["d2t"] = VOCAB_KEY
+    return ids
+
+
+def vocab_maps(stored: StoredDraft) -> dict[str, Tensor]:
+    """`d2t` [Vd] int64 offsets and `t2d` [V] bool, also for a whole vocabulary: servers ask for both."""
+    total = stored.base_vocab_size
+    ids = stored.vocab_ids
+    ids = torch.arange(total) if ids is None else ids.to(torch.int64)
+    marks = torch.zeros(total, dtype=torch.bool)
+    marks[ids] = True
+    return {"d2t": ids - torch.arange(len(ids)), "t2d": marks}
+
+
+def check_eagle3(stored: StoredDraft, layout: str) -> dict[str, Any]:
+    """Arguments of the head of a draft that an EAGLE-3 layout has words for.
+
+    Raises:
+        ModelError: it has none.
+    """
+    head, reason = stored.head, ""
+    if stored.algorithm != "eagle3":
+        reason = f"it is a draft of algorithm {stored.algorithm}"
+    elif head["hidden_size"] != head["base_size"]:
+        reason = f"the draft is {head['hidden_size']} wide, the base {head['base_size']}"
+    elif int(stored.config.get("num_hidden_layers", 1)) != 1:
+        reason = f"it has {stored.config['num_hidden_layers']} layers"
+    if reason:
+        raise ModelError(
+            f"this draft cannot be written in the layout {layout}: {reason}",
+            hint="the layout is for one-layer EAGLE-3 drafts as wide as the base; "
+            "`hetspec-core draft export --help` shows the others",
+        )
+    return head

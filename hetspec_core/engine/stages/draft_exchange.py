@@ -1,0 +1,226 @@
+"""Drafts in and out of other programs' layouts: the engine's side of `hetspec-core draft inspect|import|export`.
+
+Nothing is written into the directory that is read. An import is checked by loading it onto its base where one is named;
+an export by reading it back and comparing every tensor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hetspec_core.catalog import list_cards, load_card
+from hetspec_core.engine.data.command import answer
+from hetspec_core.engine.modeling.base_lm import load_frozen_ends
+from hetspec_core.engine.modeling.checkpoint import assemble_draft, read_draft
+from hetspec_core.engine.modeling.draft_files import DraftFiles, write_draft_folder
+from hetspec_core.engine.modeling.layouts.base import Layout
+from hetspec_core.engine.modeling.layouts.eagle import TOKEN_MAP
+from hetspec_core.engine.modeling.stored_draft import VOCAB_KEY, Reading, StoredDraft
+from hetspec_core.errors import CheckpointError, UsageError
+from hetspec_core.spec import BaseSpec
+
+
+def inspect(folder: Path, base: BaseSpec | None = None) -> dict[str, Any]:
+    """What a draft directory holds: layout, inferred flags, sizes, and every tensor with what becomes of it."""
+    reading = read_draft(folder, base_layers=_layers(base))
+    return describe(reading) | {"folder": str(folder), "fits_base": _fit(reading.stored, base, folder)}
+
+
+def import_draft(source: Path, target: Path, base: BaseSpec | None = None) -> dict[str, Any]:
+    """Write a draft of another program as one of HetSpec's.
+
+    Args:
+        source: a directory in any layout that can be read.
+        target: where; must not exist yet.
+        base: what it drafts for. Needed where the draft leaves its captured layers to a default; with it the result is
+            loaded once onto the base's embedding and head.
+
+    Raises:
+        CheckpointError, ModelError: it cannot be read, or does not fit the base.
+        UsageError: the target is there already.
+    """
+    _check_target(target, source)
+    reading = read_draft(source, base_layers=_layers(base))
+    stored = reading.stored
+    if base is not None:
+        stored.settings.setdefault("base", base.name)
+    fits = _fit(stored, base, source)
+    config = stored.config | {
+        "architectures": ["HetSpecDraft"],
+        "hetspec": stored.settings | {"imported": {"layout": reading.layout, "inferred": reading.inferred}},
+    }
+    write_draft_folder(target, config, _contiguous(stored.tensors))
+    _compare(read_draft(target).stored.tensors, stored.tensors, target)
+    return describe(reading) | {"folder": str(target), "source": str(source), "fits_base": fits}
+
+
+def export_draft(source: Path, target: Path, layout_name: str, dtype: str = "") -> dict[str, Any]:
+    """Write a draft in the layout of another program, beside the original; read it back and compare.
+
+    Args:
+        source: a directory in any layout that can be read.
+        target: where; must not exist yet.
+        layout_name: card of a layout that can be written.
+        dtype: type of the weights on disk (float32, bfloat16, float16); as they are when empty.
+
+    Raises:
+        ModelError: the layout has no words for this draft.
+        CheckpointError: the draft is damaged, or does not come back as it was.
+        UsageError: the target is there already, or the layout is not written.
+    """
+    _check_target(target, source)
+    card = load_card("layouts", layout_name)
+    if not card.capabilities.get("writes"):
+        writable = ", ".join(each.name for each in list_cards("layouts") if each.capabilities.get("writes"))
+        raise UsageError(f"drafts are not written in the layout {layout_name}", hint=f"layouts: {writable}")
+    layout: Layout = card.load()()
+    stored = _cast(read_draft(source).stored, dtype)
+    written = layout.write(stored)
+    ids = written.token_ids
+    more: dict[str, Callable[[Path], None]] = {}
+    if ids is not None:
+        more[TOKEN_MAP] = lambda file: torch.save(ids, file)
+    write_draft_folder(target, written.config, _contiguous(written.tensors), more)
+    back = layout.read(DraftFiles(target), None).stored.tensors
+    _compare(back, _expected(stored, back), target)
+    return {
+        "folder": str(target),
+        "source": str(source),
+        "layout": layout_name,
+        "architecture": written.config["architectures"][0],
+        "tensors": {name: _shape(tensor) for name, tensor in sorted(written.tensors.items())},
+        "parameters": _count(written.tensors),
+        "token_map": str(target / TOKEN_MAP) if ids is not None else None,
+        "notes": list(written.notes),
+    }
+
+
+def describe(reading: Reading) -> dict[str, Any]:
+    """A reading as JSON types."""
+    stored = reading.stored
+    back = {native: foreign for foreign, native in reading.renamed.items()}
+    return {
+        "layout": reading.layout,
+        "algorithm": stored.algorithm,
+        "model_type": stored.config.get("model_type"),
+        "layers": stored.config.get("num_hidden_layers"),
+        "hidden_size": stored.head.get("hidden_size"),
+        "base_hidden_size": stored.head.get("base_size"),
+        "base_vocab_size": stored.base_vocab_size,
+        "draft_vocab_size": stored.base_vocab_size if stored.vocab_ids is None else len(stored.vocab_ids),
+        "captured_layers": list(stored.settings.get("captured_layers") or ()),
+        "base": stored.settings.get("base"),
+        "parameters": _count(stored.tensors),
+        "inferred": reading.inferred,
+        "tensors": [
+            {"name": name, "from": back.get(name, name), **_shape(tensor)}
+            for name, tensor in sorted(stored.tensors.items())
+        ],
+        "dropped": reading.dropped,
+    }
+
+
+def _fit(stored: StoredDraft, base: BaseSpec | None, folder: Path) -> bool | None:
+    """Load the draft onto the base's embedding and head; None without a base.
+
+    Raises:
+        CheckpointError, ModelError: it does not fit.
+    """
+    if base is None:
+        return None
+    _, ends = load_frozen_ends(base, device=torch.device("cpu"), dtype=torch.float32)
+    assemble_draft(stored, ends, base_name=base.name, folder=folder)
+    return True
+
+
+def _layers(base: BaseSpec | None) -> int | None:
+    return None if base is None else base.architecture.num_hidden_layers
+
+
+def _check_target(target: Path, source: Path) -> None:
+    if target.exists():
+        raise UsageError(f"{target} exists already", hint="name a new directory; nothing is overwritten")
+    if target.resolve().is_relative_to(source.resolve()):
+        raise UsageError(f"{target} is inside {source}", hint="a draft is written beside the original, never into it")
+
+
+def _cast(stored: StoredDraft, dtype: str) -> StoredDraft:
+    if not dtype:
+        return stored
+    types = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype not in types:
+        raise UsageError(f"--dtype is {dtype!r}; allowed: {', '.join(types)}")
+    tensors = {
+        name: tensor.to(types[dtype]) if tensor.is_floating_point() else tensor
+        for name, tensor in stored.tensors.items()
+    }
+    return StoredDraft(stored.config, stored.settings, tensors)
+
+
+def _expected(stored: StoredDraft, back: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What has to come back: what was written, with the zero bias and the whole vocabulary that layouts add."""
+    expected = dict(stored.tensors)
+    if "fc.bias" not in expected and "fc.bias" in back:
+        expected["fc.bias"] = torch.zeros_like(back["fc.bias"])
+    if VOCAB_KEY in expected and VOCAB_KEY not in back:  # it is in a file of its own
+        del expected[VOCAB_KEY]
+    if VOCAB_KEY in back and VOCAB_KEY not in expected:
+        expected[VOCAB_KEY] = torch.arange(len(back[VOCAB_KEY]))
+    return expected
+
+
+def _compare(back: dict[str, Tensor], wanted: dict[str, Tensor], folder: Path) -> None:
+    odd = sorted(back.keys() ^ wanted.keys())
+    odd += [name for name in back.keys() & wanted.keys() if not torch.equal(back[name], wanted[name])]
+    if odd:
+        raise CheckpointError(f"{folder} does not read back as it was written: {', '.join(odd[:5])}")
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
+
+
+def _shape(tensor: Tensor) -> dict[str, Any]:
+    return {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+
+
+def _count(tensors: dict[str, Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line of the module."""
+    parser = argparse.ArgumentParser(prog="hetspec_core.engine.stages.draft_exchange")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("inspect", "import", "export"):
+        command = commands.add_parser(name)
+        command.add_argument("source", type=Path)
+        if name != "inspect":
+            command.add_argument("target", type=Path)
+        if name != "export":
+            command.add_argument("--base", default="", metavar="JSON", help="spec of the base")
+        else:
+            command.add_argument("--layout", required=True)
+            command.add_argument("--dtype", default="")
+    given = parser.parse_args(arguments)
+
+    def run() -> dict[str, Any]:
+        if given.command == "export":
+            return export_draft(given.source, given.target, given.layout, given.dtype)
+        base = BaseSpec.model_validate_json(given.base) if given.base else None
+        if given.command == "import":
+            return import_draft(given.source, given.target, base)
+        return inspect(given.source, base)
+
+    return answer(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,409 @@
+"""What desk and chat worker say to each other: one JSON object a line, requests down, replies up.
+
+The worker speaks through whatever backend it holds; the desk decodes without torch. A saved stream of the replies to
+one question is a trace (`events.trace`). It knows what may be said, not who runs the process or who draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+
+from hetspec_core.acceptance import StepCount
+from hetspec_core.events.models import ErrorInfo
+from hetspec_core.events.steps import TreeStep
+
+PROTOCOL = 1
+"""Version of the messages. A worker refuses another one; unknown keys are ignored on both sides."""
+
+ChatStop = Literal["stop", "length", "context", "stopped"]
+PLAIN = "plain"
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
+
+
+class ChatMessage(_Message):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class ChatSettings(_Message):
+    """How one answer is made. All of it may change between two answers; the base stays loaded.
+
+    Attributes:
+        draft: directory of the draft; empty = plain decoding.
+        draft_name: what it is called; never a path.
+        tree: depth/top_k/num_draft_tokens.
+        temperature: 0 = greedy; `top_k` 0 and `top_p` 1 leave the distribution whole.
+        seed: of the sampling.
+        max_new_tokens: most tokens of an answer.
+        ignore_eos: go on after a stop token.
+        system_prompt: system message before the conversation; None = none.
+    """
+
+    draft: str = ""
+    draft_name: str = ""
+    tree: str = "6/10/60"
+    temperature: float = Field(default=0.0, ge=0)
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int = Field(default=0, ge=0)
+    max_new_tokens: int = Field(default=512, gt=0)
+    ignore_eos: bool = False
+    system_prompt: str | None = None
+
+    @field_validator("tree")
+    @classmethod
+    def _check_tree(cls, tree: str) -> str:
+        parts = tree.split("/")
+        if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+            raise ValueError(f"tree is {tree!r}; it needs depth/top_k/num_draft_tokens, e.g. 6/10/60")
+        return tree
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is no draft."""
+        return not self.draft
+
+    @property
+    def label(self) -> str:
+        """The way of decoding in a few words: `plain`, or the draft's name and the tree."""
+        return PLAIN if self.plain else f"{self.draft_name or 'draft'} {self.tree}"
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+class Open(_Message):
+    """Load the base; the first request, once. `base` and `resources` are dumps of BaseSpec and ResourcesSpec."""
+
+    type: Literal["open"] = "open"
+    protocol: int = PROTOCOL
+    backend: str = "builtin"
+    base: dict[str, Any]
+    resources: dict[str, Any] = Field(default_factory=dict)
+
+
+class Prepare(_Message):
+    """Load the draft of these settings now, so that the next answer begins at once."""
+
+    type: Literal["prepare"] = "prepare"
+    settings: ChatSettings
+
+
+class Ask(_Message):
+    """Answer a conversation that ends with the user.
+
+    Attributes:
+        ask: number of the question, chosen by the desk; its replies carry it.
+        trees: send the draft tree of every verify step.
+        every_position: commit one token per step, so that a tree is seen at every position (for the simulator).
+    """
+
+    type: Literal["ask"] = "ask"
+    ask: int
+    messages: list[ChatMessage]
+    settings: ChatSettings
+    trees: bool = True
+    every_position: bool = False
+
+
+class Stop(_Message):
+    """End the answer to this question at the next step; None = whatever is being answered."""
+
+    type: Literal["stop"] = "stop"
+    ask: int | None = None
+
+
+class Calibrate(_Message):
+    """Measure on this machine what a plain token and a verify step of each tree cost.
+
+    Attributes:
+        settings: the draft.
+        trees: shapes to measure.
+        messages: conversation that is answered meanwhile.
+        tokens: tokens decoded per shape.
+    """
+
+    type: Literal["calibrate"] = "calibrate"
+    settings: ChatSettings
+    trees: list[str] = Field(default_factory=list)
+    messages: list[ChatMessage]
+    tokens: int = Field(default=24, gt=1)
+
+
+class Quit(_Message):
+    """End the process."""
+
+    type: Literal["quit"] = "quit"
+
+
+# --- replies ---------------------------------------------------------------------------------------------------------
+
+
+class Loading(_Message):
+    """What is being loaded, and how far it is (0 to 1)."""
+
+    type: Literal["loading"] = "loading"
+    what: str
+    done: float
+
+
+class DraftFacts(_Message):
+    """The draft that is loaded."""
+
+    name: str
+    parameters: int = 0
+    vocab_size: int = 0
+    depth_limit: int | None = None
+
+
+class BaseFacts(_Message):
+    """The base that is loaded, and what it runs on.
+
+    Attributes:
+        name, fingerprint: which weights.
+        context_tokens: prompt and answer together.
+        device, dtype, threads: how it computes.
+        machine: processor, GPU, versions.
+        backend: who runs it.
+        capabilities: what the backend can do: trees, every_position, calibrate, sampling.
+    """
+
+    name: str
+    fingerprint: str = ""
+    context_tokens: int
+    vocab_size: int = 0
+    device: str = ""
+    dtype: str = ""
+    threads: int = 0
+    machine: dict[str, Any] = Field(default_factory=dict)
+    backend: str = "builtin"
+    capabilities: tuple[str, ...] = ()
+
+
+class Ready(_Message):
+    """The base is loaded; questions may come."""
+
+    type: Literal["ready"] = "ready"
+    protocol: int = PROTOCOL
+    pid: int = 0
+    base: BaseFacts
+
+
+class Prepared(_Message):
+    """The draft of the settings is loaded; None = plain decoding."""
+
+    type: Literal["prepared"] = "prepared"
+    draft: DraftFacts | None = None
+
+
+class Started(_Message):
+    """An answer begins.
+
+    Attributes:
+        prompt_tokens: tokens of the conversation, template included.
+        limit_tokens: most tokens of the answer.
+        context_tokens: what the base can hold.
+    """
+
+    type: Literal["started"] = "started"
+    ask: int
+    prompt_tokens: int
+    limit_tokens: int
+    context_tokens: int
+
+
+class Tokens(_Message):
+    """Tokens that no draft proposed: the first one of every answer, and all of plain decoding.
+
+    Attributes:
+        pieces: text that became certain with each token; joined with those of the steps they are the answer.
+        elapsed_s: seconds since the question was taken.
+    """
+
+    type: Literal["tokens"] = "tokens"
+    ask: int
+    tokens: list[int]
+    pieces: list[str]
+    elapsed_s: float = 0.0
+
+
+class Step(_Message):
+    """One verify step.
+
+    Attributes:
+        committed: tokens added to the answer: the first `accepted` of them are the draft's, then the bonus token.
+        pieces: text that became certain with each of them.
+        accepted, offered: as in `acceptance.StepCount`.
+        kv_tokens: committed tokens in the base's cache before the step.
+        propose_s, verify_s, other_s: seconds of the step; `other_s` is commit, transfers and streaming.
+        elapsed_s: seconds since the question was taken.
+        tree: the whole tree, when the viewer wants trees.
+    """
+
+    type: Literal["step"] = "step"
+    ask: int
+    index: int
+    committed: list[int]
+    pieces: list[str]
+    accepted: int
+    offered: int
+    kv_tokens: int = 0
+    propose_s: float = 0.0
+    verify_s: float = 0.0
+    other_s: float = 0.0
+    elapsed_s: float = 0.0
+    tree: TreeStep | None = None
+
+    @property
+    def count(self) -> StepCount:
+        """The numbers that statistics need."""
+        return StepCount(len(self.committed), self.accepted, self.offered)
+
+
+class Answered(_Message):
+    """The answer is complete, or was stopped.
+
+    Attributes:
+        text: all of it, special tokens left out.
+        tokens: all of it, the stop token included.
+        rest: what the pieces so far lack of `text` (an unfinished character).
+        first_token_s: seconds from the question to the first token.
+        decode_s: seconds after the first token.
+    """
+
+    type: Literal["answered"] = "answered"
+    ask: int
+    text: str
+    tokens: list[int]
+    rest: str = ""
+    stop_reason: ChatStop
+    prompt_tokens: int
+    first_token_s: float = 0.0
+    decode_s: float = 0.0
+
+    @property
+    def decode_tokens_per_s(self) -> float | None:
+        """Tokens after the first / seconds after the first token."""
+        return (len(self.tokens) - 1) / self.decode_s if self.decode_s > 0 and len(self.tokens) > 1 else None
+
+
+class Refused(_Message):
+    """The conversation does not fit the context; nothing was computed."""
+
+    type: Literal["refused"] = "refused"
+    ask: int
+    prompt_tokens: int
+    context_tokens: int
+    message: str
+    hint: str = ""
+
+
+class ShapeCost(_Message):
+    """What a verify step of one tree costs here: medians over `steps` steps, in seconds."""
+
+    tree: str
+    nodes: int
+    steps: int
+    propose_s: float
+    verify_s: float
+    other_s: float
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a whole step."""
+        return self.propose_s + self.verify_s + self.other_s
+
+
+class Calibrated(_Message):
+    """Costs measured on this machine: seconds per token of plain decoding, and per step of each tree."""
+
+    type: Literal["calibrated"] = "calibrated"
+    plain_token_s: float
+    kv_tokens: int
+    load_average: float | None = None
+    shapes: list[ShapeCost] = Field(default_factory=list)
+
+
+class Failed(_Message):
+    """A request could not be done; `ask` None = it was not a question. After a fatal one the worker ends."""
+
+    type: Literal["failed"] = "failed"
+    ask: int | None = None
+    error: ErrorInfo
+    fatal: bool = False
+
+
+# --- said by the desk of its worker ----------------------------------------------------------------------------------
+
+
+class Garbage(_Message):
+    """A line of the worker that is no message of this protocol."""
+
+    type: Literal["garbage"] = "garbage"
+    line: str
+
+
+class WorkerDied(_Message):
+    """The worker is gone.
+
+    Attributes:
+        exit_status: its status; a negative one is a signal; None = it could not be started.
+        message, hint: what was seen, what to do.
+        log: where its stderr is.
+    """
+
+    type: Literal["worker_died"] = "worker_died"
+    exit_status: int | None
+    message: str
+    hint: str = ""
+    log: str = ""
+
+
+KnownRequest = Annotated[Open | Prepare | Ask | Stop | Calibrate | Quit, Field(discriminator="type")]
+Request = Open | Prepare | Ask | Stop | Calibrate | Quit
+KnownReply = Annotated[
+    Loading | Ready | Prepared | Started | Tokens | Step | Answered | Refused | Calibrated | Failed,
+    Field(discriminator="type"),
+]
+Reply = Loading | Ready | Prepared | Started | Tokens | Step | Answered | Refused | Calibrated | Failed
+ChatEvent = Reply | Garbage | WorkerDied
+"""What a chat session hands out."""
+
+_REQUEST: TypeAdapter[Request] = TypeAdapter(KnownRequest)
+_REPLY: TypeAdapter[Reply] = TypeAdapter(KnownReply)
+_SHOWN_GARBAGE = 500
+
+
+def encode(message: BaseModel) -> bytes:
+    """A message as one line."""
+    return message.model_dump_json().encode() + b"\n"
+
+
+def decode_request(line: bytes) -> Request:
+    """A request from its line.
+
+    Raises:
+        ValueError: the line is none.
+    """
+    return _REQUEST.validate_json(line)
+
+
+def decode_reply(line: bytes) -> Reply | Garbage:
+    """A reply from its line; what is none is kept as `Garbage`."""
+    try:
+        return _REPLY.validate_json(line)
+    except ValidationError:
+        return Garbage(line=line[:_SHOWN_GARBAGE].decode(errors="replace").rstrip("\n"))
+
+
+def decode_replies(lines: Iterable[bytes]) -> list[Reply | Garbage]:
+    """Replies of complete lines; blank ones are none."""
+    return [decode_reply(line) for line in lines if line.strip()]

@@ -1,0 +1,43 @@
+"""Chat: a session with a worker that holds base and draft, its conversation, figures and comparisons."""
+
+from hetspec_core.service.chat.answer import Answer, Piece
+from hetspec_core.service.chat.comparison import Comparison, Difference, Verdict
+from hetspec_core.service.chat.conversation import (
+    Conversation,
+    Turn,
+    conversation_folder,
+    pieces_of,
+    saved_conversations,
+)
+from hetspec_core.service.chat.meters import Figures, Meters, TimeSplit
+from hetspec_core.service.chat.session import ChatSession
+from hetspec_core.service.chat.setup import ChatConfig, chat_config, with_draft
+from hetspec_core.service.chat.tokens import Rejection, best_rejected, shown
+from hetspec_core.service.drafts import DraftChoice, draft_choices, draft_name, find_draft
+
+__all__ = [
+    "Answer",
+    "ChatConfig",
+    "ChatSession",
+    "Comparison",
+    "Conversation",
+    "Difference",
+    "DraftChoice",
+    "Figures",
+    "Meters",
+    "Piece",
+    "Rejection",
+    "TimeSplit",
+    "Turn",
+    "Verdict",
+    "best_rejected",
+    "chat_config",
+    "conversation_folder",
+    "draft_choices",
+    "draft_name",
+    "find_draft",
+    "pieces_of",
+    "saved_conversations",
+    "shown",
+    "with_draft",
+]

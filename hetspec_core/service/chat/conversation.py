@@ -1,0 +1,188 @@
+"""A conversation: turns that can be edited, answered anew, saved and loaded. It knows no worker."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hetspec_core.errors import CorruptFileError, NotFoundError, ResourceError, UsageError
+from hetspec_core.events.chat import ChatMessage
+from hetspec_core.paths import roots, write_atomic
+from hetspec_core.service.chat.answer import Answer, Origin, Piece
+
+VERSION = 1
+
+
+class SavedPiece(BaseModel):
+    """A `Piece` in a file."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    text: str
+    origin: Origin = "base"
+    depth: int = 0
+    step: int = -1
+
+
+class Turn(BaseModel):
+    """What one side said.
+
+    Attributes:
+        role: user or assistant.
+        text: what was said.
+        pieces: where each token of an answer came from; empty when that is not known (an edited answer).
+        label: way of decoding of an answer.
+        stop_reason: why an answer ended: stop, length, context, stopped (by the user), died.
+        accept_length, tokens_per_s: figures of an answer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
+
+    role: Literal["user", "assistant"]
+    text: str
+    pieces: tuple[SavedPiece, ...] = ()
+    label: str = ""
+    stop_reason: str = ""
+    tokens: int = 0
+    accept_length: float | None = None
+    tokens_per_s: float | None = None
+
+
+class Conversation(BaseModel):
+    """Turns of user and assistant in alternation, beginning with the user.
+
+    Attributes:
+        title: for lists; the first question when empty.
+        base: name of the base it was held with.
+        system_prompt: what stands before it.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    version: int = VERSION
+    title: str = ""
+    base: str = ""
+    system_prompt: str | None = None
+    created: float = Field(default_factory=time.time)
+    turns: list[Turn] = Field(default_factory=list)
+
+    @property
+    def messages(self) -> list[ChatMessage]:
+        """The turns as a worker takes them."""
+        return [ChatMessage(role=turn.role, content=turn.text) for turn in self.turns]
+
+    @property
+    def name(self) -> str:
+        """The title, or the beginning of the first question."""
+        first = self.turns[0].text if self.turns else "empty"
+        return self.title or " ".join(first.split())[:60]
+
+    def ask(self, text: str) -> None:
+        """Append a question. One that was never answered is replaced, so that roles alternate.
+
+        Raises:
+            UsageError: it is empty.
+        """
+        if not text.strip():
+            raise UsageError("the question is empty", hint="write something")
+        if self.turns and self.turns[-1].role == "user":
+            self.turns.pop()
+        self.turns.append(Turn(role="user", text=text))
+
+    def answer(self, answer: Answer) -> None:
+        """Append an answer, whole or as far as it came; an empty one leaves the question open."""
+        if not answer.pieces or not self.turns or self.turns[-1].role != "user":
+            return
+        reason = answer.end.stop_reason if answer.end else answer.state
+        self.turns.append(
+            Turn(
+                role="assistant",
+                text=answer.text,
+                pieces=tuple(SavedPiece(**vars(piece)) for piece in answer.pieces),
+                label=answer.settings.label,
+                stop_reason=reason,
+                tokens=len(answer.tokens),
+                accept_length=answer.stats.accept_length,
+                tokens_per_s=answer.decode_tokens_per_s,
+            )
+        )
+
+    def drop_answer(self) -> None:
+        """Take the last answer back, so that its question can be answered anew.
+
+        Raises:
+            UsageError: nothing was asked yet.
+        """
+        if self.turns and self.turns[-1].role == "assistant":
+            self.turns.pop()
+        if not self.turns:
+            raise UsageError("there is no question to answer again", hint="ask one first")
+
+    def edit(self, index: int, text: str) -> None:
+        """Change a turn. Behind a changed question everything goes; an answer is changed in place.
+
+        Raises:
+            UsageError: there is no such turn, or the text is empty.
+        """
+        if not 0 <= index < len(self.turns):
+            raise UsageError(f"there is no turn {index}; there are {len(self.turns)}, from 0")
+        if not text.strip():
+            raise UsageError("the text is empty", hint="write something")
+        turn = self.turns[index]
+        self.turns[index] = Turn(role=turn.role, text=text)
+        if turn.role == "user":
+            del self.turns[index + 1 :]
+
+    def save(self, path: Path) -> None:
+        """Write it to a file, atomically.
+
+        Raises:
+            ResourceError: the file cannot be written.
+        """
+        try:
+            write_atomic(path, self.model_dump_json(indent=1) + "\n")
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ResourceError(f"the conversation cannot be written to {path}: {reason}") from error
+
+    @classmethod
+    def load(cls, path: Path) -> Conversation:
+        """Read one from a file.
+
+        Raises:
+            NotFoundError: there is no such file.
+            CorruptFileError: it is no conversation, or one of a newer version.
+        """
+        try:
+            found = cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            raise NotFoundError(f"there is no conversation {path}") from None
+        except (ValidationError, OSError) as error:
+            raise CorruptFileError(f"{path} is no conversation: {str(error).splitlines()[0]}") from None
+        if found.version > VERSION:
+            raise CorruptFileError(
+                f"{path} is of conversation version {found.version}; this program reads up to {VERSION}",
+                hint="update HetSpec",
+            )
+        return found
+
+
+def pieces_of(turn: Turn) -> list[Piece]:
+    """The pieces of a turn as an answer has them."""
+    return [Piece(piece.text, piece.origin, piece.depth, piece.step) for piece in turn.pieces]
+
+
+def saved_conversations(folder: Path) -> list[Path]:
+    """Conversations in a folder, newest first."""
+    try:
+        return sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    except OSError:
+        return []
+
+
+def conversation_folder() -> Path:
+    """Where conversations are kept unless another file is given."""
+    return roots().conversations

@@ -1,0 +1,85 @@
+"""What a chat begins with: base, draft and settings, from a recipe and a few words. It starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hetspec_core.config import resolve
+from hetspec_core.events.chat import ChatSettings
+from hetspec_core.service.drafts import draft_name, find_draft
+from hetspec_core.service.workbench import Workbench
+from hetspec_core.spec import BaseSpec, ResourcesSpec
+
+DEFAULT_BACKEND = "builtin"
+
+
+@dataclass(frozen=True)
+class ChatConfig:
+    """What a worker is opened with.
+
+    Attributes:
+        base: the base; it stays the same as long as the worker lives.
+        resources: device, number type, threads.
+        settings: of the first answer.
+        backend: card on the axis `backends`.
+    """
+
+    base: BaseSpec
+    resources: ResourcesSpec
+    settings: ChatSettings
+    backend: str = DEFAULT_BACKEND
+
+
+def chat_config(
+    workbench: Workbench,
+    recipe: str,
+    *,
+    draft: str | None = None,
+    plain: bool = False,
+    overrides: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    file: Path | None = None,
+    backend: str = DEFAULT_BACKEND,
+) -> ChatConfig:
+    """Resolve a recipe into what a chat needs.
+
+    Args:
+        workbench: where runs are.
+        recipe: recipe preset.
+        draft: run or directory; the newest trained on this base when absent.
+        plain: no draft.
+        overrides: KEY=VALUE as for `--set`.
+        options: dotted keys of the spec, below `overrides`.
+        file: TOML file in the form of a recipe.
+        backend: card of the backend.
+
+    Raises:
+        SpecError: the recipe does not hold.
+        NotFoundError: there is no such recipe or draft, or no draft at all.
+    """
+    given = {key: value for key, value in (options or {}).items() if value is not None}
+    spec = resolve(recipe, stage="generate", overrides=overrides, file=file, options=given).spec
+    decoding, sampling = spec.decoding, spec.decoding.sampling
+    settings = ChatSettings(
+        tree=decoding.tree.label,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        seed=sampling.seed,
+        max_new_tokens=decoding.max_new_tokens,
+        ignore_eos=decoding.ignore_eos,
+        system_prompt=spec.base.system_prompt,
+    )
+    if not (plain or decoding.plain):
+        settings = with_draft(settings, find_draft(workbench, draft, spec.base.name))
+    return ChatConfig(base=spec.base, resources=spec.resources, settings=settings, backend=backend)
+
+
+def with_draft(settings: ChatSettings, folder: Path | None) -> ChatSettings:
+    """The settings with another draft; None = plain decoding."""
+    if folder is None:
+        return settings.model_copy(update={"draft": "", "draft_name": ""})
+    return settings.model_copy(update={"draft": str(folder.absolute()), "draft_name": draft_name(folder)})

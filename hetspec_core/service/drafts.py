@@ -1,0 +1,58 @@
+"""The drafts that can be chosen for a base: trained by runs, or in a directory.
+
+It knows where they are, not what is in them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hetspec_core.errors import NotFoundError
+from hetspec_core.service.workbench import Workbench
+
+
+@dataclass(frozen=True)
+class DraftChoice:
+    """A draft that can be chosen: what it is called, its directory, and the run that trained it."""
+
+    name: str
+    folder: Path
+    run_id: str = ""
+
+
+def draft_name(folder: Path) -> str:
+    """What a draft is called: its directory, or the run that has it under the usual name."""
+    folder = folder.absolute()
+    return folder.parent.name if folder.name == "draft" else folder.name
+
+
+def find_draft(workbench: Workbench, word: str | None, base: str) -> Path:
+    """The draft directory that is meant, or the newest one trained on this base.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    if word is not None:
+        return workbench.resolve_input(word, "draft")
+    choices = draft_choices(workbench, base, limit=1)
+    if choices:
+        return choices[0].folder
+    raise NotFoundError(
+        f"no draft has been trained on {base} yet",
+        hint="train one (`hetspec-core demo` does, in minutes), name one with --draft, or decode with --plain",
+    )
+
+
+def draft_choices(workbench: Workbench, base: str, limit: int | None = None) -> list[DraftChoice]:
+    """Drafts trained on this base, newest first."""
+    found: list[DraftChoice] = []
+    for run in workbench.runs(stage="train", state="succeeded"):
+        if run.base != base or (limit is not None and len(found) >= limit):
+            continue
+        try:
+            folder = workbench.resolve_input(run.run_id, "draft")
+        except NotFoundError:
+            continue
+        found.append(DraftChoice(run.name or run.run_id, folder, run.run_id))
+    return found

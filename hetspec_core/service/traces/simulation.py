@@ -1,0 +1,230 @@
+"""The tree simulator: what accept length other tree shapes would have had, from recorded traces, without a model.
+
+EAGLE-2's selection (arXiv 2406.16858, section 4; `engine/decoding/propose.py`) is played again on the recorded
+candidates of each position: level by level the top_k best nodes are expanded into top_k children each, and the best
+num_draft_tokens of all are kept. Which node is accepted is known from the answer: the one whose token comes next.
+
+Assumed:
+- The answer does not depend on the shape. True for greedy decoding in float32, and for sampling as well, because
+  randomness belongs to positions (docs/adr/0002). In bfloat16 answers may part where two tokens are close.
+- What the draft proposes at a position depends only on the tokens before it, not on how they were committed. True:
+  after each step it reads the committed tokens anew with the base's own features.
+- So the prediction is exact where a tree was recorded at every position and the smaller tree's candidates are among the
+  recorded ones. Where they are not, a prediction says so: `extrapolated` = the shape is larger than the recorded one;
+  `certain` = share of steps that no unrecorded candidate could change; `own_trees` = share of steps that stood where a
+  tree was drafted (the others used what the tree before had below the accepted node).
+It knows traces and costs; it starts nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hetspec_core.errors import DataError
+from hetspec_core.service.traces.costs import Costs
+from hetspec_core.service.traces.positions import Positions, PositionTree
+from hetspec_core.spec import TreeSpec
+
+_NODES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 60, 96, 128)
+_TOP_K = (1, 2, 3, 4, 6, 8, 10, 16)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one shape would do.
+
+    Attributes:
+        shape: depth/top_k/num_draft_tokens.
+        accept_length: tokens per verify step, pooled over the traces.
+        steps, tokens: verify steps, and tokens they commit.
+        extrapolated: the shape is larger than the recorded one, so the figure is at best a lower bound.
+        certain: share of steps that unrecorded candidates could not change.
+        own_trees: share of steps with a tree drafted at their position.
+        step_s, tokens_per_s, speedup: with the costs of a calibration; None without one.
+        measured_cost: whether the cost of exactly this shape was measured.
+    """
+
+    shape: TreeSpec
+    accept_length: float
+    steps: int
+    tokens: int
+    extrapolated: bool
+    certain: float
+    own_trees: float
+    step_s: float | None = None
+    tokens_per_s: float | None = None
+    speedup: float | None = None
+    measured_cost: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        return {**vars(self), "shape": self.shape.label}
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Predictions of many shapes.
+
+    Attributes:
+        predictions: all of them, fastest first (most accepted first without costs).
+        frontier: those that no other one beats at lower cost (step seconds; nodes without costs), cheapest first.
+        best: the fastest, extrapolated ones left out; without costs the cheapest within 1 % of the longest.
+    """
+
+    predictions: list[Prediction]
+    frontier: list[Prediction]
+    best: Prediction | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        best = None if self.best is None else self.best.to_json()
+        lists = {"predictions": self.predictions, "frontier": self.frontier}
+        return {"best": best, **{key: [one.to_json() for one in rows] for key, rows in lists.items()}}
+
+
+def simulate(
+    answers: Sequence[Positions], shapes: Iterable[TreeSpec] | None = None, costs: Costs | None = None
+) -> Simulation:
+    """Predict every shape on all answers together.
+
+    Args:
+        answers: recorded answers; best recorded with a wide tree at every position.
+        shapes: what to try; a grid within the recorded shape when absent.
+        costs: step costs of this machine, for tokens/s.
+
+    Raises:
+        DataError: there is no answer.
+    """
+    if not answers:
+        raise DataError("there is no trace to simulate from", hint="record one: hetspec-core chat --record")
+    tried = list(dict.fromkeys(shapes if shapes is not None else grid(answers)))
+    predictions = [predict(answers, shape, costs) for shape in tried]
+    predictions.sort(key=lambda one: (-(one.tokens_per_s or 0.0), -one.accept_length, one.shape.num_nodes))
+    known = [one for one in predictions if not one.extrapolated]
+    return Simulation(predictions, _frontier(known), _best(known))
+
+
+def predict(answers: Sequence[Positions], shape: TreeSpec, costs: Costs | None = None) -> Prediction:
+    """Predict one shape on all answers together."""
+    steps = tokens = certain = own = 0
+    for answer in answers:
+        place, end = 0, len(answer.tokens) - 1
+        while place < end:
+            tree = answer.trees.get(place)
+            accepted, sure = walk(tree, shape, answer.tokens[place + 1 :]) if tree is not None else (0, False)
+            committed = min(accepted + 1, end - place)
+            steps, tokens = steps + 1, tokens + committed
+            certain, own = certain + sure, own + (tree is not None and tree.own)
+            place += committed
+    accept_length = tokens / steps if steps else 0.0
+    cost = costs.step(shape) if costs else None
+    speed = accept_length / cost.step_s if cost is not None and cost.step_s > 0 else None
+    return Prediction(
+        shape=shape,
+        accept_length=accept_length,
+        steps=steps,
+        tokens=tokens,
+        extrapolated=any(_larger(shape, answer.shape) for answer in answers),
+        certain=certain / steps if steps else 0.0,
+        own_trees=own / steps if steps else 0.0,
+        step_s=cost.step_s if cost is not None else None,
+        tokens_per_s=speed,
+        speedup=speed * costs.plain_token_s if speed is not None and costs is not None else None,
+        measured_cost=cost.measured if cost is not None else False,
+    )
+
+
+def walk(tree: PositionTree, shape: TreeSpec, following: Sequence[int]) -> tuple[int, bool]:
+    """How many nodes of the simulated tree are accepted, and whether no unrecorded candidate could change that.
+
+    Args:
+        tree: the recorded candidates of a position.
+        shape: the simulated shape.
+        following: tokens of the answer behind the root.
+    """
+    chosen, bound = select(tree, shape)
+    node, accepted, sure = 0, 0, True
+    for token in following:
+        child = next((one for one in tree.children[node] if tree.tokens[one] == token), -1)
+        if child < 0:  # not recorded: could it have been there?
+            return accepted, sure and not _room(tree, shape, node, chosen, bound)
+        if child not in chosen:  # recorded and not chosen: more candidates would only push it further out
+            return accepted, sure
+        sure = sure and tree.scores[child] >= bound  # else an unrecorded candidate might have taken its place
+        node, accepted = child, accepted + 1
+    return accepted, sure
+
+
+def select(tree: PositionTree, shape: TreeSpec) -> tuple[set[int], float]:
+    """The nodes that the shape keeps, and the highest score that a candidate of its that is not recorded may have."""
+    frontier, chosen = [0], []
+    bound = -math.inf
+    for level in range(1, shape.depth + 1):
+        found: list[int] = []
+        for node in frontier:
+            below = tree.children[node][: shape.top_k]
+            found += below
+            if not tree.expanded[node]:
+                bound = max(bound, tree.scores[node])
+            elif len(below) < shape.top_k:
+                bound = max(bound, min(tree.floor, tree.scores[node]))
+        chosen += found
+        if level < shape.depth:
+            frontier = sorted(found, key=lambda node: -tree.scores[node])[: shape.top_k]
+    chosen.sort(key=lambda node: -tree.scores[node])
+    kept = set(chosen[: shape.num_draft_tokens])
+    if len(chosen) >= shape.num_draft_tokens and kept and min(tree.scores[node] for node in kept) >= bound:
+        bound = -math.inf  # full, and nothing unrecorded could have come in
+    return kept, bound
+
+
+def _room(tree: PositionTree, shape: TreeSpec, node: int, chosen: set[int], bound: float) -> bool:
+    """Whether an unrecorded child of `node` could be among the kept ones."""
+    if bound == -math.inf or tree.depths[node] >= shape.depth:
+        return False
+    return sum(1 for child in tree.children[node] if child in chosen) < shape.top_k
+
+
+def _larger(shape: TreeSpec, recorded: TreeSpec) -> bool:
+    return shape.depth > recorded.depth or shape.top_k > recorded.top_k or shape.num_nodes > recorded.num_nodes
+
+
+def grid(answers: Sequence[Positions]) -> list[TreeSpec]:
+    """Shapes within what was recorded in all answers: chains and trees of every depth."""
+    depth = min(answer.shape.depth for answer in answers)
+    top_k = min(answer.shape.top_k for answer in answers)
+    nodes = min(answer.shape.num_nodes for answer in answers)
+    shapes = []
+    for levels in range(1, depth + 1):
+        for width in sorted({value for value in _TOP_K if value <= top_k} | {top_k}):
+            if width == 1:
+                shapes.append(TreeSpec(depth=levels, top_k=1, num_draft_tokens=levels))
+                continue
+            most = min(nodes, width + (levels - 1) * width * width)
+            for count in sorted({value for value in _NODES if levels < value <= most} | {most}):
+                shapes.append(TreeSpec(depth=levels, top_k=width, num_draft_tokens=count))
+    return [shape for shape in shapes if shape.num_nodes <= nodes]
+
+
+def _frontier(predictions: Sequence[Prediction]) -> list[Prediction]:
+    found: list[Prediction] = []
+    for one in sorted(predictions, key=lambda one: (_cost(one), -one.accept_length)):
+        if not found or one.accept_length > found[-1].accept_length + 1e-9:
+            found.append(one)
+    return found
+
+
+def _best(predictions: Sequence[Prediction]) -> Prediction | None:
+    if not predictions:
+        return None
+    if any(one.tokens_per_s is not None for one in predictions):
+        return max(predictions, key=lambda one: one.tokens_per_s or 0.0)
+    longest = max(one.accept_length for one in predictions)
+    return min((one for one in predictions if one.accept_length >= 0.99 * longest), key=_cost)
+
+
+def _cost(one: Prediction) -> float:
+    return one.step_s if one.step_s is not None else float(one.shape.num_nodes)
