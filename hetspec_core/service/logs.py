@@ -10,9 +10,9 @@ import os
 import threading
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate
 from pathlib import Path
 
 from hetspec_core.service.terminal_text import LONGEST, clean_line, final, plain, plain_lines
@@ -113,6 +113,20 @@ class LogFile:
             finally:
                 os.close(handle)
 
+    def pick(self, numbers: Sequence[int]) -> list[str]:
+        """The lines of these numbers, in rising order; those that are not known are left out at the end.
+
+        Raises:
+            OSError: the file is there and cannot be read.
+        """
+        found: list[str] = []
+        start = 0
+        for place in range(1, len(numbers) + 1):
+            if place == len(numbers) or numbers[place] != numbers[place - 1] + 1:
+                found += self.lines(numbers[start], numbers[place - 1] + 1)
+                start = place
+        return found
+
     def tail(self, most: int) -> list[str]:
         """The last lines of the file, at once, without knowing those before them."""
         try:
@@ -193,7 +207,7 @@ class LogFile:
         self._witness = (self._witness + block[-_WITNESS:])[-_WITNESS:]
 
     def _read(self, handle: int, start: int, stop: int) -> list[str]:
-        ends = [*islice(self._starts, start + 1, stop + 1)]
+        ends = self._starts[start + 1 : stop + 1]
         if len(ends) < stop - start:
             ends.append(self._known + 1)  # as if the open line had its newline
         begins = self._starts[start : start + len(ends)]

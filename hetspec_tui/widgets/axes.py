@@ -46,7 +46,7 @@ def ticks(low: float, high: float, most: int, *, time: bool = False) -> list[flo
 
 
 def log_ticks(low: float, high: float, most: int) -> list[float]:
-    """Round values between 10**low and 10**high: powers of ten, with 2 and 5 times them when there is room.
+    """Round values between 10**low and 10**high: powers of ten, with multiples of them when there is room.
 
     Args:
         low: exponent of the least value.
@@ -58,7 +58,7 @@ def log_ticks(low: float, high: float, most: int) -> list[float]:
     first, last = math.floor(low), math.ceil(high)
     if not -308 <= first <= last <= 308:
         first, last = max(first, -308), min(last, 308)
-    for factors in ((1, 2, 5), (1, 3), (1,)):
+    for factors in (range(1, 10), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         found = [
             factor * 10.0**power
             for power in range(first, last + 1)

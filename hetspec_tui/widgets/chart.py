@@ -6,10 +6,8 @@ screen; meanwhile what is ready is drawn.
 
 from __future__ import annotations
 
-import io
 import math
 import time
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -23,7 +21,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from hetspec_tui.widgets import colours, plot
-from hetspec_tui.widgets.curves import Series, Track
+from hetspec_tui.widgets.curves import ChartData, Series, Track
 from hetspec_tui.widgets.plot import Drawing, Line, Picture
 
 SMOOTHINGS = (0.0, 0.6, 0.9, 0.97, 0.99)
@@ -45,6 +43,7 @@ class Chart(Widget, can_focus=True):
     COMPONENT_CLASSES: ClassVar[set[str]] = {"chart--axis", "chart--cross", "chart--title", "chart--flag"}
     DEFAULT_CSS = """
     Chart {
+        width: 1fr;
         height: 1fr;
         & .chart--axis { color: $text-muted; }
         & .chart--cross { color: $accent; }
@@ -392,29 +391,6 @@ class Chart(Widget, can_focus=True):
             left = max(whole[0], min(left, whole[1] - width))
             self.x_range = (left, left + width) if left + width > left else None
         self._changed()
-
-
-@dataclass(frozen=True)
-class ChartData:
-    """The points of a chart, apart from the widget: `series` is label, x and values (a gap is nan)."""
-
-    x_name: str
-    series: list[tuple[str, array[float], array[float]]]
-    x_range: tuple[float, float] | None
-
-    def to_csv(self) -> str:
-        """One line per point that is seen: series, x, value; a gap has no value."""
-        import csv
-
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("series", self.x_name, "value"))
-        left, right = self.x_range or (-math.inf, math.inf)
-        for label, xs, ys in self.series:
-            writer.writerows(
-                (label, f"{x:.17g}", "" if y != y else repr(y)) for x, y in zip(xs, ys) if left <= x <= right
-            )
-        return text.getvalue()
 
 
 def _has_positive(track: Track) -> bool:

@@ -7,6 +7,8 @@ with the curve; nothing is computed twice.
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from array import array
 from collections.abc import Sequence
@@ -37,6 +39,27 @@ class Series:
     label: str
     xs: Sequence[float]
     ys: Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class ChartData:
+    """The points of a chart, apart from the widget: `series` is label, x and values (a gap is nan)."""
+
+    x_name: str
+    series: list[tuple[str, array[float], array[float]]]
+    x_range: tuple[float, float] | None
+
+    def to_csv(self) -> str:
+        """One line per point that is seen: series, x, value; a gap has no value."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("series", self.x_name, "value"))
+        left, right = self.x_range or (-math.inf, math.inf)
+        for label, xs, ys in self.series:
+            writer.writerows(
+                (label, f"{x:.17g}", "" if y != y else repr(y)) for x, y in zip(xs, ys) if left <= x <= right
+            )
+        return text.getvalue()
 
 
 class Curve:
