@@ -27,6 +27,7 @@ from hetspec_core.events import (
     Submitted,
     Text,
     Unknown,
+    WaitedInVain,
     WorkerEnded,
     decode_lines,
 )
