@@ -58,7 +58,12 @@ def test_it_holds_every_preset_inside_the_core(names: set[str]) -> None:
 
 @pytest.mark.parametrize(
     ("ending", "place"),
-    [(".jinja", "hetspec_core/engine/"), (".jsonl", "hetspec_core/prompts/"), (".tcss", "hetspec_tui/screens/")],
+    [
+        (".jinja", "hetspec_core/engine/"),
+        (".jsonl", "hetspec_core/prompts/"),
+        (".jsonl", "hetspec_core/service/traces/shipped/"),
+        (".tcss", "hetspec_tui/screens/"),
+    ],
 )
 def test_it_holds_the_data_that_the_program_reads(names: set[str], ending: str, place: str) -> None:
     assert any(name.startswith(place) and name.endswith(ending) for name in names)
