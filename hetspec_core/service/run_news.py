@@ -182,7 +182,10 @@ def sentence(event: Event) -> str:
 def _said(event: Event) -> str:
     match event:
         case Submitted():
-            return f"submitted from {event.folder or event.host}"
+            after = f", after {', '.join(event.after)}" if event.after else ""
+            return f"submitted from {event.folder or event.host}{after}"
+        case WaitedInVain():
+            return f"attempt {event.attempt} waited in vain for {event.run_id}"
         case Launched():
             return f"attempt {event.attempt} launched, supervisor {event.pid} on {event.host}"
         case RunStarted():
