@@ -125,11 +125,17 @@ def resolve_preset(
         problems += faults
         failed |= keys
     parts = _decode_sections(table, problems, failed)
+    stored = parts.get("dataset")
     _check(parts, stage, problems)
     if problems:
         raise _spec_error(preset, file, _located(problems, table))
     spec = RunSpec(stage=stage, recipe=recipe, **parts)  # type: ignore[arg-type] - stage is one of Stage's words
-    return Resolved(spec, _origins(spec, table))
+    origins = _origins(spec, table)
+    if spec.dataset != stored:  # the one value that a check completes
+        given = origins["dataset.layers"].place
+        place = replace(given, formula=f"with those that algorithm '{spec.algorithm.name}' reads")
+        origins["dataset.layers"] = Origin(spec.dataset.layers, place)
+    return Resolved(spec, origins)
 
 
 def load_base(name: str) -> BaseSpec:

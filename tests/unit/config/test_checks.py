@@ -139,6 +139,9 @@ def test_experts_that_do_not_hold_are_named(override: str, problem: str) -> None
 def test_a_dataset_stores_the_layers_that_its_algorithm_reads() -> None:
     resolved = resolve("smollm2-eagle3", stage="dataset", overrides=["dataset.layers=[5, 15]"])
     assert resolved.spec.dataset.layers == (5, 15, 2, 27)
+    origin = resolved.origins["dataset.layers"]
+    assert origin.value == (5, 15, 2, 27)
+    assert origin.source == "--set dataset.layers: with those that algorithm 'eagle3' reads"
     assert resolve(LLAMA, stage="dataset").spec.dataset.layers == ()
     found = problems_of("algorithm.options.layers=2,30", recipe="smollm2-eagle3")
     assert found == ["algorithm.options.layers: has 30; the base has 0 (embeddings) to 29"]
