@@ -15,7 +15,7 @@ from benchmarks import machine
 
 FOLDER = Path(__file__).parent
 NO_BENCHMARKS = {"__init__", "__main__", "loop_watch", "machine"}
-BY_NAME_ONLY = {"draft_defaults"}  # hours on two cores
+BY_NAME_ONLY = {"draft_defaults", "draft_kinds"}  # hours on two cores
 
 
 def main() -> int:

@@ -70,7 +70,7 @@ def write_store(folder: Path, spec: RunSpec, samples: int, length: int) -> Hidde
         template_hash="random",
         hidden_size=sizes.hidden_size,
         vocab_size=sizes.vocab_size,
-        layers=(),
+        layers=spec.dataset.layers,
         norm="after_final_norm",
         dtype="bfloat16",
     )
@@ -84,6 +84,10 @@ def write_store(folder: Path, spec: RunSpec, samples: int, length: int) -> Hidde
                     input_ids=torch.randint(0, sizes.vocab_size, (tokens,), generator=random, dtype=torch.int32),
                     assistant_mask=torch.arange(tokens) >= tokens // 2,
                     hidden=torch.randn(tokens, sizes.hidden_size, generator=random).bfloat16(),
+                    layers={
+                        layer: torch.randn(tokens, sizes.hidden_size, generator=random).bfloat16()
+                        for layer in spec.dataset.layers
+                    },
                 )
             )
     return open_store([folder])
@@ -95,6 +99,7 @@ def random_base(spec: RunSpec, device: torch.device, dtype: torch.dtype) -> Base
     with torch.device(device):
         model = LlamaForCausalLM(LlamaConfig(**{**sizes, "num_hidden_layers": 1}))
     model = model.to(dtype)  # type: ignore[arg-type]
+    model.config.num_hidden_layers = spec.base.architecture.num_hidden_layers  # which layers a draft would read
     return BaseLM(model, None, name=spec.base.name, fingerprint="random")
 
 
@@ -124,6 +129,7 @@ def measure(
         store,
         range(len(store)),
         mask_kind=algorithm.mask,  # type: ignore[arg-type]
+        layers=draft.captured_layers,
         device=device,
         seed=0,
         tokens_per_batch=tokens_per_batch,
@@ -158,6 +164,7 @@ def measure(
         starts=spec.training.eval_starts,
         depth=spec.decoding.tree.depth,
         top_k=10,
+        layers=draft.captured_layers,
     )
     held_out.measure(draft, algorithm, processes)
     started = time.perf_counter()

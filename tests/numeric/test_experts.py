@@ -137,7 +137,7 @@ def test_a_wanted_share_is_reached(target: float) -> None:
         balance_loss(mlp, mlp.route(inputs), rows).backward()
         optimizer.step()
     mass = torch.softmax(mlp.route(inputs).logits, -1)[:, mlp.num_real :].sum(-1).mean()
-    assert float(mass) == pytest.approx(target, abs=0.05)
+    assert mass.item() == pytest.approx(target, abs=0.05)
 
 
 def test_reports_say_what_was_computed() -> None:

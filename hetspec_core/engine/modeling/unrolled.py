@@ -16,6 +16,10 @@ from torch import Tensor
 from hetspec_core.engine.modeling.attention import attend
 
 BLOCK_ELEMENTS = 1 << 24  # float32 scores of one block: 64 MiB
+# Products of each query with its own keys and values, batched over places: nothing of [.., T, k, d] is made for them.
+_SCORES = "bhgtd,bhtkd->bhgtk"
+_SUMS = "bhgtk,bhtkd->bhgtd"
+_TURNED = "bhgtk,bhgtd->bhtkd"
 
 
 class UnrolledKeys:
@@ -90,7 +94,7 @@ class _Merged(torch.autograd.Function):
         rows, heads, length, width = query.shape
         kv_heads = key.shape[1]
         grouped = query.reshape(rows, kv_heads, heads // kv_heads, length, width)
-        own_scores = (grouped.unsqueeze(4) * own_keys.unsqueeze(2)).sum(-1).float() * scale  # [B, kv, G, T, k]
+        own_scores = torch.einsum(_SCORES, grouped, own_keys).float() * scale  # [B, kv, G, T, k]
         total = torch.empty(own_scores.shape[:-1], dtype=torch.float32, device=query.device)
         output = torch.empty_like(grouped)
         for start in range(0, length, block):
@@ -100,7 +104,7 @@ class _Merged(torch.autograd.Function):
             weights = (scores - total[..., part, None]).exp_().to(value.dtype)
             output[..., part, :] = _times(weights, value[:, :, : part.stop])
         own_weights = (own_scores - total[..., None]).exp_().to(value.dtype)
-        output += (own_weights.unsqueeze(-1) * own_values.unsqueeze(2)).sum(-2)
+        output += torch.einsum(_SUMS, own_weights, own_values)
         ctx.save_for_backward(grouped, key, value, own_keys, own_values, output, total)
         ctx.scale, ctx.block = scale, block
         return output.view(rows, heads, length, width)
@@ -125,19 +129,19 @@ class _Merged(torch.autograd.Function):
             d_query[..., part, :] = _times(d_scores, key[:, :, seen]).float()
             d_key[:, :, seen] += _transposed_times(d_scores, grouped[..., part, :]).float()
             d_value[:, :, seen] += _transposed_times(weights.to(value.dtype), upper).float()
-        own_scores = (grouped.unsqueeze(4) * own_keys.unsqueeze(2)).sum(-1).float() * scale
+        own_scores = torch.einsum(_SCORES, grouped, own_keys).float() * scale
         own_weights = (own_scores - total[..., None]).exp_()
-        d_own = (gradient.unsqueeze(4) * own_values.unsqueeze(2)).sum(-1).float()
-        d_own = (d_own - shared[..., None]) * own_weights * scale  # [B, kv, G, T, k]
-        d_query += (d_own.unsqueeze(-1) * own_keys.unsqueeze(2)).sum(-2)
-        d_own_keys = (d_own.unsqueeze(-1) * grouped.unsqueeze(4)).sum(2)
-        d_own_values = (own_weights.unsqueeze(-1) * gradient.unsqueeze(4)).sum(2)
+        d_own = torch.einsum(_SCORES, gradient, own_values).float()
+        d_own = ((d_own - shared[..., None]) * own_weights * scale).to(key.dtype)  # [B, kv, G, T, k]
+        d_query += torch.einsum(_SUMS, d_own, own_keys).float()
+        d_own_keys = torch.einsum(_TURNED, d_own, grouped)
+        d_own_values = torch.einsum(_TURNED, own_weights.to(value.dtype), gradient)
         return (
             d_query.to(grouped.dtype).flatten(1, 2),
             d_key.to(key.dtype),
             d_value.to(value.dtype),
-            d_own_keys.to(own_keys.dtype),
-            d_own_values.to(own_values.dtype),
+            d_own_keys,
+            d_own_values,
             None,
             None,
         )

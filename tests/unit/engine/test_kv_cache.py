@@ -42,7 +42,7 @@ class Model:
         assert self.cache.host_lengths == self.cache.lengths.tolist() == [len(numbers) for numbers in self.lists]
         assert self.cache.num_rows == len(self.lists)
         for row, numbers in enumerate(self.lists):
-            for layer, keys in enumerate(self.cache._keys):
+            for layer, keys in self.cache._keys.items():
                 held = keys[row, :, : len(numbers)] / (layer + 1)
                 assert torch.equal(held, torch.tensor(numbers, dtype=torch.float32)[None, :, None].expand(2, -1, 3))
 

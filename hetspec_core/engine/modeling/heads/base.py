@@ -12,7 +12,7 @@ It knows backbones and embeddings; it knows neither losses nor trees.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -58,7 +58,7 @@ class Unroll:
     generator: torch.Generator | None = None
 
 
-class DraftHead(nn.Module):
+class DraftHead(nn.Module, ABC):
     """Base class of heads; a card of an algorithm names its head in `capabilities["head"]`.
 
     Args:
