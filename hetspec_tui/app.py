@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 import sys
 import time
@@ -18,7 +17,6 @@ from typing import Any, ClassVar, NoReturn
 from textual import on, work
 from textual.app import App
 from textual.binding import ActiveBinding, Binding, BindingType
-from textual.driver import Driver
 from textual.notifications import SeverityLevel
 
 from hetspec_core import __version__
@@ -27,11 +25,9 @@ from hetspec_tui import pages
 from hetspec_tui.command import read_command_line
 from hetspec_tui.desk import Desk
 from hetspec_tui.dialogs import Details
-from hetspec_tui.formatting import duration, safe
 from hetspec_tui.live import Live
 from hetspec_tui.logbook import open_log
 from hetspec_tui.messages import OpenComparison, OpenPage, OpenRun, RunsTouched
-from hetspec_tui.notices import desktop_notice
 from hetspec_tui.page import Page
 from hetspec_tui.settings import read_state, read_user_files, write_state
 from hetspec_tui.widgets.title_bar import Tab, TitleBar
@@ -40,6 +36,8 @@ from hetspec_tui.widgets.title_bar import Tab, TitleBar
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 FEW_COLOURS = "ansi-dark"
 """The theme where the terminal has sixteen colours: its own, which are readable together."""
+
+DEFAULT_THEME = "textual-dark"
 
 log = logging.getLogger("hetspec")
 
@@ -94,6 +92,7 @@ class HetSpecApp(Live, App[None]):
                 break
             if name:
                 self._problems.append(f"there is no theme {name!r}; ctrl+t shows those there are")
+        self._unchosen = self.theme if self.theme in (usual, DEFAULT_THEME) else ""
 
     def _choose_page(self) -> None:
         names = [entry.name for entry in self.pages]
@@ -177,7 +176,8 @@ class HetSpecApp(Live, App[None]):
         for name, stack in self._screen_stacks.items():
             if stack and isinstance(stack[0], Page) and stack[0].is_mounted:
                 known[name] = stack[0].state()
-        self._state = {"page": self.current_mode, "theme": self.theme, "pages": known}
+        theme = self._state.get("theme", "") if self.theme == self._unchosen else self.theme  # nobody has chosen that
+        self._state = {"page": self.current_mode, "theme": theme, "pages": known}
         try:
             write_state(self.files.state, self._state)
         except OSError as error:
@@ -360,22 +360,6 @@ class HetSpecApp(Live, App[None]):
         if severity != "information":
             log.warning("%s %s", title, message)
         super().notify(message, title=title, severity=severity, timeout=timeout, markup=False)
-
-    # --- runs that end ------------------------------------------------------------------------------------------------
-
-    def run_ended(self, run: Any) -> None:
-        """Tell that a run has ended, as loudly as the settings ask for."""
-        took = (run.ended or time.time()) - (run.started or run.created)
-        text = f"{safe(run.name or run.run_id)} {run.state} after {duration(took)}"
-        bad = run.state in ("failed", "lost")
-        self.notify(text, title=f"{run.stage} run", severity="error" if bad else "information")
-        if took < self.settings.notify_after_s:
-            return
-        if self.settings.notify in ("bell", "both"):
-            self.bell()
-        driver: Driver | None = self._driver
-        if self.settings.notify in ("desktop", "both") and driver is not None:
-            driver.write(desktop_notice("HetSpec", text, os.environ))
 
     def open_pages(self) -> Sequence[Page]:
         """Every page that is open, on top or not."""

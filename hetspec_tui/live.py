@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import time
 from typing import TYPE_CHECKING
 
 from hetspec_tui.desk import Desk
+from hetspec_tui.formatting import duration, safe
+from hetspec_tui.notices import desktop_notice
 from hetspec_tui.page import Page
 from hetspec_tui.pump import Feed
+from hetspec_tui.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +31,7 @@ class Live(Base):
     """Mixed into the app: it looks at the runs, whichever page is on top."""
 
     desk: Desk
+    settings: Settings
     overview: Overview | None = None
     _feed: Feed[Overview] | None = None
     _observer: Observer | None = None
@@ -73,7 +79,17 @@ class Live(Base):
             page.show_error(error)  # type: ignore[arg-type]
 
     def run_ended(self, run: RunSummary) -> None:
-        """A run that was at work has ended."""
+        """Tell that a run has ended, as loudly as the settings ask for."""
+        took = (run.ended or time.time()) - (run.started or run.created)
+        text = f"{safe(run.name or run.run_id)} {run.state} after {duration(took)}"
+        bad = run.state in ("failed", "lost")
+        self.notify(text, title=f"{run.stage} run", severity="error" if bad else "information")
+        if took < self.settings.notify_after_s:
+            return
+        if self.settings.notify in ("bell", "both"):
+            self.bell()
+        if self.settings.notify in ("desktop", "both") and self._driver is not None:
+            self._driver.write(desktop_notice("HetSpec", text, os.environ))
 
     def open_pages(self) -> Sequence[Page]:
         """Every page that is open."""

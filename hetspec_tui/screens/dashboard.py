@@ -198,6 +198,8 @@ class DashboardScreen(Page):
     def leave_list(self, message: CardList.Left) -> None:
         """Go on into the next list."""
         lists = [cards for cards in self.query(CardList) if cards.region.area]
+        if message.cards not in lists:  # it has just been hidden, by a smaller terminal or an enlarged list
+            return
         place = lists.index(message.cards) + message.by
         if 0 <= place < len(lists):
             lists[place].focus()
