@@ -28,9 +28,11 @@ def drive(act: Act, size: tuple[int, int] = (80, 24), *, read_only: bool = False
     return asyncio.run(session())
 
 
-async def until(pilot: Pilot[None], condition: Callable[[], bool], what: str = "") -> None:
+async def until(
+    pilot: Pilot[None], condition: Callable[[], bool], what: str = "", patience_s: float = PATIENCE_S
+) -> None:
     """Wait until the condition holds."""
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < end, f"waited in vain for {what or condition}:\n{screen_text(pilot.app)}"
         await pilot.pause(0.02)
