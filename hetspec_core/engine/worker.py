@@ -106,7 +106,7 @@ def _end(journal: Journal, state: EndState, error: ErrorInfo | None, report: Pat
         journal.write(RunEnded(state=state, error=error))
         return
     told = {"time": time.time(), "state": state, "error": None if error is None else error.model_dump()}
-    write_atomic(report, json.dumps(told, ensure_ascii=False))
+    write_atomic(report, json.dumps(told, ensure_ascii=False), make_folder=False)
 
 
 def _end_badly(journal: Journal, error: BaseException, report: Path | None) -> int:

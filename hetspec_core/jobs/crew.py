@@ -165,8 +165,11 @@ class Member:
         return oom_kills() > self._kills
 
     def saw_full_disk(self) -> bool:
-        """Whether there is hardly a byte left where the run folder is."""
-        found = os.statvfs(self._paths.folder)
+        """Whether there is hardly a byte left where the run folder is; of a folder that is gone nothing is known."""
+        try:
+            found = os.statvfs(self._paths.folder)
+        except OSError:
+            return False
         return found.f_bavail * found.f_frsize < FULL_DISK_BYTES
 
 

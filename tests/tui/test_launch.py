@@ -198,7 +198,7 @@ def test_a_switch_is_turned_and_a_word_is_picked() -> None:
 
 
 def test_a_draft_that_does_not_fit_is_shown_with_the_reason_and_cannot_be_started() -> None:
-    write_preset("draft/odd", 'extends = "llama-1l"\n[architecture]\nhidden_size = 64\nnum_attention_heads = 4\n')
+    write_preset("draft/odd", 'extends = "llama-1l"\n[architecture]\nvocab_size = 99000\n')
 
     async def act(screen: LaunchScreen, pilot: Pilot[None]) -> None:
         await pilot.press("d")
@@ -206,14 +206,14 @@ def test_a_draft_that_does_not_fit_is_shown_with_the_reason_and_cannot_be_starte
         await pilot.press(*"odd")
         await pilot.pause()
         about = str(screen.app.screen.query_one("#picker-about", Static).render())
-        assert "does not fit" in about and "is 64; algorithm 'eagle' needs the base's 576" in about
+        assert "does not fit" in about and "is 99000; needs at most the base's 49152" in about
         await pilot.press("enter")
         await until(pilot, lambda: screen.choice.parts == {"draft": "odd"})
         seen = await reviewed(screen, pilot)
         assert seen.faults and "✖ cannot start" in screen.query_one(CostCard).text
         await pilot.press("s")
         await pilot.pause(0.3)
-        assert row(screen, "draft.architecture.hidden_size").fault
+        assert row(screen, "draft.architecture.vocab_size").fault
         highlighted = screen.query_one(FieldForm).highlighted
         assert highlighted is not None and highlighted.fault
 

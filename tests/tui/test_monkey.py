@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from pathlib import Path
@@ -23,10 +24,12 @@ KEYS = (
 """Not q and ctrl+q, which end it, nor ctrl+z, which stops the tests."""
 NEVER = {"e"}  # opens the user's editor
 FEW = 40
+MANY = int(os.environ.get("HETSPEC_MONKEY_KEYS", "150"))
+"""Keys in the slow test; 1000 before a release."""
 
 
 @pytest.mark.parametrize("entry", pages.available(), ids=lambda entry: entry.name)
-@pytest.mark.parametrize("presses", [FEW, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("presses", [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
 def test_random_keys_and_sizes_end_in_no_exception(entry: pages.PageEntry, presses: int, home: Path) -> None:
     lively_home(home, time.time())
     chance = random.Random(f"{entry.name} {presses}")

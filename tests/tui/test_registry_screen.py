@@ -257,8 +257,8 @@ def test_a_state_of_another_version_does_no_harm(runs: Path, state: dict[str, ob
 def test_a_filter_of_another_time_leaves_all_runs_and_says_what_is_wrong(runs: Path) -> None:
     async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
         fresh = RegistryScreen()
-        fresh.filter = "no_such_field>1"
         await app.push_screen(fresh)
+        fresh.restore({"filter": "no_such_field>1"})
         await until(pilot, lambda: len(keys_of(fresh)) == 4)
         await until(pilot, lambda: "no_such_field" in screen_text(app))
 
