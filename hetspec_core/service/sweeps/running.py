@@ -44,19 +44,23 @@ def standings(workbench: Workbench, sweep: SweepSpec, cells: Sequence[Cell]) -> 
     """How far a sweep is, and what is missing."""
     entries = Ledger(workbench.roots.data, sweep.name).read()
     states = {cell.key: _state(workbench, entries.get(cell.key)) for cell in cells}
+    waiting = workbench.queue.waiting_ids()
+    # Submitted, and whoever did so was stopped before it came to start them.
+    idle = {key for key, state in states.items() if state == "queued" and entries[key].run_id not in waiting}
     children: dict[str, list[str]] = {}
     for cell in cells:
         children.setdefault(cell.parent, []).append(cell.key)
     wanted: dict[str, bool] = {}
     for cell in reversed(cells):  # children come after their parents
         below = [wanted[key] for key in children.get(cell.key, ())]
-        wanted[cell.key] = states[cell.key] not in ("succeeded", *_OPEN) and (any(below) or not below)
+        missing = cell.key in idle or states[cell.key] not in ("succeeded", *_OPEN)
+        wanted[cell.key] = missing and (any(below) or not below)
     found = []
     for cell in cells:
         entry, state = entries.get(cell.key), states[cell.key]
         action = ""
-        if state == "queued" and entry and entry.run_id not in workbench.queue.waiting_ids():
-            action = "start"  # it was submitted, and whoever did so was stopped before it came to start it
+        if cell.key in idle:
+            action = "start"
         elif wanted[cell.key]:
             action = "resume" if cell.stage != "bench" and state not in ("none", "gone") else "submit"
         found.append(Standing(cell, entry.run_id if entry and state != "gone" else "", state, action))
