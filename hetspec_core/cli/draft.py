@@ -130,6 +130,30 @@ def doctor(
         raise typer.Exit(CheckpointError.exit_code)
 
 
+@app.command()
+def push(
+    draft: DraftWord,
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Model repository on the hub.")],
+    base: BaseOption = None,
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write the card and list the files; send nothing.")
+    ] = False,
+    card: Annotated[Path, typer.Option(help="Where --dry-run writes the card.")] = Path("card.md"),
+    json: JsonFlag = False,
+) -> None:
+    """Send a draft to the hub, with a card of its recipe and of what was measured. The token is taken from HF_TOKEN."""
+    from hetspec_core.cli.push import push as send
+    from hetspec_core.config import load_base
+    from hetspec_core.service import Workbench
+    from hetspec_core.service.cards import draft_card, draft_origins
+
+    with Workbench() as workbench:
+        folder = workbench.resolve_input(draft, "draft").absolute()
+        text = draft_card(draft_origins(workbench, folder), repository, load_base(base) if base else None)
+    send(folder, repository, text, kind="model", private=private, dry_run=dry_run, card_file=card, json=json)
+
+
 def _folder(draft: str) -> Path:
     from hetspec_core.service import Workbench
 

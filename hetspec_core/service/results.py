@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hetspec_core.errors import DataError
+from hetspec_core.errors import DataError, NotFoundError
 from hetspec_core.service.library import Library
 from hetspec_core.service.sweeps.ledger import Ledger
 
@@ -52,6 +52,7 @@ class ResultRow:
     speedup: float | None
     identical: int
     prompts: int
+    device: str = ""
     histogram: dict[int, int] = field(default_factory=dict)
     by_depth: tuple[dict[str, Any], ...] = ()
     costs: dict[str, float] = field(default_factory=dict)
@@ -85,10 +86,7 @@ def collect(workbench: Workbench, words: Sequence[str]) -> list[ResultRow]:
         named = [(run.run_id, run.name) for run in reversed(found)]
     rows: list[ResultRow] = []
     for run_id, label in named:
-        report = workbench.show(run_id)
-        result = report.results.get("bench")
-        if result:
-            rows += _rows(run_id, label, report.summary.recipe, report.summary.draft, result)
+        rows += rows_of(workbench, run_id, label)
     if not rows:
         raise DataError(
             f"no bench of {' '.join(words) or 'any kind'} has succeeded",
@@ -97,9 +95,14 @@ def collect(workbench: Workbench, words: Sequence[str]) -> list[ResultRow]:
     return rows
 
 
-def _state(library: Library, run_id: str) -> str:
-    from hetspec_core.errors import NotFoundError
+def rows_of(workbench: Workbench, run_id: str, label: str) -> list[ResultRow]:
+    """The results of one bench, under this name."""
+    report = workbench.show(run_id)
+    result = report.results.get("bench")
+    return _rows(run_id, label, report.summary.recipe, report.summary.draft, result) if result else []
 
+
+def _state(library: Library, run_id: str) -> str:
     try:
         return str(library.summary(run_id).state)
     except NotFoundError:
@@ -114,6 +117,7 @@ def _rows(run_id: str, label: str, recipe: str, draft: str, result: dict[str, An
         "base": setup.get("base", ""),
         "recipe": recipe,
         "dtype": setup.get("dtype", ""),
+        "device": setup.get("cpu", "cpu") if setup.get("device") == "cpu" else setup.get("device", ""),
         "batch_size": setup.get("batch_size", 1),
         "temperature": (setup.get("sampling") or {}).get("temperature", 0.0),
         "parameters": setup.get("draft_parameters", 0),
