@@ -15,6 +15,7 @@ from hetspec_core.cli.options import (
     FileOption,
     NameOption,
     RecipeArgument,
+    SavedOption,
     SetOption,
     spec_options,
     trees_of,
@@ -32,6 +33,7 @@ app = typer.Typer()
 def bench(
     recipe: RecipeArgument = DEFAULT_RECIPE,
     draft: DraftOption = None,
+    saved: SavedOption = None,
     plain: Annotated[bool, typer.Option("--plain", help="The base alone, without a draft.")] = False,
     prompts: Annotated[str | None, typer.Option(help="MT-Bench form: FILE[:N] or shipped:NAME.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First so many conversations.")] = None,
@@ -60,10 +62,9 @@ def bench(
     json: JsonFlag = False,
 ) -> None:
     """Measure speculative against plain decoding on the same prompts, interleaved in one process."""
-    from hetspec_core.config import resolve
     from hetspec_core.service import Workbench
-    from hetspec_core.service.drafts import find_draft
     from hetspec_core.service.lines import append_line, result_line
+    from hetspec_core.service.saved import resolve_saved, saved_draft
 
     options = spec_options(
         name=name,
@@ -81,10 +82,11 @@ def bench(
         resources__dtype=dtype,
     )
     with Workbench() as workbench:
+        given: dict[str, Any] = {"stage": "bench", "overrides": overrides, "file": file, "options": options}
         if not plain:
-            base = resolve(recipe, stage="bench", overrides=overrides, file=file, options=options).spec.base.name
-            options["draft.checkpoint"] = str(find_draft(workbench, draft, base))
-        spec = resolve(recipe, stage="bench", overrides=overrides, file=file, options=options).spec
+            base = resolve_saved(workbench, recipe, saved, **given).spec.base.name
+            options["draft.checkpoint"] = str(saved_draft(workbench, draft, saved, base))
+        spec = resolve_saved(workbench, recipe, saved, **given).spec
         if detach and out is not None:
             raise UsageError("--out needs the result, and --detach does not wait for it", hint="leave one of them out")
         if detach:

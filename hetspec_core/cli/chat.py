@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hetspec_core.cli.options import DEFAULT_RECIPE, DraftOption, FileOption, RecipeOption, SetOption, trees_of
+from hetspec_core.cli.options import (
+    DEFAULT_RECIPE,
+    DraftOption,
+    FileOption,
+    RecipeOption,
+    SavedOption,
+    SetOption,
+    trees_of,
+)
 from hetspec_core.cli.output import JsonFlag, console, note, print_json
 from hetspec_core.errors import Cancelled, DataError, StageFailed, UsageError
 
@@ -26,6 +34,7 @@ def chat(
     ] = None,
     recipe: RecipeOption = DEFAULT_RECIPE,
     draft: DraftOption = None,
+    saved: SavedOption = None,
     plain: Annotated[bool, typer.Option("--plain", help="Ordinary decoding, without a draft.")] = False,
     tree: Annotated[str | None, typer.Option(help="depth/top_k/num_draft_tokens; top_k 1 is a chain.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
@@ -65,6 +74,7 @@ def chat(
             workbench,
             recipe,
             draft=draft,
+            saved=saved,
             plain=plain,
             overrides=overrides,
             options=options,

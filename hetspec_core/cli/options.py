@@ -28,6 +28,15 @@ DraftOption = Annotated[
     ),
 ]
 
+SavedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="RUN_OR_DIR",
+        help="Take configuration and draft of a run or draft directory, instead of a recipe and --draft.",
+    ),
+]
+
 
 def trees_of(words: list[str]) -> list[dict[str, int]] | None:
     """Tree shapes from depth/top_k/num_draft_tokens, or None when there is none.

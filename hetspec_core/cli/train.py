@@ -12,7 +12,6 @@ from hetspec_core.cli.options import (
     FileOption,
     GpusOption,
     NameOption,
-    RecipeArgument,
     SetOption,
     WorkersOption,
     spec_options,
@@ -29,7 +28,10 @@ app = typer.Typer()
 
 @app.command()
 def train(
-    recipe: RecipeArgument,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="[RECIPE]", help="Recipe preset; with --from alone, the configuration saved there."),
+    ] = None,
     dataset: Annotated[
         list[str], typer.Option("--dataset", metavar="RUN_OR_DIR", help="Hidden states to train on; may be repeated.")
     ] = [],  # noqa: B006
@@ -37,7 +39,10 @@ def train(
         str | None, typer.Option(metavar="RUN_OR_DIR", help="Held-out hidden states; else a share is held out.")
     ] = None,
     initial: Annotated[
-        str | None, typer.Option("--from", metavar="RUN_OR_DIR", help="Begin from the draft of a run or directory.")
+        str | None,
+        typer.Option(
+            "--from", metavar="RUN_OR_DIR", help="Begin from the draft of a run or directory; without RECIPE, as saved."
+        ),
     ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data, without a number of steps.")] = None,
@@ -62,10 +67,12 @@ def train(
     """Train a draft on hidden states of its base. The run goes on without this command; while it is followed, Ctrl-C
     stops it so that it can be resumed.
     """
-    from hetspec_core.config import resolve
     from hetspec_core.service import Workbench
     from hetspec_core.service.launch import check_inputs, training_inputs
+    from hetspec_core.service.saved import resolve_saved
 
+    if recipe is None and initial is None:
+        raise UsageError("there is no recipe", hint="name one, see `presets list recipe`; or --from RUN_OR_DIR")
     with Workbench() as workbench:
         options = training_inputs(workbench, dataset, held_out=eval_dataset, initial=initial) | spec_options(
             name=name,
@@ -79,7 +86,11 @@ def train(
             resources__rendezvous=rendezvous,
         )
         options |= worker_options(gpus, workers)
-        spec = resolve(recipe, stage="train", overrides=overrides, file=file, options=options).spec
+        saved = initial if recipe is None else None
+        resolved = resolve_saved(
+            workbench, recipe or "", saved, stage="train", overrides=overrides, file=file, options=options
+        )
+        spec = resolved.spec
         _check_epochs(epochs, spec.training)
         check_inputs(spec)
         if is_detached(detach, json=json):
@@ -87,7 +98,7 @@ def train(
             return
         report = launch(workbench, spec, json=json)
     if not json:
-        _print_result(report.results["train"], recipe, report.summary.run_id)
+        _print_result(report.results["train"], spec.recipe or "RECIPE", report.summary.run_id)
 
 
 def _check_epochs(epochs: int | None, training: TrainingSpec) -> None:

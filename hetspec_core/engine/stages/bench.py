@@ -51,7 +51,8 @@ def run(context: RunContext) -> None:
     questions = _measure(context, base, draft, template, conversations, tracks)
     plain, *speculative = tracks
     reports = []
-    for track in speculative if draft is not None else ():
+    for track in speculative:
+        assert draft is not None  # else there is no such track
         context.check_cancelled()
         report = speculative_report(base, questions, plain, track, bootstrap=spec.bench.bootstrap)
         report |= profile(base, draft, questions[: spec.bench.profile_prompts], track.decoding)

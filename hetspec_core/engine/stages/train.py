@@ -267,7 +267,7 @@ def _assemble(
         checkpoints=checkpoints,
         memory=memory,
         state=state,
-        write_draft=_draft_writer(context, base, draft, state, outside),
+        write_draft=_draft_writer(context, base, draft, state, outside, data.store.identity.template_hash),
         data_hash=data.identity(spec),
     )
 
@@ -283,7 +283,12 @@ def _horizon(context: RunContext, feed: BatchFeed) -> int:
 
 
 def _draft_writer(
-    context: RunContext, base: BaseLM, draft: DraftLM, state: TrainingState, outside: dict[str, float]
+    context: RunContext,
+    base: BaseLM,
+    draft: DraftLM,
+    state: TrainingState,
+    outside: dict[str, float],
+    template: str,
 ) -> Callable[[Path], None]:
     spec = context.spec
     tokenizer = tokenizer_hash(base.tokenizer)
@@ -293,6 +298,7 @@ def _draft_writer(
             "base": base.name,
             "base_fingerprint": base.fingerprint,
             "tokenizer_hash": tokenizer,
+            **({"template_hash": template} if template else {}),
             "recipe": spec.recipe,
             "run_id": context.paths.run_id,
             **outside,
