@@ -18,6 +18,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from hetspec_tui.formatting import safe
+from hetspec_tui.widgets.choice_list import ChoiceList
 
 Answer = TypeVar("Answer")
 
@@ -71,7 +72,7 @@ class _List(ModalScreen[Answer], Generic[Answer]):
         with Vertical(classes="dialog-box"):
             yield Static(self.title_text, markup=False, classes="dialog-title")
             yield _Line(self.LEFT_OUT)
-            yield OptionList()
+            yield ChoiceList()
             yield Static(self.HINT, markup=False, classes="dialog-hint")
 
     def on_mount(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,10 +43,11 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # or the end of somebody's line is looked at before all of it is there
             size = os.fstat(handle).st_size
             if size and os.pread(handle, 1, size - 1) != b"\n":
                 line = b"\n" + line
-            if os.write(handle, line) != len(line):  # one write of an append is one piece; less is a full disk
+            if os.write(handle, line) != len(line):  # a full disk
                 raise OSError(28, "No space left on device")
             os.fsync(handle)
         finally:

@@ -14,6 +14,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from hetspec_tui.widgets.choice_list import ChoiceList
+
 
 @dataclass(frozen=True)
 class HelpLine:
@@ -52,7 +54,7 @@ class HelpScreen(ModalScreen[int | None]):
         with Vertical(classes="dialog-box"):
             yield Static(self._title, markup=False, classes="dialog-title")
             yield Input(placeholder="type to filter", id="help-filter")
-            yield OptionList(id="help-list")
+            yield ChoiceList(id="help-list")
             yield Static("Enter does it   Esc closes   ids are for keys.toml", markup=False, classes="dialog-hint")
 
     def on_mount(self) -> None:

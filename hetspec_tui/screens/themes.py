@@ -11,6 +11,8 @@ from textual.screen import ModalScreen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from hetspec_tui.widgets.choice_list import ChoiceList
+
 
 class ThemeScreen(ModalScreen[str | None]):
     """A list of the themes; gives the name of the one that was chosen, None when all is to stay as it was."""
@@ -26,7 +28,7 @@ class ThemeScreen(ModalScreen[str | None]):
         names = sorted(self.app.available_themes)
         with Vertical(classes="dialog-box"):
             yield Static("Theme", markup=False, classes="dialog-title")
-            yield OptionList(*(Option(name, id=name) for name in names), markup=False)
+            yield ChoiceList(*(Option(name, id=name) for name in names), markup=False)
             yield Static("arrows show it, Enter keeps it, Esc goes back", markup=False, classes="dialog-hint")
 
     def on_mount(self) -> None:

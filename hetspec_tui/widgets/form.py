@@ -21,6 +21,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from hetspec_tui.formatting import safe
+from hetspec_tui.widgets.choice_list import ChoiceList
 from hetspec_tui.widgets.form_row import FormRow
 
 Check = Callable[[str, str], str]
@@ -29,7 +30,7 @@ Check = Callable[[str, str], str]
 _HEAD = "head:"
 
 
-class FieldList(OptionList):
+class FieldList(ChoiceList):
     """The fields: Enter edits one."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "Edit", id="form.edit")]

@@ -16,6 +16,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from hetspec_tui.formatting import safe
+from hetspec_tui.widgets.choice_list import ChoiceList
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class NameList(Vertical):
     def compose(self) -> ComposeResult:
         yield Static(id="kinds", markup=False)
         yield SearchNames(placeholder="search", id="search", compact=True)
-        yield OptionList(id="names", markup=False)
+        yield ChoiceList(id="names", markup=False)
 
     @property
     def words(self) -> str:

@@ -19,6 +19,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from hetspec_tui.formatting import safe
+from hetspec_tui.widgets.choice_list import ChoiceList
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class Picker(ModalScreen[tuple[str, ...] | None]):
     def compose(self) -> ComposeResult:
         with Vertical(id="picker-box"):
             yield Input(placeholder="search", id="picker-search", compact=True)
-            yield OptionList(id="picker-list", markup=False)
+            yield ChoiceList(id="picker-list", markup=False)
             yield Static(id="picker-about", markup=False)
 
     def on_mount(self) -> None:
