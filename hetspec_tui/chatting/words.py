@@ -83,8 +83,9 @@ def meter_lines(figures: Figures, width: int) -> list[Content]:
     lines = [
         _fact(
             "accept length",
-            f"{_length(figures.accept_length)} this answer   {_length(figures.pooled_accept_length)} pooled over "
-            f"{figures.pooled_steps} steps" + (f"   {figures.step_committed} now" if figures.step_committed else ""),
+            (f"{figures.step_committed} now  " if figures.step_committed else "")
+            + f"{_length(figures.accept_length)} answer  {_length(figures.pooled_accept_length)} pooled "
+            f"({figures.pooled_steps} steps)",
         ),
         _fact("tokens/s", _speed(figures)),
     ]
@@ -117,9 +118,9 @@ def _length(value: float | None) -> str:
 def _speed(figures: Figures) -> str:
     words = number(figures.tokens_per_s, 3)
     if figures.plain_tokens_per_s is None:
-        return f"{words}   plain decoding not measured yet: k calibrates, b compares"
+        return f"{words}  plain not measured: k or b does"
     source = f"plain {number(figures.plain_tokens_per_s, 3)} by {figures.plain_source}"
-    return f"{words}   {source}" + (f"   speedup {figures.speedup:.2f}" if figures.speedup is not None else "")
+    return f"{words}  {source}" + (f"  speedup {figures.speedup:.2f}" if figures.speedup is not None else "")
 
 
 def verdict_lines(comparison: Comparison) -> list[Content]:
@@ -153,9 +154,12 @@ def prediction_lines(simulation: Simulation, recorded: str, room: int) -> list[C
     """The best shape, the frontier, then the rest, as many as there is room for."""
     frontier = {one.shape.label for one in simulation.frontier}
     best = simulation.best.shape.label if simulation.best else ""
-    heads = f"   {'shape':<10}{'accept length':>14}{'tokens/s':>10}{'speedup':>9}  sure   note"
+    heads = f"   {'shape':<10}{'accept length':>14}{'tokens/s':>10}{'speedup':>9}  sure"
     lines = [
         Content.styled(f"What other trees would have done with the answers of {safe(recorded)}", "bold"),
+        Content.styled(
+            "★ best  ▲ no other beats it at lower cost  extrapolated: at best a lower bound", "$foreground-muted"
+        ),
         Content.styled(heads, "$foreground-muted"),
     ]
     order = [one for one in simulation.predictions if one.shape.label == best]
