@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks import machine
 
 FOLDER = Path(__file__).parent
-NO_BENCHMARKS = {"__init__", "__main__", "machine"}
+NO_BENCHMARKS = {"__init__", "__main__", "loop_watch", "machine"}
 BY_NAME_ONLY = {"draft_defaults", "draft_kinds"}  # hours on two cores
 
 

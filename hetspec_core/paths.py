@@ -136,15 +136,21 @@ class RunPaths:
         return self.logs / f"{worker}.log"
 
 
-def write_atomic(path: Path, data: str | bytes, *, mode: int = 0o644) -> None:
+def write_atomic(path: Path, data: str | bytes, *, mode: int = 0o644, make_folder: bool = True) -> None:
     """Write `data` to `path` so that a reader, or a power cut, sees the old file or the new one and nothing between.
 
     Args:
-        path: where; the parent folder is made when missing.
+        path: where.
         data: the whole content; text is written as UTF-8.
         mode: permission bits of the new file.
+        make_folder: make the parent folder when it is missing. Not for what belongs to a run: a run folder that
+            somebody has deleted must not come back as a ruin.
+
+    Raises:
+        OSError: the disk is full, or there is no such folder.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     raw = data.encode() if isinstance(data, str) else data
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

@@ -1,71 +1,382 @@
-"""`hetspec`: the dashboard's entry. It starts the app, and gives the terminal back however the app ends.
+"""`hetspec`, the dashboard: pages by name, what is open above them, what all share. What they show is their business.
 
-It knows the first screen and the signals; what the screens show is their own business.
+It owns nothing that a run needs: closing it, or killing it, stops no run.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import os
+import logging
 import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, NoReturn
 
+from textual import on, work
 from textual.app import App
-from textual.binding import Binding, BindingType
-from textual.screen import Screen
+from textual.binding import ActiveBinding, Binding, BindingType
+from textual.notifications import SeverityLevel
 
 from hetspec_core import __version__
-from hetspec_tui.screens.welcome import WelcomeScreen
+from hetspec_core.service.places import dashboard_files
+from hetspec_tui import pages
+from hetspec_tui.command import read_command_line
+from hetspec_tui.desk import Desk
+from hetspec_tui.dialogs import Details
+from hetspec_tui.live import Live
+from hetspec_tui.logbook import open_log
+from hetspec_tui.messages import OpenComparison, OpenPage, OpenRun, RunsTouched
+from hetspec_tui.page import Page
+from hetspec_tui.settings import read_state, read_user_files, write_state
+from hetspec_tui.widgets.title_bar import Tab, TitleBar
 
 # Textual handles none of these, and a process that one of them ends leaves its terminal raw, with mouse reports on.
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+FEW_COLOURS = "ansi-dark"
+"""The theme where the terminal has sixteen colours: its own, which are readable together."""
+
+DEFAULT_THEME = "textual-dark"
+
+log = logging.getLogger("hetspec")
 
 
-class HetSpecApp(App[None]):
+class HetSpecApp(Live, App[None]):
     """The terminal dashboard."""
 
     TITLE = f"HetSpec {__version__}"
-    SUB_TITLE = "speculative decoding"
-    MODES: ClassVar[dict[str, str | Callable[[], Screen[Any]]]] = {"welcome": WelcomeScreen}
-    DEFAULT_MODE = "welcome"
+    CSS_PATH = "frame.tcss"
+    DEFAULT_MODE = pages.HOME
+    ENABLE_COMMAND_PALETTE = False  # the key below opens it, with an id of ours
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("q", "quit", "Quit"),
-        Binding("ctrl+q", "quit", "Quit", show=False, priority=True),
+        *(
+            Binding(entry.key, f"page({entry.name!r})", entry.title, show=False, id=f"page.{entry.name}")
+            for entry in pages.PAGES
+        ),
+        Binding("escape", "back", "Back", show=False, id="app.back"),
+        Binding("question_mark,f1", "help", "Help", key_display="?", id="app.help"),
+        Binding("ctrl+p", "palette", "Palette", key_display="^p", id="app.palette"),
+        Binding("ctrl+o", "jump", "Jump", show=False, id="app.jump"),
+        Binding("ctrl+t", "themes", "Theme", show=False, id="app.themes"),
+        Binding("ctrl+s", "picture", "Screenshot", show=False, id="app.picture"),
+        Binding("ctrl+z", "suspend_process", "Suspend", show=False, id="app.suspend"),
+        Binding("q", "quit", "Quit", id="app.quit"),
+        Binding("ctrl+q", "quit", "Quit at once", show=False, priority=True, id="app.quit_now"),
     ]
+
+    def __init__(self, desk: Desk | None = None) -> None:
+        super().__init__()
+        self.desk = desk or Desk()
+        self.files = dashboard_files(self.desk.home)
+        self.user = read_user_files(self.files.settings, self.files.keys, self.files.themes)
+        self.settings, self._problems = self.user.settings, self.user.problems
+        self._state = read_state(self.files.state, self._problems)
+        self.pages = pages.available()
+        self._trail: list[str] = []
+        for entry in self.pages:
+            self.add_mode(entry.name, partial(self._make_page, entry))
+        if not self.settings.animations:
+            self.animation_level = "none"
+        self.set_keymap(self.user.keys)
+        self._choose_theme()
+        self._choose_page()
+
+    def _choose_theme(self) -> None:
+        for theme in self.user.themes:
+            self.register_theme(theme)
+        usual = FEW_COLOURS if self.console.color_system in ("standard", None) and not self.no_color else ""
+        for name in map(str, (self.settings.theme, self._state.get("theme", ""), usual)):
+            if name in self.available_themes:
+                self.theme = name
+                break
+            if name:
+                self._problems.append(f"there is no theme {name!r}; ctrl+t shows those there are")
+        self._unchosen = self.theme if self.theme in (usual, DEFAULT_THEME) else ""
+
+    def _choose_page(self) -> None:
+        names = [entry.name for entry in self.pages]
+        wanted = self.settings.first_page or self._state.get("page")
+        if wanted in names:
+            self._current_mode, self._screen_stacks = wanted, {wanted: []}
+        elif self.settings.first_page:
+            self._problems.append(f"{self.files.settings}: first_page is one of {', '.join(names)}")
+
+    # --- beginning and end --------------------------------------------------------------------------------------------
 
     def on_load(self) -> None:
         loop = asyncio.get_running_loop()
         for number in END_SIGNALS:
             loop.add_signal_handler(number, self.end_by_signal, number)
 
+    def on_mount(self) -> None:
+        self.app_resume_signal.subscribe(self, lambda _: self.set_timer(0.1, self.draw_all))
+        self.call_after_refresh(self._after_first_paint)
+
+    def draw_all(self) -> None:
+        """Draw everything again: whoever had the terminal meanwhile has left it empty."""
+        for screen in self.screen_stack:
+            screen.refresh(layout=True)
+
+    def _after_first_paint(self) -> None:
+        self.start_live()
+        if self.user.keys:
+            self._check_keys()
+        self._tell_problems()
+
+    def _tell_problems(self) -> None:
+        if not self._problems:
+            return
+        text = "\n\n".join(self._problems)
+        self._problems = []
+        log.warning("user files: %s", text)
+        if len(text) > 200:
+            self.push_screen(Details("Not all of your settings hold", text))
+        else:
+            self.notify(text, title="Settings", severity="warning", timeout=15, markup=False)
+
+    @work(thread=True, exit_on_error=False)
+    def _check_keys(self) -> None:
+        """Import all pages, which bind keys, and look for keys that clash."""
+        from hetspec_tui.keymap import bound_classes, check_keymap
+
+        for target in (*(entry.target for entry in self.pages), pages.RUN, pages.COMPARISON):
+            pages.load(target)
+        problems = [f"{self.files.keys}: {line}" for line in check_keymap(self.user.keys, bound_classes())]
+        if problems:
+            self._problems += problems
+            self.call_later(self._tell_problems)
+
     def end_by_signal(self, number: signal.Signals) -> None:
         """Leave as after `q`, with the exit status that a shell gives to a process ended by signal `number`."""
         self.exit(return_code=128 + number)
 
+    def exit(self, result: None = None, return_code: int = 0, message: Any = None) -> None:
+        self.remember()
+        super().exit(result, return_code, message)
+
+    def on_unmount(self) -> None:
+        self.desk.close()
+
+    def _fatal_error(self) -> None:
+        """Say what went wrong without the values of variables, among which there may be secrets."""
+        from rich.segment import Segments
+        from rich.traceback import Traceback
+
+        log.exception("the dashboard has crashed")
+        trace = Traceback(show_locals=False, width=None)
+        self._exit_renderables.append(Segments(self.console.render(trace, self.console.options)))
+        self._close_messages_no_wait()
+
+    # --- what is remembered -------------------------------------------------------------------------------------------
+
+    def remember(self) -> None:
+        """Write down what to find again at the next start."""
+        known: dict[str, Any] = dict(self._state.get("pages") or {})
+        for name, stack in self._screen_stacks.items():
+            if stack and isinstance(stack[0], Page) and stack[0].is_mounted:
+                known[name] = stack[0].state()
+        theme = self._state.get("theme", "") if self.theme == self._unchosen else self.theme  # nobody has chosen that
+        self._state = {"page": self.current_mode, "theme": theme, "pages": known}
+        try:
+            write_state(self.files.state, self._state)
+        except OSError as error:
+            log.warning("the state cannot be written: %s", error)
+
+    def take_up(self, page: Any) -> None:
+        """Give a page that has just been mounted what it was at the last start."""
+        known = self._state.get("pages")
+        state = known.get(page.page_name) if isinstance(known, dict) else None
+        if page.page_name and isinstance(state, dict):
+            try:
+                page.restore(state)
+            except Exception:  # of another version, or damaged by hand: it may be anything
+                log.exception("the state of %s does not fit", page.page_name)
+                self.notify("What this page was last time cannot be read.", severity="warning")
+
+    # --- where we are -------------------------------------------------------------------------------------------------
+
+    def _make_page(self, entry: pages.PageEntry) -> Page:
+        page: Page = pages.make(entry.target)
+        page.page_name = entry.name
+        return page
+
+    def show_title(self, page: Any) -> None:
+        """Draw the line above a page, with the screens below it in the breadcrumb."""
+        mode = next((name for name, stack in self._screen_stacks.items() if page in stack), self.current_mode)
+        above = [screen for screen in self.get_screen_stack(mode)[1:] if isinstance(screen, Page)]
+        crumbs = [one.crumb for one in above[: above.index(page) + 1]] if page in above else []
+        for bar in page.query(TitleBar):
+            tabs = [Tab(entry.name, entry.key, entry.title) for entry in self.pages]
+            bar.show(tabs, mode, crumbs, ["read-only"] if self.desk.read_only else [])
+
+    async def go_to(self, name: str, about: dict[str, Any] | None = None) -> None:
+        """Open a page; of the page that is open already, or that is to show something, close what is above it."""
+        if all(entry.name != name for entry in self.pages):
+            self.notify(f"There is no page {name!r} in this installation.", severity="warning", markup=False)
+            return
+        stays = name == self.current_mode
+        if not stays:
+            self._trail = [old for old in self._trail if old not in (self.current_mode, name)] + [self.current_mode]
+            await self.switch_mode(name)
+        if stays or about is not None:
+            while len(self.screen_stack) > 1:
+                await self.pop_screen()
+        if about is not None and isinstance(self.screen, Page):
+            self.screen.receive(about)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "page":
+            return any(entry.name == parameters[0] for entry in self.pages)
+        return super().check_action(action, parameters)
+
+    async def action_page(self, name: str) -> None:
+        """Open a page."""
+        await self.go_to(name)
+
+    async def action_back(self) -> None:
+        """Close the screen that is above a page; from a page, go to the one before it."""
+        if len(self.screen_stack) > 1:
+            await self.pop_screen()
+        elif self.current_mode != pages.HOME:
+            await self.switch_mode(self._trail.pop() if self._trail else pages.HOME)
+        else:
+            self.notify("This is the first page. q quits, ? shows the keys.", timeout=3, markup=False)
+
+    @on(TitleBar.Chosen)
+    async def open_tab(self, message: TitleBar.Chosen) -> None:
+        await self.go_to(message.name)
+
+    @on(OpenPage)
+    async def open_page(self, message: OpenPage) -> None:
+        await self.go_to(message.page, message.about)
+
+    @on(OpenRun)
+    async def open_run(self, message: OpenRun) -> None:
+        await self._push(pages.RUN, message.run_id)
+
+    @on(OpenComparison)
+    async def open_comparison(self, message: OpenComparison) -> None:
+        await self._push(pages.COMPARISON, message.run_ids)
+
+    async def _push(self, target: str, word: Any) -> None:
+        if not pages.installed(target):
+            self.notify("This screen is not part of this installation.", severity="warning")
+            return
+        await self.push_screen(pages.make(target, word))
+
+    @on(RunsTouched)
+    def tell_touched(self, message: RunsTouched) -> None:
+        """Let every screen that is open know, also those that are not on top."""
+        for page in self.open_pages():
+            page.runs_touched(message.run_ids)
+        self.look_now()
+
+    # --- keys of every screen -----------------------------------------------------------------------------------------
+
+    @work
+    async def action_help(self) -> None:
+        """Show every key that does something here, and do what is chosen."""
+        from hetspec_tui.screens.help import HelpLine, HelpScreen
+
+        below = self.screen
+        rank = {below: 1, self: 2}
+        found: dict[tuple[Any, str], list[ActiveBinding]] = {}
+        for active in below.active_bindings.values():
+            if active.binding.description and not active.binding.system and not active.binding.key.startswith("super+"):
+                found.setdefault((active.node, active.binding.action), []).append(active)
+        order = [ways[0] for ways in sorted(found.values(), key=lambda ways: rank.get(ways[0].node, 0))]
+        lines = [
+            HelpLine(
+                place="Everywhere" if active.node is self else "Here" if active.node is below else _place(active.node),
+                keys=" ".join(self.get_key_display(way.binding) for way in found[active.node, active.binding.action]),
+                text=active.binding.tooltip or active.binding.description,
+                name=active.binding.id or "",
+                enabled=active.enabled,
+            )
+            for active in order
+        ]
+        title = f"Keys: {below.crumb}" if isinstance(below, Page) else "Keys"
+        number = await self.push_screen_wait(HelpScreen(lines, title))
+        if number is not None:
+            await self.run_action(order[number].binding.action, order[number].node)
+
+    def action_palette(self) -> None:
+        """Look for anything that can be done or opened."""
+        from textual.command import CommandPalette
+
+        from hetspec_tui.palette import PROVIDERS
+
+        if not isinstance(self.screen, CommandPalette):
+            palette = CommandPalette(providers=PROVIDERS, placeholder="a page, run, preset, theme or action")
+            self.push_screen(palette)
+
+    @work
+    async def action_jump(self) -> None:
+        """Put a letter on everything that can have the focus."""
+        from hetspec_tui.screens.jump import JumpScreen
+
+        targets = [widget for widget in self.screen.focus_chain if widget.region.area]
+        if targets:
+            chosen = await self.push_screen_wait(JumpScreen(targets))
+            if chosen is not None:
+                chosen.focus()
+
+    @work
+    async def action_themes(self) -> None:
+        """Choose a theme, which is shown while choosing."""
+        from hetspec_tui.screens.themes import ThemeScreen
+
+        if await self.push_screen_wait(ThemeScreen()):
+            self.remember()
+
+    @work
+    async def action_picture(self) -> None:
+        """Save a picture of the screen."""
+        from pathlib import Path
+
+        from hetspec_tui.pictures import save_picture
+
+        own = self.settings.screenshots
+        folder = Path(own).expanduser() if own else self.files.screenshots
+        name = f"hetspec-{self.current_mode}-{time.strftime('%Y%m%d-%H%M%S')}"
+        try:
+            files = await asyncio.to_thread(save_picture, folder, name, self.export_screenshot())
+        except OSError as error:
+            self.notify(f"{folder} cannot be written: {error.strerror}", severity="error", markup=False)
+            return
+        self.notify("\n".join(map(str, files)), title="Screenshot", markup=False)
+
+    def notify(
+        self,
+        message: str,
+        *,
+        title: str = "",
+        severity: SeverityLevel = "information",
+        timeout: float | None = None,
+        markup: bool = False,
+    ) -> None:
+        """A toast; what it says is never taken for markup, and a bad one is in the log too."""
+        if severity != "information":
+            log.warning("%s %s", title, message)
+        super().notify(message, title=title, severity=severity, timeout=timeout, markup=False)
+
+    def open_pages(self) -> Sequence[Page]:
+        """Every page that is open, on top or not."""
+        return [screen for stack in self._screen_stacks.values() for screen in stack if isinstance(screen, Page)]
+
+
+def _place(node: Any) -> str:
+    return (getattr(node, "BINDING_GROUP_TITLE", None) or node.border_title or type(node).__name__).strip()
+
 
 def main() -> NoReturn:
     """Run the dashboard and exit with its status: 0 after a quit, 1 after a crash, 128 + n after signal n."""
-    parser = argparse.ArgumentParser(
-        prog="hetspec",
-        description="The terminal dashboard of HetSpec. Every command of it is also there as `hetspec-core`.",
-    )
-    parser.add_argument("--version", action="version", version=f"HetSpec {__version__}")
-    parser.parse_args()
-    if not has_terminal():
-        parser.error("the dashboard needs a terminal; in scripts and pipes use hetspec-core")
-    app = HetSpecApp()
+    options = read_command_line()
+    app = HetSpecApp(Desk(read_only=options.read_only))
+    open_log(app.files.log)
     app.run()
     sys.exit(app.return_code or 0)
-
-
-def has_terminal() -> bool:
-    """Whether keys can be read and a screen be drawn; a driver named from outside (a web server) needs no terminal."""
-    if os.environ.get("TEXTUAL_DRIVER"):
-        return True
-    return all(stream is not None and stream.isatty() for stream in (sys.__stdin__, sys.__stderr__))
 
 
 if __name__ == "__main__":

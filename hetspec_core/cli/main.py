@@ -6,6 +6,7 @@ a line to `COMMANDS`; its module holds a Typer application.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hetspec_core import __version__
-from hetspec_core.errors import Cancelled, HetSpecError, UsageError
+from hetspec_core.errors import Cancelled, HetSpecError, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,11 +28,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "catalog": ("hetspec_core.cli.catalog", "app", "Algorithms, backbones, formats and backends that there are."),
     "dataset": ("hetspec_core.cli.dataset", "app", "Generate hidden states of the base; inspect, verify, merge them."),
     "train": ("hetspec_core.cli.train", "app", "Train a draft on hidden states."),
-    "draft": (
-        "hetspec_core.cli.draft",
-        "app",
-        "Drafts in and out of other programs' layouts: inspect, import, export.",
-    ),
+    "pipeline": ("hetspec_core.cli.pipeline", "app", "Dataset, training and bench of a recipe, one after another."),
+    "sweep": ("hetspec_core.cli.sweep", "app", "A grid of runs from one file, gone on with when run again."),
+    "report": ("hetspec_core.cli.report", "app", "Tables, histograms and Pareto plots of many results."),
+    "draft": ("hetspec_core.cli.draft", "app", "Drafts of any layout: inspect, import, export, doctor, push."),
     "generate": ("hetspec_core.cli.generate", "app", "Answer a prompt, with a draft or without."),
     "chat": ("hetspec_core.cli.chat", "app", "Talk to base and draft, and see the draft tree live."),
     "trace": ("hetspec_core.cli.trace", "app", "Recorded answers: show, replay, export, predict other tree shapes."),
@@ -142,6 +142,9 @@ def _as_ours(error: Exception, debug: bool) -> HetSpecError:
         return Cancelled()
     if hasattr(error, "format_message"):  # a fault of the command line, found by Typer (or by Click in older ones)
         return _usage_error(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" while writing {error.filename}" if error.filename else ""
+        return ResourceError(f"the disk is full{where}", hint="make room, e.g. `hetspec-core runs trash --empty`")
     sentence = str(error).strip().split("\n", 1)[0]
     message = f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
     return HetSpecError(message, hint="" if debug else "run again with --debug for the traceback")

@@ -28,6 +28,15 @@ DraftOption = Annotated[
     ),
 ]
 
+SavedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="RUN_OR_DIR",
+        help="Take configuration and draft of a run or draft directory, instead of a recipe and --draft.",
+    ),
+]
+
 
 BackendOption = Annotated[
     str | None, typer.Option("--backend", help="Who runs base and draft: builtin or sglang; see `catalog backends`.")

@@ -41,6 +41,7 @@ def plan(
     """Say what a run needs, what is free, and whether it fits. Nothing is loaded or started without --probe."""
     from hetspec_core.config import resolve
     from hetspec_core.service import Workbench
+    from hetspec_core.service.launch import with_folders
     from hetspec_core.service.plan import gather_facts
     from hetspec_core.service.plan import plan as make_plan
 
@@ -49,7 +50,7 @@ def plan(
     options = worker_options(gpus, workers)
     spec = resolve(recipe, stage=stage, overrides=overrides, file=file, options=options).spec
     with Workbench() as workbench:
-        spec = _with_folders(workbench, spec)
+        spec = with_folders(workbench, spec)
         before = make_plan(spec, gather_facts(spec, workbench.roots))
         measured = None
         if probe and (before.fits or force):
@@ -68,14 +69,6 @@ def plan(
             f"{recipe}, stage {stage}, cannot fit: {'; '.join(made.refusals)}",
             hint="make room or lower the sizes above with --set; --force accepts it as it is",
         )
-
-
-def _with_folders(workbench: Workbench, spec: RunSpec) -> RunSpec:
-    """The spec with the folders of the datasets that training names by run."""
-    if not spec.training.datasets:
-        return spec
-    folders = tuple(str(workbench.resolve_input(word, "hidden_states")) for word in spec.training.datasets)
-    return spec.model_copy(update={"training": spec.training.model_copy(update={"datasets": folders})})
 
 
 def _measure(workbench: Workbench, spec: RunSpec, *, quiet: bool) -> ProbeFacts:

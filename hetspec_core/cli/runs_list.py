@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,8 +11,10 @@ from hetspec_core.cli.formats import format_age, format_number
 from hetspec_core.cli.options import RunWord
 from hetspec_core.cli.output import JsonFlag, console, note, print_json
 from hetspec_core.cli.tables import cell_text, print_table
-from hetspec_core.errors import NotFoundError, ResourceError, UsageError
+from hetspec_core.errors import NotFoundError, UsageError
+from hetspec_core.runs import MetricPoint
 from hetspec_core.service import Library, RunSummary, Workbench
+from hetspec_core.service.export import csv_text, runs_text, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -62,12 +61,13 @@ def list_runs(
         library = Library(workbench)
         found = library.find(words, sort=sort, archived=archived, limit=limit + 1)
         more, found = len(found) > limit, found[:limit]
+        kept = "" if found or not library.find(["archived:yes"], limit=1) else "; --archived shows those put aside"
         extra = {} if key in _SHOWN else {run.run_id: library.value(run, key) for run in found}
     if json:
         print_json([run.to_json() for run in found])
         return
     if not found:
-        note("no runs" + (" like that" if words else " yet; `hetspec-core demo` makes some"))
+        note("no runs" + (" like that" if words else kept or " yet; `hetspec-core demo` makes some"))
         return
     heading = "accept" if key in _SHOWN else key
     rows = [_cells(run, extra.get(run.run_id) if extra else run.accept_length) for run in found]
@@ -110,7 +110,7 @@ def metrics(
     if json:
         print_json([point._asdict() for point in found])
     elif as_csv:
-        typer.echo(_csv([point._asdict() for point in found], ["name", "step", "value", "tokens", "wall_s"]), nl=False)
+        typer.echo(csv_text([point._asdict() for point in found], list(MetricPoint._fields)), nl=False)
     elif found:
         rows = [
             (one.name, str(one.step), format_number(one.value), format_number(one.tokens), format_number(one.wall_s))
@@ -139,25 +139,11 @@ def export(
         found = library.find(query or [], sort=sort, archived=archived, limit=limit)
         figures = [library.figures(run.run_id) for run in found]
     form = "json" if json and output is None else form
-    if form == "json":
-        from pydantic_core import to_json
-
-        records = [run.to_json() | {"figures": one} for run, one in zip(found, figures, strict=True)]
-        text = to_json(records, inf_nan_mode="null", indent=2).decode() + "\n"
-    else:
-        names = sorted({name for one in figures for name in one})
-        rows = [_flat(run) | one for run, one in zip(found, figures, strict=True)]
-        columns = [column.name for column in fields(RunSummary)] + names
-        text = _csv(rows, columns) if form == "csv" else _markdown(found, figures, names)
+    text = runs_text(found, figures, form, format_number)
     if output is None:
         typer.echo(text, nl=False)
         return
-    from hetspec_core.paths import write_atomic
-
-    try:
-        write_atomic(output, text)
-    except OSError as error:
-        raise ResourceError(f"{output} cannot be written: {error.strerror or error}") from error
+    write_text(output, text)
     if json:
         print_json({"path": str(output), "runs": len(found)})
     else:
@@ -166,30 +152,6 @@ def export(
 
 def _choice(name: str, value: str | None) -> list[str]:
     return [] if value is None else [f"{name}:{value}"]
-
-
-def _flat(run: RunSummary) -> dict[str, Any]:
-    error = f"{run.error['kind']}: {run.error['message']}" if run.error else ""
-    return run.to_json() | {"parents": " ".join(run.parents), "tags": " ".join(run.tags), "error": error}
-
-
-def _csv(rows: list[dict[str, Any]], columns: list[str]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _markdown(found: list[RunSummary], figures: list[dict[str, float]], names: list[str]) -> str:
-    """A table as GitHub reads it; of the figures those that at least one run has."""
-    head = ["run", "name", "stage", "state", "base", *names]
-    lines = [head, ["---"] * 5 + ["---:"] * len(names)]
-    for run, one in zip(found, figures, strict=True):
-        facts = [run.run_id, run.name, run.stage, run.state, run.base]
-        lines.append([*facts, *(format_number(one.get(name)) for name in names)])
-    cells = [[cell_text(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in line] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 def _cells(run: RunSummary, figure: Any) -> list[str]:

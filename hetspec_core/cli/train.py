@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +12,6 @@ from hetspec_core.cli.options import (
     FileOption,
     GpusOption,
     NameOption,
-    RecipeArgument,
     SetOption,
     WorkersOption,
     spec_options,
@@ -23,9 +21,6 @@ from hetspec_core.cli.output import JsonFlag, console, launch
 from hetspec_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from hetspec_core.service import Workbench
     from hetspec_core.spec import TrainingSpec
 
 app = typer.Typer()
@@ -33,7 +28,10 @@ app = typer.Typer()
 
 @app.command()
 def train(
-    recipe: RecipeArgument,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(metavar="[RECIPE]", help="Recipe preset; with --from alone, the configuration saved there."),
+    ] = None,
     dataset: Annotated[
         list[str], typer.Option("--dataset", metavar="RUN_OR_DIR", help="Hidden states to train on; may be repeated.")
     ] = [],  # noqa: B006
@@ -41,7 +39,10 @@ def train(
         str | None, typer.Option(metavar="RUN_OR_DIR", help="Held-out hidden states; else a share is held out.")
     ] = None,
     initial: Annotated[
-        str | None, typer.Option("--from", metavar="RUN_OR_DIR", help="Begin from the draft of a run or directory.")
+        str | None,
+        typer.Option(
+            "--from", metavar="RUN_OR_DIR", help="Begin from the draft of a run or directory; without RECIPE, as saved."
+        ),
     ] = None,
     max_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data, without a number of steps.")] = None,
@@ -66,18 +67,15 @@ def train(
     """Train a draft on hidden states of its base. The run goes on without this command; while it is followed, Ctrl-C
     stops it so that it can be resumed.
     """
-    from hetspec_core.config import resolve
     from hetspec_core.service import Workbench
+    from hetspec_core.service.launch import check_inputs, training_inputs
+    from hetspec_core.service.saved import resolve_saved
 
+    if recipe is None and initial is None:
+        raise UsageError("there is no recipe", hint="name one, see `presets list recipe`; or --from RUN_OR_DIR")
     with Workbench() as workbench:
-        datasets = [workbench.resolve_input(word, "hidden_states") for word in dataset]
-        held_out = workbench.resolve_input(eval_dataset, "hidden_states") if eval_dataset else None
-        draft = workbench.resolve_input(initial, "draft") if initial else None
-        options = spec_options(
+        options = training_inputs(workbench, dataset, held_out=eval_dataset, initial=initial) | spec_options(
             name=name,
-            training__datasets=[str(folder) for folder in datasets] or None,
-            training__eval_dataset=held_out,
-            draft__checkpoint=draft,
             training__max_steps=max_steps,
             training__epochs=epochs,
             training__max_minutes=max_minutes,
@@ -86,19 +84,21 @@ def train(
             resources__num_nodes=nodes,
             resources__node_rank=node_rank,
             resources__rendezvous=rendezvous,
-            parents=_runs_among(workbench, [*datasets, held_out, draft]) or None,
         )
         options |= worker_options(gpus, workers)
-        spec = resolve(recipe, stage="train", overrides=overrides, file=file, options=options).spec
+        saved = initial if recipe is None else None
+        resolved = resolve_saved(
+            workbench, recipe or "", saved, stage="train", overrides=overrides, file=file, options=options
+        )
+        spec = resolved.spec
         _check_epochs(epochs, spec.training)
-        if not spec.training.datasets:
-            raise UsageError("there is no dataset to train on", hint="name one: --dataset RUN_OR_DIR")
+        check_inputs(spec)
         if is_detached(detach, json=json):
             launch_detached(workbench, spec, json=json)
             return
         report = launch(workbench, spec, json=json)
     if not json:
-        _print_result(report.results["train"], recipe, report.summary.run_id)
+        _print_result(report.results["train"], spec.recipe or "RECIPE", report.summary.run_id)
 
 
 def _check_epochs(epochs: int | None, training: TrainingSpec) -> None:
@@ -112,13 +112,6 @@ def _check_epochs(epochs: int | None, training: TrainingSpec) -> None:
                 f"--epochs {epochs} has no effect: training.{key} is {value:g}",
                 hint=f"leave --epochs out, or take a recipe without {key}",
             )
-
-
-def _runs_among(workbench: Workbench, folders: Iterable[Path | None]) -> list[str]:
-    """Ids of the runs that folders lie in, each once, in order."""
-    runs = workbench.roots.runs.absolute()
-    inside = [folder for folder in folders if folder is not None and folder.is_relative_to(runs)]
-    return list(dict.fromkeys(folder.relative_to(runs).parts[0] for folder in inside))
 
 
 def _print_result(result: dict[str, Any], recipe: str, run_id: str) -> None:

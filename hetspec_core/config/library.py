@@ -186,15 +186,21 @@ def read_toml(path: Path, label: str) -> tuple[dict[str, Any], dict[Key, int]]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        return tomllib.loads(text), key_lines(text)
     except (FileNotFoundError, IsADirectoryError):
         raise NotFoundError(f"no file {path}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{label} is not TOML: {error} ({path})") from None
     except UnicodeDecodeError as error:
         raise SpecError(f"{label} is not UTF-8: {error.reason} at byte {error.start} ({path})") from None
     except OSError as error:
         raise SpecError(f"{label} cannot be read: {error.strerror} ({path})") from None
+    return parse_toml(text, label, path)
+
+
+def parse_toml(text: str, label: str, path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
+    """As `read_toml`, of a text that is in `path`, or is about to be written there."""
+    try:
+        return tomllib.loads(text), key_lines(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{label} is not TOML: {error} ({path})") from None
 
 
 def load(kind: str, name: str) -> Preset:
@@ -207,12 +213,15 @@ def load(kind: str, name: str) -> Preset:
     return load_file(find(kind, name))
 
 
-def load_file(file: PresetFile, chain: tuple[PresetFile, ...] = ()) -> Preset:
-    """As `load`, for a file that was found; `chain` are the presets that extend it."""
+def load_file(file: PresetFile, chain: tuple[PresetFile, ...] = (), *, text: str | None = None) -> Preset:
+    """As `load`, for a file that was found; `chain` are the presets that extend it.
+
+    With `text`, the file is taken to hold that, whatever is in it now.
+    """
     if any(file.path == other.path for other in chain):
         circle = " -> ".join(other.reference for other in (*chain, file))
         raise SpecError(f"extends goes in a circle: {circle}", hint=f"take one `extends` out, e.g. that of {file.path}")
-    data, lines = read_toml(file.path, file.label)
+    data, lines = read_toml(file.path, file.label) if text is None else parse_toml(text, file.label, file.path)
     table: Table = {}
     lineage: list[PresetFile] = [file]
     for reference in _extended(file, data):

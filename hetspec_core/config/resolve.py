@@ -18,7 +18,7 @@ from typing import Any, get_args
 from hetspec_core.config import library
 from hetspec_core.config.checks import add_captured_layers, cross_check, find_card
 from hetspec_core.config.keys import GIVEN, LOOSE, SECTIONS, meant, spec_class, without_absent
-from hetspec_core.config.library import NO_DRAFT, PARTS, expand
+from hetspec_core.config.library import NO_DRAFT, PARTS, Preset, expand
 from hetspec_core.config.origins import (
     DEFAULT,
     Key,
@@ -82,11 +82,33 @@ def resolve(
         NotFoundError: there is no such recipe, or no such file.
         SpecError: the spec does not hold; every problem found is listed.
     """
+    check_stage(stage)
+    preset = library.load("recipe", recipe)
+    return resolve_preset(preset, stage=stage, overrides=overrides, file=file, options=options)
+
+
+def check_stage(stage: str) -> None:
+    """Refuse a stage that does not exist.
+
+    Raises:
+        UsageError: there is no such stage.
+    """
     if stage not in STAGES:
         raise UsageError(f"no stage {stage!r}{did_you_mean(stage, STAGES) or '; there are: ' + ', '.join(STAGES)}")
+
+
+def resolve_preset(
+    preset: Preset,
+    *,
+    stage: str,
+    overrides: Sequence[str] = (),
+    file: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """As `resolve`, for a recipe that has been loaded, or put together (`parts.as_recipe`)."""
     problems: list[Problem] = []
-    preset = library.load("recipe", recipe)
     table = preset.table
+    recipe = preset.file.name if preset.file.kind == "recipe" else ""
     if file is not None:
         table = merge(table, _file_layer(file))
     for layer in (*_option_layers(options or {}), *_set_layers(overrides, problems)):
@@ -106,7 +128,7 @@ def resolve(
     stored = parts.get("dataset")
     _check(parts, stage, problems)
     if problems:
-        raise _spec_error(recipe, file, _located(problems, table))
+        raise _spec_error(preset, file, _located(problems, table))
     spec = RunSpec(stage=stage, recipe=recipe, **parts)  # type: ignore[arg-type] - stage is one of Stage's words
     origins = _origins(spec, table)
     if spec.dataset != stored:  # the one value that a check completes
@@ -155,12 +177,12 @@ def _set_layers(overrides: Sequence[str], problems: list[Problem]) -> Iterator[T
             problems.append(Problem("--set", f"is {text!r}; needs KEY=VALUE, e.g. training.optimizer.lr=1e-4"))
             continue
         try:
-            yield _nested(key.split("."), _toml_value(value), Place("set", f"--set {key}"))
+            yield _nested(key.split("."), toml_value(value), Place("set", f"--set {key}"))
         except ValueError as error:
             problems.append(Problem(key, f"is set to {value!r}, which is no TOML: {error}"))
 
 
-def _toml_value(text: str) -> Any:
+def toml_value(text: str) -> Any:
     """The right side of --set: TOML, or a bare word as text.
 
     Raises:
@@ -302,11 +324,11 @@ def _place_text(table: Table, key: str) -> str:
     return str(item.place) if item is not None else ""
 
 
-def _spec_error(recipe: str, file: Path | None, problems: list[str]) -> SpecError:
+def _spec_error(preset: Preset, file: Path | None, problems: list[str]) -> SpecError:
     over = f" with {file}" if file is not None else ""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return SpecError(
-        f"recipe '{recipe}'{over} does not hold: {count}",
+        f"{preset.file.kind} '{preset.file.name}'{over} does not hold: {count}",
         problems=problems,
         hint="keys, values and layers are explained in docs/presets.md",
     )

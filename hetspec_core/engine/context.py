@@ -159,7 +159,7 @@ class RunContext:
         event = Result(kind=kind, data=data)
         about = {"kind": kind, "run_id": self.paths.run_id, "stage": self.spec.stage, "time": event.time}
         document = {**about, "data": data}
-        write_atomic(self.paths.result, to_json(document, inf_nan_mode="null", indent=2) + b"\n")
+        write_atomic(self.paths.result, to_json(document, inf_nan_mode="null", indent=2) + b"\n", make_folder=False)
         self.emit(event)
 
     def record(self, **facts: Any) -> None:
@@ -170,7 +170,9 @@ class RunContext:
         if self.journal.worker != MAIN_WORKER:
             return
         self._facts.update(facts)
-        write_atomic(self.paths.resolved, to_json(self._facts, inf_nan_mode="null", indent=2) + b"\n")
+        write_atomic(
+            self.paths.resolved, to_json(self._facts, inf_nan_mode="null", indent=2) + b"\n", make_folder=False
+        )
 
     def check_cancelled(self) -> None:
         """Stop here if somebody asked for it; call it where stopping leaves a state that can be resumed.

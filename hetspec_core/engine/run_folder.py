@@ -1,4 +1,4 @@
-"""What a worker knows before it imports torch: the spec in its run folder, its share, and the versions it runs on."""
+"""What a worker knows before it imports torch: its spec, its share, what other runs made for it, and the versions."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
+from typing import Literal
 
 import hetspec_core
 from hetspec_core.errors import NotFoundError, SpecError
-from hetspec_core.paths import RunPaths
+from hetspec_core.paths import RunPaths, roots
 from hetspec_core.spec import RunSpec
 from hetspec_core.spec.document import from_toml
 
@@ -62,6 +64,19 @@ def read_spec(paths: RunPaths) -> RunSpec:
     except UnicodeDecodeError as error:
         raise SpecError(f"{paths.spec} is not UTF-8 text: {error}") from None
     return from_toml(text, name=str(paths.spec))
+
+
+def find_product(word: str, kind: Literal["hidden_states", "draft"]) -> Path:
+    """The folder that a run id or a path means; of a run folder, what it has under the usual name.
+
+    Raises:
+        NotFoundError: there is no such run or directory.
+    """
+    for folder in (Path(word).expanduser(), roots().runs / word):
+        if folder.is_dir():
+            inside: Path = getattr(RunPaths(folder), kind)
+            return inside if inside.is_dir() else folder
+    raise NotFoundError(f"there is no run or directory {word}", hint="`hetspec-core runs list` shows all runs")
 
 
 def versions() -> dict[str, str]:

@@ -106,21 +106,27 @@ def _end(journal: Journal, state: EndState, error: ErrorInfo | None, report: Pat
         journal.write(RunEnded(state=state, error=error))
         return
     told = {"time": time.time(), "state": state, "error": None if error is None else error.model_dump()}
-    write_atomic(report, json.dumps(told, ensure_ascii=False))
+    write_atomic(report, json.dumps(told, ensure_ascii=False), make_folder=False)
 
 
 def _end_badly(journal: Journal, error: BaseException, report: Path | None) -> int:
     info = describe_error(error)
     state: EndState = "cancelled" if isinstance(error, Cancelled) else "failed"
     if report is None and state == "failed":  # before the end: whoever sees that looks into the log
-        traceback.print_exception(error)
+        _print_traceback(error)
     try:
         _end(journal, state, info, report)
     except OSError as failure:
-        print(f"the end could not be written to {report or journal.path}: {failure}", file=sys.stderr)
+        with suppress(OSError):
+            print(f"the end could not be written to {report or journal.path}: {failure}", file=sys.stderr)
     if report is not None and state == "failed":
-        traceback.print_exception(error)
+        _print_traceback(error)
     return info.exit_code
+
+
+def _print_traceback(error: BaseException) -> None:
+    with suppress(OSError):  # the log may be on the disk that is full
+        traceback.print_exception(error)
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from hetspec_core.events.models import (
     Submitted,
     Text,
     Unknown,
+    WaitedInVain,
     WorkerEnded,
 )
 from hetspec_core.events.steps import TreeStep
@@ -53,6 +54,7 @@ __all__ = [
     "Text",
     "TreeStep",
     "Unknown",
+    "WaitedInVain",
     "WorkerEnded",
     "decode_lines",
     "read_events",

@@ -26,10 +26,12 @@ from hetspec_core.events.models import (
     Moved,
     Result,
     RunEnded,
+    Submitted,
     Unknown,
 )
 
-_DURABLE = (CheckpointSaved, Artifact, Result, RunEnded, Launched, FoundLost, Marked, Moved)
+DURABLE = (CheckpointSaved, Artifact, Result, RunEnded, Submitted, Launched, FoundLost, Marked, Moved)
+"""Events that are on the disk when they have been written; they state what is there, or an end."""
 _KNOWN: TypeAdapter[Event] = TypeAdapter(KnownEvent)
 
 
@@ -63,8 +65,12 @@ class Journal:
         while written < len(line):  # a disk about to be full takes a part; the rest then raises
             written += os.write(self._file, line[written:])
         self._torn = False
-        if isinstance(event, _DURABLE):
+        if isinstance(event, DURABLE):
             os.fsync(self._file)
+
+    def sync(self) -> None:
+        """Force to disk what was written: before something is made durable that stands for it."""
+        os.fsync(self._file)
 
     def close(self) -> None:
         """Close the file; writing afterwards is an error of the program."""

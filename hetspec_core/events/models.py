@@ -145,11 +145,16 @@ class RunEnded(EventBase):
 
 
 class Submitted(EventBase):
-    """The desk has made the run folder; relative paths in the spec begin at `folder`."""
+    """The desk has made the run folder; relative paths in the spec begin at `folder`.
+
+    Attributes:
+        after: runs that must succeed before this one starts.
+    """
 
     type: Literal["submitted"] = "submitted"
     host: str = ""
     folder: str = ""
+    after: tuple[str, ...] = ()
 
 
 class Launched(EventBase):
@@ -178,6 +183,14 @@ class WorkerEnded(EventBase):
     attempt: int
     name: str
     exit_status: int
+
+
+class WaitedInVain(EventBase):
+    """This attempt waited for the run `run_id`, which did not succeed; its end is in `events.jsonl`."""
+
+    type: Literal["waited_in_vain"] = "waited_in_vain"
+    attempt: int
+    run_id: str
 
 
 class FoundLost(EventBase):
@@ -227,6 +240,7 @@ KnownEvent = Annotated[
     | Launched
     | CancelAsked
     | WorkerEnded
+    | WaitedInVain
     | FoundLost
     | Marked
     | Moved,
@@ -246,6 +260,7 @@ Event = (
     | Launched
     | CancelAsked
     | WorkerEnded
+    | WaitedInVain
     | FoundLost
     | Marked
     | Moved

@@ -4,10 +4,12 @@ from hetspec_core.jobs.children import end_marked
 from hetspec_core.jobs.crew import CrewPlan
 from hetspec_core.jobs.gpus import GpuStatus, Inventory, gpu_status, read_inventory, visible_here
 from hetspec_core.jobs.local import MAIN_WORKER, WORKER_MODULE, LocalExecutor, LocalJob
-from hetspec_core.jobs.queue import GpuRequest, Queue, Waiting, place
+from hetspec_core.jobs.outcome import Outcome, outcome
+from hetspec_core.jobs.queue import PARENT_ENDED, GpuRequest, Queue, Waiting, place
 
 __all__ = [
     "MAIN_WORKER",
+    "PARENT_ENDED",
     "WORKER_MODULE",
     "CrewPlan",
     "GpuRequest",
@@ -15,10 +17,12 @@ __all__ = [
     "Inventory",
     "LocalExecutor",
     "LocalJob",
+    "Outcome",
     "Queue",
     "Waiting",
     "end_marked",
     "gpu_status",
+    "outcome",
     "place",
     "read_inventory",
     "visible_here",

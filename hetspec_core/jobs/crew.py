@@ -20,6 +20,9 @@ from typing import Any, Literal
 from hetspec_core.jobs import children, records
 from hetspec_core.paths import RunPaths
 
+FULL_DISK_BYTES = 1 << 20
+"""A disk with less room than this is called full when a worker ends there without a word."""
+
 CrewKind = Literal["alone", "shares", "ranks"]
 
 
@@ -160,6 +163,14 @@ class Member:
     def saw_memory_end(self) -> bool:
         """Whether the kernel has killed anybody for want of memory since it was started."""
         return oom_kills() > self._kills
+
+    def saw_full_disk(self) -> bool:
+        """Whether there is hardly a byte left where the run folder is; of a folder that is gone nothing is known."""
+        try:
+            found = os.statvfs(self._paths.folder)
+        except OSError:
+            return False
+        return found.f_bavail * found.f_frsize < FULL_DISK_BYTES
 
 
 class Meeting:

@@ -95,6 +95,9 @@ def explain(member: Member, status: int, who: str = "") -> dict[str, Any]:
         hint = "lower tokens_per_batch or generation_batch, or free memory; then resume the run"
         return error("ResourceError", message, hint, ResourceError.exit_code)
     failure = recognise(member.last_words())
+    if failure is None and member.saw_full_disk():
+        message = f"the disk of the run folder is full, and {who} could not say more"
+        return error("ResourceError", message, f"make room; {again}", ResourceError.exit_code)
     if failure is None:
         return error("StageFailed", f"{who} {how}", again, StageFailed.exit_code)
     return error("StageFailed", f"{who} {how}: {failure.message}", failure.hint, StageFailed.exit_code)

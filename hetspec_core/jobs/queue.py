@@ -1,10 +1,13 @@
-"""Runs that wait for GPUs, in order, and the rule by which they get them. No process keeps the queue: whoever adds a
-run, ends one or looks at the queue calls `dispatch`, and a lock lets one of them act at a time.
+"""Runs that wait for GPUs or for other runs, in order, and the rule by which they get them. No process keeps the queue:
+whoever adds a run, ends one or looks at the queue calls `dispatch`, and a lock lets one of them act at a time.
 
 The rule: waiting runs are looked at by priority, the higher first, then by age. A run that finds the GPUs it needs is
 started. One that does not reserves every free GPU it could use, and no run behind it may take those. So the first of a
 priority is never overtaken on the GPUs it waits for: as they become free they gather for it. Runs behind it start only
 on GPUs that nobody before them can use.
+
+A run that waits for other runs takes no part in this until they have all succeeded. When one of them ends otherwise,
+the run that waits is ended as cancelled, with the reason.
 """
 
 from __future__ import annotations
@@ -15,12 +18,17 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from hetspec_core.errors import HetSpecError, NotFoundError
+from hetspec_core.errors import Cancelled, HetSpecError, NotFoundError
 from hetspec_core.jobs import locks, records
 from hetspec_core.jobs.crew import CrewPlan
 from hetspec_core.jobs.gpus import GpuStatus, gpu_status, is_named, read_inventory
 from hetspec_core.jobs.local import LocalExecutor, LocalJob
+from hetspec_core.jobs.outcome import outcome
 from hetspec_core.paths import RunPaths, write_atomic
+
+PARENT_ENDED = "ParentEnded"
+"""Kind of the error of a run that was ended because one that it waited for did not succeed."""
+_HOPEFUL = ("open", "succeeded")
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class GpuRequest:
     """Which GPUs a run needs.
 
     Attributes:
-        count: how many.
+        count: how many; 0 for a run that waits for other runs only.
         names: only these, each an index or a UUID; empty = any.
         min_free_mib: only those with so much free memory.
         force: also those on which somebody else's process works.
@@ -52,7 +60,11 @@ class GpuRequest:
 
 @dataclass(frozen=True)
 class Waiting:
-    """A run that waits: which attempt at it, for what, since when, and how it is to be started."""
+    """A run that waits: which attempt at it, for what, since when, and how it is to be started.
+
+    Attributes:
+        after: runs that must have succeeded before it starts.
+    """
 
     run_id: str
     attempt: int
@@ -63,6 +75,7 @@ class Waiting:
     environment: dict[str, str]
     folder: str | None = None
     crew: CrewPlan = field(default_factory=CrewPlan)
+    after: tuple[str, ...] = ()
 
 
 def place(waiting: Iterable[Waiting], gpus: Iterable[GpuStatus]) -> dict[str, tuple[str, ...]]:
@@ -105,6 +118,7 @@ class Queue:
                 request = data.pop("request")
                 request["names"] = tuple(request["names"])
                 crew = CrewPlan(**data.pop("crew", {}))
+                data["after"] = tuple(data.get("after", ()))
                 found.append(Waiting(request=GpuRequest(**request), crew=crew, **data))
         return sorted(found, key=lambda entry: (-entry.priority, entry.since, entry.run_id))
 
@@ -163,7 +177,7 @@ class Queue:
         if not self.waiting_ids():
             return jobs
         with self.lock():
-            waiting = [entry for entry in self.entries() if self._still_waits(entry)]
+            waiting = self._ready()
             placed = place(waiting, gpu_status(self.data, read_inventory())) if waiting else {}
             for entry in waiting:
                 if entry.run_id in placed:
@@ -171,6 +185,33 @@ class Queue:
                         jobs[entry.run_id] = self._start(entry, placed[entry.run_id])
                         self.remove(entry.run_id)
         return jobs
+
+    def _ready(self) -> list[Waiting]:
+        """The entries, in order, that wait for nothing but GPUs; those that wait in vain are ended."""
+        entries = [entry for entry in self.entries() if self._still_waits(entry)]
+        while True:
+            ends = {run_id: outcome(self.data, run_id) for entry in entries for run_id in entry.after}
+            vain = [entry for entry in entries if any(ends[each] not in _HOPEFUL for each in entry.after)]
+            for entry in vain:
+                self._give_up(entry, *next((each, ends[each]) for each in entry.after if ends[each] not in _HOPEFUL))
+            entries = [entry for entry in entries if entry not in vain]
+            if not vain:  # until then, one that was ended may be what another one waits for
+                return [entry for entry in entries if all(ends[each] == "succeeded" for each in entry.after)]
+
+    def _give_up(self, entry: Waiting, run_id: str, end: str) -> None:
+        how = {"gone": "was deleted", "cancelled": "was cancelled", "lost": "was lost"}.get(end, end)
+        error = {
+            "kind": PARENT_ENDED,
+            "message": f"it waited for run {run_id}, which {how}",
+            "hint": "submit it again" if end == "gone" else f"`hetspec-core runs resume {run_id}` goes on with both",
+            "exit_code": Cancelled.exit_code,
+        }
+        paths = RunPaths(self.data / "runs" / entry.run_id)
+        with contextlib.suppress(OSError):  # on a full disk it goes on waiting, and is looked at again
+            records.append(paths.events, "run_ended", "queue", state="cancelled", error=error, attempt=entry.attempt)
+            # The desk's journal is the one that is looked at every time.
+            records.append(paths.desk, "waited_in_vain", "queue", attempt=entry.attempt, run_id=run_id)
+            self.remove(entry.run_id)
 
     def _still_waits(self, entry: Waiting) -> bool:
         """Drop what a killed desk left: a run that is gone, or whose attempt has been started already."""

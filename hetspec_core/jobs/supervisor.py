@@ -30,6 +30,10 @@ from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
 
 NAME = "supervisor"
+LOCK_NAME = ".supervisor.lock"
+RESERVE_NAME = ".last_words"
+RESERVE_BYTES = 64 << 10
+"""Room that is kept in the run folder for the word that says how the run ended, should the disk be full then."""
 GRACE_S = 120.0
 """Seconds between asking a worker to stop and ending it, when who asked does not say."""
 HEARTBEAT_S = 5.0
@@ -79,7 +83,7 @@ class Supervisor:
             ResourceError: a GPU is leased by another run.
         """
         me = ProcessIdentity.of()
-        lock = locks.take(self.paths.folder / ".supervisor.lock", patience_s=_LOCK_PATIENCE_S)
+        lock = locks.take(self.paths.folder / LOCK_NAME, patience_s=_LOCK_PATIENCE_S)
         if lock is None:
             raise RunError(f"another supervisor is at work on run {self.paths.run_id}")
         self._held.append(lock)
@@ -94,6 +98,8 @@ class Supervisor:
         os.ftruncate(lock, 0)
         os.pwrite(lock, json.dumps({**who, "attempt": self.attempt}).encode(), 0)
         records.append(self.paths.desk, "launched", NAME, attempt=self.attempt, **who)
+        with contextlib.suppress(OSError):
+            (self.paths.folder / RESERVE_NAME).write_bytes(os.urandom(RESERVE_BYTES))  # which no disk can compress
         self.queue.remove(self.paths.run_id)
         children.adopt_orphans()
         return me
@@ -183,6 +189,7 @@ class Supervisor:
 
     def give_back(self) -> None:
         """Give the locks back and start who waits for them."""
+        self._free_reserve()
         while self._held:
             os.close(self._held.pop())
         self.queue.dispatch()
@@ -190,6 +197,17 @@ class Supervisor:
     def _beat(self) -> None:
         with contextlib.suppress(OSError):
             os.utime(self._held[0])
+        if not self._has_folder():  # nobody could see this run, let alone stop it
+            self._signals.add(KILL_SIGNAL)
+
+    def _has_folder(self) -> bool:
+        """Whether the run folder is still the one that was taken: somebody may have deleted it, or moved it away."""
+        try:
+            return os.path.samestat((self.paths.folder / LOCK_NAME).stat(), os.fstat(self._held[0]))
+        except FileNotFoundError:
+            return False
+        except OSError:  # a disk that does not answer says nothing
+            return True
 
     def _grace(self) -> float:
         for record in records.records(self.paths.desk, kind="cancel_asked"):
@@ -211,10 +229,20 @@ class Supervisor:
 
     def _say_end(self, error: dict[str, Any] | None, worker: str = NAME) -> None:
         state = "succeeded" if error is None else "cancelled" if error["kind"] == "cancelled" else "failed"
-        try:
-            records.append(self.paths.events, "run_ended", worker, state=state, error=error, attempt=self.attempt)
-        except OSError as failure:  # the run is then lost, which is what can be seen of it
-            print(f"the end could not be written: {failure}; it was {error or state}", file=sys.stderr)
+        for has_reserve in (True, False):
+            try:
+                records.append(self.paths.events, "run_ended", worker, state=state, error=error, attempt=self.attempt)
+                return
+            except OSError as failure:
+                if has_reserve:
+                    self._free_reserve()
+                    continue
+                with contextlib.suppress(OSError):  # the run is then lost, which is what can be seen of it
+                    print(f"the end could not be written: {failure}; it was {error or state}", file=sys.stderr)
+
+    def _free_reserve(self) -> None:
+        with contextlib.suppress(OSError):
+            (self.paths.folder / RESERVE_NAME).unlink()
 
 
 def _answer(file: int | None, answer: dict[str, Any]) -> None:

@@ -2,7 +2,21 @@
 
 from hetspec_core.runs.found import Found, flatten
 from hetspec_core.runs.ingest import Registry
-from hetspec_core.runs.rows import MetricPoint, RunRow
+from hetspec_core.runs.rows import MetricPoint, RunName, RunRow
 from hetspec_core.runs.state import RunFacts, RunState, derive_state, fold
+from hetspec_core.runs.thin import AXES, Axis
 
-__all__ = ["Found", "MetricPoint", "Registry", "RunFacts", "RunRow", "RunState", "derive_state", "flatten", "fold"]
+__all__ = [
+    "AXES",
+    "Axis",
+    "Found",
+    "MetricPoint",
+    "Registry",
+    "RunFacts",
+    "RunName",
+    "RunRow",
+    "RunState",
+    "derive_state",
+    "flatten",
+    "fold",
+]

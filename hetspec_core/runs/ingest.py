@@ -8,10 +8,8 @@ rows. It knows no processes: whether a worker lives is asked by the service.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import json
-import os
 import re
 import sqlite3
 import threading
@@ -24,15 +22,24 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from hetspec_core.errors import HetSpecError, RunError
 from hetspec_core.events import Event, read_events
 from hetspec_core.paths import RunPaths
-from hetspec_core.runs.database import open_database
+from hetspec_core.runs.database import (
+    exclusive,
+    identity,
+    is_damaged,
+    is_out_of_room,
+    open_database,
+    open_in_memory,
+    put_aside,
+)
 from hetspec_core.runs.found import Found, flatten
+from hetspec_core.runs.look import changed_runs, run_names
 from hetspec_core.runs.query import Names, parse_order, parse_query
-from hetspec_core.runs.rows import MetricPoint, RunRow, apply
-from hetspec_core.runs.tables import put_change, put_labels, put_texts, remove_all, remove_run
+from hetspec_core.runs.rows import MetricPoint, RunName, RunRow, apply
+from hetspec_core.runs.tables import put_change, put_labels, put_settings, put_texts, remove_all, remove_run
+from hetspec_core.runs.thin import Axis, count_points, thin
 from hetspec_core.spec.document import from_toml
 
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z]+-[a-z0-9]{4}")
-_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
@@ -41,7 +48,9 @@ Answer = TypeVar("Answer")
 def _healing(
     method: Callable[Concatenate[Registry, Arguments], Answer],
 ) -> Callable[Concatenate[Registry, Arguments], Answer]:
-    """Let a method that meets a damaged database begin again with a new one, filled from the run folders."""
+    """Let a method that meets a damaged database begin again with a new one, filled from the run folders; and one that
+    meets a full disk with a copy in memory, because it is then that one must see which runs there are.
+    """
 
     @functools.wraps(method)
     def healed(self: Registry, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Answer:
@@ -52,9 +61,12 @@ def _healing(
             try:
                 return method(self, *args, **kwargs)
             except sqlite3.DatabaseError as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DAMAGED:
+                if is_damaged(error):
+                    self._make_again()
+                elif is_out_of_room(error) and not self.in_memory:
+                    self._go_into_memory()
+                else:
                     raise
-                self._make_again()
                 return method(self, *args, **kwargs)
             finally:
                 self._busy = False
@@ -69,6 +81,9 @@ class Registry:
         path: the database file; made when missing. One that is damaged is put aside and made again.
         runs: the folder of the run folders.
 
+    Attributes:
+        in_memory: whether the disk is full, so that what is taken in is only in this process.
+
     Raises:
         RunError: a newer version of HetSpec has written it, or it cannot be opened.
     """
@@ -78,28 +93,37 @@ class Registry:
         self.runs = runs
         self._lock = threading.RLock()
         self._busy = False
+        self.in_memory = False
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _exclusive(path.with_suffix(".lock")):  # switching to WAL and migrating do not wait for each other
+        with exclusive(path.with_suffix(".lock")):  # switching to WAL and migrating do not wait for each other
             self._open()
 
     def _open(self) -> None:
         try:
             self._db = open_database(self.path)
         except sqlite3.OperationalError as error:
+            if is_out_of_room(error):
+                self._db, self.in_memory = open_in_memory(), True
+                return
             raise RunError(f"the registry {self.path} cannot be opened: {error}") from None
         except sqlite3.DatabaseError:
-            _put_aside(self.path)
+            put_aside(self.path)
             self._db = open_database(self.path)
-        self._file = _identity(self.path)
+        self._file = identity(self.path)
 
     def _make_again(self) -> None:
-        with _exclusive(self.path.with_suffix(".lock")):
+        with exclusive(self.path.with_suffix(".lock")):
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
-            if _identity(self.path) == self._file:  # otherwise another process has made a new one already
-                _put_aside(self.path)
+            if identity(self.path) == self._file:  # otherwise another process has made a new one already
+                put_aside(self.path)
             self._open()
         self.sync_all()
+
+    def _go_into_memory(self) -> None:
+        before, self._db, self.in_memory = self._db, open_in_memory(self._db.conn), True
+        with contextlib.suppress(sqlite3.Error):
+            before.close()
 
     def close(self) -> None:
         """Close the database."""
@@ -114,14 +138,7 @@ class Registry:
 
     def run_folders(self) -> list[str]:
         """Ids of the run folders on disk, in order."""
-        return [name for name in self._folder_names() if RunPaths(self.runs / name).spec.is_file()]
-
-    def _folder_names(self) -> list[str]:
-        try:
-            with os.scandir(self.runs) as entries:
-                return sorted(entry.name for entry in entries if not entry.name.startswith("."))
-        except FileNotFoundError:
-            return []
+        return [name for name in run_names(self.runs) if RunPaths(self.runs / name).spec.is_file()]
 
     @_healing
     def sync(self, run_id: str) -> RunRow | None:
@@ -139,21 +156,13 @@ class Registry:
 
     @_healing
     def sync_all(self) -> None:
-        """Take in every run folder, and forget the runs whose folders are gone."""
-        offsets_of = self._db.conn.execute("SELECT run_id, events_offset, desk_offset FROM runs")
-        known = {run_id: (events, desk) for run_id, events, desk in offsets_of.fetchall()}
-        for run_id in self._folder_names():
-            folder, offsets = f"{self.runs}/{run_id}", known.pop(run_id, None)
-            now = (_size(f"{folder}/events.jsonl"), _size(f"{folder}/desk.jsonl"))
-            if now == offsets != (0, 0):
-                continue
-            if offsets is not None or RunPaths(self.runs / run_id).spec.is_file():
+        """Take in what is new in every run folder, as `look` finds it, and forget the runs whose folders are gone."""
+        sql = "SELECT run_id, events_offset, desk_offset, quiet_after < ? FROM runs"
+        known = {run_id: (events, desk, quiet) for run_id, events, desk, quiet in self._rows(sql, time.time())}
+        for run_id in changed_runs(self.runs, known):
+            if run_id in known or RunPaths(self.runs / run_id).spec.is_file():
                 with self._transaction():
                     self._ingest(run_id)
-        for run_id in known:
-            with self._transaction():
-                if not RunPaths(self.runs / run_id).spec.is_file():
-                    remove_run(self._db.conn, run_id)
 
     @_healing
     def rebuild(self) -> int:
@@ -181,6 +190,11 @@ class Registry:
         return [RunRow.from_columns(columns) for columns in found]
 
     @_healing
+    def names(self) -> list[RunName]:
+        """Ids, names and stages of all runs, in the order of their ids."""
+        return [RunName(*found) for found in self._rows("SELECT run_id, name, stage FROM runs ORDER BY run_id")]
+
+    @_healing
     def find(
         self,
         words: Sequence[str] = (),
@@ -204,15 +218,21 @@ class Registry:
         where = parse_query(words, names, archived=archived, waiting=waiting)
         order, values = parse_order(sort, names)
         sql = f"SELECT run_id FROM runs WHERE {' AND '.join(where.sql) or '1'} ORDER BY {order}"
-        ids = [run_id for (run_id,) in self._db.conn.execute(sql, [*where.values, *values]).fetchall()]
-        return Found(ids, where.accepts, self._rows_of)
+        ids = [run_id for (run_id,) in self._rows(sql, *where.values, *values)]
+        return Found(ids, where.accepts, self.rows_of)
 
     @_healing
-    def _rows_of(self, run_ids: Sequence[str]) -> list[RunRow]:
+    def rows_of(self, run_ids: Sequence[str]) -> list[RunRow]:
+        """The rows of some runs as they were last taken in, in this order; an id that is not there is left out."""
         marks = ", ".join("?" * len(run_ids))
         found = self._query(f"SELECT * FROM runs WHERE run_id IN ({marks})", run_ids)
         rows = {columns["run_id"]: RunRow.from_columns(columns) for columns in found}
         return [rows[run_id] for run_id in run_ids if run_id in rows]
+
+    @_healing
+    def select(self, sql: str, values: Sequence[object] = ()) -> list[dict[str, Any]]:
+        """Rows of a question in SQL, for the other modules of this package."""
+        return self._query(sql, values)
 
     @_healing
     def metric_names(self, run_id: str | None = None) -> list[str]:
@@ -221,10 +241,10 @@ class Registry:
         return [row["name"] for row in self._query(f"SELECT DISTINCT name FROM series {where} ORDER BY name", values)]
 
     @_healing
-    def setting_keys(self, newest: int = -1) -> set[str]:
-        """Dotted keys of the settings of all runs, or of the newest ones."""
-        found = self._query("SELECT config FROM texts ORDER BY run_id DESC LIMIT ?", (newest,))
-        return {key for row in found for key in flatten(json.loads(row["config"]))}
+    def setting_keys(self) -> set[str]:
+        """Dotted keys of the settings of all runs."""
+        sql = "SELECT name FROM setting_keys k WHERE EXISTS (SELECT 1 FROM settings s WHERE s.key_id = k.key_id)"
+        return {name for (name,) in self._rows(sql)}
 
     @_healing
     def lineage(self) -> dict[str, tuple[str, ...]]:
@@ -233,30 +253,41 @@ class Registry:
         return {row["run_id"]: tuple(json.loads(row["parents"])) for row in found}
 
     @_healing
-    def curve(self, run_id: str, name: str, *, most: int | None = None) -> list[MetricPoint]:
+    def curve(self, run_id: str, name: str, *, most: int | None = None, axis: Axis = "step") -> list[MetricPoint]:
         """The points of one metric, by step.
 
         Args:
             run_id: of the run.
             name: of the metric.
-            most: give about so many at most: of equal stretches of steps the lowest and the highest value each, so that
-                no peak is lost, and the first and the last point.
+            most: give about so many at most, as in `thin`; all when absent.
+            axis: along which they are thinned evenly.
         """
-        source = "metrics WHERE run_id = ? AND name = ?"
-        key = (run_id, name)
-        if most is not None:
-            (size,) = self._query(f"SELECT COUNT(*) AS n, MIN(step) AS low, MAX(step) AS high FROM {source}", key)
-            if size["n"] > max(most, 4):
-                width = (size["high"] - size["low"] + 1) / max(1, (most - 2) // 2)
-                stretch = f"CAST((step - {size['low']}) / {width!r} AS INTEGER)"
-                columns = "name, step, {0} value, tokens, wall_s"  # SQLite takes the others from the row of the extreme
-                parts = [f"SELECT {columns.format(f'{edge}(value) AS')} FROM {source} GROUP BY {stretch}"
-                         for edge in ("MIN", "MAX")]  # fmt: skip
-                parts += [f"SELECT {columns.format('')} FROM {source} AND step IN (?, ?)"]
-                found = self._query(f"{' UNION '.join(parts)} ORDER BY 2", (*key * 3, size["low"], size["high"]))
-                return [MetricPoint(**columns) for columns in found]
-        found = self._query(f"SELECT name, step, value, tokens, wall_s FROM {source} ORDER BY step", key)
-        return [MetricPoint(**columns) for columns in found]
+        with self._series(run_id, name) as (connection, series):
+            if most is not None and count_points(connection, series) > max(most, 4):
+                points = thin(connection, series, most, axis)
+            else:
+                sql = "SELECT step, value, tokens, wall_s FROM points WHERE series_id = ? ORDER BY step"
+                points = connection.execute(sql, (series,)).fetchall()
+        return [MetricPoint(name, step, value, tokens, wall_s) for step, value, tokens, wall_s in points]
+
+    @_healing
+    def count_points(self, run_id: str, name: str) -> int:
+        """How many points a metric has."""
+        with self._series(run_id, name) as (connection, series):
+            return count_points(connection, series)
+
+    @contextlib.contextmanager
+    def _series(self, run_id: str, name: str) -> Iterator[tuple[sqlite3.Connection, int]]:
+        """The number of a series, -1 when there is none, in a transaction: a rebuild gives numbers to others."""
+        connection = self._db.conn
+        with self._lock:
+            connection.execute("BEGIN")
+            try:
+                sql = "SELECT series_id FROM series WHERE run_id = ? AND name = ?"
+                found = connection.execute(sql, (run_id, name)).fetchone()
+                yield connection, -1 if found is None else found[0]
+            finally:
+                connection.rollback()
 
     @_healing
     def last_metrics(self, run_id: str) -> list[MetricPoint]:
@@ -278,6 +309,10 @@ class Registry:
         """Data of the run's results, by kind."""
         found = self._query("SELECT kind, data FROM results WHERE run_id = ? ORDER BY kind", (run_id,))
         return {columns["kind"]: json.loads(columns["data"]) for columns in found}
+
+    def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._db.conn.execute(sql, values).fetchall()
 
     def _query(self, sql: str, values: Sequence[object] = ()) -> list[dict[str, Any]]:
         with self._lock:
@@ -313,6 +348,7 @@ class Registry:
         put_change(connection, change)
         if config is not None:
             put_texts(connection, change.row, config)
+            put_settings(connection, run_id, json.loads(config))
         elif (row.note, row.tags) != (change.row.note, change.row.tags):
             put_labels(connection, change.row)
         return change.row
@@ -348,31 +384,8 @@ def _read_both(paths: RunPaths, row: RunRow) -> tuple[list[Event], int, int] | N
     return [*desk, *events], events_offset, desk_offset
 
 
-def _size(path: str | Path) -> int:
+def _size(path: Path) -> int:
     try:
-        return os.stat(path).st_size  # noqa: PTH116 - twenty thousand of them for ten thousand runs
+        return path.stat().st_size
     except (FileNotFoundError, NotADirectoryError):
         return 0
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _put_aside(path: Path) -> None:
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
-        if part.exists():
-            part.rename(path.with_name(f"{path.name}.damaged-{stamp}{suffix}"))

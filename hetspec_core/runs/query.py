@@ -1,7 +1,8 @@
 """The language in which runs are looked for, and its translation to SQL. It knows columns, not the database.
 
 A query is a list of words, all of which must hold. `FIELD:VALUE` (also `=`, `!=`, `>`, `>=`, `<`, `<=`) asks for a
-column, a metric or a setting; anything else is looked for in names, notes, tags and settings.
+column, a metric or a setting; anything else is looked for in names, notes, tags and settings, and with `!` before it
+must not be there.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ FIELDS = (*_TEXT, *_NUMBERS, *_DURATIONS, *_DATES, *_FLAGS, "state", "stage", "t
 """Names that a query may ask for, besides metrics and settings."""
 
 _WORD = re.compile(r"([A-Za-z_][\w./-]*)(!=|>=|<=|:|=|>|<)(.*)", re.DOTALL)
-_NEWEST = 20  # runs nearly always have the same keys, and reading those of thousands takes a while
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _ACTIVE: tuple[RunState, ...] = ("starting", "running")
 
@@ -60,10 +60,10 @@ class Names:
 
     Args:
         metrics: gives the names of all metrics.
-        settings: gives the dotted keys of the settings of so many newest runs, -1 = of all.
+        settings: gives the dotted keys of the settings of all runs.
     """
 
-    def __init__(self, metrics: Callable[[], Collection[str]], settings: Callable[[int], Collection[str]]) -> None:
+    def __init__(self, metrics: Callable[[], Collection[str]], settings: Callable[[], Collection[str]]) -> None:
         self.metrics = metrics
         self.settings = settings
 
@@ -76,12 +76,13 @@ class Names:
         metrics = self.metrics()
         if name in metrics:
             return "(SELECT last_value FROM series WHERE series.run_id = runs.run_id AND series.name = ?)", [name]
-        settings = self.settings(_NEWEST)
-        if name not in settings:
-            settings = self.settings(-1)
+        settings = self.settings()
         if name in settings:
-            path = "$" + "".join(f'."{part}"' for part in name.split("."))
-            return "(SELECT json_extract(config, ?) FROM texts WHERE texts.run_id = runs.run_id)", [path]
+            return (
+                "(SELECT value FROM settings WHERE key_id = (SELECT key_id FROM setting_keys WHERE name = ?) "
+                "AND text_id = (SELECT text_id FROM texts WHERE texts.run_id = runs.run_id))",
+                [name],
+            )
         raise UsageError(
             f"no field, metric or setting is called {name!r}{did_you_mean(name, [*FIELDS, *metrics, *settings])}",
             hint=f"fields are {', '.join(FIELDS)}; to look for these words as they are, write text:WORDS",
@@ -117,9 +118,13 @@ def parse_query(words: Sequence[str], names: Names, *, archived: bool = False, w
             texts.append(value)
         else:
             _add(where, name, sign, value, names)
-    if phrases := [_phrase(text) for text in texts if re.search(r"\w", text)]:
-        matching = "SELECT rowid FROM texts_fts WHERE texts_fts MATCH ?"
-        where.add(f"run_id IN (SELECT run_id FROM texts WHERE text_id IN ({matching}))", " AND ".join(phrases))
+    having = "(SELECT run_id FROM texts WHERE text_id IN (SELECT rowid FROM texts_fts WHERE texts_fts MATCH ?))"
+    said = [text for text in texts if re.search(r"\w", text)]
+    if phrases := [_phrase(text) for text in said if not text.startswith("!")]:
+        where.add(f"run_id IN {having}", " AND ".join(phrases))
+    for text in said:
+        if text.startswith("!"):
+            where.add(f"run_id NOT IN {having}", _phrase(text[1:]))
     if not archived and "archived" not in asked:
         where.add("archived = 0")
     return where
@@ -193,7 +198,8 @@ def _add_choice(where: Where, name: str, sign: str, value: str) -> None:
             )
     chosen = [one for one in allowed if (one in wanted) != negative]
     if name == "state":
-        where.states.append(lambda state: state in chosen)
+        accepted = frozenset(chosen)
+        where.states.append(lambda state: state in accepted)
         if set(chosen) & {"lost", "cancelled"}:  # what a run at work, as its journal says, may really be
             chosen = [*chosen, *_ACTIVE]
         if "queued" in chosen and where.waiting:

@@ -13,6 +13,9 @@ from hetspec_core.process import ProcessIdentity
 from hetspec_core.runs.state import RunFacts, RunState, derive_state, fold
 from hetspec_core.spec import RunSpec
 
+LAST_WORDS_S = 600.0
+"""For so long after its end a run may say more; it is only a guard, because the end is the last that is said."""
+
 
 @dataclass(frozen=True)
 class RunRow:
@@ -26,6 +29,7 @@ class RunRow:
         tags, note, starred, archived: what people have put on it; tags are sorted.
         facts: the folded journals, from which the state follows.
         events_offset, desk_offset: bytes of the two journals that are in this row.
+        quiet_after: from when on events.jsonl does not grow before desk.jsonl does; None = it may at any time.
     """
 
     run_id: str
@@ -61,6 +65,7 @@ class RunRow:
     facts: RunFacts = field(default_factory=RunFacts)
     events_offset: int = 0
     desk_offset: int = 0
+    quiet_after: float | None = None
 
     @classmethod
     def of_spec(cls, run_id: str, spec: RunSpec | None, created: float) -> RunRow:
@@ -100,6 +105,14 @@ class RunRow:
             "facts": _facts_from_json(columns["facts"]),
         }
         return cls(**columns | decoded)
+
+
+class RunName(NamedTuple):
+    """What a run can be called by."""
+
+    run_id: str
+    name: str
+    stage: str
 
 
 class MetricPoint(NamedTuple):
@@ -184,9 +197,11 @@ def _with_facts(row: RunRow, facts: RunFacts) -> RunRow:
     state = derive_state(facts, lambda process: None)
     ended = facts.end_time if facts.ended == facts.attempt and facts.end_state else None
     error = facts.error if ended is not None else None
+    kept = ended is not None and 0 < facts.launched == facts.attempt  # the next attempt begins in the desk's journal
     return replace(
         row,
         facts=facts,
+        quiet_after=ended + LAST_WORDS_S if kept and ended is not None else None,
         state=state,
         created=facts.created or row.created,
         started=facts.first_start,

@@ -6,12 +6,14 @@ instead: the next ingest fills them again.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from hetspec_core.errors import RunError
+from hetspec_core.runs.tables import put_settings
 
 migrations = Migrations("hetspec.registry")
 
@@ -141,6 +143,33 @@ def _labels_search_series(db: Database) -> None:
         """
     )
     db.table("texts").enable_fts(["run_id", "name", "note", "tags", "config"], create_triggers=True)
+
+
+@migrations(name="0003_settings_quiet_look")
+def _settings_quiet_look(db: Database) -> None:
+    """Settings by key, so that a filter reads one and not all of them; and what a look at all runs needs, in an index.
+
+    Both follow from what is there, so that no journal is read again.
+    """
+    db.execute("ALTER TABLE runs ADD COLUMN quiet_after REAL")
+    db.execute(
+        "UPDATE runs SET quiet_after = ended + 600.0 "
+        "WHERE ended IS NOT NULL AND attempt > 0 AND attempt = json_extract(facts, '$.launched')"
+    )
+    db.execute("CREATE INDEX runs_look ON runs (run_id, name, stage, events_offset, desk_offset, quiet_after)")
+    db.execute("CREATE TABLE setting_keys (key_id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)")
+    db.execute(
+        """
+        CREATE TABLE settings (
+            key_id INTEGER NOT NULL,
+            text_id INTEGER NOT NULL,         -- of the run, in `texts`
+            value,                            -- of whatever type it has
+            PRIMARY KEY (key_id, text_id)
+        ) WITHOUT ROWID
+        """
+    )
+    for run_id, config in db.execute("SELECT run_id, config FROM texts").fetchall():
+        put_settings(db.conn, run_id, json.loads(config))
 
 
 def migrate(db: Database, back_up: Callable[[str], None] = lambda version: None) -> None:

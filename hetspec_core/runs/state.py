@@ -64,8 +64,8 @@ class RunFacts:
 
     @property
     def attempt(self) -> int:
-        """Number of the newest attempt; 0 = never started."""
-        return max(self.launched, self.started)
+        """Number of the newest attempt; 0 = never started. One may have ended without a start: it waited in vain."""
+        return max(self.launched, self.started, self.ended)
 
     @property
     def process(self) -> ProcessIdentity | None:

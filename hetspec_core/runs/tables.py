@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
+from hetspec_core.runs.found import flatten
 from hetspec_core.runs.rows import Change, MetricPoint, RunRow
 
-TABLES = ("runs", "series", "points", "results", "texts")
+TABLES = ("runs", "series", "points", "results", "settings", "setting_keys", "texts")
 
 _RUN_COLUMNS = tuple(column.name for column in fields(RunRow))
 _PUT_RUN = (
@@ -44,6 +46,23 @@ def put_texts(connection: sqlite3.Connection, row: RunRow, config: str) -> None:
     connection.execute(_PUT_TEXTS, (row.run_id, row.name, row.note, "\n".join(row.tags), config))
 
 
+def put_settings(connection: sqlite3.Connection, run_id: str, config: Mapping[str, Any]) -> None:
+    """Make a new run findable by its settings; lists are kept as JSON, and truths as 0 and 1."""
+    settings = {key: _plain(value) for key, value in flatten(config).items()}
+    connection.executemany(
+        "INSERT INTO setting_keys (name) VALUES (?) ON CONFLICT DO NOTHING", [(k,) for k in settings]
+    )
+    connection.executemany(
+        "INSERT OR REPLACE INTO settings (key_id, text_id, value) SELECT key_id, text_id, ? FROM setting_keys, texts "
+        "WHERE setting_keys.name = ? AND texts.run_id = ?",
+        [(value, key, run_id) for key, value in settings.items()],
+    )
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) if isinstance(value, list | Mapping) else value
+
+
 def put_labels(connection: sqlite3.Connection, row: RunRow) -> None:
     """Make a run findable by its new note and tags."""
     connection.execute(
@@ -55,6 +74,11 @@ def remove_run(connection: sqlite3.Connection, run_id: str) -> None:
     """Take everything of a run out of all tables."""
     connection.execute(
         "DELETE FROM points WHERE series_id IN (SELECT series_id FROM series WHERE run_id = ?)", [run_id]
+    )
+    connection.execute(
+        "DELETE FROM settings WHERE text_id IN (SELECT text_id FROM texts WHERE run_id = ?) "
+        "AND key_id IN (SELECT key_id FROM setting_keys)",  # by the key of the table, key by key
+        [run_id],
     )
     for table in ("runs", "series", "results", "texts"):
         connection.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))

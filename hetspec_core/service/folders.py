@@ -16,21 +16,27 @@ from hetspec_core.spec import RunSpec
 from hetspec_core.spec.document import to_toml
 
 
-def fill_folder(paths: RunPaths, spec: RunSpec, folder: Path) -> None:
-    """Make a new run folder; relative paths of the spec begin at `folder`."""
+def fill_folder(paths: RunPaths, spec: RunSpec, folder: Path, after: tuple[str, ...] = ()) -> None:
+    """Make a new run folder; relative paths of the spec begin at `folder`, and the runs `after` go before it."""
     paths.folder.mkdir()
     paths.logs.mkdir()
-    write_atomic(paths.spec, to_toml(spec), mode=0o444)
     with Journal(paths.desk, "desk") as desk:
-        desk.write(Submitted(host=socket.gethostname(), folder=str(folder)))
+        desk.write(Submitted(host=socket.gethostname(), folder=str(folder), after=after))
+    write_atomic(paths.spec, to_toml(spec), mode=0o444)  # the last, because it makes the names in the folder durable
+
+
+def submitted(paths: RunPaths) -> Submitted:
+    """What the journal says of how the run was submitted: where its relative paths begin, which runs go before it."""
+    for event in read_events(paths.desk)[0]:
+        if isinstance(event, Submitted):
+            return event
+    return Submitted()
 
 
 def submit_folder(paths: RunPaths) -> Path | None:
     """Where relative paths of the spec begin; None when the journal does not say."""
-    for event in read_events(paths.desk)[0]:
-        if isinstance(event, Submitted) and event.folder:
-            return Path(event.folder)
-    return None
+    folder = submitted(paths).folder
+    return Path(folder) if folder else None
 
 
 @contextlib.contextmanager

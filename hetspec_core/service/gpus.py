@@ -41,8 +41,11 @@ def read_gpus(data: Path) -> GpuReport:
     return GpuReport(tuple(gpu_status(data, inventory)), inventory.reason)
 
 
-def waiting_run(executor: LocalExecutor, paths: RunPaths, attempt: int, folder: Path | None) -> Waiting | None:
-    """The entry in the queue for an attempt; None for one that needs no GPU, or where none is known of.
+def waiting_run(
+    executor: LocalExecutor, paths: RunPaths, attempt: int, folder: Path | None, after: tuple[str, ...] = ()
+) -> Waiting | None:
+    """The entry in the queue for an attempt that waits for the runs `after`; None for one that waits for none and needs
+    no GPU, or where none is known of.
 
     Raises:
         ResourceError: this machine does not have so many GPUs of the kind it asks for, or as `crew_of`.
@@ -51,18 +54,19 @@ def waiting_run(executor: LocalExecutor, paths: RunPaths, attempt: int, folder: 
     if spec is None:
         return None
     request = gpu_request(spec)
-    if request is None:
+    if request is None and not after:
         return None
     return Waiting(
         run_id=paths.run_id,
         attempt=attempt,
-        request=request,
+        request=request or GpuRequest(count=0),
         priority=spec.resources.priority,
         since=time.time(),
         module=executor.module,
         environment=dict(executor.environment),
         folder=None if folder is None else str(folder),
-        crew=crew_of(spec, request.count),
+        crew=crew_of(spec, 0 if request is None else request.count),
+        after=after,
     )
 
 

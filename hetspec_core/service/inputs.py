@@ -8,7 +8,7 @@ from typing import Literal
 
 from hetspec_core.errors import NotFoundError
 from hetspec_core.paths import RunPaths
-from hetspec_core.runs import RunRow, RunState
+from hetspec_core.runs import RunName, RunRow, RunState
 
 InputKind = Literal["hidden_states", "draft"]
 _MARK: dict[InputKind, str] = {"hidden_states": "manifest.json", "draft": "config.json"}
@@ -17,12 +17,12 @@ _STAGE: dict[InputKind, str] = {"hidden_states": "dataset", "draft": "train"}
 _MAKER: dict[InputKind, str] = {"hidden_states": "`hetspec-core dataset generate`", "draft": "`hetspec-core train`"}
 
 
-def find_run(word: str, rows: Sequence[RunRow], *, stage: str | None = None) -> str:
+def find_run(word: str, rows: Sequence[RunName], *, stage: str | None = None) -> str:
     """The id of the run that is meant.
 
     Args:
         word: a run id, the beginning of exactly one, or the name of exactly one run.
-        rows: all runs.
+        rows: what all runs can be called by.
         stage: only names of runs of this stage count.
 
     Raises:

@@ -6,6 +6,7 @@ which says how runs are, and draws nothing.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from hetspec_core.paths import RunPaths, sync_folder
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.runs import derive_state
 from hetspec_core.runs.state import FINISHED
-from hetspec_core.service.folders import desk_lock, submit_folder
+from hetspec_core.service.folders import desk_lock, submit_folder, submitted
 from hetspec_core.service.inputs import find_run
 from hetspec_core.service.report import RunSummary
 from hetspec_core.service.workbench import Workbench
@@ -146,7 +147,9 @@ class Library:
         state = self.workbench.state(run_id)
         if state not in FINISHED:
             raise RunError(f"run {run_id} is {state}", hint=f"follow it: hetspec-core runs follow {run_id}")
-        return self.workbench.submit(self.spec(run_id), folder=submit_folder(self.workbench.paths(run_id))).run_id
+        paths = self.workbench.paths(run_id)
+        after = submitted(paths).after
+        return self.workbench.submit(self.spec(run_id), folder=submit_folder(paths), after=after).run_id
 
     def value(self, run: RunSummary, name: str) -> Any:
         """What a run has under the name of a column, metric or setting; None = nothing."""
@@ -272,14 +275,22 @@ class Library:
     def _move(self, paths: RunPaths, target: Path, to: Literal["trash", "runs"]) -> None:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with Journal(paths.desk, "desk") as desk:
-                desk.write(Moved(to=to))
+            self._note_move(paths, to)
             os.rename(paths.folder, target)  # noqa: PTH104 - beside the folder that is synced below
         except OSError as error:
             reason = error.strerror or str(error)
             raise ResourceError(f"{paths.folder} cannot be moved to {target}: {reason}") from error
         sync_folder(target.parent)
         sync_folder(paths.folder.parent)
+
+    def _note_move(self, paths: RunPaths, to: Literal["trash", "runs"]) -> None:
+        """Say in the journal that the folder moves, if there is room for it: deleting is how room is made."""
+        try:
+            with Journal(paths.desk, "desk") as desk:
+                desk.write(Moved(to=to))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
 
     def _trash_names(self) -> list[str]:
         try:
@@ -309,8 +320,8 @@ class Library:
             NotFoundError: one of them means no run, or more than one.
         """
         self.workbench.registry.sync_all()
-        rows = self.workbench.registry.rows()
-        return list(dict.fromkeys(find_run(word, rows) for word in words))
+        names = self.workbench.registry.names()
+        return list(dict.fromkeys(find_run(word, names) for word in words))
 
 
 def _discarded(paths: RunPaths) -> Discarded:

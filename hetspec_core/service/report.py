@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,8 @@ def list_files(folder: Path) -> dict[str, int]:
         if entry.name.startswith("."):
             continue
         if entry.is_dir():
-            sizes[f"{entry.name}/"] = sum(_file_size(path) for path in entry.rglob("*"))
+            walk = os.walk(entry)  # which does not mind a checkpoint that goes away under it
+            sizes[f"{entry.name}/"] = sum(_file_size(Path(folder, name)) for folder, _, names in walk for name in names)
         else:
             sizes[entry.name] = _file_size(entry)
     return sizes

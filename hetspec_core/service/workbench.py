@@ -20,7 +20,8 @@ from hetspec_core.paths import HOME_VARIABLE, Roots, RunPaths, roots, sync_folde
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.runs import Registry, RunRow, RunState, derive_state
 from hetspec_core.runs.state import FINISHED
-from hetspec_core.service.folders import desk_lock, fill_folder, submit_folder
+from hetspec_core.service.chains import stopped_children, waits_for
+from hetspec_core.service.folders import desk_lock, fill_folder, submit_folder, submitted
 from hetspec_core.service.gpus import GpuReport, crew_on_processor, read_gpus, waiting_run
 from hetspec_core.service.inputs import InputKind, explain_missing, find_run, product_folder
 from hetspec_core.service.report import (
@@ -92,12 +93,13 @@ class Workbench:
 
     # --- making and starting ---------------------------------------------------------------------------------------
 
-    def submit(self, spec: RunSpec, *, folder: Path | None = None) -> RunHandle:
+    def submit(self, spec: RunSpec, *, folder: Path | None = None, after: tuple[str, ...] = ()) -> RunHandle:
         """Make the run folder, complete or not at all. The run is then queued; `start` starts it.
 
         Args:
             spec: what to do.
             folder: where relative paths in the spec begin; the present folder when absent.
+            after: runs that must succeed before it starts.
 
         Raises:
             ResourceError: the folder cannot be written.
@@ -107,7 +109,7 @@ class Workbench:
             run_id = _new_id(spec.stage)
             staging = RunPaths(self.roots.runs / f".new-{run_id}")
             try:
-                fill_folder(staging, spec, (folder or Path.cwd()).absolute())
+                fill_folder(staging, spec, (folder or Path.cwd()).absolute(), after)
                 staging.folder.rename(self.roots.runs / run_id)
             except FileExistsError:
                 continue
@@ -122,11 +124,12 @@ class Workbench:
             return RunHandle(run_id, self.paths(run_id))
 
     def start(self, run_id: str) -> None:
-        """Start a run that is not at work: the first attempt, or a further one. It waits if its GPUs are not free.
+        """Start a run that is not at work: the first attempt, or a further one. It waits if its GPUs are not free, or
+        if runs that go before it have not succeeded yet.
 
         Raises:
             NotFoundError: there is no such run.
-            RunError: it is at work or waits already.
+            RunError: it is at work or waits already, or a run that goes before it has ended otherwise.
             ResourceError: no process could be started, or this machine will never have the GPUs it needs.
         """
         paths = self.paths(run_id)
@@ -138,7 +141,8 @@ class Workbench:
             if row.attempt:
                 end_marked(paths.folder.absolute(), row.attempt)
             folder, attempt = submit_folder(paths), row.attempt + 1
-            waiting = waiting_run(self.executor, paths, attempt, folder)
+            after = waits_for(self.roots.data, run_id, submitted(paths).after)
+            waiting = waiting_run(self.executor, paths, attempt, folder, after)
             if waiting is None:
                 crew = crew_on_processor(paths)
                 self._jobs[run_id] = self.executor.launch(paths, attempt=attempt, folder=folder, crew=crew)
@@ -152,7 +156,8 @@ class Workbench:
         self._jobs.update(self.queue.dispatch())
 
     def resume(self, run_id: str) -> None:
-        """Start a run again that was cancelled, failed or lost; it goes on from what is on disk.
+        """Start a run again that was cancelled, failed or lost; it goes on from what is on disk. The runs that were
+        ended because of it wait for it again.
 
         Raises:
             NotFoundError: there is no such run.
@@ -166,6 +171,9 @@ class Workbench:
                 f"run {run_id} is of stage {row.stage}, which is not resumed", hint="submit it again; it begins anew"
             )
         self.start(run_id)
+        self.registry.sync_all()
+        for child in stopped_children(run_id, self.registry.rows()):
+            self.start(child)
 
     # --- watching ----------------------------------------------------------------------------------------------------
 
@@ -258,8 +266,13 @@ class Workbench:
         process = row.facts.process
         if process is not None and process.host != socket.gethostname():
             raise RunError(f"run {run_id} works on {process.host}", hint="cancel it there")
-        self._note(run_id, CancelAsked(attempt=row.attempt, forced=force, grace_s=grace_s))
+        try:
+            self._note(run_id, CancelAsked(attempt=row.attempt, forced=force, grace_s=grace_s))
+        except OSError:  # a full disk: the process can be asked all the same
+            if process is None:
+                raise
         if process is None:
+            self.dispatch()  # ends those that wait for it
             return False
         return self.executor.kill(process) if force else self.executor.ask_to_stop(process)
 
@@ -278,7 +291,7 @@ class Workbench:
         self.registry.sync_all()
         waiting = self.queue.waiting_ids()
         found: list[RunSummary] = []
-        for row in self.registry.rows(stage=stage):
+        for row in self.registry.find([f"stage:{stage}"] if stage else [], archived=True):
             if limit is not None and len(found) >= limit:
                 break
             now = derive_state(row.facts, ProcessIdentity.is_alive)
@@ -323,7 +336,7 @@ class Workbench:
             NotFoundError: no run, or more than one, is meant.
         """
         self.registry.sync_all()
-        return find_run(word, self.registry.rows())
+        return find_run(word, self.registry.names())
 
     def resolve_input(self, word: str, kind: InputKind) -> Path:
         """The folder of hidden states or of a draft that is meant by a directory, or by a run as in `resolve_run`.
@@ -341,7 +354,7 @@ class Workbench:
             raise NotFoundError(f"there is no directory {word}")
         self.registry.sync_all()
         try:
-            run_id = find_run(word, self.registry.rows(), stage="dataset" if kind == "hidden_states" else "train")
+            run_id = find_run(word, self.registry.names(), stage="dataset" if kind == "hidden_states" else "train")
         except NotFoundError as error:
             raise NotFoundError(f"{error.message}, and no such directory", hint=error.hint) from None
         product = product_folder(self.paths(run_id).folder, kind)

@@ -28,6 +28,9 @@ class DatasetSpec(Spec):
     shuffle_seed: int | None = Field(
         default=None, ge=0, description="Shuffle the rows with this seed; order kept when absent."
     )
+    sample_ids: tuple[str, ...] = Field(
+        default=(), description="Only the conversations of these ids (id, question_id, or their place, as `line 12`)."
+    )
     answers: Literal["data", "base"] = Field(
         default="data", description="Take the answers from the data, or have the base write them."
     )

@@ -83,10 +83,14 @@ class BenchSpec(Spec):
     prompts: str = Field(default="shipped:heldout", description="MT-Bench form (turns): FILE[:N] or shipped:NAME.")
     limit: int | None = Field(default=None, gt=0, description="First so many conversations.")
     categories: tuple[str, ...] = Field(default=(), description="Only these categories.")
+    sample_ids: tuple[str, ...] = Field(
+        default=(), description="Only the conversations of these ids (question_id or id)."
+    )
     first_turn_only: bool = Field(default=False, description="Leave the second turns out.")
     trees: tuple[TreeSpec, ...] = Field(
         default=(TreeSpec(),), min_length=1, description="Shapes to measure, one after another."
     )
+    batch_size: int = Field(default=1, gt=0, description="Conversations decoded together.")
     repeats: int = Field(default=1, gt=0, description="Times each prompt is measured; the median counts.")
     warmup: int = Field(default=1, ge=0, description="Prompts decoded before the clock starts.")
     profile_prompts: int = Field(

@@ -37,6 +37,12 @@ class TrainingSpec(Spec):
     eval_fraction: float = Field(
         default=0.05, ge=0, lt=1, description="Share of samples held out when there is no eval_dataset."
     )
+    sample_ids: tuple[str, ...] = Field(
+        default=(), description="Train and evaluate on the stored samples of these ids only; see `dataset inspect`."
+    )
+    max_samples: int | None = Field(
+        default=None, gt=0, description="At most so many stored samples, the first ones, the held-out share included."
+    )
     max_steps: int | None = Field(default=None, gt=0, description="Stop after so many optimiser steps.")
     epochs: int = Field(default=10, gt=0, description="Passes over the data when neither steps nor minutes are given.")
     max_minutes: float | None = Field(

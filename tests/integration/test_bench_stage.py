@@ -146,3 +146,38 @@ def test_the_streamed_text_is_the_answer_and_equals_plain(tmp_path: Path, pair) 
     assert [answer["tokens"] for answer in answers[False]] == [answer["tokens"] for answer in answers[True]]
     assert all(answer["accept_length"] is not None for answer in answers[False])
     assert all(answer["accept_length"] is None for answer in answers[True])
+
+
+def test_a_batched_bench_says_the_same_of_acceptance(tmp_path: Path, pair) -> None:
+    results = []
+    for size in (1, 2):
+        (tmp_path / str(size)).mkdir()
+        folder = run_folder(tmp_path / str(size), pair, "bench", bench={"batch_size": size})
+        bench.run(open_context(folder))
+        results.append(result_of(folder))
+    one, two = results
+    assert two["setup"]["batch_size"] == 2
+    assert one["setup"]["prompt_tokens"] == two["setup"]["prompt_tokens"], "second turns go on from plain's answers"
+    for alone, together in zip(one["trees"], two["trees"]):
+        assert alone["accept_length"] == together["accept_length"]
+        assert alone["histogram"] == together["histogram"]
+        assert together["lossless"]["identical"] == 3
+
+
+def test_a_base_alone_is_measured(tmp_path: Path, pair, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run_folder(tmp_path, pair, "bench", draft=None, decoding={"plain": True})
+    bench.run(open_context(folder))
+    result = result_of(folder)
+    assert result["trees"] == [] and result["plain"]["completion_tokens"] == 3 * 8
+    print_bench(result)
+    assert "tiny alone" in capsys.readouterr().out
+
+
+def test_only_the_conversations_of_the_named_ids_are_measured(tmp_path: Path, pair) -> None:
+    folder = run_folder(tmp_path, pair, "bench", bench={"sample_ids": ("2",)})
+    bench.run(open_context(folder))
+    assert result_of(folder)["setup"]["questions"] == 2
+    (tmp_path / "other").mkdir()
+    with pytest.raises(DataError, match="no conversation with id 7") as error:
+        bench.run(open_context(run_folder(tmp_path / "other", pair, "bench", bench={"sample_ids": ("7",)})))
+    assert "there are 1, 2" in error.value.hint

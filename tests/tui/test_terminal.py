@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import random
+import re
 import select
 import signal
 import struct
@@ -13,32 +15,41 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 
+import pyte
 import pytest
 
 ENTER_ALTERNATE, LEAVE_ALTERNATE = b"\x1b[?1049h", b"\x1b[?1049l"
 MOUSE_ON, MOUSE_OFF = b"\x1b[?1000h", b"\x1b[?1000l"
 CURSOR_ON = b"\x1b[?25h"
 PATIENCE_S = 30
+_ODD = re.compile(rb"\x1b\[[<>=?][0-9;]*[a-zA-Z]|\x1b\[\?[0-9;]*\$p")  # private sequences, which pyte would print
 
 
 class Terminal:
     """`hetspec` as the foreground process of a pseudo-terminal of 80 columns and 24 rows."""
 
-    def __init__(self, *arguments: str, program: str = "from hetspec_tui.app import main; main()") -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        program: str = "from hetspec_tui.app import main; main()",
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self.master, self.slave = pty.openpty()
         fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.modes_before = termios.tcgetattr(self.slave)
         self.written = b""
-        environment = {**os.environ, "TERM": "xterm-256color"}
-        environment.pop("TEXTUAL_DRIVER", None)
+        variables = {**os.environ, "TERM": "xterm-256color", **(environment or {})}
+        for name in ("TEXTUAL_DRIVER", "COLORTERM"):
+            variables.pop(name, None)
         self.process = subprocess.Popen(
             [sys.executable, "-c", program, *arguments],
             stdin=self.slave,
             stdout=self.slave,
             stderr=self.slave,
-            env=environment,
+            env=variables,
             start_new_session=True,
         )
 
@@ -84,17 +95,38 @@ class Terminal:
         self.master = self.slave = -1
         self.process.send_signal(signal.SIGHUP)
 
+    def picture(self) -> str:
+        """What a terminal shows that has read all of this."""
+        size = struct.unpack("HHHH", fcntl.ioctl(self.slave, termios.TIOCGWINSZ, b"\0" * 8))
+        screen = pyte.Screen(size[1], size[0])
+        pyte.ByteStream(screen).feed(_ODD.sub(b"", self.written))
+        return "\n".join(screen.display)
+
+    def resize(self, columns: int, rows: int) -> None:
+        fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.process.send_signal(signal.SIGWINCH)
+
+    def show(self, text: str) -> None:
+        """Wait until the picture has this text."""
+        end = time.monotonic() + PATIENCE_S
+        while text not in self.picture():
+            assert time.monotonic() < end, f"{text!r} is not in\n{self.picture()}"
+            self.read_some(0.1)
+
     def assert_restored(self) -> None:
         for entered, left in ((ENTER_ALTERNATE, LEAVE_ALTERNATE), (MOUSE_ON, MOUSE_OFF)):
             assert self.written.rfind(entered) < self.written.rfind(left), f"{left!r} is missing or too early"
         assert CURSOR_ON in self.written
+        self.assert_restored_after_resizing()
+
+    def assert_restored_after_resizing(self) -> None:
         assert termios.tcgetattr(self.slave) == self.modes_before
 
 
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
     with Terminal() as opened:
-        opened.read_until(b"hetspec-core demo")
+        opened.read_until(b"HetSpec")
         yield opened
 
 
@@ -124,11 +156,78 @@ def test_a_crash_gives_the_terminal_back_and_exits_with_status_one() -> None:
         "app.main()"
     )
     with Terminal(program=program) as opened:
-        opened.read_until(b"hetspec-core demo")
+        opened.read_until(b"HetSpec")
         os.write(opened.master, b"x")
         assert opened.wait() == 1
         opened.assert_restored()
         assert b"broken on purpose" in opened.written
+
+
+def test_a_crash_prints_no_values_of_variables_and_is_in_the_log(home: Path) -> None:
+    program = (
+        "from hetspec_tui import app\n"
+        "def crash(self, event):\n    token = 'hf_' + 'secret'; raise RuntimeError('broken on purpose')\n"
+        "app.HetSpecApp.on_key = crash\n"
+        "app.main()"
+    )
+    with Terminal(program=program) as opened:
+        opened.read_until(b"HetSpec")
+        os.write(opened.master, b"x")
+        assert opened.wait() == 1
+        assert b"hf_secret" not in opened.written
+    log = (home / "dashboard" / "hetspec.log").read_text()
+    assert "broken on purpose" in log and "hf_secret" not in log
+
+
+def test_a_first_start_is_drawn_in_a_real_terminal_and_survives_a_storm_of_sizes(terminal: Terminal) -> None:
+    terminal.show("Begin")
+    sizes = random.Random(3)
+    for _ in range(30):
+        terminal.resize(sizes.randint(1, 200), sizes.randint(1, 60))
+        terminal.read_some(0.01)
+    terminal.resize(100, 30)
+    terminal.show("⏎ Open")
+    terminal.show("Begin")
+    os.write(terminal.master, b"q")
+    assert terminal.wait() == 0
+    terminal.assert_restored_after_resizing()
+
+
+def test_suspended_and_brought_back_it_draws_itself_again(terminal: Terminal) -> None:
+    terminal.show("Begin")
+    os.write(terminal.master, b"\x1a")
+    terminal.read_until(LEAVE_ALTERNATE)
+    os.waitpid(terminal.process.pid, os.WUNTRACED)
+    terminal.written = b""
+    terminal.process.send_signal(signal.SIGCONT)
+    terminal.show("Begin")
+    os.write(terminal.master, b"q")
+    assert terminal.wait() == 0
+
+
+@pytest.mark.parametrize(("term", "variables"), [("xterm", {}), ("linux", {}), ("xterm-256color", {"NO_COLOR": "1"})])
+def test_with_few_or_no_colours_the_words_are_the_same(term: str, variables: dict[str, str]) -> None:
+    with Terminal(environment={"TERM": term, **variables}) as opened:
+        opened.show("Begin")
+        opened.show("? Help")
+        if variables:
+            coloured = re.findall(rb"\x1b\[[0-9;]*38;2;(\d+);(\d+);(\d+)", opened.written)
+            assert all(red == green == blue for red, green, blue in coloured)
+        os.write(opened.master, b"q")
+        assert opened.wait() == 0
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5"])
+def test_a_served_dashboard_stays_on_this_machine_unless_one_says_otherwise(host: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from hetspec_tui.app import main; main()", "--serve", "--host", host],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 2
+    assert "no password" in done.stderr and "--open-to-network" in done.stderr
 
 
 def test_without_a_terminal_it_says_what_to_use_instead() -> None:

@@ -55,7 +55,7 @@ class Reading:
 
 
 def read_conversations(spec: DatasetSpec) -> Reading:
-    """Read the conversations that a spec asks for: shuffle, then range, then limit.
+    """Read the conversations that a spec asks for: shuffle, then range, then ids, then limit.
 
     Raises:
         NotFoundError: the source is not there.
@@ -75,6 +75,7 @@ def read_conversations(spec: DatasetSpec) -> Reading:
     name = _detect(rows, order) if spec.format == AUTO else spec.format
     row_format = load_format(name)
     reading = Reading(rows.name, name)
+    wanted, seen = set(spec.sample_ids), []
     for index in order:
         if spec.limit is not None and len(reading.conversations) >= spec.limit:
             break
@@ -85,7 +86,16 @@ def read_conversations(spec: DatasetSpec) -> Reading:
             continue
         if not conversation.id:
             conversation = Conversation(rows.place(index), conversation.messages, conversation.category)
+        if wanted and conversation.id not in wanted:
+            seen.append(conversation.id)
+            continue
         reading.conversations.append(conversation)
+    missing = wanted - {conversation.id for conversation in reading.conversations} if spec.limit is None else set()
+    if missing or (wanted and not reading.conversations):
+        raise DataError(
+            f"{spec.source} has no conversation with id {', '.join(sorted(missing or wanted))}",
+            hint=f"ids are id or question_id of a row, or its place; there are {', '.join(seen[:_SHOWN]) or 'none'}",
+        )
     if not reading.conversations:
         raise DataError(reading.complaint, hint=f"set dataset.format to one of {', '.join(format_names())}")
     return reading

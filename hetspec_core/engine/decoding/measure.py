@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -44,11 +45,19 @@ class Question:
 
 @dataclass
 class Track:
-    """All answers of one way of decoding, in the order of the questions; the median repeat of each."""
+    """All answers of one way of decoding, in the order of the questions; the median repeat of each.
+
+    Attributes:
+        label: the tree, or `plain`.
+        decoding: how it decodes.
+        completions: one per question.
+        batches: sizes of the batches that they were decoded in, in order; empty = one by one.
+    """
 
     label: str
     decoding: DecodingSpec
     completions: list[Completion] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
 
     @property
     def completion_tokens(self) -> int:
@@ -56,15 +65,15 @@ class Track:
 
     @property
     def decode_tokens_per_s(self) -> float | None:
-        """Tokens after the first / seconds after the first token, summed over the prompts before dividing."""
-        seconds = sum(completion.decode_s for completion in self.completions)
+        """Tokens after the first / seconds after the first token, summed over the batches before dividing."""
+        seconds = sum(max(row.decode_s for row in rows) for rows in self._batches())
         tokens = sum(len(completion.tokens) - 1 for completion in self.completions)
         return tokens / seconds if seconds > 0 and tokens else None
 
     @property
     def end_to_end_tokens_per_s(self) -> float | None:
         """All tokens / seconds with prefill, summed before dividing."""
-        seconds = sum(completion.total_s for completion in self.completions)
+        seconds = sum(max(row.total_s for row in rows) for rows in self._batches())
         return self.completion_tokens / seconds if seconds > 0 else None
 
     @property
@@ -72,22 +81,29 @@ class Track:
         """Median seconds to the first token (prefill)."""
         return statistics.median(c.first_token_s for c in self.completions) if self.completions else None
 
+    def _batches(self) -> Iterator[list[Completion]]:
+        """The answers that shared their time; a batch is over when its last row is."""
+        rows = iter(self.completions)
+        for size in self.batches or [1] * len(self.completions):
+            yield list(islice(rows, size))
 
-def measure_question(
-    base: BaseLM, draft: DraftLM | None, question: Question, tracks: Sequence[Track], repeats: int
+
+def measure_questions(
+    base: BaseLM, draft: DraftLM | None, questions: Sequence[Question], tracks: Sequence[Track], repeats: int
 ) -> None:
-    """Answer one question by every track, in turns, `repeats` times; each track keeps its median repeat.
+    """Answer questions as one batch by every track, in turns, `repeats` times; each track keeps its median repeat.
 
     The order rotates from repeat to repeat, so that no track always runs on a warmer machine.
     """
-    runs: dict[str, list[Completion]] = {track.label: [] for track in tracks}
+    runs: dict[str, list[list[Completion]]] = {track.label: [] for track in tracks}
     for repeat in range(repeats):
-        start = (question.conversation + question.turn + repeat) % len(tracks)
+        start = (questions[0].conversation + questions[0].turn + repeat) % len(tracks)
         for track in (*tracks[start:], *tracks[:start]):
-            runs[track.label].append(generate(base, draft, [question.ids], track.decoding)[0])
+            runs[track.label].append(generate(base, draft, [question.ids for question in questions], track.decoding))
     for track in tracks:
-        ordered = sorted(runs[track.label], key=lambda completion: completion.total_s)
-        track.completions.append(ordered[(len(ordered) - 1) // 2])
+        ordered = sorted(runs[track.label], key=lambda rows: max(row.total_s for row in rows))
+        track.completions += ordered[(len(ordered) - 1) // 2]
+        track.batches.append(len(questions))
 
 
 @dataclass
@@ -108,19 +124,34 @@ class PhaseClock:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
-def profile(base: BaseLM, draft: DraftLM, questions: Sequence[Question], decoding: DecodingSpec) -> dict[str, float]:
-    """Seconds per verify step of propose, verify, commit and other, from a pass of its own."""
+def profile(base: BaseLM, draft: DraftLM, questions: Sequence[Question], decoding: DecodingSpec) -> dict[str, Any]:
+    """Where the time goes at batch 1, from a pass of its own.
+
+    Returns:
+        `phases`: seconds per verify step of propose, verify, commit and other; `costs`: seconds of the whole pass by
+        phase, prefill included, with its steps, prompt tokens and completion tokens. Both empty without a step.
+    """
     clock = PhaseClock(base.device)
-    steps, decode_s = 0, 0.0
+    steps, tokens, decode_s = 0, 0, 0.0
     for question in questions:
         completion = generate(base, draft, [question.ids], decoding, clock=clock)[0]
         steps += len(completion.steps)
+        tokens += len(completion.tokens)
         decode_s += completion.decode_s
-    clock.seconds.pop("prefill", None)
+    prefill = clock.seconds.pop("prefill", 0.0)
     if not steps:
-        return {}
-    other = max(0.0, decode_s - sum(clock.seconds.values()))
-    return {f"{phase}_s": seconds / steps for phase, seconds in (*clock.seconds.items(), ("other", other))}
+        return {"phases": {}, "costs": {}}
+    seconds = clock.seconds | {"other": max(0.0, decode_s - sum(clock.seconds.values()))}
+    return {
+        "phases": {f"{phase}_s": spent / steps for phase, spent in seconds.items()},
+        "costs": {
+            "prefill_s": prefill,
+            **{f"{phase}_s": spent for phase, spent in seconds.items()},
+            "verify_steps": steps,
+            "prompt_tokens": sum(len(question.ids) for question in questions),
+            "completion_tokens": tokens,
+        },
+    }
 
 
 Gap = Callable[[list[int]], float | None]
@@ -234,6 +265,7 @@ def _by_conversation(questions: Sequence[Question], completions: Sequence[Comple
 
 def _by_category(questions: Sequence[Question], plain: Track, track: Track) -> dict[str, Any]:
     report = {}
+    together = any(size > 1 for size in track.batches)
     for category in sorted({question.category for question in questions} - {""}):
         chosen = [index for index, question in enumerate(questions) if question.category == category]
         ours = Track(track.label, track.decoding, [track.completions[index] for index in chosen])
@@ -241,7 +273,8 @@ def _by_category(questions: Sequence[Question], plain: Track, track: Track) -> d
         report[category] = {
             "prompts": len(chosen),
             "accept_length": AcceptStats.of(ours.completions).accept_length,
-            "decode_tokens_per_s": ours.decode_tokens_per_s,
-            "speedup": _ratio(ours.decode_tokens_per_s, theirs.decode_tokens_per_s),
+            # Rows of a batch share its time, so it cannot be said what a category took.
+            "decode_tokens_per_s": None if together else ours.decode_tokens_per_s,
+            "speedup": None if together else _ratio(ours.decode_tokens_per_s, theirs.decode_tokens_per_s),
         }
     return report

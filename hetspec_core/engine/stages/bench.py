@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from hetspec_core.engine.context import RunContext
@@ -16,7 +17,7 @@ from hetspec_core.engine.decoding.measure import (
     Question,
     Track,
     base_gap,
-    measure_question,
+    measure_questions,
     plain_report,
     profile,
     speculative_report,
@@ -41,11 +42,13 @@ def run(context: RunContext) -> None:
         _run_served(context, conversations)
         return
     base, draft = load_pair(context)
-    if draft is None:
-        raise SpecError("a bench needs a draft", hint="give one: --draft RUN_OR_DIR")
+    if draft is None and not spec.decoding.plain:
+        raise SpecError(
+            "a bench needs a draft", hint="give one: --draft RUN_OR_DIR; or --plain measures the base alone"
+        )
     template = ChatTemplate.for_tokenizer(base.tokenizer, spec.base.chat_template)
     tracks = [Track(PLAIN, spec.decoding.model_copy(update={"plain": True}))]
-    for tree in spec.bench.trees:
+    for tree in spec.bench.trees if draft is not None else ():
         tracks.append(Track(tree.label, spec.decoding.model_copy(update={"tree": tree, "plain": False})))
 
     _warm_up(context, base, draft, template, conversations, tracks)
@@ -53,9 +56,10 @@ def run(context: RunContext) -> None:
     plain, *speculative = tracks
     reports = []
     for track in speculative:
+        assert draft is not None  # else there is no such track
         context.check_cancelled()
         report = speculative_report(base_gap(base), questions, plain, track, bootstrap=spec.bench.bootstrap)
-        report["phases"] = profile(base, draft, questions[: spec.bench.profile_prompts], track.decoding)
+        report |= profile(base, draft, questions[: spec.bench.profile_prompts], track.decoding)
         reports.append(report)
     context.result(
         "bench",
@@ -65,7 +69,8 @@ def run(context: RunContext) -> None:
             "trees": reports,
         },
     )
-    context.metric(0, {"accept_length": reports[0]["accept_length"], "speedup": reports[0]["speedup"]})
+    if reports:
+        context.metric(0, {"accept_length": reports[0]["accept_length"], "speedup": reports[0]["speedup"]})
 
 
 def _run_served(context: RunContext, conversations: list[Conversation]) -> None:
@@ -109,7 +114,7 @@ def read_prompts(bench: BenchSpec) -> list[Conversation]:
     head, colon, tail = source.rpartition(":")
     if colon and head and tail.isdigit():
         source, limit = head, min(int(tail), limit or int(tail))
-    reading = read_conversations(DatasetSpec(source=source))
+    reading = read_conversations(DatasetSpec(source=source, sample_ids=bench.sample_ids))
     found = [c for c in reading.conversations if not bench.categories or c.category in bench.categories]
     if not found:
         known = sorted({conversation.category for conversation in reading.conversations})
@@ -132,7 +137,7 @@ def _opening(context: RunContext, conversation: Conversation) -> list[Message]:
 def _warm_up(
     context: RunContext,
     base: BaseLM,
-    draft: DraftLM,
+    draft: DraftLM | None,
     template: ChatTemplate,
     conversations: list[Conversation],
     tracks: list[Track],
@@ -150,7 +155,7 @@ def _warm_up(
 def _measure(
     context: RunContext,
     base: BaseLM,
-    draft: DraftLM,
+    draft: DraftLM | None,
     template: ChatTemplate,
     conversations: list[Conversation],
     tracks: list[Track],
@@ -159,26 +164,45 @@ def _measure(
     bench = context.spec.bench
     total = sum(len(_turns(conversation, bench)) for conversation in conversations)
     questions: list[Question] = []
-    for number, conversation in enumerate(conversations):
-        messages = _opening(context, conversation)
-        for turn, text in enumerate(_turns(conversation, bench)):
+    for start in range(0, len(conversations), bench.batch_size):
+        talks = [
+            _Talk(start + row, c, _turns(c, bench), _opening(context, c))
+            for row, c in enumerate(conversations[start : start + bench.batch_size])
+        ]
+        for turn in range(max(len(talk.turns) for talk in talks)):
             context.check_cancelled()
-            context.progress("bench", len(questions), total, "prompts", note=conversation.category)
-            messages.append(Message("user", text))
-            ids = template.encode(messages, add_generation_prompt=True).input_ids
-            question = Question(number, turn, conversation.category, ids)
-            measure_question(base, draft, question, tracks, bench.repeats)
-            questions.append(question)
-            answer = base.tokenizer.decode(tracks[0].completions[-1].tokens, skip_special_tokens=True)
-            messages.append(Message("assistant", answer))
+            going = [talk for talk in talks if turn < len(talk.turns)]
+            context.progress("bench", len(questions), total, "prompts", note=going[0].conversation.category)
+            asked = [talk.ask(turn, template) for talk in going]
+            measure_questions(base, draft, asked, tracks, bench.repeats)
+            questions += asked
+            for talk, answer in zip(going, tracks[0].completions[-len(going) :], strict=True):
+                text = base.tokenizer.decode(answer.tokens, skip_special_tokens=True)
+                talk.messages.append(Message("assistant", text))
     context.progress("bench", total, total, "prompts")
     return questions
+
+
+@dataclass
+class _Talk:
+    """A conversation as far as it has got."""
+
+    number: int
+    conversation: Conversation
+    turns: tuple[str, ...]
+    messages: list[Message]
+
+    def ask(self, turn: int, template: ChatTemplate) -> Question:
+        """The next turn as a question, with all that was said before it."""
+        self.messages.append(Message("user", self.turns[turn]))
+        ids = template.encode(self.messages, add_generation_prompt=True).input_ids
+        return Question(self.number, turn, self.conversation.category, ids)
 
 
 def _setup(
     context: RunContext,
     base: BaseLM,
-    draft: DraftLM,
+    draft: DraftLM | None,
     template: ChatTemplate,
     questions: list[Question],
     conversations: list[Conversation],
@@ -191,11 +215,10 @@ def _setup(
         "dtype": str(context.dtype).removeprefix("torch."),
         "base": base.name,
         "base_fingerprint": base.fingerprint,
-        "draft": spec.draft.checkpoint
-        if spec.draft and spec.draft.checkpoint
-        else (spec.draft.name if spec.draft else ""),
-        "draft_parameters": draft.num_parameters,
-        "draft_vocab_size": draft.vocab_size,
+        "draft": (spec.draft.checkpoint or spec.draft.name) if spec.draft and draft is not None else "",
+        "draft_parameters": draft.num_parameters if draft is not None else 0,
+        "draft_active_parameters": draft.num_active_parameters if draft is not None else 0,
+        "draft_vocab_size": draft.vocab_size if draft is not None else 0,
         "template_hash": template.hash,
         "prompts": spec.bench.prompts,
         "prompt_ids_hash": hashlib.sha256(prompt_ids.encode()).hexdigest()[:16],
@@ -204,6 +227,7 @@ def _setup(
         "prompt_tokens": sum(len(question.ids) for question in questions),
         "max_new_tokens": spec.decoding.max_new_tokens,
         "sampling": spec.decoding.sampling.model_dump(),
+        "batch_size": spec.bench.batch_size,
         "repeats": spec.bench.repeats,
         "peak_memory_bytes": peak_memory_bytes(context.device),
     }

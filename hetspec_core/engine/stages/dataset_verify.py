@@ -56,7 +56,7 @@ def verify(
             damaged.append(error.message)
     base = _load_base(store.manifest, device)
     numbers = random.Random(seed).sample(range(len(store)), min(samples, len(store)))
-    checked = [_check(base, store[number], least_cosine) for number in numbers]
+    checked = [compare_sample(base, store[number], least_cosine) for number in numbers]
     wrong = [entry["id"] for entry in checked if not entry["ok"]]
     return {
         "folder": str(store.folders[0]),
@@ -90,7 +90,8 @@ def _load_base(manifest: Manifest, device_name: str) -> BaseLM:
 
 
 @torch.inference_mode()
-def _check(base: BaseLM, sample: Sample, least_cosine: float) -> dict[str, Any]:
+def compare_sample(base: BaseLM, sample: Sample, least_cosine: float) -> dict[str, Any]:
+    """A stored sample against a fresh forward: `ok`, and the worst cosine and error over its states."""
     output = base.forward(sample.input_ids.to(base.device, torch.int64)[None], layers=tuple(sample.layers))
     pairs = {"final": (sample.hidden, output.hidden[0])}
     pairs |= {f"layer {layer}": (state, output.layers[layer][0]) for layer, state in sample.layers.items()}

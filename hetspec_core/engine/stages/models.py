@@ -10,6 +10,7 @@ from hetspec_core.engine.data.chat import tokenizer_hash
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft, read_settings
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.run_folder import find_product
 from hetspec_core.errors import ModelError
 
 
@@ -29,7 +30,7 @@ def load_pair(context: RunContext) -> tuple[BaseLM, DraftLM | None]:
             raise ModelError(
                 f"draft {spec.draft.name} is not trained: the spec names no checkpoint", hint="give --draft RUN_OR_DIR"
             )
-        folder = Path(spec.draft.checkpoint).expanduser()
+        folder = find_product(spec.draft.checkpoint, "draft")
         draft = load_draft(folder, base)
         check_tokenizer(folder, base, draft, lambda message: context.log(message, "warning"))
     context.progress("load models", 1, 1, "")

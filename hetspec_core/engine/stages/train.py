@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,6 +19,7 @@ from hetspec_core.engine.machine import has_fast_bfloat16, peak_memory_bytes
 from hetspec_core.engine.modeling.base_lm import BaseLM, load_frozen_ends
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.run_folder import find_product
 from hetspec_core.engine.stages.models import check_tokenizer
 from hetspec_core.engine.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints
 from hetspec_core.engine.training.evaluation import SCORE, HeldOut
@@ -33,9 +34,8 @@ from hetspec_core.engine.training.sharding import own_part, shard
 from hetspec_core.engine.training.state import Memory, TrainingState
 from hetspec_core.engine.training.trackers import check_trackers, start_trackers
 from hetspec_core.engine.training.vocabulary import choose_vocabulary, count_assistant_tokens, share_outside
-from hetspec_core.errors import CheckpointError, NotFoundError, SpecError
+from hetspec_core.errors import CheckpointError, SpecError
 from hetspec_core.events import LogLevel
-from hetspec_core.paths import RunPaths, roots
 from hetspec_core.spec import DraftSpec, RunSpec
 
 _BOUND_WIDTH = 10  # children per node of the tree that the evaluation's upper bound is about
@@ -60,8 +60,9 @@ def run(context: RunContext) -> None:
     say = partial(_say, context, processes)
     checkpoints = TrainingCheckpoints(context.paths.checkpoints, limit=spec.training.save_total_limit)
     checkpoint = _newest_of_all(checkpoints, processes, say)
-    store = open_samples([_find(word) for word in spec.training.datasets])
-    eval_store = open_samples([_find(spec.training.eval_dataset)]) if spec.training.eval_dataset else None
+    store = open_samples([find_product(word, "hidden_states") for word in spec.training.datasets])
+    held_out = spec.training.eval_dataset
+    eval_store = open_samples([find_product(held_out, "hidden_states")]) if held_out else None
     data = select_samples(store, eval_store, spec.training, say)
 
     set_seed(spec.training.seed, device_specific=True)
@@ -124,15 +125,6 @@ def _check_spec(spec: RunSpec) -> DraftSpec:
     return spec.draft
 
 
-def _find(word: str, product: Literal["hidden_states", "draft"] = "hidden_states") -> Path:
-    """The folder that a run id or a path means; of a run folder, what it has under the usual name."""
-    for folder in (Path(word).expanduser(), roots().runs / word):
-        if folder.is_dir():
-            inside: Path = getattr(RunPaths(folder), product)
-            return inside if inside.is_dir() else folder
-    raise NotFoundError(f"there is no run or directory {word}", hint="`hetspec-core runs list` shows all runs")
-
-
 def _open_accelerator(context: RunContext) -> tuple[Accelerator, torch.dtype]:
     """The accelerator of this process, and the type that it computes in."""
     training, device = context.spec.training, context.device
@@ -180,7 +172,7 @@ def _make_draft(
     say: Callable[[str], None],
 ) -> DraftLM:
     """The draft to train, in float32 on the base's device: resumed, taken from elsewhere, or new."""
-    source = checkpoint.draft if checkpoint else _find(spec.checkpoint, "draft") if spec.checkpoint else None
+    source = checkpoint.draft if checkpoint else find_product(spec.checkpoint, "draft") if spec.checkpoint else None
     if source is not None:
         draft = load_draft(source, base, dtype=torch.float32)
         check_tokenizer(source, base, draft, say)
@@ -275,7 +267,7 @@ def _assemble(
         checkpoints=checkpoints,
         memory=memory,
         state=state,
-        write_draft=_draft_writer(context, base, draft, state, outside),
+        write_draft=_draft_writer(context, base, draft, state, outside, data.store.identity.template_hash),
         data_hash=data.identity(spec),
     )
 
@@ -291,7 +283,12 @@ def _horizon(context: RunContext, feed: BatchFeed) -> int:
 
 
 def _draft_writer(
-    context: RunContext, base: BaseLM, draft: DraftLM, state: TrainingState, outside: dict[str, float]
+    context: RunContext,
+    base: BaseLM,
+    draft: DraftLM,
+    state: TrainingState,
+    outside: dict[str, float],
+    template: str,
 ) -> Callable[[Path], None]:
     spec = context.spec
     tokenizer = tokenizer_hash(base.tokenizer)
@@ -301,6 +298,7 @@ def _draft_writer(
             "base": base.name,
             "base_fingerprint": base.fingerprint,
             "tokenizer_hash": tokenizer,
+            **({"template_hash": template} if template else {}),
             "recipe": spec.recipe,
             "run_id": context.paths.run_id,
             **outside,

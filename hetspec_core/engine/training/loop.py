@@ -209,6 +209,7 @@ def _save(run: Training, clock: _Clock) -> None:
         with whole(run.draft):
             if run.processes.is_main:
                 record = {"state": state.record(), "data_hash": run.data_hash, "world_size": run.processes.world_size}
+                run.context.journal.sync()  # a run that goes on from here does not say again what it measured before
                 path = run.checkpoints.save(state.step, write_draft=run.write_draft, tensors=tensors, record=record)
                 best = state.best_step == state.step
                 scores = {SCORE: state.best_score, "loss": state.best_loss} if best else {}

@@ -50,7 +50,7 @@ def select_samples(
     Raises:
         DataError: a dataset is empty or supervises nothing, or all training samples are in the evaluation dataset.
     """
-    usable = _supervised_samples(store, spec.max_length)
+    usable = _narrowed(store, _supervised_samples(store, spec.max_length), spec)
     if eval_store is not None:
         found = _supervised_samples(eval_store, spec.max_length)
         taken = {eval_store.ids[index] for index in found}
@@ -67,6 +67,24 @@ def select_samples(
         warn("no sample is held out, so nothing is evaluated and the newest draft counts as the best")
     chosen = pick_evaluated(ids, held, spec.eval_samples)
     return TrainingData(store, [usable[index] for index in trained], store, [usable[index] for index in chosen])
+
+
+def _narrowed(store: SampleStore, usable: list[int], spec: TrainingSpec) -> list[int]:
+    """Of usable samples those that the spec names, at most as many as it allows.
+
+    Raises:
+        DataError: a named one is not among them.
+    """
+    if spec.sample_ids:
+        missing = sorted(set(spec.sample_ids) - {store.ids[index] for index in usable})
+        if missing:
+            raise DataError(
+                f"training.sample_ids names {', '.join(missing)}; {describe(store)} supervises no such sample",
+                hint="`hetspec-core dataset inspect` shows ids of samples",
+            )
+        wanted = set(spec.sample_ids)
+        usable = [index for index in usable if store.ids[index] in wanted]
+    return usable[: spec.max_samples]
 
 
 def _supervised_samples(store: SampleStore, max_length: int) -> list[int]:

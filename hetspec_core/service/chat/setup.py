@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hetspec_core.config import resolve
 from hetspec_core.events.chat import ChatSettings
-from hetspec_core.service.drafts import draft_name, find_draft
+from hetspec_core.service.drafts import draft_name
+from hetspec_core.service.saved import resolve_saved, saved_draft
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import BaseSpec, ResourcesSpec
 
@@ -40,6 +40,7 @@ def chat_config(
     recipe: str,
     *,
     draft: str | None = None,
+    saved: str | None = None,
     plain: bool = False,
     overrides: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
@@ -52,6 +53,7 @@ def chat_config(
         workbench: where runs are.
         recipe: recipe preset.
         draft: run or directory; the newest trained on this base when absent.
+        saved: run or draft directory whose configuration takes the place of the recipe.
         plain: no draft.
         overrides: KEY=VALUE as for `--set`.
         options: dotted keys of the spec, below `overrides`.
@@ -63,7 +65,7 @@ def chat_config(
         NotFoundError: there is no such recipe or draft, or no draft at all.
     """
     given = {key: value for key, value in (options or {}).items() if value is not None}
-    spec = resolve(recipe, stage="generate", overrides=overrides, file=file, options=given).spec
+    spec = resolve_saved(workbench, recipe, saved, stage="generate", overrides=overrides, file=file, options=given).spec
     decoding, sampling = spec.decoding, spec.decoding.sampling
     settings = ChatSettings(
         tree=decoding.tree.label,
@@ -76,7 +78,7 @@ def chat_config(
         system_prompt=spec.base.system_prompt,
     )
     if not (plain or decoding.plain):
-        settings = with_draft(settings, find_draft(workbench, draft, spec.base.name))
+        settings = with_draft(settings, saved_draft(workbench, draft, saved, spec.base.name))
     chosen = backend or spec.backend
     section = getattr(spec, chosen, None)  # a backend with options has a section of its name
     return ChatConfig(

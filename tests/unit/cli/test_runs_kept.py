@@ -261,3 +261,11 @@ def test_a_run_is_begun_again_as_a_new_one_from_the_same_folder(
         assert library.spec(again) == library.spec(runs["fast"])
         assert submit_folder(workbench.paths(again)) == submit_folder(workbench.paths(runs["fast"])) != tmp_path
         assert workbench.state(again) == "queued"
+
+
+def test_a_list_that_is_empty_because_all_is_archived_says_so(home: Path, capsys: Capture) -> None:
+    run_id = add(home, small_spec("data", "dataset"), STARTED, ENDED)
+    assert main(["runs", "archive", run_id]) == 0
+    capsys.readouterr()
+    assert main(["runs", "list"]) == 0
+    assert "--archived" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from hetspec_core.engine.decoding.measure import (
     Track,
     base_gap,
     first_difference,
-    measure_question,
+    measure_questions,
     plain_report,
     profile,
     speculative_report,
@@ -34,7 +34,7 @@ def measured():
     plain = Track(PLAIN, DECODING.model_copy(update={"plain": True}))
     track = Track("3/2/5", DECODING)
     for question in questions:
-        measure_question(base, draft, question, [plain, track], repeats=2)
+        measure_questions(base, draft, [question], [plain, track], repeats=2)
     return base, draft, questions, plain, track
 
 
@@ -85,10 +85,14 @@ def test_an_answer_that_ends_early_is_a_difference(measured) -> None:
 
 def test_the_profile_splits_a_step_by_phase(measured) -> None:
     base, draft, questions, _, _ = measured
-    phases = profile(base, draft, questions[:2], DECODING)
+    found = profile(base, draft, questions[:2], DECODING)
+    phases, costs = found["phases"], found["costs"]
     assert set(phases) == {"propose_s", "verify_s", "commit_s", "other_s"}
     assert all(seconds >= 0 for seconds in phases.values())
     assert phases["verify_s"] > 0
+    assert costs["verify_s"] == pytest.approx(phases["verify_s"] * costs["verify_steps"])
+    assert costs["prefill_s"] > 0 and costs["completion_tokens"] == 2 * 12
+    assert costs["prompt_tokens"] == sum(len(question.ids) for question in questions[:2])
 
 
 def test_the_median_repeat_counts(measured, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,5 +104,16 @@ def test_the_median_repeat_counts(measured, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("hetspec_core.engine.decoding.measure.generate", answer)
     track = Track(PLAIN, DECODING)
-    measure_question(base, draft, questions[0], [track], repeats=3)
+    measure_questions(base, draft, questions[:1], [track], repeats=3)
     assert [completion.total_s for completion in track.completions] == [2.0]
+
+
+def test_a_batch_answers_as_one_by_one_and_its_rows_share_its_time(measured) -> None:
+    base, draft, questions, _, alone = measured
+    track = Track("3/2/5", DECODING)
+    measure_questions(base, draft, questions[:3], [track], repeats=1)
+    measure_questions(base, draft, questions[3:], [track], repeats=1)
+    assert [row.tokens for row in track.completions] == [row.tokens for row in alone.completions]
+    first = track.completions[:3]
+    seconds = max(row.decode_s for row in first) + track.completions[3].decode_s
+    assert track.decode_tokens_per_s == pytest.approx(11 * 4 / seconds)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database
 
-from hetspec_core.events import Metric
+from hetspec_core.events import Launched, Metric, RunEnded, RunStarted
 from hetspec_core.runs import Registry, schema
 from tests.unit.runs.test_registry import STARTED, dump, make_run, open_registry, say
 
@@ -42,6 +42,29 @@ def test_an_old_registry_is_copied_changed_and_filled_again(tmp_path: Path) -> N
     assert old.execute("SELECT run_id FROM runs").fetchall() == [("r1",)]
     assert old.execute("SELECT COUNT(*) FROM metrics").fetchone() == (0,)
     old.close()
+
+
+def test_the_third_version_follows_from_the_second_without_reading_a_journal_again(tmp_path: Path) -> None:
+    paths = make_run(tmp_path, "r1")
+    process = {"pid": 1, "host": "h", "birth": "b"}
+    say(paths.desk, Launched(time=1.0, attempt=1, **process))
+    say(paths.events, RunStarted(time=2.0, stage="train", **process), RunEnded(time=3.0, state="failed"))
+    say(make_run(tmp_path, "r2").events, STARTED)
+    with open_registry(tmp_path) as registry:
+        registry.sync_all()
+    now = dump(tmp_path)
+    with sqlite3.connect(tmp_path / "registry.db", isolation_level=None) as connection:  # as the second version left it
+        connection.executescript(
+            "DROP INDEX runs_look; ALTER TABLE runs DROP COLUMN quiet_after; DROP TABLE settings; "
+            "DROP TABLE setting_keys; DELETE FROM _sqlite_migrations WHERE name LIKE '0003%'"
+        )
+    connection.close()
+    with open_registry(tmp_path) as registry:
+        assert dump(tmp_path) == now
+        assert registry.find(["training.optimizer.lr>0"]).run_ids == ["r2", "r1"]
+        registry.rebuild()
+    assert dump(tmp_path) == now
+    assert [path.name for path in tmp_path.glob("registry.db.backup-*")] == [f"registry.db.backup-{SECOND}"]
 
 
 def test_a_change_that_fails_leaves_the_tables_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

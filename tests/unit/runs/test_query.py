@@ -13,6 +13,7 @@ from hetspec_core.errors import UsageError
 from hetspec_core.events import Event, Journal, Marked, Metric, RunEnded, RunStarted, Submitted
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs import Registry
+from hetspec_core.runs.state import STATES
 from hetspec_core.spec import RunSpec
 from hetspec_core.spec.document import to_toml
 from tests.fakes.specs import small_spec
@@ -56,6 +57,11 @@ def registry(home: Path) -> Registry:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
+        (["!warm start"], ["r2"]),
+        (["!best_so"], ["r2"]),
+        (["!nothing like it"], ["r2", "r1"]),
+        (["cold", "!cold"], []),
+        (["!"], ["r2", "r1"]),
         ([], ["r2", "r1"]),
         (["archived:yes"], ["r3"]),
         (["state:failed"], ["r2"]),
@@ -147,6 +153,13 @@ def test_an_order_that_cannot_be_understood_says_why(registry: Registry) -> None
     for sort, said in (("lss", "did you mean 'loss'"), ("loss:up", "asc or desc")):
         with pytest.raises(UsageError, match=said):
             registry.find(sort=sort)
+
+
+def test_a_run_at_work_is_not_taken_for_a_lost_one(registry: Registry) -> None:
+    found = registry.find(["state:lost"])
+    assert [state for state in STATES if found.accepts(state)] == ["lost"]
+    found = registry.find(["state!=succeeded,cancelled"])
+    assert [state for state in STATES if not found.accepts(state)] == ["succeeded", "cancelled"]
 
 
 @given(words=st.lists(st.text(max_size=12), max_size=3))

@@ -56,6 +56,7 @@ TABLES = {  # every column but the numbers that stand for a run's name and are d
     "runs": "*",
     "metrics": "*",
     "results": "*",
+    "settings JOIN setting_keys USING (key_id) JOIN texts USING (text_id)": "run_id, setting_keys.name, value",
     "series": "run_id, name, last_step, last_value, last_tokens, last_wall_s",
     "texts": "run_id, name, note, tags, config",
 }
@@ -129,7 +130,7 @@ STORY = st.lists(
         st.builds(Result, time=st.just(5.0), kind=st.sampled_from("xy"), data=st.just({"speedup": 1.5})),
         st.builds(RunStarted, time=st.just(2.0), stage=st.just("train"), pid=st.just(1), host=st.just("h"),
                   attempt=st.integers(1, 3), birth=st.just("b")),
-        st.builds(RunEnded, time=st.just(9.0), state=st.sampled_from(["failed", "cancelled"]),
+        st.builds(RunEnded, state=st.sampled_from(["failed", "cancelled"]),
                   error=st.none() | st.just(ErrorInfo(kind="k", message="m"))),
         st.builds(Log, message=st.just("x")),
     ),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -163,3 +165,25 @@ def test_what_was_written_just_before_the_worker_vanished_is_still_seen(tmp_path
 
     watch = Watch(RunPaths(tmp_path), 1, find_lost, period_s=0.001)
     assert [event.type for event in watch] == ["run_started", "run_ended"]
+
+
+def test_a_run_is_shown_while_its_training_clears_checkpoints_away(workbench: Workbench) -> None:
+    handle = workbench.submit(small_spec("some"))
+    is_over = threading.Event()
+
+    def train() -> None:
+        while not is_over.is_set():
+            for step in range(20):
+                folder = handle.paths.checkpoints / f"step-{step:06}" / "draft"
+                folder.mkdir(parents=True)
+                (folder / "config.json").write_text("{}")
+            shutil.rmtree(handle.paths.checkpoints)
+
+    training = threading.Thread(target=train)
+    training.start()
+    try:
+        for _ in range(100):
+            assert "spec.toml" in workbench.show(handle.run_id).files
+    finally:
+        is_over.set()
+        training.join()

@@ -1,0 +1,214 @@
+"""`hetspec-core report`: tables, histograms and Pareto plots of many results, in the terminal and as files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hetspec_core.cli.console import console, note, print_json
+from hetspec_core.cli.formats import format_number
+from hetspec_core.cli.output import JsonFlag
+from hetspec_core.cli.tables import print_table
+from hetspec_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hetspec_core.service.results import Point, ResultRow
+
+app = typer.Typer()
+
+_HEAD = ("draft", "tree", "dtype", "batch", "parameters", "active", "accept length", "95 %", "tokens/s", "speedup")
+_COSTS = ("prefill", "propose", "verify", "other")
+_BAR, _WIDE, _HIGH = 32, 64, 15
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_PLOT = "hetspec_core.engine.stages.report_plot"
+
+
+@app.command()
+def report(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[SWEEP|FILTER...]", help="Name of a sweep, or words of `runs list`.")
+    ] = None,
+    histograms: Annotated[
+        bool, typer.Option("--histograms/--no-histograms", help="Draw how many tokens the verify steps commit.")
+    ] = True,
+    csv: Annotated[Path | None, typer.Option("--csv", help="Write the figures as CSV.")] = None,
+    markdown: Annotated[Path | None, typer.Option("--md", help="Write the tables as Markdown.")] = None,
+    png: Annotated[Path | None, typer.Option("--png", help="Draw the plots; needs hetspec[report].")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Compare what was measured: accept length and speed of each draft, where the time goes, histograms, and which
+    drafts nothing else beats (accept length against draft cost, tokens/s against parameters).
+    """
+    from hetspec_core.service import Workbench
+    from hetspec_core.service.export import csv_text, markdown_text, write_text
+    from hetspec_core.service.results import collect
+
+    with Workbench() as workbench:
+        rows = collect(workbench, words or [])
+    main, costs = [_cells(row) for row in rows], [_cost_cells(row) for row in rows if row.costs]
+    if csv is not None:
+        flat = [_flat(row) for row in rows]
+        write_text(csv, csv_text(flat, list(dict.fromkeys(key for one in flat for key in one))))
+    if markdown is not None:
+        text = markdown_text((*_HEAD, "identical"), main)
+        if costs:
+            text += "\n" + markdown_text(("draft", "tree", *_cost_head()), costs, right_from=2)
+        write_text(markdown, text)
+    if png is not None:
+        from hetspec_core.cli.engine_command import ask_engine
+
+        if png.suffix.lower() != ".png":
+            raise UsageError(f"--png {png} does not end in .png")
+        ask_engine(_PLOT, [str(png.absolute()), _plot_data(rows)], doing="drawing the plots")
+    if json:
+        print_json([row.to_json() for row in rows])
+        return
+    print_table((*_HEAD, "identical"), main)
+    if costs:
+        console().print()
+        print_table(("draft", "tree", *_cost_head()), costs, title="where the time goes, batch 1, a profiled pass")
+    if histograms:
+        for row in rows:
+            _draw_histogram(row)
+    for title, across, points, best in _plots(rows):
+        _draw_plot(title, across, points, best)
+    for path in (csv, markdown, png):
+        if path is not None:
+            note(f"written: {path}")
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def _cells(row: ResultRow) -> tuple[str, ...]:
+    interval = "-" if row.interval is None else f"{row.interval[0]:.2f}-{row.interval[1]:.2f}"
+    return (
+        row.label,
+        row.tree,
+        row.dtype,
+        str(row.batch_size),
+        format_number(row.parameters),
+        format_number(row.active_parameters),
+        _number(row.accept_length),
+        interval,
+        _number(row.tokens_per_s, 1),
+        _number(row.speedup),
+        f"{row.identical}/{row.prompts}",
+    )
+
+
+def _cost_head() -> tuple[str, ...]:
+    return tuple(f"{name} s (share)" for name in _COSTS) + tuple(f"{name} ms/step" for name in _COSTS[1:])
+
+
+def _cost_cells(row: ResultRow) -> tuple[str, ...]:
+    whole = sum(row.costs.values()) or 1.0
+    shares = (f"{row.costs[name]:.2f} ({row.costs[name] / whole:.0%})" for name in _COSTS)
+    return (row.label, row.tree, *shares, *(f"{row.step_s.get(name, 0.0) * 1e3:.1f}" for name in _COSTS[1:]))
+
+
+def _flat(row: ResultRow) -> dict[str, Any]:
+    found = {key: value for key, value in row.to_json().items() if not isinstance(value, dict | list | tuple)}
+    low, high = row.interval or (None, None)
+    found |= {"accept_length_low": low, "accept_length_high": high}
+    found |= {f"{name}_s": row.costs.get(name) for name in _COSTS}
+    found |= {f"{name}_s_per_step": row.step_s.get(name) for name in _COSTS[1:]}
+    return found | {f"committed_{length}": count for length, count in sorted(row.histogram.items())}
+
+
+def _number(value: float | None, digits: int = 2) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+# --- drawings ---------------------------------------------------------------------------------------------------------
+
+
+def _draw_histogram(row: ResultRow) -> None:
+    """Bars of committed tokens per verify step, and beside each the acceptance at that depth given its parent."""
+    steps = sum(row.histogram.values())
+    if not steps:
+        return
+    _say("")
+    _say(f"{row.label}, {row.tree}: {steps:,} verify steps by committed tokens; acceptance at the depth behind them")
+    most, mark = max(row.histogram.values()), "#" if _plain() else "█"
+    rates = {int(one["depth"]): one for one in row.by_depth}
+    for length in range(1, max(row.histogram) + 1):
+        count = row.histogram.get(length, 0)
+        rate = rates.get(length, {}).get("acceptance_rate")
+        said = "" if rate is None else f"  depth {length}: {rate:.0%} {'=' * round(12 * rate)}"
+        _say(f"{length:>3} {mark * round(_BAR * count / most):<{_BAR}} {count / steps:>5.1%}{said}".rstrip())
+
+
+def _plots(rows: Sequence[ResultRow]) -> list[tuple[str, str, list[tuple[ResultRow, Point]], set[int]]]:
+    from hetspec_core.service.results import front
+
+    cost = front(rows, lambda row: None if row.draft_cost_s is None else row.draft_cost_s * 1e3, _accept)
+    size = front(rows, lambda row: row.active_parameters / 1e6 or None, lambda row: row.tokens_per_s)
+    return [
+        ("accept length against draft cost", "draft ms of a verify step", *cost),
+        ("tokens/s against active parameters", "draft parameters at work on a token, millions", *size),
+    ]
+
+
+def _accept(row: ResultRow) -> float | None:
+    return row.accept_length
+
+
+def _draw_plot(title: str, across: str, points: Sequence[tuple[ResultRow, Point]], best: set[int]) -> None:
+    """Letters in a frame: capital ones are on the Pareto front, * is more than one."""
+    if len(points) < 2:
+        return
+    xs, ys = [x for _, (x, _) in points], [y for _, (_, y) in points]
+    grid = [[" "] * _WIDE for _ in range(_HIGH)]
+    for index, (_, (x, y)) in enumerate(points):
+        column, line = _place(x, xs, _WIDE), _HIGH - 1 - _place(y, ys, _HIGH)
+        letter = _LETTERS[index % len(_LETTERS)]
+        letter = letter.upper() if index in best else letter
+        grid[line][column] = letter if grid[line][column] == " " else "*"
+    _say("")
+    _say(f"{title} (capital letters: nothing costs less and brings as much)")
+    for number, line in enumerate(grid):
+        value = max(ys) - (max(ys) - min(ys)) * number / (_HIGH - 1)
+        _say(f"{value:>9.2f} |{''.join(line)}".rstrip() if number % 7 == 0 else f"{'':>9} |{''.join(line)}".rstrip())
+    _say(f"{'':>9} +{'-' * _WIDE}")
+    low, high = f"{min(xs):.3g}", f"{max(xs):.3g}"
+    _say(f"{'':>10} {low}{across.center(_WIDE - len(low) - len(high))}{high}")
+    for index, (row, (x, y)) in enumerate(points):
+        letter = _LETTERS[index % len(_LETTERS)]
+        _say(f"{letter.upper() if index in best else letter:>11} {row.label} {row.tree}: {x:.3g}, {y:.2f}")
+
+
+def _place(value: float, values: Sequence[float], cells: int) -> int:
+    low, high = min(values), max(values)
+    return 0 if math.isclose(low, high) else round((value - low) / (high - low) * (cells - 1))
+
+
+def _plot_data(rows: Sequence[ResultRow]) -> str:
+    from pydantic_core import to_json
+
+    plots = [
+        {
+            "title": title,
+            "across": across,
+            "up": title.partition(" against")[0],
+            "points": [
+                {"label": f"{row.label} {row.tree}", "x": x, "y": y, "front": index in best}
+                for index, (row, (x, y)) in enumerate(points)
+            ],
+        }
+        for title, across, points, best in _plots(rows)
+    ]
+    return to_json(plots).decode()
+
+
+def _plain() -> bool:
+    return not console().encoding.lower().startswith("utf")
+
+
+def _say(text: str) -> None:
+    console().print(text, markup=False, highlight=False, soft_wrap=True)

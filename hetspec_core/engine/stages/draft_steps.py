@@ -1,0 +1,107 @@
+"""One draft, two ways over the same tokens: the forward of training, and steps with a key/value cache as in decoding.
+
+It says where their logits part. It knows the seam of drafts, not their algorithms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotCache
+from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.modeling.heads.base import Unroll
+
+OWN_STEPS = 3
+_RELATIVE = 1e-3  # of the logits' own size; float32 on both sides differs by about a thousandth of that
+
+
+@dataclass(frozen=True)
+class ModeComparison:
+    """Where two ways of running a draft part.
+
+    Attributes:
+        what: which of its steps.
+        error: largest difference of logits.
+        scale: largest logit.
+        position: where the difference is.
+    """
+
+    what: str
+    error: float
+    scale: float
+    position: int
+
+    @property
+    def wrong(self) -> bool:
+        """Whether it is more than rounding."""
+        return not self.error <= _RELATIVE * max(1.0, self.scale)
+
+
+@torch.no_grad()
+def compare_modes(base: BaseLM, draft: DraftLM, ids: Tensor) -> Iterator[ModeComparison]:
+    """Compare the first step, and the draft's own steps behind it where training runs them too.
+
+    Args:
+        base: gives the features.
+        draft: on the base's device, in float32.
+        ids: [T] tokens of a conversation, more than `OWN_STEPS` + 2.
+    """
+    ids = ids.to(base.device)[None]
+    output = base.forward(ids, layers=draft.captured_layers)
+    features = draft.base_features(output)[:, :-1]  # the pair (x_{t+1}, f_t); the last token has no successor
+    tokens = ids[:, 1:]
+    trained = draft(tokens, features, unroll=Unroll(1))[-1]
+    cache = _Cache(draft, tokens.shape[1] + OWN_STEPS)
+    start = draft.first_state(features)
+    decoded = torch.cat([cache.step(tokens[:, t : t + 1], start[:, t : t + 1]) for t in range(tokens.shape[1])], 1)
+    yield _compared("first step", draft.logits(trained[0]), draft.logits(decoded[0]))
+
+    unrolled = draft(tokens, features, unroll=Unroll(OWN_STEPS + 1))
+    if len(unrolled) != OWN_STEPS + 1:  # training shows this algorithm one step only
+        return
+    places = sorted({0, tokens.shape[1] // 2, tokens.shape[1] - OWN_STEPS - 1})
+    for number in range(1, OWN_STEPS + 1):
+        mine, theirs = [], []
+        for place in places:
+            cache = _Cache(draft, tokens.shape[1] + OWN_STEPS)
+            state = start[:, :0]
+            for t in range(place + 1):
+                state = cache.step(tokens[:, t : t + 1], start[:, t : t + 1])
+            for ahead in range(1, number + 1):
+                state = cache.step(tokens[:, place + ahead : place + ahead + 1], state)
+            mine.append(unrolled[number][0, place])
+            theirs.append(state[0, 0])
+        found = _compared(f"own step {number}", draft.logits(torch.stack(mine)), draft.logits(torch.stack(theirs)))
+        yield ModeComparison(found.what, found.error, found.scale, places[found.position])
+
+
+class _Cache:
+    """The decoder's own cache, one token at a time."""
+
+    def __init__(self, draft: DraftLM, capacity: int) -> None:
+        self._draft = draft
+        device = draft.ends.head.weight.device
+        self._cache = SlotCache(1, -(-capacity // SLOT_STEP) * SLOT_STEP, device)
+
+    def step(self, token: Tensor, state: Tensor) -> Tensor:
+        """[1, 1] token and [1, 1, S] state -> [1, 1, S], and the token is committed."""
+        cache = self._cache
+        slots = cache.lengths[:, None]
+        visible = cache.visible_for(1)
+        mask = torch.arange(visible, device=slots.device) <= slots[:, :, None]
+        cache.stage(slots, visible=visible)
+        found = self._draft(token, state, positions=slots, mask=mask[:, None], cache=cache)
+        cache.advance(torch.ones_like(cache.lengths), [1])
+        return found
+
+
+def _compared(what: str, trained: Tensor, decoded: Tensor) -> ModeComparison:
+    """[T, V] twice."""
+    error = (trained.float() - decoded.float()).abs().nan_to_num(float("inf")).amax(-1)
+    position = int(error.argmax())
+    return ModeComparison(what, float(error[position]), float(trained.abs().max()), position)

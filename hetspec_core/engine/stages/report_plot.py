@@ -1,0 +1,69 @@
+"""Drawing Pareto plots as a picture: the engine's side of `hetspec-core report --png`.
+
+matplotlib is an extra of its own and is imported only here, in a child process. It knows points and names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from hetspec_core.engine.data.command import answer
+from hetspec_core.errors import ResourceError
+from hetspec_core.paths import write_atomic
+
+
+def draw(plots: list[dict[str, Any]], path: Path) -> dict[str, Any]:
+    """Draw plots side by side into a PNG file.
+
+    Args:
+        plots: each with title, across, up (names of the axes) and points (label, x, y, front).
+        path: the file.
+
+    Raises:
+        ResourceError: matplotlib is not installed, or the file cannot be written.
+    """
+    try:  # by name: who has no need of pictures has no matplotlib
+        figures = importlib.import_module("matplotlib.figure")
+        canvases = importlib.import_module("matplotlib.backends.backend_agg")
+    except ImportError:
+        raise ResourceError(
+            "matplotlib is not installed, and pictures are drawn with it", hint='pip install "hetspec[report]"'
+        ) from None
+    figure = figures.Figure(figsize=(7.0 * len(plots), 5.2), layout="constrained")
+    canvases.FigureCanvasAgg(figure)
+    for number, plot in enumerate(plots, 1):
+        axes = figure.add_subplot(1, len(plots), number)
+        best = sorted((point["x"], point["y"]) for point in plot["points"] if point["front"])
+        if best:
+            axes.plot(*zip(*best), color="#1b7837", linewidth=1.2, zorder=1)
+        for point in plot["points"]:
+            colour = "#1b7837" if point["front"] else "#8c959f"
+            axes.scatter([point["x"]], [point["y"]], color=colour, s=36, zorder=2)
+            label = point["label"].replace("$", r"\$")  # a dollar would begin mathematics
+            axes.annotate(label, (point["x"], point["y"]), fontsize=7, xytext=(4, 4), textcoords="offset points")
+        axes.set_title(plot["title"])
+        axes.set_xlabel(plot["across"])
+        axes.set_ylabel(plot["up"])
+        axes.grid(alpha=0.3)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    try:
+        write_atomic(path, picture.getvalue())
+    except OSError as error:
+        raise ResourceError(f"{path} cannot be written: {error.strerror or error}") from error
+    return {"file": str(path), "plots": len(plots), "points": sum(len(plot["points"]) for plot in plots)}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line of the module: the file, and the plots as JSON."""
+    path, plots = (sys.argv[1:] if arguments is None else arguments)[:2]
+    return answer(lambda: draw(json.loads(plots), Path(path)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

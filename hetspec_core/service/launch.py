@@ -1,0 +1,258 @@
+"""A choice of what to run, and all that follows from it: the specs, the command line that says the same, the start.
+
+Command line and dashboard both come through here, so that what one shows is what the other does. A pipeline is a
+dataset, a training on it and a bench of its draft: three runs, each of which waits for the one before.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hetspec_core.config import library
+from hetspec_core.config.library import NO_DRAFT
+from hetspec_core.config.resolve import Resolved, resolve
+from hetspec_core.errors import HetSpecError, UsageError
+from hetspec_core.service.drafts import find_draft
+
+if TYPE_CHECKING:
+    from hetspec_core.service.workbench import Workbench
+    from hetspec_core.spec import RunSpec
+
+What = Literal["pipeline", "dataset", "train", "bench"]
+PIPELINE = ("dataset", "train", "bench")
+PROGRAM = "hetspec-core"
+_WORDS: dict[str, tuple[str, ...]] = {
+    "pipeline": ("pipeline",),
+    "dataset": ("dataset", "generate"),
+    "train": ("train",),
+    "bench": ("bench",),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What somebody wants to run.
+
+    Attributes:
+        recipe: name of a recipe preset.
+        what: one stage, or all of them as a pipeline.
+        parts: base, draft, algorithm -> preset, for those that the recipe does not choose.
+        values: dotted key -> right side of `--set`, over the recipe.
+        datasets: what a training learns from, each a run or a directory; a pipeline makes its own.
+        draft: what a bench measures, and what a training begins from: a run or a directory.
+        name: of the run; those of a pipeline are called NAME-STAGE.
+        file: a TOML file in the form of a recipe, put over it.
+    """
+
+    recipe: str
+    what: What = "pipeline"
+    parts: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, str] = field(default_factory=dict)
+    datasets: tuple[str, ...] = ()
+    draft: str = ""
+    name: str = ""
+    file: Path | None = None
+    more: tuple[str, ...] = ()
+    """Further words of `--set`, as they were given on a command line."""
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that it runs, in order."""
+        return PIPELINE if self.what == "pipeline" else (self.what,)
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """`KEY=VALUE` as after `--set`, in order."""
+        chosen = tuple(f"{key}={value}" for key, value in {**self.parts, **self.values}.items())
+        return (*chosen, *self.more)
+
+    @property
+    def command(self) -> str:
+        """The command line that does the same, quoted for a shell."""
+        return shlex.join(self.words)
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words of that command line."""
+        words = [PROGRAM, *_WORDS[self.what], self.recipe]
+        if self.what == "train":
+            words += [word for dataset in self.datasets for word in ("--dataset", dataset)]
+        if self.draft and self.what in ("train", "bench"):
+            words += ["--from" if self.what == "train" else "--draft", self.draft]
+        if self.file is not None:
+            words += ["--file", str(self.file)]
+        words += [word for override in self.overrides for word in ("--set", override)]
+        words += ["--name", self.name] if self.name else []
+        return (*words, "--detach")
+
+
+# --- specs ------------------------------------------------------------------------------------------------------------
+
+
+def resolve_stage(workbench: Workbench, choice: Choice, stage: str) -> Resolved:
+    """The spec of one stage, with what it is given by runs that are there already.
+
+    Raises:
+        NotFoundError: there is no such recipe, run or directory.
+        SpecError: it does not hold; every problem is listed.
+    """
+    options: dict[str, Any] = {"name": _name(choice, stage)}
+    if choice.what == "train":
+        options |= training_inputs(workbench, choice.datasets, initial=choice.draft or None)
+    elif choice.what == "bench":
+        base = resolve_choice(choice, stage, options).spec.base.name
+        options["draft.checkpoint"] = str(find_draft(workbench, choice.draft or None, base))
+    return resolve_choice(choice, stage, options)
+
+
+def training_inputs(
+    workbench: Workbench, datasets: Sequence[str], *, held_out: str | None = None, initial: str | None = None
+) -> dict[str, Any]:
+    """Spec keys for what a training is given: folders of runs or directories, and the runs among them as parents.
+
+    Raises:
+        NotFoundError: one is not there, or has no such thing.
+    """
+    found = [workbench.resolve_input(word, "hidden_states") for word in datasets]
+    aside = workbench.resolve_input(held_out, "hidden_states") if held_out else None
+    draft = workbench.resolve_input(initial, "draft") if initial else None
+    return {
+        "training.datasets": [str(folder) for folder in found] or None,
+        "training.eval_dataset": aside,
+        "draft.checkpoint": draft,
+        "parents": _runs_among(workbench, [*found, aside, draft]) or None,
+    }
+
+
+def linked(choice: Choice, stage: str, parent: str | None) -> RunSpec:
+    """The spec of one stage of a pipeline: it takes what the run `parent` makes, under that run's id.
+
+    Raises:
+        SpecError: it does not hold; every problem is listed.
+    """
+    options: dict[str, Any] = {"name": _name(choice, stage)}
+    if parent is not None:
+        key, value = ("training.datasets", [parent]) if stage == "train" else ("draft.checkpoint", parent)
+        options |= {key: value, "parents": [parent]}
+    return resolve_choice(choice, stage, options).spec
+
+
+def with_folders(workbench: Workbench, spec: RunSpec) -> RunSpec:
+    """The spec with the folders of the datasets that training names by run.
+
+    Raises:
+        NotFoundError: one is not there.
+    """
+    if not spec.training.datasets:
+        return spec
+    folders = tuple(str(workbench.resolve_input(word, "hidden_states")) for word in spec.training.datasets)
+    return spec.model_copy(update={"training": spec.training.model_copy(update={"datasets": folders})})
+
+
+# --- starting ---------------------------------------------------------------------------------------------------------
+
+
+def start(workbench: Workbench, choice: Choice) -> tuple[str, ...]:
+    """Submit and start what was chosen; gives the run ids in the order in which they will work.
+
+    Raises:
+        SpecError: a spec does not hold; nothing has been submitted then.
+        NotFoundError: something that it is given is not there.
+        ResourceError: a run folder cannot be written, or this machine will never have the GPUs it needs.
+    """
+    if choice.what != "pipeline":
+        spec = resolve_stage(workbench, choice, choice.what).spec
+        check_inputs(spec)
+        run_id = workbench.submit(spec).run_id
+        workbench.start(run_id)
+        return (run_id,)
+    for stage in PIPELINE:  # all of it must hold before any of it is there
+        linked(choice, stage, "to-come" if stage != "dataset" else None)
+    made: list[str] = []
+    try:
+        for stage in PIPELINE:
+            before = tuple(made[-1:])
+            spec = linked(choice, stage, before[0] if before else None)
+            made.append(workbench.submit(spec, after=before).run_id)
+        for run_id in made:
+            workbench.start(run_id)
+    except HetSpecError:
+        for run_id in reversed(made):  # half a pipeline is none
+            _forget(workbench, run_id)
+        raise
+    return tuple(made)
+
+
+def check_inputs(spec: RunSpec) -> None:
+    """Refuse a training that has nothing to learn from.
+
+    Raises:
+        UsageError: there is no dataset.
+    """
+    if spec.stage == "train" and not spec.training.datasets:
+        raise UsageError("there is no dataset to train on", hint="name one: --dataset RUN_OR_DIR")
+
+
+def _forget(workbench: Workbench, run_id: str) -> None:
+    try:
+        workbench.cancel(run_id)
+    except HetSpecError:  # it has ended by itself
+        return
+
+
+# --- what fits --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A base and a draft, and why they do not fit; empty when they do."""
+
+    base: str
+    draft: str
+    problem: str = ""
+
+
+def pairs(choice: Choice) -> tuple[Pair, ...]:
+    """Every base with every draft, under the recipe and algorithm of a choice, whatever else it says."""
+    found = []
+    plain = replace(choice, values={}, more=(), what="train", name="")
+    for base in library.preset_files("base"):
+        for draft in library.preset_files("draft"):
+            parts = {**choice.parts, "base": base, "draft": draft}
+            problem = ""
+            try:
+                resolve_choice(replace(plain, parts=parts), "train", {})
+            except HetSpecError as error:
+                problem = "; ".join(getattr(error, "problems", ())) or error.message
+            found.append(Pair(base, draft, problem))
+    return tuple(found)
+
+
+def names(kind: str) -> dict[str, str]:
+    """Name -> summary of the presets of a kind, and `none` among the drafts."""
+    from hetspec_core.config import presets as shelf
+
+    listed = {item.file.name: item.summary or item.problem for item in shelf.list(kind)}
+    return listed | ({NO_DRAFT: "no draft: for a dataset alone"} if kind == "draft" else {})
+
+
+def resolve_choice(choice: Choice, stage: str, options: Mapping[str, Any]) -> Resolved:
+    """The spec of a stage with some keys given besides; errors as in `config.resolve`."""
+    return resolve(choice.recipe, stage=stage, overrides=choice.overrides, file=choice.file, options=options)
+
+
+def _name(choice: Choice, stage: str) -> str | None:
+    if not choice.name:
+        return None
+    return f"{choice.name}-{stage}" if choice.what == "pipeline" else choice.name
+
+
+def _runs_among(workbench: Workbench, folders: Sequence[Path | None]) -> list[str]:
+    """Ids of the runs that folders lie in, each once, in order."""
+    runs = workbench.roots.runs.absolute()
+    inside = [folder for folder in folders if folder is not None and folder.is_relative_to(runs)]
+    return list(dict.fromkeys(folder.relative_to(runs).parts[0] for folder in inside))

@@ -1,0 +1,58 @@
+"""Results as lines of a file that many runs append to: one JSON object a line. It knows nothing of what is measured."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_json
+
+from hetspec_core.errors import ResourceError
+
+if TYPE_CHECKING:
+    from hetspec_core.service.report import RunReport
+
+
+def result_line(report: RunReport) -> dict[str, Any]:
+    """What a finished run says in one line: who it is, when it ended, what was asked and what came of it."""
+    run = report.summary
+    return {
+        "run_id": run.run_id,
+        "name": run.name,
+        "stage": run.stage,
+        "recipe": run.recipe,
+        "spec_hash": run.spec_hash,
+        "ended": run.ended,
+        "results": report.results,
+    }
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Append one JSON line, whole, however many processes append at the same time.
+
+    A line that somebody was killed in the middle of is closed first, so that it spoils none but itself.
+
+    Raises:
+        ResourceError: the file cannot be written.
+    """
+    line = to_json(record, inf_nan_mode="null", fallback=str) + b"\n"
+    path = path.expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # or the end of somebody's line is looked at before all of it is there
+            size = os.fstat(handle).st_size
+            if size and os.pread(handle, 1, size - 1) != b"\n":
+                line = b"\n" + line
+            if os.write(handle, line) != len(line):  # a full disk
+                raise OSError(28, "No space left on device")
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise ResourceError(
+            f"the result cannot be appended to {path}: {error.strerror}", hint="name a file that can be written"
+        ) from error

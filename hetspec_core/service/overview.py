@@ -1,0 +1,244 @@
+"""What is going on below one home: runs at work and waiting, what came out last, what needs somebody's attention.
+
+An `Observer` is asked again and again. It looks at the journals of the runs that it knows to be at work, and at all
+others only when there are new ones or some time has passed, so that ten thousand finished runs cost nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal
+
+from hetspec_core.errors import NotFoundError
+from hetspec_core.process import ProcessIdentity
+from hetspec_core.runs import derive_state
+from hetspec_core.runs.census import take_census
+from hetspec_core.runs.rows import RunRow
+from hetspec_core.runs.state import FINISHED
+from hetspec_core.service.checks import LITTLE_DISK_BYTES, NO_DISK_BYTES
+from hetspec_core.service.library import Library
+from hetspec_core.service.planning.facts import existing_parent
+from hetspec_core.service.report import RunSummary
+from hetspec_core.service.workbench import Workbench
+
+FULL_PERIOD_S = 10.0  # between looks at runs that are not known to be at work
+MOST_SHOWN = 60
+CURVE_POINTS = 120
+KEY_METRICS = ("eval/accept_length", "accept_length", "loss", "eval/loss")
+"""The metric that says most of a run is the first of these that has a curve."""
+
+_PACE_S = 120.0  # progress over this time gives the speed
+_ATTENTION_S = 7 * 86400.0
+
+
+@dataclass(frozen=True)
+class LiveRun:
+    """A run at work.
+
+    Attributes:
+        summary: its line in lists.
+        eta_s: seconds to its end at the pace of the last minutes; None = cannot be told yet.
+        metric: name of its key metric; empty = it has no curve.
+        curve: newest values of that metric, thinned; None = not finite.
+    """
+
+    summary: RunSummary
+    eta_s: float | None = None
+    metric: str = ""
+    curve: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Concern:
+    """Something that needs attention.
+
+    Attributes:
+        kind: failed and lost are of a run; disk is of this machine.
+        text: what was seen.
+        hint: what to do.
+        run: the run, if it is one.
+    """
+
+    kind: Literal["failed", "lost", "disk"]
+    text: str
+    hint: str = ""
+    run: RunSummary | None = None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What is going on.
+
+    Attributes:
+        total: how many runs there are that are not archived.
+        counts: state -> how many of them.
+        active: at work, oldest first.
+        queued: still to begin, in the order of the queue as far as they are in it.
+        recent: those that ended last, newest first.
+        concerns: what needs attention, most urgent first.
+        free_bytes: room on the disk of the data root.
+    """
+
+    total: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    active: tuple[LiveRun, ...] = ()
+    queued: tuple[RunSummary, ...] = ()
+    recent: tuple[RunSummary, ...] = ()
+    concerns: tuple[Concern, ...] = ()
+    free_bytes: int = 0
+
+
+class Observer:
+    """Looks at the runs below one home, at the least cost. Threads may ask, each with a workbench of its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._looked_s = 0.0
+        self._seen: tuple[int, frozenset[str]] | None = None
+        self._counts: dict[str, int] = {}
+        self._live: dict[str, RunSummary] = {}
+        self._queued: list[RunSummary] = []
+        self._recent: tuple[RunSummary, ...] = ()
+        self._failed: list[RunSummary] = []
+        self._paces: dict[str, deque[tuple[float, float]]] = {}
+        self._curves: dict[str, tuple[int | None, str, tuple[float | None, ...]]] = {}
+
+    def look(self, workbench: Workbench, *, fully: bool = False) -> Overview:
+        """What is going on now; with `fully`, runs that are not known to be at work are looked at too."""
+        with self._lock:
+            seen = (_changed(workbench), workbench.queue.waiting_ids())
+            if fully or seen != self._seen or time.monotonic() - self._looked_s >= FULL_PERIOD_S:
+                workbench.registry.sync_all()
+                self._read_all(workbench)
+                self._seen, self._looked_s = seen, time.monotonic()
+            elif not self._read_live(workbench):
+                self._read_all(workbench)
+            return self._overview(workbench)
+
+    def _read_live(self, workbench: Workbench) -> bool:
+        """Look at the runs at work and those to come; False when one is not what it was, so that lists have changed."""
+        library = Library(workbench)
+        try:
+            live = {run_id: library.summary(run_id) for run_id in self._live}
+            queued = [library.summary(run.run_id) for run in self._queued]
+        except NotFoundError:
+            return False
+        if any(run.state in FINISHED for run in live.values()) or any(run.state != "queued" for run in queued):
+            return False
+        self._live, self._queued = live, queued
+        return True
+
+    def _read_all(self, workbench: Workbench) -> None:
+        census = take_census(workbench.registry, most=MOST_SHOWN)
+        place = {entry.run_id: number for number, entry in enumerate(workbench.queue.entries())}
+        self._live, queued, lost = {}, [], []
+        counts = dict(census.counts)
+        for row in [*census.unfinished, *(row for row in census.failed if row.run_id in place)]:
+            state = derive_state(row.facts, ProcessIdentity.is_alive)
+            if state in FINISHED and row.run_id in place:
+                state = "queued"
+            if state != row.state:
+                counts[row.state] = counts.get(row.state, 0) - 1
+                counts[state] = counts.get(state, 0) + 1
+            summary = _summary(workbench, row, state)
+            if state == "queued":
+                queued.append(summary)
+            elif state == "lost":
+                lost.append(summary)
+            elif state not in FINISHED:
+                self._live[row.run_id] = summary
+        queued.sort(key=lambda run: (place.get(run.run_id, len(place)), run.created))
+        self._queued = queued[:MOST_SHOWN]
+        self._counts = {state: number for state, number in counts.items() if number > 0}
+        ended = [_summary(workbench, row, row.state) for row in census.ended if row.run_id not in place]
+        self._recent = tuple(ended)
+        known = [_summary(workbench, row, row.state) for row in census.failed if row.run_id not in place]
+        self._failed = sorted([*lost[:MOST_SHOWN], *known], key=lambda run: -(run.ended or run.created))
+        self._paces = {run_id: pace for run_id, pace in self._paces.items() if run_id in self._live}
+        self._curves = {run_id: curve for run_id, curve in self._curves.items() if run_id in self._live}
+
+    def _overview(self, workbench: Workbench) -> Overview:
+        now = time.time()
+        free = shutil.disk_usage(existing_parent(workbench.roots.data)).free
+        live = [
+            LiveRun(run, self._eta(run, now), *self._curve(workbench, run))
+            for run in list(self._live.values())[:MOST_SHOWN]
+        ]
+        return Overview(
+            total=sum(self._counts.values()),
+            counts=dict(self._counts),
+            active=tuple(live),
+            queued=tuple(self._queued),
+            recent=self._recent,
+            concerns=tuple([*_disk_concern(free), *_run_concerns(self._failed, now)]),
+            free_bytes=free // 10**8 * 10**8,  # coarse, so that an overview in which nothing happened equals the last
+        )
+
+    def _eta(self, run: RunSummary, now: float) -> float | None:
+        if run.done is None or not run.total or run.started is None:
+            return None
+        pace = self._paces.setdefault(run.run_id, deque())
+        if pace and run.done < pace[-1][1]:  # another task, which counts from nothing
+            pace.clear()
+        if not pace or run.done > pace[-1][1]:
+            pace.append((now, run.done))
+        while len(pace) > 2 and pace[0][0] < now - _PACE_S:
+            pace.popleft()
+        if len(pace) < 2:
+            return None
+        (first, begun), (last, done) = pace[0], pace[-1]
+        left = (run.total - done) * (last - first) / (done - begun)
+        return float(max(0, round(left - (now - last))))
+
+    def _curve(self, workbench: Workbench, run: RunSummary) -> tuple[str, tuple[float | None, ...]]:
+        step, metric, values = self._curves.get(run.run_id, (-1, "", ()))
+        if step == run.step:
+            return metric, values
+        names = set(workbench.registry.metric_names(run.run_id))
+        metric, values = "", ()
+        for name in (name for name in KEY_METRICS if name in names):
+            points = workbench.registry.curve(run.run_id, name, most=CURVE_POINTS)
+            if len(points) > len(values):
+                metric, values = name, tuple(point.value for point in points)
+            if len(values) > 1:
+                break
+        self._curves[run.run_id] = (run.step, metric, values)
+        return metric, values
+
+
+def _summary(workbench: Workbench, row: RunRow, state: str) -> RunSummary:
+    return RunSummary.of(row, state, workbench.paths(row.run_id).folder)  # type: ignore[arg-type]
+
+
+def _changed(workbench: Workbench) -> int:
+    """When run folders came or went last."""
+    try:
+        return os.stat(workbench.roots.runs).st_mtime_ns  # noqa: PTH116 - once a second for as long as a screen is open
+    except OSError:
+        return 0
+
+
+def _disk_concern(free: int) -> list[Concern]:
+    if free >= LITTLE_DISK_BYTES:
+        return []
+    text = f"{free / 1e9:.1f} GB free on the disk of the runs"
+    hint = "runs will fail" if free < NO_DISK_BYTES else "make room: hetspec-core runs trash --empty"
+    return [Concern("disk", text, hint)]
+
+
+def _run_concerns(runs: list[RunSummary], now: float) -> list[Concern]:
+    found = []
+    for run in runs:
+        if now - (run.ended or run.created) > _ATTENTION_S:
+            continue
+        if run.state == "failed":
+            error = run.error or {}
+            found.append(Concern("failed", error.get("message") or "it ended badly", error.get("hint", ""), run))
+        else:
+            found.append(Concern("lost", "its process is gone without a word", "r resumes it", run))
+    return found

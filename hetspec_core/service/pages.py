@@ -1,0 +1,237 @@
+"""Long lists of runs, a page at a time: which runs a query means, in which order, and the rows of those in view.
+
+The ids of a result are fetched once, as text, and sorting and filtering are left to SQLite; rows are read for the few
+that are looked at. So a list stays as it is while one scrolls through it, and 100,000 runs cost a tenth of a second.
+It draws nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hetspec_core.errors import NotFoundError
+from hetspec_core.process import ProcessIdentity
+from hetspec_core.runs import RunRow, RunState, derive_state
+from hetspec_core.runs.query import FIELDS
+from hetspec_core.runs.state import FINISHED, STATES
+from hetspec_core.runs.thin import Axis
+from hetspec_core.service.library import Library
+from hetspec_core.service.report import RunSummary, list_files
+from hetspec_core.service.workbench import Workbench
+
+__all__ = ["Axis", "Curve", "Listing", "Loss", "Pages", "RunLine", "Vocabulary", "split_query"]
+
+STAGES = ("dataset", "train", "bench", "generate")
+
+_PART = re.compile(r'(?:[^\s"]|"[^"]*"?)+')
+_CHUNK = 500  # SQLite takes so many values at once, and some more
+_RECENT = 200  # newest runs whose tags are offered
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The runs that a query means.
+
+    Attributes:
+        run_ids: in the order asked for.
+        total: how many runs there are that are not archived, or with the archived ones when those count.
+        states: the state now of the runs whose journals do not have the last word: those at work, lost or waiting.
+    """
+
+    run_ids: tuple[str, ...] = ()
+    total: int = 0
+    states: dict[str, RunState] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """One run in a list, with its values under further names (metrics, settings)."""
+
+    summary: RunSummary
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words that a query and an order may use now."""
+
+    fields: tuple[str, ...] = FIELDS
+    metrics: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    choices: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names that may stand before a sign."""
+        return (*self.fields, *self.metrics, *self.settings)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric of one run; `xs` as the axis asked for, a point without an x is left out."""
+
+    run: RunSummary
+    xs: list[float]
+    ys: list[float | None]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What goes with some runs when they are thrown away.
+
+    Attributes:
+        runs: they themselves.
+        bytes: of all files in their folders.
+        checkpoints: how many folders of checkpoints and drafts are among them.
+        standing: ids of the other runs that stand on them.
+    """
+
+    runs: list[RunSummary]
+    bytes: int
+    checkpoints: int
+    standing: list[str]
+
+
+def split_query(text: str) -> tuple[str, ...]:
+    """The words of a query that was typed in one line; what stands in double quotes stays together."""
+    words = [part[1:-1] if _is_quoted(part) else part for part in _PART.findall(text)]
+    return tuple(word for word in words if word.strip('"'))
+
+
+class Pages:
+    """Lists of runs for something that shows a part of them at a time.
+
+    Args:
+        workbench: whose runs.
+    """
+
+    def __init__(self, workbench: Workbench) -> None:
+        self.workbench = workbench
+        self.library = Library(workbench)
+
+    def listing(
+        self, words: Sequence[str] = (), *, sort: str = "created", archived: bool = False, sync: bool = True
+    ) -> Listing:
+        """The runs that a query asks for, as `Library.find` gives them.
+
+        Args:
+            words: the query, as in `runs.query`.
+            sort: field, metric or setting, `:asc` or `:desc` behind it.
+            archived: whether archived runs count too.
+            sync: look for what is new on disk first.
+
+        Raises:
+            UsageError: the query or the order cannot be understood.
+        """
+        registry = self.workbench.registry
+        if sync:
+            registry.sync_all()
+        waiting = self.workbench.queue.waiting_ids()
+        states = self._states(waiting)
+        found = registry.find(words, sort=sort, archived=archived, waiting=waiting)
+        run_ids = tuple(run_id for run_id in found.run_ids if run_id not in states or found.accepts(states[run_id]))
+        total = len(registry.find(archived=archived).run_ids) if words else len(run_ids)
+        return Listing(run_ids, max(total, len(run_ids)), states)
+
+    def lines(self, run_ids: Sequence[str], names: Collection[str] = ()) -> list[RunLine]:
+        """The rows of some runs, in this order; a run that is gone is left out.
+
+        Args:
+            run_ids: which; a screenful or two.
+            names: metrics and settings whose values are wanted too.
+        """
+        further = [name for name in names if not hasattr(RunSummary, name) and name not in FIELDS]
+        waiting = self.workbench.queue.waiting_ids()
+        lines: list[RunLine] = []
+        for row in self._rows(run_ids):
+            state = row.state
+            if state not in FINISHED or row.run_id in waiting:
+                try:
+                    state = self.workbench.state(row.run_id)
+                except NotFoundError:
+                    continue
+                row = self.workbench.registry.row(row.run_id) or row
+            summary = RunSummary.of(row, state, self.workbench.paths(row.run_id).folder)
+            lines.append(RunLine(summary, self._values(row.run_id, further) if further else {}))
+        return lines
+
+    def curves(self, run_ids: Sequence[str], metric: str, axis: Axis = "step", *, most: int = 2000) -> list[Curve]:
+        """One metric of several runs, thinned to about `most` points each; a run without it is left out."""
+        registry = self.workbench.registry
+        found: list[Curve] = []
+        for line in self.lines(run_ids):
+            registry.sync(line.summary.run_id)
+            points = registry.curve(line.summary.run_id, metric, most=most, axis=axis)
+            pairs = [(getattr(point, axis), point.value) for point in points]
+            kept = [(float(x), y) for x, y in pairs if x is not None]
+            if kept:
+                found.append(Curve(line.summary, [x for x, _ in kept], [y for _, y in kept]))
+        return found
+
+    def metrics(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """Names of the metrics of some runs, and how many of the runs have each; those that most have come first."""
+        counts = Counter(name for run_id in run_ids for name in self.workbench.registry.metric_names(run_id))
+        return dict(sorted(counts.items(), key=lambda found: (-found[1], found[0])))
+
+    def loss(self, run_ids: Sequence[str]) -> Loss:
+        """What would go if these runs were thrown away."""
+        runs = [line.summary for line in self.lines(run_ids)]
+        sizes = [list_files(self.workbench.paths(run.run_id).folder) for run in runs]
+        kept = [self.workbench.paths(run.run_id).folder for run in runs]
+        checkpoints = sum(
+            sum(1 for part in (folder / "checkpoints").glob("*") if part.is_dir()) + (folder / "draft").is_dir()
+            for folder in kept
+        )
+        gone = set(run_ids)
+        standing = [
+            run_id
+            for run_id, parents in self.workbench.registry.lineage().items()
+            if run_id not in gone and gone & set(parents)
+        ]
+        return Loss(runs, sum(sum(size.values()) for size in sizes), checkpoints, standing)
+
+    def vocabulary(self) -> Vocabulary:
+        """The words that a query may use in this registry."""
+        registry = self.workbench.registry
+        found = registry.find(archived=True)
+        tags: dict[str, None] = {}
+        for row, _ in zip(found, range(_RECENT), strict=False):
+            tags.update(dict.fromkeys(row.tags))
+        return Vocabulary(
+            metrics=tuple(registry.metric_names()),
+            settings=tuple(sorted(registry.setting_keys())),
+            choices={"state": STATES, "stage": STAGES, "tag": tuple(sorted(tags)), "starred": ("yes", "no"),
+                     "archived": ("yes", "no")},
+        )  # fmt: skip
+
+    def _rows(self, run_ids: Sequence[str]) -> Iterator[RunRow]:
+        for start in range(0, len(run_ids), _CHUNK):
+            yield from self.workbench.registry.rows_of(run_ids[start : start + _CHUNK])
+
+    def _values(self, run_id: str, names: Sequence[str]) -> dict[str, Any]:
+        registry = self.workbench.registry
+        figures = {point.name: point.value for point in registry.last_metrics(run_id)}
+        if all(name in figures for name in names):
+            return {name: figures[name] for name in names}
+        config = registry.config(run_id)
+        return {name: figures.get(name, config.get(name)) for name in names}
+
+    def _states(self, waiting: Collection[str]) -> dict[str, RunState]:
+        states: dict[str, RunState] = {}
+        for row in self.workbench.registry.find(["state:starting,running"], archived=True):
+            state = derive_state(row.facts, ProcessIdentity.is_alive)
+            if state != row.state:  # its process is gone: it may have said more in the meantime
+                state = self.workbench.state(row.run_id)
+            states[row.run_id] = state
+        for run_id in waiting:
+            if states.get(run_id, "lost") in FINISHED:
+                states[run_id] = "queued"
+        return states
+
+
+def _is_quoted(part: str) -> bool:
+    return len(part) > 1 and part[0] == part[-1] == '"' and '"' not in part[1:-1]

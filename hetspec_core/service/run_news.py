@@ -1,0 +1,249 @@
+"""What is new in one run since the last look: its events as sentences, its workers, checkpoints and artifacts.
+
+It reads the two journals from where it stopped, and leaves metrics and progress to the registry. It draws nothing.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass, field, replace
+
+from hetspec_core.events import (
+    Artifact,
+    CancelAsked,
+    CheckpointSaved,
+    Event,
+    FoundLost,
+    Launched,
+    Log,
+    Marked,
+    Metric,
+    Moved,
+    Progress,
+    Result,
+    RunEnded,
+    RunStarted,
+    Submitted,
+    Text,
+    Unknown,
+    WaitedInVain,
+    WorkerEnded,
+    decode_lines,
+)
+from hetspec_core.paths import RunPaths
+from hetspec_core.runs.state import FINISHED
+from hetspec_core.service.library import Library
+from hetspec_core.service.report import RunSummary
+from hetspec_core.service.terminal_text import clean_line, plain
+from hetspec_core.service.workbench import Workbench
+
+STATE_PERIOD_S = 0.5
+_SKIPPED = (b'"type":"metric"', b'"type":"progress"', b'"type":"text"')
+
+
+@dataclass(frozen=True)
+class WorkerFacts:
+    """One worker of one attempt; a negative `exit_status` is a signal, None = not (yet) known."""
+
+    name: str
+    attempt: int
+    pid: int | None = None
+    host: str = ""
+    started: float | None = None
+    ended: float | None = None
+    exit_status: int | None = None
+
+
+@dataclass(frozen=True)
+class RunNews:
+    """A run as it is now, and what has happened since the last look.
+
+    Attributes:
+        summary: how it is.
+        sentences: what happened, one line each: time, who, what; without control characters.
+        workers: all workers of all attempts, newest attempt first.
+        checkpoints, artifacts: by path, as they were told last.
+        has_results: whether there is a result.
+        metrics: names of its metrics.
+    """
+
+    summary: RunSummary
+    sentences: list[str]
+    workers: list[WorkerFacts]
+    checkpoints: list[CheckpointSaved]
+    artifacts: list[Artifact]
+    has_results: bool
+    metrics: list[str]
+
+
+@dataclass
+class RunReader:
+    """Looks at one run again and again. Used by one thread at a time.
+
+    Args:
+        run_id: which.
+    """
+
+    run_id: str
+    _offsets: dict[str, int] = field(default_factory=dict)
+    _workers: dict[tuple[int, str], WorkerFacts] = field(default_factory=dict)
+    _checkpoints: dict[str, CheckpointSaved] = field(default_factory=dict)
+    _artifacts: dict[str, Artifact] = field(default_factory=dict)
+    _results: bool = False
+    _attempt: int = 0
+    _next_look: float = 0.0
+    _last: RunSummary | None = None
+
+    def look(self, workbench: Workbench) -> RunNews | None:
+        """What is new; None when nothing is. The first look tells everything.
+
+        Raises:
+            NotFoundError: there is no such run (any more).
+        """
+        paths = workbench.paths(self.run_id)
+        grown = any(_size(paths, name) != self._offsets.get(name, -1) for name in ("desk", "events"))
+        now = time.monotonic()
+        if not grown and now < self._next_look:
+            return None
+        self._next_look = now + STATE_PERIOD_S
+        summary = Library(workbench).summary(self.run_id)
+        if not grown and summary == self._last:
+            if summary.state in FINISHED:
+                self._next_look = now + 4 * STATE_PERIOD_S
+            return None
+        self._last = summary
+        events = sorted(self._new(paths, "desk") + self._new(paths, "events"), key=lambda event: event.time)
+        sentences = []
+        for event in events:
+            self._fold(event)
+            said = sentence(event)
+            if said:
+                sentences.append(said)
+        workers = sorted(self._workers.values(), key=lambda one: (-one.attempt, one.name))
+        return RunNews(
+            summary,
+            sentences,
+            workers,
+            [one for one in self._checkpoints.values() if (paths.folder / one.path).exists()],
+            [one for one in self._artifacts.values() if (paths.folder / one.path).exists()],
+            self._results,
+            workbench.registry.metric_names(self.run_id),
+        )
+
+    def _new(self, paths: RunPaths, name: str) -> list[Event]:
+        offset = max(0, self._offsets.get(name, 0))
+        try:
+            with (paths.desk if name == "desk" else paths.events).open("rb") as file:
+                file.seek(offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        end = data.rfind(b"\n") + 1
+        self._offsets[name] = offset + end
+        lines = data[:end].split(b"\n")
+        return list(decode_lines(line for line in lines if not any(mark in line for mark in _SKIPPED)))
+
+    def _fold(self, event: Event) -> None:
+        match event:
+            case Launched():
+                self._attempt = max(self._attempt, event.attempt)
+                key = (event.attempt, "supervisor")
+                self._workers[key] = WorkerFacts("supervisor", event.attempt, event.pid, event.host, event.time)
+            case RunStarted():
+                self._attempt = max(self._attempt, event.attempt)
+                key = (event.attempt, event.worker)
+                known = self._workers.get(key) or WorkerFacts(event.worker, event.attempt)
+                self._workers[key] = replace(known, pid=event.pid, host=event.host, started=event.time)
+            case WorkerEnded():
+                key = (event.attempt, event.name)
+                known = self._workers.get(key) or WorkerFacts(event.name, event.attempt)
+                self._workers[key] = replace(known, ended=event.time, exit_status=event.exit_status)
+            case CheckpointSaved():
+                self._checkpoints[event.path] = event
+            case Artifact():
+                self._artifacts[event.path] = event
+            case Result():
+                self._results = True
+            case _:
+                pass
+
+
+def sentence(event: Event) -> str:
+    """One event as a line; empty for what is told elsewhere (metrics, progress, text)."""
+    said = _said(event)
+    if not said:
+        return ""
+    clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time)) if event.time else "-"
+    line = f"{clock}  {event.worker or '-':<10}  {said}"
+    return plain(clean_line(" ⏎ ".join(line.split("\n")).encode(errors="replace")))
+
+
+def _said(event: Event) -> str:
+    match event:
+        case Submitted():
+            after = f", after {', '.join(event.after)}" if event.after else ""
+            return f"submitted from {event.folder or event.host}{after}"
+        case WaitedInVain():
+            return f"attempt {event.attempt} waited in vain for {event.run_id}"
+        case Launched():
+            return f"attempt {event.attempt} launched, supervisor {event.pid} on {event.host}"
+        case RunStarted():
+            versions = ", ".join(f"{name} {value}" for name, value in event.versions.items())
+            return f"attempt {event.attempt} started, process {event.pid} on {event.host}; {versions}".rstrip("; ")
+        case Log():
+            return event.message if event.level == "info" else f"{event.level.upper()} {event.message}"
+        case CheckpointSaved():
+            return f"checkpoint of step {event.step:,}: {event.path}{' (best so far)' if event.best else ''}"
+        case Artifact():
+            return f"made {event.kind}: {event.path}"
+        case Result():
+            return f"result of {event.kind}"
+        case RunEnded():
+            return f"ended: {event.state}" + (f"; ERROR {event.error.message}" if event.error else "")
+        case WaitedInVain():
+            return f"attempt {event.attempt} waited in vain for run {event.run_id}"
+        case CancelAsked():
+            return "asked to be killed" if event.forced else "asked to stop at the next safe point"
+        case WorkerEnded():
+            return f"{event.name} ended with {exit_words(event.exit_status)}"
+        case FoundLost():
+            return f"ERROR found lost: {exit_words(event.exit_status)}"
+        case Marked():
+            return _marked(event)
+        case Moved():
+            return f"moved to {event.to}"
+        case Unknown():
+            return f"an event that this version does not know: {event.type or 'a torn line'}"
+        case Metric() | Progress() | Text():
+            return ""
+
+
+def _marked(event: Marked) -> str:
+    parts = [f"+{tag}" for tag in event.add_tags] + [f"-{tag}" for tag in event.remove_tags]
+    if event.note is not None:
+        parts.append(f"note {event.note!r}" if event.note else "no note")
+    if event.starred is not None:
+        parts.append("starred" if event.starred else "not starred")
+    if event.archived is not None:
+        parts.append("archived" if event.archived else "not archived")
+    return "labelled: " + ", ".join(parts)
+
+
+def exit_words(status: int | None) -> str:
+    """An exit status in words: status 1, signal SIGKILL (9), or that nobody saw it."""
+    if status is None:
+        return "a status that nobody saw"
+    if status >= 0:
+        return f"status {status}"
+    try:
+        return f"signal {signal.Signals(-status).name} ({-status})"
+    except ValueError:
+        return f"signal {-status}"
+
+
+def _size(paths: RunPaths, name: str) -> int:
+    try:
+        return (paths.desk if name == "desk" else paths.events).stat().st_size
+    except FileNotFoundError:
+        return -1

@@ -1,0 +1,166 @@
+"""A saved configuration in the place of a recipe: what a run or a draft directory says of itself is enough to load it.
+
+A run has its whole spec; a draft of HetSpec names its run, recipe and base; a draft of another program, its base by
+configuration. What is not said comes from the recipe of that base.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hetspec_core.config import library, load_base, resolve
+from hetspec_core.config.library import Preset, PresetFile
+from hetspec_core.config.origins import Place, to_table
+from hetspec_core.config.resolve import Resolved, resolve_preset
+from hetspec_core.errors import HetSpecError, NotFoundError
+from hetspec_core.paths import RunPaths
+from hetspec_core.service.drafts import find_draft
+from hetspec_core.spec import RunSpec
+from hetspec_core.spec.document import from_toml
+
+if TYPE_CHECKING:
+    from hetspec_core.service.workbench import Workbench
+
+_OF_THE_RUN = ("schema_version", "stage", "recipe", "name", "parents", "prompts")
+_ORIGIN_BASE = "speculative_decoding_base_model_path"
+_ORIGIN_RUN = "specforge_het.json"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a word stands for.
+
+    Attributes:
+        spec: of the run that it is, or that it comes from; None when that is not here.
+        recipe: to take instead of a spec.
+        draft: the draft directory; None when there is none.
+    """
+
+    spec: RunSpec | None
+    recipe: str
+    draft: Path | None
+
+
+def find_saved(workbench: Workbench, word: str) -> Saved:
+    """What a run, a run folder or a draft directory of any layout says of itself.
+
+    Raises:
+        NotFoundError: it is not there, or says nothing that a recipe could be found by.
+        SpecError: its spec cannot be read by this version.
+    """
+    folder = Path(word).expanduser()
+    if not folder.is_dir():
+        folder = workbench.paths(workbench.resolve_run(word)).folder
+    spec = _spec_in(folder) or _spec_in(folder.parent)
+    if spec is not None:
+        checkpoint = spec.draft.checkpoint if spec.draft is not None and spec.stage != "train" else None
+        if (RunPaths(folder).draft / "config.json").is_file() or (folder / "config.json").is_file():
+            return Saved(spec, spec.recipe, workbench.resolve_input(str(folder), "draft"))
+        return Saved(spec, spec.recipe, workbench.resolve_input(checkpoint, "draft") if checkpoint else None)
+    draft = workbench.resolve_input(word, "draft")
+    about = _json(draft / "config.json").get("hetspec") or {}
+    run_id = str(about.get("run_id") or "")
+    trained = _spec_in(workbench.paths(run_id).folder) if run_id else None
+    if trained is not None:
+        return Saved(trained, trained.recipe, draft)
+    recipe = str(about.get("recipe") or "")
+    if recipe in library.preset_files("recipe"):
+        return Saved(None, recipe, draft)
+    return Saved(None, _recipe_of(str(about.get("base") or _origin_base(draft)), draft), draft)
+
+
+def resolve_saved(
+    workbench: Workbench,
+    recipe: str,
+    saved: str | None,
+    *,
+    stage: str,
+    overrides: Sequence[str] = (),
+    file: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Resolved:
+    """As `config.resolve`, with the saved configuration in the place of the recipe when there is one."""
+    if saved is None:
+        return resolve(recipe, stage=stage, overrides=overrides, file=file, options=options)
+    found = find_saved(workbench, saved)
+    if found.spec is None:
+        return resolve(found.recipe, stage=stage, overrides=overrides, file=file, options=options)
+    return resolve_preset(_as_preset(found.spec, saved), stage=stage, overrides=overrides, file=file, options=options)
+
+
+def saved_draft(workbench: Workbench, draft: str | None, saved: str | None, base: str) -> Path:
+    """The draft that is meant: the named one, that of the saved configuration, or the newest trained on the base.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    if draft is None and saved is not None:
+        found = find_saved(workbench, saved).draft
+        if found is None:
+            raise NotFoundError(f"{saved} has no draft", hint="name one with --draft, or decode with --plain")
+        return found
+    return find_draft(workbench, draft, base)
+
+
+def _as_preset(spec: RunSpec, word: str) -> Preset:
+    data = spec.model_dump(mode="json", exclude=set(_OF_THE_RUN), exclude_none=True)
+    if spec.draft is not None:
+        data["draft"].pop("checkpoint", None)  # what it began from; what it became is its draft
+    data["bench"].pop("limit", None)
+    file = PresetFile("recipe", spec.recipe or "saved", Path(word), shipped=False)
+    place = Place("file", f"the saved configuration of {word}")
+    return Preset(file, to_table(data, lambda _: place), (file,))
+
+
+def _spec_in(folder: Path) -> RunSpec | None:
+    path = RunPaths(folder).spec
+    if not path.is_file():
+        return None
+    return from_toml(path.read_text(encoding="utf-8", errors="replace"), name=str(path))
+
+
+def _recipe_of(base: str, draft: Path) -> str:
+    """The first recipe with a base of this preset name or hub repository."""
+    names = [base]
+    for name in library.preset_files("base"):
+        try:
+            source = load_base(name).source
+        except HetSpecError:  # one of the user's that does not hold
+            continue
+        if source.kind == "hub" and base and source.repo_id.lower() == base.lower():
+            names.append(name)
+    for recipe in library.preset_files("recipe"):
+        try:
+            section = library.load("recipe", recipe).table.get("base")
+        except HetSpecError:
+            continue
+        chosen = section.get("preset") if isinstance(section, dict) else None
+        if chosen is not None and getattr(chosen, "value", None) in names:
+            return recipe
+    raise NotFoundError(
+        f"{draft} is for {f'the base {base}' if base else 'a base that it does not name'}, and no recipe has that base",
+        hint="name a recipe and --draft; a base of your own needs a base preset and a recipe, see docs/presets.md",
+    )
+
+
+def _origin_base(draft: Path) -> str:
+    """The base that a combined model of specforge_het, or the configuration of its run, names."""
+    for folder in (draft, draft.parent, draft.parent.parent):
+        combined = _json(folder / "config.json").get(_ORIGIN_BASE)
+        run = _json(folder / _ORIGIN_RUN)
+        named = combined or run.get("modeling.model_path") or run.get("model_path")
+        if isinstance(named, str) and named:
+            return named
+    return ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,244 @@
+"""A choice of what to run as rows of a form: what they show, what a change of one means, and what can be picked.
+
+It knows the service's choices and reviews, and no screen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast, get_args
+
+from hetspec_core.service.forms import COMMON, Field, launch_fields, set_text
+from hetspec_core.service.launch import Choice, What, names
+from hetspec_core.service.presets import list_presets
+from hetspec_tui.formatting import count, size
+from hetspec_tui.widgets.cost_card import StageCost, Verdict
+from hetspec_tui.widgets.form_row import FormRow
+from hetspec_tui.widgets.picker import Item
+
+if TYPE_CHECKING:
+    from hetspec_core.service import Workbench
+    from hetspec_core.service.plan import Plan
+    from hetspec_core.service.review import Review
+
+PARTS = ("base", "draft", "algorithm")
+SEVERAL = ("datasets", "gpus")
+WHATS: dict[str, str] = {
+    "pipeline": "dataset, training and bench, one after another",
+    "dataset": "conversations in, hidden states of the base out",
+    "train": "a draft learns from hidden states",
+    "bench": "measure a draft against plain decoding",
+}
+assert tuple(WHATS) == get_args(What)
+HELP = {
+    "what": "One stage, or all three as runs that wait for each other.",
+    "recipe": "What everything below begins with: one of each part, and settings of the stages.",
+    "base": "The frozen model that decides. One that does not fit the draft is shown with the reason.",
+    "draft": "The small model that proposes. One that does not fit the base is shown with the reason.",
+    "algorithm": "How the draft is trained.",
+    "datasets": "Hidden states to learn from: runs of stage dataset.",
+    "from": "A trained draft: a run of stage train. Nothing chosen: a bench takes the newest, a training begins anew.",
+    "name": "Name of the run; those of a pipeline get their stage behind it.",
+    "gpus": "Which GPUs the run may use. Nothing chosen: any that are free.",
+}
+
+
+def fields_of(choice: Choice, seen: Review | None) -> dict[str, Field]:
+    """Key -> field of every setting that matters to the choice."""
+    known = seen.values.get("algorithm.name") if seen is not None else None
+    algorithm = str(known.value) if known is not None else "eagle"
+    return {field.key: field for field in launch_fields(choice.stages, algorithm=algorithm)}
+
+
+def part_of(choice: Choice, seen: Review | None, part: str) -> str:
+    """Name of the preset of a part: chosen, or the recipe's; for an algorithm the recipe's is told by its card."""
+    if part in choice.parts:
+        return choice.parts[part]
+    known = seen.beneath.get(f"{part}.name") if seen is not None else None
+    return str(known.value) if known is not None and known.value else "none" if part == "draft" and seen else ""
+
+
+def chosen_gpus(choice: Choice) -> tuple[str, ...]:
+    """Indices or UUIDs that the choice names."""
+    text = choice.values.get("resources.gpus", "")
+    return tuple(part.strip("\" '") for part in text.strip("[]").split(",") if part.strip())
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def rows_of(choice: Choice, seen: Review | None) -> list[FormRow]:
+    """Every row: what is run, the settings changed most, and all others by section."""
+    common = {key for stage in choice.stages for key in COMMON[stage]}
+    fields = fields_of(choice, seen)
+    rows = [_row(field, choice, seen, field.key in common) for field in fields.values()]
+    order = {section: place for place, section in enumerate(dict.fromkeys(row.section for row in rows))}
+    return _first_rows(choice, seen) + sorted(rows, key=lambda row: order[row.section])
+
+
+def _first_rows(choice: Choice, seen: Review | None) -> list[FormRow]:
+    def row(key: str, title: str, text: str, source: str = "", *, kind: str = "pick", changed: bool = False) -> FormRow:
+        keys = {"from": ("draft",), **{part: (f"{part}.preset", f"{part}.name") for part in PARTS}}.get(key, (key,))
+        fault = next((why for name in keys if seen is not None and (why := seen.fault_of(name))), "")
+        return FormRow(key, title, "what", kind, text, source, help=HELP[key], changed=changed, fault=fault)
+
+    rows = [row("what", "run", choice.what, WHATS[choice.what]), row("recipe", "recipe", choice.recipe)]
+    for part in PARTS:
+        chosen = part in choice.parts
+        rows.append(row(part, part, part_of(choice, seen, part), "chosen here" if chosen else "recipe", changed=chosen))
+    if choice.what == "train":
+        rows.append(row("datasets", "datasets", "\n".join(choice.datasets), changed=bool(choice.datasets)))
+    if choice.what in ("train", "bench"):
+        title = "begin from draft" if choice.what == "train" else "draft to measure"
+        rows.append(row("from", title, choice.draft, changed=bool(choice.draft)))
+    gpus = chosen_gpus(choice)
+    rows.append(row("gpus", "GPUs", " ".join(gpus), "" if gpus else "any that are free", changed=bool(gpus)))
+    rows.append(row("name", "name", choice.name, kind="text", changed=bool(choice.name)))
+    return rows
+
+
+def _row(field: Field, choice: Choice, seen: Review | None, common: bool) -> FormRow:
+    key = field.key
+    found = seen.values.get(key) if seen is not None else None
+    text, source = (field.to_text(found.value), found.source) if found is not None else ("", "")
+    changed = key in choice.values
+    if changed:
+        text, source = field.typed(choice.values[key]), "set here"
+    return FormRow(
+        key=key,
+        title=key if common else key.rpartition(".")[2],
+        section="most used" if common else key.rpartition(".")[0],
+        kind="bool" if field.kind == "bool" else "pick" if field.choices else field.kind,
+        text=text,
+        source=source,
+        short=source.partition(": formula")[0].rpartition("/")[2],
+        needs=field.needs + (", or nothing" if field.optional else ""),
+        help=field.help,
+        changed=changed,
+        fault=seen.fault_of(key) if seen is not None and seen.choice == choice else "",
+    )
+
+
+# --- changes ----------------------------------------------------------------------------------------------------------
+
+
+def changed(choice: Choice, seen: Review | None, key: str, text: str) -> Choice:
+    """The choice after a row was given another text."""
+    match key:
+        case "what":
+            return replace(choice, what=cast(What, text))
+        case "recipe":
+            return Choice(text, choice.what, name=choice.name, datasets=choice.datasets, draft=choice.draft)
+        case "base" | "draft" | "algorithm":
+            return replace(choice, parts={**choice.parts, key: text})
+        case "datasets":
+            return replace(choice, datasets=tuple(text.split()))
+        case "from":
+            return replace(choice, draft=text)
+        case "name":
+            return replace(choice, name=text.strip())
+        case "gpus":
+            words = text.split()
+            rest = {
+                name: at for name, at in choice.values.items() if name not in ("resources.gpus", "resources.num_gpus")
+            }
+            if words:
+                rest |= {"resources.gpus": set_text(words), "resources.num_gpus": str(len(words))}
+            return replace(choice, values=rest)
+    value, _ = fields_of(choice, seen)[key].read(text)
+    return replace(choice, values={**choice.values, key: set_text(value)})
+
+
+def reset(choice: Choice, key: str) -> Choice:
+    """The choice without what was chosen for a row."""
+    if key in ("name", "from", "datasets", "gpus"):
+        return changed(choice, None, key, "")
+    values = {name: text for name, text in choice.values.items() if name != key}
+    parts = {name: text for name, text in choice.parts.items() if name != key}
+    return replace(choice, values=values, parts=parts)
+
+
+# --- what can be picked -----------------------------------------------------------------------------------------------
+
+
+def items_for(workbench: Workbench, choice: Choice, seen: Review | None, key: str) -> list[Item]:
+    """What a row can be. Blocks: it reads the registry, the presets or the GPUs."""
+    match key:
+        case "what":
+            return [Item(name, note) for name, note in WHATS.items()]
+        case "recipe":
+            return [Item(line.name, line.summary, line.problem) for line in list_presets("recipe")]
+        case "base" | "draft" | "algorithm":
+            return [Item(name, note, _misfit(choice, seen, key, name)) for name, note in names(key).items()]
+        case "datasets" | "from":
+            return _products(workbench, *(("dataset", "hidden_states") if key == "datasets" else ("train", "draft")))
+        case "gpus":
+            return [
+                Item(
+                    str(status.gpu.index),
+                    f"{status.gpu.name}, {size(status.gpu.free_mib << 20)} free, {status.state} {status.run_id}",
+                )
+                for status in workbench.gpus().gpus
+            ]
+    return [Item(word) for word in fields_of(choice, seen)[key].choices]
+
+
+def _products(workbench: Workbench, stage: str, folder: str) -> list[Item]:
+    found = []
+    for run in workbench.runs(stage=stage):
+        made = (workbench.paths(run.run_id).folder / folder).is_dir()
+        if made or run.state in ("queued", "starting", "running"):
+            problem = "" if run.state == "succeeded" else f"it is {run.state}"
+            found.append(Item(run.run_id, " ".join(part for part in (run.name, run.recipe, run.base) if part), problem))
+    return found
+
+
+def _misfit(choice: Choice, seen: Review | None, part: str, name: str) -> str:
+    """Why a base does not fit the draft chosen now, or a draft the base."""
+    if seen is None or part == "algorithm":
+        return ""
+    other = part_of(choice, seen, "draft" if part == "base" else "base")
+    for pair in seen.pairs:
+        mine, its = (pair.base, pair.draft) if part == "base" else (pair.draft, pair.base)
+        if (mine, its) == (name, other):
+            return pair.problem
+    return ""
+
+
+# --- cost -------------------------------------------------------------------------------------------------------------
+
+
+def costs_of(seen: Review) -> list[StageCost]:
+    """The cost of every stage that could be planned."""
+    return [cost_of(stage, made) for stage, made in seen.plans.items()]
+
+
+def cost_of(stage: str, made: Plan) -> StageCost:
+    """The cost of one stage."""
+    about = []
+    if made.samples is not None:
+        about.append(f"{count(made.samples)} conversations")
+    if made.tokens is not None:
+        about.append(f"{count(made.tokens)} tokens")
+    if made.steps is not None:
+        about.append(f"{made.steps:,} steps at most")
+    gpu = made.device == "cuda"
+    return StageCost(
+        stage=stage,
+        seconds=made.seconds,
+        device=f"GPU memory{f' x {made.num_devices}' if made.num_devices > 1 else ''}" if gpu else "memory",
+        device_bytes=made.device_bytes,
+        free_device_bytes=made.free_device_bytes if gpu else made.free_memory_bytes,
+        disk_bytes=made.disk_bytes,
+        free_disk_bytes=made.free_disk_bytes,
+        base=made.base.total,
+        draft=made.draft.total if made.draft is not None else None,
+        about=", ".join(about),
+        refused=not made.fits,
+    )
+
+
+def verdict_of(seen: Review) -> Verdict:
+    """What stands in the way of a choice, and what to know."""
+    assumed = dict.fromkeys(text for made in seen.plans.values() for text in made.assumptions)
+    return Verdict(tuple(map(str, seen.faults)), seen.refusals, seen.notes, tuple(assumed))

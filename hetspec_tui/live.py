@@ -1,0 +1,101 @@
+"""The app's own feed: what is going on, once a second, given to the page on top; and what has ended meanwhile."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+from hetspec_tui.desk import Desk
+from hetspec_tui.formatting import duration, safe
+from hetspec_tui.notices import desktop_notice
+from hetspec_tui.page import Page
+from hetspec_tui.pump import Feed
+from hetspec_tui.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from textual.app import App
+
+    from hetspec_core.service import Observer, Overview, RunSummary, Workbench
+
+    Base = App[None]
+else:
+    Base = object
+
+LOOK_S = 1.0
+
+
+class Live(Base):
+    """Mixed into the app: it looks at the runs, whichever page is on top."""
+
+    desk: Desk
+    settings: Settings
+    overview: Overview | None = None
+    _feed: Feed[Overview] | None = None
+    _observer: Observer | None = None
+    _fully: bool = False
+
+    def start_live(self) -> None:
+        """Begin to look."""
+        self._feed = Feed(self.desk.ask, self._question, self._taken, fail=self._failed, node=self, period_s=LOOK_S)
+        self._feed.start()
+
+    def look_now(self) -> None:
+        """Look at once, and at every run: one that was not at work may have changed."""
+        self._fully = True
+        if self._feed is not None:
+            self._feed.hurry()
+
+    def _question(self, workbench: Workbench) -> Overview:
+        if self._observer is None:
+            from hetspec_core.service import Observer  # in the desk's thread: the first paint does not wait for it
+
+            self._observer = Observer()
+        fully, self._fully = self._fully, False
+        return self._observer.look(workbench, fully=fully)
+
+    def _taken(self, overview: Overview) -> None:
+        before, self.overview = self.overview, overview
+        page = self.screen
+        if isinstance(page, Page):
+            page.show_overview(overview)
+        if before is None:
+            return
+        old = {run.summary.run_id: run.summary.state for run in before.active}
+        new = {run.summary.run_id: run.summary.state for run in overview.active}
+        changed = {run_id for run_id in old.keys() | new.keys() if old.get(run_id) != new.get(run_id)}
+        for run in _ended(overview):
+            if run.run_id in old and run.run_id not in new:
+                self.run_ended(run)
+        if changed:
+            for each in self.open_pages():
+                each.runs_touched(tuple(sorted(changed)))
+
+    def _failed(self, error: Exception) -> None:
+        page = self.screen
+        if isinstance(page, Page):
+            page.show_error(error)  # type: ignore[arg-type]
+
+    def run_ended(self, run: RunSummary) -> None:
+        """Tell that a run has ended, as loudly as the settings ask for."""
+        took = (run.ended or time.time()) - (run.started or run.created)
+        text = f"{safe(run.name or run.run_id)} {run.state} after {duration(took)}"
+        bad = run.state in ("failed", "lost")
+        self.notify(text, title=f"{run.stage} run", severity="error" if bad else "information")
+        if took < self.settings.notify_after_s:
+            return
+        if self.settings.notify in ("bell", "both"):
+            self.bell()
+        if self.settings.notify in ("desktop", "both") and self._driver is not None:
+            self._driver.write(desktop_notice("HetSpec", text, os.environ))
+
+    def open_pages(self) -> Sequence[Page]:
+        """Every page that is open."""
+        return ()
+
+
+def _ended(overview: Overview) -> list[RunSummary]:
+    lost = [concern.run for concern in overview.concerns if concern.run is not None and concern.kind == "lost"]
+    return [*overview.recent, *lost]

@@ -1,0 +1,238 @@
+"""How runs and GPUs look on the dashboard: cards of plain text for `widgets.cards`. It asks nobody for anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rich.cells import cell_len, set_cell_size
+
+from hetspec_tui.formatting import STATE_SIGNS, ago, duration, number, safe, size
+from hetspec_tui.widgets.cards import Card, Line, Piece
+from hetspec_tui.widgets.gauges import area, bar, meter, sparkline
+
+if TYPE_CHECKING:
+    from hetspec_core.service import Concern, GpuReport, LiveRun, Overview, RunSummary
+
+STATE_INKS = {
+    "queued": "dim",
+    "starting": "accent",
+    "running": "primary",
+    "succeeded": "good",
+    "failed": "bad",
+    "cancelled": "warn",
+    "lost": "bad",
+}
+_MIB = 1 << 20
+_AGE = 8
+HOT_C, WARM_C = 85, 75
+
+
+def title_of(run: RunSummary) -> str:
+    """What a run is called: its name, or its id when it has none."""
+    return safe(run.name or run.run_id)
+
+
+def fit(text: str, width: int) -> str:
+    """Text in exactly `width` cells."""
+    if cell_len(text) <= width:
+        return set_cell_size(text, width)
+    return set_cell_size(text, width - 1) + "…" if width > 0 else ""
+
+
+# --- runs at work and waiting -----------------------------------------------------------------------------------------
+
+
+def live_card(run: LiveRun, now: float, *, chart_lines: int = 0) -> Card:
+    """A run at work: what it is, how far it is, its key metric; with its curve in so many lines where there is room."""
+    lines = chart_lines if len(run.curve) > 1 else 0
+    return Card(run.summary.run_id, 2 + (lines + 1 if lines else 0), partial(_live_lines, run, now, lines))
+
+
+def _live_lines(live: LiveRun, now: float, chart_lines: int, width: int) -> list[Line]:
+    run = live.summary
+    sign: Piece = (f"{STATE_SIGNS[run.state]} ", STATE_INKS[run.state])
+    facts = "  ".join(word for word in (run.stage, _parts(run), _since(run, now)) if word)
+    name_width = max(16, min(cell_len(title_of(run)) + 2, width - 2 - min(cell_len(facts), width // 2)))
+    first: Line = [sign, (fit(title_of(run), name_width), "strong"), (fit(facts, width - 2 - name_width), "dim")]
+    share = run.progress
+    percent = f"{share * 100:4.0f}%" if share is not None else "  ..."
+    eta = f"  eta {duration(live.eta_s)}" if live.eta_s is not None else f"  {run.task or run.state}"
+    has_curve = len(live.curve) > 1 and width >= 50
+    bar_width = max(8, min(40, width // 3))
+    full, empty = bar(share, bar_width)
+    second: list[Piece] = [
+        ("  ", ""),
+        (full, STATE_INKS[run.state]),
+        (empty, "faint"),
+        (percent, "strong"),
+        (fit(eta, 14), "dim"),
+    ]
+    if has_curve:
+        newest = next((value for value in reversed(live.curve) if value is not None), None)
+        label = f" {live.metric.rpartition('/')[2]} {number(newest)} "
+        room = width - 2 - bar_width - 5 - 14 - cell_len(label)
+        second += [(label, ""), ("" if chart_lines else sparkline(live.curve, max(0, min(room, 60))), "accent")]
+    elif run.unit and run.done is not None:
+        second.append((f" {number(run.done)}/{number(run.total)} {safe(run.unit)}", "dim"))
+    return [first, second, *_chart(live.curve, width, chart_lines)]
+
+
+def _chart(curve: Sequence[float | None], width: int, height: int) -> list[Line]:
+    known = [value for value in curve if value is not None]
+    if not known or not height:
+        return []
+    labels = {0: number(max(known), 3), height - 1: number(min(known), 3)}
+    lines: list[Line] = []
+    for place, line in enumerate(area(curve, max(8, min(width - 12, 120)), height)):
+        lines.append([(f"  {labels.get(place, ''):>7} ", "dim"), ("│", "faint"), (line, "primary")])
+    return [*lines, []]
+
+
+def queued_card(run: RunSummary, place: int, now: float) -> Card:
+    """A run that waits."""
+    return Card(run.run_id, 1, partial(_queued_lines, run, place, now))
+
+
+def _queued_lines(run: RunSummary, place: int, now: float, width: int) -> list[Line]:
+    facts = f"{run.stage}  {_parts(run)}  waits {duration(now - run.created)}, place {place}"
+    name_width = max(16, width - 2 - min(cell_len(facts) + 1, width * 2 // 3))
+    return [
+        [
+            (f"{STATE_SIGNS[run.state]} ", STATE_INKS[run.state]),
+            (fit(title_of(run), name_width), ""),
+            (fit(facts, width - 2 - name_width), "dim"),
+        ]
+    ]
+
+
+def _parts(run: RunSummary) -> str:
+    return " · ".join(safe(part) for part in (run.base, run.draft) if part)
+
+
+def _since(run: RunSummary, now: float) -> str:
+    return "" if run.started is None else f"for {duration(now - run.started)}"
+
+
+# --- results and concerns ---------------------------------------------------------------------------------------------
+
+
+def recent_card(run: RunSummary, now: float) -> Card:
+    """A run that has ended: what came out."""
+    return Card(run.run_id, 1, partial(_recent_lines, run, now))
+
+
+def _recent_lines(run: RunSummary, now: float, width: int) -> list[Line]:
+    age = ago(now - (run.ended or run.created))
+    age = age if age == "now" else f"{age} ago"
+    result = _result(run)
+    left = width - 2 - _AGE
+    result_width = min(22 if left >= 50 else 19 if left >= 32 else 12, left * 3 // 5)
+    stage_width = 9 if left - result_width >= 30 else 0
+    name_width = max(0, left - result_width - stage_width)
+    return [
+        [
+            (f"{STATE_SIGNS[run.state]} ", STATE_INKS[run.state]),
+            (fit(f"{title_of(run)} ", name_width), ""),
+            (fit(run.stage, stage_width), "dim"),
+            (fit(result, result_width), "strong" if run.state == "succeeded" else STATE_INKS[run.state]),
+            (f"{age:>{_AGE}}", "dim"),
+        ]
+    ]
+
+
+def _result(run: RunSummary) -> str:
+    if run.state != "succeeded":
+        return run.state
+    words = []
+    if run.accept_length is not None:
+        words.append(f"accept {run.accept_length:4.2f}")
+    if run.speedup is not None:
+        words.append(f"{run.speedup:.2f}x")
+    return "  ".join(words) or (duration(run.ended - run.started) if run.ended and run.started else "done")
+
+
+def concern_card(concern: Concern, number_: int, now: float) -> Card:
+    """Something that needs attention; its key is the run's id, or `!` and its number."""
+    key = concern.run.run_id if concern.run is not None else f"!{number_}"
+    return Card(key, 2, partial(_concern_lines, concern, now))
+
+
+def _concern_lines(concern: Concern, now: float, width: int) -> list[Line]:
+    run = concern.run
+    if run is None:
+        return [[("! ", "warn"), (concern.text, "warn strong")], [("  ", ""), (concern.hint, "dim")]]
+    ended = ago(now - (run.ended or run.created))
+    name_width = min(cell_len(title_of(run)) + 1, max(10, width - 24))
+    first: Line = [
+        (f"{STATE_SIGNS[run.state]} ", "bad"),
+        (fit(title_of(run), name_width), "strong"),
+        (f" {concern.kind} {ended} ago" if ended != "now" else f" {concern.kind} just now", "bad"),
+    ]
+    return [first, [("  ", ""), (safe(concern.text), "dim")]]
+
+
+# --- GPUs and the line above ------------------------------------------------------------------------------------------
+
+
+def gpu_cards(report: GpuReport, runs: Mapping[str, str]) -> list[Card]:
+    """One card for each GPU; `runs` are the names of runs by id. Their key is the run's id, or `gpu` and the index."""
+    cards = []
+    for status in report.gpus:
+        key = status.run_id or f"gpu{status.gpu.index}"
+        if any(card.key == key for card in cards):  # a run with several
+            key = f"{key} {status.gpu.index}"
+        cards.append(Card(key, 1, partial(_gpu_lines, status, runs)))
+    return cards
+
+
+def _gpu_lines(status: object, runs: Mapping[str, str], width: int) -> list[Line]:
+    gpu = status.gpu  # type: ignore[attr-defined]
+    run_id, state = status.run_id, status.state  # type: ignore[attr-defined]
+    used = gpu.memory_mib - gpu.free_mib
+    load = None if gpu.utilisation is None else gpu.utilisation / 100
+    share = used / gpu.memory_mib if gpu.memory_mib else None
+    wide = width >= 100
+    name_width = 18 if wide else 0 if width < 64 else 10
+    meter_width = 14 if wide else 8
+    pieces: list[Piece] = [(f"{gpu.index:>2} ", "strong"), (fit(safe(_short(gpu.name)), name_width), "dim")]
+    for label, part, text in (
+        ("util ", load, "  ?%" if load is None else f"{gpu.utilisation:3d}%"),
+        (
+            " mem ",
+            share,
+            f"{size(used * _MIB)}/{size(gpu.memory_mib * _MIB)}" if wide else f"{(share or 0) * 100:3.0f}%",
+        ),
+    ):
+        full, empty = meter(part, meter_width)
+        pieces += [(label, "dim"), (full, _heat(part)), (empty, "faint"), (f" {text}", "")]
+    if gpu.temperature_c is not None:
+        ink = "bad" if gpu.temperature_c >= HOT_C else "warn" if gpu.temperature_c >= WARM_C else "dim"
+        pieces.append((f" {gpu.temperature_c:3d}°C", ink))
+    if gpu.power_w is not None and width >= 64:
+        pieces.append((f" {gpu.power_w:4.0f} W", "dim"))
+    if run_id:
+        pieces += [("  ▶ ", "primary"), (runs.get(run_id, run_id), "strong")]
+    else:
+        pieces.append((f"  {'busy (not ours)' if state == 'busy' else state}", "warn" if state == "busy" else "dim"))
+    return [pieces]
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("NVIDIA ").removeprefix("GeForce ")
+
+
+def _heat(share: float | None) -> str:
+    return "dim" if share is None else "bad" if share >= 0.95 else "warn" if share >= 0.8 else "good"
+
+
+def totals(overview: Overview) -> list[Piece]:
+    """One line: how many runs are in which state, and the room on the disk."""
+    order: Sequence[str] = ("running", "starting", "queued", "succeeded", "failed", "cancelled", "lost")
+    pieces: list[Piece] = []
+    for state in order:
+        if many := overview.counts.get(state, 0):
+            pieces += [(f" {STATE_SIGNS[state]} ", f"{STATE_INKS[state]} strong"), (f"{many:,} {state} ", "")]
+    pieces.append((f"  {overview.free_bytes / 1e9:,.0f} GB free", "dim"))
+    return pieces

@@ -1,0 +1,146 @@
+"""What the command palette (ctrl+p) offers: only what can be done now. It asks the desk for runs and presets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from textual.command import DiscoveryHit, Hit, Hits, Provider
+
+from hetspec_core.errors import HetSpecError
+from hetspec_tui import pages
+from hetspec_tui.formatting import STATE_SIGNS, safe
+from hetspec_tui.messages import OpenPage, OpenRun
+
+if TYPE_CHECKING:
+    from hetspec_core.service import RunSummary, Workbench
+    from hetspec_core.service.presets import PresetLine
+    from hetspec_tui.desk import HasDesk
+
+MOST_FOUND = 12
+
+
+class _Listed(Provider):
+    """A provider of a few commands that are known at once."""
+
+    def commands(self) -> list[tuple[str, str, Callable[[], Any]]]:
+        """Name, help and what it does, of each."""
+        return []
+
+    async def discover(self) -> Hits:
+        for name, about, act in self.commands():
+            yield DiscoveryHit(name, act, help=about)
+
+    async def search(self, query: str) -> Hits:
+        matcher = self.matcher(query)
+        for name, about, act in self.commands():
+            if (score := matcher.match(name)) > 0:
+                yield Hit(score, matcher.highlight(name), act, help=about)
+
+
+class PageCommands(_Listed):
+    """Go to another page."""
+
+    def commands(self) -> list[tuple[str, str, Callable[[], Any]]]:
+        return [
+            (f"Go to {entry.title}", f"{entry.about} ({entry.key})", partial(self._open, entry.name))
+            for entry in pages.available()
+            if entry.name != self.app.current_mode
+        ]
+
+    def _open(self, name: str) -> None:
+        self.app.post_message(OpenPage(name))
+
+
+class ActionCommands(_Listed):
+    """Whatever a key does here, with the key."""
+
+    def commands(self) -> list[tuple[str, str, Callable[[], Any]]]:
+        found: dict[str, tuple[str, str, Callable[[], Any]]] = {}
+        for active in self.screen.active_bindings.values():
+            binding = active.binding
+            shown = active.enabled and binding.description and binding.id
+            if not shown or binding.action.startswith(("page(", "palette", "move(")):
+                continue
+            act = partial(self.app.run_action, binding.action, active.node)
+            key = self.app.get_key_display(binding)
+            found.setdefault(binding.action, (binding.description, f"key {key}", act))
+        return list(found.values())
+
+
+class RunCommands(Provider):
+    """Open a run by its name, id, tag or note."""
+
+    async def search(self, query: str) -> Hits:
+        text = query.strip()
+        if len(text) < 2:
+            return
+        try:
+            runs = await cast("HasDesk", self.app).desk.ask(partial(_find_runs, text=text))
+        except HetSpecError:
+            return
+        matcher = self.matcher(query)
+        for run in runs:
+            name = safe(f"{run.name or run.run_id}  {run.run_id if run.name else ''}".strip())
+            about = f"{STATE_SIGNS[run.state]} {run.state} {run.stage} run"
+            yield Hit(
+                max(matcher.match(name), 0.1), matcher.highlight(name), partial(self._open, run.run_id), help=about
+            )
+
+    def _open(self, run_id: str) -> None:
+        self.app.post_message(OpenRun(run_id))
+
+
+class PresetCommands(Provider):
+    """Show a preset, or launch a recipe."""
+
+    async def search(self, query: str) -> Hits:
+        if len(query.strip()) < 2:
+            return
+        here = {entry.name for entry in pages.available()}
+        lines = await cast("HasDesk", self.app).desk.ask(lambda _: _presets())
+        matcher = self.matcher(query)
+        for line in lines:
+            name = f"{line.kind}/{line.name}"
+            if (score := matcher.match(name)) > 0 and "presets" in here:
+                about = {"kind": line.kind, "name": line.name}
+                act = partial(self.app.post_message, OpenPage("presets", about))
+                yield Hit(score, matcher.highlight(name), act, help=safe(line.summary))
+            name = f"Launch {line.name}"
+            if line.kind == "recipe" and "launch" in here and (score := matcher.match(name)) > 0:
+                act = partial(self.app.post_message, OpenPage("launch", {"recipe": line.name}))
+                yield Hit(score, matcher.highlight(name), act, help=safe(line.summary))
+
+
+class ThemeCommands(_Listed):
+    """Change the theme."""
+
+    def commands(self) -> list[tuple[str, str, Callable[[], Any]]]:
+        return [
+            (f"Theme {name}", "colours of the dashboard", partial(self._use, name))
+            for name in sorted(self.app.available_themes)
+            if name != self.app.theme
+        ]
+
+    async def discover(self) -> Hits:
+        return
+        yield  # the themes are many, and have a list of their own
+
+    def _use(self, name: str) -> None:
+        self.app.theme = name
+
+
+PROVIDERS = (PageCommands, ActionCommands, RunCommands, PresetCommands, ThemeCommands)
+
+
+def _find_runs(workbench: Workbench, text: str) -> list[RunSummary]:
+    from hetspec_core.service import Library
+
+    return Library(workbench).find([f"text:{text}"], limit=MOST_FOUND)
+
+
+def _presets() -> tuple[PresetLine, ...]:
+    from hetspec_core.service.presets import list_presets
+
+    return list_presets()

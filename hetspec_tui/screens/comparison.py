@@ -1,0 +1,240 @@
+"""Several runs side by side: curves over each other, results with the best of each, settings that differ."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+
+from hetspec_core.errors import HetSpecError
+from hetspec_tui.dialogs import Confirm, Prompt
+from hetspec_tui.formatting import safe
+from hetspec_tui.messages import OpenComparison, OpenRun
+from hetspec_tui.page import Page
+from hetspec_tui.pickers import Choice, Choose
+from hetspec_tui.registry.overlay import series_of, usual_metric
+from hetspec_tui.registry.side_by_side import rows_of, table_of
+from hetspec_tui.widgets import colours
+from hetspec_tui.widgets.cells import Column
+from hetspec_tui.widgets.chart import Chart
+from hetspec_tui.widgets.paged_table import PagedTable
+
+if TYPE_CHECKING:
+    from hetspec_core.service import Comparison, Workbench
+    from hetspec_core.service.pages import Axis, Curve
+
+AXES: dict[Axis, str] = {"step": "step", "tokens": "tokens", "wall_s": "time"}
+"""What x can be -> its name in the chart."""
+LOOK_S = 2.0
+
+
+class ComparisonScreen(Page):
+    """Runs side by side.
+
+    Args:
+        run_ids: of two runs at least; with two, every line says what changed from the first to the second.
+    """
+
+    CRUMB = "Compare"
+    CSS_PATH = "comparison.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("m", "metric", "Metric", id="comparison.metric"),
+        Binding("x", "axis", "X axis", id="comparison.axis"),
+        Binding("d", "changed", "What changed", id="comparison.changed"),
+        Binding("e", "export", "Export", id="comparison.export"),
+        Binding("f", "wide", "Table or both", id="comparison.wide", show=False),
+        Binding("c", "copy_ids", "Copy ids", id="comparison.copy", show=False),
+    ]
+
+    def __init__(self, run_ids: tuple[str, ...]) -> None:
+        super().__init__()
+        self.run_ids = run_ids
+        self.metric = ""
+        self.axis: Axis = "step"
+        self.changed_only = False
+        self.found: Comparison | None = None
+
+    def compose_page(self) -> ComposeResult:
+        with Container(id="body"):
+            yield Chart(id="curves")
+            yield PagedTable(id="facts", marking=False, empty="these runs are not here any more\nesc goes back")
+
+    @property
+    def crumb(self) -> str:
+        return f"Compare {len(self.run_ids)} runs"
+
+    @property
+    def table(self) -> PagedTable:
+        """The table of results and settings."""
+        return self.query_one("#facts", PagedTable)
+
+    def on_mount(self) -> None:
+        self.table.focus()
+        self.load()
+        self.set_interval(LOOK_S, self.look_while_at_work)
+
+    def runs_touched(self, run_ids: tuple[str, ...]) -> None:
+        self.load()
+
+    def look_while_at_work(self) -> None:
+        """Look again while one of the runs is at work and the screen is seen."""
+        at_work = self.found is not None and any(run.state in ("starting", "running") for run in self.found.runs)
+        if self.is_current and at_work:
+            self.load()
+
+    @work(exclusive=True, group="comparison")
+    async def load(self) -> None:
+        """Ask for the runs and show them."""
+        from hetspec_core.service import Library
+        from hetspec_core.service.pages import Pages
+
+        run_ids, metric, axis = self.run_ids, self.metric, self.axis
+
+        def look(workbench: Workbench) -> tuple[Comparison, str, list[Curve]]:
+            pages = Pages(workbench)
+            for run_id in run_ids:
+                workbench.registry.sync(run_id)
+            there = [line.summary.run_id for line in pages.lines(run_ids)]
+            names = list(pages.metrics(there))
+            name = metric if metric in names else usual_metric(names)
+            return Library(workbench).compare(there), name, pages.curves(there, name, axis) if name else []
+
+        found = await self.ask(look)
+        if found is None or not self.query(PagedTable):  # the widgets go before the workers do
+            return
+        self.found, self.metric, curves = found
+        self.show_curves(curves)
+        self.show_facts()
+
+    def show_curves(self, curves: list[Curve]) -> None:
+        """Draw the curves."""
+        chart = self.query_one(Chart)
+        chart.border_title = safe(self.metric) or "no metric"
+        chart.border_subtitle = "m metric  x axis"
+        chart.set_series([series_of(curve) for curve in curves], x_name=AXES[self.axis])
+
+    def show_facts(self) -> None:
+        """Fill the table."""
+        if self.found is None:
+            return
+        runs = self.found.runs
+        places = colours.places(run.run_id for run in runs)
+        names = [run.name or run.run_id for run in runs]
+        if len(set(names)) < len(names):
+            names = [f"{run.name or run.stage} {run.run_id[-4:]}" for run in runs]
+        columns = [Column("what", "", 26, grow=2, most=48)]
+        columns += [
+            Column(run.run_id, f"{colours.sign(places[run.run_id])} {safe(name)}", 16, "right", 1, 30)
+            for run, name in zip(runs, names, strict=True)
+        ]
+        if len(runs) == 2:
+            columns.append(Column("change", "change", 18, "right"))
+        rows = rows_of(self.found, time.time(), changed_only=self.changed_only) if runs else []
+        table = self.table
+        table.set_columns(columns)
+        table.set_keys(tuple(row.key for row in rows))
+        table.put_rows([row.key for row in rows], rows)
+
+    # --- keys --------------------------------------------------------------------------------------------------------
+
+    @work(group="dialog", exclusive=True)
+    async def action_metric(self) -> None:
+        """Choose the metric of the curves."""
+        from hetspec_core.service.pages import Pages
+
+        names = await self.ask(lambda workbench: Pages(workbench).metrics(self.run_ids))
+        if names is None:
+            return
+        choices = [Choice(name, name, f"in {runs} of {len(self.run_ids)}") for name, runs in names.items()]
+        name = await self.app.push_screen_wait(
+            Choose("Which metric?", choices, self.metric, empty="these runs have no metrics yet")
+        )
+        if name is not None:
+            self.metric = name
+            self.load()
+
+    def action_axis(self) -> None:
+        """Draw the curves over steps, tokens or time."""
+        axes = list(AXES)
+        self.axis = axes[(axes.index(self.axis) + 1) % len(axes)]
+        self.load()
+
+    @work(group="dialog", exclusive=True)
+    async def action_changed(self) -> None:
+        """Of two runs show only what changed, or everything again; of more, choose two."""
+        if self.found is None:
+            return
+        if len(self.found.runs) <= 2:
+            self.changed_only = not self.changed_only
+            self.show_facts()
+            return
+        first, *others = self.found.runs
+        choices = [Choice(run.run_id, run.name or run.run_id, run.run_id) for run in others]
+        chosen = await self.app.push_screen_wait(Choose(f"What changed from {first.name or first.run_id} to", choices))
+        if chosen is not None:
+            self.post_message(OpenComparison((first.run_id, chosen)))
+
+    @on(PagedTable.Selected)
+    @work(group="dialog", exclusive=True)
+    async def open_one(self) -> None:
+        """Choose one of the runs and open it."""
+        if self.found is None:
+            return
+        choices = [Choice(run.run_id, run.name or run.run_id, f"{run.state}  {run.run_id}") for run in self.found.runs]
+        chosen = await self.app.push_screen_wait(Choose("Open which run?", choices))
+        if chosen is not None:
+            self.post_message(OpenRun(chosen))
+
+    def action_wide(self) -> None:
+        """Give the table all the room, or share it with the curves."""
+        self.toggle_class("-facts")
+
+    def action_copy_ids(self) -> None:
+        """Put the ids of the runs on the clipboard."""
+        self.app.copy_to_clipboard("\n".join(self.run_ids))
+        self.notify("\n".join(self.run_ids[:8]), title="Copied", timeout=3, markup=False)
+
+    @work(group="dialog", exclusive=True)
+    async def action_export(self) -> None:
+        """Write the comparison into a file."""
+        from hetspec_core.service.export import csv_text, form_of, json_text, markdown_text, write_text
+
+        if self.found is None:
+            return
+        name = await self.app.push_screen_wait(
+            Prompt(
+                "Write the comparison to which file?",
+                str(Path.cwd() / "comparison.md"),
+                hint=".csv, .json or .md says in which form",
+            )
+        )
+        if not name or not name.strip():
+            return
+        path = Path(name.strip()).expanduser()
+        try:
+            form = form_of(path)
+        except HetSpecError as error:
+            self.show_error(error)
+            return
+        over = Confirm(f"Write over {path.name}?", f"{path} is there already.", yes="Write over")
+        if path.exists() and not await self.app.push_screen_wait(over):
+            return
+        head, lines = table_of(self.found)
+        if form == "json":
+            text = json_text(self.found.to_json())
+        elif form == "csv":
+            text = csv_text([dict(zip(head, line, strict=True)) for line in lines], head)
+        else:
+            text = markdown_text(head, lines)
+
+        def write(workbench: Any) -> bool:
+            write_text(path, text)
+            return True
+
+        if await self.ask(write):
+            self.notify(f"written to {path}", markup=False)

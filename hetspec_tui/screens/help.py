@@ -1,0 +1,108 @@
+"""Every key that does something here, to look for and to run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from hetspec_tui.widgets.choice_list import ChoiceList
+
+
+@dataclass(frozen=True)
+class HelpLine:
+    """One binding: where it belongs, its keys as they are shown, what it does, its id for the keymap file."""
+
+    place: str
+    keys: str
+    text: str
+    name: str
+    enabled: bool = True
+
+
+class HelpScreen(ModalScreen[int | None]):
+    """A list that narrows as one types; gives the number of the line that was chosen.
+
+    Args:
+        lines: the bindings, those of one place together.
+        title: of what they are.
+    """
+
+    CSS_PATH = "help.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "leave", "Close", id="help.close"),
+        Binding("down", "move(1)", "Next", id="help.down"),
+        Binding("up", "move(-1)", "Previous", id="help.up"),
+        Binding("pagedown", "move(10)", "Ten on", id="help.page_down"),
+        Binding("pageup", "move(-10)", "Ten back", id="help.page_up"),
+    ]
+
+    def __init__(self, lines: Sequence[HelpLine], title: str) -> None:
+        super().__init__(classes="dialog -large")
+        self._lines = list(lines)
+        self._title = title
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog-box"):
+            yield Static(self._title, markup=False, classes="dialog-title")
+            yield Input(placeholder="type to filter", id="help-filter")
+            yield ChoiceList(id="help-list")
+            yield Static("Enter does it   Esc closes   ids are for keys.toml", markup=False, classes="dialog-hint")
+
+    def on_mount(self) -> None:
+        self.query_one("#help-list").can_focus = False
+        self._show("")
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        self._show(event.value)
+
+    def on_input_submitted(self) -> None:
+        chosen = self.query_one(OptionList).highlighted_option
+        if chosen is not None and chosen.id is not None:
+            self.dismiss(int(chosen.id))
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        if event.option.id is not None:
+            self.dismiss(int(event.option.id))
+
+    def _show(self, text: str) -> None:
+        words = text.lower().split()
+        found = self.query_one(OptionList)
+        found.clear_options()
+        place = ""
+        for number, line in enumerate(self._lines):
+            if not all(word in f"{line.place} {line.keys} {line.text} {line.name}".lower() for word in words):
+                continue
+            if line.place != place:
+                place = line.place
+                found.add_option(Option(Content.styled(place, "bold $primary"), disabled=True))
+            prompt = Content.assemble(
+                (f"  {line.keys:>12}  ", "bold $accent"),
+                (f"{line.text:<34}", "" if line.enabled else "strike $text-disabled"),
+                ("" if line.enabled else " (not now)", "$text-muted"),
+                (f" {line.name}", "$text-muted"),
+            )
+            found.add_option(Option(prompt, id=str(number), disabled=not line.enabled))
+        if not found.option_count:
+            found.add_option(Option("No key does that. Esc closes.", disabled=True))
+        found.action_first()
+
+    def action_move(self, by: int) -> None:
+        """Move the highlight."""
+        found = self.query_one(OptionList)
+        for _ in range(abs(by)):
+            if by > 0:
+                found.action_cursor_down()
+            else:
+                found.action_cursor_up()
+
+    def action_leave(self) -> None:
+        self.dismiss(None)

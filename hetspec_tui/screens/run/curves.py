@@ -1,0 +1,243 @@
+"""The curves of a run: which metrics, along what, over which other runs."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from rich.cells import cell_len
+from textual import on, work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal
+from textual.content import Content
+from textual.widgets import OptionList
+from textual.widgets.option_list import Option
+
+from hetspec_core.errors import NotFoundError
+from hetspec_core.service import Library, curve, save_export
+from hetspec_tui.dialogs import Prompt
+from hetspec_tui.formatting import number, safe
+from hetspec_tui.page import Page
+from hetspec_tui.screens.run.head import MUTED
+from hetspec_tui.widgets.chart import Chart
+from hetspec_tui.widgets.curves import Series
+
+if TYPE_CHECKING:
+    from hetspec_core.service import Workbench
+
+AXES = {"step": "step", "tokens": "tokens", "wall_s": "time"}
+"""What the service calls an axis -> what the chart calls it."""
+
+FIRST = ("loss", "eval/loss", "accept_length", "eval/accept_length")
+_PERIOD_S = 1.0
+_POINTS = 2000
+_MOST_POINTS = 100_000
+_LIST_CELLS = 24
+
+
+class CurvesPane(Horizontal):
+    """A list of metrics to choose from, and the chart of the chosen ones.
+
+    Args:
+        run_id: whose.
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("x", "axis", "Axis", id="curves.axis", tooltip="x = step, tokens or wall time"),
+        Binding("o", "overlay", "Overlay", id="curves.overlay", tooltip="Draw other runs over this one"),
+        Binding("M", "metrics", "Metrics", id="curves.metrics", tooltip="Choose metrics"),
+        Binding("space", "draw_metric", "Draw", id="curves.toggle", show=False),
+        Binding("E", "export", "Save CSV", id="curves.export", show=False),
+    ]
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__()
+        self.run_id = run_id
+        self.axis = "step"
+        self.others: list[str] = []
+        self.names: dict[str, str] = {}
+        self._known: list[str] = []
+        self._wanted: set[str] = set()
+        self._dirty = False
+        self._next = 0.0
+        self._chosen = False
+        self._values: dict[str, float | None] = {}
+
+    def compose(self) -> ComposeResult:
+        yield OptionList(id="metrics")
+        yield Chart(empty="no metrics yet", id="curves")
+
+    @property
+    def chart(self) -> Chart:
+        """The chart."""
+        return self.query_one(Chart)
+
+    @property
+    def page(self) -> Page:
+        """The screen, which asks the desk."""
+        return cast(Page, self.screen)
+
+    def know(self, metrics: list[str]) -> None:
+        """The run has these metrics, and perhaps new points."""
+        self._dirty = True
+        if metrics == self._known:
+            return
+        self._known = metrics
+        if not self._chosen and metrics:
+            self._wanted = {name for name in FIRST[:2] if name in metrics} or set(metrics[:1])
+        self._list()
+
+    def _list(self) -> None:
+        """The metrics with a sign before those that are drawn, and their newest values."""
+        chooser = self.query_one("#metrics", OptionList)
+        options = []
+        for name in self._known:
+            sign = Content.styled("✔ ", "$success") if name in self._wanted else Content("  ")
+            text = safe(name)
+            value = number(self._values[name], 3) if name in self._values else ""
+            room = max(1, _LIST_CELLS - cell_len(text) - cell_len(value))
+            options.append(Option(sign + Content(text + " " * room) + Content.styled(value, MUTED), id=name))
+        if [option.id for option in chooser.options] == self._known:
+            for option in options:
+                chooser.replace_option_prompt(str(option.id), option.prompt)
+        else:
+            chooser.clear_options()
+            chooser.add_options(options)
+
+    def tick(self) -> None:
+        """Bring new points now and then."""
+        now = time.monotonic()
+        if self._dirty and now >= self._next:
+            self._dirty, self._next = False, now + _PERIOD_S
+            self.bring()
+
+    @work(exclusive=True, group="curves")
+    async def bring(self) -> None:
+        """Ask for the points of all curves, and show them."""
+        runs, metrics, axis = [self.run_id, *self.others], [m for m in self._known if m in self._wanted], self.axis
+        points = self._points()
+
+        def question(workbench: Workbench) -> tuple[list[Series], dict[str, float | None]]:
+            found: list[Series] = []
+            for run_id in runs:
+                for metric in metrics:
+                    try:
+                        one = curve(workbench, run_id, metric, points, axis)  # pyright: ignore[reportArgumentType]
+                    except NotFoundError:  # another run without this metric, or one that was deleted
+                        continue
+                    name = self.names.get(run_id, run_id)
+                    if len(runs) == 1:
+                        key, label = metric, metric
+                    elif len(metrics) == 1:
+                        key, label = run_id, name
+                    else:
+                        key, label = f"{run_id} {metric}", f"{name} {metric}"
+                    found.append(Series(key, label, [p.x for p in one.points], [p.value for p in one.points]))
+            newest = {point.name: point.value for point in workbench.registry.last_metrics(self.run_id)}
+            return sorted(found, key=lambda one: -len(one.xs)), newest  # the sparse ones are drawn above the dense
+
+        answer = await self.page.ask(question)
+        if answer is not None and self.is_mounted:
+            series, self._values = answer
+            self._list()
+            chart = self.chart
+            chart.empty = (
+                "no metrics yet" if not self._known else "no metric is chosen: M" if not metrics else "no points yet"
+            )
+            chart.border_title = safe(metrics[0]) if len(metrics) == 1 and len(runs) > 1 else ""
+            chart.set_series(series, x_name=AXES[axis])
+
+    def _points(self) -> int:
+        """More where only a part is seen, so that zooming shows what was thinned out."""
+        chart = self.chart
+        whole = [(one.xs[0], one.xs[-1]) for one in chart.series if len(one.xs)]
+        if chart.x_range is None or not whole:
+            return _POINTS
+        span = max(high for _, high in whole) - min(low for low, _ in whole)
+        seen = chart.x_range[1] - chart.x_range[0]
+        return int(min(_MOST_POINTS, _POINTS * max(1.0, span / seen))) if seen > 0 else _MOST_POINTS
+
+    @on(Chart.ViewChanged)
+    def _view_changed(self) -> None:
+        if self.chart.x_range is not None:
+            self._dirty = True
+
+    @on(OptionList.OptionSelected)
+    def _choose(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        self._chosen = True
+        self._wanted ^= {str(event.option_id)}
+        self._list()
+        self.bring()
+
+    def action_draw_metric(self) -> None:
+        """Draw the metric under the cursor, or do not."""
+        self.query_one("#metrics", OptionList).action_select()
+
+    def action_metrics(self) -> None:
+        """Go to the list of metrics, or back to the chart."""
+        chooser = self.query_one("#metrics", OptionList)
+        if chooser.has_focus:
+            self.screen.remove_class("-choosing")
+            self.chart.focus()
+        else:
+            self.screen.add_class("-choosing")
+            chooser.focus()
+
+    def action_axis(self) -> None:
+        """Draw along steps, tokens or seconds of work."""
+        names = list(AXES)
+        self.axis = names[(names.index(self.axis) + 1) % len(names)]
+        self.bring()
+
+    @work
+    async def action_overlay(self) -> None:
+        """Ask which other runs to draw as well."""
+        words = await self.app.push_screen_wait(
+            Prompt(
+                "Which runs to draw over this one?",
+                " ".join(self.others),
+                "ids or names, with blanks between; none = only this run",
+            )
+        )
+        if words is None:
+            return
+
+        def question(workbench: Workbench) -> dict[str, str]:
+            library = Library(workbench)
+            return {run_id: library.summary(run_id).name or run_id for run_id in library.resolve(words.split())}
+
+        found = await self.page.ask(question)
+        if found is not None:
+            found.pop(self.run_id, None)
+            self.others = list(found)
+            self.names |= found
+            self.bring()
+
+    @work
+    async def action_export(self) -> None:
+        """Save the points that are seen as CSV, and copy the path."""
+        data = self.chart.snapshot()
+        name = f"{self.names.get(self.run_id, self.run_id)}-{'-'.join(sorted(self._wanted))}"
+        path = await self.page.change(lambda workbench: save_export(workbench, name, ".csv", data.to_csv()))
+        if path is not None:
+            self.app.copy_to_clipboard(str(path))
+            self.notify(f"{path}\nThe path is on the clipboard.", title="Saved", markup=False)
+
+    def view_state(self) -> dict[str, Any]:
+        """How the user looks at it."""
+        chosen = sorted(self._wanted) if self._chosen else None
+        return {"axis": self.axis, "metrics": chosen, "chart": self.chart.view_state()}
+
+    def restore_view(self, state: dict[str, Any]) -> None:
+        """Take up `view_state`; what is odd in it is left out."""
+        if state.get("axis") in AXES:
+            self.axis = state["axis"]
+        if isinstance(state.get("metrics"), list):
+            self._chosen, self._wanted = True, {str(name) for name in state["metrics"]}
+            known, self._known = self._known, []
+            self.know(known)
+        if isinstance(state.get("chart"), dict):
+            self.chart.restore_view(state["chart"])
+        self._dirty = True

@@ -1,0 +1,242 @@
+"""Workers, files and results of a run as text to read. Pure: it draws what it is given, and asks nobody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.cells import cell_len
+from textual.content import Content
+
+from hetspec_core.service import exit_words
+from hetspec_tui.formatting import duration, number, safe, size
+from hetspec_tui.screens.run.head import MUTED
+
+if TYPE_CHECKING:
+    from hetspec_core.events import Artifact, CheckpointSaved
+    from hetspec_core.service import GpuReport, RunSummary, WorkerFacts
+
+_EIGHTHS = " ▏▎▍▌▋▊▉"
+BAR_CELLS = 28
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> Content:
+    """Rows under a head, in columns as wide as they need to be.
+
+    Args:
+        head: names of the columns.
+        rows: cells; what a row lacks is empty.
+        right: columns that stand at the right.
+    """
+    cells = [[safe(cell) for cell in row] + [""] * (len(head) - len(row)) for row in rows]
+    widths = [max(cell_len(row[at]) for row in [list(head), *cells]) for at in range(len(head))]
+
+    def line(row: Sequence[str]) -> str:
+        parts = []
+        for at, cell in enumerate(row):
+            blank = " " * (widths[at] - cell_len(cell))
+            parts.append(blank + cell if at in right else cell + blank)
+        return "  ".join(parts).rstrip()
+
+    lines = [Content.styled(line(head), f"bold {MUTED}"), *(Content(line(row)) for row in cells)]
+    return Content("\n").join(lines)
+
+
+def bar(share: float, cells: int = BAR_CELLS) -> str:
+    """A bar of eighths of cells."""
+    eighths = round(max(0.0, min(1.0, share)) * cells * 8)
+    return ("█" * (eighths // 8) + _EIGHTHS[eighths % 8]).rstrip()
+
+
+def workers_text(workers: Sequence[WorkerFacts], gpus: GpuReport | None, run_id: str) -> Content:
+    """Workers of all attempts, then the GPUs that the run has."""
+    if not workers:
+        return _muted("It was not started yet. Its workers will be here.")
+    rows = []
+    for one in workers:
+        ended = "" if one.ended is None else exit_words(one.exit_status)
+        took = "" if one.started is None else duration((one.ended or time.time()) - one.started)
+        if one.name == "supervisor":
+            took = ""
+        started = "" if one.started is None else time.strftime("%m-%d %H:%M:%S", time.localtime(one.started))
+        pid = "" if one.pid is None else str(one.pid)
+        rows.append((str(one.attempt), one.name, pid, one.host, started, took, ended))
+    parts = [table(("attempt", "worker", "process", "host", "started", "took", "ended with"), rows, right=(0, 2))]
+    if gpus is not None:
+        parts.append(Content(""))
+        own = [status for status in gpus.gpus if status.run_id == run_id]
+        if own:
+            rows = [
+                (
+                    str(status.gpu.index),
+                    status.gpu.name,
+                    "-" if status.gpu.utilisation is None else f"{status.gpu.utilisation} %",
+                    _memory(status.gpu.memory_mib - status.gpu.free_mib, status.gpu.memory_mib),
+                    "-" if status.gpu.temperature_c is None else f"{status.gpu.temperature_c} °C",
+                )
+                for status in own
+            ]
+            parts.append(table(("GPU", "name", "busy", "memory", "temperature"), rows, right=(0, 2, 3, 4)))
+        else:
+            parts.append(_muted("It has no GPU." if gpus.gpus else f"No GPU here: {safe(gpus.reason)}"))
+    return Content("\n").join(parts)
+
+
+def _memory(used_mib: int, all_mib: int) -> str:
+    return f"{size(used_mib * 2**20)} / {size(all_mib * 2**20)}"
+
+
+def files_text(
+    checkpoints: Sequence[CheckpointSaved], artifacts: Sequence[Artifact], files: Mapping[str, int], folder: str
+) -> Content:
+    """Checkpoints, what was made, and what lies in the folder."""
+    parts = [Content(safe(folder)), Content("")]
+    if artifacts:
+        rows = [(one.kind, one.path, _short(one.summary)) for one in artifacts]
+        parts += [table(("made", "where", "what"), rows), Content("")]
+    if checkpoints:
+        rows = [
+            (f"{one.step:,}", "best" if one.best else "", one.path, _short(one.values))
+            for one in sorted(checkpoints, key=lambda one: -one.step)
+        ]
+        parts += [table(("step", "", "checkpoint", "values"), rows, right=(0,)), Content("")]
+    rows = [(name, size(bytes_)) for name, bytes_ in files.items()]
+    parts.append(table(("in the folder", "size"), rows, right=(1,)))
+    return Content("\n").join(parts)
+
+
+def results_text(results: Mapping[str, Any]) -> Content:
+    """All results; of a bench its tables, the histogram of accept lengths and the acceptance by depth as bars."""
+    if not results:
+        return _muted("No result yet. A bench has its tables here, a training its last evaluation.")
+    parts: list[Content] = []
+    for kind, data in results.items():
+        if parts:
+            parts.append(Content(""))
+        parts.append(Content.styled(safe(kind), "bold $accent"))
+        if isinstance(data, dict) and isinstance(data.get("trees"), list) and isinstance(data.get("plain"), dict):
+            parts += _bench(data)
+        else:
+            parts.append(table(("name", "value"), list(_flat("", data))))
+    return Content("\n").join(parts)
+
+
+def _bench(data: Mapping[str, Any]) -> list[Content]:
+    setup, trees = data.get("setup") or {}, [tree for tree in data["trees"] if isinstance(tree, dict)]
+    rows = [("plain", "-", "-", _fixed(data["plain"].get("decode_tokens_per_s"), 1), "1.00", "-")]
+    for tree in trees:
+        interval, lossless = tree.get("accept_length_interval"), tree.get("lossless") or {}
+        rows.append(
+            (
+                str(tree.get("tree", "?")),
+                _fixed(tree.get("accept_length"), 2),
+                "-" if not interval else f"{_fixed(interval[0], 2)}-{_fixed(interval[-1], 2)}",
+                _fixed(tree.get("decode_tokens_per_s"), 1),
+                _fixed(tree.get("speedup"), 2),
+                f"{lossless.get('identical', '?')}/{lossless.get('prompts', '?')}",
+            )
+        )
+    said = [f"{name} {safe(str(setup[name]))}" for name in ("base", "draft", "dtype", "device") if name in setup]
+    parts = [Content(", ".join(said))] if said else []
+    head = ("tree", "accept length", "95 %", "tokens/s", "speedup", "identical")
+    parts += [Content(""), table(head, rows, right=(1, 2, 3, 4, 5))]
+    for tree in trees:
+        name = safe(str(tree.get("tree", "?")))
+        histogram = tree.get("histogram")
+        if isinstance(histogram, dict) and histogram:
+            parts += [Content(""), Content.styled(f"{name}: verify steps by committed tokens", "bold")]
+            total = sum(_float(value) for value in histogram.values()) or 1.0
+            most = max(_float(value) for value in histogram.values()) or 1.0
+            for length, value in histogram.items():
+                share = _float(value)
+                parts.append(_bar_line(str(length), share / most, f"{share / total:4.0%}  {int(share):,}"))
+        depths = [row for row in tree.get("by_depth") or () if isinstance(row, dict)]
+        if depths:
+            parts += [Content(""), Content.styled(f"{name}: acceptance by depth, given its parent (joint)", "bold")]
+            for row in depths:
+                rate, joint = _float(row.get("acceptance_rate")), _float(row.get("joint_rate"))
+                parts.append(_bar_line(str(row.get("depth", "?")), rate, f"{rate:4.0%}  ({joint:.0%})"))
+    return parts
+
+
+def _bar_line(name: str, share: float, figures: str) -> Content:
+    drawn = Content.styled(f"{bar(share):<{BAR_CELLS}}", "$primary")
+    return Content(f"{safe(name):>4}  ") + drawn + Content(f"  {figures}")
+
+
+def _flat(prefix: str, data: Any) -> list[tuple[str, str]]:
+    if isinstance(data, dict):
+        return [
+            row for name, value in data.items() for row in _flat(f"{prefix}.{name}" if prefix else str(name), value)
+        ]
+    if isinstance(data, float):
+        return [(prefix, _number(data))]
+    return [(prefix, str(data))]
+
+
+def setting_lines(settings: Mapping[str, Any]) -> list[str]:
+    """Settings, one a line, with the names in one column."""
+    wide = min(44, max((len(name) for name in settings), default=0))
+    return [
+        safe(f"{name:<{wide}}  {value!r}" if isinstance(value, str) else f"{name:<{wide}}  {value}")
+        for name, value in settings.items()
+    ]
+
+
+def _short(values: Mapping[str, Any]) -> str:
+    shown = [f"{name} {_number(value) if isinstance(value, int | float) else value}" for name, value in values.items()]
+    return ", ".join(shown[:4])
+
+
+def _float(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _fixed(value: Any, decimals: int) -> str:
+    return f"{value:,.{decimals}f}" if isinstance(value, int | float) else "-"
+
+
+def _number(value: Any) -> str:
+    return number(value) if isinstance(value, int | float) else "-" if value is None else str(value)
+
+
+def _muted(text: str) -> Content:
+    return Content.styled(text, MUTED)
+
+
+def recent_text(sentences: Sequence[str]) -> Content:
+    """The newest events, each as its time and what happened."""
+    lines = []
+    for said in sentences:
+        clock, _, rest = said.partition("  ")
+        lines.append(Content.styled(clock[-8:], MUTED) + Content(f" {rest.partition('  ')[2].strip()}"))
+    return Content("\n").join(lines)
+
+
+def facts_text(run: RunSummary, checkpoints: Sequence[CheckpointSaved]) -> Content:
+    """The facts of a run, for the side of a wide screen."""
+    best = next((one for one in reversed(checkpoints) if one.best), None)
+    rows = [
+        ("run", run.run_id),
+        ("stage", run.stage),
+        ("recipe", run.recipe),
+        ("base", run.base),
+        ("draft", run.draft),
+        ("algorithm", run.algorithm),
+        ("attempt", str(run.attempt) if run.attempt else ""),
+        ("step", f"{run.step:,}" if run.step is not None else ""),
+        ("tokens", f"{run.tokens:,}" if run.tokens is not None else ""),
+        ("accept length", _number(run.accept_length) if run.accept_length is not None else ""),
+        ("speedup", _number(run.speedup) if run.speedup is not None else ""),
+        ("best", f"step {best.step:,}" if best else ""),
+        ("stands on", ", ".join(run.parents)),
+        ("tags", " ".join(run.tags)),
+        ("note", run.note),
+        ("spec", run.spec_hash),
+    ]
+    lines = []
+    for name, value in rows:
+        if value:
+            lines.append(Content.styled(f"{name:<14}", MUTED) + Content(safe(value)))
+    return Content("\n").join(lines)

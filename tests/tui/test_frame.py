@@ -1,0 +1,87 @@
+"""The frame around every page: navigation, back, sizes, quitting."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from textual.pilot import Pilot
+
+from hetspec_tui import pages
+from hetspec_tui.app import HetSpecApp
+from hetspec_tui.messages import OpenPage
+from hetspec_tui.page import SMALLEST
+from tests.tui.driving import drive, screen_text, toasts
+
+PAGES = pages.available()
+
+
+@pytest.mark.parametrize("entry", PAGES, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("size", [(80, 24), tuple(SMALLEST), (200, 60)])
+def test_every_page_lies_inside_the_screen(entry: pages.PageEntry, size: tuple[int, int]) -> None:
+    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+        await pilot.press(entry.key)
+        await pilot.pause()
+        assert app.current_mode == entry.name
+        bars = [app.screen.query_one(name) for name in ("TitleBar", "#page", "KeyBar")]
+        assert [bar.region.y for bar in bars] == [0, 1, size[1] - 1]
+        assert all(app.screen.region.contains_region(bar.region) and bar.region.area for bar in bars)
+        assert entry.title in screen_text(app).splitlines()[0]
+
+    drive(act, size)
+
+
+def test_escape_leads_back_to_the_first_page_from_anywhere() -> None:
+    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+        for entry in PAGES:
+            await pilot.press(entry.key)
+        for _ in range(len(PAGES) + 3):
+            await pilot.press("escape")
+            await pilot.pause()
+        assert app.current_mode == pages.HOME
+        assert len(app.screen_stack) == 1
+
+    drive(act)
+
+
+def test_a_page_that_is_not_installed_is_said_and_not_opened() -> None:
+    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+        app.screen.post_message(OpenPage("nowhere"))
+        await pilot.pause()
+        assert app.current_mode == pages.HOME
+        assert "no page 'nowhere'" in toasts(app)
+
+    drive(act)
+
+
+@pytest.mark.parametrize("key", ["q", "ctrl+q"])
+def test_quit_keys_end_the_app_with_status_zero(key: str) -> None:
+    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+        await pilot.press(key)
+
+    assert drive(act).return_code == 0
+
+
+def test_a_small_terminal_is_told_the_size_that_is_needed_until_it_grows() -> None:
+    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+        assert "terminal too small: need 60x16, is 59x16" in screen_text(app)
+        assert not app.screen.query_one("#page").display
+        await pilot.resize_terminal(60, 16)
+        await pilot.pause()
+        assert app.screen.query_one("#page").display
+        assert "too small" not in screen_text(app)
+
+    drive(act, (59, 16))
+
+
+def test_a_storm_of_sizes_leaves_a_working_screen() -> None:
+    sizes = random.Random(7)
+
+    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+        for _ in range(50):
+            await pilot.resize_terminal(sizes.randint(1, 250), sizes.randint(1, 80))
+        await pilot.resize_terminal(80, 24)
+        await pilot.pause()
+        assert "HetSpec" in screen_text(app)
+
+    drive(act)

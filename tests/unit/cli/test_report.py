@@ -1,0 +1,127 @@
+"""Reports of many benches: tables, drawings, files, and which drafts nothing else beats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hetspec_core.cli.main import main
+from hetspec_core.events import Journal, Result, RunEnded, RunStarted
+from hetspec_core.service import Workbench
+from hetspec_core.service.results import ResultRow, collect, front
+from tests.fakes.specs import small_spec
+
+
+def tree(shape: str, accept_length: float, propose_s: float, tokens_per_s: float) -> dict[str, Any]:
+    return {
+        "tree": shape,
+        "accept_length": accept_length,
+        "accept_length_interval": [accept_length - 0.1, accept_length + 0.1],
+        "histogram": {"1": 10, "2": 30, "3": 10},
+        "by_depth": [
+            {"depth": 1, "offered": 50, "accepted": 40, "acceptance_rate": 0.8, "joint_rate": 0.8},
+            {"depth": 2, "offered": 40, "accepted": 10, "acceptance_rate": 0.25, "joint_rate": 0.2},
+        ],
+        "decode_tokens_per_s": tokens_per_s,
+        "speedup": tokens_per_s / 100,
+        "lossless": {"identical": 7, "prompts": 8, "differences": []},
+        "phases": {"propose_s": propose_s, "verify_s": 0.02, "commit_s": 0.001, "other_s": 0.002},
+        "costs": {"prefill_s": 0.5, "propose_s": 50 * propose_s, "verify_s": 1.0, "commit_s": 0.05, "other_s": 0.1},
+        "categories": {},
+    }
+
+
+def bench_run(workbench: Workbench, name: str, parameters: int, *trees: dict[str, Any]) -> str:
+    """A bench that has succeeded with this result."""
+    made = workbench.submit(small_spec(name, "bench"))
+    setup = {"base": "tiny", "dtype": "float32", "batch_size": 1, "sampling": {"temperature": 0.0}}
+    setup |= {"draft_parameters": 2 * parameters, "draft_active_parameters": parameters}
+    result = {"setup": setup, "plain": {"decode_tokens_per_s": 100.0}, "trees": list(trees)}
+    with Journal(made.paths.events, "worker-0") as journal:
+        journal.write(RunStarted(stage="bench", pid=1, host="h"))
+        journal.write(Result(kind="bench", data=result))
+        journal.write(RunEnded(attempt=1, state="succeeded"))
+    return made.run_id
+
+
+@pytest.fixture
+def benches(home: Path) -> list[str]:
+    with Workbench() as workbench:
+        return [
+            bench_run(workbench, "[red]small[/red]", 1_000_000, tree("6/10/60", 2.5, 0.010, 150.0)),
+            bench_run(
+                workbench, "large", 4_000_000, tree("6/10/60", 3.0, 0.030, 140.0), tree("4/1/4", 2.0, 0.015, 160.0)
+            ),
+        ]
+
+
+def test_a_report_shows_every_tree_with_where_the_time_goes(benches, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report"]) == 0
+    shown = capsys.readouterr().out
+    assert "[red]small[/red]" in shown, "names are no markup"
+    assert "2.50" in shown and "7/8" in shown
+    assert "0.55 (26%)" in shown, "the draft reads what was committed again: propose and commit are its time"
+    assert "depth 1: 80%" in shown and "depth 2: 25%" in shown
+    [line] = [line for line in shown.splitlines() if line.startswith("  2 ")][:1]
+    assert "60.0%" in line
+    assert "accept length against draft cost" in shown and "tokens/s against active parameters" in shown
+
+
+def test_words_of_a_query_choose_runs_and_nothing_found_is_said(benches, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", "name:large", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["label"], row["tree"]) for row in rows] == [("large", "6/10/60"), ("large", "4/1/4")]
+    assert rows[0]["draft_cost_s"] == pytest.approx(0.031)
+    assert main(["report", "name:nobody"]) != 0
+    assert "no bench of name:nobody has succeeded" in capsys.readouterr().err
+
+
+def test_files_hold_the_same_figures(benches, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    csv, markdown = tmp_path / "r.csv", tmp_path / "r.md"
+    assert main(["report", "--csv", str(csv), "--md", str(markdown), "--no-histograms"]) == 0
+    head, *lines = csv.read_text().splitlines()
+    assert len(lines) == 3 and {"accept_length", "propose_s", "committed_2"} <= set(head.split(","))
+    assert "| large | 4/1/4 | float32 |" in markdown.read_text()
+
+
+def test_a_picture_needs_an_extra_that_is_named(benches, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "plots.png"
+    status = main(["report", "--png", str(path)])
+    shown = capsys.readouterr()
+    if status == 0:
+        assert path.read_bytes().startswith(b"\x89PNG")
+    else:
+        assert "hetspec[report]" in shown.err and not path.exists()
+    assert main(["report", "--png", str(tmp_path / "plots.jpg")]) == 2
+
+
+def test_only_a_sweeps_own_benches_are_in_its_report(benches, home: Path) -> None:
+    from hetspec_core.service.sweeps.ledger import Entry, Ledger
+
+    with Workbench() as workbench:
+        entries = {"a": Entry(benches[1], "lr=1", "bench", "t"), "b": Entry("gone", "lr=2", "bench", "t")}
+        Ledger(workbench.roots.data, "grid").write(entries)
+        assert [row.label for row in collect(workbench, ["grid"])] == ["lr=1", "lr=1"]
+
+
+def row(x: float, y: float) -> ResultRow:
+    return ResultRow(
+        run_id="r", label="l", base="b", recipe="", tree="t", dtype="", batch_size=1, temperature=0.0, parameters=1,
+        active_parameters=1, accept_length=y, interval=None, plain_tokens_per_s=1.0, tokens_per_s=x, speedup=1.0,
+        identical=1, prompts=1,
+    )  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12))
+def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
+    found, best = front([row(x, y) for x, y in points], lambda one: one.tokens_per_s, lambda one: one.accept_length)
+    values = [value for _, value in found]
+    assert best, "something is always on it"
+    for index, (x, y) in enumerate(values):
+        better = any((a <= x and b > y) or (a < x and b >= y) for a, b in values)
+        assert (index in best) is not better
