@@ -215,10 +215,13 @@ def test_a_crashed_server_is_started_again_once(pair: Pair, site: Path, tmp_path
     try:
         first = fleet.server(None, CHAIN).server
         assert first is not None and first.pid is not None
+        helpers = [child.pid for child in psutil.Process(first.pid).children()]
+        assert len(helpers) == 1
         psutil.Process(first.pid).kill()
         psutil.wait_procs([psutil.Process(first.pid)], timeout=5)
         second = fleet.server(None, CHAIN).server
-        assert second is not None and second is not first and second.alive
+        assert second is not None and second is not first and second.alive and second.pid is not None
+        helpers += [child.pid for child in psutil.Process(second.pid).children()]
         assert fleet.server(None, CHAIN).server is second
         psutil.Process(second.pid).kill()
         time.sleep(0.2)
@@ -226,6 +229,7 @@ def test_a_crashed_server_is_started_again_once(pair: Pair, site: Path, tmp_path
             fleet.server(None, CHAIN)
     finally:
         fleet.close()
+    assert not [each for each in helpers if psutil.pid_exists(each) and alive(each)]
 
 
 @pytest.mark.parametrize("version", ["0.5.10", "0.6.0"])
@@ -274,6 +278,13 @@ def test_an_export_lies_beside_the_draft_and_is_made_once(pair: Pair, tmp_path: 
     assert {file.name: file.stat().st_mtime_ns for file in source.iterdir()} == before
     config = json.loads((one.folder / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLMEagle"] and config["tie_word_embeddings"] is False
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def draft_of(folder: Path, base_spec: BaseSpec, backbone: str, algorithm: AlgorithmSpec, **sizes: Any) -> Path:

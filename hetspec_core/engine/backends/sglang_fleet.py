@@ -112,7 +112,10 @@ class Fleet:
         if found is not None and found.server is not None and not found.server.alive:
             if found.feed is not None:
                 found.feed.close()
-            self._count_crash(found.server)
+            try:
+                self._count_crash(found.server)
+            finally:
+                found.server.stop()  # what it has left behind
             found = None
         if found is None:
             while len(self._running) >= self.spec.keep_servers:

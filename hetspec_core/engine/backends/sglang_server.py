@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ from hetspec_core.failures import recognise
 
 Progress = Callable[[str, float], None]
 """Told what a server is doing, and how far the whole start is (0 to 1)."""
+
+MARK = "HETSPEC_SGLANG_SERVER"
+"""In the environment of a server and of all that it starts: which server it is."""
 
 _LOOK_S = 0.2
 _ASK_S = 1.0
@@ -96,6 +100,7 @@ class SGLangServer:
         self.told = StartLog()
         self._process: subprocess.Popen[bytes] | None = None
         self._offset = 0
+        self._mark = uuid.uuid4().hex
 
     @property
     def pid(self) -> int | None:
@@ -119,6 +124,7 @@ class SGLangServer:
                 f"port {launch.port} of {launch.host} is taken by another program",
                 hint="leave the port out (a free one is found), or attach to the server that has it with --url",
             )
+        end_marked(self._mark)  # what a server that crashed has left
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.told, self.facts = StartLog(), None
         with self.log.open("ab") as output:
@@ -131,7 +137,7 @@ class SGLangServer:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env=child_environment(launch.environment),
+                    env=child_environment({**launch.environment, MARK: self._mark}),
                     preexec_fn=end_with_parent(),  # our group, so that whoever ends us ends it too
                 )
             except OSError as error:
@@ -199,6 +205,7 @@ class SGLangServer:
             process.kill()
         process.wait()
         psutil.wait_procs(list(family), timeout=5.0)
+        end_marked(self._mark)
         self._process = None
 
     def died(self) -> StageFailed:
@@ -258,6 +265,17 @@ def child_environment(ours: Mapping[str, str]) -> dict[str, str]:
     if not found.get("PYTHONPATH"):  # an empty entry would stand for the present folder
         found.pop("PYTHONPATH", None)
     return found
+
+
+def end_marked(mark: str) -> None:
+    """End every process that a server has started, be its parent alive or not; they inherit its mark."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(MARK) == mark:
+                process.kill()
+                found.append(process)
+    psutil.wait_procs(found, timeout=5.0)
 
 
 def _descendants(pid: int) -> set[psutil.Process]:
