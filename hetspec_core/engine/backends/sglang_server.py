@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +32,10 @@ MARK = "HETSPEC_SGLANG_SERVER"
 """In the environment of a server and of all that it starts: which server it is."""
 
 _LOOK_S = 0.2
-_ASK_S = 1.0
+_ASK_S, _SELDOM_ASK_S = 0.3, 5.0  # between questions whether it is ready, when it may be and before
+_NEARLY = 0.9
 _GRACE_S = 20.0
+_END_S = 5.0
 _TAIL_BYTES = 16_384
 _STEPS: tuple[tuple[re.Pattern[str], str, float], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), label, done)
@@ -156,7 +158,8 @@ class SGLangServer:
             ModelError: another class than the wanted one took the draft.
             Cancelled: `stop_asked` said so.
         """
-        limit, asked = time.monotonic() + timeout_s, 0.0
+        asked = time.monotonic()
+        limit = asked + timeout_s
         position, rest = self._offset, ""
         on_progress(self.told.label, self.told.done)
         try:
@@ -167,7 +170,7 @@ class SGLangServer:
                 if not self.alive:
                     raise self._died()
                 now = time.monotonic()
-                if now - asked >= _ASK_S and (self.told.done >= 0.9 or now - asked > 5 * _ASK_S):
+                if now - asked >= (_ASK_S if self.told.done >= _NEARLY else _SELDOM_ASK_S):
                     asked = now
                     if self.client.healthy():
                         break
@@ -204,7 +207,7 @@ class SGLangServer:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         process.wait()
-        psutil.wait_procs(list(family), timeout=5.0)
+        _await_end(family)
         end_marked(self._mark)
         self._process = None
 
@@ -275,7 +278,16 @@ def end_marked(mark: str) -> None:
             if process.environ().get(MARK) == mark:
                 process.kill()
                 found.append(process)
-    psutil.wait_procs(found, timeout=5.0)
+    _await_end(found)
+
+
+def _await_end(processes: Iterable[psutil.Process]) -> None:
+    """Wait a moment until these are gone, or wait for a parent that takes its time to reap them."""
+    limit = time.monotonic() + _END_S
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            while time.monotonic() < limit and process.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.01)
 
 
 def _descendants(pid: int) -> set[psutil.Process]:
