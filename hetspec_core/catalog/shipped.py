@@ -170,6 +170,22 @@ SHIPPED: tuple[Card, ...] = (
         capabilities={"needs_draft": "unless plain"},
     ),
     Card(
+        axis="stages",
+        name="serve",
+        target=f"{_ENGINE}.stages.serve:run",
+        options="hetspec_core.spec.serving:SGLangSpec",
+        summary="Serve base and draft by SGLang until it is stopped.",
+        capabilities={"needs_draft": "unless plain"},
+    ),
+    Card(
+        axis="stages",
+        name="tune",
+        target=f"{_ENGINE}.stages.tune:run",
+        options="hetspec_core.spec.tuning:TuneSpec",
+        summary="Try tree shapes and batch sizes within a time budget, and name the best.",
+        capabilities={"needs_draft": True},
+    ),
+    Card(
         axis="executors",
         name="local",
         target="hetspec_core.jobs.local:LocalExecutor",
@@ -180,5 +196,15 @@ SHIPPED: tuple[Card, ...] = (
         name="builtin",
         target=f"{_ENGINE}.backends.builtin:BuiltinBackend",
         summary="HetSpec's own decoding in PyTorch: the reference that others are tested against.",
+        capabilities={"decoding": ("trees", "every_position", "calibrate", "sampling")},
+    ),
+    Card(
+        axis="backends",
+        name="sglang",
+        target=f"{_ENGINE}.backends.sglang:SGLangBackend",
+        options="hetspec_core.spec.serving:SGLangSpec",
+        summary="SGLang over HTTP: a running server, or one that is started for base, draft and tree.",
+        capabilities={"decoding": ("trees", "calibrate", "sampling"), "server": True},
+        source="docs.sglang.ai",
     ),
 )

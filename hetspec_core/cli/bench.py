@@ -11,12 +11,15 @@ from hetspec_core.cli.follow import DetachOption, launch_detached
 from hetspec_core.cli.formats import format_number
 from hetspec_core.cli.options import (
     DEFAULT_RECIPE,
+    BackendOption,
     DraftOption,
     FileOption,
     NameOption,
     RecipeArgument,
     SavedOption,
     SetOption,
+    UrlOption,
+    backend_options,
     spec_options,
     trees_of,
 )
@@ -47,11 +50,16 @@ def bench(
     first_turn_only: Annotated[bool, typer.Option("--first-turn-only", help="Leave the second turns out.")] = False,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="0 = greedy.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Conversations decoded together.")] = None,
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Times each prompt is measured; the median counts.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="Number type: float32, bfloat16 or float16.")] = None,
+    backend: BackendOption = None,
+    url: UrlOption = None,
+    engine: Annotated[bool, typer.Option("--engine", help="Measure SGLang's offline engine, not a server.")] = False,
+    batch_size: Annotated[
+        list[int], typer.Option(min=1, help="Conversations decoded together; for sglang it may be repeated.")
+    ] = [],  # noqa: B006
     overrides: SetOption = [],  # noqa: B006
     file: FileOption = None,
     name: NameOption = None,
@@ -66,6 +74,9 @@ def bench(
     from hetspec_core.service.lines import append_line, result_line
     from hetspec_core.service.saved import resolve_saved, saved_draft
 
+    served = engine or url is not None or backend == "sglang"
+    if len(batch_size) > 1 and not served:
+        raise UsageError("--batch-size is given more than once", hint="the built-in engine takes one; sglang several")
     options = spec_options(
         name=name,
         bench__prompts=prompts,
@@ -74,13 +85,15 @@ def bench(
         bench__sample_ids=sample_id or None,
         bench__trees=trees_of(tree),
         bench__first_turn_only=first_turn_only or None,
-        bench__batch_size=batch_size,
+        bench__batch_size=batch_size[0] if batch_size and not served else None,
         bench__repeats=repeats,
         decoding__max_new_tokens=max_new_tokens,
         decoding__plain=plain or None,
         decoding__sampling__temperature=temperature,
         resources__dtype=dtype,
-    )
+        sglang__engine=engine or None,
+        sglang__batch_sizes=batch_size if served else None,
+    ) | backend_options("sglang" if engine and backend is None else backend, url)
     with Workbench() as workbench:
         given: dict[str, Any] = {"stage": "bench", "overrides": overrides, "file": file, "options": options}
         if not plain:
@@ -105,12 +118,15 @@ def bench(
 def print_bench(result: dict[str, Any]) -> None:
     """Print a bench result: the setting, a table of the ways of decoding, then the details of each tree."""
     setup, plain, trees = result["setup"], result["plain"], result["trees"]
-    _say(
-        f"{setup['base']} with draft {setup['draft']} ({setup['draft_parameters'] / 1e6:.1f} M parameters, "
+    size = (
+        ""
+        if setup["draft_parameters"] is None
+        else f" ({setup['draft_parameters'] / 1e6:.1f} M parameters, "
         f"vocabulary {format_number(setup['draft_vocab_size'])})"
         if setup["draft"]
         else f"{setup['base']} alone"
     )
+    _say(f"{setup['base']} with draft {setup['draft']}{size}")
     _say(
         f"{setup['questions']} prompts of {setup['prompts']}, {format_number(setup['prompt_tokens'])} prompt tokens, "
         f"up to {setup['max_new_tokens']} new tokens, {_sampling(setup['sampling'])}, {setup['dtype']}, "
@@ -120,7 +136,12 @@ def print_bench(result: dict[str, Any]) -> None:
         f"{setup['device']} ({setup['cpu']}, {setup['threads']} threads), torch {setup['torch']}, "
         f"transformers {setup['transformers']}"
     )
-    rows: list[Sequence[str]] = [("plain", "-", "-", _rate(plain["decode_tokens_per_s"]), "1.00", "-")]
+    served = setup.get("sglang")
+    if served is not None:
+        _say(f"SGLang {served['version']}, {served['mode']} {served.get('url', '')}".rstrip())
+    rows: list[Sequence[str]] = []
+    if plain is not None:
+        rows.append(("plain", "-", "-", _rate(plain["decode_tokens_per_s"]), "1.00", "-"))
     for tree in trees:
         lossless = tree["lossless"]
         rows.append(
@@ -130,11 +151,11 @@ def print_bench(result: dict[str, Any]) -> None:
                 _interval(tree["accept_length_interval"]),
                 _rate(tree["decode_tokens_per_s"]),
                 _number(tree["speedup"]),
-                f"{lossless['identical']}/{lossless['prompts']}",
+                "-" if lossless is None else f"{lossless['identical']}/{lossless['prompts']}",
             )
         )
     _table(("tree", "accept length", "95 %", "tokens/s", "speedup", "identical"), rows)
-    ends = [f"plain {_rate(plain['end_to_end_tokens_per_s'])}"]
+    ends = [] if plain is None else [f"plain {_rate(plain['end_to_end_tokens_per_s'])}"]
     ends += [
         f"{tree['tree']} {_rate(tree['end_to_end_tokens_per_s'])} ({_number(tree['speedup_end_to_end'])})"
         for tree in trees
@@ -161,6 +182,13 @@ def _print_tree(tree: dict[str, Any]) -> None:
         whole = sum(spent.values()) or 1.0
         shares = ", ".join(f"{name} {seconds:.2f} s ({seconds / whole:.0%})" for name, seconds in spent.items())
         _say(f"where the time goes at batch 1: {shares}")
+    if counted := tree.get("sglang"):
+        _say(
+            f"as SGLang counts: {counted['completion_tokens']} tokens / {counted['spec_verify_ct']} verify steps = "
+            f"{_number(counted['accept_length'])} (the first token is in it), flags {counted['flags']}"
+        )
+        for batch in counted["batches"]:
+            _say(f"{batch['batch_size']} prompts at once: {_rate(batch['tokens_per_s'])} tokens/s")
     if tree["phases"]:
         phases = ", ".join(f"{name[:-2]} {seconds * 1e3:.1f} ms" for name, seconds in tree["phases"].items())
         _say(f"a step, in a profiled pass of its own: {phases}")
@@ -178,7 +206,7 @@ def _print_tree(tree: dict[str, Any]) -> None:
                 for name, row in tree["categories"].items()
             ],
         )
-    for found in tree["lossless"]["differences"][:5]:
+    for found in (tree["lossless"] or {"differences": ()})["differences"][:5]:
         gap = (
             "" if found["top2_gap"] is None else f"; the base's two likeliest tokens are {found['top2_gap']:.2g} apart"
         )

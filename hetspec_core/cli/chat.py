@@ -10,11 +10,13 @@ import typer
 
 from hetspec_core.cli.options import (
     DEFAULT_RECIPE,
+    BackendOption,
     DraftOption,
     FileOption,
     RecipeOption,
     SavedOption,
     SetOption,
+    UrlOption,
     trees_of,
 )
 from hetspec_core.cli.output import JsonFlag, console, note, print_json
@@ -49,14 +51,15 @@ def chat(
     every_position: Annotated[
         bool, typer.Option("--every-position", help="Commit one token per step, so that a trace suits the simulator.")
     ] = False,
-    backend: Annotated[str, typer.Option(help="Who runs the models; see `catalog backends`.")] = "builtin",
+    backend: BackendOption = None,
+    url: UrlOption = None,
     overrides: SetOption = [],  # noqa: B006 - Typer reads the default, nobody changes it
     file: FileOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Chat with a base and its draft: accepted tokens in colour, /tree, /stats, /ab, /set and more; see /help."""
     from hetspec_core.cli.chat_commands import Talk
-    from hetspec_core.cli.options import spec_options
+    from hetspec_core.cli.options import backend_options, spec_options
     from hetspec_core.service import Workbench
     from hetspec_core.service.chat import ChatSession, Conversation, chat_config
     from hetspec_core.service.traces import trace_folder
@@ -67,7 +70,7 @@ def chat(
         decoding__max_new_tokens=max_new_tokens,
         decoding__sampling__temperature=temperature,
         decoding__sampling__seed=seed,
-    )
+    ) | backend_options(backend, url)
     conversation = Conversation.load(load) if load is not None else None
     with Workbench() as workbench:
         config = chat_config(
@@ -79,7 +82,6 @@ def chat(
             overrides=overrides,
             options=options,
             file=file,
-            backend=backend,
         )
         folder = record_to or (trace_folder() if record else None)
         with ChatSession(config, conversation=conversation, record=folder) as session:

@@ -11,12 +11,15 @@ from hetspec_core.cli.follow import PlainView
 from hetspec_core.cli.formats import format_number
 from hetspec_core.cli.options import (
     DEFAULT_RECIPE,
+    BackendOption,
     DraftOption,
     FileOption,
     NameOption,
     RecipeOption,
     SavedOption,
     SetOption,
+    UrlOption,
+    backend_options,
     spec_options,
     trees_of,
 )
@@ -43,6 +46,8 @@ def generate(
     top_p: Annotated[float | None, typer.Option(help="Sample from the likeliest tokens with this mass.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of the sampling.")] = None,
     ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after a stop token.")] = False,
+    backend: BackendOption = None,
+    url: UrlOption = None,
     overrides: SetOption = [],  # noqa: B006 - Typer reads the default, nobody changes it
     file: FileOption = None,
     name: NameOption = None,
@@ -65,7 +70,7 @@ def generate(
         decoding__sampling__top_k=top_k,
         decoding__sampling__top_p=top_p,
         decoding__sampling__seed=seed,
-    )
+    ) | backend_options(backend, url)
     with Workbench() as workbench:
         given: dict[str, Any] = {"stage": "generate", "overrides": overrides, "file": file, "options": options}
         if not plain:

@@ -36,6 +36,8 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "chat": ("hetspec_core.cli.chat", "app", "Talk to base and draft, and see the draft tree live."),
     "trace": ("hetspec_core.cli.trace", "app", "Recorded answers: show, replay, export, predict other tree shapes."),
     "bench": ("hetspec_core.cli.bench", "app", "Measure speculative against plain decoding."),
+    "serve": ("hetspec_core.cli.serve", "app", "Serve base and draft by SGLang."),
+    "tune": ("hetspec_core.cli.tune", "app", "Find the fastest tree shape and batch size here."),
     "plan": ("hetspec_core.cli.plan", "app", "What a run needs of memory, disk and time, before anything is spent."),
     "doctor": ("hetspec_core.cli.doctor", "app", "Check this machine and this installation."),
     "gpus": ("hetspec_core.cli.gpus", "app", "The GPUs of this machine, and which run has which."),

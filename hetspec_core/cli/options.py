@@ -38,6 +38,28 @@ SavedOption = Annotated[
 ]
 
 
+BackendOption = Annotated[
+    str | None, typer.Option("--backend", help="Who runs base and draft: builtin or sglang; see `catalog backends`.")
+]
+UrlOption = Annotated[
+    str | None,
+    typer.Option("--url", metavar="URL", help="Running server of SGLang, http://HOST:PORT; else one is started."),
+]
+
+
+def backend_options(backend: str | None, url: str | None) -> dict[str, Any]:
+    """Keys of the spec for a backend; a URL means SGLang.
+
+    Raises:
+        UsageError: a URL is given for another backend.
+    """
+    from hetspec_core.errors import UsageError
+
+    if url and backend not in (None, "", "sglang"):
+        raise UsageError(f"--url names a server of SGLang, and --backend is {backend}", hint="leave one of them out")
+    return spec_options(backend="sglang" if url else backend or None, sglang__url=url)
+
+
 def trees_of(words: list[str]) -> list[dict[str, int]] | None:
     """Tree shapes from depth/top_k/num_draft_tokens, or None when there is none.
 

@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from hetspec_core.spec import RunSpec
 from hetspec_core.spec.decode import near_word
 
-SECTIONS = ("base", "draft", "algorithm", "dataset", "training", "decoding", "bench", "resources")
-LOOSE = ("name", "prompts", "parents")
+SECTIONS = ("base", "draft", "algorithm", "dataset", "training", "decoding", "bench", "sglang", "tune", "resources")
+LOOSE = ("name", "backend", "prompts", "parents")
 GIVEN = ("schema_version", "stage", "recipe")
 """Keys that follow from the recipe and the command; neither presets nor --set say them."""
 

@@ -72,7 +72,7 @@ def resolve(
 
     Args:
         recipe: name of a recipe preset.
-        stage: dataset, train, bench or generate.
+        stage: dataset, train, bench, generate, serve or tune.
         overrides: `key.path=VALUE`, the value read as TOML; what is no TOML is taken as text.
         file: a TOML file in the form of a recipe, put over the recipe.
         options: dotted key -> value, from a command's own options; None values are left out.
@@ -270,7 +270,7 @@ def _value(item: Table | Leaf) -> Any:
 
 def _loose_faults(loose: Mapping[str, Any]) -> Iterator[Problem]:
     for name, value in loose.items():
-        if name == "name":
+        if name in ("name", "backend"):
             if not isinstance(value, str):
                 yield Problem(name, f"is {value!r}; needs text")
         elif not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):

@@ -81,11 +81,16 @@ class ChatSettings(_Message):
 
 
 class Open(_Message):
-    """Load the base; the first request, once. `base` and `resources` are dumps of BaseSpec and ResourcesSpec."""
+    """Load the base; the first request, once.
+
+    `base` and `resources` are dumps of BaseSpec and ResourcesSpec, `options` of the options model of the
+    backend's card.
+    """
 
     type: Literal["open"] = "open"
     protocol: int = PROTOCOL
     backend: str = "builtin"
+    options: dict[str, Any] = Field(default_factory=dict)
     base: dict[str, Any]
     resources: dict[str, Any] = Field(default_factory=dict)
 

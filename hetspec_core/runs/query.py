@@ -27,7 +27,7 @@ _NUMBERS = {name: name for name in ("accept_length", "speedup", "step", "tokens"
 _DURATIONS = {"age": "{now} - created", "took": "COALESCE(ended, {now}) - started"}
 _DATES = {name: name for name in ("created", "started", "ended")}
 _FLAGS = {name: name for name in ("starred", "archived")}
-_STAGES = ("dataset", "train", "bench", "generate")
+_STAGES = ("dataset", "train", "bench", "generate", "serve", "tune")
 FIELDS = (*_TEXT, *_NUMBERS, *_DURATIONS, *_DATES, *_FLAGS, "state", "stage", "tag", "text")
 """Names that a query may ask for, besides metrics and settings."""
 

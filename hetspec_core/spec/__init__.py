@@ -15,7 +15,9 @@ from hetspec_core.spec.model import (
 )
 from hetspec_core.spec.resources import ResourcesSpec
 from hetspec_core.spec.run import SCHEMA_VERSION, RunSpec, Stage
+from hetspec_core.spec.serving import SGLangSpec
 from hetspec_core.spec.training import OptimizerSpec, TrainingSpec
+from hetspec_core.spec.tuning import TuneSpec
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -36,10 +38,12 @@ __all__ = [
     "PathSource",
     "ResourcesSpec",
     "RunSpec",
+    "SGLangSpec",
     "SamplingSpec",
     "Scalar",
     "Spec",
     "Stage",
     "TrainingSpec",
     "TreeSpec",
+    "TuneSpec",
 ]

@@ -14,9 +14,11 @@ from hetspec_core.spec.dataset import DatasetSpec
 from hetspec_core.spec.decoding import BenchSpec, DecodingSpec
 from hetspec_core.spec.model import BaseSpec, DraftSpec
 from hetspec_core.spec.resources import ResourcesSpec
+from hetspec_core.spec.serving import SGLangSpec
 from hetspec_core.spec.training import TrainingSpec
+from hetspec_core.spec.tuning import TuneSpec
 
-Stage = Literal["dataset", "train", "bench", "generate"]
+Stage = Literal["dataset", "train", "bench", "generate", "serve", "tune"]
 SCHEMA_VERSION = 1
 
 
@@ -34,6 +36,9 @@ class RunSpec(Spec):
     training: TrainingSpec = Field(default_factory=TrainingSpec)
     decoding: DecodingSpec = Field(default_factory=DecodingSpec)
     bench: BenchSpec = Field(default_factory=BenchSpec)
+    backend: str = Field(default="builtin", description="Who runs base and draft; see `catalog backends`.")
+    sglang: SGLangSpec = Field(default_factory=SGLangSpec)
+    tune: TuneSpec = Field(default_factory=TuneSpec)
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
     prompts: tuple[str, ...] = Field(default=(), description="Prompts of stage generate.")
     parents: tuple[str, ...] = Field(default=(), description="Run ids that this run stands on.")

@@ -7,12 +7,13 @@ calls one backend from one thread.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from hetspec_core.acceptance import StepCount
 from hetspec_core.engine.data.conversation import Message
+from hetspec_core.errors import SpecError
 from hetspec_core.events.chat import BaseFacts, ChatStop, DraftFacts, ShapeCost
 from hetspec_core.events.steps import TreeStep
 from hetspec_core.spec import BaseSpec, DecodingSpec, ResourcesSpec
@@ -79,6 +80,19 @@ class Backend(ABC):
     """Runs one base and one draft at a time."""
 
     capabilities: tuple[Capability, ...] = ()
+
+    def __init__(self) -> None:
+        self.on_progress: Callable[[str, float], None] = lambda label, done: None
+        """Told what takes long, and how far it is (0 to 1); whoever opens a backend may put his own here."""
+
+    def configure(self, options: Mapping[str, Any]) -> None:
+        """Take the options of the card's model, before `open`.
+
+        Raises:
+            SpecError: this backend has none.
+        """
+        if options:
+            raise SpecError(f"this backend takes no options; seen: {', '.join(options)}")
 
     @abstractmethod
     def open(self, base: BaseSpec, resources: ResourcesSpec) -> BaseFacts:

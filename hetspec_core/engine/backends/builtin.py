@@ -41,6 +41,7 @@ class BuiltinBackend(Backend):
     capabilities = ("trees", "every_position", "calibrate", "sampling")
 
     def __init__(self) -> None:
+        super().__init__()
         self._base: BaseLM | None = None
         self._template: ChatTemplate | None = None
         self._drafts: dict[str, DraftLM] = {}  # the one used last stands last

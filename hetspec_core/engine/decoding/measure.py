@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -154,7 +154,24 @@ def profile(base: BaseLM, draft: DraftLM, questions: Sequence[Question], decodin
     }
 
 
-def first_difference(base: BaseLM, question: Question, plain: Completion, other: Completion) -> dict[str, Any] | None:
+Gap = Callable[[list[int]], float | None]
+"""How far apart the logits of the base's two likeliest tokens after a context are; None where nobody can tell."""
+
+
+def base_gap(base: BaseLM) -> Gap:
+    """The gap by a forward of the base."""
+
+    def gap(context: list[int]) -> float:
+        with torch.inference_mode():
+            ids = torch.tensor([context], device=base.device)
+            logits = base.logits(base.forward(ids).hidden[0, -1]).float()
+        best = logits.topk(2).values
+        return float(best[0] - best[1])
+
+    return gap
+
+
+def first_difference(gap: Gap, question: Question, plain: Completion, other: Completion) -> dict[str, Any] | None:
     """Where two answers part, and how close the base's two likeliest tokens are there; None when they are equal.
 
     Without a mistake they part only where the base is undecided within the rounding of its number type.
@@ -165,27 +182,23 @@ def first_difference(base: BaseLM, question: Question, plain: Completion, other:
         if len(plain.tokens) == len(other.tokens):
             return None
         return {"token": length, "plain": None, "speculative": None, "top2_gap": None}
-    context = torch.tensor([question.ids + plain.tokens[:at]], device=base.device)
-    with torch.inference_mode():
-        logits = base.logits(base.forward(context).hidden[0, -1]).float()
-    best = logits.topk(2).values
     return {
         "token": at,
         "plain": plain.tokens[at],
         "speculative": other.tokens[at],
-        "top2_gap": float(best[0] - best[1]),
+        "top2_gap": gap(question.ids + plain.tokens[:at]),
     }
 
 
 def speculative_report(
-    base: BaseLM, questions: Sequence[Question], plain: Track, track: Track, *, bootstrap: int
+    gap: Gap, questions: Sequence[Question], plain: Track, track: Track, *, bootstrap: int
 ) -> dict[str, Any]:
     """Everything that is said of one tree against plain decoding, as JSON data."""
     stats = AcceptStats.of(track.completions)
     groups = _by_conversation(questions, track.completions)
     differences = []
     for index, (question, ours, theirs) in enumerate(zip(questions, track.completions, plain.completions, strict=True)):
-        found = first_difference(base, question, theirs, ours)
+        found = first_difference(gap, question, theirs, ours)
         if found is not None:
             differences.append({"question": index, **found})
     tree = track.decoding.tree

@@ -16,6 +16,7 @@ from hetspec_core.engine.decoding.measure import (
     PLAIN,
     Question,
     Track,
+    base_gap,
     measure_questions,
     plain_report,
     profile,
@@ -37,6 +38,9 @@ def run(context: RunContext) -> None:
     """
     spec = context.spec
     conversations = read_prompts(spec.bench)
+    if spec.backend == "sglang":
+        _run_served(context, conversations)
+        return
     base, draft = load_pair(context)
     if draft is None and not spec.decoding.plain:
         raise SpecError(
@@ -54,7 +58,7 @@ def run(context: RunContext) -> None:
     for track in speculative:
         assert draft is not None  # else there is no such track
         context.check_cancelled()
-        report = speculative_report(base, questions, plain, track, bootstrap=spec.bench.bootstrap)
+        report = speculative_report(base_gap(base), questions, plain, track, bootstrap=spec.bench.bootstrap)
         report |= profile(base, draft, questions[: spec.bench.profile_prompts], track.decoding)
         reports.append(report)
     context.result(
@@ -67,6 +71,36 @@ def run(context: RunContext) -> None:
     )
     if reports:
         context.metric(0, {"accept_length": reports[0]["accept_length"], "speedup": reports[0]["speedup"]})
+
+
+def _run_served(context: RunContext, conversations: list[Conversation]) -> None:
+    """The same by SGLang. What is not known from outside (parameters, peak memory) is left out of the setting."""
+    from hetspec_core.engine.stages.bench_sglang import measure_served
+
+    spec = context.spec
+    found, questions = measure_served(context, conversations)
+    prompt_ids = json.dumps([question.ids for question in questions], separators=(",", ":"))
+    setup = {
+        **machine_facts(context.device),
+        "dtype": spec.resources.dtype,
+        "base": spec.base.name,
+        "draft": spec.draft.checkpoint or spec.draft.name if spec.draft else "",
+        "draft_parameters": None,
+        "draft_vocab_size": None,
+        "prompts": spec.bench.prompts,
+        "prompt_ids_hash": hashlib.sha256(prompt_ids.encode()).hexdigest()[:16],
+        "conversations": len(conversations),
+        "questions": len(questions),
+        "prompt_tokens": sum(len(question.ids) for question in questions),
+        "max_new_tokens": spec.decoding.max_new_tokens,
+        "sampling": spec.decoding.sampling.model_dump(),
+        "repeats": spec.bench.repeats,
+        "backend": "sglang",
+        "sglang": found["sglang"],
+    }
+    context.result("bench", {"setup": setup, "plain": found["plain"], "trees": found["trees"]})
+    best = found["trees"][0]
+    context.metric(0, {"accept_length": best["accept_length"], "speedup": best["speedup"]})
 
 
 def read_prompts(bench: BenchSpec) -> list[Conversation]:

@@ -135,7 +135,10 @@ class ChatWorker:
             )
         base = BaseSpec.model_validate(request.base)
         self._say(Loading(what=f"base {base.name}", done=0.0))
-        self._backend = load_card("backends", request.backend).load()()
+        backend: Backend = load_card("backends", request.backend).load()()
+        backend.configure(request.options)
+        backend.on_progress = lambda label, done: self._say(Loading(what=label, done=done))
+        self._backend = backend
         facts = self.backend.open(base, ResourcesSpec.model_validate(request.resources))
         self._say(Loading(what=f"base {base.name}", done=1.0))
         self._say(Ready(pid=os.getpid(), base=facts))

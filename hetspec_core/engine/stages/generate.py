@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from hetspec_core.acceptance import AcceptStats
+from collections.abc import Callable
+from typing import Any
+
+from hetspec_core.acceptance import AcceptStats, StepCount
+from hetspec_core.engine.backends.backend import Backend, StepSeen, Watcher
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import from_prompts
@@ -18,6 +22,10 @@ def run(context: RunContext) -> None:
     spec = context.spec
     if not spec.prompts:
         raise SpecError("there is no prompt", hint='hetspec-core generate "your question"')
+    if spec.backend != "builtin":
+        answers = _answer_served(context)
+        context.result("generate", {"answers": answers})
+        return
     base, draft = load_pair(context)
     template = ChatTemplate.for_tokenizer(base.tokenizer, spec.base.chat_template)
     answers = []
@@ -51,3 +59,56 @@ def run(context: RunContext) -> None:
             }
         )
     context.result("generate", {"answers": answers})
+
+
+def _answer_served(context: RunContext) -> list[dict[str, Any]]:
+    """The answers of a server of SGLang, as the built-in ones are told."""
+    from hetspec_core.engine.stages.served import draft_folder, sglang_backend
+
+    spec, answers = context.spec, []
+    with sglang_backend(context) as backend:
+        folder = draft_folder(context)
+        backend.use_draft(folder, spec.draft.name if spec.draft is not None else "")
+        for number, prompt in enumerate(spec.prompts):
+            question = from_prompts("", [prompt]).with_system(spec.base.system_prompt)
+            ids = backend.encode(question.messages)
+            stream, steps = TextStream(_Decoder(backend)), []
+
+            def say(tokens: list[int], stream: TextStream = stream, number: int = number) -> None:
+                if piece := "".join(stream.add(token) for token in tokens):
+                    context.emit(Text(prompt=number, text=piece))
+
+            def step(seen: StepSeen, say: Callable[[list[int]], None] = say, steps: list[StepCount] = steps) -> None:
+                steps.append(seen.count)
+                say(seen.tokens)
+
+            watcher = Watcher(on_tokens=say, on_step=step, stop_asked=context.cancelled.is_set, trees=False)
+            written = backend.answer(ids, spec.decoding, watcher)
+            context.check_cancelled()
+            if rest := stream.finish():
+                context.emit(Text(prompt=number, text=rest))
+            stats, decode_s = AcceptStats(steps), written.decode_s
+            answers.append(
+                {
+                    "prompt": prompt,
+                    "text": stream.text,
+                    "tokens": written.tokens,
+                    "prompt_tokens": len(ids),
+                    "stop_reason": written.stop_reason,
+                    "accept_length": stats.accept_length,
+                    "verify_steps": stats.num_steps,
+                    "first_token_s": written.first_token_s,
+                    "decode_tokens_per_s": (len(written.tokens) - 1) / decode_s if decode_s > 0 else None,
+                }
+            )
+    return answers
+
+
+class _Decoder:
+    """A backend as the tokenizer that a text stream wants."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    def decode(self, tokens: list[int], skip_special_tokens: bool = True) -> str:
+        return self._backend.text(tokens)

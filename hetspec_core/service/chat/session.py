@@ -92,6 +92,7 @@ class ChatSession(ChatState):
             self._link.send(
                 Open(
                     backend=config.backend,
+                    options=dict(config.backend_options),
                     base=config.base.model_dump(mode="json"),
                     resources=config.resources.model_dump(mode="json"),
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,14 @@ class ChatConfig:
         resources: device, number type, threads.
         settings: of the first answer.
         backend: card on the axis `backends`.
+        backend_options: as the options model of the card has them; only what is not its default.
     """
 
     base: BaseSpec
     resources: ResourcesSpec
     settings: ChatSettings
     backend: str = DEFAULT_BACKEND
+    backend_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def chat_config(
@@ -43,7 +45,7 @@ def chat_config(
     overrides: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
     file: Path | None = None,
-    backend: str = DEFAULT_BACKEND,
+    backend: str = "",
 ) -> ChatConfig:
     """Resolve a recipe into what a chat needs.
 
@@ -56,7 +58,7 @@ def chat_config(
         overrides: KEY=VALUE as for `--set`.
         options: dotted keys of the spec, below `overrides`.
         file: TOML file in the form of a recipe.
-        backend: card of the backend.
+        backend: card of the backend; what the spec says when empty.
 
     Raises:
         SpecError: the recipe does not hold.
@@ -77,7 +79,15 @@ def chat_config(
     )
     if not (plain or decoding.plain):
         settings = with_draft(settings, saved_draft(workbench, draft, saved, spec.base.name))
-    return ChatConfig(base=spec.base, resources=spec.resources, settings=settings, backend=backend)
+    chosen = backend or spec.backend
+    section = getattr(spec, chosen, None)  # a backend with options has a section of its name
+    return ChatConfig(
+        base=spec.base,
+        resources=spec.resources,
+        settings=settings,
+        backend=chosen,
+        backend_options={} if section is None else section.model_dump(mode="json", exclude_defaults=True),
+    )
 
 
 def with_draft(settings: ChatSettings, folder: Path | None) -> ChatSettings:

@@ -10,6 +10,7 @@ from hetspec_core.engine.decoding.measure import (
     PLAIN,
     Question,
     Track,
+    base_gap,
     first_difference,
     measure_questions,
     plain_report,
@@ -46,7 +47,7 @@ def test_every_track_answers_every_question_once(measured) -> None:
 
 def test_the_report_counts_what_was_decoded(measured) -> None:
     base, _, questions, plain, track = measured
-    report = speculative_report(base, questions, plain, track, bootstrap=100)
+    report = speculative_report(base_gap(base), questions, plain, track, bootstrap=100)
     committed = sum(int(length) * count for length, count in report["histogram"].items())
     assert committed == (12 - 1) * len(questions)  # the first token of each answer is prefill's
     assert report["accept_length"] == pytest.approx(committed / report["verify_steps"])
@@ -63,21 +64,21 @@ def test_a_difference_is_found_with_the_gap_of_the_two_likeliest(measured) -> No
     base, _, questions, plain, _ = measured
     right = plain.completions[0]
     wrong = Completion(right.prompt_tokens, tokens=[*right.tokens[:4], (right.tokens[4] + 1) % 7, *right.tokens[5:]])
-    found = first_difference(base, questions[0], right, wrong)
+    found = first_difference(base_gap(base), questions[0], right, wrong)
     assert found is not None
     assert (found["token"], found["plain"]) == (4, right.tokens[4])
     with torch.inference_mode():
         context = torch.tensor([questions[0].ids + right.tokens[:4]])
         best = base.logits(base.forward(context).hidden[0, -1]).topk(2).values
     assert found["top2_gap"] == pytest.approx(float(best[0] - best[1]), abs=1e-4)
-    assert first_difference(base, questions[0], right, right) is None
+    assert first_difference(base_gap(base), questions[0], right, right) is None
 
 
 def test_an_answer_that_ends_early_is_a_difference(measured) -> None:
     base, _, questions, plain, _ = measured
     right = plain.completions[0]
     short = Completion(right.prompt_tokens, tokens=right.tokens[:5])
-    found = first_difference(base, questions[0], right, short)
+    found = first_difference(base_gap(base), questions[0], right, short)
     assert found is not None
     assert found["token"] == 5
 

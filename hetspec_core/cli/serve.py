@@ -1,0 +1,133 @@
+"""`hetspec-core serve`: base and draft behind a server of SGLang, as a run; every flag after `--` is SGLang's."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hetspec_core.cli.follow import PlainView, launch_detached
+from hetspec_core.cli.options import DraftOption, FileOption, GpusOption, NameOption, SetOption, spec_options, trees_of
+from hetspec_core.cli.output import JsonFlag, console, launch, note, print_json
+from hetspec_core.errors import Cancelled, StageFailed
+
+if TYPE_CHECKING:
+    from hetspec_core.events import Event
+    from hetspec_core.service import Workbench
+
+app = typer.Typer()
+_LOOK_S = 0.5
+
+
+@app.command()
+def serve(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe preset; see `presets list recipe`.")],
+    flags: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- FLAG...]", help="Flags of SGLang's server, passed on as they are."),
+    ] = None,
+    draft: DraftOption = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Serve the base alone.")] = False,
+    tree: Annotated[str | None, typer.Option(help="depth/top_k/num_draft_tokens; top_k 1 is a chain.")] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; a free one when absent.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; this machine alone when absent.")] = None,
+    gpus: GpusOption = None,
+    sglang_python: Annotated[
+        Path | None, typer.Option("--sglang-python", help="Interpreter that has SGLang; this one when absent.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Leave it running; `runs stop` ends it.")] = False,
+    overrides: SetOption = [],  # noqa: B006 - Typer reads the default, nobody changes it
+    file: FileOption = None,
+    name: NameOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Serve a base and its draft by SGLang; prints the URL and lines to paste into a client."""
+    from hetspec_core.config import resolve
+    from hetspec_core.service import Workbench
+    from hetspec_core.service.drafts import find_draft
+
+    shapes = trees_of([tree] if tree else [])
+    options = spec_options(
+        name=name,
+        backend="sglang",
+        decoding__plain=plain or None,
+        decoding__tree=shapes[0] if shapes else None,
+        sglang__flags=list(flags) if flags else None,
+        sglang__port=port,
+        sglang__host=host,
+        sglang__python=str(sglang_python) if sglang_python is not None else None,
+        sglang__tp_size=gpus or None,
+        resources__num_gpus=gpus,
+    )
+    with Workbench() as workbench:
+        if not plain:
+            base = resolve(recipe, stage="serve", overrides=overrides, file=file, options=options).spec.base.name
+            options["draft.checkpoint"] = str(find_draft(workbench, draft, base))
+        spec = resolve(recipe, stage="serve", overrides=overrides, file=file, options=options).spec
+        if detach:
+            run_id = launch_detached(workbench, spec) if not json else _start(workbench, spec)
+            served = _await(workbench, run_id)
+            if json:
+                print_json({"run_id": run_id, **served})
+            else:
+                print_served(served)
+            return
+        try:
+            launch(workbench, spec, view=ServeView(as_json=json))
+        except Cancelled:
+            note("the server was stopped")
+
+
+def _start(workbench: Workbench, spec: Any) -> str:
+    run_id = workbench.submit(spec).run_id
+    workbench.start(run_id)
+    return run_id
+
+
+def _await(workbench: Workbench, run_id: str) -> dict[str, Any]:
+    """What a detached server says once it is ready.
+
+    Raises:
+        StageFailed: it ended before.
+    """
+    while True:
+        report = workbench.show(run_id)
+        if "serve" in report.results:
+            return report.results["serve"]
+        if report.summary.state in ("failed", "cancelled", "lost", "succeeded"):
+            reason = (report.summary.error or {}).get("message", report.summary.state)
+            raise StageFailed(f"run {run_id} ended before it served: {reason}", hint=f"see `runs show {run_id}`")
+        time.sleep(_LOOK_S)
+
+
+def print_served(served: dict[str, Any]) -> None:
+    """Print where a server is and how to use it."""
+    out = console()
+    tree = "plain" if served["tree"] is None else "steps, topk, draft tokens " + ", ".join(map(str, served["tree"]))
+    for line in (
+        f"SGLang {served['version']} serves {served['model']} ({tree}) at",
+        served["url"],
+        *served["clients"],
+    ):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class ServeView(PlainView):
+    """Progress on stderr; the server's address on stdout when it is ready."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__()
+        self._as_json = as_json
+
+    def show(self, event: Event) -> None:
+        """Print an event; the result is the address."""
+        if event.type != "result":
+            super().show(event)
+        elif self._as_json:
+            print_json(event.data, lines=True)
+        else:
+            self.flush()
+            print_served(event.data)
+            note("Ctrl-C stops it")

@@ -1,0 +1,93 @@
+"""`hetspec-core tune`: try tree shapes and batch sizes within a time budget, and say which are the fastest here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from hetspec_core.cli.options import (
+    DEFAULT_RECIPE,
+    BackendOption,
+    DraftOption,
+    FileOption,
+    NameOption,
+    RecipeArgument,
+    SetOption,
+    backend_options,
+    spec_options,
+    trees_of,
+)
+from hetspec_core.cli.output import JsonFlag, console, launch, print_json
+
+app = typer.Typer()
+
+
+@app.command()
+def tune(
+    recipe: RecipeArgument = DEFAULT_RECIPE,
+    draft: DraftOption = None,
+    backend: BackendOption = None,
+    tree: Annotated[list[str], typer.Option(help="Shape to try; may be repeated. A usual set when absent.")] = [],  # noqa: B006
+    batch_size: Annotated[list[int], typer.Option(min=1, help="Prompts at once; may be repeated.")] = [],  # noqa: B006
+    minutes: Annotated[float | None, typer.Option(help="Time for all of it; 15 when absent.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="MT-Bench form: FILE[:N] or shipped:NAME.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="First so many conversations.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
+    overrides: SetOption = [],  # noqa: B006
+    file: FileOption = None,
+    name: NameOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Measure tree shapes and batch sizes by plan, and report the frontier and the best flags."""
+    from hetspec_core.config import resolve
+    from hetspec_core.service import Workbench
+    from hetspec_core.service.drafts import find_draft
+
+    options = spec_options(
+        name=name,
+        tune__trees=trees_of(tree),
+        tune__batch_sizes=batch_size or None,
+        tune__budget_s=None if minutes is None else 60 * minutes,
+        bench__prompts=prompts,
+        bench__limit=limit,
+        decoding__max_new_tokens=max_new_tokens,
+    ) | backend_options(backend, None)
+    with Workbench() as workbench:
+        base = resolve(recipe, stage="tune", overrides=overrides, file=file, options=options).spec.base.name
+        options["draft.checkpoint"] = str(find_draft(workbench, draft, base))
+        spec = resolve(recipe, stage="tune", overrides=overrides, file=file, options=options).spec
+        report = launch(workbench, spec, quiet=json)
+    result = report.results["tune"]
+    if json:
+        print_json({"run_id": report.summary.run_id, **result})
+    else:
+        print_tuning(result)
+
+
+def print_tuning(result: dict[str, Any]) -> None:
+    """Print every trial and the best of each batch size."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for number, column in enumerate(("tree", "batch", "tokens/s", "accept length", "frontier", "")):
+        table.add_column(Text(column), justify="left" if number in (0, 5) else "right", no_wrap=number < 5)
+    for trial in result["trials"]:
+        best = result["best"].get(str(trial["batch_size"]), {"frontier": ()})
+        cells = (
+            trial["tree"],
+            str(trial["batch_size"]),
+            "-" if trial["tokens_per_s"] is None else f"{trial['tokens_per_s']:,.1f}",
+            "-" if trial["accept_length"] is None else f"{trial['accept_length']:.2f}",
+            "*" if trial["tree"] in best["frontier"] else "",
+            trial["note"],
+        )
+        table.add_row(*map(Text, cells))
+    console().print(table)
+    for size, best in result["best"].items():
+        speedup = "" if best["speedup"] is None else f", {best['speedup']:.2f} times plain decoding"
+        speed = f"{best['tokens_per_s']:,.1f} tokens/s{speedup}"
+        line = f"batch {size}: {best['tree']} is the fastest ({speed}): {best['flags']}"
+        console().print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,398 @@
+"""SGLang as a backend: a running server, or servers that are started for the base, the draft and the tree at hand.
+
+Tokens are made and read here by the base's own tokenizer; the server gets token ids and gives token ids. Nothing of
+SGLang is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hetspec_core.engine.backends.backend import Backend, Capability, StepSeen, Watcher, Written
+from hetspec_core.engine.backends.sglang_client import Chunk, SGLangClient, sampling_params
+from hetspec_core.engine.backends.sglang_counts import growth_count, step_counts
+from hetspec_core.engine.backends.sglang_export import ServedDraft
+from hetspec_core.engine.backends.sglang_fleet import Fleet, Served, died_of
+from hetspec_core.engine.backends.sglang_trees import TreeFeed, committed_tokens, step_count, tree_step
+from hetspec_core.engine.data.chat import ChatTemplate
+from hetspec_core.engine.data.conversation import Message
+from hetspec_core.engine.decoding.completion import Completion
+from hetspec_core.engine.modeling.base_lm import load_tokenizer
+from hetspec_core.engine.modeling.sources import fingerprint, materialize
+from hetspec_core.errors import ModelError, SpecError, StageFailed
+from hetspec_core.events.chat import BaseFacts, ChatStop, DraftFacts, ShapeCost
+from hetspec_core.paths import roots
+from hetspec_core.spec import BaseSpec, DecodingSpec, ResourcesSpec, SGLangSpec, TreeSpec
+
+_RECORD_S = 0.25  # how long a step waits for its tree
+
+
+class SGLangBackend(Backend):
+    """One base, served by SGLang."""
+
+    capabilities: tuple[Capability, ...] = ("trees", "calibrate", "sampling")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = SGLangSpec()
+        self._base: BaseSpec | None = None
+        self._tokenizer: Any = None
+        self._template: ChatTemplate | None = None
+        self._fleet: Fleet | None = None
+        self._attached: Served | None = None
+        self._plain: Served | None = None
+        self._draft: ServedDraft | None = None
+        self._draft_folder = ""
+        self._stop_ids: list[int] = []
+        self._context = 0
+        self.stop_asked: Callable[[], bool] = lambda: False
+        """Whether the start of a server should be given up; a run puts its cancellation here."""
+        self.folder = roots().cache / "sglang"
+        self.logs = roots().chat_logs / f"sglang-{os.getpid()}"
+        self._texts: dict[int, str] = {}
+
+    def configure(self, options: Mapping[str, Any]) -> None:
+        """As in `Backend`; the options are those of `SGLangSpec`."""
+        self.spec = SGLangSpec.model_validate(dict(options))
+
+    def open(self, base: BaseSpec, resources: ResourcesSpec) -> BaseFacts:
+        """As in `Backend`. A running server is asked what it is; others are started when an answer wants one."""
+        folder = materialize(base.source)
+        self._base = base
+        self._tokenizer = load_tokenizer(base)
+        self._template = ChatTemplate.for_tokenizer(self._tokenizer, base.chat_template)
+        self._stop_ids = stop_ids(folder, self._tokenizer)
+        self._context = base.architecture.max_position_embeddings
+        if self.spec.url:
+            self._attached = self._attach(self.spec.url, base)
+            self._plain = self._attach(self.spec.plain_url, base) if self.spec.plain_url else None
+            self._context = self._attached.facts.context_tokens or self._context
+        else:
+            self._fleet = Fleet(
+                self.spec,
+                base,
+                resources,
+                folder=self.folder,
+                logs=self.logs,
+                on_progress=lambda label, done: self.on_progress(label, done),
+                stop_asked=lambda: self.stop_asked(),
+            )
+        return self.facts()
+
+    def facts(self) -> BaseFacts:
+        """As in `Backend`."""
+        base = self._need_base()
+        machine: dict[str, Any] = {}
+        if self._attached is not None:
+            facts = self._attached.facts
+            machine = {"sglang": facts.version, "url": self._attached.client.url, "tree": facts.tree}
+        elif self._fleet is not None:
+            machine = {"sglang": self._fleet.version}
+        capabilities = self.capabilities if self._attached is None else ("calibrate", "sampling")
+        return BaseFacts(
+            name=base.name,
+            fingerprint=fingerprint(materialize(base.source)),
+            context_tokens=self._context,
+            vocab_size=base.architecture.vocab_size,
+            device="sglang",
+            machine=machine,
+            backend="sglang",
+            capabilities=capabilities,
+        )
+
+    def use_draft(self, folder: str, name: str) -> DraftFacts | None:
+        """As in `Backend`; the draft is exported, a server that has it starts with the first answer.
+
+        Raises:
+            ModelError: SGLang cannot serve the draft, or the server that was attached to has none.
+        """
+        if not folder:
+            self._draft, self._draft_folder = None, ""
+            return None
+        if self._attached is not None:
+            if not self._attached.facts.speculates:
+                raise ModelError(
+                    f"{self._attached.client.url} serves without a draft",
+                    hint="decode with --plain, or start it with a draft: `hetspec-core serve`",
+                )
+            self._draft_folder = folder
+            return DraftFacts(name=name)
+        if folder != self._draft_folder:
+            self._draft, self._draft_folder = self._need_fleet().export(Path(folder)), folder
+        return DraftFacts(name=name, vocab_size=self._need_base().architecture.vocab_size)
+
+    def encode(self, messages: Sequence[Message]) -> list[int]:
+        """As in `Backend`."""
+        if self._template is None:
+            raise SpecError("no base is open", hint="open one first")
+        return self._template.encode(messages, add_generation_prompt=True).input_ids
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """As in `Backend`."""
+        return self._tokenizer.decode(list(tokens), skip_special_tokens=True)
+
+    def token_text(self, token: int) -> str:
+        """What one token says; the vocabulary's own name for a piece of a character."""
+        text = self._texts.get(token)
+        if text is None:
+            text = self._tokenizer.decode([token])
+            if "\N{REPLACEMENT CHARACTER}" in text:
+                text = str(self._tokenizer.convert_ids_to_tokens(token))
+            self._texts[token] = text
+        return text
+
+    @property
+    def fleet(self) -> Fleet:
+        """The servers that are started here.
+
+        Raises:
+            SpecError: no base is open, or a running server was attached to.
+        """
+        return self._need_fleet()
+
+    @property
+    def exported(self) -> ServedDraft | None:
+        """The present draft in SGLang's layout."""
+        return self._draft
+
+    def served(self, decoding: DecodingSpec) -> Served:
+        """The server that decodes this way.
+
+        Raises:
+            ModelError: the server that was attached to decodes another way.
+            ResourceError, StageFailed: it cannot be started.
+        """
+        plain = decoding.plain or not self._draft_folder
+        if self._attached is not None:
+            if not plain or not self._attached.facts.speculates:
+                return self._attached
+            if self._plain is not None:
+                return self._plain
+            raise ModelError(
+                f"{self._attached.client.url} makes every answer with its draft; SGLang cannot leave it out",
+                hint="name a second server without one: --set sglang.plain_url=http://HOST:PORT",
+            )
+        return self._need_fleet().server(None if plain else self._draft, decoding.tree)
+
+    def answer(self, prompt: list[int], decoding: DecodingSpec, watcher: Watcher) -> Written:
+        """As in `Backend`."""
+        return self._write(self.served(decoding), prompt, decoding, watcher).written
+
+    def complete(self, served: Served, prompt: list[int], decoding: DecodingSpec) -> tuple[Completion, dict[str, Any]]:
+        """Answer a prompt for a measurement: the steps are those that the server counted.
+
+        Returns:
+            The answer, and the server's own figures of it.
+        """
+        quiet = Watcher(on_tokens=lambda tokens: None, on_step=lambda step: None, trees=False)
+        pen = self._write(served, prompt, decoding, quiet)
+        written, tree = pen.written, served.facts.tree
+        completion = Completion(
+            prompt_tokens=len(prompt),
+            tokens=written.tokens,
+            stop_reason="stop" if written.stop_reason == "stop" else "length",
+            steps=step_counts(pen.meta, len(written.tokens), tree[0]) if tree is not None else [],
+            first_token_s=written.first_token_s,
+            total_s=written.first_token_s + written.decode_s,
+        )
+        return completion, pen.meta
+
+    def _write(self, served: Served, prompt: list[int], decoding: DecodingSpec, watcher: Watcher) -> _Pen:
+        request_id = uuid.uuid4().hex
+        sampling = sampling_params(decoding.sampling, decoding.max_new_tokens, ignore_eos=decoding.ignore_eos)
+        if not decoding.ignore_eos:
+            sampling["stop_token_ids"] = self._stop_ids
+        speculates = served.facts.speculates
+        depth = served.facts.tree[0] if served.facts.tree else decoding.tree.depth
+        pen = _Pen(self, watcher, len(prompt), depth, served.feed if watcher.trees else None, request_id)
+        chunks = served.client.generate(prompt, sampling, request_id=request_id, stop_asked=watcher.stop_asked)
+        try:
+            for chunk in chunks:
+                pen.take(chunk, speculates)
+        except StageFailed as error:
+            raise died_of(served, error) from error
+        finally:
+            if served.feed is not None:
+                served.feed.forget(request_id)
+        return pen
+
+    def calibrate(
+        self, prompt: list[int], decoding: DecodingSpec, trees: Sequence[str], stop_asked: Callable[[], bool]
+    ) -> tuple[float, list[ShapeCost]]:
+        """As in `Backend`; whole requests are timed, a step's phases cannot be told apart from outside."""
+        endless = decoding.model_copy(update={"ignore_eos": True, "plain": True})
+        quiet = Watcher(on_tokens=lambda tokens: None, on_step=lambda step: None, stop_asked=stop_asked, trees=False)
+        self.answer(prompt, endless.model_copy(update={"max_new_tokens": 3}), quiet)
+        plain = self.answer(prompt, endless, quiet)
+        plain_s = plain.decode_s / max(1, len(plain.tokens) - 1)
+        costs: list[ShapeCost] = []
+        for label in trees if self._draft_folder else ():
+            tree = TreeSpec.parse(label)
+            steps: list[StepSeen] = []
+            watcher = Watcher(on_tokens=lambda tokens: None, on_step=steps.append, stop_asked=stop_asked, trees=False)
+            written = self.answer(prompt, endless.model_copy(update={"plain": False, "tree": tree}), watcher)
+            if stop_asked() or not steps:
+                break
+            step_s = written.decode_s / len(steps)
+            nodes, count = tree.num_nodes, len(steps)
+            costs.append(ShapeCost(tree=label, nodes=nodes, steps=count, propose_s=0, verify_s=0, other_s=step_s))
+        return plain_s, costs
+
+    def close(self) -> None:
+        """As in `Backend`."""
+        if self._fleet is not None:
+            self._fleet.close()
+        self._fleet = self._attached = self._plain = None
+
+    def _attach(self, url: str, base: BaseSpec) -> Served:
+        client = SGLangClient(url, self.spec.request_timeout_s)
+        facts = client.facts()
+        check_model(facts.architectures, facts.model, base, url)
+        return Served(client, facts)
+
+    def _need_base(self) -> BaseSpec:
+        if self._base is None:
+            raise SpecError("no base is open", hint="open one first")
+        return self._base
+
+    def _need_fleet(self) -> Fleet:
+        if self._fleet is None:
+            raise SpecError("no base is open", hint="open one first")
+        return self._fleet
+
+
+class _Pen:
+    """Takes the pieces of one answer and tells a watcher."""
+
+    def __init__(
+        self,
+        backend: SGLangBackend,
+        watcher: Watcher,
+        prompt_tokens: int,
+        depth: int,
+        feed: TreeFeed | None,
+        request_id: str,
+    ) -> None:
+        self.written = Written()
+        self._backend, self._watcher, self._depth = backend, watcher, depth
+        self._prompt_tokens, self._feed, self._request_id = prompt_tokens, feed, request_id
+        self._index = 0
+        self._last_s = 0.0
+        self.meta: dict[str, Any] = {}
+        self.written.stop_reason = "stopped"  # until the server says why it ended
+
+    def take(self, chunk: Chunk, speculates: bool) -> None:
+        """A piece: the first token is prefill's; of the rest every growth is one verify step, or several at once."""
+        new = list(chunk.tokens)
+        if new and not self.written.tokens:
+            self.written.first_token_s = self._last_s = chunk.at_s
+            self._say([new.pop(0)])
+        if new and not speculates:
+            self._say(new)
+        elif new:
+            self._steps(new, chunk.at_s)
+        self._last_s = chunk.at_s
+        self.written.decode_s = chunk.at_s - self.written.first_token_s
+        if chunk.finish:
+            self.written.stop_reason, self.meta = stop_reason(chunk.finish), chunk.meta
+
+    def _say(self, tokens: list[int]) -> None:
+        self.written.tokens.extend(tokens)
+        self._watcher.on_tokens(tokens)
+
+    def _steps(self, new: list[int], at_s: float) -> None:
+        spent = max(0.0, at_s - self._last_s)
+        first = True
+        while new:
+            record = self._record(new)
+            committed = new if record is None else new[: len(committed_tokens(record))]
+            kv_tokens = self._prompt_tokens + len(self.written.tokens) - 1
+            tree = None
+            if record is None:
+                count = growth_count(len(committed), self._depth)
+            else:
+                count = step_count(record, len(committed))
+                tree = tree_step(record, self._index, committed, self._backend.token_text)
+            self.written.tokens.extend(committed)
+            self._watcher.on_step(
+                StepSeen(
+                    count=count,
+                    tokens=list(committed),
+                    kv_tokens=kv_tokens,
+                    propose_s=0.0,
+                    verify_s=0.0,
+                    other_s=spent if first else 0.0,
+                    tree=tree,
+                )
+            )
+            self._index += 1
+            first, new = False, new[len(committed) :]
+
+    def _record(self, new: list[int]) -> dict[str, Any] | None:
+        """The record of the step that committed these tokens, or the first of them; None when it was not told.
+
+        Records may be missing, because a full queue drops some. One of an earlier step is passed over, one of a later
+        step is kept for it.
+        """
+        if self._feed is None:
+            return None
+        here = self._prompt_tokens + len(self.written.tokens) - 1
+        while (record := self._feed.take(self._request_id, _RECORD_S)) is not None:
+            told = committed_tokens(record)[: len(new)]
+            if record["tokens"][0] == self.written.tokens[-1] and told == new[: len(told)]:
+                return record
+            if record["kv_tokens"] > here:
+                self._feed.give_back(self._request_id, record)
+                return None
+        return None
+
+
+def stop_reason(finish: str) -> ChatStop:
+    """SGLang's word for the end of an answer, in ours."""
+    return "stop" if finish == "stop" else "length" if finish == "length" else "stopped"
+
+
+def stop_ids(folder: Path, tokenizer: Any) -> list[int]:
+    """Every token that ends an answer: of the generation configuration, the model's, and the tokenizer's."""
+    found: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        try:
+            value = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
+        except (OSError, ValueError, AttributeError):
+            continue
+        found.update(value if isinstance(value, list) else [] if value is None else [value])
+    if getattr(tokenizer, "eos_token_id", None) is not None:
+        found.add(tokenizer.eos_token_id)
+    return sorted(int(value) for value in found)
+
+
+def check_model(architectures: Sequence[str], model: str, base: BaseSpec, url: str) -> None:
+    """See that a server has a base of the family that is meant; it does not tell its weights.
+
+    Raises:
+        ModelError: it has another one.
+    """
+    wanted = base.architecture.model_type.replace("_", "")
+    seen = [name.lower().removesuffix("forcausallm") for name in architectures]
+    local = Path(model) / "config.json"
+    if seen and wanted not in seen:
+        raise ModelError(
+            f"{url} serves {model} ({', '.join(architectures)}), and the recipe's base is {base.name} "
+            f"({base.architecture.model_type})",
+            hint="name the recipe whose base it serves, or the server of this base",
+        )
+    try:
+        sizes = json.loads(local.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # it is on another machine, or a name on the hub: the family has to do
+    for key in ("hidden_size", "num_hidden_layers", "vocab_size"):
+        if key in sizes and sizes[key] != getattr(base.architecture, key):
+            raise ModelError(
+                f"{url} serves {model} with {key} {sizes[key]}; {base.name} has {getattr(base.architecture, key)}",
+                hint="name the recipe whose base it serves",
+            )

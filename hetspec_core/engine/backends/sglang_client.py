@@ -1,0 +1,337 @@
+"""SGLang over HTTP: what it is, whether it is well, and answers as they are written.
+
+Only the standard library: one POST whose answer is read line by line needs no client library, and none that could
+clash with those SGLang pins. It knows the server's words, not processes, tokenizers or trees.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from hetspec_core import sglang_versions
+from hetspec_core.errors import DataError, ModelError, ResourceError, StageFailed
+from hetspec_core.spec import SamplingSpec
+
+_SHORT_S = 10.0
+_LONGEST_LINE = 64 << 20
+_SHOWN = 200
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of an answer.
+
+    Attributes:
+        tokens: those that are new since the piece before.
+        meta: the server's `meta_info`.
+        at_s: seconds since the request was sent.
+    """
+
+    tokens: list[int]
+    meta: dict[str, Any]
+    at_s: float
+
+    @property
+    def finish(self) -> str:
+        """Why the answer ended: stop, length, abort; empty while it goes on."""
+        reason = self.meta.get("finish_reason")
+        return str(reason.get("type", "")) if isinstance(reason, dict) else str(reason or "")
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """What a server says of itself.
+
+    Attributes:
+        version: of SGLang.
+        model: path of its base, as it was given.
+        args: its settings, `server_info` whole.
+        architectures: of its base.
+    """
+
+    version: str
+    model: str
+    args: dict[str, Any] = field(default_factory=dict)
+    architectures: tuple[str, ...] = ()
+
+    @property
+    def speculates(self) -> bool:
+        """Whether every answer is made with a draft."""
+        return bool(self.args.get("speculative_algorithm"))
+
+    @property
+    def tree(self) -> tuple[int, int, int] | None:
+        """Steps, topk and draft tokens (root counted); None without speculation."""
+        names = ("speculative_num_steps", "speculative_eagle_topk", "speculative_num_draft_tokens")
+        found = [self.args.get(name) for name in names]
+        if not self.speculates or not all(isinstance(value, int) for value in found):
+            return None
+        return tuple(found)  # type: ignore[return-value] - three numbers, as was just looked at
+
+    @property
+    def context_tokens(self) -> int:
+        """Prompt and answer together; 0 when the server does not say."""
+        for name in ("context_length", "max_req_input_len"):
+            value = self.args.get(name)
+            if isinstance(value, int) and value > 0:
+                return value
+        return 0
+
+
+class SGLangClient:
+    """One server.
+
+    Args:
+        url: http://HOST:PORT.
+        timeout_s: seconds without a byte that end a request.
+    """
+
+    def __init__(self, url: str, timeout_s: float = 300.0) -> None:
+        self.url = url.rstrip("/")
+        parts = urllib.parse.urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ResourceError(f"{url!r} is no address of a server", hint="it needs http://HOST:PORT")
+        self._secure, self._host = parts.scheme == "https", parts.hostname
+        self._port = parts.port or (443 if self._secure else 80)
+        self._prefix = parts.path.rstrip("/")
+        self._timeout_s = timeout_s
+        self._incremental: bool | None = None
+
+    def facts(self) -> ServerFacts:
+        """Ask the server what it is, and hold its version against the supported range.
+
+        Raises:
+            ResourceError: nobody answers, or it is no SGLang, or one of another version.
+        """
+        model = self._get("/model_info", "/get_model_info")
+        args = self._get("/server_info", "/get_server_info")
+        version = str(args.get("version", ""))
+        if not sglang_versions.is_supported(version):
+            raise ResourceError(
+                f"{self.url} is SGLang {version or 'of an unknown version'}; supported are {sglang_versions.RANGE}",
+                hint="serve with a supported version: `hetspec-core doctor` shows which is installed here",
+            )
+        self._incremental = bool(args.get("incremental_streaming_output"))
+        return ServerFacts(
+            version=version,
+            model=str(model.get("model_path") or args.get("model_path") or ""),
+            args=args,
+            architectures=tuple(map(str, model.get("architectures") or ())),
+        )
+
+    def healthy(self) -> bool:
+        """Whether the server generates now. It makes one token to find out."""
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection = self._connect(_SHORT_S)
+            try:
+                connection.request("GET", f"{self._prefix}/health_generate")
+                return connection.getresponse().status == 200
+            finally:
+                connection.close()
+        return False
+
+    def generate(
+        self,
+        prompt: list[int],
+        sampling: dict[str, Any],
+        *,
+        request_id: str = "",
+        stop_asked: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Chunk]:
+        """Answer a prompt; a piece for every message of the server that brings tokens, the last with its figures.
+
+        When `stop_asked` says so between two pieces, the server is told to stop and the iterator ends.
+
+        Raises:
+            ModelError: the server refuses the request.
+            StageFailed: it ended, or fell silent, in the middle of the answer.
+            DataError: it said something that is no message.
+        """
+        body: dict[str, Any] = {"input_ids": prompt, "sampling_params": sampling, "stream": True}
+        if request_id:
+            body["rid"] = request_id
+        if self._incremental is None:
+            self.facts()
+        started = time.perf_counter()
+        with self._post("/generate", body) as response:
+            seen = 0
+            for message in _messages(response, self.url):
+                tokens = message.get("output_ids")
+                meta = message.get("meta_info")
+                if not isinstance(tokens, list) or not isinstance(meta, dict):
+                    raise DataError(
+                        f"{self.url} sent a message without output_ids and meta_info: {_shown(json.dumps(message))}",
+                        hint="is it SGLang, started without --skip-tokenizer-init?",
+                    )
+                new = tokens if self._incremental else tokens[seen:]
+                seen += len(new)
+                chunk = Chunk(new, meta, time.perf_counter() - started)
+                if chunk.finish == "abort":
+                    raise ModelError(f"{self.url} gave the request up: {_shown(str(meta.get('finish_reason')))}")
+                yield chunk
+                if chunk.finish:
+                    return
+                if stop_asked():
+                    self.abort(request_id)
+                    return
+        raise StageFailed(
+            f"{self.url} ended the answer after {seen} tokens without saying why",
+            hint="look into the server's log; it may have crashed",
+        )
+
+    def next_log_probs(self, prompt: list[int], count: int = 2) -> list[tuple[float, int]]:
+        """The likeliest tokens after a prompt, with their log probabilities.
+
+        Raises:
+            ModelError, StageFailed, DataError: as `generate`.
+        """
+        body = {
+            "input_ids": prompt,
+            "sampling_params": {"temperature": 0.0, "max_new_tokens": 1, "ignore_eos": True},
+            "return_logprob": True,
+            "top_logprobs_num": count,
+        }
+        with self._post("/generate", body) as response:
+            try:
+                answer = json.loads(response.read())
+                rows = answer["meta_info"]["output_top_logprobs"][0]
+                return [(float(row[0]), int(row[1])) for row in rows]
+            except (ValueError, KeyError, IndexError, TypeError) as error:
+                raise DataError(f"{self.url} gave no log probabilities: {type(error).__name__}") from error
+
+    def abort(self, request_id: str) -> None:
+        """Tell the server to drop a request; what it answers does not matter."""
+        with contextlib.suppress(Exception), self._post("/abort_request", {"rid": request_id}) as response:
+            response.read()
+
+    def flush_cache(self) -> None:
+        """Empty the prefix cache, so that a prompt is read anew."""
+        with contextlib.suppress(Exception), self._post("/flush_cache", {}) as response:
+            response.read()
+
+    # --- the wire ------------------------------------------------------------------------------------------------
+
+    def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
+        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
+        return kind(self._host, self._port, timeout=timeout_s)
+
+    def _get(self, *paths: str) -> dict[str, Any]:
+        """The JSON object of the first of several paths that is there; later names are older ones."""
+        status = 0
+        for path in paths:
+            connection = self._connect(_SHORT_S)
+            try:
+                connection.request("GET", self._prefix + path)
+                response = connection.getresponse()
+                status, body = response.status, response.read()
+            except (OSError, http.client.HTTPException) as error:
+                raise self._silent(error) from error
+            finally:
+                connection.close()
+            if status == 200:
+                with contextlib.suppress(ValueError):
+                    found = json.loads(body)
+                    if isinstance(found, dict):
+                        return found
+                raise ResourceError(f"{self.url}{path} is no JSON: {_shown(body.decode(errors='replace'))}")
+            if status != 404:
+                break
+        raise ResourceError(f"{self.url}{paths[0]} answers with status {status}", hint="is it a server of SGLang?")
+
+    @contextlib.contextmanager
+    def _post(self, path: str, body: dict[str, Any]) -> Iterator[http.client.HTTPResponse]:
+        connection = self._connect(self._timeout_s)
+        try:
+            try:
+                connection.request(
+                    "POST", self._prefix + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+                )
+                response = connection.getresponse()
+            except (OSError, http.client.HTTPException) as error:
+                raise self._silent(error) from error
+            if response.status != 200:
+                text = response.read(_LONGEST_LINE).decode(errors="replace")
+                raise ModelError(f"{self.url} refuses the request with status {response.status}: {_shown(text)}")
+            yield response
+        finally:
+            connection.close()
+
+    def _silent(self, error: Exception) -> ResourceError:
+        reason = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+        return ResourceError(f"no server answers at {self.url}: {reason}", hint="is it running, and ready?")
+
+
+def sampling_params(sampling: SamplingSpec, max_new_tokens: int, *, ignore_eos: bool) -> dict[str, Any]:
+    """Sampling in SGLang's words."""
+    found: dict[str, Any] = {
+        "temperature": sampling.temperature,
+        "max_new_tokens": max_new_tokens,
+        "ignore_eos": ignore_eos,
+    }
+    if not sampling.greedy:
+        found |= {"top_p": sampling.top_p, "top_k": sampling.top_k or -1, "sampling_seed": sampling.seed}
+    return found
+
+
+def free_port(host: str) -> int:
+    """A port that nobody listens on now."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def port_is_taken(host: str, port: int) -> bool:
+    """Whether somebody listens there already."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+    return False
+
+
+def _messages(response: http.client.HTTPResponse, url: str) -> Iterator[dict[str, Any]]:
+    """The messages of an event stream, to its `[DONE]` or its end."""
+    while True:
+        try:
+            line = response.readline(_LONGEST_LINE)
+        except TimeoutError as error:
+            raise StageFailed(f"{url} fell silent in the middle of an answer", hint="look into its log") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise StageFailed(
+                f"{url} broke off in the middle of an answer: {type(error).__name__}",
+                hint="look into its log; it may have crashed",
+            ) from error
+        if not line:
+            return
+        line = line.strip()
+        if not line.startswith(b"data:"):
+            continue
+        data = line[len(b"data:") :].strip()
+        if data == b"[DONE]":
+            return
+        try:
+            message = json.loads(data)
+        except ValueError as error:
+            raise DataError(f"{url} sent a line that is no JSON: {_shown(data.decode(errors='replace'))}") from error
+        if not isinstance(message, dict):
+            raise DataError(f"{url} sent {type(message).__name__} where a table was due")
+        if "error" in message:
+            about = message["error"]
+            text = about.get("message", about) if isinstance(about, dict) else about
+            raise ModelError(f"{url} refuses the request: {_shown(str(text))}")
+        yield message
+
+
+def _shown(text: str) -> str:
+    """A piece of foreign text in one line."""
+    return "".join(char if char.isprintable() else " " for char in text[:_SHOWN])

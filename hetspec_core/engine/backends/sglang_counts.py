@@ -1,0 +1,69 @@
+"""Verify steps as SGLang counts them, in HetSpec's words; and trees as SGLang counts them. Numbers only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hetspec_core.acceptance import StepCount
+from hetspec_core.spec import TreeSpec
+
+
+def tree_flags(tree: TreeSpec) -> tuple[int, int, int]:
+    """(steps, topk, draft tokens): SGLang counts the root among the draft tokens, HetSpec does not: 6/10/59 is 6,10,60.
+
+    A chain of depth D has D tokens and the root.
+    """
+    nodes = min(tree.num_nodes, tree.depth) if tree.top_k == 1 else tree.num_nodes
+    return tree.depth, tree.top_k, nodes + 1
+
+
+def tree_of_flags(steps: int, topk: int, draft_tokens: int) -> TreeSpec:
+    """The inverse of `tree_flags`."""
+    return TreeSpec(depth=steps, top_k=topk, num_draft_tokens=max(1, draft_tokens - 1))
+
+
+def step_counts(meta: Mapping[str, Any], completion_tokens: int, depth: int) -> list[StepCount]:
+    """The verify steps of one answer from the figures of its last message; [] without speculation.
+
+    SGLang tells how many steps accepted how many draft tokens, not in which order. Whatever a stop token or the limit
+    cut off is taken from the last of them, so that the sum of `committed` is the tokens after the first.
+
+    Args:
+        meta: `meta_info` of the last message.
+        completion_tokens: tokens of the answer; the first one comes from prefill.
+        depth: levels of the tree. HTTP does not tell whether the last accepted node had children; `offered` takes it
+            that it had, up to this depth.
+    """
+    steps = int(meta.get("spec_verify_ct") or 0)
+    if not steps:
+        return []
+    histogram = meta.get("spec_correct_drafts_histogram") or meta.get("spec_accept_histogram")
+    if isinstance(histogram, Sequence) and sum(map(int, histogram)) == steps:
+        accepted = [length for length, count in enumerate(histogram) for _ in range(int(count))]
+    else:
+        accepted = _spread(completion_tokens - 1 - steps, steps)
+    surplus = sum(accepted) + steps - (completion_tokens - 1)
+    counts: list[StepCount] = []
+    for value in reversed(accepted):  # the longest runs are the likeliest to have been cut
+        cut = max(0, min(surplus, value)) if surplus > 0 else 0
+        surplus -= cut
+        counts.append(StepCount(committed=value + 1 - cut, accepted=value, offered=max(value, min(value + 1, depth))))
+    return counts[::-1]
+
+
+def growth_count(committed: int, depth: int) -> StepCount:
+    """One verify step of which only the committed tokens are known."""
+    accepted = max(0, committed - 1)
+    return StepCount(committed=committed, accepted=accepted, offered=max(accepted, min(accepted + 1, depth)))
+
+
+def sglang_accept_length(completion_tokens: int, verify_steps: int) -> float | None:
+    """As SGLang's own bench script divides: all tokens, the first from prefill among them, by verify steps."""
+    return completion_tokens / verify_steps if verify_steps else None
+
+
+def _spread(total: int, parts: int) -> list[int]:
+    """`total` in `parts` whole numbers that are as alike as can be, for servers that tell no histogram."""
+    total = max(0, total)
+    return [total // parts + (number < total % parts) for number in range(parts)]

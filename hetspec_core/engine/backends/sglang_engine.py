@@ -1,0 +1,73 @@
+"""SGLang's offline engine over a list of prompts: run by SGLang's interpreter, in a process of its own.
+
+    python -m hetspec_core.engine.backends.sglang_engine JOB.json RESULT.json
+
+The job names the engine's arguments, prompts as token ids, sampling and batch sizes. The result is rewritten after
+every batch size, so that what was measured outlives a crash. Besides SGLang it needs the standard library only.
+"""
+
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def main(arguments: list[str]) -> int:
+    """Command line of the module."""
+    job = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    result: dict[str, Any] = {"batches": []}
+    from sglang import Engine, __version__
+
+    result["version"] = __version__
+    began = time.perf_counter()
+    engine = Engine(**job["engine"])
+    result["start_s"] = time.perf_counter() - began
+    try:
+        info = engine.get_server_info()
+        kept = ("speculative_num_steps", "speculative_eagle_topk", "speculative_num_draft_tokens", "attention_backend")
+        result["server"] = {name: info.get(name) for name in kept}
+        for _ in range(int(job["warmup"])):
+            engine.generate(input_ids=[job["prompts"][0]], sampling_params={**job["sampling"], "max_new_tokens": 16})
+        for size in job["batch_sizes"]:
+            result["batches"].append(_measure(engine, job, int(size)))
+            _write(Path(arguments[1]), result)
+    finally:
+        engine.shutdown()
+    return 0
+
+
+def _measure(engine: Any, job: dict[str, Any], size: int) -> dict[str, Any]:
+    """All prompts, `size` at a time."""
+    prompts, sampling = job["prompts"], job["sampling"]
+    engine.flush_cache()
+    answers: list[dict[str, Any]] = []
+    began = time.perf_counter()
+    for start in range(0, len(prompts), size):
+        part = prompts[start : start + size]
+        at = time.perf_counter()
+        outputs = engine.generate(input_ids=part, sampling_params=sampling)
+        took = time.perf_counter() - at
+        for output in outputs:
+            answers.append({"tokens": output["output_ids"], "meta": _plain(output["meta_info"]), "batch_s": took})
+    return {"batch_size": size, "total_s": time.perf_counter() - began, "answers": answers}
+
+
+def _plain(meta: dict[str, Any]) -> dict[str, Any]:
+    """What JSON can say of the figures of an answer."""
+    return {key: value for key, value in meta.items() if isinstance(value, str | int | float | list | dict | None)}
+
+
+def _write(file: Path, result: dict[str, Any]) -> None:
+    part = file.with_name(f".{file.name}.part")
+    part.write_text(json.dumps(result, default=str), encoding="utf-8")
+    os.replace(part, file)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,172 @@
+"""The servers of one base: started when a draft and tree are asked for, kept while they are used, ended together.
+
+It joins export, command line and process; it knows no prompts and no answers.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from hetspec_core.engine.backends.sglang_client import ServerFacts, SGLangClient, free_port
+from hetspec_core.engine.backends.sglang_counts import tree_flags
+from hetspec_core.engine.backends.sglang_export import ServedDraft, served_draft
+from hetspec_core.engine.backends.sglang_launch import Launch, installed_version, link_inside, plan_launch
+from hetspec_core.engine.backends.sglang_server import Progress, SGLangServer
+from hetspec_core.engine.backends.sglang_trees import TreeFeed
+from hetspec_core.engine.modeling.sources import materialize
+from hetspec_core.errors import StageFailed
+from hetspec_core.sglang_versions import inside_is_known
+from hetspec_core.spec import BaseSpec, ResourcesSpec, SGLangSpec, TreeSpec
+
+_END_S = 1.0  # what broke off in the middle of an answer is usually gone by then
+
+
+@dataclass
+class Served:
+    """A server that is up.
+
+    Attributes:
+        client: to ask it.
+        facts: what it says of itself.
+        server: its process; None for one that was attached to.
+        feed: its trees, or None.
+    """
+
+    client: SGLangClient
+    facts: ServerFacts
+    server: SGLangServer | None = None
+    feed: TreeFeed | None = None
+
+
+class Fleet:
+    """Servers of one base.
+
+    Args:
+        spec: how they are started.
+        base: what they serve.
+        resources: number type.
+        folder: for exports and links; its parent must be writable.
+        logs: folder of their logs.
+        on_progress: told how far a start is.
+        stop_asked: whether a start should be given up.
+    """
+
+    def __init__(
+        self,
+        spec: SGLangSpec,
+        base: BaseSpec,
+        resources: ResourcesSpec,
+        *,
+        folder: Path,
+        logs: Path,
+        on_progress: Progress = lambda label, done: None,
+        stop_asked: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.spec, self.base, self.resources = spec, base, resources
+        self.folder, self.logs = folder, logs
+        self.on_progress, self.stop_asked = on_progress, stop_asked
+        self.version = installed_version(spec)
+        self.base_folder = materialize(base.source)
+        self._running: dict[str, Served] = {}  # the one used last stands last
+        self._starts = 0
+        self._crashes = 0
+        self._sockets: Path | None = None
+
+    def export(self, draft: Path) -> ServedDraft:
+        """A draft in SGLang's layout.
+
+        Raises:
+            ModelError: SGLang cannot serve it.
+        """
+        return served_draft(draft, self.base, self.folder, self.version)
+
+    def plan(self, served: ServedDraft | None, tree: TreeSpec, *, trees_socket: str = "") -> Launch:
+        """How a server of this draft and tree would be started."""
+        port = self.spec.port or free_port(self.spec.host)
+        needs_inside = bool(trees_socket) or (served is not None and served.needs_package)
+        inside = link_inside(self.folder / "inside") if needs_inside else None
+        return plan_launch(
+            self.spec,
+            base=self.base_folder,
+            served=served,
+            tree=tree,
+            resources=self.resources,
+            port=port,
+            inside=inside,
+            trees_socket=trees_socket,
+        )
+
+    def server(self, served: ServedDraft | None, tree: TreeSpec) -> Served:
+        """A server of this draft and tree, started if none is up; others may be ended for it.
+
+        Raises:
+            ModelError, ResourceError, StageFailed: it cannot be started; the message says why.
+        """
+        key = "plain" if served is None else f"{served.folder} {tree_flags(tree)}"
+        found = self._running.pop(key, None)
+        if found is not None and found.server is not None and not found.server.alive:
+            if found.feed is not None:
+                found.feed.close()
+            self._count_crash(found.server)
+            found = None
+        if found is None:
+            while len(self._running) >= self.spec.keep_servers:
+                self._end(self._running.pop(next(iter(self._running))))
+            found = self._start(served, tree)
+        self._running[key] = found
+        return found
+
+    def close(self) -> None:
+        """End all servers."""
+        for served in self._running.values():
+            self._end(served)
+        self._running.clear()
+        if self._sockets is not None:
+            shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def _start(self, served: ServedDraft | None, tree: TreeSpec) -> Served:
+        self._starts += 1
+        path = self._socket_path() if served is not None and self.spec.trees and inside_is_known(self.version) else ""
+        launch = self.plan(served, tree, trees_socket=path)
+        log = self.logs / f"sglang-{self._starts}.log"
+        server = SGLangServer(launch, log, self.spec.request_timeout_s)
+        server.start()
+        facts = server.wait_ready(self.spec.start_timeout_s, self.on_progress, self.stop_asked)
+        feed = None
+        if path:
+            feed = TreeFeed(path)
+            feed = feed if feed.open() else None
+        return Served(server.client, facts, server, feed)
+
+    def _count_crash(self, server: SGLangServer) -> None:
+        self._crashes += 1
+        if self._crashes > self.spec.restarts:
+            raise server.died()
+
+    def _socket_path(self) -> str:
+        """A short path: the names of such sockets have at most a hundred bytes or so."""
+        if self._sockets is None:
+            self._sockets = Path(tempfile.mkdtemp(prefix="hetspec-"))
+        return str(self._sockets / f"trees-{self._starts}")
+
+    def _end(self, served: Served) -> None:
+        if served.feed is not None:
+            served.feed.close()
+        if served.server is not None:
+            served.server.stop()
+
+
+def died_of(served: Served, error: StageFailed) -> StageFailed:
+    """The better of two reasons: what the process left in its log, if it is gone, else what was seen on the wire."""
+    server = served.server
+    limit = time.monotonic() + _END_S
+    while server is not None and server.alive and time.monotonic() < limit:
+        time.sleep(0.02)
+    if server is None or server.alive:
+        return error
+    return server.died()

@@ -1,0 +1,206 @@
+"""The command line and environment of a server of SGLang, and what HetSpec puts inside it.
+
+Inside means: the external model package and the tree plugin. They reach SGLang's interpreter through a folder of links
+on its PYTHONPATH, which holds this package and an entry point, and nothing else of our environment. It starts nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import hetspec_core
+from hetspec_core import sglang_versions
+from hetspec_core.engine.backends.sglang_counts import tree_flags
+from hetspec_core.engine.backends.sglang_export import ServedDraft
+from hetspec_core.engine.backends.sglang_plugin.hooks import VARIABLE
+from hetspec_core.errors import ResourceError
+from hetspec_core.paths import write_atomic
+from hetspec_core.spec import ResourcesSpec, SGLangSpec, TreeSpec
+
+MODEL_PACKAGE = "hetspec_core.engine.backends.sglang_models"
+PLUGIN = "hetspec_core.engine.backends.sglang_plugin.hooks:register"
+
+_ASK_S = 120.0
+_ASK_VERSION = "import importlib.metadata as m; print(m.version('sglang'))"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How a server is started.
+
+    Attributes:
+        command: its command line.
+        environment: variables on top of this process's own.
+        url: where it will answer.
+        host, port: the same in parts.
+        expects: class that must serve the draft; empty without one.
+    """
+
+    command: list[str]
+    environment: dict[str, str]
+    url: str
+    host: str
+    port: int
+    expects: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The command line, to be pasted into a shell."""
+        return shlex.join(self.command)
+
+
+def interpreter(spec: SGLangSpec) -> str:
+    """The Python that has SGLang."""
+    return str(Path(spec.python).expanduser()) if spec.python else sys.executable
+
+
+def environment(spec: SGLangSpec, inside: Path | None = None) -> dict[str, str]:
+    """Variables of SGLang's process: PYTHONPATH is its own, not ours, with the folder of links behind it."""
+    places = [spec.python_path, str(inside) if inside is not None else ""]
+    return {"PYTHONPATH": os.pathsep.join(place for place in places if place), **spec.environment}
+
+
+def installed_version(spec: SGLangSpec) -> str:
+    """Version of the SGLang that would be started.
+
+    Raises:
+        ResourceError: there is none, or one outside the supported range.
+    """
+    command = [interpreter(spec), "-c", _ASK_VERSION]
+    where = spec.python_path or command[0]
+    hint = (
+        f"pip install 'sglang>={sglang_versions.OLDEST},<={sglang_versions.NEWEST}' in an environment of its own, "
+        "and name its interpreter: --set sglang.python=PATH; or attach to a running server with --url"
+    )
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_ASK_S,
+            env={**os.environ, **environment(spec)},
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ResourceError(f"{command[0]} cannot be asked for SGLang: {error}", hint=hint) from error
+    version = done.stdout.strip()
+    if done.returncode or not version:
+        raise ResourceError(f"SGLang is not installed in {where}", hint=hint)
+    if not sglang_versions.is_supported(version):
+        raise ResourceError(
+            f"SGLang {version} in {where} is not supported; supported are {sglang_versions.RANGE}",
+            hint=hint,
+        )
+    return version
+
+
+def plan_launch(
+    spec: SGLangSpec,
+    *,
+    base: Path,
+    served: ServedDraft | None,
+    tree: TreeSpec,
+    resources: ResourcesSpec,
+    port: int,
+    inside: Path | None = None,
+    trees_socket: str = "",
+) -> Launch:
+    """The command line of a server. A flag that the user gave is left to the user.
+
+    Args:
+        spec: how to start it.
+        base: directory of the base.
+        served: the draft, or None for plain decoding.
+        tree: shape of the draft tree.
+        resources: number type.
+        port: where it listens.
+        inside: folder of links, see `link_inside`.
+        trees_socket: where the plugin shall tell trees; empty = nowhere.
+    """
+    ours: list[tuple[str, str]] = [
+        ("--model-path", str(base)),
+        ("--host", spec.host),
+        ("--port", str(port)),
+    ]
+    ours.append(("--dtype", served_dtype(resources)))
+    if served is not None:
+        steps, topk, tokens = tree_flags(tree)
+        ours += [
+            ("--speculative-algorithm", served.algorithm),
+            ("--speculative-draft-model-path", str(served.folder)),
+            ("--speculative-num-steps", str(steps)),
+            ("--speculative-eagle-topk", str(topk)),
+            ("--speculative-num-draft-tokens", str(tokens)),
+        ]
+        if served.token_map is not None:
+            ours.append(("--speculative-token-map", str(served.token_map)))
+    if spec.tp_size > 1:
+        ours.append(("--tp-size", str(spec.tp_size)))
+    switches = [
+        ("--disable-cuda-graph", not spec.cuda_graph),
+        ("--disable-radix-cache", not spec.radix_cache),
+        ("--enable-deterministic-inference", spec.deterministic),
+    ]
+    given = _flag_names(spec.flags)
+    command = [interpreter(spec), "-m", "sglang.launch_server"]
+    for name, value in ours:
+        if name not in given and _ALIASES.get(name, name) not in given:
+            command += [name, value]
+    command += [name for name, wanted in switches if wanted and name not in given]
+    command += spec.flags
+    variables = environment(spec, inside)
+    if served is not None and served.needs_package:
+        variables["SGLANG_EXTERNAL_MODEL_PACKAGE"] = MODEL_PACKAGE
+    if trees_socket:
+        variables[VARIABLE] = trees_socket
+    port = int(flag_value(spec.flags, "--port") or port)
+    host = flag_value(spec.flags, "--host") or spec.host
+    reached = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    shown = f"[{reached}]" if ":" in reached else reached
+    expects = served.architecture if served is not None else ""
+    return Launch(command, variables, f"http://{shown}:{port}", host, port, expects)
+
+
+def served_dtype(resources: ResourcesSpec) -> str:
+    """Number type of the base; `auto` is bfloat16, as on a GPU here (SGLang's own would look at the files)."""
+    return "bfloat16" if resources.dtype == "auto" else resources.dtype
+
+
+def link_inside(folder: Path) -> Path:
+    """A folder for SGLang's PYTHONPATH that holds this package and its entry point, by a link and two small files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    package = Path(hetspec_core.__file__).resolve().parent
+    link = folder / "hetspec_core"
+    if not (link.is_symlink() and link.resolve() == package):
+        link.unlink(missing_ok=True)
+        link.symlink_to(package, target_is_directory=True)
+    about = folder / f"hetspec_inside-{hetspec_core.__version__}.dist-info"
+    about.mkdir(exist_ok=True)
+    metadata = f"Metadata-Version: 2.1\nName: hetspec-inside\nVersion: {hetspec_core.__version__}\n"
+    write_atomic(about / "METADATA", metadata.encode())
+    write_atomic(about / "entry_points.txt", f"[sglang.srt.plugins]\nhetspec_trees = {PLUGIN}\n".encode())
+    return folder
+
+
+def flag_value(flags: Sequence[str], name: str) -> str | None:
+    """Value of a flag among words of a command line, in either form; the last one counts."""
+    found = None
+    for number, word in enumerate(flags):
+        if word.startswith(f"{name}="):
+            found = word.partition("=")[2]
+        elif word == name and number + 1 < len(flags):
+            found = flags[number + 1]
+    return found
+
+
+_ALIASES = {"--tp-size": "--tp", "--model-path": "--model"}
+
+
+def _flag_names(flags: Sequence[str]) -> set[str]:
+    return {word.partition("=")[0] for word in flags if word.startswith("--")}

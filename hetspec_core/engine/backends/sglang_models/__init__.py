@@ -1,0 +1,6 @@
+"""EAGLE classes that SGLang lacks, in the form of its external model package (SGLANG_EXTERNAL_MODEL_PACKAGE).
+
+SGLang imports every module directly in here and registers what `EntryClass` names; a module that cannot be imported is
+only warned about, so whoever starts a server sees in its log which class took the draft. Made for the versions in
+`sglang_versions.INSIDE`. Nothing else of HetSpec imports this package.
+"""

@@ -1,0 +1,281 @@
+"""A server of SGLang as a child of this process: started, watched until it is ready, ended with all that it started.
+
+It reads the server's log for what a user wants to know while waiting. It knows processes and log lines, no models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from hetspec_core.engine.backends.sglang_client import ServerFacts, SGLangClient, port_is_taken
+from hetspec_core.engine.backends.sglang_launch import Launch
+from hetspec_core.errors import Cancelled, ModelError, ResourceError, StageFailed
+from hetspec_core.failures import recognise
+
+Progress = Callable[[str, float], None]
+"""Told what a server is doing, and how far the whole start is (0 to 1)."""
+
+_LOOK_S = 0.2
+_ASK_S = 1.0
+_GRACE_S = 20.0
+_TAIL_BYTES = 16_384
+_STEPS: tuple[tuple[re.Pattern[str], str, float], ...] = tuple(
+    (re.compile(pattern, re.IGNORECASE), label, done)
+    for pattern, label, done in (
+        (r"server_args=|launch_server", "SGLang starts", 0.05),
+        (r"Init torch distributed begin", "the GPU is opened", 0.15),
+        (r"Load weight begin", "weights are loaded", 0.25),
+        (r"Load weight end", "weights are loaded", 0.4),
+        (r"KV Cache is allocated|Memory pool end", "the cache is allocated", 0.5),
+        (r"jit|ninja|nvcc|compil", "small kernels are compiled, which takes a minute at the first start", 0.55),
+        (r"Capture .*cuda graph begin|Capturing batches|Capture draft", "CUDA graphs are captured", 0.7),
+        (r"Capture .*graph end", "CUDA graphs are captured", 0.85),
+        (r"Application startup complete|Uvicorn running", "the server warms up", 0.95),
+        (r"ready to roll", "the server is ready", 1.0),
+    )
+)
+_CLASS = re.compile(r"Load weight end\..*?\btype=(\w+)")
+_IGNORED = re.compile(r"Ignore import error when loading (\S*sglang_models\S*): (.*)")
+
+
+@dataclass
+class StartLog:
+    """What the log of a starting server has said so far.
+
+    Attributes:
+        label: what it is doing.
+        done: how far it is, 0 to 1.
+        classes: classes whose weights were loaded, base first.
+        ignored: modules of ours that SGLang could not import, and why.
+    """
+
+    label: str = "SGLang starts"
+    done: float = 0.0
+    classes: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    def read(self, line: str) -> bool:
+        """Take a line; whether it told anything new."""
+        before = (self.label, self.done, self.classes, self.ignored)
+        if hit := _CLASS.search(line):
+            self.classes = (*self.classes, hit[1])
+        if hit := _IGNORED.search(line):
+            self.ignored = (*self.ignored, f"{hit[1]}: {hit[2]}")
+        for pattern, label, done in _STEPS:
+            if done > self.done and pattern.search(line):
+                self.label, self.done = label, done
+        return before != (self.label, self.done, self.classes, self.ignored)
+
+
+class SGLangServer:
+    """One server process.
+
+    Args:
+        launch: how it is started.
+        log: file for its output, appended to.
+        request_timeout_s: for the client.
+    """
+
+    def __init__(self, launch: Launch, log: Path, request_timeout_s: float = 300.0) -> None:
+        self.launch = launch
+        self.log = log
+        self.client = SGLangClient(launch.url, request_timeout_s)
+        self.facts: ServerFacts | None = None
+        self.told = StartLog()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._offset = 0
+
+    @property
+    def pid(self) -> int | None:
+        """Id of the process, while it runs."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the process; `wait_ready` waits for it.
+
+        Raises:
+            ResourceError: the port is taken, or no process can be made.
+        """
+        launch = self.launch
+        if port_is_taken(launch.host, launch.port):
+            raise ResourceError(
+                f"port {launch.port} of {launch.host} is taken by another program",
+                hint="leave the port out (a free one is found), or attach to the server that has it with --url",
+            )
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.told, self.facts = StartLog(), None
+        with self.log.open("ab") as output:
+            output.write(f"--- {launch.shown}\n".encode())
+            output.flush()
+            self._offset = output.tell()
+            try:
+                self._process = subprocess.Popen(
+                    launch.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=child_environment(launch.environment),
+                    preexec_fn=end_with_parent(),  # our group, so that whoever ends us ends it too
+                )
+            except OSError as error:
+                raise ResourceError(f"{launch.command[0]} cannot be started: {error.strerror}") from error
+
+    def wait_ready(
+        self,
+        timeout_s: float,
+        on_progress: Progress = lambda label, done: None,
+        stop_asked: Callable[[], bool] = lambda: False,
+    ) -> ServerFacts:
+        """Wait until the server answers, and see that it serves what it was asked to.
+
+        Raises:
+            StageFailed: it ended, or was not ready in time; the server is ended then.
+            ModelError: another class than the wanted one took the draft.
+            Cancelled: `stop_asked` said so.
+        """
+        limit, asked = time.monotonic() + timeout_s, 0.0
+        position, rest = self._offset, ""
+        on_progress(self.told.label, self.told.done)
+        try:
+            while True:
+                position, rest, news = self._read_log(position, rest)
+                if news:
+                    on_progress(self.told.label, self.told.done)
+                if not self.alive:
+                    raise self._died()
+                now = time.monotonic()
+                if now - asked >= _ASK_S and (self.told.done >= 0.9 or now - asked > 5 * _ASK_S):
+                    asked = now
+                    if self.client.healthy():
+                        break
+                if stop_asked():
+                    raise Cancelled("the start of the server was stopped")
+                if now >= limit:
+                    raise StageFailed(
+                        f"the server was not ready after {timeout_s:.0f} s; last it said: {self.told.label}",
+                        hint=f"look into {self.log}; --set sglang.start_timeout_s=... gives it longer",
+                    )
+                time.sleep(_LOOK_S)
+            self._read_log(position, rest)
+            self._check_class()
+            self.facts = self.client.facts()
+        except BaseException:
+            self.stop()
+            raise
+        on_progress("the server is ready", 1.0)
+        return self.facts
+
+    def stop(self, grace_s: float = _GRACE_S) -> None:
+        """End the server and everything that it started: asked first, made to after `grace_s`."""
+        process = self._process
+        if process is None:
+            return
+        family = _descendants(process.pid)
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(grace_s)
+        for member in {*family, *_descendants(process.pid)}:
+            with contextlib.suppress(psutil.Error):
+                member.kill()
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        process.wait()
+        psutil.wait_procs(list(family), timeout=5.0)
+        self._process = None
+
+    def died(self) -> StageFailed:
+        """The error that tells how a server that is gone ended."""
+        return self._died()
+
+    def _died(self) -> StageFailed:
+        status = None if self._process is None else self._process.poll()
+        return why_it_ended("SGLang's server", status, self.log, self._offset)
+
+    def _check_class(self) -> None:
+        wanted = self.launch.expects
+        if not wanted or wanted in self.told.classes or not self.told.classes:
+            return
+        ignored = f"; SGLang could not import {'; '.join(self.told.ignored)}" if self.told.ignored else ""
+        raise ModelError(
+            f"the draft needs class {wanted}, and SGLang loaded {', '.join(self.told.classes)}{ignored}",
+            hint=f"the log is {self.log}; a version of SGLang that HetSpec's classes are made for serves it",
+        )
+
+    def _read_log(self, position: int, rest: str) -> tuple[int, str, bool]:
+        try:
+            with self.log.open("rb") as file:
+                file.seek(position)
+                new = file.read()
+        except OSError:
+            return position, rest, False
+        *lines, rest = re.split(r"[\r\n]", rest + new.decode(errors="replace"))
+        news = [self.told.read(line) for line in lines]
+        return position + len(new), rest, any(news)
+
+
+def why_it_ended(who: str, status: int | None, log: Path, offset: int) -> StageFailed:
+    """The error that tells how a process of SGLang ended, by what it left in its log behind `offset`."""
+    tail = _tail(log, offset)
+    known = recognise(tail)
+    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"^[\w.]*(Error|Exception)\b.*:", line)]
+    reason = known.message if known is not None else (errors or lines or ["it left no word"])[-1][:300]
+    shown = "".join(char if char.isprintable() else " " for char in reason)
+    return StageFailed(f"{who} ended with status {status}: {shown}", hint=f"its log is {log}")
+
+
+def _tail(log: Path, offset: int) -> str:
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(offset, size - _TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def child_environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """This process's variables, and theirs."""
+    found = {**os.environ, **ours}
+    if not found.get("PYTHONPATH"):  # an empty entry would stand for the present folder
+        found.pop("PYTHONPATH", None)
+    return found
+
+
+def _descendants(pid: int) -> set[psutil.Process]:
+    try:
+        return set(psutil.Process(pid).children(recursive=True))
+    except psutil.Error:
+        return set()
+
+
+def end_with_parent() -> Callable[[], None] | None:
+    """What the child does first, so that the kernel ends it with this process (Linux); its own children do likewise."""
+    if sys.platform != "linux":
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def bind() -> None:
+        prctl(1, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return bind

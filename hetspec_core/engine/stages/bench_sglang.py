@@ -1,0 +1,284 @@
+"""Stage bench by SGLang: the record of the built-in bench, measured at servers or at the offline engine.
+
+A server decodes one way only, so plain decoding and the trees follow each other instead of taking turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from hetspec_core.acceptance import AcceptStats
+from hetspec_core.engine.backends.sglang import SGLangBackend
+from hetspec_core.engine.backends.sglang_counts import sglang_accept_length, step_counts, tree_flags, tree_of_flags
+from hetspec_core.engine.backends.sglang_engine_link import EngineJob, run_engine
+from hetspec_core.engine.backends.sglang_fleet import Served
+from hetspec_core.engine.context import RunContext
+from hetspec_core.engine.data.conversation import Conversation, Message
+from hetspec_core.engine.decoding.completion import Completion
+from hetspec_core.engine.decoding.measure import (
+    PLAIN,
+    Question,
+    Track,
+    plain_report,
+    speculative_report,
+)
+from hetspec_core.engine.stages.served import draft_folder, sglang_backend
+from hetspec_core.errors import HetSpecError, SpecError
+
+Metas = list[dict[str, Any]]
+
+
+def measure_served(context: RunContext, conversations: list[Conversation]) -> tuple[dict[str, Any], list[Question]]:
+    """Measure by SGLang.
+
+    Returns:
+        `plain`, `trees` and `sglang` of the bench record, and the questions.
+
+    Raises:
+        SpecError: there is no draft.
+        ModelError: SGLang cannot serve the draft.
+    """
+    spec = context.spec
+    folder = draft_folder(context)
+    if not folder:
+        raise SpecError("a bench needs a draft", hint="give one: --draft RUN_OR_DIR")
+    with sglang_backend(context) as backend:
+        backend.use_draft(folder, Path(folder).name)
+        attached = bool(spec.sglang.url)
+        trees = spec.bench.trees
+        if attached:
+            at = backend.served(spec.decoding.model_copy(update={"plain": False}))
+            trees = (tree_of_flags(*at.facts.tree),) if at.facts.tree else trees[:1]
+        tracks = [Track(tree.label, spec.decoding.model_copy(update={"tree": tree, "plain": False})) for tree in trees]
+        plain = Track(PLAIN, spec.decoding.model_copy(update={"plain": True}))
+        has_plain = not attached or bool(spec.sglang.plain_url)
+        ways = [plain, *tracks] if has_plain else tracks
+        measurement = _Engine(context, backend) if spec.sglang.engine else _Servers(context, backend)
+        questions: list[Question] = []
+        metas: dict[str, Metas] = {}
+        batches: dict[str, list[dict[str, Any]]] = {}
+        reports = []
+        for number, way in enumerate(ways):
+            context.check_cancelled()
+            if number == 0:
+                questions = measurement.first(conversations, way)
+            metas[way.label] = measurement.answer(way, questions, fresh=number == 0)
+            batches[way.label] = measurement.batches(way, questions)
+            if way is plain:
+                continue
+            # Now, while a server of this base is up: it is asked how close the likeliest tokens are where answers part.
+            reference = plain if has_plain else way
+            report = speculative_report(measurement.gap, questions, reference, way, bootstrap=spec.bench.bootstrap)
+            if not has_plain:  # there is nothing to compare with
+                report |= {"speedup": None, "speedup_end_to_end": None, "lossless": None}
+            report["phases"] = {}
+            report["sglang"] = _sglang_figures(way, metas[way.label]) | {"batches": batches[way.label]}
+            reports.append(report)
+        said = None if not has_plain else plain_report(plain) | {"sglang": {"batches": batches[PLAIN]}}
+        return {"plain": said, "trees": reports, "sglang": measurement.setup()}, questions
+
+
+class _Servers:
+    """Answers by servers, one request at a time."""
+
+    def __init__(self, context: RunContext, backend: SGLangBackend) -> None:
+        self._context, self._backend = context, backend
+        self._served: Served | None = None
+
+    def first(self, conversations: list[Conversation], way: Track) -> list[Question]:
+        """The questions; later turns go on from the answers of the first way, which are made here."""
+        bench = self._context.spec.bench
+        served = self._open(way)
+        questions: list[Question] = []
+        self._metas: Metas = []
+        for number, conversation in enumerate(conversations):
+            opened = conversation.with_system(self._context.spec.base.system_prompt)
+            messages = [message for message in opened.messages if message.role == "system"]
+            turns = conversation.user_turns[:1] if bench.first_turn_only else conversation.user_turns
+            for turn, text in enumerate(turns):
+                messages.append(Message("user", text))
+                question = Question(number, turn, conversation.category, self._backend.encode(messages))
+                questions.append(question)
+                completion, meta = self._one(served, question, way)
+                way.completions.append(completion)
+                self._metas.append(meta)
+                messages.append(Message("assistant", self._backend.text(completion.tokens)))
+        return questions
+
+    def answer(self, way: Track, questions: Sequence[Question], *, fresh: bool) -> Metas:
+        """The answers of a way, and the server's figures of each."""
+        if fresh:
+            return self._metas
+        served = self._open(way)
+        metas: Metas = []
+        for number, question in enumerate(questions):
+            self._context.progress(f"bench {way.label}", number, len(questions), "prompts", note=question.category)
+            completion, meta = self._one(served, question, way)
+            way.completions.append(completion)
+            metas.append(meta)
+        self._context.progress(f"bench {way.label}", len(questions), len(questions), "prompts")
+        return metas
+
+    def batches(self, way: Track, questions: Sequence[Question]) -> list[dict[str, Any]]:
+        """Throughput with several requests at once, for every batch size beyond one."""
+        served, found = self._served, []
+        assert served is not None
+        for size in self._context.spec.sglang.batch_sizes:
+            if size > 1:
+                self._context.check_cancelled()
+                found.append(throughput(self._backend, served, [each.ids for each in questions], way, size))
+        return found
+
+    def setup(self) -> dict[str, Any]:
+        """What served."""
+        assert self._served is not None
+        facts = self._served.facts
+        return {"mode": "server", "version": facts.version, "model": facts.model, "url": self._served.client.url}
+
+    def gap(self, context_ids: list[int]) -> float | None:
+        """How far apart the logits of the two likeliest tokens after a context are, as the present server sees it."""
+        assert self._served is not None
+        with contextlib.suppress(HetSpecError):
+            best = self._served.client.next_log_probs(context_ids)
+            return best[0][0] - best[1][0] if len(best) > 1 else None
+        return None
+
+    def _open(self, way: Track) -> Served:
+        self._served = served = self._backend.served(way.decoding)
+        short = way.decoding.model_copy(update={"max_new_tokens": min(16, way.decoding.max_new_tokens)})
+        for _ in range(self._context.spec.bench.warmup):
+            self._backend.complete(served, self._backend.encode([Message("user", "Hello.")]), short)
+        return served
+
+    def _one(self, served: Served, question: Question, way: Track) -> tuple[Completion, dict[str, Any]]:
+        """The median repeat of one question."""
+        runs: list[tuple[Completion, dict[str, Any]]] = []
+        for _ in range(self._context.spec.bench.repeats):
+            self._context.check_cancelled()
+            served.client.flush_cache()  # or the prompt of a repeat would not be read at all
+            runs.append(self._backend.complete(served, question.ids, way.decoding))
+        ordered = sorted(runs, key=lambda run: run[0].total_s)
+        return ordered[(len(ordered) - 1) // 2]
+
+
+class _Engine:
+    """Answers by SGLang's offline engine: first turns, all batch sizes in one process per way."""
+
+    def __init__(self, context: RunContext, backend: SGLangBackend) -> None:
+        self._context, self._backend = context, backend
+        self._found: dict[str, Any] = {}
+        self._version = ""
+
+    def first(self, conversations: list[Conversation], way: Track) -> list[Question]:
+        """The first turn of every conversation."""
+        questions = []
+        for number, conversation in enumerate(conversations):
+            opened = conversation.with_system(self._context.spec.base.system_prompt)
+            messages = [message for message in opened.messages if message.role == "system"]
+            messages.append(Message("user", conversation.user_turns[0]))
+            questions.append(Question(number, 0, conversation.category, self._backend.encode(messages)))
+        return questions
+
+    def answer(self, way: Track, questions: Sequence[Question], *, fresh: bool) -> Metas:
+        """Run the engine once for this way."""
+        context, spec = self._context, self._context.spec
+        plain = way.decoding.plain
+        self._found = run_engine(
+            EngineJob(
+                spec=spec.sglang,
+                base=self._backend.fleet.base_folder,
+                served=None if plain else self._backend.exported,
+                tree=way.decoding.tree,
+                resources=spec.resources,
+                prompts=[question.ids for question in questions],
+                decoding=way.decoding,
+                warmup=spec.bench.warmup,
+            ),
+            context.paths.logs / f"sglang-engine-{way.label.replace('/', '-')}.log",
+            timeout_s=spec.sglang.start_timeout_s + spec.sglang.request_timeout_s * len(questions),
+            on_progress=lambda label, done: context.progress(f"engine {way.label}", done, 1.0, "", note=label),
+            stop_asked=context.cancelled.is_set,
+        )
+        self._version = str(self._found["version"])
+        answers = self._found["batches"][0]["answers"]
+        depth = way.decoding.tree.depth
+        for question, answer in zip(questions, answers, strict=True):
+            tokens, meta = answer["tokens"], answer["meta"]
+            finish = meta.get("finish_reason")
+            stopped = isinstance(finish, dict) and finish.get("type") == "stop"
+            completion = Completion(
+                prompt_tokens=len(question.ids),
+                tokens=tokens,
+                stop_reason="stop" if stopped else "length",
+                steps=[] if plain else step_counts(meta, len(tokens), depth),
+                total_s=answer["batch_s"] / int(self._found["batches"][0]["batch_size"]),
+            )
+            way.completions.append(completion)
+        return [answer["meta"] for answer in answers]
+
+    def batches(self, way: Track, questions: Sequence[Question]) -> list[dict[str, Any]]:
+        """Throughput of every batch size."""
+        found = []
+        for batch in self._found["batches"]:
+            tokens = sum(len(answer["tokens"]) for answer in batch["answers"])
+            counts = [
+                count
+                for answer in batch["answers"]
+                for count in step_counts(answer["meta"], len(answer["tokens"]), way.decoding.tree.depth)
+            ]
+            found.append(_batch(batch["batch_size"], tokens, batch["total_s"], counts))
+        return found
+
+    def setup(self) -> dict[str, Any]:
+        """What ran."""
+        return {"mode": "engine", "version": self._version, "start_s": self._found.get("start_s")}
+
+    def gap(self, context_ids: list[int]) -> float | None:
+        """The engine is gone by then; nobody can tell."""
+        return None
+
+
+def throughput(
+    backend: SGLangBackend, served: Served, prompts: Sequence[list[int]], way: Track, size: int
+) -> dict[str, Any]:
+    """All prompts, `size` requests at once."""
+    served.client.flush_cache()
+    began = time.perf_counter()
+    with ThreadPoolExecutor(size) as pool:
+        done = list(pool.map(lambda prompt: backend.complete(served, prompt, way.decoding)[0], prompts))
+    took = time.perf_counter() - began
+    steps = [step for completion in done for step in completion.steps]
+    return _batch(size, sum(len(completion.tokens) for completion in done), took, steps)
+
+
+def _batch(size: int, tokens: int, total_s: float, steps: Sequence[Any]) -> dict[str, Any]:
+    return {
+        "batch_size": size,
+        "completion_tokens": tokens,
+        "total_s": total_s,
+        "tokens_per_s": tokens / total_s if total_s > 0 else None,
+        "accept_length": AcceptStats(list(steps)).accept_length,
+    }
+
+
+def _sglang_figures(track: Track, metas: Metas) -> dict[str, Any]:
+    """The same measurement as SGLang counts it."""
+    steps = sum(int(meta.get("spec_verify_ct") or 0) for meta in metas)
+    tokens = sum(int(meta.get("completion_tokens") or 0) for meta in metas)
+    histogram: list[int] = []
+    for meta in metas:
+        for length, count in enumerate(meta.get("spec_correct_drafts_histogram") or ()):
+            histogram += [0] * (length + 1 - len(histogram))
+            histogram[length] += int(count)
+    return {
+        "flags": list(tree_flags(track.decoding.tree)),
+        "completion_tokens": tokens,
+        "spec_verify_ct": steps,
+        "accept_length": sglang_accept_length(tokens, steps),
+        "correct_drafts_histogram": histogram,
+    }

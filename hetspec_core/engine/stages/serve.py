@@ -1,0 +1,89 @@
+"""Stage serve: base and draft behind a server of SGLang, until somebody stops it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from hetspec_core.engine.backends.sglang_fleet import Fleet
+from hetspec_core.engine.backends.sglang_launch import Launch
+from hetspec_core.engine.backends.sglang_server import SGLangServer
+from hetspec_core.engine.context import RunContext
+from hetspec_core.engine.stages.served import draft_folder, exports
+from hetspec_core.errors import Cancelled, SpecError
+
+_LOOK_S = 0.5
+_SETTLED_S = 600.0  # a server that ran so long has earned its restarts back
+
+
+def run(context: RunContext) -> None:
+    """Export the draft, start the server, say where it is, and keep it up.
+
+    Raises:
+        Cancelled: somebody stopped it, which is how a server ends.
+        ModelError: SGLang cannot serve this draft.
+        StageFailed: it crashed more often than it may be started again.
+    """
+    spec = context.spec
+    if spec.sglang.url:
+        raise SpecError("a server is to be started, and sglang.url names a running one", hint="leave sglang.url out")
+    fleet = Fleet(spec.sglang, spec.base, spec.resources, folder=exports(context), logs=context.paths.logs)
+    folder = draft_folder(context)
+    served = fleet.export(Path(folder)) if folder else None
+    launch = fleet.plan(served, spec.decoding.tree)
+    context.record(sglang={"version": fleet.version, "command": launch.command, "expects": launch.expects})
+    server = SGLangServer(launch, context.paths.logs / "sglang.log", spec.sglang.request_timeout_s)
+    crashes = 0
+    try:
+        while True:
+            server.start()
+            facts = server.wait_ready(
+                spec.sglang.start_timeout_s,
+                lambda label, done: context.progress("start server", done, 1.0, "", note=label),
+                context.cancelled.is_set,
+            )
+            context.result(
+                "serve",
+                {
+                    "url": launch.url,
+                    "version": facts.version,
+                    "model": facts.model,
+                    "draft": str(served.source) if served is not None else "",
+                    "exported": str(served.folder) if served is not None else "",
+                    "class": launch.expects,
+                    "tree": facts.tree,
+                    "pid": server.pid,
+                    "log": str(server.log),
+                    "command": launch.shown,
+                    "clients": client_lines(launch, spec.recipe, plain=served is None),
+                },
+            )
+            began = time.monotonic()
+            _watch(context, server)
+            crashes = 1 if time.monotonic() - began > _SETTLED_S else crashes + 1
+            error = server.died()
+            if crashes > spec.sglang.restarts:
+                raise error
+            context.log(f"{error.message}; it is started again ({crashes} of {spec.sglang.restarts})", "warning")
+    finally:
+        server.stop()
+
+
+def _watch(context: RunContext, server: SGLangServer) -> None:
+    """Wait until the server is gone, or it is to be stopped."""
+    while server.alive:
+        if context.cancelled.wait(_LOOK_S):
+            raise Cancelled("the server was stopped")
+
+
+def client_lines(launch: Launch, recipe: str, *, plain: bool) -> list[str]:
+    """Lines to paste that use the server."""
+    name = recipe or "RECIPE"
+    way = " --plain" if plain else ""
+    body = '{"text": "The capital of France is", "sampling_params": {"max_new_tokens": 32, "temperature": 0}}'
+    return [
+        f"curl -s {launch.url}/generate -H 'Content-Type: application/json' -d '{body}'",
+        f"hetspec-core chat --recipe {name} --backend sglang --url {launch.url}{way}",
+        f"python bench_sglang_eagle.py --host {launch.url.rpartition(':')[0]} --port {launch.port} "
+        "--parallel 1 --num-questions 80",
+    ]
