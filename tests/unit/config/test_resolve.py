@@ -155,8 +155,8 @@ def test_all_faults_of_all_steps_are_reported_at_once() -> None:
             "dataset.range: is set to '[1,2', which is no TOML: Unclosed array (at end of document)",
             "train: unknown key; did you mean 'training.optimizer.lr'? [--set train.optimizer.lr]",
             "lr: unknown key; did you mean 'training.optimizer.lr'? [--set lr]",
-            "zzz: unknown key; known: base, draft, algorithm, dataset, training, decoding, bench, resources, name, "
-            "prompts, parents [--set zzz.q]",
+            "zzz: unknown key; known: base, draft, algorithm, dataset, training, decoding, bench, sglang, tune, "
+            "resources, name, backend, prompts, parents [--set zzz.q]",
             "stage: cannot be set: it follows from the recipe and the command [--set stage]",
             "training.max_stepz: unknown key; did you mean 'max_steps'? [--set training.max_stepz]",
             "training.epochs: is 0; needs a whole number > 0 [--set training.epochs]",
