@@ -167,8 +167,8 @@ def test_all_faults_of_all_steps_are_reported_at_once() -> None:
             "algorithm.options.nois: unknown key; did you mean 'noise'? [--set algorithm.options.nois]",
             "base.source.kind: is \"hubb\"; needs 'hub', 'path', 'package' [--set base.source.kind]",
             "dataset.format: no card 'sharegp' on axis formats; did you mean 'sharegpt'? [--set dataset.format]",
-            "bench: is 3; needs a table with prompts, limit, categories, first_turn_only, trees, repeats, warmup, "
-            "profile_prompts, bootstrap [--set bench]",
+            "bench: is 3; needs a table with prompts, limit, categories, sample_ids, first_turn_only, trees, "
+            "batch_size, repeats, warmup, profile_prompts, bootstrap [--set bench]",
             "prompts: is 'a'; needs a list of text [--set prompts]",
         )
     )
@@ -184,8 +184,8 @@ def test_the_error_counts_the_faults_and_names_the_recipe(tmp_path: Path) -> Non
 
 
 def test_unknown_parts_are_reported_together_and_once() -> None:
-    assert problems_of("base=smollm", "draft=lama-1l", "algorithm=eagel") == (
-        "base.preset: no base preset 'smollm'; did you mean 'smollm2-135m-instruct'? [--set base]",
+    assert problems_of("base=smollm2-135m", "draft=lama-1l", "algorithm=eagel") == (
+        "base.preset: no base preset 'smollm2-135m'; did you mean 'smollm2-135m-instruct'? [--set base]",
         "draft.preset: no draft preset 'lama-1l'; did you mean 'llama-1l'? [--set draft]",
         "algorithm.preset: no algorithm preset 'eagel'; did you mean 'eagle'? [--set algorithm]",
     )
