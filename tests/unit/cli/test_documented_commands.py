@@ -55,8 +55,9 @@ def test_a_line_that_cannot_be_typed_would_be_found() -> None:
 
 def test_the_page_shows_every_preset_and_command_there_was() -> None:
     text = (REPOSITORY / "docs" / "from-specforge-het.md").read_text()
-    words = """gen_dataset merge_datasets ds_range output_dir ds_prefix sharegpt_path read_eagle_format eval_path report_to
-        init_speculative_algorithm stand_alone_draft_model_path stand_alone_draft_model_key_adapt use_saved_json_config
+    words = """gen_dataset merge_datasets ds_range output_dir ds_prefix sharegpt_path read_eagle_format eval_path
+        report_to init_speculative_algorithm stand_alone_draft_model_path stand_alone_draft_model_key_adapt
+        use_saved_json_config
         max_memory question.jsonl push_dataset probe_datasets manual_sample_ids max_read_items target_model_only"""
     for word in words.split():
         assert word in text
