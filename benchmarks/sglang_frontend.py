@@ -6,7 +6,7 @@
 counts them (`benchmark/mtbench/bench_sglang_eagle.py`). It knows nothing of HetSpec.
 """
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportFunctionMemberAccess=false
 
 import json
 import sys

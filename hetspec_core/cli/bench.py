@@ -50,6 +50,9 @@ def bench(
     first_turn_only: Annotated[bool, typer.Option("--first-turn-only", help="Leave the second turns out.")] = False,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="0 = greedy.")] = None,
+    batch_size: Annotated[
+        list[int], typer.Option(min=1, help="Conversations decoded together; by SGLang it may be repeated.")
+    ] = [],  # noqa: B006
     repeats: Annotated[
         int | None, typer.Option(min=1, help="Times each prompt is measured; the median counts.")
     ] = None,
@@ -57,9 +60,6 @@ def bench(
     backend: BackendOption = None,
     url: UrlOption = None,
     engine: Annotated[bool, typer.Option("--engine", help="Measure SGLang's offline engine, not a server.")] = False,
-    batch_size: Annotated[
-        list[int], typer.Option(min=1, help="Conversations decoded together; for sglang it may be repeated.")
-    ] = [],  # noqa: B006
     overrides: SetOption = [],  # noqa: B006
     file: FileOption = None,
     name: NameOption = None,
@@ -74,9 +74,6 @@ def bench(
     from hetspec_core.service.lines import append_line, result_line
     from hetspec_core.service.saved import resolve_saved, saved_draft
 
-    served = engine or url is not None or backend == "sglang"
-    if len(batch_size) > 1 and not served:
-        raise UsageError("--batch-size is given more than once", hint="the built-in engine takes one; sglang several")
     options = spec_options(
         name=name,
         bench__prompts=prompts,
@@ -85,15 +82,19 @@ def bench(
         bench__sample_ids=sample_id or None,
         bench__trees=trees_of(tree),
         bench__first_turn_only=first_turn_only or None,
-        bench__batch_size=batch_size[0] if batch_size and not served else None,
+        bench__batch_size=batch_size[0] if len(batch_size) == 1 else None,
         bench__repeats=repeats,
         decoding__max_new_tokens=max_new_tokens,
         decoding__plain=plain or None,
         decoding__sampling__temperature=temperature,
         resources__dtype=dtype,
         sglang__engine=engine or None,
-        sglang__batch_sizes=batch_size if served else None,
+        sglang__batch_sizes=batch_size or None,
     ) | backend_options("sglang" if engine and backend is None else backend, url)
+    if len(batch_size) > 1 and options["backend"] != "sglang":
+        raise UsageError(
+            "the built-in bench has one --batch-size", hint="run it once for each, or use --backend sglang"
+        )
     with Workbench() as workbench:
         given: dict[str, Any] = {"stage": "bench", "overrides": overrides, "file": file, "options": options}
         if not plain:
@@ -118,15 +119,11 @@ def bench(
 def print_bench(result: dict[str, Any]) -> None:
     """Print a bench result: the setting, a table of the ways of decoding, then the details of each tree."""
     setup, plain, trees = result["setup"], result["plain"], result["trees"]
-    size = (
-        ""
-        if setup["draft_parameters"] is None
-        else f" ({setup['draft_parameters'] / 1e6:.1f} M parameters, "
-        f"vocabulary {format_number(setup['draft_vocab_size'])})"
-        if setup["draft"]
-        else f"{setup['base']} alone"
-    )
-    _say(f"{setup['base']} with draft {setup['draft']}{size}")
+    about = f"{setup['base']} with draft {setup['draft']}" if setup["draft"] else f"{setup['base']} alone"
+    if setup["draft"] and setup["draft_parameters"] is not None:
+        vocabulary = format_number(setup["draft_vocab_size"])
+        about += f" ({setup['draft_parameters'] / 1e6:.1f} M parameters, vocabulary {vocabulary})"
+    _say(about)
     _say(
         f"{setup['questions']} prompts of {setup['prompts']}, {format_number(setup['prompt_tokens'])} prompt tokens, "
         f"up to {setup['max_new_tokens']} new tokens, {_sampling(setup['sampling'])}, {setup['dtype']}, "
@@ -176,12 +173,6 @@ def _print_tree(tree: dict[str, Any]) -> None:
     )
     if rates:
         _say(f"acceptance by depth, given its parent (joint): {rates}")
-    if tree.get("costs"):
-        costs = tree["costs"]
-        spent = {name[:-2]: costs[name] for name in costs if name.endswith("_s")}
-        whole = sum(spent.values()) or 1.0
-        shares = ", ".join(f"{name} {seconds:.2f} s ({seconds / whole:.0%})" for name, seconds in spent.items())
-        _say(f"where the time goes at batch 1: {shares}")
     if counted := tree.get("sglang"):
         _say(
             f"as SGLang counts: {counted['completion_tokens']} tokens / {counted['spec_verify_ct']} verify steps = "
@@ -189,6 +180,12 @@ def _print_tree(tree: dict[str, Any]) -> None:
         )
         for batch in counted["batches"]:
             _say(f"{batch['batch_size']} prompts at once: {_rate(batch['tokens_per_s'])} tokens/s")
+    if tree.get("costs"):
+        costs = tree["costs"]
+        spent = {name[:-2]: costs[name] for name in costs if name.endswith("_s")}
+        whole = sum(spent.values()) or 1.0
+        shares = ", ".join(f"{name} {seconds:.2f} s ({seconds / whole:.0%})" for name, seconds in spent.items())
+        _say(f"where the time goes at batch 1: {shares}")
     if tree["phases"]:
         phases = ", ".join(f"{name[:-2]} {seconds * 1e3:.1f} ms" for name, seconds in tree["phases"].items())
         _say(f"a step, in a profiled pass of its own: {phases}")

@@ -25,6 +25,7 @@ from hetspec_core.service.checks import (
     check_roots,
 )
 from hetspec_core.service.planning.facts import ask_nvidia_smi
+from hetspec_core.service.sglang_check import check_sglang
 
 __all__ = ["Check", "diagnose"]
 
@@ -54,6 +55,7 @@ def diagnose(places: Roots | None = None) -> Iterator[Check]:
     yield _check_python()
     yield _check_torch(has_gpu=bool(gpus))
     yield _check_engine()
+    yield check_sglang(has_gpu=bool(gpus))
     yield _check_gpus(gpus)
     yield from check_roots(places)
     yield _check_terminal()

@@ -17,7 +17,9 @@ class SGLangSpec(Spec):
     plain_url: str = Field(
         default="", description="Server of the same base without speculation, to compare with; for `url` alone."
     )
-    python: str = Field(default="", description="Interpreter that has SGLang; this one when empty.")
+    python: str = Field(
+        default="", description="Interpreter that has SGLang; HETSPEC_SGLANG_PYTHON, or this one, when empty."
+    )
     python_path: str = Field(default="", description="PYTHONPATH of SGLang alone, for an unpacked bundle.")
     environment: dict[str, str] = Field(default_factory=dict, description="Variables of SGLang alone.")
     flags: tuple[str, ...] = Field(default=(), description="Further words of SGLang's command line, as they are.")

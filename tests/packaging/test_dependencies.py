@@ -54,7 +54,7 @@ CORE = REPOSITORY / "hetspec_core"
     [
         (CORE, CORE / "engine", ()),
         (REPOSITORY / "hetspec_tui", None, ()),
-        (CORE / "engine", None, ("engine", "sglang")),
+        (CORE / "engine", None, ("engine", "sglang")),  # what runs inside SGLang may import what is there
     ],
     ids=["desk", "dashboard", "engine"],
 )

@@ -26,6 +26,9 @@ from hetspec_core.spec import ResourcesSpec, SGLangSpec, TreeSpec
 MODEL_PACKAGE = "hetspec_core.engine.backends.sglang_models"
 PLUGIN = "hetspec_core.engine.backends.sglang_plugin.hooks:register"
 
+PYTHON_VARIABLE = "HETSPEC_SGLANG_PYTHON"
+"""Interpreter that has SGLang, where no spec names one."""
+
 _ASK_S = 120.0
 _ASK_VERSION = "import importlib.metadata as m; print(m.version('sglang'))"
 
@@ -56,8 +59,9 @@ class Launch:
 
 
 def interpreter(spec: SGLangSpec) -> str:
-    """The Python that has SGLang."""
-    return str(Path(spec.python).expanduser()) if spec.python else sys.executable
+    """The Python that has SGLang: of the spec, of the environment, or this one."""
+    named = spec.python or os.environ.get(PYTHON_VARIABLE, "")
+    return str(Path(named).expanduser()) if named else sys.executable
 
 
 def environment(spec: SGLangSpec, inside: Path | None = None) -> dict[str, str]:

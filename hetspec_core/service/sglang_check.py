@@ -1,0 +1,66 @@
+"""What of SGLang is installed and whether it would run: asked of the interpreter that has it, not imported here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+from hetspec_core import sglang_versions
+from hetspec_core.service.checks import Check
+
+VARIABLE = "HETSPEC_SGLANG_PYTHON"
+TIMEOUT_S = 60.0
+_PARTS = ("sglang-kernel", "torch", "transformers", "flashinfer-python", "pyzmq", "msgspec", "hetspec")
+_ASK = f"""
+import importlib.metadata as m, importlib.util as u, json
+found = {{}}
+for name in ("sglang", *{_PARTS!r}):
+    try:
+        found[name] = m.version(name)
+    except m.PackageNotFoundError:
+        pass
+found["kernels"] = u.find_spec("sgl_kernel") is not None
+print(json.dumps(found))
+"""
+
+
+def check_sglang(*, has_gpu: bool) -> Check:
+    """SGLang in the interpreter that `HETSPEC_SGLANG_PYTHON` names, or in this one.
+
+    Args:
+        has_gpu: whether there is an NVIDIA GPU.
+    """
+    python = os.environ.get(VARIABLE) or sys.executable
+    wanted = f"sglang>={sglang_versions.OLDEST},<={sglang_versions.NEWEST}"
+    install = f"pip install '{wanted}' in an environment of its own, and set {VARIABLE} to its python"
+    try:
+        done = subprocess.run([python, "-c", _ASK], capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+        found = json.loads(done.stdout)
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return Check("sglang", "error", f"{python} cannot be asked: {error}", f"set {VARIABLE} to a Python with SGLang")
+    version = found.get("sglang")
+    facts = {"python": python, **found}
+    if version is None:
+        return Check(
+            "sglang", "ok", "not installed; only needed to serve by SGLang", f"if it is wanted: {install}", facts
+        )
+    if not sglang_versions.is_supported(version):
+        text = f"SGLang {version} in {python} is outside {sglang_versions.RANGE}"
+        return Check("sglang", "error", text, install, facts)
+    problems = []
+    if not found["kernels"]:
+        problems.append("its kernels are missing (pip install sglang-kernel)")
+    if not has_gpu:
+        problems.append("there is no NVIDIA GPU, and no version of SGLang starts unaided on a processor")
+    elif shutil.which("nvcc") is None:
+        problems.append("nvcc is not on the path, and SGLang compiles small kernels at its first start")
+    if not sglang_versions.inside_is_known(version):
+        problems.append(
+            f"Qwen3 and mixture drafts and the live tree need SGLang {sglang_versions.INSIDE_RANGE}; the rest works"
+        )
+    if problems:
+        return Check("sglang", "warning", f"SGLang {version} in {python}: {'; '.join(problems)}", install, facts)
+    return Check("sglang", "ok", f"SGLang {version} in {python}, torch {found.get('torch')}", facts=facts)
