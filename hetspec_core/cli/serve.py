@@ -37,7 +37,7 @@ def serve(
     sglang_python: Annotated[
         Path | None, typer.Option("--sglang-python", help="Interpreter that has SGLang; this one when absent.")
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Leave it running; `runs stop` ends it.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Leave it running; `runs cancel` ends it.")] = False,
     overrides: SetOption = [],  # noqa: B006 - Typer reads the default, nobody changes it
     file: FileOption = None,
     name: NameOption = None,

@@ -76,6 +76,8 @@ def measure_served(context: RunContext, conversations: list[Conversation]) -> tu
             report = speculative_report(measurement.gap, questions, reference, way, bootstrap=spec.bench.bootstrap)
             if not has_plain:  # there is nothing to compare with
                 report |= {"speedup": None, "speedup_end_to_end": None, "lossless": None}
+                for row in report["categories"].values():
+                    row["speedup"] = None
             report["phases"] = {}
             report["sglang"] = _sglang_figures(way, metas[way.label]) | {"batches": batches[way.label]}
             reports.append(report)

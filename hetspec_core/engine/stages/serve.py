@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def run(context: RunContext) -> None:
                     "pid": server.pid,
                     "log": str(server.log),
                     "command": launch.shown,
-                    "clients": client_lines(launch, spec.recipe, plain=served is None),
+                    "clients": client_lines(launch, spec.recipe, "" if served is None else str(served.source)),
                 },
             )
             began = time.monotonic()
@@ -76,14 +77,14 @@ def _watch(context: RunContext, server: SGLangServer) -> None:
             raise Cancelled("the server was stopped")
 
 
-def client_lines(launch: Launch, recipe: str, *, plain: bool) -> list[str]:
+def client_lines(launch: Launch, recipe: str, draft: str) -> list[str]:
     """Lines to paste that use the server."""
     name = recipe or "RECIPE"
-    way = " --plain" if plain else ""
+    way = f"--draft {shlex.quote(draft)}" if draft else "--plain"
     body = '{"text": "The capital of France is", "sampling_params": {"max_new_tokens": 32, "temperature": 0}}'
     return [
         f"curl -s {launch.url}/generate -H 'Content-Type: application/json' -d '{body}'",
-        f"hetspec-core chat --recipe {name} --backend sglang --url {launch.url}{way}",
+        f"hetspec-core chat --recipe {name} --url {launch.url} {way}",
         f"python bench_sglang_eagle.py --host {launch.url.rpartition(':')[0]} --port {launch.port} "
         "--parallel 1 --num-questions 80",
     ]
