@@ -27,7 +27,7 @@ def main() -> None:
     sgl.set_default_backend(sgl.RuntimeEndpoint(url))
     texts = json.loads(Path(prompts).read_text())
     started = time.perf_counter()
-    states = answer.run_batch(
+    states = answer.run_batch(  # pyright: ignore[reportFunctionMemberAccess] - the decorator adds it
         [{"prompt": text, "limit": int(limit)} for text in texts], temperature=0, num_threads=1, progress_bar=False
     )
     latency = time.perf_counter() - started

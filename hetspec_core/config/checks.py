@@ -53,6 +53,9 @@ def cross_check(parts: Mapping[str, Any], *, stage: str, algorithm: Card | None)
         problems += _pair(base, draft, algorithm)
     if base is not None:
         problems += _trees(parts, _draft_vocabulary(base, draft))
+    if "resources" in parts and parts["resources"].max_memory and stage in ("dataset", "train"):
+        text = f"spreads the base over GPUs, and stage {stage} has a worker with all of it on each; leave it out"
+        problems.append(Problem("resources.max_memory", text))
     if "dataset" in parts and parts["dataset"].format != "auto":
         problems += find_card("formats", parts["dataset"].format, "dataset.format")[1]
     return problems

@@ -33,6 +33,7 @@ from hetspec_core.config.origins import (
     plain,
     to_table,
 )
+from hetspec_core.config.parts import as_recipe
 from hetspec_core.config.sizes import compute_sizes
 from hetspec_core.errors import HetSpecError, SpecError, UsageError
 from hetspec_core.spec import BaseSpec, RunSpec, Stage
@@ -71,7 +72,7 @@ def resolve(
     """Resolve a recipe for one stage.
 
     Args:
-        recipe: name of a recipe preset.
+        recipe: name of a recipe preset; for stage dataset that of a base preset will do.
         stage: dataset, train, bench, generate, serve or tune.
         overrides: `key.path=VALUE`, the value read as TOML; what is no TOML is taken as text.
         file: a TOML file in the form of a recipe, put over the recipe.
@@ -83,7 +84,10 @@ def resolve(
         SpecError: the spec does not hold; every problem found is listed.
     """
     check_stage(stage)
-    preset = library.load("recipe", recipe)
+    if stage == "dataset" and recipe not in library.preset_files("recipe") and recipe in library.preset_files("base"):
+        preset = as_recipe(library.load("base", recipe))  # hidden states want no draft
+    else:
+        preset = library.load("recipe", recipe)
     return resolve_preset(preset, stage=stage, overrides=overrides, file=file, options=options)
 
 

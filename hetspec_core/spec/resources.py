@@ -38,6 +38,11 @@ class ResourcesSpec(Spec):
     )
     gpus: tuple[str, ...] = Field(default=(), description="Only these GPUs, each an index or a UUID; empty = any.")
     min_free_gib: float = Field(default=0.0, ge=0, description="Only GPUs with so much free memory, in GiB.")
+    max_memory: dict[str, str] = Field(
+        default_factory=dict,
+        description="Spread the base over GPUs, for bench, generate and chat: index of a GPU of the run -> what it may "
+        "hold of the weights, e.g. {0 = '17.5GiB', 1 = '17GiB'}.",
+    )
     share_busy: bool = Field(default=False, description="Take GPUs on which a process of somebody else's works too.")
     priority: int = Field(default=0, description="Place among runs that wait for GPUs; higher is earlier.")
 
@@ -45,6 +50,12 @@ class ResourcesSpec(Spec):
     def _check(self) -> ResourcesSpec:
         if self.node_rank >= self.num_nodes:
             raise ValueError(f"node_rank is {self.node_rank}; of {self.num_nodes} nodes it needs 0 to num_nodes - 1")
+        if any(not index.isdecimal() for index in self.max_memory):
+            raise ValueError(f"max_memory names {', '.join(self.max_memory)}; GPUs are 0, 1, ... within the run")
+        if len(self.max_memory) > max(self.num_gpus, len(self.gpus)):
+            raise ValueError(
+                f"max_memory names {len(self.max_memory)} GPUs, num_gpus is {self.num_gpus}; set num_gpus to as many"
+            )
         if self.num_nodes > 1 and self.rendezvous is None:
             raise ValueError(f"{self.num_nodes} nodes need rendezvous = 'HOST:PORT' of node 0, the same on all of them")
         if self.rendezvous is not None:

@@ -60,7 +60,7 @@ CORE = REPOSITORY / "hetspec_core"
 )
 def test_every_import_is_declared(folder: Path, leave_out: Path | None, extras: tuple[str, ...]) -> None:
     distributions = packages_distributions()
-    allowed = set(declared(*extras))
+    allowed = set(declared(*extras)) | {"msgspec"}  # SGLang's own; the tree plugin runs inside it only
     seen = imported(folder, leave_out=leave_out)
     assert seen
     missing = {

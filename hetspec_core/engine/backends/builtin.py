@@ -72,7 +72,9 @@ class BuiltinBackend(Backend):
         """As in `Backend`."""
         set_threads(resources)
         device = resolve_device(resources)
-        loaded = BaseLM.load(base, device=device, dtype=resolve_dtype(resources, device))
+        loaded = BaseLM.load(
+            base, device=device, dtype=resolve_dtype(resources, device), max_memory=resources.max_memory
+        )
         self._base = loaded
         self._template = ChatTemplate.for_tokenizer(loaded.tokenizer, base.chat_template)
         return self.facts()

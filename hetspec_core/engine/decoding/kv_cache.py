@@ -61,8 +61,10 @@ class SlotCache(Cache):
             self._keys[layer_idx] = self._allocate(key_states)
             self._values[layer_idx] = self._allocate(value_states)
         keys, values = self._keys[layer_idx], self._values[layer_idx]
-        keys[self._targets, :, self._slots] = key_states.transpose(1, 2)
-        values[self._targets, :, self._slots] = value_states.transpose(1, 2)
+        device = keys.device  # of a base that is spread over several, not always that of the slots
+        targets, slots = self._targets.to(device), self._slots.to(device)
+        keys[targets, :, slots] = key_states.transpose(1, 2)
+        values[targets, :, slots] = value_states.transpose(1, 2)
         if not self._visible:
             return key_states, value_states
         rows = self.num_rows
@@ -89,7 +91,8 @@ class SlotCache(Cache):
         limit = self.capacity - 1
         source, target = source.clamp(max=limit), target.clamp(max=limit)
         for table in (*self._keys.values(), *self._values.values()):
-            table[self._rows, :, target] = table[self._rows, :, source]
+            rows, to, of = (index.to(table.device) for index in (self._rows, target, source))
+            table[rows, :, to] = table[rows, :, of]
         self.advance(counts, host_counts)
 
     def advance(self, counts: Tensor, host_counts: list[int]) -> None:

@@ -6,6 +6,7 @@ separate call. It knows nothing of drafts, trees or data.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from hetspec_core.engine.modeling.attention import ATTENTION_NAME
 from hetspec_core.engine.modeling.output_head import OutputHead
 from hetspec_core.engine.modeling.sources import fingerprint, materialize
-from hetspec_core.errors import ModelError
+from hetspec_core.engine.modeling.spread import spread
+from hetspec_core.errors import ModelError, ResourceError
 from hetspec_core.spec import BaseSpec
 
 
@@ -124,11 +126,25 @@ class BaseLM:
         self.max_length = _context_length(config)
 
     @classmethod
-    def load(cls, spec: BaseSpec, *, device: torch.device | str, dtype: torch.dtype) -> BaseLM:
+    def load(
+        cls,
+        spec: BaseSpec,
+        *,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        max_memory: Mapping[str, str] | None = None,
+    ) -> BaseLM:
         """Load the base that a spec names.
+
+        Args:
+            spec: which.
+            device: where; of a base on several devices, their kind.
+            dtype: type of the weights.
+            max_memory: index of a device -> what it may hold of the weights; empty = all of it on `device`.
 
         Raises:
             ModelError: it is not on this machine, is of another architecture than the spec says, or cannot be read.
+            ResourceError: it does not fit into `max_memory`, or that is asked for without GPUs.
         """
         from transformers import AutoModelForCausalLM
 
@@ -141,7 +157,16 @@ class BaseLM:
                 f"the base in {folder} could not be loaded: {type(error).__name__}: {str(error).splitlines()[0]}",
                 hint="check that the directory is complete; a model that needs remote code is not supported",
             ) from error
-        base = cls(model.to(device), tokenizer, name=spec.name, fingerprint=fingerprint(folder))
+        if not max_memory:
+            model.to(device)
+        elif torch.device(device).type != "cuda":
+            raise ResourceError(
+                "resources.max_memory spreads the base over GPUs, and this run is on the CPU",
+                hint="leave max_memory out, or run where there are GPUs",
+            )
+        else:
+            spread(model, model.get_decoder(), max_memory)
+        base = cls(model, tokenizer, name=spec.name, fingerprint=fingerprint(folder))
         base.check(spec)
         return base
 
@@ -219,8 +244,8 @@ class BaseLM:
         )
         captured = {}
         if layers:
-            captured = {layer: output.hidden_states[layer] for layer in layers}
-        return BaseOutput(hidden=output.last_hidden_state, layers=captured)
+            captured = {layer: output.hidden_states[layer].to(self.device) for layer in layers}
+        return BaseOutput(hidden=output.last_hidden_state.to(self.device), layers=captured)
 
 
 def load_tokenizer(spec: BaseSpec) -> Any:

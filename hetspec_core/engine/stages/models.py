@@ -23,7 +23,7 @@ def load_pair(context: RunContext) -> tuple[BaseLM, DraftLM | None]:
     """
     spec = context.spec
     context.progress("load models", 0, 1, "")
-    base = BaseLM.load(spec.base, device=context.device, dtype=context.dtype)
+    base = BaseLM.load(spec.base, device=context.device, dtype=context.dtype, max_memory=spec.resources.max_memory)
     draft = None
     if spec.draft is not None and not spec.decoding.plain:
         if spec.draft.checkpoint is None:

@@ -16,6 +16,8 @@ from hetspec_core.engine.data.command import answer
 from hetspec_core.errors import ResourceError
 from hetspec_core.paths import write_atomic
 
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
 
 def draw(plots: list[dict[str, Any]], path: Path) -> dict[str, Any]:
     """Draw plots side by side into a PNG file.
@@ -34,18 +36,27 @@ def draw(plots: list[dict[str, Any]], path: Path) -> dict[str, Any]:
         raise ResourceError(
             "matplotlib is not installed, and pictures are drawn with it", hint='pip install "hetspec[report]"'
         ) from None
-    figure = figures.Figure(figsize=(7.0 * len(plots), 5.2), layout="constrained")
+    most = max((len(plot["points"]) for plot in plots), default=0)
+    figure = figures.Figure(figsize=(7.0 * len(plots), 5.2 + 0.1 * most), layout="constrained")
     canvases.FigureCanvasAgg(figure)
     for number, plot in enumerate(plots, 1):
         axes = figure.add_subplot(1, len(plots), number)
         best = sorted((point["x"], point["y"]) for point in plot["points"] if point["front"])
         if best:
             axes.plot(*zip(*best), color="#1b7837", linewidth=1.2, zorder=1)
-        for point in plot["points"]:
-            colour = "#1b7837" if point["front"] else "#8c959f"
-            axes.scatter([point["x"]], [point["y"]], color=colour, s=36, zorder=2)
-            label = point["label"].replace("$", r"\$")  # a dollar would begin mathematics
-            axes.annotate(label, (point["x"], point["y"]), fontsize=7, xytext=(4, 4), textcoords="offset points")
+        for index, point in enumerate(plot["points"]):
+            colour, letter = "#1b7837" if point["front"] else "#8c959f", _LETTERS[index % len(_LETTERS)]
+            label = f"{letter}  {point['label']}".replace("$", r"\$")  # a dollar would begin mathematics
+            axes.scatter([point["x"]], [point["y"]], color=colour, s=36, zorder=2, label=label)
+            axes.annotate(
+                letter,
+                (point["x"], point["y"]),
+                fontsize=8,
+                xytext=(4 + 6 * (index % 3), 4),
+                textcoords="offset points",
+            )
+        # The names stand below: beside the points they would lie on one another.
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=7, ncols=2, markerscale=0.6)
         axes.set_title(plot["title"])
         axes.set_xlabel(plot["across"])
         axes.set_ylabel(plot["up"])

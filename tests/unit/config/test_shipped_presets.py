@@ -8,6 +8,7 @@ import pytest
 
 from hetspec_core.config import from_toml, load_base, presets, resolve, to_toml
 from hetspec_core.config.resolve import STAGES
+from hetspec_core.errors import NotFoundError
 from hetspec_core.spec import Architecture
 
 NAMES = {kind: [item.file.name for item in presets.list(kind) if item.file.shipped] for kind in presets.KINDS}
@@ -69,3 +70,63 @@ def test_resolving_is_fast() -> None:
     for _ in range(5):
         resolve("quick-demo", stage="train")
     assert (time.process_time() - begin) / 5 < 0.05
+
+
+ORIGIN = {
+    "llama2_7b_base_and_llama2_7b_drafter_using_eagle2": ("llama2-7b-llama-eagle", "eagle", "llama"),
+    "llama2_7b_base_and_qwen3_moe_30A3B_drafter_using_eagle2": ("llama2-7b-qwen3-moe-eagle", "eagle", "qwen3_moe"),
+    "qwen3_moe_30A3B_base_and_qwen3_moe_30A3B_drafter_using_eagle2": (
+        "qwen3-30b-qwen3-moe-eagle",
+        "eagle",
+        "qwen3_moe",
+    ),
+    "qwen3_moe_30A3B_base_and_qwen3_4B_drafter_using_eagle2": ("qwen3-30b-qwen3-eagle", "eagle", "qwen3"),
+    "qwen3_4B_base_and_qwen3_4B_drafter_using_eagle2": ("qwen3-4b-qwen3-eagle", "eagle", "qwen3"),
+    "qwen3_4B_base_and_qwen3_moe_30A3B_drafter_using_eagle2": ("qwen3-4b-qwen3-moe-eagle", "eagle", "qwen3_moe"),
+    "qwen3_4B_base_and_customized_qwen3_moe_30A3B_drafter_using_eagle2": (
+        "qwen3-4b-qwen3-moe-zero-eagle",
+        "eagle",
+        "qwen3_moe",
+    ),
+    "qwen3_4B_base_and_qwen3_4B_drafter_using_experimental": ("qwen3-4b-latent", "latent", "qwen3"),
+}
+"""Preset of specforge_het -> recipe here, its algorithm and the family of its draft."""
+
+
+@pytest.mark.parametrize("theirs", ORIGIN)
+def test_every_pairing_of_the_origin_is_a_recipe(theirs: str) -> None:
+    name, algorithm, family = ORIGIN[theirs]
+    spec = resolve(name, stage="train").spec
+    assert spec.algorithm.name == algorithm
+    assert spec.draft is not None and spec.draft.architecture.model_type == family
+    assert spec.draft.architecture.num_hidden_layers == 1
+    sizes, base = spec.draft.architecture, spec.base.architecture
+    if "experimental" in theirs:
+        assert (sizes.hidden_size, sizes.intermediate_size) == (1408, 5376)
+        assert spec.algorithm.options["latent_init"] == "learned"
+    else:
+        assert sizes.hidden_size == base.hidden_size
+    if theirs.startswith("qwen3_4B_base") and family == "qwen3_moe":
+        assert sizes.moe_intermediate_size == base.intermediate_size // (sizes.num_experts_per_tok or 0) == 9728 // 8
+        assert sizes.num_key_value_heads == base.num_key_value_heads and sizes.rope_theta == base.rope_theta
+    if "customized" in theirs:
+        assert sizes.num_experts == 128
+        assert (sizes.extra["zero_compute_experts"], sizes.extra["shared_experts"]) == (32, 2)
+        assert sizes.extra["router_aux_loss_coef"] == 0.0005
+
+
+@pytest.mark.parametrize(
+    ("theirs", "base"),
+    [
+        ("llama2_7b", "llama2-7b-chat"),
+        ("qwen3_moe_30A3B", "qwen3-30b-a3b-instruct-2507"),
+        ("qwen3_4B", "qwen3-4b-instruct-2507"),
+    ],
+)
+def test_a_base_alone_is_enough_for_a_dataset(theirs: str, base: str) -> None:
+    spec = resolve(base, stage="dataset", options={"dataset.range": [0, 17500]}).spec
+    assert (spec.base.name, spec.draft, spec.dataset.range) == (base, None, (0, 17500)), theirs
+    extras = {"pad_token": "@eos"} if theirs == "llama2_7b" else {"unk_token": "@eos"}
+    assert spec.base.special_tokens == extras
+    with pytest.raises(NotFoundError):
+        resolve(base, stage="train")
