@@ -14,8 +14,10 @@ from pathlib import Path
 from benchmarks import machine
 
 FOLDER = Path(__file__).parent
-NO_BENCHMARKS = {"__init__", "__main__", "loop_watch", "machine"}
-BY_NAME_ONLY = {"draft_defaults", "draft_kinds"}  # hours on two cores
+NO_BENCHMARKS = {"__init__", "__main__", "loop_watch", "machine"} | {
+    f"sglang_{part}" for part in ("drafts", "exchanges", "frontend", "matrix", "references")
+}
+BY_NAME_ONLY = {"draft_defaults", "draft_kinds", "sglang_check"}  # hours on two cores, or a GPU
 
 
 def main() -> int:
