@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from benchmarks import machine
-from benchmarks.sglang_drafts import as_mixture, as_qwen3
+from benchmarks.sglang_drafts import as_latent, as_mixture, as_qwen3
 from benchmarks.sglang_exchanges import record_exchanges
 from benchmarks.sglang_matrix import ANSWERS, Check, Row, ask, figures_of, ready_rows, short
 from benchmarks.sglang_references import compare_answers, measure_builtin, measure_engine
@@ -81,6 +81,7 @@ def main() -> int:
         Row("llama 3/1/3", "3/1/3", "llama"),
         Row("qwen3 6/10/59", "6/10/59", "qwen3"),
         Row("qwen3-moe 6/10/59", "6/10/59", "qwen3_moe"),
+        Row("latent 6/10/59", "6/10/59", "latent"),
         Row("plain float32", "1/1/1", dtype="float32"),
         Row("llama 5/4/7 float32", "5/4/7", "llama", dtype="float32"),
     ]
@@ -132,6 +133,8 @@ def _drafts(check: Check) -> dict[str, Path]:
     found = {"llama": check.options.draft, "qwen3": work / "qwen3", "qwen3_moe": work / "qwen3_moe"}
     as_qwen3(found["llama"], found["qwen3"])
     as_mixture(found["llama"], found["qwen3_moe"])
+    found["latent"] = work / "latent"
+    as_latent(found["llama"], found["latent"])
     return found
 
 

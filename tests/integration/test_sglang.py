@@ -312,7 +312,6 @@ def test_a_qwen3_draft_needs_our_class_and_so_a_version_that_it_is_made_for(pair
     ("backbone", "algorithm", "sizes", "reason"),
     [
         ("gemma3", "eagle", {"model_type": "gemma3_text", "head_dim": 8}, "class for gemma3_text"),
-        ("llama", "latent", {}, "latent draft"),
         ("llama", "eagle", {"hidden_size": 8, "intermediate_size": 16}, "8 wide"),
     ],
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from hetspec_core import sglang_versions
+from hetspec_core.engine.backends.sglang_latent import LATENT_CLASS, write_latent
 from hetspec_core.engine.modeling.checkpoint import read_draft
 from hetspec_core.engine.modeling.draft_files import CONFIG, DraftFiles, write_draft_folder
 from hetspec_core.engine.modeling.layouts.base import Written
@@ -23,7 +24,7 @@ from hetspec_core.engine.modeling.stored_draft import StoredDraft
 from hetspec_core.errors import HetSpecError, ModelError
 from hetspec_core.spec import BaseSpec
 
-OWN_CLASSES = ("HetSpecQwen3Eagle", "HetSpecQwen3MoeEagle")
+OWN_CLASSES = ("HetSpecQwen3Eagle", "HetSpecQwen3MoeEagle", LATENT_CLASS)
 """What `sglang_models` brings, by the names under which drafts are exported."""
 _EAGLE3 = "LlamaForCausalLMEagle3"
 
@@ -95,11 +96,10 @@ def _write(stored: StoredDraft) -> Written:
             raise _cannot(f"it is an EAGLE-3 draft of {family}", f"EAGLE-3 drafts of llama layers ({_EAGLE3})")
         return written
     if stored.algorithm == "latent":
-        raise _cannot(
-            "a latent draft goes over every token several times, with key/value layers of its own for each pass, "
-            "and SGLang's EAGLE worker gives a draft one",
-            "an EAGLE draft; `bench` and `chat` with the built-in backend run this one",
-        )
+        try:
+            return write_latent(stored)
+        except HetSpecError as error:
+            raise _cannot(error.message, error.hint) from error
     try:
         written = EagleLayout().write(stored)
     except HetSpecError as error:
