@@ -22,6 +22,7 @@ from hetspec_core.engine.modeling.layouts.eagle import SERVED, TOKEN_MAP, EagleL
 from hetspec_core.engine.modeling.layouts.eagle3 import Eagle3Layout
 from hetspec_core.engine.modeling.stored_draft import StoredDraft
 from hetspec_core.errors import HetSpecError, ModelError
+from hetspec_core.sglang_inside import Installed
 from hetspec_core.spec import BaseSpec
 
 OWN_CLASSES = ("HetSpecQwen3Eagle", "HetSpecQwen3MoeEagle", LATENT_CLASS)
@@ -50,14 +51,14 @@ class ServedDraft:
     source: Path
 
 
-def served_draft(source: Path, base: BaseSpec, parent: Path, version: str) -> ServedDraft:
+def served_draft(source: Path, base: BaseSpec, parent: Path, sglang: Installed) -> ServedDraft:
     """Write a draft for SGLang below `parent`, unless it is there already.
 
     Args:
         source: a draft directory in any layout.
         base: what it drafts for.
         parent: folder of exports; never the draft's own.
-        version: of the SGLang that shall serve it.
+        sglang: what shall serve it.
 
     Raises:
         ModelError: SGLang cannot serve this draft; the message says why, the hint what would work.
@@ -69,10 +70,10 @@ def served_draft(source: Path, base: BaseSpec, parent: Path, version: str) -> Se
     written = _write(stored)
     architecture = str(written.config["architectures"][0])
     needs_package = architecture in OWN_CLASSES
-    if needs_package and not sglang_versions.inside_is_known(version):
+    if needs_package and sglang.classes:
         raise ModelError(
             f"{architecture} is served by a class of HetSpec's, made for SGLang {sglang_versions.INSIDE_RANGE}; "
-            f"this is {version}",
+            f"this is {sglang.version}, and it differs: {sglang.classes[0]}",
             hint=f"serve with SGLang {sglang_versions.INSIDE[-1]}, or train a draft of {', '.join(SERVED)}",
         )
     key = hashlib.sha256(json.dumps([str(source.resolve()), _stamp(files.folder)]).encode()).hexdigest()[:12]

@@ -18,6 +18,7 @@ from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.errors import ModelError
+from hetspec_core.sglang_inside import Installed
 from hetspec_core.spec import AlgorithmSpec, BaseSpec, DraftSpec
 from tests.fakes.sglang_modules import Batch, install_modules
 from tests.fakes.tiny_base import make_tiny_base
@@ -53,7 +54,7 @@ def serve(source: Path, base_spec: BaseSpec, exports: Path, monkeypatch: pytest.
     install_modules(monkeypatch)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    served = served_draft(source, base_spec, exports, "0.5.17")
+    served = served_draft(source, base_spec, exports, Installed("0.5.17"))
     assert served.needs_package
     entry = importlib.import_module(f"hetspec_core.engine.backends.sglang_models.{module}").EntryClass
     assert entry.__name__ == served.architecture
@@ -154,7 +155,7 @@ def test_the_exported_configuration_is_as_wide_as_the_state_and_as_deep_as_the_p
     base_spec: BaseSpec, tmp_path: Path
 ) -> None:
     make(tmp_path / "d", base_spec, "llama", {"refinements": 2, "recurrences": 2})
-    served = served_draft(tmp_path / "d", base_spec, tmp_path / "exports", "0.5.17")
+    served = served_draft(tmp_path / "d", base_spec, tmp_path / "exports", Installed("0.5.17"))
     config = json.loads((served.folder / "config.json").read_text())
     assert config["hidden_size"] == base_spec.architecture.hidden_size
     assert config["hetspec_latent"]["hidden_size"] == 24
@@ -174,5 +175,5 @@ def test_a_latent_draft_that_cannot_be_served_is_refused_with_what_would_work(
 ) -> None:
     make(tmp_path / "d", base_spec, family, options)
     with pytest.raises(ModelError, match=f"SGLang cannot serve this draft: .*{reason}") as failure:
-        served_draft(tmp_path / "d", base_spec, tmp_path / "exports", "0.5.17")
+        served_draft(tmp_path / "d", base_spec, tmp_path / "exports", Installed("0.5.17"))
     assert instead in failure.value.hint
