@@ -1,7 +1,8 @@
 """The three hooks in SGLang's speculative workers, and the entry point that sets them.
 
 Entry-point group `sglang.srt.plugins`. Without the variable that names a socket, or in an SGLang whose source differs
-from what is hooked here, nothing is. Every hook catches all that goes wrong in it, counts it, and after a few times stays away.
+from what is hooked here, nothing is. Every hook catches all that goes wrong in it, counts it, and after a few times
+stays away.
 
 CUDA graphs: `organize_draft_results` is captured, so its hook runs once per graph and leaves a copy into a
 buffer behind that every replay repeats; the other two run in Python at every step.
