@@ -55,6 +55,17 @@ NEEDS: dict[str, tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...]] 
             ("topk",),
         ),
     ),
+    "native": tuple(
+        (file, f"{name}.{method}", (), ())
+        for file, name in (
+            ("layers/layernorm.py", "RMSNorm"),
+            ("layers/layernorm.py", "GemmaRMSNorm"),
+            ("layers/activation.py", "SiluAndMul"),
+            ("layers/activation.py", "GeluAndMul"),
+            ("layers/rotary_embedding/base.py", "RotaryEmbedding"),
+        )
+        for method in ("forward_cuda", "forward_native")
+    ),
 }
 """Part of ours -> file below `sglang/srt`, name, first parameters in order, parameters anywhere."""
 
@@ -96,7 +107,7 @@ def differences(package: Path, part: str) -> list[str]:
 
     Args:
         package: directory of the package `sglang`.
-        part: "classes" or "plugin".
+        part: one of `NEEDS`.
     """
     found: list[str] = []
     for file, name, first, anywhere in NEEDS[part]:
