@@ -94,9 +94,9 @@ def main() -> int:
         _wait(check, rows[2:])
         builtin.join(timeout=max(1.0, check.left_s() - 120))
         _measure(check, rows, tokenizer)
+        check.attempt("exchanges", lambda: record_exchanges(check, rows), 5)
         check.attempt("overhead", lambda: _overhead(check, rows), 30)
         check.attempt("frontend", lambda: _frontend(check, rows), 15)
-        check.attempt("exchanges", lambda: record_exchanges(check, rows), 5)
     finally:
         for row in rows:
             if row.server is not None:

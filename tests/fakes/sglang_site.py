@@ -9,20 +9,22 @@ from hetspec_core.sglang_inside import NEEDS
 from hetspec_core.spec import SGLangSpec
 
 SERVER = Path(__file__).with_name("sglang_server.py")
+REPLAY = Path(__file__).with_name("sglang_replay.py")
 
 
-def make_site(folder: Path, version: str = "0.5.17", *, without: tuple[str, ...] = ()) -> Path:
+def make_site(folder: Path, version: str = "0.5.17", *, without: tuple[str, ...] = (), server: Path = SERVER) -> Path:
     """Write it; returns the folder.
 
     Args:
         folder: where.
         version: what it says that it is.
+        server: what runs as `sglang.launch_server`.
         without: names of functions and classes that its source shall lack; the rest is there with its parameters.
     """
     package = folder / "sglang"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(f"__version__ = {version!r}\n")
-    shutil.copy(SERVER, package / "launch_server.py")
+    shutil.copy(server, package / "launch_server.py")
     for file, text in _source(without).items():
         path = package / "srt" / file
         path.parent.mkdir(parents=True, exist_ok=True)
