@@ -83,7 +83,7 @@ def test_a_base_spread_over_two_gpus_decodes_as_on_one(data: tuple[BaseSpec, Pat
     prompts = ragged_prompts((5, 9, 3), vocab=whole.vocab_size)
     texts = []
     for base in (whole, apart):
-        drafted = generate(base, tiny_draft(base), prompts, decoding)
+        drafted = generate(base, tiny_draft(base).to(base.device), prompts, decoding)
         plain = generate(base, None, prompts, decoding.model_copy(update={"plain": True}))
         assert [each.tokens for each in drafted] == [each.tokens for each in plain]
         texts.append([each.tokens for each in plain])
