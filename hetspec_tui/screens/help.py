@@ -53,7 +53,7 @@ class HelpScreen(ModalScreen[int | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog-box"):
             yield Static(self._title, markup=False, classes="dialog-title")
-            yield Input(placeholder="type to filter", id="help-filter")
+            yield Input(placeholder="type to filter", id="help-filter", compact=True)
             yield ChoiceList(id="help-list")
             yield Static("Enter does it   Esc closes   ids are for keys.toml", markup=False, classes="dialog-hint")
 
