@@ -86,7 +86,7 @@ class HelpScreen(ModalScreen[int | None]):
                 found.add_option(Option(Content.styled(place, "bold $primary"), disabled=True))
             prompt = Content.assemble(
                 (f"  {line.keys:>12}  ", "bold $accent"),
-                (f"{line.text:<34}", "" if line.enabled else "strike $foreground-disabled"),
+                (f"{line.text:<27}", "" if line.enabled else "strike $foreground-disabled"),
                 ("" if line.enabled else " (not now)", "$foreground-muted"),
                 (f" {line.name}", "$foreground-muted"),
             )
