@@ -25,9 +25,9 @@ from typing import Any
 import torch
 
 from benchmarks import machine
-from benchmarks.sglang_drafts import as_mixture, as_qwen3
+from benchmarks.sglang_drafts import as_latent, as_mixture, as_qwen3
 from benchmarks.sglang_exchanges import record_exchanges
-from benchmarks.sglang_matrix import ANSWERS, Check, Row, ask, figures_of, ready_rows, short
+from benchmarks.sglang_matrix import ANSWERS, Check, Row, alone, ask, figures_of, ready_rows, short
 from benchmarks.sglang_references import compare_answers, measure_builtin, measure_engine
 from hetspec_core.config import resolve
 from hetspec_core.engine.backends.sglang_export import ServedDraft
@@ -58,6 +58,10 @@ FLAGS = (
 )
 
 
+EAGER = ("--disable-cuda-graph",)
+"""In float32 texts are compared, not speeds; the graphs of a tree take minutes to capture there."""
+
+
 def main() -> int:
     check = _begin()
     spec = resolve(RECIPE, stage="bench").spec
@@ -81,21 +85,27 @@ def main() -> int:
         Row("llama 3/1/3", "3/1/3", "llama"),
         Row("qwen3 6/10/59", "6/10/59", "qwen3"),
         Row("qwen3-moe 6/10/59", "6/10/59", "qwen3_moe"),
-        Row("plain float32", "1/1/1", dtype="float32"),
-        Row("llama 5/4/7 float32", "5/4/7", "llama", dtype="float32"),
+        Row("latent 6/10/59", "6/10/59", "latent"),
+        Row("plain float32", "1/1/1", dtype="float32", flags=EAGER),
+        Row("llama 5/4/7 float32", "5/4/7", "llama", dtype="float32", flags=EAGER),
     ]
+    if wanted := [name.strip() for name in check.options.only.split(",") if name.strip()]:
+        if unknown := [name for name in wanted if name not in {row.name for row in rows}]:
+            raise SystemExit(f"--only: no row {unknown[0]!r}; there are {', '.join(row.name for row in rows)}")
+        rows = [row for row in rows if row.name in wanted]
+    first = [] if wanted else rows[:2]  # the others find the kernels that these have compiled
     try:
         builtin = threading.Thread(target=lambda: measure_builtin(check, spec.base, drafts), daemon=True)
-        _start(check, fleet, rows[:2], drafts)
+        _start(check, fleet, first, drafts)
         builtin.start()
-        _wait(check, rows[:2])
-        _start(check, fleet, rows[2:], drafts)
-        _wait(check, rows[2:])
+        _wait(check, first)
+        _start(check, fleet, rows[len(first) :], drafts)
+        _wait(check, rows[len(first) :])
         builtin.join(timeout=max(1.0, check.left_s() - 120))
         _measure(check, rows, tokenizer)
+        check.attempt("exchanges", lambda: record_exchanges(check, rows), 5)
         check.attempt("overhead", lambda: _overhead(check, rows), 30)
         check.attempt("frontend", lambda: _frontend(check, rows), 15)
-        check.attempt("exchanges", lambda: record_exchanges(check, rows), 5)
     finally:
         for row in rows:
             if row.server is not None:
@@ -118,6 +128,7 @@ def _begin() -> Check:
     parser.add_argument("--questions", type=int, default=10)
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument("--budget-s", type=float, default=500.0)
+    parser.add_argument("--only", default="", help="rows to run, by name, with commas; all when empty")
     parser.add_argument("--engine", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -132,6 +143,8 @@ def _drafts(check: Check) -> dict[str, Path]:
     found = {"llama": check.options.draft, "qwen3": work / "qwen3", "qwen3_moe": work / "qwen3_moe"}
     as_qwen3(found["llama"], found["qwen3"])
     as_mixture(found["llama"], found["qwen3_moe"])
+    found["latent"] = work / "latent"
+    as_latent(found["llama"], found["latent"])
     return found
 
 
@@ -143,13 +156,20 @@ def _fleet(check: Check, base: Any, folder: Path) -> Fleet:
 
 
 def _start(check: Check, fleet: Fleet, rows: list[Row], drafts: dict[str, Path]) -> None:
-    """Start these servers at once; the main thread does, because the kernel ends them with the thread that did."""
-    for row in rows:
+    """Start these servers at once, on the GPUs in turn.
+
+    The main thread does, because the kernel ends them with the thread that did.
+    """
+    gpus = max(1, torch.cuda.device_count())
+    for number, row in enumerate(rows):
         try:
             fleet.resources = ResourcesSpec.model_validate({"dtype": row.dtype})
             served: ServedDraft | None = fleet.export(drafts[row.draft]) if row.draft else None
             row.socket = f"/tmp/hetspec-{os.getpid()}-{abs(hash(row.name)) % 10**6}" if row.trees else ""
             launch = fleet.plan(served, TreeSpec.parse(row.tree), trees_socket=row.socket)
+            launch.command.extend(row.flags)
+            if gpus > 1:
+                launch.environment["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
             log = check.out / "logs" / f"{row.name.replace('/', '-').replace(' ', '_')}.log"
             row.server = SGLangServer(launch, log, 120.0)
             row.server.start()
@@ -180,9 +200,10 @@ def _wait(check: Check, rows: list[Row]) -> None:
 
 def _measure(check: Check, rows: list[Row], tokenizer: Any) -> None:
     for row in ready_rows(rows):
-        check.attempt(f"server {row.name}", lambda row=row: _measure_row(check, row), 40)
-        if row.trees:
-            check.attempt("trees", lambda row=row: _look_at_trees(check, row, tokenizer), 10)
+        with alone(rows, row):
+            check.attempt(f"server {row.name}", lambda row=row: _measure_row(check, row), 40)
+            if row.trees:
+                check.attempt("trees", lambda row=row: _look_at_trees(check, row, tokenizer), 10)
 
 
 def _measure_row(check: Check, row: Row) -> dict[str, Any]:
@@ -200,13 +221,15 @@ def _overhead(check: Check, rows: list[Row]) -> dict[str, Any]:
     ready = {row.name: row for row in ready_rows(rows)}
     bare, hooked = ready["llama 6/10/59"], ready["llama 6/10/59 with the plugin"]
     found: dict[str, list[float]] = {"without": [], "nobody looks": [], "viewer": []}
-    for _ in range(5):
-        for label, row in (("without", bare), ("nobody looks", hooked), ("viewer", hooked)):
+    ways = [("without", bare), ("nobody looks", hooked), ("viewer", hooked)]
+    for turn in range(9):
+        for label, row in ways[turn % 3 :] + ways[: turn % 3]:
             feed = TreeFeed(row.socket) if label == "viewer" else None
             if feed is not None and not feed.open():
                 raise RuntimeError("the plugin's socket does not answer")
             time.sleep(0.5)  # the publisher looks for viewers a few times a second
-            answers = ask(check, row, 128, check.prompts[:6])
+            with alone(rows, row):
+                answers = ask(check, row, 128, check.prompts[:4])
             if feed is not None:
                 feed.close()
             found[label].append(sum(len(each["tokens"]) for each in answers) / sum(each["s"] for each in answers))
@@ -227,7 +250,7 @@ def _look_at_trees(check: Check, row: Row, tokenizer: Any) -> dict[str, Any]:
     time.sleep(0.5)
     answers = ask(check, row, 96, check.prompts[:4])
     time.sleep(0.5)
-    told = wrong = unlikely = scored = 0
+    told = wrong = unlikely = scored = after = 0
     kept: list[dict[str, Any]] = []
     for answer in answers:
         position = 1
@@ -236,17 +259,22 @@ def _look_at_trees(check: Check, row: Row, tokenizer: Any) -> dict[str, Any]:
             kept.append(record)
             tree_step(record, 0, committed_tokens(record), lambda token: tokenizer.decode([token]))
             new = committed_tokens(record)
+            if position >= len(answer["tokens"]):
+                after += 1  # SGLang begins a step before it sees that the answer is over
+                continue
             wrong += answer["tokens"][position : position + len(new)] != new[: len(answer["tokens"]) - position]
             unlikely += any(record["base_ranks"][node] != 0 for node in record["path"])
             scored += record["scores"][1] is not None
             position += len(new)
     feed.close()
-    (check.out / "trees.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept[:40]))
+    told_of = [{"rid": answer["rid"], "answer": answer["tokens"]} for answer in answers[:1]]
+    (check.out / "trees.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (*told_of, *kept[:40])))
     steps = sum(int(answer["meta"].get("spec_verify_ct") or 0) for answer in answers)
     return {
         "verify_steps": steps,
         "records": told,
         "records that differ from the answer": wrong,
+        "records after the end of an answer": after,
         "accepted nodes that were not the likeliest": unlikely,
         "with draft scores": scored,
         "dropped": feed.dropped,

@@ -94,6 +94,8 @@ def launch(
     run_id = workbench.submit(asked).run_id
     with _Interrupts() as interrupts:  # from before the start: Ctrl-C must not leave a worker that nobody follows
         workbench.start(run_id)
+        if not (json or quiet) and workbench.state(run_id) == "queued":
+            note(f"run {run_id} waits for GPUs; who holds them: hetspec-core gpus")
         _follow(workbench, run_id, interrupts, json=json, quiet=quiet, view=view)
     return workbench.show(run_id)
 

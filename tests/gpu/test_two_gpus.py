@@ -11,10 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from hetspec_core.engine.data.hidden_states import open_store
+from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.paths import RunPaths
 from hetspec_core.service import Workbench
-from hetspec_core.spec import BaseSpec, DatasetSpec, ResourcesSpec, RunSpec
+from hetspec_core.spec import BaseSpec, DatasetSpec, DecodingSpec, ResourcesSpec, RunSpec, TreeSpec
 from tests.fakes.tiny_base import make_tiny_base
+from tests.fakes.tiny_models import ragged_prompts, tiny_draft
 from tests.fakes.tiny_training import load_tiny_base, tiny_run_spec, write_tiny_base, write_tiny_store
 from tests.integration.test_dataset_stage import assert_same_stores, dialogue, write_rows
 
@@ -64,3 +67,24 @@ def test_two_gpus_make_the_dataset_that_one_makes(workbench: Workbench, tmp_path
     spec = RunSpec(stage="dataset", base=make_tiny_base(tmp_path / "base"), dataset=dataset)
     one, two = go(workbench, spec, 1), go(workbench, spec, 2)
     assert_same_stores(open_store([one.folder]), open_store([two.folder]))
+
+
+@pytest.mark.parametrize("tree", ["4/3/9", "4/1/4"])
+def test_a_base_spread_over_two_gpus_decodes_as_on_one(data: tuple[BaseSpec, Path], tree: str) -> None:
+    spec, _ = data
+    whole = BaseLM.load(spec, device="cuda", dtype=torch.float32)
+    budget = sum(parameter.numel() * 4 for parameter in whole.model.parameters())
+    layer = sum(parameter.numel() * 4 for parameter in whole.model.get_decoder().layers[0].parameters())
+    memory = {"0": f"{budget - layer // 2}", "1": f"{budget}"}  # one layer has to go
+    apart = BaseLM.load(spec, device="cuda", dtype=torch.float32, max_memory=memory)
+    held = {parameter.device.index for parameter in apart.model.parameters()}
+    assert held == {0, 1}
+    decoding = DecodingSpec(tree=TreeSpec.parse(tree), max_new_tokens=24)
+    prompts = ragged_prompts((5, 9, 3), vocab=whole.vocab_size)
+    texts = []
+    for base in (whole, apart):
+        drafted = generate(base, tiny_draft(base).to(base.device), prompts, decoding)
+        plain = generate(base, None, prompts, decoding.model_copy(update={"plain": True}))
+        assert [each.tokens for each in drafted] == [each.tokens for each in plain]
+        texts.append([each.tokens for each in plain])
+    assert texts[0] == texts[1]

@@ -463,6 +463,9 @@ def test_results_of_any_shape_are_drawn() -> None:
     assert "No result" in str(results_text({}))
     odd = {"bench": {"plain": {}, "trees": [{"tree": None}, 3, {"histogram": {"1": None}, "by_depth": [{}]}]}}
     assert "identical" in str(results_text(odd))
+    alone = {**BENCH, "plain": None, "trees": [{**BENCH["trees"][0], "speedup": None, "lossless": None}]}  # type: ignore[dict-item]
+    shown = str(results_text({"bench": alone}))  # of a server that always drafts: nothing to hold it against
+    assert "2.50" in shown and "100.0" in shown and "plain" not in shown and "None" not in shown and "?" not in shown
     assert table(("a",), [("漢字",), ("b",)]).cell_length >= 4
     assert (bar(0), bar(1, 4), bar(0.5, 3), bar(9, 2)) == ("", "████", "█▌", "██")
 

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hetspec_core
-from hetspec_core import sglang_versions
+from hetspec_core import sglang_inside, sglang_versions
 from hetspec_core.engine.backends.sglang_counts import tree_flags
 from hetspec_core.engine.backends.sglang_export import ServedDraft
+from hetspec_core.engine.backends.sglang_plugin import native
 from hetspec_core.engine.backends.sglang_plugin.hooks import VARIABLE
 from hetspec_core.errors import ResourceError
 from hetspec_core.paths import write_atomic
@@ -30,7 +31,6 @@ PYTHON_VARIABLE = "HETSPEC_SGLANG_PYTHON"
 """Interpreter that has SGLang, where no spec names one."""
 
 _ASK_S = 120.0
-_ASK_VERSION = "import importlib.metadata as m; print(m.version('sglang'))"
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ def environment(spec: SGLangSpec, inside: Path | None = None) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(place for place in places if place), **spec.environment}
 
 
-def installed_version(spec: SGLangSpec) -> str:
-    """Version of the SGLang that would be started.
+def installed(spec: SGLangSpec) -> sglang_inside.Installed:
+    """The SGLang that would be started.
 
     Raises:
         ResourceError: there is none, or one outside the supported range.
     """
-    command = [interpreter(spec), "-c", _ASK_VERSION]
+    command = [interpreter(spec), "-c", sglang_inside.question()]
     where = spec.python_path or command[0]
     hint = (
         f"pip install 'sglang>={sglang_versions.OLDEST},<={sglang_versions.NEWEST}' in an environment of its own, "
@@ -93,15 +93,16 @@ def installed_version(spec: SGLangSpec) -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ResourceError(f"{command[0]} cannot be asked for SGLang: {error}", hint=hint) from error
-    version = done.stdout.strip()
-    if done.returncode or not version:
-        raise ResourceError(f"SGLang is not installed in {where}", hint=hint)
-    if not sglang_versions.is_supported(version):
+    try:
+        found = sglang_inside.read_answer(done.stdout)
+    except (ValueError, KeyError):
+        raise ResourceError(f"SGLang is not installed in {where}", hint=hint) from None
+    if not sglang_versions.is_supported(found.version):
         raise ResourceError(
-            f"SGLang {version} in {where} is not supported; supported are {sglang_versions.RANGE}",
+            f"SGLang {found.version} in {where} is not supported; supported are {sglang_versions.RANGE}",
             hint=hint,
         )
-    return version
+    return found
 
 
 def plan_launch(
@@ -163,6 +164,8 @@ def plan_launch(
         variables["SGLANG_EXTERNAL_MODEL_PACKAGE"] = MODEL_PACKAGE
     if trees_socket:
         variables[VARIABLE] = trees_socket
+    if is_float32(spec, resources):
+        variables = {**native.ENVIRONMENT, **variables}
     port = int(flag_value(spec.flags, "--port") or port)
     host = flag_value(spec.flags, "--host") or spec.host
     reached = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
@@ -174,6 +177,11 @@ def plan_launch(
 def served_dtype(resources: ResourcesSpec) -> str:
     """Number type of the base; `auto` is bfloat16, as on a GPU here (SGLang's own would look at the files)."""
     return "bfloat16" if resources.dtype == "auto" else resources.dtype
+
+
+def is_float32(spec: SGLangSpec, resources: ResourcesSpec) -> bool:
+    """Whether a server runs in float32, for which it needs help from inside (see `sglang_plugin.native`)."""
+    return (flag_value(spec.flags, "--dtype") or served_dtype(resources)) in ("float32", "float")
 
 
 def link_inside(folder: Path) -> Path:

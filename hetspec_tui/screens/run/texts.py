@@ -116,7 +116,7 @@ def results_text(results: Mapping[str, Any]) -> Content:
         if parts:
             parts.append(Content(""))
         parts.append(Content.styled(safe(kind), "bold $accent"))
-        if isinstance(data, dict) and isinstance(data.get("trees"), list) and isinstance(data.get("plain"), dict):
+        if isinstance(data, dict) and isinstance(data.get("trees"), list) and "plain" in data:
             parts += _bench(data)
         else:
             parts.append(table(("name", "value"), list(_flat("", data))))
@@ -125,7 +125,10 @@ def results_text(results: Mapping[str, Any]) -> Content:
 
 def _bench(data: Mapping[str, Any]) -> list[Content]:
     setup, trees = data.get("setup") or {}, [tree for tree in data["trees"] if isinstance(tree, dict)]
-    rows = [("plain", "-", "-", _fixed(data["plain"].get("decode_tokens_per_s"), 1), "1.00", "-")]
+    plain = data["plain"]  # None where a server was attached to that always drafts
+    rows = []
+    if isinstance(plain, dict):
+        rows.append(("plain", "-", "-", _fixed(plain.get("decode_tokens_per_s"), 1), "1.00", "-"))
     for tree in trees:
         interval, lossless = tree.get("accept_length_interval"), tree.get("lossless") or {}
         rows.append(
@@ -135,7 +138,7 @@ def _bench(data: Mapping[str, Any]) -> list[Content]:
                 "-" if not interval else f"{_fixed(interval[0], 2)}-{_fixed(interval[-1], 2)}",
                 _fixed(tree.get("decode_tokens_per_s"), 1),
                 _fixed(tree.get("speedup"), 2),
-                f"{lossless.get('identical', '?')}/{lossless.get('prompts', '?')}",
+                f"{lossless.get('identical', '?')}/{lossless.get('prompts', '?')}" if lossless else "-",
             )
         )
     said = [f"{name} {safe(str(setup[name]))}" for name in ("base", "draft", "dtype", "device") if name in setup]
