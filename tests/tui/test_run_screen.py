@@ -13,6 +13,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
+from hetspec_core.config import resolve
 from hetspec_core.events import (
     CheckpointSaved,
     ErrorInfo,
@@ -90,6 +91,18 @@ def show(run_id: str, act: Act, size: tuple[int, int] = (100, 30), *, read_only:
         await act(screen, pilot)
 
     return drive(inside, size, read_only=read_only)
+
+
+def test_the_settings_of_a_run_say_where_they_came_from() -> None:
+    with Workbench() as workbench:
+        run_id = workbench.submit(resolve("quick-demo", stage="dataset", overrides=["name=mine"])).run_id
+
+    async def act(screen: RunScreen, pilot: Pilot[None]) -> None:
+        await pilot.press("3")
+        await until(pilot, lambda: "<- --set name" in screen_text(pilot.app), "the source of a value")
+        assert "<- preset recipe/" in screen_text(pilot.app)
+
+    show(run_id, act, (130, 40))
 
 
 def append(run_id: str, *events: EventBase) -> None:

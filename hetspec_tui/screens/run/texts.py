@@ -15,10 +15,11 @@ from hetspec_tui.screens.run.head import MUTED
 
 if TYPE_CHECKING:
     from hetspec_core.events import Artifact, CheckpointSaved
-    from hetspec_core.service import GpuReport, RunSummary, WorkerFacts
+    from hetspec_core.service import GpuReport, ResolvedValue, RunSummary, WorkerFacts
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 BAR_CELLS = 28
+_NAME_CELLS, _VALUE_CELLS = 44, 24
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> Content:
@@ -178,13 +179,17 @@ def _flat(prefix: str, data: Any) -> list[tuple[str, str]]:
     return [(prefix, str(data))]
 
 
-def setting_lines(settings: Mapping[str, Any]) -> list[str]:
-    """Settings, one a line, with the names in one column."""
-    wide = min(44, max((len(name) for name in settings), default=0))
-    return [
-        safe(f"{name:<{wide}}  {value!r}" if isinstance(value, str) else f"{name:<{wide}}  {value}")
-        for name, value in settings.items()
-    ]
+def setting_lines(values: Sequence[ResolvedValue]) -> list[str]:
+    """Settings, one a line, with names and values in columns, and where each value came from when that is known."""
+    names = min(_NAME_CELLS, max((len(one.key) for one in values), default=0))
+    shown = [safe(repr(one.value) if isinstance(one.value, str) else str(one.value)) for one in values]
+    wide = min(_VALUE_CELLS, max((cell_len(text) for text in shown), default=0))
+    lines = []
+    for one, text in zip(values, shown):
+        source = f"  <- {safe(one.source)}" if one.source else ""
+        blank = " " * max(0, wide - cell_len(text)) if source else ""
+        lines.append(f"{safe(one.key):<{names}}  {text}{blank}{source}")
+    return lines
 
 
 def _short(values: Mapping[str, Any]) -> str:
