@@ -1,8 +1,8 @@
 """SGLang's client side against recorded exchanges: a server that repeats them, whole or with something gone wrong.
 
 A file says where its exchanges are from: `exchanges-VERSION.jsonl.gz` was recorded on a GPU
-(`scripts/gpu_sglang_check.sh`); `exchanges-fake.jsonl.gz` is of `tests/fakes/sglang_server.py`, which speaks as SGLang's
-source does.
+(`scripts/gpu_sglang_check.sh`); `exchanges-fake.jsonl.gz` is of `tests/fakes/sglang_server.py`, which speaks as
+SGLang's source does.
 """
 
 from __future__ import annotations
