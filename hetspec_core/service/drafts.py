@@ -22,9 +22,12 @@ class DraftChoice:
 
 
 def draft_name(folder: Path) -> str:
-    """What a draft is called: its directory, or the run that has it under the usual name."""
+    """What a draft is called: its directory, or the run or the checkpoint that has it under the usual name."""
     folder = folder.absolute()
-    return folder.parent.name if folder.name == "draft" else folder.name
+    if folder.name != "draft":
+        return folder.name
+    owner = folder.parent
+    return f"{owner.parent.parent.name} {owner.name}" if owner.parent.name == "checkpoints" else owner.name
 
 
 def find_draft(workbench: Workbench, word: str | None, base: str) -> Path:
@@ -55,4 +58,17 @@ def draft_choices(workbench: Workbench, base: str, limit: int | None = None) -> 
         except NotFoundError:
             continue
         found.append(DraftChoice(run.name or run.run_id, folder, run.run_id))
+    return found
+
+
+def checkpoint_choices(workbench: Workbench, base: str) -> list[DraftChoice]:
+    """Drafts in the checkpoints of runs on this base, whatever became of the runs; newest run and last step first."""
+    found: list[DraftChoice] = []
+    for run in workbench.runs(stage="train"):
+        if run.base != base:
+            continue
+        steps = sorted((workbench.roots.runs / run.run_id).glob("checkpoints/step-*/draft/config.json"), reverse=True)
+        for file in steps:
+            folder = file.parent.absolute()
+            found.append(DraftChoice(f"{run.name or run.run_id} {folder.parent.name}", folder, run.run_id))
     return found
