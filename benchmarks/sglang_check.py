@@ -27,7 +27,7 @@ import torch
 from benchmarks import machine
 from benchmarks.sglang_drafts import as_mixture, as_qwen3
 from benchmarks.sglang_exchanges import record_exchanges
-from benchmarks.sglang_matrix import ANSWERS, Check, Row, ask, figures_of, ready_rows, short
+from benchmarks.sglang_matrix import ANSWERS, Check, Row, alone, ask, figures_of, ready_rows, short
 from benchmarks.sglang_references import compare_answers, measure_builtin, measure_engine
 from hetspec_core.config import resolve
 from hetspec_core.engine.backends.sglang_export import ServedDraft
@@ -180,9 +180,10 @@ def _wait(check: Check, rows: list[Row]) -> None:
 
 def _measure(check: Check, rows: list[Row], tokenizer: Any) -> None:
     for row in ready_rows(rows):
-        check.attempt(f"server {row.name}", lambda row=row: _measure_row(check, row), 40)
-        if row.trees:
-            check.attempt("trees", lambda row=row: _look_at_trees(check, row, tokenizer), 10)
+        with alone(rows, row):
+            check.attempt(f"server {row.name}", lambda row=row: _measure_row(check, row), 40)
+            if row.trees:
+                check.attempt("trees", lambda row=row: _look_at_trees(check, row, tokenizer), 10)
 
 
 def _measure_row(check: Check, row: Row) -> dict[str, Any]:
@@ -200,13 +201,15 @@ def _overhead(check: Check, rows: list[Row]) -> dict[str, Any]:
     ready = {row.name: row for row in ready_rows(rows)}
     bare, hooked = ready["llama 6/10/59"], ready["llama 6/10/59 with the plugin"]
     found: dict[str, list[float]] = {"without": [], "nobody looks": [], "viewer": []}
-    for _ in range(5):
-        for label, row in (("without", bare), ("nobody looks", hooked), ("viewer", hooked)):
+    ways = [("without", bare), ("nobody looks", hooked), ("viewer", hooked)]
+    for turn in range(9):
+        for label, row in ways[turn % 3 :] + ways[: turn % 3]:
             feed = TreeFeed(row.socket) if label == "viewer" else None
             if feed is not None and not feed.open():
                 raise RuntimeError("the plugin's socket does not answer")
             time.sleep(0.5)  # the publisher looks for viewers a few times a second
-            answers = ask(check, row, 128, check.prompts[:6])
+            with alone(rows, row):
+                answers = ask(check, row, 128, check.prompts[:4])
             if feed is not None:
                 feed.close()
             found[label].append(sum(len(each["tokens"]) for each in answers) / sum(each["s"] for each in answers))
@@ -227,7 +230,7 @@ def _look_at_trees(check: Check, row: Row, tokenizer: Any) -> dict[str, Any]:
     time.sleep(0.5)
     answers = ask(check, row, 96, check.prompts[:4])
     time.sleep(0.5)
-    told = wrong = unlikely = scored = 0
+    told = wrong = unlikely = scored = after = 0
     kept: list[dict[str, Any]] = []
     for answer in answers:
         position = 1
@@ -236,17 +239,22 @@ def _look_at_trees(check: Check, row: Row, tokenizer: Any) -> dict[str, Any]:
             kept.append(record)
             tree_step(record, 0, committed_tokens(record), lambda token: tokenizer.decode([token]))
             new = committed_tokens(record)
+            if position >= len(answer["tokens"]):
+                after += 1  # SGLang begins a step before it sees that the answer is over
+                continue
             wrong += answer["tokens"][position : position + len(new)] != new[: len(answer["tokens"]) - position]
             unlikely += any(record["base_ranks"][node] != 0 for node in record["path"])
             scored += record["scores"][1] is not None
             position += len(new)
     feed.close()
-    (check.out / "trees.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept[:40]))
+    told_of = [{"rid": answer["rid"], "answer": answer["tokens"]} for answer in answers[:1]]
+    (check.out / "trees.jsonl").write_text("".join(json.dumps(each) + "\n" for each in (*told_of, *kept[:40])))
     steps = sum(int(answer["meta"].get("spec_verify_ct") or 0) for answer in answers)
     return {
         "verify_steps": steps,
         "records": told,
         "records that differ from the answer": wrong,
+        "records after the end of an answer": after,
         "accepted nodes that were not the likeliest": unlikely,
         "with draft scores": scored,
         "dropped": feed.dropped,

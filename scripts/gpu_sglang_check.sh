@@ -2,6 +2,7 @@
 # Check HetSpec against SGLang on a GPU machine without network; see benchmarks/sglang_check.py for what is checked.
 #
 #   OUT=DIR scripts/gpu_sglang_check.sh [options of benchmarks.sglang_check]
+#   OUT=DIR PART=commands scripts/gpu_sglang_check.sh [options of benchmarks.sglang_commands]
 #
 # Needs Python 3.12 with torch and transformers, and in the checkout (or where the variables say):
 #   BUNDLE      .sgl/sglang.tar.xz    SGLang, for its own processes alone
@@ -46,5 +47,5 @@ export PYTHONPATH=$SITE:$PWD HETSPEC_HOME=${HETSPEC_HOME:-/tmp/hetspec-home} PYT
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false
 draft=$(mktemp -d)
 cp "$EXTRA/config.json" "$EXTRA/model.safetensors" "$draft"
-python3 -m benchmarks.sglang_check --out "$OUT" --sglang "$SGLANG" --draft "$draft" \
+python3 -m "benchmarks.sglang_${PART:-check}" --out "$OUT" --sglang "$SGLANG" --draft "$draft" \
   --prompts "$EXTRA/mt_bench.jsonl" "$@"

@@ -24,9 +24,11 @@ from hetspec_core.engine.backends.sglang_launch import (
     MODEL_PACKAGE,
     environment,
     interpreter,
+    is_float32,
     link_inside,
     served_dtype,
 )
+from hetspec_core.engine.backends.sglang_plugin import native
 from hetspec_core.engine.backends.sglang_server import (
     Progress,
     StartLog,
@@ -146,6 +148,8 @@ def run_engine(
         variables = environment(job.spec, link_inside(folder / "inside"))
         if job.served is not None and job.served.needs_package:
             variables["SGLANG_EXTERNAL_MODEL_PACKAGE"] = MODEL_PACKAGE
+        if is_float32(job.spec, job.resources):
+            variables = {**native.ENVIRONMENT, **variables}
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [interpreter(job.spec), "-m", MODULE, str(question), str(result)]
         with log.open("ab") as output:

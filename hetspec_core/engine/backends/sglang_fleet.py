@@ -15,7 +15,7 @@ from pathlib import Path
 from hetspec_core.engine.backends.sglang_client import ServerFacts, SGLangClient, free_port
 from hetspec_core.engine.backends.sglang_counts import tree_flags
 from hetspec_core.engine.backends.sglang_export import ServedDraft, served_draft
-from hetspec_core.engine.backends.sglang_launch import Launch, installed_version, link_inside, plan_launch
+from hetspec_core.engine.backends.sglang_launch import Launch, installed_version, is_float32, link_inside, plan_launch
 from hetspec_core.engine.backends.sglang_server import Progress, SGLangServer
 from hetspec_core.engine.backends.sglang_trees import TreeFeed
 from hetspec_core.engine.modeling.sources import materialize
@@ -89,6 +89,7 @@ class Fleet:
         """How a server of this draft and tree would be started."""
         port = self.spec.port or free_port(self.spec.host)
         needs_inside = bool(trees_socket) or (served is not None and served.needs_package)
+        needs_inside = needs_inside or is_float32(self.spec, self.resources)
         inside = link_inside(self.folder / "inside") if needs_inside else None
         return plan_launch(
             self.spec,

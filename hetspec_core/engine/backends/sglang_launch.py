@@ -18,6 +18,7 @@ import hetspec_core
 from hetspec_core import sglang_versions
 from hetspec_core.engine.backends.sglang_counts import tree_flags
 from hetspec_core.engine.backends.sglang_export import ServedDraft
+from hetspec_core.engine.backends.sglang_plugin import native
 from hetspec_core.engine.backends.sglang_plugin.hooks import VARIABLE
 from hetspec_core.errors import ResourceError
 from hetspec_core.paths import write_atomic
@@ -163,6 +164,8 @@ def plan_launch(
         variables["SGLANG_EXTERNAL_MODEL_PACKAGE"] = MODEL_PACKAGE
     if trees_socket:
         variables[VARIABLE] = trees_socket
+    if is_float32(spec, resources):
+        variables = {**native.ENVIRONMENT, **variables}
     port = int(flag_value(spec.flags, "--port") or port)
     host = flag_value(spec.flags, "--host") or spec.host
     reached = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
@@ -174,6 +177,11 @@ def plan_launch(
 def served_dtype(resources: ResourcesSpec) -> str:
     """Number type of the base; `auto` is bfloat16, as on a GPU here (SGLang's own would look at the files)."""
     return "bfloat16" if resources.dtype == "auto" else resources.dtype
+
+
+def is_float32(spec: SGLangSpec, resources: ResourcesSpec) -> bool:
+    """Whether a server runs in float32, for which it needs help from inside (see `sglang_plugin.native`)."""
+    return (flag_value(spec.flags, "--dtype") or served_dtype(resources)) in ("float32", "float")
 
 
 def link_inside(folder: Path) -> Path:

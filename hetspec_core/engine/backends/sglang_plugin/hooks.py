@@ -1,6 +1,6 @@
-"""The three hooks in SGLang's speculative workers, and the entry point that sets them.
+"""The three hooks in SGLang's speculative workers, and the entry point that sets them and those of `native`.
 
-Entry-point group `sglang.srt.plugins`. Without the variable that names a socket, or in a version that this was not made
+Entry-point group `sglang.srt.plugins`. Without the variables that ask for it, or in a version that this was not made
 for, nothing is hooked. Every hook catches all that goes wrong in it, counts it, and after a few times stays away.
 
 CUDA graphs: `organize_draft_results` is captured, so its hook runs once per graph and leaves a copy into a
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from hetspec_core import sglang_versions
+from hetspec_core.engine.backends.sglang_plugin import native
 from hetspec_core.engine.backends.sglang_plugin.publisher import Publisher
 from hetspec_core.engine.backends.sglang_plugin.records import MOST_ROWS, Packed, pack, parents_of, unpack
 
@@ -141,26 +142,33 @@ _registered = False
 
 
 def register() -> None:
-    """Entry point: hook SGLang, once, when a socket is named and the version is one of ours."""
+    """Entry point: hook SGLang, once, when a variable asks for it and the version is one of ours."""
     global _registered
-    path = os.environ.get(VARIABLE, "")
-    if _registered or not path:
+    path, natively = os.environ.get(VARIABLE, ""), bool(os.environ.get(native.VARIABLE))
+    if _registered or not (path or natively):
         return
     import sglang
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     version = str(sglang.__version__)
     if not sglang_versions.inside_is_known(version):
-        _logger.warning("hetspec: draft trees are told by SGLang %s, not by %s", sglang_versions.INSIDE_RANGE, version)
+        _logger.warning(
+            "hetspec: only SGLang %s tells draft trees and is helped in float32, not %s",
+            sglang_versions.INSIDE_RANGE,
+            version,
+        )
         return
     _registered = True
-    hooks = TreeHooks(lambda: _publisher(path))
-    speculative = "sglang.srt.speculative"
-    HookRegistry.register(f"{speculative}.eagle_utils.organize_draft_results", hooks.after_organize, HookType.AFTER)
-    HookRegistry.register(
-        f"{speculative}.eagle_worker_common.build_eagle_verify_input", hooks.after_build, HookType.AFTER
-    )
-    HookRegistry.register(f"{speculative}.eagle_utils.eagle_sample", hooks.after_sample, HookType.AFTER)
+    if natively:
+        native.register_native(HookRegistry, HookType.AROUND)
+    if path:
+        hooks = TreeHooks(lambda: _publisher(path))
+        speculative = "sglang.srt.speculative"
+        HookRegistry.register(f"{speculative}.eagle_utils.organize_draft_results", hooks.after_organize, HookType.AFTER)
+        HookRegistry.register(
+            f"{speculative}.eagle_worker_common.build_eagle_verify_input", hooks.after_build, HookType.AFTER
+        )
+        HookRegistry.register(f"{speculative}.eagle_utils.eagle_sample", hooks.after_sample, HookType.AFTER)
 
 
 def _publisher(path: str) -> Publisher | None:
