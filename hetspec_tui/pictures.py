@@ -11,6 +11,7 @@ from pathlib import Path
 from hetspec_core.service.places import write_atomic
 
 _FONT = "DejaVu Sans Mono"  # what such programs have; the web font of the SVG they would have to fetch
+_FONT_SIZE_PX = 20.26  # at which its letters have the width of the cells, so that lines are not broken
 _TIMEOUT_S = 30
 
 
@@ -31,7 +32,7 @@ def save_picture(folder: Path, name: str, svg: str, *, zoom: float = 1.0) -> lis
 
 def draw_png(svg: str, zoom: float = 1.0) -> bytes:
     """The SVG as PNG; empty when nothing here can draw it."""
-    svg = svg.replace("Fira Code", _FONT)
+    svg = svg.replace("Fira Code", _FONT).replace("font-size: 20px", f"font-size: {_FONT_SIZE_PX}px")
     svg = svg.replace("<svg ", '<svg xml:space="preserve" ', 1).replace("&#160;", " ")  # which some drop at the edges
     program = shutil.which("rsvg-convert")
     if program:

@@ -5,10 +5,12 @@ It knows where they are, not what is in them.
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from hetspec_core.errors import NotFoundError
+from hetspec_core.paths import RunPaths
 from hetspec_core.service.workbench import Workbench
 
 
@@ -22,12 +24,25 @@ class DraftChoice:
 
 
 def draft_name(folder: Path) -> str:
-    """What a draft is called: its directory, or the run or the checkpoint that has it under the usual name."""
+    """What a draft is called: its directory, or the run, and the checkpoint, that has it under the usual name.
+
+    A run that has a name is called by it and the end of its id, because other runs may have the same name.
+    """
     folder = folder.absolute()
     if folder.name != "draft":
         return folder.name
     owner = folder.parent
-    return f"{owner.parent.parent.name} {owner.name}" if owner.parent.name == "checkpoints" else owner.name
+    if owner.parent.name == "checkpoints":
+        return f"{_run_name(owner.parent.parent)} {owner.name}"
+    return _run_name(owner)
+
+
+def _run_name(folder: Path) -> str:
+    try:
+        name = tomllib.loads(RunPaths(folder).spec.read_text(encoding="utf-8")).get("name")
+    except (OSError, ValueError):  # no run
+        name = None
+    return f"{name} {folder.name.rpartition('-')[2]}" if isinstance(name, str) and name else folder.name
 
 
 def find_draft(workbench: Workbench, word: str | None, base: str) -> Path:

@@ -150,6 +150,11 @@ class Transcript(GrowingView, can_focus=True):
         return self._entries
 
     @property
+    def _greets(self) -> bool:
+        """Whether there is nothing but notes, which are read from their beginning."""
+        return all(entry.voice == "note" for entry in self._entries)
+
+    @property
     def lines(self) -> list[str]:
         """All lines as text."""
         return [self._draw(number).text.rstrip() for number in range(self._height)]
@@ -161,7 +166,7 @@ class Transcript(GrowingView, can_focus=True):
             entries: all of them, in order.
             here: verify step of the last entry to point at; what came later is dim. None = show all alike.
         """
-        at_end = self.scroll_offset.y >= self.max_scroll_y
+        at_end, greeted = self.scroll_offset.y >= self.max_scroll_y, self._greets
         again = here != self.here
         self.here, self._entries = here, list(entries)
         again |= self._lay_out()
@@ -170,7 +175,10 @@ class Transcript(GrowingView, can_focus=True):
         else:  # what grows at its end has two places that are new: its head and its last lines
             for first, count in self._grown:
                 self.refresh(Region(0, first - self.scroll_offset.y, self.size.width, count))
-        if at_end and here is None and self.max_scroll_y != self.scroll_offset.y:
+        if self._greets:
+            if not greeted:
+                self.scroll_to(y=0, animate=False, immediate=True)
+        elif at_end and here is None and self.max_scroll_y != self.scroll_offset.y:
             self.scroll_to(y=self.max_scroll_y, animate=False, immediate=True)
 
     def bring_into_view(self, step: int) -> None:
@@ -270,7 +278,7 @@ class Transcript(GrowingView, can_focus=True):
         self._starts.clear()
         self._lay_out()
         self.refresh()
-        if at_end and self.here is None:
+        if at_end and self.here is None and not self._greets:
             self.call_after_refresh(self.scroll_end, animate=False)
 
     # --- drawing ----------------------------------------------------------------------------------------------------

@@ -312,13 +312,18 @@ class ChatDeeds(ChatTalk):
             for one in drafts
             if one.key not in (NONE, OTHER, CHECKPOINT, settings.draft)
         ]
+        choices.append(Choice(OTHER, "another…", "a tree, or a run, checkpoint or directory with a draft"))
         word = await self.app.push_screen_wait(Choose(safe(title), choices, current))
-        if word is None:
+        if word == OTHER:
+            hint = "a tree such as 3/2/6, or a draft: a run or a directory"
+            word = await self.app.push_screen_wait(Prompt(title, hint=hint))
+        if not word or not (word := word.strip()):
             return None
         if word == _PLAIN:
             return with_draft(settings, None)
         if word == _PRESENT:
             return settings
-        if word in setups.TREES:
+        if re.fullmatch(r"\d+/\d+/\d+", word):
             return settings.model_copy(update={"tree": word})
-        return with_draft(settings, Path(word))
+        folder = await self.ask(lambda workbench: setups.draft_folder(workbench, word))
+        return with_draft(settings, folder) if folder is not None else None

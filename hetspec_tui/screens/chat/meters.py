@@ -115,7 +115,9 @@ def _cells(shares: tuple[float, float, float], room: int) -> list[int]:
 
 
 def _memory(figures: Figures) -> Line:
-    share = figures.kv_tokens / figures.context_tokens if figures.context_tokens else None
+    if not figures.context_tokens:
+        return [("kv cache ", _LABEL), ("-", _LABEL)]
+    share = figures.kv_tokens / figures.context_tokens
     full, rest = bar(share, 12)
     return [
         ("kv cache ", _LABEL),

@@ -149,7 +149,7 @@ class ChatScreen(ChatDeeds):
 
     def draw(self, now: float, *, at_once: bool = False) -> None:
         """Draw what is new: the tree at every beat, text and figures a little less often."""
-        if not self.is_mounted or not self.query("#tree-pane"):
+        if not self.is_mounted or not self.query("#tree-pane #why") or not self.query("#composer"):
             return
         at_once |= self.playback.follow(self.answer)
         if self._stale or at_once:

@@ -144,7 +144,10 @@ class SimulatorScreen(Page):
             if best.tokens_per_s is not None:
                 parts.append(f", {best.tokens_per_s:.1f} tok/s")
             if best.speedup is not None:
-                parts.append((f" {best.speedup:.2f}x plain", "bold $text-success"))
+                slow = best.speedup < 1
+                parts.append((f" {best.speedup:.2f}x plain", f"bold {'$text-warning' if slow else '$text-success'}"))
+                if slow:
+                    parts.append((": here plain decoding is faster", "$text-warning"))
         if self.costs is None:
             parts.append(
                 ("\nNo step costs yet: b in the chat measures them, then the fastest shape is known.", "$text-warning")

@@ -51,8 +51,10 @@ def head_text(session: ChatSession, *, recording: bool, read_only: bool) -> Cont
         words = f"loading {safe(session.loading.what)} {session.loading.done:.0%}"
     if read_only and session.state == "new":
         words = "read-only: recorded answers can be looked at (o)"
-    parts: list[Content | str | tuple[str, str]] = [
-        (f"{sign} ", colour),
+    parts: list[Content | str | tuple[str, str]] = [(f"{sign} {words}  ", colour)]  # narrow screens have no end of it
+    if recording:
+        parts.append(("● recording  ", "$text-error"))
+    parts += [
         (safe(session.config.base.name), "bold"),
         ("  draft ", "dim"),
         safe(settings.draft_name) or "none",
@@ -65,9 +67,6 @@ def head_text(session: ChatSession, *, recording: bool, read_only: bool) -> Cont
         parts += [("  by ", "dim"), safe(f"{session.config.backend} {url}".strip())]
     if settings.system_prompt:
         parts.append(("  +system", "dim"))
-    if recording:
-        parts.append(("  ● recording", "$text-error"))
-    parts.append((f"  {words}", colour))
     return Content.assemble(*parts)
 
 

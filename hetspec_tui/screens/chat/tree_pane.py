@@ -20,7 +20,7 @@ from hetspec_tui.formatting import number
 from hetspec_tui.screens.chat.playback import Playback
 from hetspec_tui.screens.chat.texts import frame_of
 from hetspec_tui.widgets.draft_tree import DraftTree
-from hetspec_tui.widgets.tree_layout import TreeFrame
+from hetspec_tui.widgets.tree_layout import BONUS, TreeFrame, percent, place
 
 NO_TREE = "no draft tree yet: every verify step\nof the next answer is drawn here"
 PLAIN = "plain decoding: no draft, so no tree.\nf2 chooses a draft."
@@ -124,6 +124,8 @@ class TreePane(Vertical):
     def _why_text(self) -> Content:
         if self._frame is None:
             return Content("")
+        if self.query_one("#why", Words).size.height == 1:
+            return self._why_in_short(self._frame)
         said = "".join(self._frame.step.texts[node] for node in self._frame.step.path)
         sign = "✗ " if self._frame.failed is not None else "  "
         return Content.assemble(
@@ -132,6 +134,19 @@ class TreePane(Vertical):
             (f"\n● {shown(said)}" if said else "\n● nothing accepted", "$text-success"),
             (f" ★ {self._frame.bonus}", "$text-warning"),
         )
+
+    @staticmethod
+    def _why_in_short(frame: TreeFrame) -> Content:
+        """One line, of which narrow screens show the whole."""
+        failed = frame.failed
+        if failed is None:
+            return Content(f"  {frame.why}")
+        draft, base = percent(frame.draft(failed)), percent(frame.base(failed))
+        parts = [
+            ("✗ ", "$text-error"),
+            f"{frame.label(failed)}  draft {draft}, base {base} {place(frame.rank(failed))}",
+        ]
+        return Content.assemble(*parts, ("  ★ ", "$text-warning"), f"{frame.bonus} {percent(frame.base(BONUS))}")
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
