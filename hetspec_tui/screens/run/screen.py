@@ -18,7 +18,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Static, TabbedContent, TabPane
 
 from hetspec_core.errors import HetSpecError, NotFoundError
-from hetspec_core.service import RunNews, RunReader, explain_run, log_names
+from hetspec_core.service import Library, RunNews, RunReader, log_names
 from hetspec_core.service.report import list_files
 from hetspec_tui.formatting import safe
 from hetspec_tui.screens.run import texts
@@ -232,7 +232,7 @@ class RunScreen(RunDeeds):
     @work(group="config")
     async def bring_config(self) -> None:
         """Bring the settings, and where each came from."""
-        values = await self.ask(lambda workbench: explain_run(workbench, self.run_id))
+        values = await self.ask(lambda workbench: Library(workbench).explain(self.run_id))
         if values:
             self.query_one("#config", LogView).set_source(ListSource(texts.setting_lines(values)))
 
