@@ -18,8 +18,8 @@ class OpenPage(Message):
     Attributes:
         page: its name.
         about: what to show there, in words of that page (`Page.receive`), e.g. {"query": "state:failed"} for runs,
-            {"recipe": "quick-demo"} for launch, {"kind": "draft", "name": "llama-1l"} for presets, {"draft": ID} for
-            chat.
+            {"recipe": "quick-demo"} for launch, {"kind": "draft", "name": "llama-1l"} for presets, {"draft": ID},
+            {"recipe": NAME} or {"trace": NAME} for chat.
     """
 
     page: str

@@ -5,10 +5,12 @@ It knows where they are, not what is in them.
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
 from hetspec_core.errors import NotFoundError
+from hetspec_core.paths import RunPaths
 from hetspec_core.service.workbench import Workbench
 
 
@@ -22,9 +24,25 @@ class DraftChoice:
 
 
 def draft_name(folder: Path) -> str:
-    """What a draft is called: its directory, or the run that has it under the usual name."""
+    """What a draft is called: its directory, or the run, and the checkpoint, that has it under the usual name.
+
+    A run that has a name is called by it and the end of its id, because other runs may have the same name.
+    """
     folder = folder.absolute()
-    return folder.parent.name if folder.name == "draft" else folder.name
+    if folder.name != "draft":
+        return folder.name
+    owner = folder.parent
+    if owner.parent.name == "checkpoints":
+        return f"{_run_name(owner.parent.parent)} {owner.name}"
+    return _run_name(owner)
+
+
+def _run_name(folder: Path) -> str:
+    try:
+        name = tomllib.loads(RunPaths(folder).spec.read_text(encoding="utf-8")).get("name")
+    except (OSError, ValueError):  # no run
+        name = None
+    return f"{name} {folder.name.rpartition('-')[2]}" if isinstance(name, str) and name else folder.name
 
 
 def find_draft(workbench: Workbench, word: str | None, base: str) -> Path:
@@ -55,4 +73,17 @@ def draft_choices(workbench: Workbench, base: str, limit: int | None = None) -> 
         except NotFoundError:
             continue
         found.append(DraftChoice(run.name or run.run_id, folder, run.run_id))
+    return found
+
+
+def checkpoint_choices(workbench: Workbench, base: str) -> list[DraftChoice]:
+    """Drafts in the checkpoints of runs on this base, whatever became of the runs; newest run and last step first."""
+    found: list[DraftChoice] = []
+    for run in workbench.runs(stage="train"):
+        if run.base != base:
+            continue
+        steps = sorted((workbench.roots.runs / run.run_id).glob("checkpoints/step-*/draft/config.json"), reverse=True)
+        for file in steps:
+            folder = file.parent.absolute()
+            found.append(DraftChoice(f"{run.name or run.run_id} {folder.parent.name}", folder, run.run_id))
     return found

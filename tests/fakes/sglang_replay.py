@@ -1,8 +1,8 @@
 """A server that answers as one of SGLang was recorded to answer; a copy of it is `sglang.launch_server` of a fake site.
 
 `SGLANG_RECORDING` names the recording (made by `benchmarks/sglang_exchanges.py`), `SGLANG_ROW` the server in it that is
-played, and `SGLANG_TWIST` what goes wrong: `slow` (not ready for a second), `die` and `cut` (in the middle of an answer),
-`malformed` (a line in the middle is no JSON), `other_model`, `old`. Standard library only.
+played, and `SGLANG_TWIST` what goes wrong: `slow` (not ready for a second), `die` and `cut` (in the middle of an
+answer), `malformed` (a line in the middle is no JSON), `other_model`, `old`. Standard library only.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ MIDDLE = 3  # messages of an answer that come before it breaks
 
 def read_recording(path: Path, row: str = "") -> list[dict[str, Any]]:
     """The exchanges of one server, or of all."""
-    opened = gzip.open(path, "rt") if path.suffix == ".gz" else path.open()
-    with opened as file:
-        found = [json.loads(line) for line in file if line.strip()]
+    with gzip.open(path, "rt") as file:
+        found = [json.loads(line) for line in file]
     return [each for each in found if not row or each["server"] == row]
 
 

@@ -380,7 +380,7 @@ def test_a_running_server_is_attached_to_and_left_running(pair: Pair, site: Path
     with running(pair, site, tmp_path) as server:
         with backend_of(pair, SGLangSpec(url=server.launch.url)) as backend:
             facts = backend.facts()
-            assert facts.machine["tree"] == (3, 1, 4) and facts.context_tokens == 500
+            assert facts.tree == "3/1/3" and facts.context_tokens == 500
             backend.use_draft("anything", "theirs")
             steps: list[StepSeen] = []
             backend.answer([1], GREEDY, listener(steps, []))

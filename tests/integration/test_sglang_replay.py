@@ -1,7 +1,8 @@
 """SGLang's client side against recorded exchanges: a server that repeats them, whole or with something gone wrong.
 
-A file says where its exchanges are from: `exchanges-VERSION.jsonl.gz` was recorded on a GPU (`scripts/gpu_sglang_check.sh`);
-`exchanges-fake.jsonl.gz` is of `tests/fakes/sglang_server.py`, which speaks as SGLang's source does.
+A file says where its exchanges are from: `exchanges-VERSION.jsonl.gz` was recorded on a GPU
+(`scripts/gpu_sglang_check.sh`); `exchanges-fake.jsonl.gz` is of `tests/fakes/sglang_server.py`, which speaks as
+SGLang's source does.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def test_a_recorded_server_is_known_for_what_it_serves(file: Path, row: str) -> 
         llama, qwen3 = (resolve(name, stage="bench").spec.base for name in ("smollm2-llama-eagle", "qwen3-4b-latent"))
         assert llama is not None and qwen3 is not None
         check_model(facts.architectures, "elsewhere", llama, client.url)
-        with pytest.raises(ModelError, match="serves .*LlamaForCausalLM"):
+        with pytest.raises(ModelError, match=r"serves .*LlamaForCausalLM"):
             check_model(facts.architectures, "elsewhere", qwen3, client.url)
         client.abort("nobody")
         client.flush_cache()
@@ -171,7 +172,7 @@ def test_a_recorded_server_that_is_slow_is_waited_for_and_one_that_dies_gives_it
     dying.start()
     try:
         dying.wait_ready(20.0, lambda label, done: None)
-        with pytest.raises(StageFailed, match="broke off|without saying why"):
+        with pytest.raises(StageFailed, match=r"broke off|without saying why"):
             answer(dying.client, recorded(*DRAFTING, stream=True)["body"]["input_ids"])
         assert "a CUDA call failed" in dying.died().message
     finally:

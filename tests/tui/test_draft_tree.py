@@ -1,138 +1,158 @@
-"""The draft tree: every node once, the accepted path unmistakable, no line wider than its room, whatever the tokens."""
+"""The draft tree's three views: every node once, the accepted path marked, no line wider than the room, any text."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
-from rich.style import Style
 from textual.app import App, ComposeResult
 
-from hetspec_core.events import TreeStep
-from hetspec_tui.widgets.draft_tree import DraftTree, strip_of
-from hetspec_tui.widgets.tree_rows import SIGNS, VIEWS, View, best_rejected, rows_of
+from hetspec_core.events.steps import TreeStep
+from hetspec_core.service.chat import shown
+from hetspec_core.service.traces import load_trace
+from hetspec_tui.formatting import safe
+from hetspec_tui.screens.chat.texts import frame_of
+from hetspec_tui.widgets.draft_tree import DraftTree, Row, compact_rows, table_rows, tree_rows
+from hetspec_tui.widgets.tree_layout import BONUS, SIGNS, TreeFrame, branches, levels, percent, place
 
-TEXTS = st.text(alphabet=st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
-    ["", " ", "\n", "\x1b[31m", "[bold]", "漢字かな", "👩‍👩‍👧", "e\u0301", "\u202e", "\t\t", "a" * 200]
-)
+NASTY = ["\n", "\x1b[2J", "你好", "👨‍👩‍👧", "é́", "", " ", "\t\t", "[bold]x[/]", "‮abc", "️", "a" * 300, "\ud800"]
 
 
 @st.composite
-def steps(draw: st.DrawFn) -> TreeStep:
+def trees(draw: st.DrawFn) -> TreeStep:
+    """Any tree of up to forty nodes with any path and any text."""
     size = draw(st.integers(1, 40))
-    parents = [0, *(draw(st.integers(0, node - 1)) for node in range(1, size))]
+    parents = [0] + [draw(st.integers(max(0, node - 8), node - 1)) for node in range(1, size)]
     path: list[int] = []
-    above = 0
-    while below := [node for node in range(1, size) if parents[node] == above]:
+    while children := [node for node in range(1, size) if parents[node] == (path[-1] if path else 0)]:
         if not draw(st.booleans()):
             break
-        above = draw(st.sampled_from(below))
-        path.append(above)
-    shares = st.floats(0, 1)
+        path.append(draw(st.sampled_from(children)))
+    chances = st.one_of(st.floats(0, 1), st.just(float("nan")))
+    text = st.one_of(st.sampled_from(NASTY), st.text(max_size=12))
     return TreeStep(
         index=0,
         tokens=list(range(size)),
-        texts=[draw(TEXTS) for _ in range(size)],
+        texts=[draw(text) for _ in range(size)],
         parents=parents,
-        draft_probs=[1.0, *(draw(shares) for _ in range(size - 1))],
-        base_probs=[1.0, *(draw(shares) for _ in range(size - 1))],
-        base_ranks=[0, *(draw(st.integers(0, 50_000)) for _ in range(size - 1))],
+        draft_probs=[1.0, *(draw(chances) for _ in range(size - 1))],
+        base_probs=[1.0, *(draw(chances) for _ in range(size - 1))],
+        base_ranks=[0, *(draw(st.integers(0, 200_000)) for _ in range(size - 1))],
         path=path,
         bonus=7,
-        bonus_text=draw(TEXTS),
-        bonus_prob=draw(shares),
-        committed=[*path, 7],
+        bonus_text=draw(text),
+        bonus_prob=draw(chances),
+        committed=[1] * (len(path) + 1),
     )
 
 
-STYLES = {name: Style() for name in ("accepted", "bonus", "best", "rejected", "root", "facts")}
+def numbered(step: TreeStep) -> TreeFrame:
+    """The step with texts that tell the nodes apart."""
+    frame = frame_of(step)
+    labels = [f"n{node}." for node in range(len(step.tokens))]
+    return TreeFrame(step, labels, "b.", frame.failed, frame.why)
 
 
-@given(step=steps(), view=st.sampled_from(VIEWS), width=st.integers(1, 120))
-@settings(max_examples=150, deadline=None)
-def test_rows_show_what_the_step_says_in_no_more_room_than_there_is(step: TreeStep, view: View, width: int) -> None:
-    rows = rows_of(step, view)
-    shown = [row.node for row in rows if row.node >= 0]
-    assert len(shown) == len(set(shown))
-    if view != "compact":
-        assert sorted(shown) == list(range(len(step.tokens)))
-    assert [row.node for row in rows if row.kind == "accepted"] == step.path
-    assert [row.kind for row in rows].count("bonus") == 1
-    for row in rows:
-        strip = strip_of(row, width, Style(), STYLES)
-        assert strip.cell_length == width == cell_len(strip.text)
-        assert "\n" not in strip.text and "\x1b" not in strip.text
+def text_of(rows: list[Row]) -> str:
+    return "\n".join("".join(text for text, _ in row) for row in rows)
 
 
-def small(**changes: Any) -> TreeStep:
-    known: dict[str, Any] = {
-        "index": 0,
-        "tokens": [1, 2, 3, 4, 5],
-        "texts": ["The", " cat", " dog", " sat", " ran"],
-        "parents": [0, 0, 0, 1, 1],
-        "draft_probs": [1, 0.6, 0.3, 0.5, 0.2],
-        "base_probs": [1, 0.7, 0.1, 0.02, 0.01],
-        "base_ranks": [0, 0, 2, 5, 11],
-        "path": [1],
-        "bonus": 9,
-        "bonus_text": " slept",
-        "bonus_prob": 0.8,
-        "committed": [2, 9],
-    }
-    return TreeStep.model_validate(known | changes)
+@settings(max_examples=40, deadline=None)
+@given(trees(), st.integers(34, 150))
+def test_tree_and_table_show_every_node_once_and_fit(step: TreeStep, width: int) -> None:
+    frame = numbered(step)
+    assert sorted(branch.node for branch in branches(frame)) == [BONUS, *range(len(step.tokens))]
+    assert sorted(spot.node for column in levels(frame) for spot in column) == [BONUS, *range(1, len(step.tokens))]
+    for head, rows in (tree_rows(frame, width), table_rows(frame, width)):
+        seen = text_of([head, *rows])
+        deepest = max(step.depths)
+        if deepest * 2 + 8 < width - 24:  # deeper ones have their stem cut, not their text
+            for node in range(len(step.tokens)):
+                assert seen.count(f" n{node}.") == 1, seen
+        assert seen.count(" b. ") == 1
+    for row in tree_rows(frame, width)[1]:
+        assert cell_len("".join(text for text, _ in row)) <= width
 
 
-def test_the_accepted_path_stands_first_and_the_bonus_below_it() -> None:
-    rows = rows_of(small(), "tree")
-    assert [(row.kind, row.token) for row in rows] == [
-        ("root", "The"),
-        ("accepted", " cat"),
-        ("bonus", " slept"),
-        ("best", " sat"),
-        ("rejected", " ran"),
-        ("rejected", " dog"),
-    ]
-    assert rows[3].facts.split() == [".500", ".020", "#6"]
-    assert len({SIGNS[row.kind] for row in rows}) == 5, "kinds are told without colour"
+@settings(max_examples=40, deadline=None)
+@given(trees(), st.integers(20, 150))
+def test_the_path_is_marked_by_sign_and_style_whatever_the_tokens_are(step: TreeStep, width: int) -> None:
+    frame = frame_of(step)
+    for draw in (tree_rows, table_rows, compact_rows):
+        _, rows = draw(frame, width)
+        pieces = [(text, style) for row in rows for text, style in row]
+        accepted = [text for text, style in pieces if style == "accepted" and text.startswith(SIGNS["accepted"])]
+        assert len(accepted) == len(step.path)
+        assert len([text for text, style in pieces if style == "bonus" and text.startswith(SIGNS["bonus"])]) == 1
+        failed = [text for text, style in pieces if style == "failed" and text.startswith(SIGNS["failed"])]
+        assert len(failed) <= 1 if draw is compact_rows else len(failed) == (frame.failed is not None)
+        for text, _ in pieces:
+            assert text == safe(text)
+        if draw is not table_rows:  # which scrolls sideways
+            assert all(cell_len("".join(text for text, _ in row)) <= width for row in rows)
 
 
-def test_the_best_guess_that_failed_is_the_drafts_likeliest_below_the_path() -> None:
-    assert best_rejected(small()) == 3
-    assert best_rejected(small(path=[])) == 1
-    assert best_rejected(small(path=[2])) == 0, "nothing was proposed there"
+def test_the_accepted_path_is_the_first_that_is_seen() -> None:
+    for step in load_trace("shipped:smollm2").steps:
+        assert step.tree is not None
+        frame = frame_of(step.tree)
+        nodes = [branch.node for branch in branches(frame)]
+        assert nodes[: len(step.tree.path) + 2] == [0, *step.tree.path, BONUS]
 
 
-def test_wide_trees_have_a_table_and_narrow_rooms_a_compact_view() -> None:
-    table = rows_of(small(), "table")
-    assert [row.branch.strip() for row in table] == ["0", "1", "1", "2", "2", "2"]
-    assert "←  cat" in table[3].token
-    compact = rows_of(small(), "compact")
-    assert [row.kind for row in compact] == ["root", "accepted", "bonus", "best"]
-    assert compact[1].token.endswith("+1")
+def test_why_the_best_guess_failed_is_said_with_its_rank() -> None:
+    step = load_trace("shipped:smollm2").steps[3].tree
+    assert step is not None
+    frame = frame_of(step)
+    assert frame.failed is not None
+    rank = step.base_ranks[frame.failed] + 1
+    assert f"number {rank} of the base" in frame.why
+    row = next(row for row in tree_rows(frame, 80)[1] if row[-1][1] == "failed")
+    assert row[-1][0].strip() == f"#{rank}"
 
 
-@pytest.mark.parametrize("size", [(30, 8), (80, 24)])
-def test_the_widget_shows_steps_and_changes_its_view(size: tuple[int, int]) -> None:
-    class Small(App[None]):
-        def compose(self) -> ComposeResult:
-            yield DraftTree()
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "-"), (float("nan"), "-"), (1.0, "100%"), (0.1, "10%"), (0.031, "3.1%"), (0.0, "<.1%")]
+)
+def test_chances_are_said_in_five_cells(value: float | None, text: str) -> None:
+    assert percent(value) == text
 
-    async def drive() -> None:
-        app = Small()
+
+def test_ranks_are_said_in_six_cells() -> None:
+    assert [place(None), place(0), place(4311), place(128_000)] == ["", "#1", "#4,312", "#128k"]
+
+
+class TreeApp(App[None]):
+    def compose(self) -> ComposeResult:
+        yield DraftTree(empty="nothing\nyet")
+
+
+@pytest.mark.parametrize("size", [(120, 40), (80, 24), (40, 8), (12, 3)])
+def test_the_widget_draws_whole_lines_at_any_size_and_scrolls_to_the_last_node(size: tuple[int, int]) -> None:
+    step = load_trace("shipped:smollm2").steps[3].tree
+    assert step is not None
+    frame = frame_of(step)
+
+    async def act() -> None:
+        app = TreeApp()
         async with app.run_test(size=size) as pilot:
             tree = app.query_one(DraftTree)
-            tree.show(small())
-            tree.focus()
-            await pilot.pause()
-            assert "cat" in tree.render_line(1).text and "●" in tree.render_line(1).text
-            await pilot.press("v", "v")
-            assert tree.view == "compact" and len(tree.rows) == 4
-            tree.show(None)
-            await pilot.pause()
-            assert "no draft tree yet" in tree.render_line(0).text
+            assert tree.rows[0].startswith("nothing"[: size[0]])
+            tree.show(frame)
+            for view in ("tree", "table", "compact"):
+                tree.choose(view)
+                await pilot.pause()
+                for line in range(tree.size.height):
+                    assert tree.render_line(line).cell_length == tree.size.width
+                tree.scroll_end(animate=False)
+                await pilot.pause()
+                last = tree.render_line(tree.size.height - 1 - tree.show_horizontal_scrollbar).text
+                if view == "tree" and size[0] > 30:
+                    assert shown(step.texts[branches(frame)[-1].node]) in last
+            tree.choose(None)
+            assert tree.view == ("tree" if size[0] > 44 and size[1] > 9 else "compact")
 
-    asyncio.run(drive())
+    asyncio.run(act())

@@ -11,11 +11,19 @@ from hetspec_core.service.chat.conversation import (
 )
 from hetspec_core.service.chat.meters import Figures, Meters, TimeSplit
 from hetspec_core.service.chat.session import ChatSession
-from hetspec_core.service.chat.setup import ChatConfig, chat_config, with_draft
+from hetspec_core.service.chat.setup import (
+    SERVED_DRAFT,
+    ChatConfig,
+    backends,
+    chat_config,
+    with_draft,
+    with_served_draft,
+)
 from hetspec_core.service.chat.tokens import Rejection, best_rejected, shown
-from hetspec_core.service.drafts import DraftChoice, draft_choices, draft_name, find_draft
+from hetspec_core.service.drafts import DraftChoice, checkpoint_choices, draft_choices, draft_name, find_draft
 
 __all__ = [
+    "SERVED_DRAFT",
     "Answer",
     "ChatConfig",
     "ChatSession",
@@ -30,8 +38,10 @@ __all__ = [
     "TimeSplit",
     "Turn",
     "Verdict",
+    "backends",
     "best_rejected",
     "chat_config",
+    "checkpoint_choices",
     "conversation_folder",
     "draft_choices",
     "draft_name",
@@ -40,4 +50,5 @@ __all__ = [
     "saved_conversations",
     "shown",
     "with_draft",
+    "with_served_draft",
 ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hetspec_core.catalog import list_cards
 from hetspec_core.events.chat import ChatSettings
 from hetspec_core.service.drafts import draft_name
 from hetspec_core.service.saved import resolve_saved, saved_draft
@@ -14,6 +15,8 @@ from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import BaseSpec, ResourcesSpec
 
 DEFAULT_BACKEND = "builtin"
+SERVED_DRAFT = "the server's draft"
+"""What the draft of a server is called that one attaches to: it has its own, and tells no name."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def chat_config(
     Args:
         workbench: where runs are.
         recipe: recipe preset.
-        draft: run or directory; the newest trained on this base when absent.
+        draft: run or directory; when absent the newest trained on this base, or the own one of a server at a URL.
         saved: run or draft directory whose configuration takes the place of the recipe.
         plain: no draft.
         overrides: KEY=VALUE as for `--set`.
@@ -65,6 +68,8 @@ def chat_config(
         NotFoundError: there is no such recipe or draft, or no draft at all.
     """
     given = {key: value for key, value in (options or {}).items() if value is not None}
+    if backend:
+        given["backend"] = backend
     spec = resolve_saved(workbench, recipe, saved, stage="generate", overrides=overrides, file=file, options=given).spec
     decoding, sampling = spec.decoding, spec.decoding.sampling
     settings = ChatSettings(
@@ -77,15 +82,16 @@ def chat_config(
         ignore_eos=decoding.ignore_eos,
         system_prompt=spec.base.system_prompt,
     )
-    if not (plain or decoding.plain):
+    if spec.backend == "sglang" and spec.sglang.url and not (plain or decoding.plain or draft or saved):
+        settings = with_served_draft(settings, spec.sglang.url)
+    elif not (plain or decoding.plain):
         settings = with_draft(settings, saved_draft(workbench, draft, saved, spec.base.name))
-    chosen = backend or spec.backend
-    section = getattr(spec, chosen, None)  # a backend with options has a section of its name
+    section = getattr(spec, spec.backend, None)  # a backend with options has a section of its name
     return ChatConfig(
         base=spec.base,
         resources=spec.resources,
         settings=settings,
-        backend=chosen,
+        backend=spec.backend,
         backend_options={} if section is None else section.model_dump(mode="json", exclude_defaults=True),
     )
 
@@ -95,3 +101,13 @@ def with_draft(settings: ChatSettings, folder: Path | None) -> ChatSettings:
     if folder is None:
         return settings.model_copy(update={"draft": "", "draft_name": ""})
     return settings.model_copy(update={"draft": str(folder.absolute()), "draft_name": draft_name(folder)})
+
+
+def with_served_draft(settings: ChatSettings, url: str) -> ChatSettings:
+    """The settings with the draft of the server at this URL, which speculates its own way."""
+    return settings.model_copy(update={"draft": url, "draft_name": SERVED_DRAFT})
+
+
+def backends() -> dict[str, str]:
+    """Who can run the models: name of the card -> its summary."""
+    return {card.name: card.summary for card in list_cards("backends")}

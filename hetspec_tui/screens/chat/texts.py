@@ -1,0 +1,160 @@
+"""What the chat says in words: its head, entries of the conversation, why there is nothing yet. It changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from textual.content import Content
+
+from hetspec_core.events.chat import ChatMessage, ChatSettings
+from hetspec_core.events.steps import TreeStep
+from hetspec_core.service.chat import Answer, ChatSession, Piece, Turn, best_rejected, pieces_of, shown
+from hetspec_tui.formatting import number, safe
+from hetspec_tui.widgets.transcript import Entry, Token
+from hetspec_tui.widgets.tree_layout import TreeFrame
+
+STATES = {
+    "new": ("◌", "dim", "not loaded yet"),
+    "loading": ("◔", "$text-accent", "loading"),
+    "ready": ("✔", "$text-success", "ready"),
+    "answering": ("▶", "$text-primary", "answering"),
+    "calibrating": ("▶", "$text-primary", "measuring this machine"),
+    "dead": ("✖", "$text-error", "the worker died: ctrl+r restarts it"),
+    "closed": ("◌", "dim", "memory free: a question loads it again"),
+}
+"""State of a session -> sign, colour, words."""
+_SOURCES = {"base": "plain", "draft": "draft", "bonus": "bonus"}
+
+
+def frame_of(step: TreeStep) -> TreeFrame:
+    """A verify step ready to be drawn."""
+    rejected = best_rejected(step)
+    return TreeFrame(
+        step=step,
+        labels=[shown(text) for text in step.texts],
+        bonus=shown(step.bonus_text),
+        failed=rejected.node if rejected is not None else None,
+        why=rejected.sentence if rejected is not None else "nothing more was proposed where the path ended",
+    )
+
+
+def tokens_of(pieces: Sequence[Piece]) -> list[Token]:
+    """Pieces as the transcript takes them."""
+    return [Token(piece.text, _SOURCES[piece.origin], piece.depth, piece.step) for piece in pieces]  # type: ignore[arg-type]
+
+
+def head_text(session: ChatSession, *, recording: bool, read_only: bool) -> Content:
+    """Base, draft, tree and what is under way, in one line."""
+    settings = session.settings
+    sign, colour, words = STATES[session.state]
+    if session.loading is not None and session.state == "loading":
+        words = f"loading {safe(session.loading.what)} {session.loading.done:.0%}"
+    if read_only and session.state == "new":
+        words = "read-only: recorded answers can be looked at (o)"
+    parts: list[Content | str | tuple[str, str]] = [(f"{sign} {words}  ", colour)]  # narrow screens have no end of it
+    if recording:
+        parts.append(("● recording  ", "$text-error"))
+    parts += [
+        (safe(session.config.base.name), "bold"),
+        ("  draft ", "dim"),
+        safe(settings.draft_name) or "none",
+    ]
+    if not settings.plain:
+        parts += [("  tree ", "dim"), served_tree(session) or settings.tree]
+    parts += [("  temperature ", "dim"), number(settings.temperature)]
+    if session.config.backend != "builtin":
+        url = str(session.config.backend_options.get("url", ""))
+        parts += [("  by ", "dim"), safe(f"{session.config.backend} {url}".strip())]
+    if settings.system_prompt:
+        parts.append(("  +system", "dim"))
+    return Content.assemble(*parts)
+
+
+def served_tree(session: ChatSession) -> str:
+    """The tree of a server that was attached to, which has its own; empty where the settings say it."""
+    tree = session.base.machine.get("tree") if session.base is not None else None
+    return "/".join(f"{number}" for number in tree) if isinstance(tree, list | tuple) else ""
+
+
+def replay_text(name: str, settings: ChatSettings, base: str) -> Content:
+    """The head while a recorded answer is looked at."""
+    return Content.assemble(
+        ("▶ recorded answer ", "$text-accent"),
+        (safe(name), "bold"),
+        ("  ", ""),
+        (f"{safe(base)}  {safe(settings.label)}  temperature {number(settings.temperature)}", "dim"),
+        ("  esc closes it", "$text-accent"),
+    )
+
+
+def answer_head(label: str, accept: float | None, speed: float | None, reason: str) -> str:
+    """The line above an answer: its figures, how it ended, who made it."""
+    words = []
+    if accept is not None:
+        words.append(f"{accept:.2f} tokens/step")
+    if speed is not None:
+        words.append(f"{speed:.1f} tok/s")
+    if reason in ("stopped", "length", "context", "died", "failed"):
+        said = {"length": "cut at the limit", "context": "the context is full", "died": "the worker died"}
+        words.append(said.get(reason, reason))
+    return "  ".join([*words, safe(label) or "answer"])
+
+
+def turn_entry(place: int, turn: Turn, *, coloured: bool) -> Entry:
+    """A turn of the conversation."""
+    key = f"{place}"
+    if turn.role == "user":
+        return Entry(key, "user", "you", (Token(turn.text),))
+    head = answer_head(turn.label, turn.accept_length, turn.tokens_per_s, turn.stop_reason)
+    tokens = tokens_of(pieces_of(turn)) or [Token(turn.text)]
+    return Entry(key, "assistant", head, tokens, markdown=not coloured)
+
+
+def message_entry(place: int, message: ChatMessage) -> Entry:
+    """A message of a recorded conversation."""
+    voice = "user" if message.role == "user" else "assistant"
+    return Entry(f"m{place}", voice, "you" if voice == "user" else "answer", (Token(message.content),))
+
+
+def answer_entry(key: str, answer: Answer, *, coloured: bool = True) -> Entry:
+    """An answer that is under way, or that is looked at step by step."""
+    reason = answer.end.stop_reason if answer.end is not None else answer.state
+    label = answer.settings.label
+    head = answer_head(label, answer.stats.accept_length, answer.decode_tokens_per_s, reason)
+    if answer.state == "waiting":
+        head = f"{safe(label)}  waiting for the models" if answer.started is None else head
+    return Entry(key, "assistant", head, tokens_of(answer.pieces), markdown=not coloured and answer.ended)
+
+
+def trouble_entry(answer: Answer) -> Entry | None:
+    """Why there is no answer, or no whole one."""
+    if not answer.error:
+        return None
+    text = answer.error + (f"\n{answer.hint}" if answer.hint else "")
+    if answer.state == "died":
+        text += "\nctrl+r starts a new worker; the conversation is kept."
+    return Entry(f"trouble {answer.ask}", "error", "", (Token(text),))
+
+
+def welcome(session: ChatSession | None, *, read_only: bool) -> Entry:
+    """What is said when nothing was said yet."""
+    lines = ["Talk to a base and its draft, and watch speculation happen.", ""]
+    if read_only:
+        lines.append("This dashboard only looks: it loads no models.")
+    else:
+        lines.append("Write below and press enter; the models are loaded with the first question.")
+    if session is not None and session.settings.plain and not read_only:
+        lines.append("There is no draft: f2 chooses one, page 4 trains one in minutes.")
+    lines += [
+        "",
+        "f3  a recorded answer, step by step (one is shipped)",
+        "f4  which tree shape would have been best",
+        "f2  base, draft, tree, temperature, system prompt",
+        "f5  the same question two ways, side by side",
+        "",
+        "esc leaves the line where you write; then letters are keys, and ? shows them all.",
+        "",
+        "Tokens have the colour of where they came from: green to blue were guessed by the draft (bluer = deeper), "
+        "yellow ones were chosen by the base itself.",
+    ]
+    return Entry("welcome", "note", "", (Token("\n".join(lines)),))

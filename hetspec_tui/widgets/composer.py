@@ -1,0 +1,98 @@
+"""Where one writes: Enter sends, ctrl+j breaks the line, up and down bring back what was sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.widgets import TextArea
+
+_KEPT = 200
+
+
+class Composer(TextArea):
+    """A few lines of text to send."""
+
+    DEFAULT_CSS = """
+    Composer {
+        height: auto;
+        max-height: 6;
+        padding: 0 1;
+        border: round $panel;
+        background: transparent;
+
+        &:focus { border: round $accent; }
+    }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "send", "Send", id="composer.send", priority=True),
+        Binding("ctrl+j,shift+enter", "newline", "New line", id="composer.newline", show=False),
+    ]
+
+    @dataclass
+    class Sent(Message):
+        """Enter was pressed on a text that is not empty."""
+
+        text: str
+
+    def __init__(self, *, placeholder: str = "", id: str | None = None) -> None:
+        super().__init__(
+            "", soft_wrap=True, show_line_numbers=False, tab_behavior="focus", placeholder=placeholder, id=id
+        )
+        self.cursor_blink = False
+        self._sent: list[str] = []
+        self._at = 0
+        self._own = ""
+
+    @property
+    def sent_before(self) -> list[str]:
+        """What was sent, the newest last."""
+        return self._sent
+
+    def remember(self, texts: Sequence[str]) -> None:
+        """Take over what was sent before."""
+        self._sent = list(texts)[-_KEPT:]
+        self._at = len(self._sent)
+
+    def put(self, text: str) -> None:
+        """Replace what is written, the cursor behind it."""
+        self.load_text(text)
+        self.move_cursor(self.document.end)
+
+    def action_send(self) -> None:
+        """Send what is written."""
+        text = self.text.strip()
+        if text:
+            self.post_message(self.Sent(text))
+
+    def sent(self, text: str) -> None:
+        """It was taken: empty the line."""
+        if not self._sent or self._sent[-1] != text:
+            self._sent = [*self._sent, text][-_KEPT:]
+        self._at = len(self._sent)
+        self.load_text("")
+
+    def action_newline(self) -> None:
+        """Break the line."""
+        self.insert("\n")
+
+    def action_cursor_up(self, select: bool = False) -> None:
+        if select or self.cursor_location[0] > 0 or not self._recall(-1):
+            super().action_cursor_up(select)
+
+    def action_cursor_down(self, select: bool = False) -> None:
+        if select or self.cursor_location[0] < self.document.line_count - 1 or not self._recall(1):
+            super().action_cursor_down(select)
+
+    def _recall(self, by: int) -> bool:
+        place = self._at + by
+        if not 0 <= place <= len(self._sent):
+            return False
+        if self._at == len(self._sent):
+            self._own = self.text
+        self._at = place
+        self.put(self._own if place == len(self._sent) else self._sent[place])
+        return True
