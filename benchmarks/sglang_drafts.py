@@ -1,4 +1,4 @@
-"""Drafts for checking SGLang without training any: a Llama draft dressed as Qwen3 and as a mixture of experts.
+"""Drafts for checking SGLang without training any: a Llama draft dressed as Qwen3, as a mixture, and as latent.
 
 They draft worse than the original; what counts is that HetSpec's decoding and SGLang's compute the same with them.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from hetspec_core.engine.modeling.draft_files import DraftFiles, write_draft_folder
+from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION
 
 EXPERTS, ZERO = 5, 1
 
@@ -50,6 +51,43 @@ def as_mixture(source: Path, target: Path) -> None:
         "zero_compute_experts": ZERO,
         "zero_expert_kind": "identity",
         "shared_experts": 1,
+    }
+    write_draft_folder(target, config, _stored(tensors))
+
+
+def as_latent(source: Path, target: Path, *, recurrences: int = 2) -> None:
+    """Write the draft as one that goes over every token `recurrences` times, its latent weighing a little.
+
+    What it reads is the original's fusion in each recurrence, and a tenth of the latent from the second on; so it
+    drafts about as well, and every pass counts.
+    """
+    files = DraftFiles(source)
+    config, tensors = dict(files.config), {name: tensor.float() for name, tensor in files.tensors.items()}
+    hidden = int(config["hidden_size"])
+    tensors["fc.weight"] = torch.cat([tensors["fc.weight"], 0.1 * torch.eye(hidden)], dim=1)
+    tensors.setdefault("fc.bias", torch.zeros(hidden))
+    tensors["up.weight"] = torch.eye(hidden)
+    options = {"refinements": 1, "recurrences": recurrences, "repeats": 1, "latent_init": "zeros"}
+    config.pop("architectures", None)
+    config["hetspec"] = {
+        "format_version": FORMAT_VERSION,
+        "algorithm": {"name": "latent", "options": options},
+        "head": {
+            "hidden_size": hidden,
+            "base_size": hidden,
+            "refinements": 1,
+            "recurrences": recurrences,
+            "repeats": 1,
+            "initial": "zeros",
+            "amplitude": 0.0,
+            "shift": False,
+            "gradient_recurrences": 0,
+        },
+        "skip_first_input_norm": True,
+        "skip_output_norm": True,
+        "base_vocab_size": int(config["vocab_size"]),
+        "base_hidden_size": hidden,
+        "captured_layers": [],
     }
     write_draft_folder(target, config, _stored(tensors))
 

@@ -32,6 +32,7 @@ class Row:
     draft: str = ""
     dtype: str = "bfloat16"
     trees: bool = False
+    flags: tuple[str, ...] = ()
     server: SGLangServer | None = None
     socket: str = ""
     ready_s: float = 0.0

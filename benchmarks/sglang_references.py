@@ -62,6 +62,7 @@ def measure_builtin(check: Check, base_spec: Any, drafts: dict[str, Path]) -> No
         if dtype == "bfloat16":
             ways += [("llama", "llama", tree) for tree in ("3/1/3", "6/10/59")]
             ways += [("qwen3", "qwen3", "6/10/59"), ("qwen3_moe", "qwen3_moe", "6/10/59")]
+            ways += [("latent", "latent", "6/10/59")]
         for name, draft, tree in ways:
             key = f"builtin {name}{'' if not draft else ' ' + tree} {dtype}"
 

@@ -93,6 +93,10 @@ class RunPaths:
         return self.folder / "spec.toml"
 
     @property
+    def origins(self) -> Path:
+        return self.folder / "origins.json"
+
+    @property
     def resolved(self) -> Path:
         return self.folder / "resolved.json"
 

@@ -9,7 +9,7 @@ NEWEST = "0.5.23"
 RANGE = f"{OLDEST} to {NEWEST}"
 
 INSIDE = ("0.5.17",)
-"""Versions whose inside was read and run: model classes and the tree plugin are offered to these alone."""
+"""Versions in which model classes and the tree plugin were run. In others they are offered where the source fits."""
 
 INSIDE_RANGE = ", ".join(INSIDE)
 
@@ -32,5 +32,5 @@ def is_supported(version: str) -> bool:
 
 
 def inside_is_known(version: str) -> bool:
-    """Whether model classes and the tree plugin are offered to this version."""
+    """Whether model classes and the tree plugin were run in this version."""
     return numbers(version) in {numbers(known) for known in INSIDE}

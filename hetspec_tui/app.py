@@ -285,7 +285,11 @@ class HetSpecApp(Live, App[None]):
         for active in below.active_bindings.values():
             if active.binding.description and not active.binding.system and not active.binding.key.startswith("super+"):
                 found.setdefault((active.node, active.binding.action), []).append(active)
-        order = [ways[0] for ways in sorted(found.values(), key=lambda ways: rank.get(ways[0].node, 0))]
+        # Of one place those first that are ours: what a widget has of its own accord (scrolling) has no id.
+        order = [
+            ways[0]
+            for ways in sorted(found.values(), key=lambda ways: (rank.get(ways[0].node, 0), not ways[0].binding.id))
+        ]
         lines = [
             HelpLine(
                 place="Everywhere" if active.node is self else "Here" if active.node is below else _place(active.node),

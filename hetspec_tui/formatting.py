@@ -20,7 +20,7 @@ STATE_SIGNS = {
 """State of a run -> a sign of one cell, so that no state is told by colour alone."""
 
 STATE_COLOURS = {
-    "queued": "$text-muted",
+    "queued": "$foreground-muted",
     "starting": "$accent",
     "running": "$primary",
     "succeeded": "$success",

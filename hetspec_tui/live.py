@@ -1,4 +1,7 @@
-"""The app's own feed: what is going on, once a second, given to the page on top; and what has ended meanwhile."""
+"""The app's own feed: what is going on, once a second, given to the page on top; and what has ended meanwhile.
+
+Now and then it starts the runs that wait and could start, which a supervisor that was killed has left undone.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ else:
     Base = object
 
 LOOK_S = 1.0
+DISPATCH_S = 5.0
 
 
 class Live(Base):
@@ -34,6 +38,7 @@ class Live(Base):
     settings: Settings
     overview: Overview | None = None
     _feed: Feed[Overview] | None = None
+    _dispatcher: Feed[None] | None = None
     _observer: Observer | None = None
     _fully: bool = False
 
@@ -41,6 +46,10 @@ class Live(Base):
         """Begin to look."""
         self._feed = Feed(self.desk.ask, self._question, self._taken, fail=self._failed, node=self, period_s=LOOK_S)
         self._feed.start()
+        if not self.desk.read_only:
+            feed = Feed(self.desk.change, _dispatch, _nothing, fail=self._failed, node=self, period_s=DISPATCH_S)
+            self._dispatcher = feed
+            feed.start()
 
     def look_now(self) -> None:
         """Look at once, and at every run: one that was not at work may have changed."""
@@ -94,6 +103,15 @@ class Live(Base):
     def open_pages(self) -> Sequence[Page]:
         """Every page that is open."""
         return ()
+
+
+def _dispatch(workbench: Workbench) -> None:
+    """Start what waits and can start: a killed supervisor could not start the next."""
+    workbench.dispatch()
+
+
+def _nothing(_: object) -> None:
+    """What was started is seen by the next look."""
 
 
 def _ended(overview: Overview) -> list[RunSummary]:

@@ -25,6 +25,7 @@ STATE_INKS = {
     "lost": "bad",
 }
 _MIB = 1 << 20
+_OWNER_CELLS = 24
 _AGE = 8
 HOT_C, WARM_C = 85, 75
 
@@ -96,7 +97,7 @@ def queued_card(run: RunSummary, place: int, now: float) -> Card:
 
 
 def _queued_lines(run: RunSummary, place: int, now: float, width: int) -> list[Line]:
-    facts = f"{run.stage}  {_parts(run)}  waits {duration(now - run.created)}, place {place}"
+    facts = f"{run.stage}  waits {duration(now - run.created)}, place {place}  {_parts(run)}"
     name_width = max(16, width - 2 - min(cell_len(facts) + 1, width * 2 // 3))
     return [
         [
@@ -194,9 +195,17 @@ def _gpu_lines(status: object, runs: Mapping[str, str], width: int) -> list[Line
     load = None if gpu.utilisation is None else gpu.utilisation / 100
     share = used / gpu.memory_mib if gpu.memory_mib else None
     wide = width >= 100
-    name_width = 18 if wide else 0 if width < 64 else 10
-    meter_width = 14 if wide else 8
-    pieces: list[Piece] = [(f"{gpu.index:>2} ", "strong"), (fit(safe(_short(gpu.name)), name_width), "dim")]
+    owner = runs.get(run_id, run_id) if run_id else "busy (not ours)" if state == "busy" else state
+    room = width - 3 - min(cell_len(owner) + 4, _OWNER_CELLS)  # whose it is stays readable, whatever else goes
+    meter_width = 14 if wide else 8 if room >= 36 else 4
+    room -= 2 * meter_width + (35 if wide else 20)
+    has_heat = gpu.temperature_c is not None and room >= 6
+    room -= 6 if has_heat else 0
+    name_width = min(18, room) if room >= 9 else 0
+    has_power = gpu.power_w is not None and room - name_width >= 7
+    pieces: list[Piece] = [(f"{gpu.index:>2} ", "strong")]
+    if name_width:
+        pieces.append((fit(safe(_short(gpu.name)), name_width - 1) + " ", "dim"))
     for label, part, text in (
         ("util ", load, "  ?%" if load is None else f"{gpu.utilisation:3d}%"),
         (
@@ -207,15 +216,15 @@ def _gpu_lines(status: object, runs: Mapping[str, str], width: int) -> list[Line
     ):
         full, empty = meter(part, meter_width)
         pieces += [(label, "dim"), (full, _heat(part)), (empty, "faint"), (f" {text}", "")]
-    if gpu.temperature_c is not None:
+    if has_heat:
         ink = "bad" if gpu.temperature_c >= HOT_C else "warn" if gpu.temperature_c >= WARM_C else "dim"
         pieces.append((f" {gpu.temperature_c:3d}°C", ink))
-    if gpu.power_w is not None and width >= 64:
+    if has_power:
         pieces.append((f" {gpu.power_w:4.0f} W", "dim"))
     if run_id:
-        pieces += [("  ▶ ", "primary"), (runs.get(run_id, run_id), "strong")]
+        pieces += [("  ▶ ", "primary"), (owner, "strong")]
     else:
-        pieces.append((f"  {'busy (not ours)' if state == 'busy' else state}", "warn" if state == "busy" else "dim"))
+        pieces.append((f"  {owner}", "warn" if state == "busy" else "dim"))
     return [pieces]
 
 

@@ -100,13 +100,13 @@ def bench(
         if not plain:
             base = resolve_saved(workbench, recipe, saved, **given).spec.base.name
             options["draft.checkpoint"] = str(saved_draft(workbench, draft, saved, base))
-        spec = resolve_saved(workbench, recipe, saved, **given).spec
+        asked = resolve_saved(workbench, recipe, saved, **given)
         if detach and out is not None:
             raise UsageError("--out needs the result, and --detach does not wait for it", hint="leave one of them out")
         if detach:
-            launch_detached(workbench, spec, json=json)
+            launch_detached(workbench, asked, json=json)
             return
-        report = launch(workbench, spec, quiet=json)
+        report = launch(workbench, asked, quiet=json)
     result = report.results["bench"]
     if out is not None:
         append_line(out, result_line(report))

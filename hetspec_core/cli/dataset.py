@@ -75,12 +75,12 @@ def generate(
         "dataset.range": _parse_range(rows),
         "name": name,
     } | worker_options(gpus, workers)
-    spec = resolve(recipe, stage="dataset", overrides=overrides or (), file=file, options=options).spec
+    asked = resolve(recipe, stage="dataset", overrides=overrides or (), file=file, options=options)
     with Workbench() as workbench:
         if is_detached(detach, json=json):
-            launch_detached(workbench, spec, json=json)
+            launch_detached(workbench, asked, json=json)
             return
-        report = launch(workbench, spec, json=json)
+        report = launch(workbench, asked, json=json)
     if json:
         return
     result = report.results.get("dataset", {})

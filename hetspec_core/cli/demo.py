@@ -81,8 +81,8 @@ def _launch(
 
     parents = [report.summary.run_id for report in before[-1:]]
     given = spec_options(name=f"demo-{stage}", parents=parents or None, **options)
-    spec = resolve(recipe, stage=stage, overrides=overrides, options=given).spec
-    return launch(workbench, spec, quiet=quiet)
+    asked = resolve(recipe, stage=stage, overrides=overrides, options=given)
+    return launch(workbench, asked, quiet=quiet)
 
 
 def _folder(workbench: Workbench, report: RunReport, kind: Any) -> str:

@@ -34,6 +34,7 @@ from hetspec_core.service import PARENT_ENDED, RESUMABLE
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
+    from hetspec_core.config.resolve import Resolved
     from hetspec_core.service import RunReport, RunSummary, Workbench
     from hetspec_core.spec import RunSpec
 
@@ -55,9 +56,9 @@ def is_detached(detach: bool | None, *, json: bool) -> bool:
     return not json and error_console().is_terminal if detach is None else detach
 
 
-def launch_detached(workbench: Workbench, spec: RunSpec, *, json: bool = False) -> str:
+def launch_detached(workbench: Workbench, asked: RunSpec | Resolved, *, json: bool = False) -> str:
     """Submit and start a run, say how to follow it, and leave it to itself; returns its id."""
-    run_id = workbench.submit(spec).run_id
+    run_id = workbench.submit(asked).run_id
     workbench.start(run_id)
     state = workbench.state(run_id)
     if json:
@@ -70,13 +71,18 @@ def launch_detached(workbench: Workbench, spec: RunSpec, *, json: bool = False) 
 
 
 def launch(
-    workbench: Workbench, spec: RunSpec, *, json: bool = False, quiet: bool = False, view: View | None = None
+    workbench: Workbench,
+    asked: RunSpec | Resolved,
+    *,
+    json: bool = False,
+    quiet: bool = False,
+    view: View | None = None,
 ) -> RunReport:
     """Submit a run, start it, follow it to its end, and give what it made.
 
     Args:
         workbench: where.
-        spec: what.
+        asked: what; with it, where each value came from, when that is known.
         json: write the events to stdout, one JSON object a line, instead of progress to stderr.
         quiet: write nothing.
         view: what draws the events, instead of the usual choice.
@@ -85,9 +91,11 @@ def launch(
         StageFailed: it failed, with the worker's message and exit status; or its worker is gone.
         Cancelled: it was stopped; the hint says how to go on.
     """
-    run_id = workbench.submit(spec).run_id
+    run_id = workbench.submit(asked).run_id
     with _Interrupts() as interrupts:  # from before the start: Ctrl-C must not leave a worker that nobody follows
         workbench.start(run_id)
+        if not (json or quiet) and workbench.state(run_id) == "queued":
+            note(f"run {run_id} waits for GPUs; who holds them: hetspec-core gpus")
         _follow(workbench, run_id, interrupts, json=json, quiet=quiet, view=view)
     return workbench.show(run_id)
 

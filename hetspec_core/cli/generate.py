@@ -76,9 +76,9 @@ def generate(
         if not plain:
             base = resolve_saved(workbench, recipe, saved, **given).spec.base.name
             options["draft.checkpoint"] = str(saved_draft(workbench, draft, saved, base))
-        spec = resolve_saved(workbench, recipe, saved, **given).spec
+        asked = resolve_saved(workbench, recipe, saved, **given)
         view = None if json else AnswerView(several=len(texts) > 1)
-        report = launch(workbench, spec, quiet=json, view=view)
+        report = launch(workbench, asked, quiet=json, view=view)
     answers: list[dict[str, Any]] = report.results["generate"]["answers"]
     if json:
         print_json({"run_id": report.summary.run_id, "answers": answers})

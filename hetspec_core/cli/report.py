@@ -98,7 +98,7 @@ def _cells(row: ResultRow) -> tuple[str, ...]:
         interval,
         _number(row.tokens_per_s, 1),
         _number(row.speedup),
-        f"{row.identical}/{row.prompts}",
+        row.equal_answers,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,12 +16,12 @@ from hetspec_core.cli.options import RunWord
 from hetspec_core.cli.output import JsonFlag, console, follow, note, print_json
 from hetspec_core.cli.runs_list import STATE_STYLES
 from hetspec_core.errors import NotFoundError, RunError
-from hetspec_core.service import Workbench
+from hetspec_core.service import Workbench, explain_run
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from hetspec_core.service import RunReport, RunSummary
+    from hetspec_core.service import ResolvedValue, RunReport, RunSummary
 
 app = typer.Typer(help="List, show, follow, stop, compare, label and delete runs.", no_args_is_help=True)
 
@@ -29,14 +30,33 @@ for part in (runs_list, runs_edit, runs_compare, queue):
 
 
 @app.command()
-def show(run: RunWord, json: JsonFlag = False) -> None:
+def show(
+    run: RunWord,
+    explain: Annotated[bool, typer.Option("--explain", help="Every setting, and where its value came from.")] = False,
+    json: JsonFlag = False,
+) -> None:
     """Show one run: state, settings, progress, metrics, results and files."""
     with Workbench() as workbench:
-        report = workbench.show(workbench.resolve_run(run))
+        run_id = workbench.resolve_run(run)
+        if explain:
+            _explain(run_id, explain_run(workbench, run_id), json=json)
+            return
+        report = workbench.show(run_id)
     if json:
         print_json(report.to_json())
     else:
         _print_report(report)
+
+
+def _explain(run_id: str, values: list[ResolvedValue], *, json: bool) -> None:
+    from hetspec_core.cli.tables import print_table
+
+    if json:
+        print_json({"run_id": run_id, "values": [asdict(value) for value in values]})
+        return
+    if not any(value.source for value in values):
+        note(f"run {run_id} was made without a record of where its values came from")
+    print_table(("key", "value", "source"), [(value.key, value.value, value.source) for value in values])
 
 
 @app.command("follow")

@@ -14,6 +14,7 @@ from hetspec_core.cli.output import JsonFlag, console, launch, note, print_json
 from hetspec_core.errors import Cancelled, StageFailed
 
 if TYPE_CHECKING:
+    from hetspec_core.config.resolve import Resolved
     from hetspec_core.events import Event
     from hetspec_core.service import Workbench
 
@@ -65,9 +66,9 @@ def serve(
         if not plain:
             base = resolve(recipe, stage="serve", overrides=overrides, file=file, options=options).spec.base.name
             options["draft.checkpoint"] = str(find_draft(workbench, draft, base))
-        spec = resolve(recipe, stage="serve", overrides=overrides, file=file, options=options).spec
+        asked = resolve(recipe, stage="serve", overrides=overrides, file=file, options=options)
         if detach:
-            run_id = launch_detached(workbench, spec) if not json else _start(workbench, spec)
+            run_id = launch_detached(workbench, asked) if not json else _start(workbench, asked)
             served = _await(workbench, run_id)
             if json:
                 print_json({"run_id": run_id, **served})
@@ -75,13 +76,13 @@ def serve(
                 print_served(served)
             return
         try:
-            launch(workbench, spec, view=ServeView(as_json=json))
+            launch(workbench, asked, view=ServeView(as_json=json))
         except Cancelled:
             note("the server was stopped")
 
 
-def _start(workbench: Workbench, spec: Any) -> str:
-    run_id = workbench.submit(spec).run_id
+def _start(workbench: Workbench, asked: Resolved) -> str:
+    run_id = workbench.submit(asked).run_id
     workbench.start(run_id)
     return run_id
 

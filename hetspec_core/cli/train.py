@@ -94,9 +94,9 @@ def train(
         _check_epochs(epochs, spec.training)
         check_inputs(spec)
         if is_detached(detach, json=json):
-            launch_detached(workbench, spec, json=json)
+            launch_detached(workbench, resolved, json=json)
             return
-        report = launch(workbench, spec, json=json)
+        report = launch(workbench, resolved, json=json)
     if not json:
         _print_result(report.results["train"], spec.recipe or "RECIPE", report.summary.run_id)
 

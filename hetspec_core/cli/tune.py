@@ -56,8 +56,8 @@ def tune(
     with Workbench() as workbench:
         base = resolve(recipe, stage="tune", overrides=overrides, file=file, options=options).spec.base.name
         options["draft.checkpoint"] = str(find_draft(workbench, draft, base))
-        spec = resolve(recipe, stage="tune", overrides=overrides, file=file, options=options).spec
-        report = launch(workbench, spec, quiet=json)
+        asked = resolve(recipe, stage="tune", overrides=overrides, file=file, options=options)
+        report = launch(workbench, asked, quiet=json)
     result = report.results["tune"]
     if json:
         print_json({"run_id": report.summary.run_id, **result})

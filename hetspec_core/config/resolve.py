@@ -56,6 +56,11 @@ class Resolved:
     spec: RunSpec
     origins: dict[str, Origin]
 
+    @property
+    def stage(self) -> Stage:
+        """The stage that it is for."""
+        return self.spec.stage
+
     def explain(self) -> tuple[tuple[str, Any, str], ...]:
         """(dotted key, value, source) of every leaf, for `presets show --explain`."""
         return tuple((key, origin.value, origin.source) for key, origin in self.origins.items())

@@ -178,6 +178,7 @@ class BaseFacts(_Message):
         machine: processor, GPU, versions.
         backend: who runs it.
         capabilities: what the backend can do: trees, every_position, calibrate, sampling.
+        tree: the only tree that its drafts can have, of a running server; empty = any.
     """
 
     name: str
@@ -190,6 +191,7 @@ class BaseFacts(_Message):
     machine: dict[str, Any] = Field(default_factory=dict)
     backend: str = "builtin"
     capabilities: tuple[str, ...] = ()
+    tree: str = ""
 
 
 class Ready(_Message):

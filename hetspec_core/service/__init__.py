@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from hetspec_core.service.library import Comparison, Discarded, Library, Relative
     from hetspec_core.service.logs import LogFile, LogState
     from hetspec_core.service.overview import Concern, LiveRun, Observer, Overview
+    from hetspec_core.service.presets import ResolvedValue
+    from hetspec_core.service.provenance import explain_run
     from hetspec_core.service.report import RunReport, RunSummary
     from hetspec_core.service.run_news import RunNews, RunReader, WorkerFacts, exit_words
     from hetspec_core.service.saved_files import save_export
@@ -42,6 +44,7 @@ _HOME_OF = {
     "PostMortem": "hetspec_core.service.failure_report",
     "RESUMABLE": "hetspec_core.service.workbench",
     "Relative": "hetspec_core.service.library",
+    "ResolvedValue": "hetspec_core.service.presets",
     "RunHandle": "hetspec_core.service.workbench",
     "RunNews": "hetspec_core.service.run_news",
     "RunReader": "hetspec_core.service.run_news",
@@ -52,6 +55,7 @@ _HOME_OF = {
     "Workbench": "hetspec_core.service.workbench",
     "WorkerFacts": "hetspec_core.service.run_news",
     "curve": "hetspec_core.service.curves",
+    "explain_run": "hetspec_core.service.provenance",
     "exit_words": "hetspec_core.service.run_news",
     "log_names": "hetspec_core.service.failure_report",
     "post_mortem": "hetspec_core.service.failure_report",
@@ -76,6 +80,7 @@ __all__ = [
     "Overview",
     "PostMortem",
     "Relative",
+    "ResolvedValue",
     "RunHandle",
     "RunNews",
     "RunReader",
@@ -87,6 +92,7 @@ __all__ = [
     "WorkerFacts",
     "curve",
     "exit_words",
+    "explain_run",
     "log_names",
     "post_mortem",
     "save_export",

@@ -195,7 +195,7 @@ def _measured(rows: tuple[ResultRow, ...]) -> str:
             _figure(row.tokens_per_s),
             _figure(row.plain_tokens_per_s),
             _figure(row.speedup),
-            f"{row.identical}/{row.prompts}",
+            row.equal_answers,
         )
         for row in rows
     ]

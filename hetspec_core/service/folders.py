@@ -5,24 +5,42 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hetspec_core.errors import NotFoundError
 from hetspec_core.events import Journal, Submitted, read_events
 from hetspec_core.paths import RunPaths, write_atomic
+from hetspec_core.service.provenance import origins_text
 from hetspec_core.spec import RunSpec
 from hetspec_core.spec.document import to_toml
 
+if TYPE_CHECKING:
+    from hetspec_core.config.resolve import Resolved
 
-def fill_folder(paths: RunPaths, spec: RunSpec, folder: Path, after: tuple[str, ...] = ()) -> None:
+_ID_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # no 0 o 1 l i
+
+
+def fill_folder(paths: RunPaths, asked: RunSpec | Resolved, folder: Path, after: tuple[str, ...] = ()) -> None:
     """Make a new run folder; relative paths of the spec begin at `folder`, and the runs `after` go before it."""
+    spec = asked if isinstance(asked, RunSpec) else asked.spec
     paths.folder.mkdir()
     paths.logs.mkdir()
     with Journal(paths.desk, "desk") as desk:
         desk.write(Submitted(host=socket.gethostname(), folder=str(folder), after=after))
+    if not isinstance(asked, RunSpec) and asked.origins:
+        write_atomic(paths.origins, origins_text(spec, asked.origins), mode=0o444)
     write_atomic(paths.spec, to_toml(spec), mode=0o444)  # the last, because it makes the names in the folder durable
+
+
+def new_run_id(stage: str) -> str:
+    """An id that sorts by time and says the stage; another desk may make the same one in the same second."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    return f"{stamp}-{stage}-{''.join(secrets.choice(_ID_LETTERS) for _ in range(4))}"
 
 
 def submitted(paths: RunPaths) -> Submitted:

@@ -77,7 +77,7 @@ def gpu_request(spec: RunSpec) -> GpuRequest | None:
         ResourceError: it asks for more than this machine has.
     """
     wanted = spec.resources
-    if wanted.device == "cpu" or wanted.num_gpus == 0:
+    if wanted.device == "cpu" or wanted.num_gpus == 0 or by_another(spec):
         return None
     inventory = read_inventory()
     visible = visible_here(inventory)
@@ -100,6 +100,11 @@ def gpu_request(spec: RunSpec) -> GpuRequest | None:
             hint="see `hetspec-core gpus`, and num_gpus, gpus and min_free_gib of the run's resources",
         )
     return request
+
+
+def by_another(spec: RunSpec) -> bool:
+    """Whether the models are a running server's, which has its GPUs already."""
+    return spec.stage != "serve" and spec.backend == "sglang" and bool(spec.sglang.url)
 
 
 def crew_on_processor(paths: RunPaths) -> CrewPlan:

@@ -128,8 +128,8 @@ def training_inputs(
     }
 
 
-def linked(choice: Choice, stage: str, parent: str | None) -> RunSpec:
-    """The spec of one stage of a pipeline: it takes what the run `parent` makes, under that run's id.
+def linked(choice: Choice, stage: str, parent: str | None) -> Resolved:
+    """The resolved spec of one stage of a pipeline: it takes what the run `parent` makes, under that run's id.
 
     Raises:
         SpecError: it does not hold; every problem is listed.
@@ -138,7 +138,7 @@ def linked(choice: Choice, stage: str, parent: str | None) -> RunSpec:
     if parent is not None:
         key, value = ("training.datasets", [parent]) if stage == "train" else ("draft.checkpoint", parent)
         options |= {key: value, "parents": [parent]}
-    return resolve_choice(choice, stage, options).spec
+    return resolve_choice(choice, stage, options)
 
 
 def with_folders(workbench: Workbench, spec: RunSpec) -> RunSpec:
@@ -165,9 +165,9 @@ def start(workbench: Workbench, choice: Choice) -> tuple[str, ...]:
         ResourceError: a run folder cannot be written, or this machine will never have the GPUs it needs.
     """
     if choice.what != "pipeline":
-        spec = resolve_stage(workbench, choice, choice.what).spec
-        check_inputs(spec)
-        run_id = workbench.submit(spec).run_id
+        asked = resolve_stage(workbench, choice, choice.what)
+        check_inputs(asked.spec)
+        run_id = workbench.submit(asked).run_id
         workbench.start(run_id)
         return (run_id,)
     for stage in PIPELINE:  # all of it must hold before any of it is there
@@ -176,8 +176,8 @@ def start(workbench: Workbench, choice: Choice) -> tuple[str, ...]:
     try:
         for stage in PIPELINE:
             before = tuple(made[-1:])
-            spec = linked(choice, stage, before[0] if before else None)
-            made.append(workbench.submit(spec, after=before).run_id)
+            asked = linked(choice, stage, before[0] if before else None)
+            made.append(workbench.submit(asked, after=before).run_id)
         for run_id in made:
             workbench.start(run_id)
     except HetSpecError:

@@ -22,6 +22,7 @@ from hetspec_core.runs import derive_state
 from hetspec_core.runs.state import FINISHED
 from hetspec_core.service.folders import desk_lock, submit_folder, submitted
 from hetspec_core.service.inputs import find_run
+from hetspec_core.service.provenance import resolved_as
 from hetspec_core.service.report import RunSummary
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import RunSpec
@@ -148,8 +149,8 @@ class Library:
         if state not in FINISHED:
             raise RunError(f"run {run_id} is {state}", hint=f"follow it: hetspec-core runs follow {run_id}")
         paths = self.workbench.paths(run_id)
-        after = submitted(paths).after
-        return self.workbench.submit(self.spec(run_id), folder=submit_folder(paths), after=after).run_id
+        asked = resolved_as(self.spec(run_id), paths)
+        return self.workbench.submit(asked, folder=submit_folder(paths), after=submitted(paths).after).run_id
 
     def value(self, run: RunSummary, name: str) -> Any:
         """What a run has under the name of a column, metric or setting; None = nothing."""

@@ -28,7 +28,7 @@ class ResultRow:
         label: what it is called.
         parameters, active_parameters: of the draft; embedding and head are the base's.
         plain_tokens_per_s: of the base alone, in the same run.
-        identical, prompts: answers equal to plain decoding's, of all.
+        identical, prompts: answers equal to plain decoding's, of all; None where there was none to hold them against.
         histogram: committed tokens of a verify step -> how often.
         by_depth: depth, acceptance_rate given the parent, joint_rate.
         costs: phase -> seconds in the profiled pass at batch 1, the draft's commit counted with propose.
@@ -50,13 +50,18 @@ class ResultRow:
     plain_tokens_per_s: float | None
     tokens_per_s: float | None
     speedup: float | None
-    identical: int
-    prompts: int
+    identical: int | None
+    prompts: int | None
     device: str = ""
     histogram: dict[int, int] = field(default_factory=dict)
     by_depth: tuple[dict[str, Any], ...] = ()
     costs: dict[str, float] = field(default_factory=dict)
     step_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def equal_answers(self) -> str:
+        """Answers equal to plain decoding's, of all, as tables show it."""
+        return "-" if self.identical is None else f"{self.identical}/{self.prompts}"
 
     @property
     def draft_cost_s(self) -> float | None:
@@ -110,7 +115,7 @@ def _state(library: Library, run_id: str) -> str:
 
 
 def _rows(run_id: str, label: str, recipe: str, draft: str, result: dict[str, Any]) -> list[ResultRow]:
-    setup, plain = result["setup"], result["plain"]
+    setup, plain = result["setup"], result["plain"] or {}  # a server that is attached to has no plain
     shared: dict[str, Any] = {
         "run_id": run_id,
         "label": label or recipe or draft or run_id,
@@ -120,8 +125,8 @@ def _rows(run_id: str, label: str, recipe: str, draft: str, result: dict[str, An
         "device": setup.get("cpu", "cpu") if setup.get("device") == "cpu" else setup.get("device", ""),
         "batch_size": setup.get("batch_size", 1),
         "temperature": (setup.get("sampling") or {}).get("temperature", 0.0),
-        "parameters": setup.get("draft_parameters", 0),
-        "active_parameters": setup.get("draft_active_parameters") or setup.get("draft_parameters", 0),
+        "parameters": setup.get("draft_parameters") or 0,
+        "active_parameters": setup.get("draft_active_parameters") or setup.get("draft_parameters") or 0,
         "plain_tokens_per_s": plain.get("decode_tokens_per_s"),
     }
     if not result["trees"]:
@@ -130,7 +135,7 @@ def _rows(run_id: str, label: str, recipe: str, draft: str, result: dict[str, An
         return [ResultRow(**shared, **nothing, tree="plain", tokens_per_s=rate, identical=0, prompts=0)]
     rows = []
     for tree in result["trees"]:
-        costs, phases = tree.get("costs") or {}, tree.get("phases") or {}
+        costs, phases, lossless = tree.get("costs") or {}, tree.get("phases") or {}, tree["lossless"] or {}
         interval = tree.get("accept_length_interval")
         rows.append(
             ResultRow(
@@ -140,8 +145,8 @@ def _rows(run_id: str, label: str, recipe: str, draft: str, result: dict[str, An
                 interval=tuple(interval) if interval else None,  # type: ignore[arg-type] - two of them
                 tokens_per_s=tree["decode_tokens_per_s"],
                 speedup=tree["speedup"],
-                identical=tree["lossless"]["identical"],
-                prompts=tree["lossless"]["prompts"],
+                identical=lossless.get("identical"),
+                prompts=lossless.get("prompts"),
                 histogram={int(length): count for length, count in tree["histogram"].items()},
                 by_depth=tuple(tree["by_depth"]),
                 costs=_by_phase(costs),

@@ -111,7 +111,7 @@ def review(workbench: Workbench, choice: Choice) -> Review:
 
 def _spec(workbench: Workbench, choice: Choice, stage: str) -> RunSpec:
     if choice.what == "pipeline":
-        return linked(choice, stage, None)
+        return linked(choice, stage, None).spec
     spec = resolve_stage(workbench, choice, stage).spec
     check_inputs(spec)
     return with_folders(workbench, spec)

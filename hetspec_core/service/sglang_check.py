@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 
-from hetspec_core import sglang_versions
+from hetspec_core import sglang_inside, sglang_versions
 from hetspec_core.service.checks import Check
 
 VARIABLE = "HETSPEC_SGLANG_PYTHON"
@@ -42,7 +42,7 @@ def check_sglang(*, has_gpu: bool) -> Check:
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         return Check("sglang", "error", f"{python} cannot be asked: {error}", f"set {VARIABLE} to a Python with SGLang")
     version = found.get("sglang")
-    facts = {"python": python, **found}
+    facts: dict[str, object] = {"python": python, **found}
     if version is None:
         return Check(
             "sglang", "ok", "not installed; only needed to serve by SGLang", f"if it is wanted: {install}", facts
@@ -57,10 +57,28 @@ def check_sglang(*, has_gpu: bool) -> Check:
         problems.append("there is no NVIDIA GPU, and no version of SGLang starts unaided on a processor")
     elif shutil.which("nvcc") is None:
         problems.append("nvcc is not on the path, and SGLang compiles small kernels at its first start")
-    if not sglang_versions.inside_is_known(version):
-        problems.append(
-            f"Qwen3 and mixture drafts and the live tree need SGLang {sglang_versions.INSIDE_RANGE}; the rest works"
-        )
+    problems += _inside(python, version, facts)
     if problems:
         return Check("sglang", "warning", f"SGLang {version} in {python}: {'; '.join(problems)}", install, facts)
     return Check("sglang", "ok", f"SGLang {version} in {python}, torch {found.get('torch')}", facts=facts)
+
+
+def _inside(python: str, version: str, facts: dict[str, object]) -> list[str]:
+    """What is wrong with HetSpec's model classes and tree plugin in this SGLang."""
+    try:
+        command = [python, "-c", sglang_inside.question()]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+        found = sglang_inside.read_answer(done.stdout)
+    except (OSError, ValueError, KeyError, subprocess.TimeoutExpired) as error:
+        return [f"its source cannot be looked at ({type(error).__name__})"]
+    parts = (("drafts served by HetSpec's classes", found.classes), ("the live tree", found.plugin))
+    problems = [f"not for {name}: {told[0]}{_more(told)}; the rest works" for name, told in parts if told]
+    facts["inside"] = "differs" if problems else "fits"
+    if not problems and not sglang_versions.inside_is_known(version):
+        run = sglang_versions.INSIDE_RANGE
+        return [f"HetSpec's classes and live tree fit its source, and were run in SGLang {run} only"]
+    return problems
+
+
+def _more(told: tuple[str, ...]) -> str:
+    return f" (and {len(told) - 1} more)" if len(told) > 1 else ""

@@ -6,12 +6,12 @@ It joins parts that do not know each other: run folders, registry and executor. 
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hetspec_core.errors import HetSpecError, NotFoundError, ResourceError, RunError
 from hetspec_core.events import CancelAsked, EventBase, FoundLost, Journal
@@ -21,7 +21,7 @@ from hetspec_core.process import ProcessIdentity
 from hetspec_core.runs import Registry, RunRow, RunState, derive_state
 from hetspec_core.runs.state import FINISHED
 from hetspec_core.service.chains import stopped_children, waits_for
-from hetspec_core.service.folders import desk_lock, fill_folder, submit_folder, submitted
+from hetspec_core.service.folders import desk_lock, fill_folder, new_run_id, submit_folder, submitted
 from hetspec_core.service.gpus import GpuReport, crew_on_processor, read_gpus, waiting_run
 from hetspec_core.service.inputs import InputKind, explain_missing, find_run, product_folder
 from hetspec_core.service.report import (
@@ -36,10 +36,12 @@ from hetspec_core.service.watch import Watch
 from hetspec_core.spec import RunSpec
 from hetspec_core.spec.document import from_toml
 
+if TYPE_CHECKING:
+    from hetspec_core.config.resolve import Resolved
+
 RESUMABLE = frozenset({"dataset", "train"})
 """Stages that go on from what is on disk; the others are short, and submitted again."""
 
-_ID_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # no 0 o 1 l i
 _REAP_S = 10.0
 _QUEUE_LOOK_S = 0.5  # between looks at the GPUs that a run waits for
 
@@ -93,11 +95,11 @@ class Workbench:
 
     # --- making and starting ---------------------------------------------------------------------------------------
 
-    def submit(self, spec: RunSpec, *, folder: Path | None = None, after: tuple[str, ...] = ()) -> RunHandle:
+    def submit(self, spec: RunSpec | Resolved, *, folder: Path | None = None, after: tuple[str, ...] = ()) -> RunHandle:
         """Make the run folder, complete or not at all. The run is then queued; `start` starts it.
 
         Args:
-            spec: what to do.
+            spec: what to do; a resolved one says where its values came from, which is kept with the run.
             folder: where relative paths in the spec begin; the present folder when absent.
             after: runs that must succeed before it starts.
 
@@ -106,7 +108,7 @@ class Workbench:
         """
         self.roots.runs.mkdir(parents=True, exist_ok=True)
         while True:
-            run_id = _new_id(spec.stage)
+            run_id = new_run_id(spec.stage)
             staging = RunPaths(self.roots.runs / f".new-{run_id}")
             try:
                 fill_folder(staging, spec, (folder or Path.cwd()).absolute(), after)
@@ -214,9 +216,8 @@ class Workbench:
             self.dispatch()
             return None
         job = self._jobs.get(run_id)
-        status = (
-            job.poll() if job is not None else None
-        )  # before the look, so that the journal is complete when it ends
+        # Before the look, so that the journal is complete when it ends.
+        status = job.poll() if job is not None else None
         row, state = self._look(run_id)
         if row.attempt < attempt:  # it was taken out of the queue
             return FoundLost(attempt=attempt, worker="desk")
@@ -250,7 +251,7 @@ class Workbench:
 
         Returns:
             Whether there was a process to ask. A run that waits is taken out of the queue; one that never began is
-            cancelled at once, one that had begun before is as it was before it waited.
+            cancelled at once, one that had is as it was before it waited.
 
         Raises:
             NotFoundError: there is no such run.
@@ -392,8 +393,3 @@ class Workbench:
     def _note(self, run_id: str, event: EventBase) -> None:
         with Journal(self.paths(run_id).desk, "desk") as desk:
             desk.write(event)
-
-
-def _new_id(stage: str) -> str:
-    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    return f"{stamp}-{stage}-{''.join(secrets.choice(_ID_LETTERS) for _ in range(4))}"

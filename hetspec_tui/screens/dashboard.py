@@ -45,9 +45,9 @@ LOGO = """\
     ╰─●─╯      a small draft guesses, the base checks: the same, sooner"""
 
 FIRST_STEPS = (
-    ("chat", "c", "Chat now", "with the small model that is installed here, and see each guess of its draft"),
-    ("launch", "d", "Run the quick demo", "dataset, training and bench of a real draft, a few minutes on any machine"),
-    ("presets", "p", "Browse presets", "bases, drafts and recipes that are ready to use, with sizes and memory"),
+    ("chat", "c", "Chat now", "with the small model that is here, and see what its draft guesses"),
+    ("launch", "d", "Run the quick demo", "dataset, training and bench of a real draft, in a few minutes"),
+    ("presets", "p", "Browse presets", "bases, drafts and recipes, ready to use, with sizes and memory"),
     ("launch", "n", "Start something of your own", "pick base, draft and data; see what it costs before it starts"),
 )
 

@@ -53,7 +53,7 @@ class HelpScreen(ModalScreen[int | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog-box"):
             yield Static(self._title, markup=False, classes="dialog-title")
-            yield Input(placeholder="type to filter", id="help-filter")
+            yield Input(placeholder="type to filter", id="help-filter", compact=True)
             yield ChoiceList(id="help-list")
             yield Static("Enter does it   Esc closes   ids are for keys.toml", markup=False, classes="dialog-hint")
 
@@ -86,9 +86,9 @@ class HelpScreen(ModalScreen[int | None]):
                 found.add_option(Option(Content.styled(place, "bold $primary"), disabled=True))
             prompt = Content.assemble(
                 (f"  {line.keys:>12}  ", "bold $accent"),
-                (f"{line.text:<34}", "" if line.enabled else "strike $text-disabled"),
-                ("" if line.enabled else " (not now)", "$text-muted"),
-                (f" {line.name}", "$text-muted"),
+                (f"{line.text:<27}", "" if line.enabled else "strike $foreground-disabled"),
+                ("" if line.enabled else " (not now)", "$foreground-muted"),
+                (f" {line.name}", "$foreground-muted"),
             )
             found.add_option(Option(prompt, id=str(number), disabled=not line.enabled))
         if not found.option_count:

@@ -340,7 +340,7 @@ class RegistryScreen(RunsOrder):
     def action_filter(self) -> None:
         """Go to the filter."""
         self._before = self.filter
-        self.line.focus()
+        self.set_focus(self.line)  # at once: what is typed right behind must reach it
 
     @on(Input.Changed, "#filter")
     def filter_changed(self, event: Input.Changed) -> None:
@@ -348,7 +348,7 @@ class RegistryScreen(RunsOrder):
 
     @on(Input.Submitted, "#filter")
     def filter_taken(self, event: Input.Submitted) -> None:
-        self.table.focus()
+        self.set_focus(self.table)
         if event.value != self.filter:
             self.load(event.value)
 
@@ -367,7 +367,7 @@ class RegistryScreen(RunsOrder):
         if self.line.has_focus:
             self.put_filter(self._before)
             self.remove_class("-hint")
-            self.table.focus()
+            self.set_focus(self.table)
             self.load()
         elif self.table.marks:
             self.table.set_marks(())

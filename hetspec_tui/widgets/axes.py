@@ -40,9 +40,14 @@ def ticks(low: float, high: float, most: int, *, time: bool = False) -> list[flo
         step = next((float(one) for one in _TIMES_S if span / one <= most), 86400.0 * round_step(span / 86400, most))
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    if not 0 <= last - first <= 2 * most + 2:
+    if not 0 <= last - first + 1 <= 2 * most + 3:
         return []
-    return [place * step for place in range(first, last + 1)]
+    found = [place * step for place in range(first, last + 1)]
+    if len(found) < 2 <= most and not time:  # one number alone gives no scale: rather one more than there is room for
+        finer = round_step(span, most + 1) if round_step(span, most + 1) < step else step / 2
+        places = range(math.ceil(low / finer - 1e-9), math.floor(high / finer + 1e-9) + 1)
+        return [place * finer for place in places] if 2 <= len(places) <= most + 1 else found
+    return found
 
 
 def log_ticks(low: float, high: float, most: int) -> list[float]:

@@ -59,7 +59,7 @@ class CardList(ScrollView, can_focus=True):
         .ink--accent { color: $accent; }
         .ink--good { color: $success; }
         .ink--warn { color: $warning; }
-        .ink--bad { color: $error; }
+        .ink--bad { color: $text-error; }
         .cards--chosen { background: $foreground 8%; }
         .cards--mark { color: $accent; text-style: bold; }
     }

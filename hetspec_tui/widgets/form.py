@@ -180,11 +180,11 @@ class FieldForm(Vertical):
     def action_search(self) -> None:
         """Search the fields."""
         self.add_class("-searching")
-        self.query_one("#form-search").focus()
+        self.screen.set_focus(self.query_one("#form-search"))  # at once: what is typed right behind must reach it
 
     def action_to_list(self) -> None:
         """Go to what was found."""
-        self.list.focus()
+        self.screen.set_focus(self.list)
 
     def action_leave(self) -> None:
         """Leave the field as it was, or show every field again."""
@@ -193,7 +193,7 @@ class FieldForm(Vertical):
         else:
             self.query_one("#form-search", Input).value = ""
             self.remove_class("-searching")
-            self.list.focus()
+            self.screen.set_focus(self.list)
 
     def action_reset(self) -> None:
         """Ask for the field to go back to what is beneath."""
@@ -235,7 +235,7 @@ class FieldForm(Vertical):
             self._fill()
         if self._is_listed(key):
             self.list.highlighted = self.list.get_option_index(key)
-        self.list.focus()
+        self.screen.set_focus(self.list)
 
     def first_fault(self) -> FormRow | None:
         """The first field that does not hold, in the order of the list."""
@@ -341,7 +341,7 @@ class FieldForm(Vertical):
             with line.prevent(Input.Changed):
                 line.value = row.text
             line.cursor_position = len(row.text)
-            line.focus()
+            self.screen.set_focus(line)  # at once: what is typed right behind must reach it
             self._show_about()
             self._judge(row.text)
 
@@ -376,7 +376,7 @@ class FieldForm(Vertical):
         """Leave the field as it is."""
         self._editing = ""
         self.remove_class("-editing")
-        self.list.focus()
+        self.screen.set_focus(self.list)
         self._show_about()
 
     # --- searching ----------------------------------------------------------------------------------------------------
@@ -390,7 +390,7 @@ class FieldForm(Vertical):
     @on(Input.Submitted, "#form-search")
     def _found(self, event: Input.Submitted) -> None:
         event.stop()
-        self.list.focus()
+        self.screen.set_focus(self.list)
 
 
 def _cut(text: str, width: int) -> str:

@@ -56,7 +56,9 @@ class LogLines(ScrollView, can_focus=True):
         Binding("pageup,b", "page(-1)", "Page up", id="log.page-up", show=False),
         Binding("pagedown,space", "page(1)", "Page down", id="log.page-down", show=False),
         Binding("home,g", "first", "First line", id="log.first", show=False),
-        Binding("end,G", "last", "Follow", id="log.last", tooltip="Go to the end and follow what is written"),
+        Binding(
+            "end,G", "last", "Follow", id="log.last", show=False, tooltip="Go to the end and follow what is written"
+        ),
     ]
 
     @dataclass

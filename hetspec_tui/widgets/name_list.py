@@ -125,12 +125,12 @@ class NameList(Vertical):
 
     def focus_names(self) -> None:
         """Put the focus on the names."""
-        self.query_one("#names").focus()
+        self.screen.set_focus(self.query_one("#names"))
 
     def search(self) -> None:
         """Begin to search."""
         self.add_class("-searching")
-        self.query_one("#search").focus()
+        self.screen.set_focus(self.query_one("#search"))  # at once: what is typed right behind must reach it
 
     def end_search(self) -> None:
         """Show all names again."""

@@ -116,7 +116,8 @@ class FakeWorker:
                 if deed == "chatter":
                     os.write(1, b'Loading weights: 100%\n{"type": "ready"}\n\xff\xfe\n[1, 2]\n')
                 say(Loading(what="base", done=0.5))
-                say(Ready(pid=os.getpid(), base=BaseFacts(name="fake", context_tokens=CONTEXT)))
+                tree = "3/1/3" if deed == "served" else ""
+                say(Ready(pid=os.getpid(), base=BaseFacts(name="fake", context_tokens=CONTEXT, tree=tree)))
             elif isinstance(request, Prepare):
                 name = request.settings.draft_name
                 say(Prepared(draft=DraftFacts(name=name) if request.settings.draft else None))

@@ -69,7 +69,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/generate":
             self._json({"ok": True})
             return
-        if mode("error"):
+        if mode("error") or body.get("sampling_params", {}).get("temperature", 0.0) < 0:
             self._json({"error": {"message": "bad request"}}, status=400)
             return
         if body.get("return_logprob"):

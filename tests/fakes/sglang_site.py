@@ -5,21 +5,53 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from hetspec_core.sglang_inside import NEEDS
 from hetspec_core.spec import SGLangSpec
 
 SERVER = Path(__file__).with_name("sglang_server.py")
+REPLAY = Path(__file__).with_name("sglang_replay.py")
 
 
-def make_site(folder: Path, version: str = "0.5.17") -> Path:
-    """Write it; returns the folder."""
+def make_site(folder: Path, version: str = "0.5.17", *, without: tuple[str, ...] = (), server: Path = SERVER) -> Path:
+    """Write it; returns the folder.
+
+    Args:
+        folder: where.
+        version: what it says that it is.
+        server: what runs as `sglang.launch_server`.
+        without: names of functions and classes that its source shall lack; the rest is there with its parameters.
+    """
     package = folder / "sglang"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(f"__version__ = {version!r}\n")
-    shutil.copy(SERVER, package / "launch_server.py")
+    shutil.copy(server, package / "launch_server.py")
+    for file, text in _source(without).items():
+        path = package / "srt" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
     about = folder / f"sglang-{version}.dist-info"
     about.mkdir()
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: sglang\nVersion: {version}\n")
     return folder
+
+
+def _source(without: tuple[str, ...]) -> dict[str, str]:
+    """Files below `srt` in which everything that is looked for has the parameters that are wanted."""
+    found: dict[str, str] = {}
+    classes: dict[tuple[str, str], list[str]] = {}
+    for part in NEEDS.values():
+        for file, name, first, anywhere in part:
+            owner, _, method = name.partition(".")
+            if owner[0].islower():
+                line = "" if name in without else f"def {name}({', '.join((*first, *anywhere))}): ...\n"
+                found[file] = found.get(file, "") + line
+                continue
+            given = ", ".join(("self", *first, *anywhere))
+            lines = classes.setdefault((file, owner), [f"class {owner}:\n    pass\n"])
+            lines.append(f"    def {method or '__init__'}({given}): ...\n")
+    for (file, owner), lines in classes.items():
+        found[file] = found.get(file, "") + ("" if owner in without else "".join(lines))
+    return found
 
 
 def site_spec(folder: Path, mode: str = "well", **more: object) -> SGLangSpec:

@@ -1,4 +1,4 @@
-"""Two GPUs of one machine: a dataset by two workers, and a training by two ranks over NCCL, as by one."""
+"""Two GPUs of one machine: a dataset by two workers, a training by two ranks over NCCL, and a base spread over both."""
 
 from __future__ import annotations
 
@@ -11,10 +11,15 @@ import torch
 from safetensors.torch import load_file
 
 from hetspec_core.engine.data.hidden_states import open_store
+from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.engine.modeling.spread import spread
+from hetspec_core.events import Result, read_events
 from hetspec_core.paths import RunPaths
 from hetspec_core.service import Workbench
-from hetspec_core.spec import BaseSpec, DatasetSpec, ResourcesSpec, RunSpec
+from hetspec_core.spec import BaseSpec, DatasetSpec, DecodingSpec, ResourcesSpec, RunSpec, TreeSpec
 from tests.fakes.tiny_base import make_tiny_base
+from tests.fakes.tiny_models import ragged_prompts, tiny_base, tiny_draft, tiny_model
 from tests.fakes.tiny_training import load_tiny_base, tiny_run_spec, write_tiny_base, write_tiny_store
 from tests.integration.test_dataset_stage import assert_same_stores, dialogue, write_rows
 
@@ -38,12 +43,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[BaseSpec, Path]:
     return base, write_tiny_store(folder / "store", load_tiny_base(base))
 
 
-def go(workbench: Workbench, spec: RunSpec, gpus: int) -> RunPaths:
-    wanted = ResourcesSpec(device="cuda", dtype="float32", num_gpus=gpus)
+def go(workbench: Workbench, spec: RunSpec, gpus: int, **resources: Any) -> RunPaths:
+    wanted = ResourcesSpec(device="cuda", dtype="float32", num_gpus=gpus, **resources)
     run_id = workbench.submit(spec.model_copy(update={"resources": wanted})).run_id
     workbench.start(run_id)
     assert workbench.wait(run_id, PATIENCE_S) == "succeeded", workbench.show(run_id).summary.error
-    return workbench.paths(run_id)
+    paths = workbench.paths(run_id)
+    if spec.stage != "generate":
+        assert paths.log(f"worker-{gpus - 1}").is_file(), "there is not a worker on every GPU"
+    return paths
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
@@ -55,7 +63,7 @@ def test_two_gpus_train_what_one_does(workbench: Workbench, data: tuple[BaseSpec
     two = go(workbench, tiny_run_spec(base, [store], gradient_accumulation=2, strategy=strategy, **settings), 2)
     mine, theirs = (load_file(paths.checkpoints / "step-000006/draft/model.safetensors") for paths in (one, two))
     for name, tensor in mine.items():
-        torch.testing.assert_close(theirs[name], tensor, rtol=5e-3, atol=1e-3)
+        torch.testing.assert_close(theirs[name], tensor, rtol=5e-3, atol=2e-3)  # Adam makes much of small gradients
 
 
 def test_two_gpus_make_the_dataset_that_one_makes(workbench: Workbench, tmp_path: Path) -> None:
@@ -64,3 +72,52 @@ def test_two_gpus_make_the_dataset_that_one_makes(workbench: Workbench, tmp_path
     spec = RunSpec(stage="dataset", base=make_tiny_base(tmp_path / "base"), dataset=dataset)
     one, two = go(workbench, spec, 1), go(workbench, spec, 2)
     assert_same_stores(open_store([one.folder]), open_store([two.folder]))
+
+
+@pytest.mark.parametrize("algorithm", ["eagle", "eagle3", "latent"])
+@pytest.mark.parametrize(("family", "tied"), [("llama", False), ("gemma3_text", True), ("qwen3_moe", False)])
+def test_a_base_spread_over_two_gpus_says_what_it_says_on_one(family: str, tied: bool, algorithm: str) -> None:
+    def pair(max_memory: dict[str, str]) -> tuple[BaseLM, Any]:
+        model = tiny_model(family, tied=tied, num_hidden_layers=4)
+        devices = spread(model, model.get_decoder(), max_memory)
+        assert {device.index for device in devices} == {int(index) for index in max_memory}
+        base = BaseLM(model, None, name="tiny", fingerprint="tiny")
+        return base, tiny_draft(base, algorithm=algorithm)
+
+    model = tiny_model(family, tied=tied, num_hidden_layers=4)
+    inside = {id(parameter) for parameter in model.get_decoder().layers.parameters()}
+    ends = sum(each.numel() * 4 for each in model.parameters() if id(each) not in inside)
+    layer = max(sum(each.numel() * 4 for each in part.parameters()) for part in model.get_decoder().layers)
+    decoding = DecodingSpec(max_new_tokens=16, ignore_eos=True, tree=TreeSpec.parse("3/2/5"))
+    prompts = ragged_prompts((5, 9, 2))
+    plain = [
+        answer.tokens for answer in generate(tiny_base(family, tied=tied, num_hidden_layers=4), None, prompts, decoding)
+    ]
+
+    told = {}
+    for name, budgets in {"one": {"0": "1GiB"}, "two": {"0": f"{ends + 2 * layer}", "1": "1GiB"}}.items():
+        base, draft = pair(budgets)
+        told[name] = [answer.tokens for answer in generate(base, draft, prompts, decoding)]
+    assert told["two"] == told["one"] == plain
+
+
+def test_a_run_spread_by_max_memory_writes_the_text_of_one_gpu(workbench: Workbench, tmp_path: Path) -> None:
+    base = make_tiny_base(tmp_path / "base", layers=4)
+    store = write_tiny_store(tmp_path / "store", load_tiny_base(base))
+    draft = {"architecture": base.architecture.model_copy(update={"num_hidden_layers": 1})}
+    trained = go(workbench, tiny_run_spec(base, [store], max_steps=6, save_every=6, eval_every=6, draft=draft), 1)
+    spec = RunSpec.model_validate(
+        {
+            "stage": "generate",
+            "base": base.model_dump(),
+            "draft": {"name": "tiny-draft", **draft, "checkpoint": str(trained.folder)},
+            "decoding": {"max_new_tokens": 24, "ignore_eos": True},
+            "prompts": ["What is the capital of France?", "Write a short story."],
+        }
+    )
+    text = {}
+    for gpus, budgets in ((1, {}), (2, {"0": "75KB", "1": "1GiB"})):
+        paths = go(workbench, spec, gpus, max_memory=budgets)
+        (result,) = [event for event in read_events(paths.events)[0] if isinstance(event, Result)]
+        text[gpus] = [answer["tokens"] for answer in result.data["answers"]]
+    assert text[2] == text[1] and all(len(tokens) == 24 for tokens in text[1])

@@ -389,3 +389,14 @@ def test_a_conversation_goes_on_in_another_session(session: ChatSession, tmp_pat
         other.start()
         answer = ask(other, "and on")
         assert answer.settings.system_prompt == "Be brief." and len(answer.messages) == 3
+
+
+def test_a_running_server_has_the_tree_it_has_whatever_was_set() -> None:
+    with ChatSession(config("served"), command=chat_worker.COMMAND) as session:
+        session.start()
+        answer = ask(session, "hello there")  # asked before the server's tree is known
+        assert answer.settings.label == session.figures.label == "quick 3/1/3"
+        assert session.figures.pooled_steps == 3
+        with pytest.raises(UsageError, match="trees of 3/1/3, not 2/2/4"):
+            session.change(tree="2/2/4")
+        session.change(temperature=0.5)

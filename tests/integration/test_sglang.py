@@ -24,7 +24,7 @@ from hetspec_core.engine.backends.sglang_client import SGLangClient, sampling_pa
 from hetspec_core.engine.backends.sglang_engine_link import flag_arguments
 from hetspec_core.engine.backends.sglang_export import served_draft
 from hetspec_core.engine.backends.sglang_fleet import Fleet
-from hetspec_core.engine.backends.sglang_launch import installed_version, plan_launch
+from hetspec_core.engine.backends.sglang_launch import installed, plan_launch
 from hetspec_core.engine.backends.sglang_server import SGLangServer, StartLog
 from hetspec_core.engine.context import open_context
 from hetspec_core.engine.modeling.base_lm import BaseLM
@@ -32,6 +32,7 @@ from hetspec_core.engine.modeling.checkpoint import build_draft, save_draft
 from hetspec_core.engine.stages import bench, generate, serve, tune
 from hetspec_core.errors import Cancelled, DataError, HetSpecError, ModelError, ResourceError, SpecError, StageFailed
 from hetspec_core.events import Progress, Result, read_events
+from hetspec_core.sglang_inside import Installed
 from hetspec_core.spec import (
     AlgorithmSpec,
     BaseSpec,
@@ -236,12 +237,12 @@ def test_a_crashed_server_is_started_again_once(pair: Pair, site: Path, tmp_path
 def test_an_unsupported_version_is_refused_before_it_is_started(tmp_path: Path, version: str) -> None:
     site = make_site(tmp_path / "site", version)
     with pytest.raises(ResourceError, match=f"{version} .* is not supported; supported are 0.5.11 to 0.5.23"):
-        installed_version(site_spec(site))
+        installed(site_spec(site))
 
 
 def test_no_sglang_is_said_with_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="not installed") as failure:
-        installed_version(SGLangSpec(python_path=str(tmp_path)))
+        installed(SGLangSpec(python_path=str(tmp_path)))
     assert "0.5.11" in failure.value.hint
 
 
@@ -249,7 +250,7 @@ def test_no_sglang_is_said_with_what_to_install(tmp_path: Path) -> None:
 
 
 def test_flags_of_the_user_are_passed_on_and_win(pair: Pair, tmp_path: Path) -> None:
-    served = served_draft(Path(str(pair[1].checkpoint)), pair[0], tmp_path / "exports", "0.5.17")
+    served = served_draft(Path(str(pair[1].checkpoint)), pair[0], tmp_path / "exports", Installed("0.5.17"))
     spec = SGLangSpec(flags=("--speculative-num-steps", "7", "--mem-fraction-static=0.4", "--enable-metrics"))
     launch = plan_launch(
         spec, base=tmp_path, served=served, tree=CHAIN, resources=ResourcesSpec(dtype="float16"), port=1234
@@ -271,9 +272,9 @@ def test_flags_of_the_user_are_passed_on_and_win(pair: Pair, tmp_path: Path) -> 
 def test_an_export_lies_beside_the_draft_and_is_made_once(pair: Pair, tmp_path: Path) -> None:
     source = Path(str(pair[1].checkpoint))
     before = {file.name: file.stat().st_mtime_ns for file in source.iterdir()}
-    one = served_draft(source, pair[0], tmp_path / "exports", "0.5.17")
+    one = served_draft(source, pair[0], tmp_path / "exports", Installed("0.5.17"))
     stamp = (one.folder / "model.safetensors").stat().st_mtime_ns
-    two = served_draft(source, pair[0], tmp_path / "exports", "0.5.17")
+    two = served_draft(source, pair[0], tmp_path / "exports", Installed("0.5.17"))
     assert one == two and (two.folder / "model.safetensors").stat().st_mtime_ns == stamp
     assert {file.name: file.stat().st_mtime_ns for file in source.iterdir()} == before
     config = json.loads((one.folder / "config.json").read_text())
@@ -297,22 +298,23 @@ def draft_of(folder: Path, base_spec: BaseSpec, backbone: str, algorithm: Algori
 
 def test_a_qwen3_draft_needs_our_class_and_so_a_version_that_it_is_made_for(pair: Pair, tmp_path: Path) -> None:
     draft = draft_of(tmp_path / "q", pair[0], "qwen3", AlgorithmSpec(), model_type="qwen3", head_dim=8)
-    served = served_draft(draft, pair[0], tmp_path / "exports", "0.5.17")
+    served = served_draft(draft, pair[0], tmp_path / "exports", Installed("0.5.17"))
     assert (served.architecture, served.needs_package) == ("HetSpecQwen3Eagle", True)
     launch = plan_launch(
         SGLangSpec(), base=tmp_path, served=served, tree=CHAIN, resources=ResourcesSpec(), port=1, inside=tmp_path
     )
     assert launch.environment["SGLANG_EXTERNAL_MODEL_PACKAGE"].endswith("sglang_models")
     assert launch.environment["PYTHONPATH"] == str(tmp_path)
-    with pytest.raises(ModelError, match=r"made for SGLang 0\.5\.17; this is 0\.5\.23"):
-        served_draft(draft, pair[0], tmp_path / "exports", "0.5.23")
+    assert served_draft(draft, pair[0], tmp_path / "exports", Installed("0.5.20")) == served  # its source fits
+    other = Installed("0.5.23", classes=("srt/models/qwen3.py has no Qwen3Attention",))
+    with pytest.raises(ModelError, match=r"made for SGLang 0\.5\.17; this is 0\.5\.23, .* has no Qwen3Attention"):
+        served_draft(draft, pair[0], tmp_path / "exports", other)
 
 
 @pytest.mark.parametrize(
     ("backbone", "algorithm", "sizes", "reason"),
     [
         ("gemma3", "eagle", {"model_type": "gemma3_text", "head_dim": 8}, "class for gemma3_text"),
-        ("llama", "latent", {}, "latent draft"),
         ("llama", "eagle", {"hidden_size": 8, "intermediate_size": 16}, "8 wide"),
     ],
 )
@@ -321,7 +323,7 @@ def test_a_draft_that_sglang_cannot_serve_is_refused_with_what_would_work(
 ) -> None:
     draft = draft_of(tmp_path / "d", pair[0], backbone, AlgorithmSpec(name=algorithm), **sizes)
     with pytest.raises(ModelError, match=f"SGLang cannot serve this draft: .*{reason}") as failure:
-        served_draft(draft, pair[0], tmp_path / "exports", "0.5.17")
+        served_draft(draft, pair[0], tmp_path / "exports", Installed("0.5.17"))
     assert failure.value.hint.startswith("what works: ")
 
 
@@ -378,7 +380,7 @@ def test_a_running_server_is_attached_to_and_left_running(pair: Pair, site: Path
     with running(pair, site, tmp_path) as server:
         with backend_of(pair, SGLangSpec(url=server.launch.url)) as backend:
             facts = backend.facts()
-            assert facts.machine["tree"] == (3, 1, 4) and facts.context_tokens == 500
+            assert facts.tree == "3/1/3" and facts.context_tokens == 500
             backend.use_draft("anything", "theirs")
             steps: list[StepSeen] = []
             backend.answer([1], GREEDY, listener(steps, []))

@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.desk import Desk
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0  # nobody waits so long on a machine that does nothing else
 Act = Callable[[HetSpecApp, Pilot[None]], Awaitable[None]]
 
 

@@ -6,6 +6,7 @@ import math
 import socket
 from pathlib import Path
 
+from hetspec_core.config import resolve
 from hetspec_core.events import (
     ErrorInfo,
     EventBase,
@@ -20,6 +21,7 @@ from hetspec_core.events import (
 )
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
+from hetspec_core.service.provenance import origins_text
 from hetspec_core.spec import Stage
 from hetspec_core.spec.document import to_toml
 from tests.fakes.specs import small_spec
@@ -37,6 +39,15 @@ def write_run(home: Path, run_id: str, name: str, events: list[EventBase], stage
     for path, mine in ((paths.desk, True), (paths.events, False)):
         lines = [event for event in events if isinstance(event, Submitted | Launched | Marked) == mine]
         path.write_text("".join(event.model_dump_json() + "\n" for event in lines))
+    return paths
+
+
+def explained_run(home: Path, run_id: str) -> RunPaths:
+    """A dataset that waits, made from a recipe, so that it says where each of its values came from."""
+    paths = write_run(home, run_id, "", [Submitted(time=NOW - 200)], "dataset")
+    asked = resolve("quick-demo", stage="dataset", overrides=["dataset.limit=40", "name=explained"])
+    paths.spec.write_text(to_toml(asked.spec))
+    paths.origins.write_text(origins_text(asked.spec, asked.origins))
     return paths
 
 

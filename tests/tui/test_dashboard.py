@@ -80,8 +80,9 @@ def test_enter_opens_the_run_under_the_cursor_in_every_list(lively: Path) -> Non
         app._push = lambda target, word: note(OpenRun(word))  # type: ignore[method-assign]
         for name in ("active", "concerns", "recent"):
             screen.query_one(f"#{name}").focus()
+            seen = len(opened)
             await pilot.press("enter")
-            await pilot.pause()
+            await until(pilot, lambda seen=seen: len(opened) > seen, name)
 
     drive(act)
     assert [run_id[-4:] for run_id in opened] == ["aaaa", "gggg", "dddd"]
@@ -92,8 +93,7 @@ def test_arrows_go_from_the_last_card_of_a_list_into_the_next_list(lively: Path)
         screen = await shown(app, pilot)
         assert screen.focused is not None and screen.focused.id == "active"
         await pilot.press("down", "down", "down")
-        await pilot.pause()
-        assert screen.focused is not None and screen.focused.id == "concerns"
+        await until(pilot, lambda: screen.focused is not None and screen.focused.id == "concerns", "the next list")
 
     drive(act)
 
@@ -103,8 +103,7 @@ def test_only_keys_that_fit_the_chosen_run_are_offered(lively: Path) -> None:
         screen = await shown(app, pilot)
         assert "x Cancel" in screen_text(app) and "r Resume" not in screen_text(app)
         screen.query_one("#concerns").focus()
-        await pilot.pause()
-        assert "r Resume" in screen_text(app) and "x Cancel" not in screen_text(app)
+        await until(pilot, lambda: "r Resume" in screen_text(app) and "x Cancel" not in screen_text(app), "its keys")
 
     drive(act)
 
@@ -166,8 +165,8 @@ def test_progress_and_the_end_of_a_run_appear_by_themselves(lively: Path) -> Non
         _append(paths, Progress(task="train", done=3200, total=4000, unit="steps"))
         await until(pilot, lambda: "80%" in screen_text(app), "80 %")
         _append(paths, RunEnded(state="succeeded"))
+        await until(pilot, lambda: "smollm2-llama-eagle succeeded after" in toasts(app), "the notice")
         await until(pilot, lambda: "▶ 1 running" in screen_text(app), "one run less")
-        assert "smollm2-llama-eagle succeeded after" in toasts(app)
 
     drive(act)
 

@@ -27,6 +27,7 @@ from hetspec_tui.widgets.cost_card import CostCard
 from hetspec_tui.widgets.form import FieldForm
 from hetspec_tui.widgets.picker import Picker
 from tests.fakes.presets import write_preset
+from tests.tui.driving import until
 
 Act = Callable[[LaunchScreen, Pilot[None]], Awaitable[None]]
 
@@ -75,20 +76,9 @@ def drive(act: Act, size: tuple[int, int] = (120, 40), about: dict[str, Any] | N
 
 async def reviewed(screen: LaunchScreen, pilot: Pilot[None]) -> Review:
     """The review of the choice as it is now."""
-    for _ in range(400):
-        await pilot.pause(0.02)
-        seen = screen.seen
-        if seen is not None and seen.choice == screen.choice:
-            return seen
-    raise AssertionError("the choice was not reviewed")
-
-
-async def until(pilot: Pilot[None], condition: Callable[[], object]) -> None:
-    for _ in range(500):
-        if condition():
-            return
-        await pilot.pause(0.02)
-    raise AssertionError("waited in vain")
+    await until(pilot, lambda: screen.seen is not None and screen.seen.choice == screen.choice, "the review")
+    assert screen.seen is not None
+    return screen.seen
 
 
 async def type_in(pilot: Pilot[None], text: str) -> None:
@@ -212,10 +202,9 @@ def test_a_draft_that_does_not_fit_is_shown_with_the_reason_and_cannot_be_starte
         seen = await reviewed(screen, pilot)
         assert seen.faults and "✖ cannot start" in screen.query_one(CostCard).text
         await pilot.press("s")
-        await pilot.pause(0.3)
-        assert row(screen, "draft.architecture.vocab_size").fault
-        highlighted = screen.query_one(FieldForm).highlighted
-        assert highlighted is not None and highlighted.fault
+        await until(pilot, lambda: bool(row(screen, "draft.architecture.vocab_size").fault), "the fault at its field")
+        form = screen.query_one(FieldForm)
+        await until(pilot, lambda: form.highlighted is not None and bool(form.highlighted.fault), "the cursor on it")
 
     app = drive(act)
     assert app.heard == []

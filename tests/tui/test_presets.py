@@ -25,6 +25,7 @@ from hetspec_tui.screens.presets import PresetsScreen
 from hetspec_tui.widgets.form import FieldForm
 from hetspec_tui.widgets.picker import Picker
 from tests.fakes.presets import write_preset
+from tests.tui.driving import until
 
 Act = Callable[[PresetsScreen, Pilot[None]], Awaitable[None]]
 
@@ -57,14 +58,6 @@ def drive(act: Act, about: dict[str, Any] | None = None, size: tuple[int, int] =
         return app
 
     return asyncio.run(session())
-
-
-async def until(pilot: Pilot[None], condition: Callable[[], object]) -> None:
-    for _ in range(400):
-        if condition():
-            return
-        await pilot.pause(0.02)
-    raise AssertionError("waited in vain")
 
 
 async def opened(pilot: Pilot[None], kind: type[Screen[Any]]) -> Screen[Any]:

@@ -13,6 +13,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
+from hetspec_core.config import resolve
 from hetspec_core.events import (
     CheckpointSaved,
     ErrorInfo,
@@ -90,6 +91,18 @@ def show(run_id: str, act: Act, size: tuple[int, int] = (100, 30), *, read_only:
         await act(screen, pilot)
 
     return drive(inside, size, read_only=read_only)
+
+
+def test_the_settings_of_a_run_say_where_they_came_from() -> None:
+    with Workbench() as workbench:
+        run_id = workbench.submit(resolve("quick-demo", stage="dataset", overrides=["name=mine"])).run_id
+
+    async def act(screen: RunScreen, pilot: Pilot[None]) -> None:
+        await pilot.press("3")
+        await until(pilot, lambda: "<- --set name" in screen_text(pilot.app), "the source of a value")
+        assert "<- preset recipe/" in screen_text(pilot.app)
+
+    show(run_id, act, (130, 40))
 
 
 def append(run_id: str, *events: EventBase) -> None:
@@ -450,6 +463,9 @@ def test_results_of_any_shape_are_drawn() -> None:
     assert "No result" in str(results_text({}))
     odd = {"bench": {"plain": {}, "trees": [{"tree": None}, 3, {"histogram": {"1": None}, "by_depth": [{}]}]}}
     assert "identical" in str(results_text(odd))
+    alone = {**BENCH, "plain": None, "trees": [{**BENCH["trees"][0], "speedup": None, "lossless": None}]}  # type: ignore[dict-item]
+    shown = str(results_text({"bench": alone}))  # of a server that always drafts: nothing to hold it against
+    assert "2.50" in shown and "100.0" in shown and "plain" not in shown and "None" not in shown and "?" not in shown
     assert table(("a",), [("漢字",), ("b",)]).cell_length >= 4
     assert (bar(0), bar(1, 4), bar(0.5, 3), bar(9, 2)) == ("", "████", "█▌", "██")
 

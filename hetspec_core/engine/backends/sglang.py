@@ -15,7 +15,7 @@ from typing import Any
 
 from hetspec_core.engine.backends.backend import Backend, Capability, StepSeen, Watcher, Written
 from hetspec_core.engine.backends.sglang_client import Chunk, SGLangClient, sampling_params
-from hetspec_core.engine.backends.sglang_counts import growth_count, step_counts
+from hetspec_core.engine.backends.sglang_counts import growth_count, step_counts, tree_of_flags
 from hetspec_core.engine.backends.sglang_export import ServedDraft
 from hetspec_core.engine.backends.sglang_fleet import Fleet, Served, died_of
 from hetspec_core.engine.backends.sglang_trees import TreeFeed, committed_tokens, step_count, tree_step
@@ -88,9 +88,11 @@ class SGLangBackend(Backend):
         """As in `Backend`."""
         base = self._need_base()
         machine: dict[str, Any] = {}
+        tree = ""
         if self._attached is not None:
             facts = self._attached.facts
-            machine = {"sglang": facts.version, "url": self._attached.client.url, "tree": facts.tree}
+            machine = {"sglang": facts.version, "url": self._attached.client.url}
+            tree = tree_of_flags(*facts.tree).label if facts.tree else ""
         elif self._fleet is not None:
             machine = {"sglang": self._fleet.version}
         capabilities = self.capabilities if self._attached is None else ("calibrate", "sampling")
@@ -103,6 +105,7 @@ class SGLangBackend(Backend):
             machine=machine,
             backend="sglang",
             capabilities=capabilities,
+            tree=tree,
         )
 
     def use_draft(self, folder: str, name: str) -> DraftFacts | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from hetspec_core import sglang_versions
+from hetspec_core.engine.backends.sglang_latent import LATENT_CLASS, write_latent
 from hetspec_core.engine.modeling.checkpoint import read_draft
 from hetspec_core.engine.modeling.draft_files import CONFIG, DraftFiles, write_draft_folder
 from hetspec_core.engine.modeling.layouts.base import Written
@@ -21,9 +22,10 @@ from hetspec_core.engine.modeling.layouts.eagle import SERVED, TOKEN_MAP, EagleL
 from hetspec_core.engine.modeling.layouts.eagle3 import Eagle3Layout
 from hetspec_core.engine.modeling.stored_draft import StoredDraft
 from hetspec_core.errors import HetSpecError, ModelError
+from hetspec_core.sglang_inside import Installed
 from hetspec_core.spec import BaseSpec
 
-OWN_CLASSES = ("HetSpecQwen3Eagle", "HetSpecQwen3MoeEagle")
+OWN_CLASSES = ("HetSpecQwen3Eagle", "HetSpecQwen3MoeEagle", LATENT_CLASS)
 """What `sglang_models` brings, by the names under which drafts are exported."""
 _EAGLE3 = "LlamaForCausalLMEagle3"
 
@@ -49,14 +51,14 @@ class ServedDraft:
     source: Path
 
 
-def served_draft(source: Path, base: BaseSpec, parent: Path, version: str) -> ServedDraft:
+def served_draft(source: Path, base: BaseSpec, parent: Path, sglang: Installed) -> ServedDraft:
     """Write a draft for SGLang below `parent`, unless it is there already.
 
     Args:
         source: a draft directory in any layout.
         base: what it drafts for.
         parent: folder of exports; never the draft's own.
-        version: of the SGLang that shall serve it.
+        sglang: what shall serve it.
 
     Raises:
         ModelError: SGLang cannot serve this draft; the message says why, the hint what would work.
@@ -68,10 +70,10 @@ def served_draft(source: Path, base: BaseSpec, parent: Path, version: str) -> Se
     written = _write(stored)
     architecture = str(written.config["architectures"][0])
     needs_package = architecture in OWN_CLASSES
-    if needs_package and not sglang_versions.inside_is_known(version):
+    if needs_package and sglang.classes:
         raise ModelError(
             f"{architecture} is served by a class of HetSpec's, made for SGLang {sglang_versions.INSIDE_RANGE}; "
-            f"this is {version}",
+            f"this is {sglang.version}, and it differs: {sglang.classes[0]}",
             hint=f"serve with SGLang {sglang_versions.INSIDE[-1]}, or train a draft of {', '.join(SERVED)}",
         )
     key = hashlib.sha256(json.dumps([str(source.resolve()), _stamp(files.folder)]).encode()).hexdigest()[:12]
@@ -95,11 +97,10 @@ def _write(stored: StoredDraft) -> Written:
             raise _cannot(f"it is an EAGLE-3 draft of {family}", f"EAGLE-3 drafts of llama layers ({_EAGLE3})")
         return written
     if stored.algorithm == "latent":
-        raise _cannot(
-            "a latent draft goes over every token several times, with key/value layers of its own for each pass, "
-            "and SGLang's EAGLE worker gives a draft one",
-            "an EAGLE draft; `bench` and `chat` with the built-in backend run this one",
-        )
+        try:
+            return write_latent(stored)
+        except HetSpecError as error:
+            raise _cannot(error.message, error.hint) from error
     try:
         written = EagleLayout().write(stored)
     except HetSpecError as error:

@@ -15,12 +15,11 @@ from pathlib import Path
 from hetspec_core.engine.backends.sglang_client import ServerFacts, SGLangClient, free_port
 from hetspec_core.engine.backends.sglang_counts import tree_flags
 from hetspec_core.engine.backends.sglang_export import ServedDraft, served_draft
-from hetspec_core.engine.backends.sglang_launch import Launch, installed_version, is_float32, link_inside, plan_launch
+from hetspec_core.engine.backends.sglang_launch import Launch, installed, is_float32, link_inside, plan_launch
 from hetspec_core.engine.backends.sglang_server import Progress, SGLangServer
 from hetspec_core.engine.backends.sglang_trees import TreeFeed
 from hetspec_core.engine.modeling.sources import materialize
 from hetspec_core.errors import StageFailed
-from hetspec_core.sglang_versions import inside_is_known
 from hetspec_core.spec import BaseSpec, ResourcesSpec, SGLangSpec, TreeSpec
 
 _END_S = 1.0  # what broke off in the middle of an answer is usually gone by then
@@ -70,12 +69,17 @@ class Fleet:
         self.spec, self.base, self.resources = spec, base, resources
         self.folder, self.logs = folder, logs
         self.on_progress, self.stop_asked = on_progress, stop_asked
-        self.version = installed_version(spec)
+        self.installed = installed(spec)
         self.base_folder = materialize(base.source)
         self._running: dict[str, Served] = {}  # the one used last stands last
         self._starts = 0
         self._crashes = 0
         self._sockets: Path | None = None
+
+    @property
+    def version(self) -> str:
+        """Of the SGLang that is started."""
+        return self.installed.version
 
     def export(self, draft: Path) -> ServedDraft:
         """A draft in SGLang's layout.
@@ -83,7 +87,7 @@ class Fleet:
         Raises:
             ModelError: SGLang cannot serve it.
         """
-        return served_draft(draft, self.base, self.folder, self.version)
+        return served_draft(draft, self.base, self.folder, self.installed)
 
     def plan(self, served: ServedDraft | None, tree: TreeSpec, *, trees_socket: str = "") -> Launch:
         """How a server of this draft and tree would be started."""
@@ -135,7 +139,8 @@ class Fleet:
 
     def _start(self, served: ServedDraft | None, tree: TreeSpec) -> Served:
         self._starts += 1
-        path = self._socket_path() if served is not None and self.spec.trees and inside_is_known(self.version) else ""
+        tells = served is not None and self.spec.trees and not self.installed.plugin
+        path = self._socket_path() if tells else ""
         launch = self.plan(served, tree, trees_socket=path)
         log = self.logs / f"sglang-{self._starts}.log"
         server = SGLangServer(launch, log, self.spec.request_timeout_s)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hetspec_core
-from hetspec_core import sglang_versions
+from hetspec_core import sglang_inside, sglang_versions
 from hetspec_core.engine.backends.sglang_counts import tree_flags
 from hetspec_core.engine.backends.sglang_export import ServedDraft
 from hetspec_core.engine.backends.sglang_plugin import native
@@ -31,7 +31,6 @@ PYTHON_VARIABLE = "HETSPEC_SGLANG_PYTHON"
 """Interpreter that has SGLang, where no spec names one."""
 
 _ASK_S = 120.0
-_ASK_VERSION = "import importlib.metadata as m; print(m.version('sglang'))"
 
 
 @dataclass(frozen=True)
@@ -71,13 +70,13 @@ def environment(spec: SGLangSpec, inside: Path | None = None) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(place for place in places if place), **spec.environment}
 
 
-def installed_version(spec: SGLangSpec) -> str:
-    """Version of the SGLang that would be started.
+def installed(spec: SGLangSpec) -> sglang_inside.Installed:
+    """The SGLang that would be started.
 
     Raises:
         ResourceError: there is none, or one outside the supported range.
     """
-    command = [interpreter(spec), "-c", _ASK_VERSION]
+    command = [interpreter(spec), "-c", sglang_inside.question()]
     where = spec.python_path or command[0]
     hint = (
         f"pip install 'sglang>={sglang_versions.OLDEST},<={sglang_versions.NEWEST}' in an environment of its own, "
@@ -94,15 +93,16 @@ def installed_version(spec: SGLangSpec) -> str:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ResourceError(f"{command[0]} cannot be asked for SGLang: {error}", hint=hint) from error
-    version = done.stdout.strip()
-    if done.returncode or not version:
-        raise ResourceError(f"SGLang is not installed in {where}", hint=hint)
-    if not sglang_versions.is_supported(version):
+    try:
+        found = sglang_inside.read_answer(done.stdout)
+    except (ValueError, KeyError):
+        raise ResourceError(f"SGLang is not installed in {where}", hint=hint) from None
+    if not sglang_versions.is_supported(found.version):
         raise ResourceError(
-            f"SGLang {version} in {where} is not supported; supported are {sglang_versions.RANGE}",
+            f"SGLang {found.version} in {where} is not supported; supported are {sglang_versions.RANGE}",
             hint=hint,
         )
-    return version
+    return found
 
 
 def plan_launch(

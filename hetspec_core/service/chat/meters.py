@@ -156,11 +156,10 @@ class Meters:
 
 
 def time_split(answer: Answer) -> TimeSplit | None:
-    """Where the time of an answer's steps went; None without steps."""
-    if not answer.steps:
-        return None
-    return TimeSplit(
+    """Where the time of an answer's steps went; None without steps, and where the backend cannot tell phases apart."""
+    split = TimeSplit(
         sum(step.propose_s for step in answer.steps),
         sum(step.verify_s for step in answer.steps),
         sum(step.other_s for step in answer.steps),
     )
+    return split if split.propose_s or split.verify_s else None

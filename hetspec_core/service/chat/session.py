@@ -248,6 +248,11 @@ class ChatSession(ChatState):
             except ValidationError as error:
                 first = error.errors()[0]
                 raise UsageError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
+            if self.base is not None and self.base.tree and changed.tree != self.base.tree:
+                raise UsageError(
+                    f"the running server drafts trees of {self.base.tree}, not {changed.tree}",
+                    hint="leave the URL out, so that a server is started for every tree",
+                )
             another_draft = changed.draft != self.settings.draft
             self.settings = changed
             self.conversation.system_prompt = changed.system_prompt

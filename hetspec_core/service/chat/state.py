@@ -97,6 +97,7 @@ class ChatState:
             self.loading = event
         elif isinstance(event, Ready):
             self.base, self.state, self.loading = event.base, "ready", None
+            self._take_tree(event.base.tree)
         elif isinstance(event, Prepared):
             self.draft, self.loading = event.draft, None
         elif isinstance(event, Calibrated):
@@ -112,6 +113,18 @@ class ChatState:
                 self._ready()
         elif isinstance(event, Started | Tokens | Step | Answered | Refused | Failed):
             self._apply_to_answer(event)
+
+    def _take_tree(self, tree: str) -> None:
+        """A running server has a tree of its own; what was asked before that was known is counted under it too."""
+        if not tree:
+            return
+        self.settings = self.settings.model_copy(update={"tree": tree})
+        if self.answer is not None and not self.answer.ended:
+            self.answer.settings = self.answer.settings.model_copy(update={"tree": tree})
+        if self._queued is not None:
+            self._queued = self._queued.model_copy(
+                update={"settings": self._queued.settings.model_copy(update={"tree": tree})}
+            )
 
     def _apply_to_answer(self, event: Started | Tokens | Step | Answered | Refused | Failed) -> None:
         answer = self.answer

@@ -10,15 +10,16 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from hetspec_core.config.resolve import resolve
+from hetspec_core.config.resolve import Resolved, resolve
 from hetspec_core.errors import SpecError
 from hetspec_core.service.sweeps.document import SweepSpec
 from hetspec_core.spec import RunSpec
 
 if TYPE_CHECKING:
+    from hetspec_core.config.origins import Origin
     from hetspec_core.service.workbench import Workbench
 
 
@@ -31,19 +32,21 @@ class Cell:
         label: what tells it from the others.
         spec: its spec, before it is linked to the run of its parent.
         parent: key of the cell that it stands on; empty when there is none.
+        origins: dotted key -> where the value in its spec came from.
     """
 
     key: str
     label: str
     spec: RunSpec
     parent: str = ""
+    origins: Mapping[str, Origin] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def stage(self) -> str:
         return self.spec.stage
 
-    def linked(self, name: str, parent: str | None) -> RunSpec:
-        """The spec of the run, which takes what the run `parent` makes."""
+    def linked(self, name: str, parent: str | None) -> Resolved:
+        """The resolved spec of the run, which takes what the run `parent` makes."""
         update: dict[str, Any] = {"name": name}
         if parent is not None:
             update["parents"] = (parent,)
@@ -51,7 +54,7 @@ class Cell:
                 update["training"] = self.spec.training.model_copy(update={"datasets": (parent,)})
             elif self.spec.draft is not None:
                 update["draft"] = self.spec.draft.model_copy(update={"checkpoint": parent})
-        return self.spec.model_copy(update=update)
+        return Resolved(self.spec.model_copy(update=update), dict(self.origins))
 
 
 def expand(workbench: Workbench, sweep: SweepSpec) -> tuple[Cell, ...]:
@@ -144,12 +147,12 @@ def _cell(
 ) -> Cell | None:
     above = parent.key if isinstance(parent, Cell) else ""
     try:
-        spec = resolve(recipe, stage=stage, options=options).spec
+        resolved = resolve(recipe, stage=stage, options=options)
     except SpecError as error:
         found = [f"{label} ({stage}): {problem}" for problem in error.problems or [error.message]]
         problems += [problem for problem in found if problem not in problems]
         return None
-    return Cell(_key(spec, above), label, spec, above)
+    return Cell(_key(resolved.spec, above), label, resolved.spec, above, resolved.origins)
 
 
 def _key(spec: RunSpec, parent: str) -> str:

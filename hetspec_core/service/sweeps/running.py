@@ -100,8 +100,8 @@ class SweepRun:
             if action in ("resume", "start") and parent and parent.run_id not in self._parents(run_id):
                 action = "submit"  # what it stood on is gone, and was made anew
             if action == "submit":
-                spec = cell.linked(f"{self.sweep.name}: {cell.label}", parent.run_id if parent else None)
-                run_id = self.workbench.submit(spec, after=(parent.run_id,) if parent else ()).run_id
+                asked = cell.linked(f"{self.sweep.name}: {cell.label}", parent.run_id if parent else None)
+                run_id = self.workbench.submit(asked, after=(parent.run_id,) if parent else ()).run_id
                 entries[cell.key] = Entry(run_id, cell.label, cell.stage, cell.parent)
                 ledger.write(entries)
                 library.mark(run_id, Marked(add_tags=(self.sweep.tag,)))

@@ -114,7 +114,7 @@ def _second(run: RunSummary, width: int, left_s: float | None, gone: bool) -> Co
     if run.done is not None:
         total = f"/{count(run.total)}" if run.total else ""
         parts.append(Content(f"{safe(run.task)} {count(run.done)}{total} {safe(run.unit)}".strip()))
-    parts.append(Content(duration(runtime_s(run))))
+    parts.append(Content.styled("not begun", MUTED) if run.started is None else Content(duration(runtime_s(run))))
     if left_s is not None:
         parts.append(Content.styled(f"{duration(left_s)} left", "bold"))
     if run.accept_length is not None:

@@ -18,7 +18,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Static, TabbedContent, TabPane
 
 from hetspec_core.errors import HetSpecError, NotFoundError
-from hetspec_core.service import RunNews, RunReader, log_names
+from hetspec_core.service import RunNews, RunReader, explain_run, log_names
 from hetspec_core.service.report import list_files
 from hetspec_tui.formatting import safe
 from hetspec_tui.screens.run import texts
@@ -31,9 +31,6 @@ from hetspec_tui.widgets.log_view import LogView
 
 if TYPE_CHECKING:
     pass
-
-if TYPE_CHECKING:
-    from hetspec_core.service import Workbench
 
 LOOK_S = 0.1
 _SLOW_S = 2.0
@@ -234,15 +231,10 @@ class RunScreen(RunDeeds):
 
     @work(group="config")
     async def bring_config(self) -> None:
-        """Bring the settings."""
-
-        def question(workbench: Workbench) -> dict[str, Any]:
-            workbench.registry.sync(self.run_id)  # this may be the first that is heard of it
-            return workbench.registry.config(self.run_id)
-
-        settings = await self.ask(question)
-        if settings:
-            self.query_one("#config", LogView).set_source(ListSource(texts.setting_lines(settings)))
+        """Bring the settings, and where each came from."""
+        values = await self.ask(lambda workbench: explain_run(workbench, self.run_id))
+        if values:
+            self.query_one("#config", LogView).set_source(ListSource(texts.setting_lines(values)))
 
     @work(exclusive=True, group="logs")
     async def bring_logs(self) -> None:

@@ -15,10 +15,11 @@ from hetspec_tui.screens.run.head import MUTED
 
 if TYPE_CHECKING:
     from hetspec_core.events import Artifact, CheckpointSaved
-    from hetspec_core.service import GpuReport, RunSummary, WorkerFacts
+    from hetspec_core.service import GpuReport, ResolvedValue, RunSummary, WorkerFacts
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 BAR_CELLS = 28
+_NAME_CELLS, _VALUE_CELLS = 44, 24
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> Content:
@@ -115,7 +116,7 @@ def results_text(results: Mapping[str, Any]) -> Content:
         if parts:
             parts.append(Content(""))
         parts.append(Content.styled(safe(kind), "bold $accent"))
-        if isinstance(data, dict) and isinstance(data.get("trees"), list) and isinstance(data.get("plain"), dict):
+        if isinstance(data, dict) and isinstance(data.get("trees"), list) and "plain" in data:
             parts += _bench(data)
         else:
             parts.append(table(("name", "value"), list(_flat("", data))))
@@ -124,7 +125,10 @@ def results_text(results: Mapping[str, Any]) -> Content:
 
 def _bench(data: Mapping[str, Any]) -> list[Content]:
     setup, trees = data.get("setup") or {}, [tree for tree in data["trees"] if isinstance(tree, dict)]
-    rows = [("plain", "-", "-", _fixed(data["plain"].get("decode_tokens_per_s"), 1), "1.00", "-")]
+    plain = data["plain"]  # None where a server was attached to that always drafts
+    rows = []
+    if isinstance(plain, dict):
+        rows.append(("plain", "-", "-", _fixed(plain.get("decode_tokens_per_s"), 1), "1.00", "-"))
     for tree in trees:
         interval, lossless = tree.get("accept_length_interval"), tree.get("lossless") or {}
         rows.append(
@@ -134,7 +138,7 @@ def _bench(data: Mapping[str, Any]) -> list[Content]:
                 "-" if not interval else f"{_fixed(interval[0], 2)}-{_fixed(interval[-1], 2)}",
                 _fixed(tree.get("decode_tokens_per_s"), 1),
                 _fixed(tree.get("speedup"), 2),
-                f"{lossless.get('identical', '?')}/{lossless.get('prompts', '?')}",
+                f"{lossless.get('identical', '?')}/{lossless.get('prompts', '?')}" if lossless else "-",
             )
         )
     said = [f"{name} {safe(str(setup[name]))}" for name in ("base", "draft", "dtype", "device") if name in setup]
@@ -175,13 +179,17 @@ def _flat(prefix: str, data: Any) -> list[tuple[str, str]]:
     return [(prefix, str(data))]
 
 
-def setting_lines(settings: Mapping[str, Any]) -> list[str]:
-    """Settings, one a line, with the names in one column."""
-    wide = min(44, max((len(name) for name in settings), default=0))
-    return [
-        safe(f"{name:<{wide}}  {value!r}" if isinstance(value, str) else f"{name:<{wide}}  {value}")
-        for name, value in settings.items()
-    ]
+def setting_lines(values: Sequence[ResolvedValue]) -> list[str]:
+    """Settings, one a line, with names and values in columns, and where each value came from when that is known."""
+    names = min(_NAME_CELLS, max((len(one.key) for one in values), default=0))
+    shown = [safe(repr(one.value) if isinstance(one.value, str) else str(one.value)) for one in values]
+    wide = min(_VALUE_CELLS, max((cell_len(text) for text in shown), default=0))
+    lines = []
+    for one, text in zip(values, shown):
+        source = f"  <- {safe(one.source)}" if one.source else ""
+        blank = " " * max(0, wide - cell_len(text)) if source else ""
+        lines.append(f"{safe(one.key):<{names}}  {text}{blank}{source}")
+    return lines
 
 
 def _short(values: Mapping[str, Any]) -> str:

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from hetspec_core.cli.main import main
 from hetspec_core.events import Journal, Result, RunEnded, RunStarted
 from hetspec_core.service import Workbench
-from hetspec_core.service.results import ResultRow, collect, front
+from hetspec_core.service.results import ResultRow, collect, front, rows_of
 from tests.fakes.specs import small_spec
+
+PLAIN = {"decode_tokens_per_s": 100.0}
 
 
 def tree(shape: str, accept_length: float, propose_s: float, tokens_per_s: float) -> dict[str, Any]:
@@ -36,12 +38,12 @@ def tree(shape: str, accept_length: float, propose_s: float, tokens_per_s: float
     }
 
 
-def bench_run(workbench: Workbench, name: str, parameters: int, *trees: dict[str, Any]) -> str:
+def bench_run(workbench: Workbench, name: str, parameters: int, *trees: dict[str, Any], plain: Any = PLAIN) -> str:
     """A bench that has succeeded with this result."""
     made = workbench.submit(small_spec(name, "bench"))
     setup = {"base": "tiny", "dtype": "float32", "batch_size": 1, "sampling": {"temperature": 0.0}}
     setup |= {"draft_parameters": 2 * parameters, "draft_active_parameters": parameters}
-    result = {"setup": setup, "plain": {"decode_tokens_per_s": 100.0}, "trees": list(trees)}
+    result = {"setup": setup, "plain": plain, "trees": list(trees)}
     with Journal(made.paths.events, "worker-0") as journal:
         journal.write(RunStarted(stage="bench", pid=1, host="h"))
         journal.write(Result(kind="bench", data=result))
@@ -70,6 +72,36 @@ def test_a_report_shows_every_tree_with_where_the_time_goes(benches, capsys: pyt
     [line] = [line for line in shown.splitlines() if line.startswith("  2 ")][:1]
     assert "60.0%" in line
     assert "accept length against draft cost" in shown and "tokens/s against active parameters" in shown
+
+
+def test_a_bench_without_plain_decoding_is_reported_with_what_is_known(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a server gives it that is attached to and always drafts."""
+    lone = {**tree("5/4/7", 2.25, 0.0, 150.0), "speedup": None, "lossless": None, "phases": None, "costs": None}
+    with Workbench() as workbench:
+        run_id = bench_run(workbench, "lone", 0, lone, plain=None)
+        [row] = rows_of(workbench, run_id, "")
+        assert workbench.show(run_id).summary.speedup is None
+    assert (row.accept_length, row.speedup, row.plain_tokens_per_s) == (2.25, None, None)
+    assert (row.identical, row.prompts, row.equal_answers) == (None, None, "-")
+    for command in (["report"], ["runs", "list"], ["runs", "show", run_id], ["report", "--json"]):
+        assert main(command) == 0
+        shown = capsys.readouterr().out
+        assert "None" not in shown and "lone" in shown
+    assert main(["report", "--md", str(home / "r.md"), "--csv", str(home / "r.csv")]) == 0
+    assert "2.25" in (home / "r.md").read_text()
+
+
+def test_a_bench_without_plain_decoding_is_compared_with_one_that_has_it(
+    benches, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lone = {**tree("5/4/7", 2.25, 0.0, 150.0), "speedup": None, "lossless": None, "phases": None, "costs": None}
+    with Workbench() as workbench:
+        run_id = bench_run(workbench, "lone", 0, lone, plain=None)
+    assert main(["runs", "compare", benches[0], run_id]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("succeeded") == 2 and "None" not in shown
 
 
 def test_words_of_a_query_choose_runs_and_nothing_found_is_said(benches, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,17 +63,21 @@ def test_inputs_follow_in_whatever_form_they_come() -> None:
     assert layer(here, position_embeddings=(here, here), cache="a cache", mask=None) == ("meta", ["meta", "meta"])
 
 
-def test_a_spread_base_decodes_as_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("algorithm", ["eagle", "eagle3", "latent"])
+@pytest.mark.parametrize(("family", "tied"), [("llama", False), ("gemma3_text", True), ("qwen3_moe", False)])
+def test_a_spread_base_decodes_as_a_whole_one(
+    monkeypatch: pytest.MonkeyPatch, family: str, tied: bool, algorithm: str
+) -> None:
     """Both "devices" are the CPU, but every layer and the norm are reached through the moves of a spread one."""
     moves: list[torch.device] = []
     real = module._moved
     monkeypatch.setattr(module, "_moved", lambda value, device: (moves.append(device), real(value, device))[1])
-    model = tiny_model("llama")
+    model = tiny_model(family, tied=tied)
     devices = spread(model, model.get_decoder(), {"0": "60KB", "1": "1MB"}, kind="cpu")
     assert len(devices) == 2
     base = BaseLM(model, None, name="spread", fingerprint="spread")
-    whole = tiny_base("llama")
-    draft = tiny_draft(base)
+    whole = tiny_base(family, tied=tied)
+    draft = tiny_draft(base, algorithm=algorithm)
     decoding = DecodingSpec(max_new_tokens=10, ignore_eos=True, tree=TreeSpec.parse("3/2/5"))
     prompts = ragged_prompts((5, 9))
     plain = [answer.tokens for answer in generate(whole, None, prompts, decoding)]

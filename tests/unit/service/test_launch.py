@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hetspec_core.cli.main import main
+from hetspec_core.config.resolve import Resolved
 from hetspec_core.errors import HetSpecError, SpecError
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.service import Workbench, launch
@@ -38,9 +39,9 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[RunSpec]:
     found: list[RunSpec] = []
     submit = Workbench.submit
 
-    def note(self: Workbench, spec: RunSpec, **about: Any) -> Any:
-        found.append(spec)
-        return submit(self, spec, **about)
+    def note(self: Workbench, asked: Resolved, **about: Any) -> Any:
+        found.append(asked.spec)
+        return submit(self, asked, **about)
 
     monkeypatch.setattr(Workbench, "submit", note)
     monkeypatch.setattr(Workbench, "start", lambda self, run_id: None)
@@ -114,7 +115,7 @@ def test_the_command_of_a_pipeline_makes_the_same_three_runs(workbench: Workbenc
     assert [spec.stage for spec in specs] == ["dataset", "train", "bench"]
     assert [spec.name for spec in specs] == ["mine-dataset", "mine-train", "mine-bench"]
     parents = [spec.parents[0] if spec.parents else None for spec in specs]
-    mine = [linked(choice, spec.stage, parent) for spec, parent in zip(specs, parents)]
+    mine = [linked(choice, spec.stage, parent).spec for spec, parent in zip(specs, parents)]
     assert [spec.spec_hash for spec in specs] == [spec.spec_hash for spec in mine]
     data, draft = specs[1].training.datasets[0], specs[2].draft and specs[2].draft.checkpoint
     assert (data, draft) == (parents[1], parents[2]) and "-dataset-" in data and "-train-" in str(draft)

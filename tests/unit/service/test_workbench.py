@@ -36,7 +36,7 @@ def test_a_submitted_run_is_a_complete_folder_with_a_spec_that_cannot_be_changed
 
 def test_run_ids_sort_by_time_and_are_never_taken_twice(workbench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = iter(["20260101-000000-train-aaaa", "20260101-000000-train-aaaa", "20260101-000000-train-bbbb"])
-    monkeypatch.setattr(module, "_new_id", lambda stage: next(ids))
+    monkeypatch.setattr(module, "new_run_id", lambda stage: next(ids))
     first, second = workbench.submit(small_spec("a")), workbench.submit(small_spec("b"))
     assert [first.run_id, second.run_id] == ["20260101-000000-train-aaaa", "20260101-000000-train-bbbb"]
     assert from_toml(first.paths.spec.read_text()).name == "a"

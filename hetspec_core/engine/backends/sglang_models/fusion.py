@@ -39,15 +39,28 @@ class EagleLayer(nn.Module):
     Args:
         config: of the draft.
         layer_id: place in the draft.
-        attention: called with positions, hidden states and batch; its output is summed over the ranks here.
+        attention: called with positions, hidden states and batch.
         mlp: hidden states in and out, summed over the ranks already.
+        first_input_norm: whether the first layer has a norm before attention nevertheless.
+        attention_is_reduced: whether the attention's output is summed over the ranks; it is done here if not.
     """
 
-    def __init__(self, config: Any, layer_id: int, attention: nn.Module, mlp: nn.Module) -> None:
+    def __init__(
+        self,
+        config: Any,
+        layer_id: int,
+        attention: nn.Module,
+        mlp: nn.Module,
+        *,
+        first_input_norm: bool = False,
+        attention_is_reduced: bool = False,
+    ) -> None:
         super().__init__()
         self.self_attn = attention
         self.mlp = mlp
-        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps) if layer_id else nn.Identity()
+        normed = bool(layer_id) or first_input_norm
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps) if normed else nn.Identity()
+        self.attention_is_reduced = attention_is_reduced
         self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
     def forward(self, positions: Tensor, hidden_states: Tensor, forward_batch: Any) -> Tensor:
@@ -57,7 +70,7 @@ class EagleLayer(nn.Module):
         attended = self.self_attn(
             positions=positions, hidden_states=self.input_layernorm(hidden_states), forward_batch=forward_batch
         )
-        if get_parallel().attn_tp_size > 1:
+        if not self.attention_is_reduced and get_parallel().attn_tp_size > 1:
             attended = tensor_model_parallel_all_reduce(attended)
         hidden_states = hidden_states + attended
         return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
@@ -91,7 +104,7 @@ class FusionModel(nn.Module):
 
 
 class FusionForCausalLM(nn.Module):
-    """An EAGLE-1/2 draft in SGLang. A family sets `make_layer` and, where its names differ, `load_weight`.
+    """An EAGLE draft in SGLang. A family sets `make_layer` or `make_model`, and `load_weight` where its names differ.
 
     Args:
         config: of the draft, as HetSpec exports it.
@@ -105,7 +118,7 @@ class FusionForCausalLM(nn.Module):
         super().__init__()
         self.config = config
         self.quant_config = quant_config
-        self.model = FusionModel(config, type(self).make_layer, quant_config, add_prefix("model", prefix))
+        self.model = self.make_model(config, quant_config, add_prefix("model", prefix))
         self.lm_head = ParallelLMHead(
             getattr(config, "hot_vocab_size", config.vocab_size),
             config.hidden_size,
@@ -114,6 +127,11 @@ class FusionForCausalLM(nn.Module):
         )
         self.logits_processor = LogitsProcessor(config)
         self.capture_aux_hidden_states = False
+
+    @classmethod
+    def make_model(cls, config: Any, quant_config: Any, prefix: str) -> Any:
+        """What lies between the ends: `embed_tokens`, and a forward from tokens to states."""
+        return FusionModel(config, cls.make_layer, quant_config, prefix)
 
     @torch.no_grad()
     def forward(

@@ -1,7 +1,8 @@
 """The three hooks in SGLang's speculative workers, and the entry point that sets them and those of `native`.
 
-Entry-point group `sglang.srt.plugins`. Without the variables that ask for it, or in a version that this was not made
-for, nothing is hooked. Every hook catches all that goes wrong in it, counts it, and after a few times stays away.
+Entry-point group `sglang.srt.plugins`. Without the variables that ask for it, or in an SGLang whose source differs from
+what is hooked here, nothing is. Every hook catches all that goes wrong in it, counts it, and after a few times stays
+away.
 
 CUDA graphs: `organize_draft_results` is captured, so its hook runs once per graph and leaves a copy into a
 buffer behind that every replay repeats; the other two run in Python at every step.
@@ -15,15 +16,16 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hetspec_core import sglang_versions
 from hetspec_core.engine.backends.sglang_plugin import native
 from hetspec_core.engine.backends.sglang_plugin.publisher import Publisher
 from hetspec_core.engine.backends.sglang_plugin.records import MOST_ROWS, Packed, pack, parents_of, unpack
+from hetspec_core.sglang_inside import differences
 
 VARIABLE = "HETSPEC_SGLANG_TREES"
 """Path of the socket on which trees are told."""
@@ -142,7 +144,7 @@ _registered = False
 
 
 def register() -> None:
-    """Entry point: hook SGLang, once, when a variable asks for it and the version is one of ours."""
+    """Entry point: hook SGLang, once, when a variable asks for it and its source is what the hooks call."""
     global _registered
     path, natively = os.environ.get(VARIABLE, ""), bool(os.environ.get(native.VARIABLE))
     if _registered or not (path or natively):
@@ -150,12 +152,13 @@ def register() -> None:
     import sglang
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
-    version = str(sglang.__version__)
-    if not sglang_versions.inside_is_known(version):
+    package = Path(sglang.__path__[0])
+    asked = {"plugin": bool(path), "native": natively}
+    found = [each for part, wanted in asked.items() if wanted for each in differences(package, part)]
+    if found:
+        version = sglang.__version__
         _logger.warning(
-            "hetspec: only SGLang %s tells draft trees and is helped in float32, not %s",
-            sglang_versions.INSIDE_RANGE,
-            version,
+            "hetspec: neither trees nor help in float32 from SGLang %s, which differs: %s", version, found[0]
         )
         return
     _registered = True

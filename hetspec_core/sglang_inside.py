@@ -1,0 +1,171 @@
+"""Whether the inside of an SGLang is what HetSpec's model classes and its tree plugin call: read from its source.
+
+Nothing of SGLang is imported, so it can be asked without a GPU and before anything starts. Run by SGLang's own
+interpreter (`python -c` with this file's text, see `question`), which also knows the syntax of that source; it needs
+the standard library only. Names and parameters can be looked at so, what a function does cannot: versions that were
+run are in `sglang_versions.INSIDE`.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+_ATTENTION = ("hidden_size", "num_heads", "num_kv_heads", "layer_id", "rope_theta", "rope_scaling")
+_ATTENTION += ("max_position_embeddings", "quant_config", "prefix")
+_EXPERTS = ("num_experts", "top_k", "layer_id", "hidden_size", "intermediate_size", "quant_config", "prefix")
+_TABLE = ("num_embeddings", "embedding_dim")
+
+NEEDS: dict[str, tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...]] = {
+    "classes": (
+        ("models/llama.py", "LlamaAttention", (), ("config", "bias", *_ATTENTION)),
+        ("models/qwen2.py", "Qwen2MLP", ("hidden_size", "intermediate_size", "hidden_act"), ("quant_config", "prefix")),
+        ("models/qwen3.py", "Qwen3Attention", (), ("head_dim", "rms_norm_eps", "attention_bias", *_ATTENTION)),
+        ("models/qwen3.py", "Qwen3Attention.forward", (), ("positions", "hidden_states", "forward_batch")),
+        ("layers/layernorm.py", "RMSNorm", ("hidden_size",), ("eps",)),
+        ("layers/linear.py", "ReplicatedLinear", ("input_size", "output_size"), ("bias", "prefix")),
+        ("layers/logits_processor.py", "LogitsProcessor", ("config",), ()),
+        (
+            "layers/logits_processor.py",
+            "LogitsProcessor.forward",
+            ("input_ids", "hidden_states", "lm_head", "logits_metadata", "aux_hidden_states"),
+            (),
+        ),
+        ("layers/vocab_parallel_embedding.py", "VocabParallelEmbedding", _TABLE, ("prefix",)),
+        ("layers/vocab_parallel_embedding.py", "ParallelLMHead", _TABLE, ("quant_config", "prefix")),
+        ("layers/moe/ep_moe/layer.py", "get_moe_impl_class", ("quant_config",), ()),
+        ("layers/moe/fused_moe_triton/layer.py", "FusedMoE", (), _EXPERTS),
+        ("layers/moe/topk.py", "StandardTopKOutput", ("topk_weights", "topk_ids", "router_logits"), ()),
+        ("model_loader/weight_utils.py", "default_weight_loader", ("param", "loaded_weight"), ()),
+        ("distributed/communication_op.py", "tensor_model_parallel_all_reduce", ("input_",), ()),
+        ("runtime_context.py", "get_parallel", (), ()),
+        ("utils/common.py", "add_prefix", ("name", "prefix"), ()),
+    ),
+    "plugin": (
+        ("plugins/hook_registry.py", "HookRegistry.register", ("target", "hook", "hook_type"), ()),
+        ("plugins/hook_registry.py", "HookType", (), ()),
+        ("speculative/eagle_utils.py", "organize_draft_results", ("score_list", "token_list", "parents_list"), ()),
+        ("speculative/eagle_utils.py", "eagle_sample", ("verify_input", "batch", "logits_output"), ()),
+        (
+            "speculative/eagle_worker_common.py",
+            "build_eagle_verify_input",
+            ("batch", "draft_input", "parent_list", "top_scores_index"),
+            ("topk",),
+        ),
+    ),
+    "native": tuple(
+        (file, f"{name}.{method}", (), ())
+        for file, name in (
+            ("layers/layernorm.py", "RMSNorm"),
+            ("layers/layernorm.py", "GemmaRMSNorm"),
+            ("layers/activation.py", "SiluAndMul"),
+            ("layers/activation.py", "GeluAndMul"),
+            ("layers/rotary_embedding/base.py", "RotaryEmbedding"),
+        )
+        for method in ("forward_cuda", "forward_native")
+    ),
+}
+"""Part of ours -> file below `sglang/srt`, name, first parameters in order, parameters anywhere."""
+
+
+@dataclass(frozen=True)
+class Installed:
+    """An SGLang that could be started.
+
+    Attributes:
+        version: its own word.
+        classes: where it is not what HetSpec's model classes call; empty = it fits.
+        plugin: where it is not what the tree plugin calls.
+    """
+
+    version: str
+    classes: tuple[str, ...] = ()
+    plugin: tuple[str, ...] = ()
+
+
+def read_answer(text: str) -> Installed:
+    """What `question` printed.
+
+    Raises:
+        ValueError: it is no such answer.
+    """
+    found = json.loads(text)
+    if not isinstance(found, dict) or not isinstance(found.get("version"), str):
+        raise ValueError("no version of SGLang")
+    return Installed(found["version"], tuple(map(str, found["classes"])), tuple(map(str, found["plugin"])))
+
+
+def question() -> str:
+    """A program for SGLang's interpreter (`python -c`) that prints an answer."""
+    return Path(__file__).read_text(encoding="utf-8")
+
+
+def differences(package: Path, part: str) -> list[str]:
+    """Where an SGLang is not what a part of ours calls; none = it fits.
+
+    Args:
+        package: directory of the package `sglang`.
+        part: one of `NEEDS`.
+    """
+    found: list[str] = []
+    for file, name, first, anywhere in NEEDS[part]:
+        path = package / "srt" / file
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8-sig"))
+        except (OSError, SyntaxError, ValueError) as error:
+            found.append(f"srt/{file} cannot be read ({type(error).__name__})")
+            continue
+        parameters = _parameters(tree, name)
+        if parameters is None:
+            found.append(f"srt/{file} has no {name}")
+            continue
+        lacking = [each for each in (*first, *anywhere) if each not in parameters]
+        if lacking:
+            found.append(f"{name} of srt/{file} does not take {', '.join(lacking)}")
+        elif tuple(parameters[: len(first)]) != first:
+            found.append(f"{name} of srt/{file} takes its parameters in another order")
+    return found
+
+
+def _parameters(tree: ast.Module, name: str) -> list[str] | None:
+    """Parameters of a function, method or class (its `__init__`, or the fields of a tuple); None = it is not there."""
+    owner, _, method = name.partition(".")
+    node = _named(tree.body, owner)
+    if isinstance(node, ast.ClassDef):
+        function = _named(node.body, method or "__init__")
+        if function is None and not method:
+            return [each.target.id for each in node.body if isinstance(each, ast.AnnAssign) and _is_name(each.target)]  # type: ignore[union-attr]
+        node = function
+    if not isinstance(node, ast.FunctionDef):
+        return None
+    given = node.args
+    names = [each.arg for each in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+    return names[1:] if names and names[0] in ("self", "cls") else names
+
+
+def _named(body: list[ast.stmt], name: str) -> ast.stmt | None:
+    for node in body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
+            return node
+    return None
+
+
+def _is_name(target: ast.expr) -> bool:
+    return isinstance(target, ast.Name)
+
+
+def _answer() -> dict[str, object]:
+    """Version of the SGLang that this interpreter would import, and where it differs."""
+    import importlib.metadata
+    import importlib.util
+
+    found: dict[str, object] = {"version": importlib.metadata.version("sglang")}
+    place = importlib.util.find_spec("sglang")
+    package = next(iter(place.submodule_search_locations or ()), "") if place is not None else ""
+    return found | {part: differences(Path(package), part) for part in NEEDS}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_answer()))

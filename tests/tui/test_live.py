@@ -1,0 +1,123 @@
+"""What the dashboard does by itself while it is open: starts what waits, tells of ends as loudly as it was asked to."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from hetspec_core.events import RunEnded
+from hetspec_core.jobs import LocalExecutor
+from hetspec_core.paths import RunPaths
+from hetspec_core.service import Workbench
+from hetspec_core.spec.resources import ResourcesSpec
+from hetspec_tui.app import HetSpecApp
+from tests.fakes.specs import small_spec
+from tests.tui.driving import drive, screen_text, toasts, until
+from tests.tui.homes import lively_home
+
+FAST = "20270115-071500-train-aaaa"
+
+
+def waiting_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A run that waits for a GPU which came back when nobody looked, as after a supervisor was killed."""
+    monkeypatch.setenv("HETSPEC_FAKE_GPUS", "1")
+    monkeypatch.setattr(Workbench, "dispatch", lambda self: None)
+    with Workbench(executor=LocalExecutor("tests.fakes.worker")) as workbench:
+        spec = small_spec(name).model_copy(update={"resources": ResourcesSpec(num_gpus=1)})
+        run_id = workbench.submit(spec).run_id
+        workbench.start(run_id)
+        assert run_id in workbench.queue.waiting_ids()
+    monkeypatch.undo()
+    return run_id
+
+
+def state(run_id: str) -> str:
+    with Workbench() as workbench:
+        return workbench.state(run_id)
+
+
+def test_a_run_that_waits_and_could_start_is_started_while_somebody_watches(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = waiting_for_a_gpu("succeed", monkeypatch)
+    monkeypatch.setenv("HETSPEC_HOME", str(home))
+    monkeypatch.setenv("HETSPEC_FAKE_GPUS", "1")
+
+    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: state(run_id) not in ("queued", "starting", "running"), "its end")
+        assert state(run_id) == "succeeded"
+
+    drive(act)
+
+
+def test_a_dashboard_that_only_looks_starts_none_of_them(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = waiting_for_a_gpu("succeed", monkeypatch)
+    monkeypatch.setenv("HETSPEC_HOME", str(home))
+    monkeypatch.setenv("HETSPEC_FAKE_GPUS", "1")
+
+    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: "◌ 1 queued" in screen_text(app), "the run that waits")
+        app.look_now()
+        await pilot.pause(0.2)
+        assert state(run_id) == "queued"
+
+    drive(act, read_only=True)
+
+
+@pytest.mark.parametrize(
+    ("wish", "after_s", "bells", "notices"),
+    [("off", 1, 0, 0), ("bell", 1, 1, 0), ("desktop", 1, 0, 1), ("both", 1, 1, 1), ("both", 100_000, 0, 0)],
+)
+def test_the_end_of_a_run_is_told_beyond_the_screen_only_on_request(
+    home: Path, monkeypatch: pytest.MonkeyPatch, wish: str, after_s: int, bells: int, notices: int
+) -> None:
+    lively_home(home, time.time())
+    (home / "config").mkdir()
+    (home / "config" / "dashboard.toml").write_text(f'notify = "{wish}"\nnotify_after_s = {after_s}\n')
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("TMUX", raising=False)
+    rung: list[int] = []
+    written: list[str] = []
+
+    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.overview is not None and len(app.overview.active) == 2, "the runs at work")
+        assert app._driver is not None
+        app.bell = lambda: rung.append(1)  # type: ignore[method-assign]
+        write = app._driver.write
+        app._driver.write = lambda data: (written.append(data), write(data))[1]  # type: ignore[method-assign]
+        with RunPaths(home / "runs" / FAST).events.open("a") as file:
+            file.write(RunEnded(state="succeeded").model_dump_json() + os.linesep)
+        await until(pilot, lambda: "smollm2-llama-eagle succeeded after" in toasts(app), "the toast")
+
+    drive(act)
+    told = [text for text in written if text.startswith("\x1b]9;HetSpec: smollm2-llama-eagle succeeded")]
+    assert (len(rung), len(told)) == (bells, notices)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)])
+def test_the_gpu_panel_says_which_run_has_which_gpu(
+    size: tuple[int, int], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HETSPEC_FAKE_GPUS", "2")
+    with Workbench(executor=LocalExecutor("tests.fakes.worker")) as workbench:
+        spec = small_spec("wait-here").model_copy(update={"resources": ResourcesSpec(num_gpus=1)})
+        run_id = workbench.submit(spec).run_id
+        workbench.start(run_id)
+
+        def lines(app: HetSpecApp) -> list[str]:
+            return [line for line in screen_text(app).splitlines() if "util " in line]
+
+        async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+            await until(pilot, lambda: any("wait-here" in line for line in lines(app)), "the owner")
+            assert ["wait-here" in line for line in lines(app)].count(True) == 1
+            assert len(lines(app)) == 2 and "free" in lines(app)[1]
+
+        try:
+            drive(act, size)
+        finally:
+            workbench.cancel(run_id, force=True)
+            workbench.wait(run_id, timeout_s=20)
