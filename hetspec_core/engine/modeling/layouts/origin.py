@@ -40,8 +40,8 @@ class OriginLayout(Layout):
         if isinstance(algorithm, str) and algorithm.lower() == "experimental":
             raise ModelError(
                 f"{files.folder} is a draft of the origin's algorithm Experimental, which is not imported: it leaves "
-                "the first layer's input norm out in the first recurrence and has it in the others, as no draft here does, "
-                "and nothing that is published names its tensors",
+                "out the first layer's input norm in the first recurrence and has it in the others, as no draft here "
+                "does, and nothing that is published names its tensors",
                 hint="train one here: algorithm latent, as in recipe qwen3-4b-latent, does the rest alike",
             )
         if isinstance(algorithm, str) and algorithm.lower() not in _KNOWN:
