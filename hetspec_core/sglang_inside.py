@@ -13,6 +13,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from hetspec_core.syntax import parse_module
+
 _ATTENTION = ("hidden_size", "num_heads", "num_kv_heads", "layer_id", "rope_theta", "rope_scaling")
 _ATTENTION += ("max_position_embeddings", "quant_config", "prefix")
 _EXPERTS = ("num_experts", "top_k", "layer_id", "hidden_size", "intermediate_size", "quant_config", "prefix")
@@ -113,7 +115,7 @@ def differences(package: Path, part: str) -> list[str]:
     for file, name, first, anywhere in NEEDS[part]:
         path = package / "srt" / file
         try:
-            tree = ast.parse(path.read_text(encoding="utf-8-sig"))
+            tree = parse_module(path.read_text(encoding="utf-8-sig"))
         except (OSError, SyntaxError, ValueError) as error:
             found.append(f"srt/{file} cannot be read ({type(error).__name__})")
             continue

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, ClassVar, NoReturn
 
 from textual import on, work
+from textual.actions import ActionError
 from textual.app import App
 from textual.binding import ActiveBinding, Binding, BindingType
 from textual.notifications import SeverityLevel
@@ -38,6 +39,7 @@ FEW_COLOURS = "ansi-dark"
 """The theme where the terminal has sixteen colours: its own, which are readable together."""
 
 DEFAULT_THEME = "textual-dark"
+PARSE_ATTEMPTS = 5
 
 log = logging.getLogger("hetspec")
 
@@ -224,6 +226,17 @@ class HetSpecApp(Live, App[None]):
                 await self.pop_screen()
         if about is not None and isinstance(self.screen, Page):
             self.screen.receive(about)
+
+    def _parse_action(self, action: Any, default_namespace: Any, namespaces: Any = None) -> Any:
+        """As Textual's, which reads actions as Python's syntax: in CPython 3.11 that may fail for no reason of its own
+        when a thread reads a formula at the same moment (`hetspec_core.syntax`), and would end the dashboard.
+        """
+        for _ in range(PARSE_ATTEMPTS - 1):
+            try:
+                return super()._parse_action(action, default_namespace, namespaces)
+            except ActionError:
+                continue
+        return super()._parse_action(action, default_namespace, namespaces)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "page":

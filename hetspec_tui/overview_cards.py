@@ -216,7 +216,7 @@ def _gpu_lines(status: object, runs: Mapping[str, str], width: int) -> list[Line
     ):
         full, empty = meter(part, meter_width)
         pieces += [(label, "dim"), (full, _heat(part)), (empty, "faint"), (f" {text}", "")]
-    if has_heat:
+    if has_heat and gpu.temperature_c is not None:
         ink = "bad" if gpu.temperature_c >= HOT_C else "warn" if gpu.temperature_c >= WARM_C else "dim"
         pieces.append((f" {gpu.temperature_c:3d}°C", ink))
     if has_power:

@@ -26,7 +26,11 @@ SHIPPED: tuple[Card, ...] = (
         target=f"{_ENGINE}.algorithms.eagle3:Eagle3",
         options="hetspec_core.spec.algorithm:Eagle3Options",
         summary="EAGLE-3: three layers of the base in, own output head, own states shown in training.",
-        capabilities={"head": f"{_ENGINE}.modeling.heads.eagle3:Eagle3Head", "captured_layers": "low, middle, high"},
+        capabilities={
+            "head": f"{_ENGINE}.modeling.heads.eagle3:Eagle3Head",
+            "captured_layers": "low, middle, high",
+            "owns_output_norm": True,
+        },
         source="arXiv 2503.01840",
     ),
     Card(

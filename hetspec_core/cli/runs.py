@@ -16,7 +16,7 @@ from hetspec_core.cli.options import RunWord
 from hetspec_core.cli.output import JsonFlag, console, follow, note, print_json
 from hetspec_core.cli.runs_list import STATE_STYLES
 from hetspec_core.errors import NotFoundError, RunError
-from hetspec_core.service import Workbench, explain_run
+from hetspec_core.service import Library, Workbench
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,7 +39,7 @@ def show(
     with Workbench() as workbench:
         run_id = workbench.resolve_run(run)
         if explain:
-            _explain(run_id, explain_run(workbench, run_id), json=json)
+            _explain(run_id, Library(workbench).explain(run_id), json=json)
             return
         report = workbench.show(run_id)
     if json:

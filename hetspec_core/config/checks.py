@@ -49,6 +49,7 @@ def cross_check(parts: Mapping[str, Any], *, stage: str, algorithm: Card | None)
         problems += _heads("draft", draft.architecture)
         problems += _experts(draft.architecture)
         problems += _backbone(draft)
+        problems += _tied_norms(parts, draft, algorithm)
     if base is not None and draft is not None:
         problems += _pair(base, draft, algorithm)
     if base is not None:
@@ -138,6 +139,24 @@ def _backbone(draft: DraftSpec) -> Iterator[Problem]:
     if draft.architecture.num_experts and card.capabilities.get("experts") is False:
         text = f"is {draft.architecture.num_experts}; backbone '{card.name}' is dense and has no experts"
         yield Problem("draft.architecture.num_experts", text)
+
+
+def _tied_norms(parts: Mapping[str, Any], draft: DraftSpec, algorithm: Card | None) -> Iterator[Problem]:
+    base, layers = parts.get("base"), draft.architecture.num_hidden_layers
+    if draft.tie_layer_norms and layers < 2:
+        yield Problem("draft.tie_layer_norms", "is true, and the draft has one layer; needs at least 2, or false")
+    if draft.tie_layer_norms and "training" in parts and parts["training"].strategy == "fsdp":
+        yield Problem("draft.tie_layer_norms", "is true; strategy 'fsdp' cuts up layer by layer and needs false")
+    if not draft.tie_output_norm:
+        return
+    owned = algorithm is not None and algorithm.capabilities.get("owns_output_norm", False)
+    if draft.skip_output_norm and not owned:
+        yield Problem(
+            "draft.tie_output_norm", "is true, and there is no such norm; needs draft.skip_output_norm = false"
+        )
+    ours, theirs = draft.architecture.hidden_size, None if base is None else base.architecture.hidden_size
+    if theirs not in (None, ours):
+        yield Problem("draft.tie_output_norm", f"is true; needs the base's hidden_size {theirs}, the draft's is {ours}")
 
 
 def _pair(base: BaseSpec, draft: DraftSpec, algorithm: Card | None) -> Iterator[Problem]:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
+from hetspec_core.syntax import parse_expression
+
 Number = int | float
 Value = bool | int | float | str
 Lookup = Callable[[str, str], Value]
@@ -82,7 +84,7 @@ def parse(text: str) -> Formula:
     if len(text) > MAX_LENGTH:
         raise FormulaError(f"it has {len(text)} characters; at most {MAX_LENGTH} are allowed")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = parse_expression(text.strip())
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         raise FormulaError(f"it is not an arithmetic expression; allowed: {ALLOWED}") from None
     names: list[tuple[str, str]] = []

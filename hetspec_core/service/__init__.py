@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from hetspec_core.service.logs import LogFile, LogState
     from hetspec_core.service.overview import Concern, LiveRun, Observer, Overview
     from hetspec_core.service.presets import ResolvedValue
-    from hetspec_core.service.provenance import explain_run
     from hetspec_core.service.report import RunReport, RunSummary
     from hetspec_core.service.run_news import RunNews, RunReader, WorkerFacts, exit_words
     from hetspec_core.service.saved_files import save_export
@@ -55,7 +54,6 @@ _HOME_OF = {
     "Workbench": "hetspec_core.service.workbench",
     "WorkerFacts": "hetspec_core.service.run_news",
     "curve": "hetspec_core.service.curves",
-    "explain_run": "hetspec_core.service.provenance",
     "exit_words": "hetspec_core.service.run_news",
     "log_names": "hetspec_core.service.failure_report",
     "post_mortem": "hetspec_core.service.failure_report",
@@ -92,7 +90,6 @@ __all__ = [
     "WorkerFacts",
     "curve",
     "exit_words",
-    "explain_run",
     "log_names",
     "post_mortem",
     "save_export",

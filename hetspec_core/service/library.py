@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hetspec_core.errors import HetSpecError, NotFoundError, ResourceError, RunError
 from hetspec_core.events import Journal, Marked, Moved, read_events
@@ -22,11 +22,14 @@ from hetspec_core.runs import derive_state
 from hetspec_core.runs.state import FINISHED
 from hetspec_core.service.folders import desk_lock, submit_folder, submitted
 from hetspec_core.service.inputs import find_run
-from hetspec_core.service.provenance import resolved_as
+from hetspec_core.service.provenance import read_origins, resolved_as
 from hetspec_core.service.report import RunSummary
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import RunSpec
 from hetspec_core.spec.document import from_toml
+
+if TYPE_CHECKING:
+    from hetspec_core.service.presets import ResolvedValue
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,23 @@ class Library:
             return from_toml(path.read_text(encoding="utf-8", errors="replace"), name=str(path))
         except FileNotFoundError:
             raise NotFoundError(f"there is no run {run_id!r}") from None
+
+    def explain(self, run_id: str) -> list[ResolvedValue]:
+        """Every value of a run's spec, and its source and layer where they are known; else both are empty.
+
+        Raises:
+            NotFoundError: there is no such run.
+        """
+        from hetspec_core.service.presets import ResolvedValue  # which brings the plans along
+
+        if self.workbench.registry.sync(run_id) is None:  # this may be the first that is heard of it
+            raise NotFoundError(f"there is no run {run_id!r}", hint="`hetspec-core runs list` shows those there are")
+        places = read_origins(self.workbench.paths(run_id))
+        found = []
+        for key, value in self.workbench.registry.config(run_id).items():
+            place = places.get(key)
+            found.append(ResolvedValue(key, value, str(place or ""), place.layer if place else ""))
+        return found
 
     def retry(self, run_id: str) -> str:
         """Submit a new run with the spec of one that is not at work; gives its id.

@@ -10,14 +10,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, get_args
 
 from hetspec_core.config.origins import Layer, Origin, Place
-from hetspec_core.errors import NotFoundError
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs.found import flatten
 
 if TYPE_CHECKING:
     from hetspec_core.config.resolve import Resolved
-    from hetspec_core.service.presets import ResolvedValue
-    from hetspec_core.service.workbench import Workbench
     from hetspec_core.spec import RunSpec
 
 _GIVEN = Place("option", "set when the run was made")
@@ -58,21 +55,3 @@ def resolved_as(spec: RunSpec, paths: RunPaths) -> Resolved:
 
     values, places = flatten(spec.model_dump(mode="json", exclude_none=True)), read_origins(paths)
     return Resolved(spec, {key: Origin(values[key], place) for key, place in places.items() if key in values})
-
-
-def explain_run(workbench: Workbench, run_id: str) -> list[ResolvedValue]:
-    """Every value of a run's spec, and its source and layer where they are known; else both are empty.
-
-    Raises:
-        NotFoundError: there is no such run.
-    """
-    from hetspec_core.service.presets import ResolvedValue  # which brings the plans along
-
-    if workbench.registry.sync(run_id) is None:  # this may be the first that is heard of it
-        raise NotFoundError(f"there is no run {run_id!r}", hint="`hetspec-core runs list` shows those there are")
-    places = read_origins(workbench.paths(run_id))
-    found = []
-    for key, value in workbench.registry.config(run_id).items():
-        place = places.get(key)
-        found.append(ResolvedValue(key, value, str(place or ""), place.layer if place else ""))
-    return found

@@ -104,6 +104,10 @@ class DraftSpec(Spec):
     )
     skip_first_input_norm: bool = Field(default=True, description="EAGLE: the first layer has no input norm.")
     skip_output_norm: bool = Field(default=True, description="EAGLE: no norm after the last layer.")
+    tie_layer_norms: bool = Field(default=False, description="All layers share one set of norms.")
+    tie_output_norm: bool = Field(
+        default=False, description="The norm after the last layer is the base's final norm, and is not trained."
+    )
     checkpoint: str | None = Field(
         default=None, description="Directory of a trained draft to load instead of initialising one."
     )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import random
 
 import pytest
+from textual import actions
+from textual.actions import ActionError
 from textual.pilot import Pilot
 
 from hetspec_tui import pages
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.messages import OpenPage
 from hetspec_tui.page import SMALLEST
-from tests.tui.driving import drive, screen_text, toasts
+from tests.tui.driving import drive, screen_text, toasts, until
 
 PAGES = pages.available()
 
@@ -85,3 +87,23 @@ def test_a_storm_of_sizes_leaves_a_working_screen() -> None:
         assert "HetSpec" in screen_text(app)
 
     drive(act)
+
+
+def test_an_action_that_cannot_be_read_at_one_moment_is_read_at_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = actions.parse
+    failed: list[str] = []
+
+    def now_and_then(action: str) -> object:
+        if action not in failed:
+            failed.append(action)
+            raise ActionError(f"unable to parse {action!r}")
+        return parse(action)
+
+    monkeypatch.setattr("textual.actions.parse", now_and_then)
+
+    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+        await pilot.press("2")
+        await until(pilot, lambda: app.current_mode == "runs")
+
+    drive(act)
+    assert "page('runs')" in failed

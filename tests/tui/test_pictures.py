@@ -120,7 +120,7 @@ def compare(name: str, svg: str, seen: Path) -> None:
 
 async def settle(app: HetSpecApp, pilot: Pilot[None], what: str) -> None:
     """Wait until the screen has these words, and does not change any more."""
-    await until(pilot, lambda: what in screen_text(app) and "Looking" not in screen_text(app), what)
+    await until(pilot, lambda: what in screen_text(app) and "looking" not in screen_text(app).lower(), what)
     before = ""
     same = 0
     while same < 4:
@@ -139,17 +139,17 @@ PICTURES = [
     ("runs-80x24", SMALL, True, None, "2", "too-large-a-batch"),
     ("runs-120x40", USUAL, True, None, "2", "too-large-a-batch"),
     ("runs-200x60", LARGE, True, None, "2", "too-large-a-batch"),
-    ("comparison-120x40", USUAL, True, OpenComparison((TRAIN, EXPLAINED)), "", "explained"),
-    ("run-curves-80x24", SMALL, True, OpenRun(TRAIN), "1", "loss"),
-    ("run-curves-200x60", LARGE, True, OpenRun(TRAIN), "1", "loss"),
+    ("comparison-120x40", USUAL, True, OpenComparison((TRAIN, EXPLAINED)), "", "Settings that differ"),
+    ("run-curves-80x24", SMALL, True, OpenRun(TRAIN), "1", "loss 2.153"),
+    ("run-curves-200x60", LARGE, True, OpenRun(TRAIN), "1", "loss 2.153"),
     ("run-log-80x24", SMALL, True, OpenRun(TRAIN), "2", "line 29"),
     ("run-config-120x40", USUAL, True, OpenRun(EXPLAINED), "3", "<- --set"),
-    ("run-failed-120x40", USUAL, True, OpenRun(FAILED), "e", "1.5 GiB more"),
-    ("presets-80x24", SMALL, True, None, "3", "quick-demo"),
-    ("presets-120x40", USUAL, True, None, "3", "quick-demo"),
-    ("launch-80x24", SMALL, True, None, "4", "quick-demo"),
-    ("launch-120x40", USUAL, True, None, "4", "quick-demo"),
-    ("help-80x24", SMALL, True, None, "?", "Palette"),
+    ("run-failed-120x40", USUAL, True, OpenRun(FAILED), "e", "no log"),
+    ("presets-80x24", SMALL, True, None, "3", "weights"),
+    ("presets-120x40", USUAL, True, None, "3", "weights"),
+    ("launch-80x24", SMALL, True, None, "4", "✔ ready"),
+    ("launch-120x40", USUAL, True, None, "4", "✔ ready"),
+    ("help-80x24", SMALL, True, None, "?", "type to filter"),
 ]
 
 

@@ -20,6 +20,7 @@ from hetspec_core.engine.modeling.base_lm import BaseLM, FrozenEnds
 from hetspec_core.engine.modeling.draft_files import DraftFiles, first_line, write_draft_folder
 from hetspec_core.engine.modeling.draft_lm import DraftLM, DraftVocab
 from hetspec_core.engine.modeling.heads.base import DraftHead, HeadSizes
+from hetspec_core.engine.modeling.norm_ties import NormTies, take_final_norm
 from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, VOCAB_KEY, Reading, StoredDraft
 from hetspec_core.errors import CheckpointError, ModelError, NotFoundError
 from hetspec_core.spec import AlgorithmSpec, DraftSpec
@@ -66,7 +67,10 @@ def build_draft(
             **_pair_options(head),
         )
     backbone.card_name = spec.backbone
-    draft = DraftLM(backbone, head, vocab=DraftVocab(vocab, base.vocab_size) if vocab is not None else None)
+    reduced = DraftVocab(vocab, base.vocab_size) if vocab is not None else None
+    draft = DraftLM(backbone, head, vocab=reduced, ties=NormTies(spec.tie_layer_norms, spec.tie_output_norm))
+    if spec.tie_output_norm:
+        take_final_norm(draft.output_norm, base.decoder)
     if spec.init == "base_last_layers":
         head.pass_feature_through()
         _copy_last_layers(base, draft)
@@ -132,6 +136,8 @@ def save_draft(
             "backbone": backbone.card_name,
             "skip_first_input_norm": isinstance(first_norm, torch.nn.Identity),
             "skip_output_norm": isinstance(backbone.decoder.norm, torch.nn.Identity),
+            "tie_layer_norms": draft.ties.layers,
+            "tie_output_norm": draft.ties.output,
             "base_vocab_size": draft.ends.vocab_size,
             "base_hidden_size": draft.ends.hidden_size,
             "captured_layers": list(draft.captured_layers),
@@ -192,7 +198,8 @@ def assemble_draft(stored: StoredDraft, ends: FrozenEnds, *, base_name: str, fol
         **_pair_options(head),
     )
     backbone.card_name = settings.get("backbone", "hf")
-    draft = DraftLM(backbone, head, vocab=vocab)
+    ties = NormTies(bool(settings.get("tie_layer_norms", False)), bool(settings.get("tie_output_norm", False)))
+    draft = DraftLM(backbone, head, vocab=vocab, ties=ties)
     _fill(draft, tensors, folder)
     return draft.bind(ends)
 
@@ -275,6 +282,11 @@ def _fill(draft: DraftLM, tensors: dict[str, Tensor], folder: Path) -> None:
         for name in sorted(wanted.keys() & tensors.keys())
         if tensors[name].shape != wanted[name].shape
     ]
+    first: dict[Tensor, str] = {}
+    for name, parameter in draft.backbone.decoder.named_parameters(remove_duplicate=False):  # tied ones have several
+        tied = first.setdefault(parameter, name)
+        if {tied, name} <= tensors.keys() and not torch.equal(tensors[tied], tensors[name]):
+            problems.append(f"{name} is tied to {tied} and differs from it")
     if problems:
         raise CheckpointError(
             f"the tensors in {folder} do not fit its config.json: {'; '.join(problems[:6])}"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hetspec_core.engine.modeling.backbones import HFBackbone
 from hetspec_core.engine.modeling.base_lm import BaseLM, BaseOutput, FrozenEnds
 from hetspec_core.engine.modeling.heads.base import DraftHead, Unroll
+from hetspec_core.engine.modeling.norm_ties import NormTies, share_norms
 from hetspec_core.engine.modeling.output_head import OutputHead
 from hetspec_core.errors import ModelError
 
@@ -52,6 +53,10 @@ class DraftLM(nn.Module):
         backbone: decoder layers with `forward(inputs, positions=, mask=, cache=)`.
         head: what the algorithm puts around them.
         vocab: reduced vocabulary, or None for the base's.
+        ties: norms that it does not have of its own.
+
+    Raises:
+        ModelError: the output norm is to be tied, and there is none.
     """
 
     backbone: HFBackbone
@@ -59,11 +64,23 @@ class DraftLM(nn.Module):
     _ends: FrozenEnds | None
     _rows: tuple[Tensor, Tensor | None] | None
 
-    def __init__(self, backbone: HFBackbone, head: DraftHead, *, vocab: DraftVocab | None = None) -> None:
+    def __init__(
+        self,
+        backbone: HFBackbone,
+        head: DraftHead,
+        *,
+        vocab: DraftVocab | None = None,
+        ties: NormTies | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
         self.vocab = vocab
+        self.ties = ties or NormTies()
+        if self.ties.layers:
+            share_norms(backbone.layers)
+        if self.ties.output:
+            self.output_norm.requires_grad_(False)
         # Borrowed from the base, so not registered: neither saved, nor trained, nor moved with this module.
         self.__dict__["_ends"] = None
         self.__dict__["_rows"] = None
@@ -107,6 +124,21 @@ class DraftLM(nn.Module):
     def hidden_size(self) -> int:
         """Hd, width of the backbone."""
         return int(self.config.hidden_size)
+
+    @property
+    def output_norm(self) -> nn.Module:
+        """The norm behind the last layer.
+
+        Raises:
+            ModelError: there is none.
+        """
+        norm = getattr(self.head if self.head.owns_output_norm else self.backbone.decoder, "norm", None)
+        if norm is None or not any(True for _ in norm.parameters()):
+            raise ModelError(
+                "the draft has no norm behind its last layer that could be tied to the base's",
+                hint="set draft.skip_output_norm = false, or draft.tie_output_norm = false",
+            )
+        return norm
 
     @property
     def base_hidden_size(self) -> int:

@@ -7,6 +7,7 @@ first that does not hold is the one to mend. It knows no single layout and no si
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,7 @@ from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import assemble_draft, read_draft
 from hetspec_core.engine.modeling.draft_files import DraftFiles
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.modeling.norm_ties import take_final_norm
 from hetspec_core.engine.modeling.stored_draft import VOCAB_KEY, Reading
 from hetspec_core.engine.stages.dataset_verify import LEAST_COSINE, compare_sample
 from hetspec_core.engine.stages.draft_steps import compare_modes
@@ -259,11 +261,11 @@ def _copies(patient: Patient) -> Iterator[Found]:
         if end is None or name not in files:
             continue
         seen += 1
-        copy, own = files[name].float(), end.detach().float().cpu()  # type: ignore[union-attr, operator]
-        if copy.shape != own.shape:
-            yield "wrong", f"{name} is {list(copy.shape)}, the base's {list(own.shape)}", "it is of another base"
+        held, own = files[name].float(), end.detach().float().cpu()  # type: ignore[union-attr, operator]
+        if held.shape != own.shape:
+            yield "wrong", f"{name} is {list(held.shape)}, the base's {list(own.shape)}", "it is of another base"
             continue
-        error = float((copy - own).abs().max())
+        error = float((held - own).abs().max())
         if error > 0.01 * float(own.abs().max()):  # half types round to a few thousandths
             yield (
                 "wrong",
@@ -283,6 +285,18 @@ def _fits(patient: Patient) -> Iterator[Found]:
     )
     patient.draft = draft.to(patient.base.device, torch.float32).eval()
     yield "ok", f"{draft.num_parameters:,} parameters, every tensor in its place"
+    if draft.ties.output:
+        yield _tied_output_norm(draft, patient.base)
+
+
+def _tied_output_norm(draft: DraftLM, base: BaseLM) -> Found:
+    """The base's final norm as the draft has it, against that of this base."""
+    expected = copy.deepcopy(draft.output_norm)
+    take_final_norm(expected, base.decoder)
+    for mine, theirs in zip(draft.output_norm.parameters(), expected.parameters(), strict=True):
+        if not torch.allclose(mine, theirs, rtol=1e-2, atol=1e-2):  # half types round
+            return "wrong", "the output norm is tied to a base's final norm, and this base has another", "use its base"
+    return "ok", "the output norm is the base's final norm"
 
 
 # --- what the models do -----------------------------------------------------------------------------------------------

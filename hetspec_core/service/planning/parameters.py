@@ -114,6 +114,8 @@ def count_draft(draft: DraftSpec, algorithm: AlgorithmSpec, base_width: int | No
     pair = algorithm.name == "eagle3"
     # The first layer's own input norm is left out; or it reads pairs, with a second norm and wider projections.
     first = _pair_surplus(sizes) if pair else -width if draft.skip_first_input_norm else 0
+    if draft.tie_layer_norms:
+        first -= _shared_norms(sizes, lone_first=pair or draft.skip_first_input_norm)
     return ParameterCount(
         embedding=0,
         layers=layers + first,
@@ -174,6 +176,14 @@ def _pair_surplus(sizes: Architecture) -> int:
     return sizes.hidden_size * (1 + one * (sizes.num_attention_heads + 2 * sizes.num_key_value_heads))
 
 
+def _shared_norms(sizes: Architecture, *, lone_first: bool) -> int:
+    """What layers that share their norms have less; a first layer without a plain input norm shares none of those."""
+    family = FAMILIES.get(sizes.model_type) or Family()
+    more, width = sizes.num_hidden_layers - 1, sizes.hidden_size
+    others = (family.norms - 1) * width + _norms_of_heads(sizes, family)
+    return more * others + max(0, more - lone_first) * width
+
+
 def head_dim(sizes: Architecture) -> int:
     """Width of a head, as Hugging Face takes it when it is not given."""
     return sizes.head_dim or sizes.hidden_size // sizes.num_attention_heads
@@ -206,11 +216,14 @@ def _attention(sizes: Architecture, family: Family) -> int:
         parameters += queries + 2 * keys
     if everywhere:
         parameters += width
-    if family.head_norms == "head":
-        parameters += 2 * one
-    elif family.head_norms == "all_heads":
-        parameters += queries + keys
-    return parameters
+    return parameters + _norms_of_heads(sizes, family)
+
+
+def _norms_of_heads(sizes: Architecture, family: Family) -> int:
+    one = head_dim(sizes)
+    if family.head_norms == "none":
+        return 0
+    return (2 if family.head_norms == "head" else sizes.num_attention_heads + sizes.num_key_value_heads) * one
 
 
 def _mlp(sizes: Architecture, family: Family) -> int:

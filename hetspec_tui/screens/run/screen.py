@@ -18,7 +18,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Static, TabbedContent, TabPane
 
 from hetspec_core.errors import HetSpecError, NotFoundError
-from hetspec_core.service import RunNews, RunReader, explain_run, log_names
+from hetspec_core.service import Library, RunNews, RunReader, log_names
 from hetspec_core.service.report import list_files
 from hetspec_tui.formatting import safe
 from hetspec_tui.screens.run import texts
@@ -146,6 +146,10 @@ class RunScreen(RunDeeds):
 
     # --- looking ------------------------------------------------------------------------------------------------------
 
+    def _has(self, part: str) -> bool:
+        """Whether a part is still there: an answer may come while the screen is being taken apart."""
+        return self.is_mounted and bool(self.query(part))
+
     def _beat(self) -> None:
         """Look often while the run works, and now and then when nothing is expected."""
         self._beats += 1
@@ -174,7 +178,7 @@ class RunScreen(RunDeeds):
             return
         finally:
             self._looking = False
-        if not self.is_mounted:
+        if not all(self._has(part) for part in ("RunHead", "#panes", "CurvesPane", "#facts", "#recent")):
             return
         self._failing = ""
         if news is not None:
@@ -232,15 +236,15 @@ class RunScreen(RunDeeds):
     @work(group="config")
     async def bring_config(self) -> None:
         """Bring the settings, and where each came from."""
-        values = await self.ask(lambda workbench: explain_run(workbench, self.run_id))
-        if values:
+        values = await self.ask(lambda workbench: Library(workbench).explain(self.run_id))
+        if values and self._has("#config"):
             self.query_one("#config", LogView).set_source(ListSource(texts.setting_lines(values)))
 
     @work(exclusive=True, group="logs")
     async def bring_logs(self) -> None:
         """See which logs there are, and show the one that was chosen."""
         names = await self.ask(lambda workbench: log_names(workbench, self.run_id))
-        if names is None or not self.is_mounted:
+        if names is None or not self._has("#log"):
             return
         self._logs = names
         if self._log not in names and names:
@@ -264,7 +268,7 @@ class RunScreen(RunDeeds):
         self._draw_workers(await self.ask(lambda workbench: workbench.gpus()))
 
     def _draw_workers(self, gpus: Any) -> None:
-        if self._news is not None and self.is_mounted:
+        if self._news is not None and self._has("#workers"):
             self.query_one("#workers", Static).update(texts.workers_text(self._news.workers, gpus, self.run_id))
 
     @work(exclusive=True, group="files")
@@ -277,7 +281,7 @@ class RunScreen(RunDeeds):
             files = await self.ask(lambda _: list_files(Path(run.folder)))
         except OSError:  # deleted meanwhile, which the next look says
             return
-        if files is not None and self.is_mounted:
+        if files is not None and self._has("#files"):
             text = texts.files_text(news.checkpoints, news.artifacts, files, run.folder)
             self.query_one("#files", Static).update(text)
 
@@ -285,7 +289,7 @@ class RunScreen(RunDeeds):
     async def bring_result(self) -> None:
         """Bring the results."""
         results = await self.ask(lambda workbench: workbench.registry.results(self.run_id))
-        if results is not None and self.is_mounted:
+        if results is not None and self._has("#result"):
             self.query_one("#result", Static).update(texts.results_text(results))
 
     def _draw_facts(self) -> None:

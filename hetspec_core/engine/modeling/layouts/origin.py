@@ -37,6 +37,13 @@ class OriginLayout(Layout):
             files = DraftFiles(files.folder / DRAFT_FOLDER)
         facts = combined or _facts_above(files.folder)
         algorithm = facts.get(f"{_KEY}algorithm")
+        if isinstance(algorithm, str) and algorithm.lower() == "experimental":
+            raise ModelError(
+                f"{files.folder} is a draft of the origin's algorithm Experimental, which is not imported: it leaves "
+                "out the first layer's input norm in the first recurrence and has it in the others, as no draft here "
+                "does, and nothing that is published names its tensors",
+                hint="train one here: algorithm latent, as in recipe qwen3-4b-latent, does the rest alike",
+            )
         if isinstance(algorithm, str) and algorithm.lower() not in _KNOWN:
             raise ModelError(
                 f"{files.folder} is a draft of the origin's algorithm {algorithm}; EagleV2 can be imported",

@@ -1,0 +1,68 @@
+"""Reading Python's syntax in several threads at once."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+
+import pytest
+
+from hetspec_core import syntax
+
+
+class Slow:
+    """Something whose end lets other threads in."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+    def __del__(self) -> None:
+        for _ in range(100):
+            pass
+
+
+def test_threads_that_read_at_the_same_moment_all_get_their_trees() -> None:
+    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
+    sys.setswitchinterval(1e-6)
+    gc.set_threshold(5, 1, 1)
+    failed: list[BaseException] = []
+
+    def read(text: str) -> None:
+        for _ in range(300):
+            Slow()
+            try:
+                syntax.parse_expression(text)
+            except SystemError as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=read, args=(text,)) for text in ("(1, (2, (3, [4])))", "('a',)", "[1, (3, 4)]")]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+        gc.set_threshold(*thresholds)
+    assert failed == []
+
+
+def test_a_text_that_is_no_python_is_refused_at_once() -> None:
+    with pytest.raises(SyntaxError):
+        syntax.parse_expression("1 +")
+    with pytest.raises(SyntaxError):
+        syntax.parse_module("def")
+
+
+def test_an_error_that_stays_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[str] = []
+
+    def broken(text: str, mode: str = "exec") -> None:
+        tries.append(text)
+        raise SystemError("for ever")
+
+    monkeypatch.setattr("ast.parse", broken)
+    with pytest.raises(SystemError):
+        syntax.parse_module("a")
+    assert len(tries) == syntax.ATTEMPTS
