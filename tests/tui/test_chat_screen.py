@@ -13,7 +13,6 @@ from hetspec_tui.screens.chat import ChatScreen
 from hetspec_tui.screens.chat.meters import Meters
 from tests.tui.chats import ask, chat, choose, ended, say, session, type_in
 from tests.tui.driving import screen_text, toasts, until
-from tests.tui.test_pictures import compare
 
 
 def test_a_conversation_is_asked_streamed_changed_and_answered_anew() -> None:
@@ -175,23 +174,6 @@ def test_text_tree_and_figures_are_on_the_screen_at_every_size(size: tuple[int, 
         assert "✔ ready" in screen_text(app)
         for part in (screen.talk, screen.composer, screen.tree_pane, screen.query_one(Meters)):
             assert part.region.area > 0 and screen.region.contains_region(part.region), part
-
-    chat(act, size)
-
-
-@pytest.mark.parametrize(("name", "size"), [("chat-80x24", (80, 24)), ("chat-120x40", (120, 40))])
-def test_the_page_looks_as_it_did(name: str, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    async def act(screen: ChatScreen, pilot: Pilot[None]) -> None:
-        await pilot.press("escape", "o")
-        await choose(pilot, "shipped:smollm2")
-        await until(pilot, lambda: screen.replayed is not None and screen.playback.count == 25)
-        screen.tree_pane.action_go(0)
-        await pilot.pause()
-        screen.talk.scroll_home(animate=False)
-        screen.tree_pane.action_go(3)
-        await until(pilot, lambda: screen.talk.here == 3 and "Step" in screen_text(pilot.app).split("\n")[-1])
-        await pilot.pause()
-        compare(name, screen_text(pilot.app))
 
     chat(act, size)
 

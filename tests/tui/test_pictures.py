@@ -27,6 +27,8 @@ from hetspec_core.service.planning.bases import BaseFiles
 from hetspec_core.service.planning.facts import Facts
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.messages import OpenComparison, OpenRun
+from hetspec_tui.screens.chat import ChatScreen
+from tests.tui.chats import chat
 from tests.tui.driving import drive, screen_text, until
 from tests.tui.homes import HERE, NOW, explained_run, lively_home, write_run
 
@@ -183,7 +185,23 @@ def test_a_screen_looks_as_it_did(
     drive(act, size)
 
 
+# name, size; step 4 of the shipped answer, for which no model is needed
+CHATS = [("chat-80x24", SMALL), ("chat-120x40", USUAL), ("chat-200x60", LARGE)]
+
+
+@pytest.mark.parametrize(("name", "size"), CHATS, ids=[picture[0] for picture in CHATS])
+def test_the_chat_looks_as_it_did(name: str, size: tuple[int, int], tmp_path: Path) -> None:
+    async def act(screen: ChatScreen, pilot: Pilot[None]) -> None:
+        screen.receive({"trace": "shipped:smollm2"})
+        await until(pilot, lambda: screen.playback.count == 25, "the recorded answer")
+        await pilot.press("home", "right", "right", "right")
+        await until(pilot, lambda: screen.talk.here == 3)
+        await settle(screen.app, pilot, "step 4/25")  # type: ignore[arg-type]
+        compare(name, screen.app.export_screenshot(title="hetspec"), tmp_path / "pictures")
+
+    chat(act, size)
+
+
 def test_there_are_at_most_thirty_pictures_and_none_that_nobody_compares() -> None:
-    names = {path.stem for path in FOLDER.iterdir()}
-    assert {name for name in names if not name.startswith("chat-")} == {picture[0] for picture in PICTURES}
-    assert len(names) <= 30
+    assert sorted(path.stem for path in FOLDER.iterdir()) == sorted(picture[0] for picture in [*PICTURES, *CHATS])
+    assert len(PICTURES) + len(CHATS) <= 30
