@@ -1,0 +1,30 @@
+"""Which runs ask for a GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hetspec_core.config import resolve
+from hetspec_core.service.gpus import gpu_request
+
+
+@pytest.mark.parametrize(
+    ("stage", "options", "gpus"),
+    [
+        ("bench", {}, 1),
+        ("bench", {"resources.device": "cpu"}, None),
+        ("bench", {"backend": "sglang"}, 1),
+        ("bench", {"backend": "sglang", "sglang.url": "http://127.0.0.1:30000"}, None),
+        ("generate", {"backend": "sglang", "sglang.url": "http://127.0.0.1:30000"}, None),
+        ("serve", {}, 1),
+    ],
+)
+def test_only_a_run_that_loads_models_here_asks_for_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, stage: Any, options: dict[str, Any], gpus: int | None
+) -> None:
+    monkeypatch.setenv("HETSPEC_FAKE_GPUS", "2")
+    spec = resolve("smollm2-llama-eagle", stage=stage, options={"resources.num_gpus": 1, **options}).spec
+    request = gpu_request(spec)
+    assert (None if request is None else request.count) == gpus
