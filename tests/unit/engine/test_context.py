@@ -84,7 +84,7 @@ def test_resolved_says_what_became_of_the_spec_and_takes_further_facts(folder: P
         context.record(base_fingerprint="abc")
     facts = json.loads(context.paths.resolved.read_text())
     assert facts["spec_hash"] == context.spec.spec_hash
-    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert (facts["dtype"], facts["attempt"], facts["base_fingerprint"]) == (
         str(context.dtype).removeprefix("torch."),
         2,
