@@ -57,6 +57,8 @@ def write(home: Path) -> None:
     paths = write_run(home, "20270115-020000-train-jjjj", "with-a-warning", [Log(time=NOW - 9e4, message="slow disk")])
     for folder in (paths, type(paths)(home / "runs" / TRAIN)):
         folder.log("worker-0").write_text(LOG + "x" * 300 + "\n" + "\n".join(f"line {n}" for n in range(30)) + "\n")
+    for spec in (home / "runs").glob("*/spec.toml"):  # a run without a journal is as old as its spec
+        os.utime(spec, (NOW - 200, NOW - 200))
 
 
 @pytest.fixture(autouse=True)
