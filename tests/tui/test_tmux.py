@@ -51,3 +51,14 @@ def test_every_page_appears_without_colours(home: Path, tmp_path: Path) -> None:
     tour(home, tmp_path / "seen", "80x24", "screen-256color", "env NO_COLOR=1 ")
     for picture in (tmp_path / "seen").glob("*.txt"):
         assert picture.read_text().strip()
+
+
+def test_pictures_are_made_of_what_the_terminal_showed(tmp_path: Path) -> None:
+    (tmp_path / "page.ansi").write_text("\x1b[1;38;5;114mone run\x1b[0m [red]kept as it is[/red]\nzwei\n")
+    command = [sys.executable, REPOSITORY / "scripts" / "tmux_pictures.py", tmp_path, "--out", tmp_path / "drawn"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    svg = (tmp_path / "drawn" / "tmux-page.svg").read_text()
+    assert "one&#160;run" in svg and "[red]kept&#160;as&#160;it&#160;is[/red]" in svg and "#87d787" in svg
+    wrong = subprocess.run([*command, "--only", "other"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2 and "no other.ansi; there is page" in wrong.stderr

@@ -147,7 +147,7 @@ class SimulatorScreen(Page):
                 slow = best.speedup < 1
                 parts.append((f" {best.speedup:.2f}x plain", f"bold {'$text-warning' if slow else '$text-success'}"))
                 if slow:
-                    parts.append((": here plain decoding is faster", "$text-warning"))
+                    parts.append((", slower", "$text-warning"))  # one line, so that the next one is seen
         if self.costs is None:
             parts.append(
                 ("\nNo step costs yet: b in the chat measures them, then the fastest shape is known.", "$text-warning")
