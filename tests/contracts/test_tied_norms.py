@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hetspec_core.config import resolve
-from hetspec_core.engine.algorithms import build_algorithm
 from hetspec_core.engine.data.batches import Batch, make_batch
 from hetspec_core.engine.data.hidden_states import open_store
 from hetspec_core.engine.decoding.generate import generate
@@ -25,7 +24,7 @@ from hetspec_core.errors import CheckpointError, ModelError, SpecError
 from hetspec_core.paths import RunPaths
 from hetspec_core.service.planning.parameters import count_draft
 from hetspec_core.spec import BaseSpec, DecodingSpec, TreeSpec
-from tests.contracts.test_drafts import LAYERS, states_of
+from tests.contracts.test_drafts import LAYERS, learn, states_of
 from tests.fakes.tiny_base import make_tiny_base
 from tests.fakes.tiny_models import algorithm_spec, draft_spec, ragged_prompts, tiny_base
 from tests.fakes.tiny_training import (
@@ -76,16 +75,7 @@ def test_it_learns_a_tiny_set_by_heart_and_its_ties_hold(
     final = draft.output_norm.weight.clone()
     probe = torch.randn(5, base.hidden_size)
     torch.testing.assert_close(draft.output_norm(probe), base.decoder.norm(probe), rtol=1e-4, atol=1e-4)
-    rule = build_algorithm(algorithm_spec(algorithm, noise=0.0))
-    optimizer = torch.optim.AdamW(draft.trainable_parameters(), lr=2e-2)
-    history: list[float] = []
-    for _ in range(60):
-        optimizer.zero_grad()
-        output = rule.loss(draft, batch, torch.Generator().manual_seed(0))
-        (output.total / output.num_supervised).backward()
-        torch.nn.utils.clip_grad_norm_(draft.trainable_parameters(), 1.0)
-        optimizer.step()
-        history.append(float(output.sums["top1"] / output.num_supervised))
+    history = learn(draft, batch, algorithm)
     assert history[-1] > 0.5 and history[-1] > history[0] + 0.2
     assert all(parameter.grad is not None for parameter in draft.trainable_parameters())
     assert torch.equal(draft.output_norm.weight, final)
