@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
 from textual.pilot import Pilot
 
 from hetspec_core.events import RunEnded
@@ -236,5 +237,14 @@ def test_what_is_kept_is_taken_up_again_and_what_does_not_fit_is_left_out() -> N
         assert fresh.setup == screen.setup
         fresh.restore({"view": 3, "setup": {"backend": 5, "settings": {"tree": "3/2/6", "odd": 1}}, "speed": "fast"})
         assert fresh.setup.settings == {"tree": "3/2/6"}
+
+    chat(act)
+
+
+@pytest.mark.parametrize("part", ["#chat-head", "#talk", "#tree-pane", "#meters", "#composer"])
+def test_an_answer_that_comes_while_the_page_is_taken_apart_finds_nothing_to_draw_on(part: str) -> None:
+    async def act(screen: ChatScreen, pilot: Pilot[None]) -> None:
+        await screen.query_one(part).remove()
+        screen.redraw()
 
     chat(act)

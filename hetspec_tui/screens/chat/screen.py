@@ -31,6 +31,7 @@ from hetspec_tui.widgets.transcript import Entry, Transcript
 BEAT_S = 0.05
 _METERS_S = 0.2
 _TEXT_S = 0.1
+_DRAWN = ("#chat-head", "#talk", "#tree-pane #why", "#meters", "#composer")
 _MOST_EVENTS = 200  # taken at a time, so that a burst does not stop the keys
 
 
@@ -149,8 +150,8 @@ class ChatScreen(ChatDeeds):
 
     def draw(self, now: float, *, at_once: bool = False) -> None:
         """Draw what is new: the tree at every beat, text and figures a little less often."""
-        if not self.is_mounted or not self.query("#tree-pane #why") or not self.query("#composer"):
-            return
+        if not self.is_mounted or not all(self.query(part) for part in _DRAWN):
+            return  # it is being put together, or taken apart: its parts come and go one by one
         at_once |= self.playback.follow(self.answer)
         if self._stale or at_once:
             self._stale, self._text_waits, self._meters_wait = False, True, True
