@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hetspec_core.engine.modeling.attention import ATTENTION_NAME
 from hetspec_core.engine.modeling.output_head import OutputHead
-from hetspec_core.engine.modeling.sources import fingerprint, materialize
+from hetspec_core.engine.modeling.sources import LOADING, fingerprint, materialize
 from hetspec_core.engine.modeling.spread import spread
 from hetspec_core.errors import ModelError, ResourceError
 from hetspec_core.spec import BaseSpec
@@ -151,7 +151,8 @@ class BaseLM:
         folder = materialize(spec.source)
         tokenizer = load_tokenizer(spec)
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+            with LOADING:
+                model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
         except Exception as error:  # transformers raises whatever its parts raise
             raise ModelError(
                 f"the base in {folder} could not be loaded: {type(error).__name__}: {str(error).splitlines()[0]}",

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import filelock
@@ -20,6 +21,10 @@ import torch
 from hetspec_core.errors import CorruptFileError, ModelError, ResourceError
 from hetspec_core.paths import roots, sync_folder
 from hetspec_core.spec import HubSource, ModelSource, PackageSource, PathSource
+
+LOADING = threading.Lock()
+"""Held around every `from_pretrained` of a model. transformers puts an empty `tie_weights` into its own class while it
+loads, and the old one back behind it; of two threads at once one puts back the empty one, and nothing is tied any more."""
 
 _SAMPLE_BYTES = 1 << 16  # per place sampled in a weight file by the fingerprint
 _FORMAT = "1"  # raised when a converted model has to be converted again
@@ -102,7 +107,8 @@ def _dequantise(file: Path, target: Path) -> None:
         )
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        with LOADING:
+            model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CorruptFileError(
             f"{file} could not be read as GGUF: {type(error).__name__}: {error}", hint="install its package again"
