@@ -67,6 +67,7 @@ see dashboard "HetSpec" "read-only" "Quit"
 press 2
 see runs "State" "Name" "Filter"
 press /
+see runs-filter "filter by:" # keys that come in the same moment still belong to the table
 press -l "nothing-is-called-so"
 see runs-filtered "nothing-is-called-so"
 press Escape

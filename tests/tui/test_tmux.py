@@ -27,7 +27,7 @@ def tour(home: Path, folder: Path, size: str, term: str, start: str = "") -> Non
     script = REPOSITORY / "scripts" / "tmux_tour.sh"
     done = subprocess.run([script, folder], env={**_plain(), **about}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("ok ") == 15, done.stdout
+    assert done.stdout.count("ok ") == 16, done.stdout
 
 
 def _plain() -> dict[str, str]:

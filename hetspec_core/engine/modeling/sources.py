@@ -24,7 +24,7 @@ from hetspec_core.spec import HubSource, ModelSource, PackageSource, PathSource
 
 LOADING = threading.Lock()
 """Held around every `from_pretrained` of a model. transformers puts an empty `tie_weights` into its own class while it
-loads, and the old one back behind it; of two threads at once one puts back the empty one, and nothing is tied any more."""
+loads, and the old one back behind it. Of two threads at once one puts back the empty one: nothing is tied any more."""
 
 _SAMPLE_BYTES = 1 << 16  # per place sampled in a weight file by the fingerprint
 _FORMAT = "1"  # raised when a converted model has to be converted again
