@@ -21,6 +21,7 @@ from hetspec_core.cli.chat_view import (
     verdict_lines,
 )
 from hetspec_core.cli.generate import printable
+from hetspec_core.cli.interrupts import Interrupts
 from hetspec_core.cli.output import console, note, print_json
 from hetspec_core.errors import Cancelled, HetSpecError, UsageError
 from hetspec_core.events.chat import Garbage, WorkerDied
@@ -110,27 +111,23 @@ class Talk:
 
     def _follow(self, begin: Callable[[], object]) -> None:
         """Begin something and show it until it has ended."""
-        begin()
-        printer, last = AnswerPrinter(), self.session.answer
-        stopping = False
-        while self.session.busy:
-            try:
-                events = self.session.wait(_LOOK_S)
-            except KeyboardInterrupt:
-                if stopping:
-                    raise Cancelled("the chat was ended") from None
-                stopping = True
-                self.session.stop()
-                continue
-            for event in events:
-                self._show(event)
-            answer = self.session.answer
-            if answer is not last:  # the other side of a comparison
-                self._finish(printer, last)
-                printer, last = AnswerPrinter(), answer
-            if answer is not None and not self.as_json:
-                printer.show(answer)
-        self._finish(printer, last)
+        with Interrupts() as interrupts:
+            begin()
+            printer, last = AnswerPrinter(), self.session.answer
+            while self.session.busy:
+                for event in self.session.wait(_LOOK_S):
+                    self._show(event)
+                answer = self.session.answer
+                if answer is not last:  # the other side of a comparison
+                    self._finish(printer, last)
+                    printer, last = AnswerPrinter(), answer
+                if answer is not None and not self.as_json:
+                    printer.show(answer)
+                if interrupts.take():
+                    if interrupts.count > 1:
+                        raise Cancelled("the chat was ended")
+                    self.session.stop()
+            self._finish(printer, last)
 
     def _finish(self, printer: AnswerPrinter, answer: Answer | None) -> None:
         if answer is None or self.as_json or not answer.ended:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import threading
 import time
 from typing import TYPE_CHECKING, Annotated, Protocol
 
@@ -18,6 +17,7 @@ from rich.text import Text
 from hetspec_core import errors
 from hetspec_core.cli.console import error_console, note, print_json
 from hetspec_core.cli.formats import format_duration, format_number
+from hetspec_core.cli.interrupts import Interrupts
 from hetspec_core.errors import Cancelled, HetSpecError, RunError, StageFailed
 from hetspec_core.events import (
     CheckpointSaved,
@@ -92,7 +92,7 @@ def launch(
         Cancelled: it was stopped; the hint says how to go on.
     """
     run_id = workbench.submit(asked).run_id
-    with _Interrupts() as interrupts:  # from before the start: Ctrl-C must not leave a worker that nobody follows
+    with Interrupts() as interrupts:  # from before the start: Ctrl-C must not leave a worker that nobody follows
         workbench.start(run_id)
         if not (json or quiet) and workbench.state(run_id) == "queued":
             note(f"run {run_id} waits for GPUs; who holds them: hetspec-core gpus")
@@ -104,12 +104,12 @@ def follow(
     workbench: Workbench, run_id: str, *, json: bool = False, quiet: bool = False, view: View | None = None
 ) -> None:
     """Show a run until it ends. Arguments and errors as in `launch`."""
-    with _Interrupts() as interrupts:
+    with Interrupts() as interrupts:
         _follow(workbench, run_id, interrupts, json=json, quiet=quiet, view=view)
 
 
 def _follow(
-    workbench: Workbench, run_id: str, interrupts: _Interrupts, *, json: bool, quiet: bool, view: View | None
+    workbench: Workbench, run_id: str, interrupts: Interrupts, *, json: bool, quiet: bool, view: View | None
 ) -> None:
     if view is not None:
         quiet = True
@@ -190,32 +190,6 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return str(number)
-
-
-class _Interrupts:
-    """Counts SIGINT instead of letting it break the loop, so that no event is lost and the run is asked in peace."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._seen = 0
-
-    def take(self) -> bool:
-        """Whether there was another since the last call."""
-        new, self._seen = self.count > self._seen, self.count
-        return new
-
-    def __enter__(self) -> _Interrupts:
-        self._main = threading.current_thread() is threading.main_thread()
-        if self._main:
-            self._before = signal.signal(signal.SIGINT, self._count)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._main:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _count(self, number: int, frame: object) -> None:
-        self.count += 1
 
 
 # --- views -------------------------------------------------------------------------------------------------------
