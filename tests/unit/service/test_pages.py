@@ -47,6 +47,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
             lr=0.5 if number % 2 else None,
         )
     with Workbench(home) as workbench:
+        workbench.registry.sync_all()  # as the listing does that a screen begins with; any test may be the first here
         yield workbench
 
 
