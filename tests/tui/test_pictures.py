@@ -123,6 +123,11 @@ def compare(name: str, svg: str, seen: Path) -> None:
 async def settle(app: HetSpecApp, pilot: Pilot[None], what: str) -> None:
     """Wait until the screen has these words, and does not change any more."""
     await until(pilot, lambda: what in screen_text(app) and "looking" not in screen_text(app).lower(), what)
+    await calm(app, pilot)
+
+
+async def calm(app: HetSpecApp, pilot: Pilot[None]) -> None:
+    """Wait until the screen does not change any more."""
     before = ""
     same = 0
     while same < 4:
@@ -178,7 +183,7 @@ def test_a_screen_looks_as_it_did(
         if message is not None:
             app.screen.post_message(message)
             await until(pilot, lambda: len(app.screen_stack) > 1, "the screen")
-            await pilot.pause(0.3)
+            await calm(app, pilot)  # a key belongs to the page as it is then, not to one that is still put together
         if key:
             await pilot.press(key)
         await settle(app, pilot, what)
