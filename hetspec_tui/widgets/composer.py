@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
+from textual.geometry import Region
 from textual.message import Message
+from textual.strip import Strip
 from textual.widgets import TextArea
 
 _KEPT = 200
@@ -74,6 +76,13 @@ class Composer(TextArea):
             self._sent = [*self._sent, text][-_KEPT:]
         self._at = len(self._sent)
         self.load_text("")
+
+    def render_lines(self, crop: Region) -> list[Strip]:
+        # A refresh that was on its way can meet a line that has left its page. It has no background then, and the
+        # one that Textual falls back to in the themes of sixteen colours, "ansi_default", is no colour to Rich.
+        if not self.is_attached:
+            return [Strip.blank(crop.width)] * crop.height
+        return super().render_lines(crop)
 
     def action_newline(self) -> None:
         """Break the line."""
