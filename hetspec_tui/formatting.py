@@ -8,6 +8,11 @@ from __future__ import annotations
 import math
 import unicodedata
 
+from hetspec_core.quantities import format_bytes as size
+from hetspec_core.quantities import format_duration as duration
+
+__all__ = ["STATE_COLOURS", "STATE_SIGNS", "ago", "count", "duration", "number", "safe", "size"]
+
 STATE_SIGNS = {
     "queued": "◌",
     "starting": "◔",
@@ -49,30 +54,6 @@ def count(value: float) -> str:
             scaled = value / limit
             return f"{scaled:.1f}{suffix}" if abs(scaled) < 10 else f"{scaled:.0f}{suffix}"
     return f"{value:.0f}"
-
-
-def size(bytes_: float) -> str:
-    """Bytes with a binary unit: 512 B, 1.5 GiB."""
-    value = float(bytes_)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(value) < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
-
-
-def duration(seconds: float | None) -> str:
-    """A span in at most two units: 12s, 3m 20s, 2h 05m, 4d 03h."""
-    if seconds is None or not math.isfinite(seconds):
-        return "-"
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02d}s"
-    if whole < 86400:
-        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
 
 
 def ago(seconds: float) -> str:

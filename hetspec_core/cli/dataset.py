@@ -294,6 +294,6 @@ def _print_verification(answer: dict[str, Any]) -> None:
 
 
 def _bytes(size: float) -> str:
-    from hetspec_core.cli.formats import format_bytes
+    from hetspec_core.quantities import format_bytes
 
     return format_bytes(size)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hetspec_core.cli.bench import print_bench
-from hetspec_core.cli.formats import format_bytes, format_duration, format_number
+from hetspec_core.cli.formats import format_number
 from hetspec_core.cli.options import SetOption, spec_options
 from hetspec_core.cli.output import JsonFlag, console, launch, note, print_json
+from hetspec_core.quantities import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from hetspec_core.service import RunReport, Workbench

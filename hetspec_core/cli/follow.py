@@ -16,7 +16,7 @@ from rich.text import Text
 
 from hetspec_core import errors
 from hetspec_core.cli.console import error_console, note, print_json
-from hetspec_core.cli.formats import format_duration, format_number
+from hetspec_core.cli.formats import format_number
 from hetspec_core.cli.interrupts import Interrupts
 from hetspec_core.errors import Cancelled, HetSpecError, RunError, StageFailed
 from hetspec_core.events import (
@@ -29,6 +29,7 @@ from hetspec_core.events import (
     Progress,
     RunEnded,
 )
+from hetspec_core.quantities import format_duration
 from hetspec_core.service import PARENT_ENDED, RESUMABLE
 
 if TYPE_CHECKING:

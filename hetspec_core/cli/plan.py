@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hetspec_core.cli.formats import format_bytes, format_duration, format_number
+from hetspec_core.cli.formats import format_number
 from hetspec_core.cli.options import (
     FileOption,
     GpusOption,
@@ -17,6 +17,7 @@ from hetspec_core.cli.options import (
 )
 from hetspec_core.cli.output import JsonFlag, console, launch, print_json
 from hetspec_core.errors import ResourceError, UsageError
+from hetspec_core.quantities import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from hetspec_core.service import Workbench

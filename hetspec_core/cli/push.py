@@ -24,7 +24,7 @@ def push(
         ResourceError: the hub refuses, or a file cannot be written.
     """
     from hetspec_core.cli.engine_command import ask_engine
-    from hetspec_core.cli.formats import format_bytes
+    from hetspec_core.quantities import format_bytes
     from hetspec_core.service.export import write_text
 
     if not _REPOSITORY.fullmatch(repository):

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hetspec_core.cli import queue, runs_compare, runs_edit, runs_list
-from hetspec_core.cli.formats import format_bytes, format_duration, format_number, format_time
+from hetspec_core.cli.formats import format_number, format_time
 from hetspec_core.cli.options import RunWord
 from hetspec_core.cli.output import JsonFlag, console, follow, note, print_json
 from hetspec_core.cli.runs_list import STATE_STYLES
 from hetspec_core.errors import NotFoundError, RunError
+from hetspec_core.quantities import format_bytes, format_duration
 from hetspec_core.service import Library, Workbench
 
 if TYPE_CHECKING:

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from hetspec_core.cli.formats import format_age, format_bytes
+from hetspec_core.cli.formats import format_age
 from hetspec_core.cli.options import RunWord
 from hetspec_core.cli.output import JsonFlag, follow, note, print_json
 from hetspec_core.cli.tables import print_table
 from hetspec_core.errors import Cancelled, RunError, UsageError
 from hetspec_core.events import Marked
+from hetspec_core.quantities import format_bytes
 from hetspec_core.service import Library, Workbench
 
 app = typer.Typer()

@@ -9,10 +9,10 @@ import typer
 
 from hetspec_core.cli.console import console, note, print_json
 from hetspec_core.cli.follow import DetachOption, is_detached
-from hetspec_core.cli.formats import format_bytes, format_duration
 from hetspec_core.cli.output import JsonFlag
 from hetspec_core.cli.tables import print_table
 from hetspec_core.errors import Cancelled, StageFailed
+from hetspec_core.quantities import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from hetspec_core.service import Workbench

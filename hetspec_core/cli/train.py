@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hetspec_core.cli.follow import DetachOption, is_detached, launch_detached
-from hetspec_core.cli.formats import format_duration, format_number
+from hetspec_core.cli.formats import format_number
 from hetspec_core.cli.options import (
     FileOption,
     GpusOption,
@@ -19,6 +19,7 @@ from hetspec_core.cli.options import (
 )
 from hetspec_core.cli.output import JsonFlag, console, launch
 from hetspec_core.errors import UsageError
+from hetspec_core.quantities import format_duration
 
 if TYPE_CHECKING:
     from hetspec_core.spec import TrainingSpec

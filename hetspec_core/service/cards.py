@@ -163,7 +163,7 @@ def _header(base: BaseSpec | None, tags: list[str], program: str | None) -> str:
     lines = [f"license: {known or 'other'}"]
     if named and known is None:
         lines.append(f"license_name: {json.dumps(named)}")
-    if base is not None and base.source.kind == "hub":
+    if base is not None and base.source.kind != "path" and base.source.repo_id:
         lines.append(f"base_model: {json.dumps(base.source.repo_id)}")
     lines += [f"library_name: {program}"] if program else []
     lines += ["tags:", *(f"- {json.dumps(tag)}" for tag in tags)]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hetspec_core.config import library, load_base, resolve
 from hetspec_core.config.library import Preset, PresetFile
-from hetspec_core.config.origins import Place, to_table
+from hetspec_core.config.origins import Leaf, Place, to_table
 from hetspec_core.config.resolve import Resolved, resolve_preset
 from hetspec_core.errors import HetSpecError, NotFoundError
 from hetspec_core.paths import RunPaths
@@ -70,7 +70,7 @@ def find_saved(workbench: Workbench, word: str) -> Saved:
     recipe = str(about.get("recipe") or "")
     if recipe in library.preset_files("recipe"):
         return Saved(None, recipe, draft)
-    return Saved(None, _recipe_of(str(about.get("base") or _origin_base(draft)), draft), draft)
+    return Saved(None, _recipe_of(str(about.get("base") or _origin_base(draft)), draft, _algorithm_of(draft)), draft)
 
 
 def resolve_saved(
@@ -123,28 +123,52 @@ def _spec_in(folder: Path) -> RunSpec | None:
     return from_toml(path.read_text(encoding="utf-8", errors="replace"), name=str(path))
 
 
-def _recipe_of(base: str, draft: Path) -> str:
-    """The first recipe with a base of this preset name or hub repository."""
+def _algorithm_of(draft: Path) -> str:
+    """Card of the algorithm that a draft was made by, as far as its configuration tells."""
+    for folder in (draft, draft / "draft_model"):
+        config = _json(folder / "config.json")
+        made_by = (config.get("hetspec") or {}).get("algorithm")
+        if isinstance(made_by, dict) and made_by.get("name"):
+            return str(made_by["name"])
+        named = (*(config.get("architectures") or ()), config.get("speculators_model_type") or "")
+        if any("eagle3" in str(name).lower() for name in named):
+            return "eagle3"
+    return "eagle"
+
+
+def _recipe_of(base: str, draft: Path, algorithm: str) -> str:
+    """The plainest recipe with a base of this preset or repository, of the draft's algorithm if there is one."""
     names = [base]
     for name in library.preset_files("base"):
         try:
             source = load_base(name).source
         except HetSpecError:  # one of the user's that does not hold
             continue
-        if source.kind == "hub" and base and source.repo_id.lower() == base.lower():
+        if source.kind != "path" and base and source.repo_id.lower() == base.lower():
             names.append(name)
+    fitting: list[tuple[bool, int, str]] = []
     for recipe in library.preset_files("recipe"):
         try:
-            section = library.load("recipe", recipe).table.get("base")
+            preset = library.load("recipe", recipe)
+            if _chosen(preset, "base") in names:
+                card = library.load("algorithm", _chosen(preset, "algorithm")).table.get("name")
+                other = not isinstance(card, Leaf) or card.value != algorithm
+                fitting.append((other, len(preset.lineage), recipe))
         except HetSpecError:
             continue
-        chosen = section.get("preset") if isinstance(section, dict) else None
-        if chosen is not None and getattr(chosen, "value", None) in names:
-            return recipe
+    if fitting:
+        return min(fitting)[2]
     raise NotFoundError(
         f"{draft} is for {f'the base {base}' if base else 'a base that it does not name'}, and no recipe has that base",
         hint="name a recipe and --draft; a base of your own needs a base preset and a recipe, see docs/presets.md",
     )
+
+
+def _chosen(preset: Preset, part: str) -> str:
+    """Name of the preset that a recipe takes for a part."""
+    section = preset.table.get(part)
+    leaf = section.get("preset") if isinstance(section, dict) else None
+    return str(leaf.value) if isinstance(leaf, Leaf) else ""
 
 
 def _origin_base(draft: Path) -> str:

@@ -36,6 +36,9 @@ class PackageSource(Spec):
     requirement: str = Field(
         min_length=1, description="What to install, e.g. name==version; shown in the error's hint."
     )
+    repo_id: str = Field(
+        default="", description="Hub repository of the model that the file was made from, as owner/name."
+    )
 
 
 ModelSource = Annotated[HubSource | PathSource | PackageSource, Field(discriminator="kind")]

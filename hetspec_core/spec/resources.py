@@ -40,8 +40,8 @@ class ResourcesSpec(Spec):
     min_free_gib: float = Field(default=0.0, ge=0, description="Only GPUs with so much free memory, in GiB.")
     max_memory: dict[str, str] = Field(
         default_factory=dict,
-        description="Spread the base over GPUs, for bench, generate and chat: index of a GPU of the run -> what it may "
-        "hold of the weights, e.g. {0 = '17.5GiB', 1 = '17GiB'}.",
+        description="Spread base and draft over GPUs, for bench, generate and chat: index of a GPU of the run -> what "
+        "it may hold of the weights, e.g. {0 = '17.5GiB', 1 = '17GiB'}.",
     )
     share_busy: bool = Field(default=False, description="Take GPUs on which a process of somebody else's works too.")
     priority: int = Field(default=0, description="Place among runs that wait for GPUs; higher is earlier.")

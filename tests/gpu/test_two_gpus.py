@@ -1,4 +1,4 @@
-"""Two GPUs of one machine: a dataset by two workers, a training by two ranks over NCCL, and a base spread over both."""
+"""Two GPUs of one machine: a dataset by two workers, a training by two ranks over NCCL, and a pair spread over both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from hetspec_core.engine.data.hidden_states import open_store
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.spread import spread
+from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.modeling.spread import Room, settle, spread
 from hetspec_core.events import Result, read_events
 from hetspec_core.paths import RunPaths
 from hetspec_core.service import Workbench
@@ -76,29 +77,47 @@ def test_two_gpus_make_the_dataset_that_one_makes(workbench: Workbench, tmp_path
 
 @pytest.mark.parametrize("algorithm", ["eagle", "eagle3", "latent"])
 @pytest.mark.parametrize(("family", "tied"), [("llama", False), ("gemma3_text", True), ("qwen3_moe", False)])
-def test_a_base_spread_over_two_gpus_says_what_it_says_on_one(family: str, tied: bool, algorithm: str) -> None:
-    def pair(max_memory: dict[str, str]) -> tuple[BaseLM, Any]:
-        model = tiny_model(family, tied=tied, num_hidden_layers=4)
-        devices = spread(model, model.get_decoder(), max_memory)
-        assert {device.index for device in devices} == {int(index) for index in max_memory}
-        base = BaseLM(model, None, name="tiny", fingerprint="tiny")
-        return base, tiny_draft(base, algorithm=algorithm)
-
-    model = tiny_model(family, tied=tied, num_hidden_layers=4)
-    inside = {id(parameter) for parameter in model.get_decoder().layers.parameters()}
-    ends = sum(each.numel() * 4 for each in model.parameters() if id(each) not in inside)
-    layer = max(sum(each.numel() * 4 for each in part.parameters()) for part in model.get_decoder().layers)
+def test_a_pair_spread_over_two_gpus_says_what_it_says_on_one(family: str, tied: bool, algorithm: str) -> None:
     decoding = DecodingSpec(max_new_tokens=16, ignore_eos=True, tree=TreeSpec.parse("3/2/5"))
     prompts = ragged_prompts((5, 9, 2))
-    plain = [
-        answer.tokens for answer in generate(tiny_base(family, tied=tied, num_hidden_layers=4), None, prompts, decoding)
-    ]
+    whole = tiny_base(family, tied=tied, num_hidden_layers=4)
+    plain = [answer.tokens for answer in generate(whole, None, prompts, decoding)]
+    layers = [sum(each.numel() * 4 for each in part.parameters()) for part in whole.decoder.layers]
+
+    def pair(max_memory: dict[str, str]) -> tuple[BaseLM, DraftLM]:
+        model, room = tiny_model(family, tied=tied, num_hidden_layers=4), Room(max_memory)
+        devices = spread(model, model.get_decoder(), room)
+        assert {device.index for device in devices} == {int(index) for index in max_memory}
+        base = BaseLM(model, None, name="tiny", fingerprint="tiny", room=room)
+        draft = tiny_draft(whole, algorithm=algorithm, layers=2).bind(base)
+        settle(draft, room)
+        return base, draft
 
     told = {}
-    for name, budgets in {"one": {"0": "1GiB"}, "two": {"0": f"{ends + 2 * layer}", "1": "1GiB"}}.items():
+    for name, budgets in {"one": {"0": "1GiB"}, "two": {"0": "1GiB", "1": f"{layers[2] + layers[3]}"}}.items():
         base, draft = pair(budgets)
         told[name] = [answer.tokens for answer in generate(base, draft, prompts, decoding)]
     assert told["two"] == told["one"] == plain
+
+
+def test_a_draft_whose_layers_lie_on_both_gpus_proposes_what_it_proposes_on_one() -> None:
+    decoding = DecodingSpec(max_new_tokens=16, ignore_eos=True, tree=TreeSpec.parse("3/2/5"))
+    prompts, whole = ragged_prompts((5, 9, 2)), tiny_base()
+    here = tiny_draft(whole, layers=3)
+    once = generate(whole, here, prompts, decoding)
+    base_bytes = sum(each.numel() * 4 for each in whole.model.parameters())
+    layer = sum(each.numel() * 4 for each in here.backbone.layers[1].parameters())
+    ends = sum(each.numel() * 4 for each in here.parameters()) - 3 * layer
+    base_layers = sum(each.numel() * 4 for each in whole.decoder.layers.parameters())
+    room = Room({"0": f"{base_bytes - base_layers + ends + layer}", "1": f"{base_layers + 2 * layer}"})
+    model = tiny_model()
+    assert {device.index for device in spread(model, model.get_decoder(), room)} == {1}
+    base = BaseLM(model, None, name="tiny", fingerprint="tiny", room=room)
+    draft = tiny_draft(whole, layers=3).bind(base)
+    assert [device.index for device in settle(draft, room)] == [0, 1, 1]
+    again = generate(base, draft, prompts, decoding)
+    assert [answer.tokens for answer in again] == [answer.tokens for answer in once]
+    assert [answer.steps for answer in again] == [answer.steps for answer in once]
 
 
 def test_a_run_spread_by_max_memory_writes_the_text_of_one_gpu(workbench: Workbench, tmp_path: Path) -> None:
@@ -116,7 +135,7 @@ def test_a_run_spread_by_max_memory_writes_the_text_of_one_gpu(workbench: Workbe
         }
     )
     text = {}
-    for gpus, budgets in ((1, {}), (2, {"0": "75KB", "1": "1GiB"})):
+    for gpus, budgets in ((1, {}), (2, {"0": "1GiB", "1": "75KB"})):
         paths = go(workbench, spec, gpus, max_memory=budgets)
         (result,) = [event for event in read_events(paths.events)[0] if isinstance(event, Result)]
         text[gpus] = [answer["tokens"] for answer in result.data["answers"]]

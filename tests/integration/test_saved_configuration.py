@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +78,27 @@ def test_the_origins_combined_model_and_checkpoint_name_their_base(home: Path, t
         assert find_saved(workbench, str(combined)).recipe.startswith("qwen3-4b")
         found = resolve_saved(workbench, "", str(checkpoint), stage="bench").spec
         assert found.base.name == "llama2-7b-chat"
+
+
+@pytest.mark.parametrize(
+    ("config", "recipe"),
+    [
+        ({}, "smollm2-llama-eagle"),
+        ({"architectures": ["LlamaForCausalLMEagle3"]}, "smollm2-eagle3"),
+        ({"hetspec": {"algorithm": {"name": "latent"}}}, "smollm2-latent"),
+        ({"hetspec": {"algorithm": {"name": "one of somebody's own"}}}, "smollm2-llama-eagle"),
+    ],
+)
+def test_a_base_that_comes_in_a_package_is_found_by_the_repository_it_was_made_from(
+    home: Path, tmp_path: Path, config: dict[str, Any], recipe: str
+) -> None:
+    combined = tmp_path / "deft"
+    draft_in(combined / "draft_model", **config)
+    named = {"speculative_decoding_base_model_path": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+    (combined / "config.json").write_text(json.dumps(named))
+    with Workbench() as workbench:
+        assert find_saved(workbench, str(combined)).recipe == recipe
+        assert resolve_saved(workbench, "", str(combined), stage="bench").spec.base.name == "smollm2-135m-instruct"
 
 
 def test_what_says_nothing_is_refused_with_what_would_help(home: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def pad_prompts(prompts: list[list[int]], device: torch.device | str) -> tuple[T
     ids = torch.zeros(len(prompts), max(lengths), dtype=torch.int64)
     for row, prompt in enumerate(prompts):
         ids[row, : len(prompt)] = torch.tensor(prompt)
-    return ids.to(device), torch.tensor(lengths, device=device)
+    return ids.to(device), torch.tensor(lengths).to(device)
 
 
 def answer_limit(base: BaseLM, prompt: list[int], max_new_tokens: int) -> tuple[int, StopReason]:

@@ -150,7 +150,7 @@ class HFBackbone(nn.Module):
             use_cache=cache is not None,
             **({"unrolled": unrolled} if unrolled is not None else {}),
         )
-        return output.last_hidden_state
+        return output.last_hidden_state.to(inputs.device)  # its last layer may lie on another device
 
 
 def _check_layout(decoder: Any) -> None:

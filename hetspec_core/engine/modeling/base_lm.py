@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hetspec_core.engine.modeling.attention import ATTENTION_NAME
 from hetspec_core.engine.modeling.output_head import OutputHead
 from hetspec_core.engine.modeling.sources import LOADING, fingerprint, materialize
-from hetspec_core.engine.modeling.spread import spread
+from hetspec_core.engine.modeling.spread import Room, spread
 from hetspec_core.errors import ModelError, ResourceError
 from hetspec_core.spec import BaseSpec
 
@@ -87,12 +87,13 @@ class BaseLM:
         tokenizer: its tokenizer.
         name: short name.
         fingerprint: identity of the weights; datasets and drafts record it.
+        room: of the devices that it is spread over, where its drafts find a place; None = it is on one.
 
     Raises:
         ModelError: decoder, embedding or head cannot be found, or the layers do not take our attention.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, name: str, fingerprint: str) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, name: str, fingerprint: str, room: Room | None = None) -> None:
         decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
         if decoder is None or decoder is model or embedding is None or not isinstance(head, nn.Linear):
@@ -114,6 +115,7 @@ class BaseLM:
         self.tokenizer = tokenizer
         self.name = name
         self.fingerprint = fingerprint
+        self.room = room
         config = model.config.get_text_config()
         self.config = config
         self.ends = FrozenEnds(
@@ -158,6 +160,7 @@ class BaseLM:
                 f"the base in {folder} could not be loaded: {type(error).__name__}: {str(error).splitlines()[0]}",
                 hint="check that the directory is complete; a model that needs remote code is not supported",
             ) from error
+        room = None
         if not max_memory:
             model.to(device)
         elif torch.device(device).type != "cuda":
@@ -166,8 +169,9 @@ class BaseLM:
                 hint="leave max_memory out, or run where there are GPUs",
             )
         else:
-            spread(model, model.get_decoder(), max_memory)
-        base = cls(model, tokenizer, name=spec.name, fingerprint=fingerprint(folder))
+            room = Room(max_memory)
+            spread(model, model.get_decoder(), room)
+        base = cls(model, tokenizer, name=spec.name, fingerprint=fingerprint(folder), room=room)
         base.check(spec)
         return base
 

@@ -21,6 +21,7 @@ from hetspec_core.engine.modeling.draft_files import DraftFiles, first_line, wri
 from hetspec_core.engine.modeling.draft_lm import DraftLM, DraftVocab
 from hetspec_core.engine.modeling.heads.base import DraftHead, HeadSizes
 from hetspec_core.engine.modeling.norm_ties import NormTies, take_final_norm
+from hetspec_core.engine.modeling.spread import settle
 from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, VOCAB_KEY, Reading, StoredDraft
 from hetspec_core.errors import CheckpointError, ModelError, NotFoundError
 from hetspec_core.spec import AlgorithmSpec, DraftSpec
@@ -148,7 +149,7 @@ def save_draft(
 
 
 def load_draft(folder: Path | str, base: BaseLM, *, dtype: torch.dtype | None = None) -> DraftLM:
-    """Load a draft directory, in whatever layout, and bind it to a base, on the base's device.
+    """Load a draft directory, in whatever layout, and bind it to a base, on the base's device or devices.
 
     Args:
         folder: the draft directory.
@@ -158,10 +159,15 @@ def load_draft(folder: Path | str, base: BaseLM, *, dtype: torch.dtype | None = 
     Raises:
         CheckpointError: a file is missing, truncated, or has tensors that do not fit.
         ModelError: hidden size or vocabulary differ from the base's.
+        ResourceError: it does not fit into what a base on several devices has left of them.
     """
     stored = read_draft(folder, base_layers=base.num_layers).stored
     draft = assemble_draft(stored, base.ends, base_name=base.name, folder=Path(folder))
-    return draft.to(base.device, dtype or base.dtype).eval()
+    draft = draft.to(dtype or base.dtype).eval()
+    if base.room is None:
+        return draft.to(base.device)
+    settle(draft, base.room)
+    return draft
 
 
 def assemble_draft(stored: StoredDraft, ends: FrozenEnds, *, base_name: str, folder: Path) -> DraftLM:

@@ -156,6 +156,11 @@ class DraftLM(nn.Module):
         return self.head.captured_layers
 
     @property
+    def copied_rows(self) -> list[Tensor]:
+        """What was copied of the base's head for a reduced vocabulary; it lies where that head does."""
+        return [] if self._rows is None else [part for part in self._rows if part is not None]
+
+    @property
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 

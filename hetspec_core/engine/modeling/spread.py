@@ -1,19 +1,25 @@
-"""A base that is too large for one device: its layers on several, its embedding, norm and head on the first.
+"""A pair that is too large for one device: layers on several, the embedding, norms, heads and fusion on the first.
 
-So everything that decoding touches, and the draft, stay on one device; what moves from layer to layer is one hidden
-state, and the keys and values lie beside the layer that wrote them. It knows modules and sizes, not models.
+So everything that decoding touches stays on one device; what moves from layer to layer is one hidden state, and the
+keys and values lie beside the layer that wrote them. The base fills the devices from the last one on, so that what is
+left over is left where the draft and the logits are. It knows modules and sizes, not models.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from hetspec_core.errors import ResourceError, SpecError
+from hetspec_core.quantities import format_bytes
+
+if TYPE_CHECKING:
+    from hetspec_core.engine.modeling.draft_lm import DraftLM
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
@@ -32,74 +38,160 @@ def memory_bytes(text: str) -> int:
     return int(float(found[1]) * _UNITS[(found[2] or "").upper()])
 
 
-def place_layers(layers: Sequence[int], ends: int, budgets: Mapping[int, int]) -> list[int]:
-    """Device of each layer, in order: a device is filled before the next one begins.
+class Room:
+    """What several devices may hold of weights, and what they hold already.
+
+    Args:
+        max_memory: index of a device -> how much.
+        kind: of the devices.
+
+    Raises:
+        ResourceError: a device is not there.
+        SpecError: a size has no meaning.
+    """
+
+    def __init__(self, max_memory: Mapping[str, str], *, kind: str = "cuda") -> None:
+        budgets = {int(index): memory_bytes(size) for index, size in max_memory.items()}
+        count = torch.cuda.device_count() if kind == "cuda" else len(budgets)
+        if missing := [index for index in budgets if index >= count]:
+            raise ResourceError(
+                f"resources.max_memory names device {missing[0]}, and this run sees {count}",
+                hint="set resources.num_gpus to as many devices as it names; they count from 0 within the run",
+            )
+        self._kind = kind
+        self._budgets = dict(sorted(budgets.items()))
+        # A model that nobody has any more holds nothing: the chat lets go of drafts as it changes them.
+        self._held: WeakKeyDictionary[nn.Module, dict[int, int]] = WeakKeyDictionary()
+
+    @property
+    def main(self) -> torch.device:
+        """The first device, which has everything but layers."""
+        return self.device(next(iter(self._budgets)))
+
+    @property
+    def total(self) -> int:
+        """Bytes of all devices together."""
+        return sum(self._budgets.values())
+
+    def device(self, index: int) -> torch.device:
+        return torch.device(self._kind, index)
+
+    def left(self) -> dict[int, int]:
+        """Bytes that each device may still take."""
+        left = dict(self._budgets)
+        for held in self._held.values():
+            for index, size in held.items():
+                left[index] -= size
+        return left
+
+    def hold(self, model: nn.Module, held: dict[int, int]) -> None:
+        """Note what a model takes of each device."""
+        self._held[model] = held
+
+
+def place_layers(
+    layers: Sequence[int], ends: int, left: Mapping[int, int], *, what: str = "the base", from_last: bool = True
+) -> list[int]:
+    """Device of each layer; layers that follow each other lie on devices that do.
 
     Args:
         layers: bytes of each layer.
-        ends: bytes of embedding, norm and head, which are on the first device.
-        budgets: device -> bytes that it may hold.
+        ends: bytes of what is on the first device in any case.
+        left: device -> bytes that it may take.
+        what: is to be placed, for the error.
+        from_last: fill the last device before the one in front of it, instead of the first before the next.
 
     Raises:
         ResourceError: they do not fit.
     """
-    devices = sorted(budgets)
-    left = {device: budgets[device] for device in devices}
-    left[devices[0]] -= ends
+    devices, free = sorted(left), dict(left)
+    free[devices[0]] -= ends
     placed: list[int] = []
+    order = devices[::-1] if from_last else devices
     at = 0
-    for size in layers:
-        while at < len(devices) and left[devices[at]] < size:
+    for size in reversed(layers) if from_last else layers:
+        while at < len(order) and free[order[at]] < size:
             at += 1
-        if at == len(devices) or left[devices[0]] < 0:
-            need = sum(layers) + ends
-            raise ResourceError(
-                f"the base needs {need / 2**30:.1f} GiB and does not fit the {sum(budgets.values()) / 2**30:.1f} GiB "
-                f"of resources.max_memory (embedding and head, {ends / 2**30:.1f} GiB, are on device {devices[0]})",
-                hint="raise the sizes, name another GPU, or take bfloat16: resources.dtype",
-            )
-        left[devices[at]] -= size
-        placed.append(devices[at])
-    return placed
+        if at == len(order):
+            break
+        free[order[at]] -= size
+        placed.append(order[at])
+    if len(placed) < len(layers) or free[devices[0]] < 0:
+        rooms = ", ".join(f"{index}: {format_bytes(size)}" for index, size in sorted(left.items()))
+        raise ResourceError(
+            f"{what} needs {format_bytes(sum(layers) + ends)}, {format_bytes(ends)} of it on device {devices[0]}, and "
+            f"does not fit what resources.max_memory leaves ({rooms}); a layer has up to "
+            f"{format_bytes(max(layers, default=0))}",
+            hint="raise the sizes, name another GPU, or take bfloat16: resources.dtype",
+        )
+    return placed[::-1] if from_last else placed
 
 
-def spread(model: Any, decoder: Any, max_memory: Mapping[str, str], *, kind: str = "cuda") -> list[torch.device]:
-    """Move a model's parts to devices, and have inputs follow.
+def spread(model: Any, decoder: Any, room: Room) -> list[torch.device]:
+    """Move a base's parts to devices, and have inputs follow.
 
     Args:
         model: the causal language model, on the CPU.
         decoder: its decoder, with `layers`.
-        max_memory: index of a device -> how much of the weights it may hold.
-        kind: of the devices.
+        room: what the devices may hold.
 
     Returns:
         The device of each layer.
 
     Raises:
-        ResourceError: a device is not there, or the base does not fit.
+        ResourceError: the base does not fit.
     """
-    budgets = {int(index): memory_bytes(size) for index, size in max_memory.items()}
-    count = torch.cuda.device_count() if kind == "cuda" else len(budgets)
-    if missing := [index for index in budgets if index >= count]:
-        raise ResourceError(
-            f"resources.max_memory names device {missing[0]}, and this run sees {count}",
-            hint="set resources.num_gpus to as many devices as it names; they count from 0 within the run",
-        )
     layers: nn.ModuleList = decoder.layers
     inside = {id(parameter) for parameter in layers.parameters()}
     ends = sum(_bytes(parameter) for parameter in model.parameters() if id(parameter) not in inside)
-    sizes = [sum(map(_bytes, layer.parameters())) for layer in layers]
-    devices = [_device(kind, index) for index in place_layers(sizes, ends, budgets)]
-    main = _device(kind, min(budgets))
+    placed = place_layers([_bytes_of(layer) for layer in layers], ends, room.left())
+    _move(model, decoder, [[layer] for layer in layers], placed, ends, room)
+    return [room.device(index) for index in placed]
+
+
+def settle(draft: DraftLM, room: Room) -> list[torch.device]:
+    """Move a draft's parts into what the base has left, and have inputs follow; as much as can be on the first device.
+
+    Args:
+        draft: on the CPU, bound to the base.
+        room: of the base.
+
+    Returns:
+        The device of each layer.
+
+    Raises:
+        ResourceError: the draft does not fit.
+    """
+    layers = draft.backbone.layers
+    # Layers that share their norms are one block: a tensor has one device.
+    blocks = [list(layers)] if draft.ties.layers else [[layer] for layer in layers]
+    inside = {id(parameter) for parameter in layers.parameters()}
+    ends = sum(_bytes(parameter) for parameter in draft.parameters() if id(parameter) not in inside)
+    ends += sum(map(_bytes, draft.copied_rows))
+    sizes = [sum(_bytes(each) for each in {p for layer in block for p in layer.parameters()}) for block in blocks]
+    placed = place_layers(sizes, ends, room.left(), what="the draft beside the base", from_last=False)
+    _move(draft, draft.backbone.decoder, blocks, placed, ends, room)
+    return [room.device(index) for index, block in zip(placed, blocks, strict=True) for _ in block]
+
+
+def _move(
+    model: nn.Module, decoder: Any, blocks: Sequence[Sequence[nn.Module]], placed: Sequence[int], ends: int, room: Room
+) -> None:
+    """The blocks to their devices, everything else to the first one."""
+    main, layers = room.main, decoder.layers
     decoder.layers = nn.ModuleList()
     model.to(main)
     decoder.layers = layers
-    for layer, device in zip(layers, devices, strict=True):
-        follow(layer.to(device), device)
+    held = dict.fromkeys(room.left(), 0)
+    held[next(iter(held))] = ends
+    for block, index in zip(blocks, placed, strict=True):
+        held[index] += sum(_bytes(each) for each in {p for layer in block for p in layer.parameters()})
+        for layer in block:
+            follow(layer.to(room.device(index)), room.device(index))
     for name, module in decoder.named_children():
         if module is not layers and any(True for _ in module.parameters()) and name != "embed_tokens":
             follow(module, main)  # the final norm comes behind the last layer
-    return devices
+    room.hold(model, held)
 
 
 def follow(module: nn.Module, device: torch.device) -> None:
@@ -123,5 +215,5 @@ def _bytes(parameter: Tensor) -> int:
     return parameter.numel() * parameter.element_size()
 
 
-def _device(kind: str, index: int) -> torch.device:
-    return torch.device(kind, index) if kind == "cuda" else torch.device(kind)
+def _bytes_of(module: nn.Module) -> int:
+    return sum(map(_bytes, module.parameters()))

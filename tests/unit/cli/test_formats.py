@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from hetspec_core.cli.formats import format_age, format_bytes, format_duration, format_number, format_time
+from hetspec_core.cli.formats import format_age, format_number, format_time
+from hetspec_core.quantities import format_bytes, format_duration
 
 
 @pytest.mark.parametrize(
@@ -30,14 +31,23 @@ def test_numbers(value: float | None, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0s"), (59.4, "59s"), (59.6, "1m 00s"), (185, "3m 05s"), (7800, "2h 10m"), (356400, "4d 3h"), (-5, "0s")],
+    [
+        (0, "0s"),
+        (59.4, "59s"),
+        (59.6, "1m 00s"),
+        (185, "3m 05s"),
+        (7800, "2h 10m"),
+        (356400, "4d 03h"),
+        (math.nan, "-"),
+        (-5, "0s"),
+    ],
 )
 def test_durations(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
-    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2.5e9, "2.5 GB"), (1e15, "1000.0 TB")]
+    ("size", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2.5e9, "2.3 GiB"), (2**50, "1024.0 TiB")]
 )
 def test_sizes(size: float, text: str) -> None:
     assert format_bytes(size) == text
