@@ -16,7 +16,7 @@ from hetspec_core.service.traces import Costs, predict, read_positions, simulate
 from hetspec_core.spec import ResourcesSpec, TreeSpec
 from tests.conftest import LASTING_HOME, shared_path
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chat")]  # the models are loaded once
 
 QUESTION, SECOND = "What is a lighthouse for?", "Say it in one short sentence."
 SHAPES = ("3/2/6", "4/1/4", "4/4/12")

@@ -20,7 +20,7 @@ from hetspec_core.prompts import shipped_path
 from hetspec_core.spec import DecodingSpec, TreeSpec
 from tests.conftest import shared_path
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real base")]  # loaded once
 
 NUM_PROMPTS, ROWS, NEW_TOKENS = 21, 7, 16
 

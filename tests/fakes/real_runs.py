@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from hetspec_core.engine.context import open_context
 from hetspec_core.engine.data.hidden_states import open_store
+from hetspec_core.engine.modeling.checkpoint import read_settings
 from hetspec_core.engine.worker import stage_from_catalog
 from hetspec_core.events.journal import DURABLE
 from hetspec_core.paths import RunPaths
@@ -89,9 +90,14 @@ def assert_same_outcome(paths: RunPaths, whole: RunPaths) -> None:
             assert torch.equal(one.input_ids, other.input_ids)
             torch.testing.assert_close(one.hidden, other.hidden, rtol=1e-3, atol=1e-3)
     else:
-        assert series(paths) == series(whole)
+        mine, theirs = series(paths), series(whole)
+        assert set(mine) == set(theirs), f"lost or left over: {sorted(set(mine) ^ set(theirs))[:6]}"
+        differing = {key: (mine[key], theirs[key]) for key in mine if mine[key] != theirs[key]}
+        assert not differing, f"{len(differing)} differ, the first at {min(differing)}: {differing[min(differing)]}"
         mine_, theirs_ = (load_file(where.draft / "model.safetensors") for where in (paths, whole))
-        assert all(torch.equal(mine_[name], tensor) for name, tensor in theirs_.items())
+        differ = [name for name, tensor in theirs_.items() if not torch.equal(mine_[name], tensor)]
+        steps = [read_settings(where.draft)["step"] for where in (paths, whole)]
+        assert not differ, f"the drafts of steps {steps} differ in {differ}"
 
 
 def progress_on_disk(paths: RunPaths) -> int:
@@ -104,21 +110,21 @@ def copy_torn(source: Path, target: Path, chance: random.Random) -> None:
     """Copy a folder file by file while it is being written, and tear what a power cut may tear.
 
     What was forced to disk is whole after a power cut: files that got their names afterwards, and journals up to the
-    last line that was. The newest of the rest, lines, logs and unfinished files, are cut at a random byte.
+    last line that was. The newest of the rest, lines, logs and unfinished files, are cut at a random byte. Journals are
+    copied last: a checkpoint is never on a disk before the lines that it stands for.
     """
     copied: list[tuple[float, Path, int]] = []
-    for folder, _, names in os.walk(source):  # which does not mind folders that go away under it
-        (target / Path(folder).relative_to(source)).mkdir(parents=True, exist_ok=True)
-        for name in sorted(names):
-            path = Path(folder, name)
-            place, parts = target / path.relative_to(source), path.relative_to(source).parts
-            try:
-                time, content = path.stat().st_mtime, path.read_bytes()
-            except FileNotFoundError:  # it got its name, or was cleared away, meanwhile
-                continue
-            place.write_bytes(content)
-            if path.suffix in (".jsonl", ".log") or any(part.startswith(".") for part in parts):
-                copied.append((time, place, durable_bytes(content) if path.suffix == ".jsonl" else 0))
+    found = [Path(folder, name) for folder, _, names in os.walk(source) for name in sorted(names)]
+    for path in sorted(found, key=lambda path: path.suffix == ".jsonl"):
+        place, parts = target / path.relative_to(source), path.relative_to(source).parts
+        try:
+            time, content = path.stat().st_mtime, path.read_bytes()
+        except FileNotFoundError:  # it got its name, or was cleared away, meanwhile
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+        if path.suffix in (".jsonl", ".log") or any(part.startswith(".") for part in parts):
+            copied.append((time, place, durable_bytes(content) if path.suffix == ".jsonl" else 0))
     for _, place, kept in sorted(copied, reverse=True)[: chance.randint(1, 3)]:
         content = place.read_bytes()
         place.write_bytes(content[: chance.randint(kept, len(content))] + chance.choice([b"", b"\0" * 20]))

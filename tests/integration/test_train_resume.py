@@ -178,7 +178,7 @@ def wait_for_step(paths: RunPaths, step: int) -> None:
 
 @pytest.mark.slow
 def test_a_worker_killed_outright_resumes_to_the_same_numbers(data: tuple[BaseSpec, Path], tmp_path: Path) -> None:
-    spec = spec_of(data, max_steps=150, log_every=1, save_every=7)
+    spec = spec_of(data, max_steps=90, log_every=1, save_every=7)
     whole = make_run_folder(tmp_path / "whole", spec)
     assert worker(whole).wait() == 0
     paths = make_run_folder(tmp_path / "run", spec)
@@ -190,7 +190,7 @@ def test_a_worker_killed_outright_resumes_to_the_same_numbers(data: tuple[BaseSp
     child = worker(paths)
     assert child.wait() == 0, child.stderr.read().decode() if child.stderr else ""
     assert series(paths) == series(whole)
-    mine, theirs = weights(paths, 150), weights(whole, 150)
+    mine, theirs = weights(paths, 90), weights(whole, 90)
     assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items())
 
 

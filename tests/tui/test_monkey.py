@@ -23,8 +23,8 @@ KEYS = (
 )
 """Not q and ctrl+q, which end it, nor ctrl+z, which stops the tests."""
 NEVER = {"e"}  # opens the user's editor
-FEW = 40
-MANY = int(os.environ.get("HETSPEC_MONKEY_KEYS", "150"))
+FEW = 25
+MANY = int(os.environ.get("HETSPEC_MONKEY_KEYS", "80"))
 """Keys in the slow test; 1000 before a release."""
 
 

@@ -448,7 +448,7 @@ def test_random_keys_break_nothing() -> None:
     ]
 
     async def act(screen: RunScreen, pilot: Pilot[None]) -> None:
-        for _ in range(90):
+        for _ in range(60):
             await pilot.press(keys.choice(pressed))
         while pilot.app.screen is not screen and len(pilot.app.screen_stack) > 1:
             await pilot.press("escape")
