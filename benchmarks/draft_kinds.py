@@ -45,6 +45,7 @@ RECIPES = (
     "smollm2-qwen3-moe-eagle",
     "smollm2-qwen3-moe-zero-eagle",
     "smollm2-narrow-eagle",
+    "smollm2-tied-eagle",
     "smollm2-latent",
     "smollm2-eagle3",
 )
