@@ -21,7 +21,7 @@ from hetspec_core.engine.modeling.draft_files import DraftFiles, first_line, wri
 from hetspec_core.engine.modeling.draft_lm import DraftLM, DraftVocab
 from hetspec_core.engine.modeling.heads.base import DraftHead, HeadSizes
 from hetspec_core.engine.modeling.norm_ties import NormTies, take_final_norm
-from hetspec_core.engine.modeling.spread import settle
+from hetspec_core.engine.modeling.settle import settle
 from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, VOCAB_KEY, Reading, StoredDraft
 from hetspec_core.errors import CheckpointError, ModelError, NotFoundError
 from hetspec_core.spec import AlgorithmSpec, DraftSpec

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,9 +17,6 @@ from torch import Tensor, nn
 
 from hetspec_core.errors import ResourceError, SpecError
 from hetspec_core.quantities import format_bytes
-
-if TYPE_CHECKING:
-    from hetspec_core.engine.modeling.draft_lm import DraftLM
 
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40}
@@ -143,38 +140,13 @@ def spread(model: Any, decoder: Any, room: Room) -> list[torch.device]:
     """
     layers: nn.ModuleList = decoder.layers
     inside = {id(parameter) for parameter in layers.parameters()}
-    ends = sum(_bytes(parameter) for parameter in model.parameters() if id(parameter) not in inside)
-    placed = place_layers([_bytes_of(layer) for layer in layers], ends, room.left())
-    _move(model, decoder, [[layer] for layer in layers], placed, ends, room)
+    ends = sum(weight_bytes(parameter) for parameter in model.parameters() if id(parameter) not in inside)
+    placed = place_layers([module_bytes(layer) for layer in layers], ends, room.left())
+    move_parts(model, decoder, [[layer] for layer in layers], placed, ends, room)
     return [room.device(index) for index in placed]
 
 
-def settle(draft: DraftLM, room: Room) -> list[torch.device]:
-    """Move a draft's parts into what the base has left, and have inputs follow; as much as can be on the first device.
-
-    Args:
-        draft: on the CPU, bound to the base.
-        room: of the base.
-
-    Returns:
-        The device of each layer.
-
-    Raises:
-        ResourceError: the draft does not fit.
-    """
-    layers = draft.backbone.layers
-    # Layers that share their norms are one block: a tensor has one device.
-    blocks = [list(layers)] if draft.ties.layers else [[layer] for layer in layers]
-    inside = {id(parameter) for parameter in layers.parameters()}
-    ends = sum(_bytes(parameter) for parameter in draft.parameters() if id(parameter) not in inside)
-    ends += sum(map(_bytes, draft.copied_rows))
-    sizes = [sum(_bytes(each) for each in {p for layer in block for p in layer.parameters()}) for block in blocks]
-    placed = place_layers(sizes, ends, room.left(), what="the draft beside the base", from_last=False)
-    _move(draft, draft.backbone.decoder, blocks, placed, ends, room)
-    return [room.device(index) for index, block in zip(placed, blocks, strict=True) for _ in block]
-
-
-def _move(
+def move_parts(
     model: nn.Module, decoder: Any, blocks: Sequence[Sequence[nn.Module]], placed: Sequence[int], ends: int, room: Room
 ) -> None:
     """The blocks to their devices, everything else to the first one."""
@@ -185,7 +157,7 @@ def _move(
     held = dict.fromkeys(room.left(), 0)
     held[next(iter(held))] = ends
     for block, index in zip(blocks, placed, strict=True):
-        held[index] += sum(_bytes(each) for each in {p for layer in block for p in layer.parameters()})
+        held[index] += sum(weight_bytes(each) for each in {p for layer in block for p in layer.parameters()})
         for layer in block:
             follow(layer.to(room.device(index)), room.device(index))
     for name, module in decoder.named_children():
@@ -211,9 +183,11 @@ def _moved(value: Any, device: torch.device) -> Any:
     return value  # a cache keeps its tables beside the layers by itself
 
 
-def _bytes(parameter: Tensor) -> int:
+def weight_bytes(parameter: Tensor) -> int:
+    """Bytes of a tensor's elements."""
     return parameter.numel() * parameter.element_size()
 
 
-def _bytes_of(module: nn.Module) -> int:
-    return sum(map(_bytes, module.parameters()))
+def module_bytes(module: nn.Module) -> int:
+    """Bytes of a module's parameters."""
+    return sum(map(weight_bytes, module.parameters()))
