@@ -9,8 +9,6 @@ from dataclasses import dataclass
 
 from hetspec_core import __version__
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 
 @dataclass(frozen=True)
 class Options:
@@ -38,14 +36,14 @@ def read_command_line() -> Options:
     )
     options = parser.parse_args()
     if options.serve:
+        from hetspec_tui.serve import LOOPBACK, serve
+
         if options.host not in LOOPBACK and not options.open_to_network:
             parser.error(
                 f"--host {options.host} can be reached by others, and there is no password: whoever opens the page "
                 "can start, stop and delete runs as you. Use 127.0.0.1 and an ssh tunnel "
                 "(ssh -L 8000:127.0.0.1:8000 HOST), or say --open-to-network if you mean it"
             )
-        from hetspec_tui.serve import serve
-
         sys.exit(serve(options.host, options.port, read_only=options.read_only))
     if not has_terminal():
         parser.error("the dashboard needs a terminal; in scripts and pipes use hetspec-core")
