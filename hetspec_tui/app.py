@@ -22,7 +22,7 @@ from textual.notifications import SeverityLevel
 
 from hetspec_core import __version__
 from hetspec_core.service.places import dashboard_files
-from hetspec_tui import pages
+from hetspec_tui import configuration, pages
 from hetspec_tui.command import read_command_line
 from hetspec_tui.desk import Desk
 from hetspec_tui.dialogs import Details
@@ -30,7 +30,7 @@ from hetspec_tui.live import Live
 from hetspec_tui.logbook import open_log
 from hetspec_tui.messages import OpenComparison, OpenPage, OpenRun, RunsTouched
 from hetspec_tui.page import Page
-from hetspec_tui.settings import read_state, read_user_files, write_state
+from hetspec_tui.settings import place_of, read_state, read_user_files, write_state
 from hetspec_tui.widgets.title_bar import Tab, TitleBar
 
 # Textual handles none of these, and a process that one of them ends leaves its terminal raw, with mouse reports on.
@@ -72,8 +72,8 @@ class HetSpecApp(Live, App[None]):
         self.desk = desk or Desk()
         self.files = dashboard_files(self.desk.home)
         self.user = read_user_files(self.files.settings, self.files.keys, self.files.themes)
-        self.settings, self._problems = self.user.settings, self.user.problems
-        self._state = read_state(self.files.state, self._problems)
+        self.settings, self.problems = self.user.settings, self.user.problems
+        self._state = read_state(self.files.state, self.problems)
         self.pages = pages.available()
         self._trail: list[str] = []
         for entry in self.pages:
@@ -93,7 +93,8 @@ class HetSpecApp(Live, App[None]):
                 self.theme = name
                 break
             if name:
-                self._problems.append(f"there is no theme {name!r}; ctrl+t shows those there are")
+                place = place_of(self.files.settings if name == self.settings.theme else self.files.state, "theme")
+                self.problems.append(f"{place}: there is no theme {name!r}; ctrl+t shows those there are")
         self._unchosen = self.theme if self.theme in (usual, DEFAULT_THEME) else ""
 
     def _choose_page(self) -> None:
@@ -102,7 +103,9 @@ class HetSpecApp(Live, App[None]):
         if wanted in names:
             self._current_mode, self._screen_stacks = wanted, {wanted: []}
         elif self.settings.first_page:
-            self._problems.append(f"{self.files.settings}: first_page is one of {', '.join(names)}")
+            self.problems.append(
+                f"{place_of(self.files.settings, 'first_page')}: first_page is one of {', '.join(names)}"
+            )
 
     # --- beginning and end --------------------------------------------------------------------------------------------
 
@@ -127,10 +130,10 @@ class HetSpecApp(Live, App[None]):
         self._tell_problems()
 
     def _tell_problems(self) -> None:
-        if not self._problems:
+        if not self.problems:
             return
-        text = "\n\n".join(self._problems)
-        self._problems = []
+        text = "\n\n".join(self.problems)
+        self.problems = []
         log.warning("user files: %s", text)
         if len(text) > 200:
             self.push_screen(Details("Not all of your settings hold", text))
@@ -139,15 +142,9 @@ class HetSpecApp(Live, App[None]):
 
     @work(thread=True, exit_on_error=False)
     def _check_keys(self) -> None:
-        """Import all pages, which bind keys, and look for keys that clash."""
-        from hetspec_tui.keymap import bound_classes, check_keymap
-
-        for target in (*(entry.target for entry in self.pages), pages.RUN, pages.COMPARISON):
-            pages.load(target)
-        problems = [f"{self.files.keys}: {line}" for line in check_keymap(self.user.keys, bound_classes())]
-        if problems:
-            self._problems += problems
-            self.call_later(self._tell_problems)
+        """Look for keys that clash."""
+        self.problems += configuration.key_problems(self.files.keys, self.user.keys)
+        self.call_later(self._tell_problems)
 
     def end_by_signal(self, number: signal.Signals) -> None:
         """Leave as after `q`, with the exit status that a shell gives to a process ended by signal `number`."""
@@ -391,6 +388,8 @@ def main() -> NoReturn:
     """Run the dashboard and exit with its status: 0 after a quit, 1 after a crash, 128 + n after signal n."""
     options = read_command_line()
     app = HetSpecApp(Desk(read_only=options.read_only))
+    if options.config:
+        sys.exit(configuration.report(app.files, app.user.keys, app.problems))
     open_log(app.files.log)
     app.run()
     sys.exit(app.return_code or 0)

@@ -9,18 +9,20 @@ from dataclasses import dataclass
 
 from hetspec_core import __version__
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 
 @dataclass(frozen=True)
 class Options:
-    """How the dashboard is to be opened in this terminal."""
+    """How the dashboard is to be opened in this terminal; `config`: not at all, its files are to be told of."""
 
     read_only: bool = False
+    config: bool = False
 
 
 def read_command_line() -> Options:
-    """The options. Does not come back from `--version`, `--help`, `--serve`, and words that cannot be taken."""
+    """The options.
+
+    Does not come back from `--version`, `--help`, `--serve`, `config --schema`, and words that cannot be taken.
+    """
     parser = argparse.ArgumentParser(
         prog="hetspec",
         description="The terminal dashboard of HetSpec. Every command of it is also there as `hetspec-core`.",
@@ -36,16 +38,25 @@ def read_command_line() -> Options:
         action="store_true",
         help="allow a --host that others can reach: whoever reaches it can do what you can, there is no password",
     )
+    commands = parser.add_subparsers(dest="command", title="instead of opening it", metavar="config")
+    config = commands.add_parser("config", help="say where your files are, and what does not hold in them")
+    config.add_argument("--schema", action="store_true", help="print the JSON schema of dashboard.toml")
     options = parser.parse_args()
+    if options.command == "config":
+        if options.schema:
+            from hetspec_tui.configuration import print_schema
+
+            sys.exit(print_schema())
+        return Options(config=True)
     if options.serve:
+        from hetspec_tui.serve import LOOPBACK, serve
+
         if options.host not in LOOPBACK and not options.open_to_network:
             parser.error(
                 f"--host {options.host} can be reached by others, and there is no password: whoever opens the page "
                 "can start, stop and delete runs as you. Use 127.0.0.1 and an ssh tunnel "
                 "(ssh -L 8000:127.0.0.1:8000 HOST), or say --open-to-network if you mean it"
             )
-        from hetspec_tui.serve import serve
-
         sys.exit(serve(options.host, options.port, read_only=options.read_only))
     if not has_terminal():
         parser.error("the dashboard needs a terminal; in scripts and pipes use hetspec-core")

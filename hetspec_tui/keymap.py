@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from textual.binding import Binding
 from textual.dom import DOMNode
 
-PACKAGE = "hetspec_tui"
+PACKAGES = ("hetspec_tui", "__main__")
+"""The second is the app where it was started with `python -m`, as it is for a browser."""
 
 
 def bound_classes(top: type[DOMNode] = DOMNode) -> Iterator[type[DOMNode]]:
@@ -24,7 +25,7 @@ def bound_classes(top: type[DOMNode] = DOMNode) -> Iterator[type[DOMNode]]:
             if one not in seen:
                 seen.add(one)
                 left.append(one)
-                if one.__module__.partition(".")[0] == PACKAGE and "BINDINGS" in vars(one):
+                if one.__module__.partition(".")[0] in PACKAGES and "BINDINGS" in vars(one):
                     yield one
 
 
@@ -33,11 +34,14 @@ def own_bindings(node: type[DOMNode]) -> list[Binding]:
     return list(Binding.make_bindings(vars(node).get("BINDINGS", ())))
 
 
-def check_keymap(keymap: Mapping[str, str], classes: Iterable[type[DOMNode]]) -> list[str]:
-    """What is wrong with a keymap, a line each: ids that nothing has, and two actions of one place on one key."""
+def check_keymap(keymap: Mapping[str, str], classes: Iterable[type[DOMNode]]) -> list[tuple[str, str]]:
+    """What is wrong with a keymap: ids that nothing has, and two actions of one place on one key.
+
+    Each is the id that it is said of, and the sentence.
+    """
     nodes = [(node, own_bindings(node)) for node in classes]
     known = {binding.id for _, bindings in nodes for binding in bindings if binding.id}
-    problems = [f"no binding is called {name!r}{_meant(name, known)}" for name in keymap if name not in known]
+    problems = [(name, f"no binding is called {name!r}{_meant(name, known)}") for name in keymap if name not in known]
     for node, bindings in nodes:
         keys: dict[str, dict[str, str]] = {}
         for binding in bindings:
@@ -45,8 +49,10 @@ def check_keymap(keymap: Mapping[str, str], classes: Iterable[type[DOMNode]]) ->
             for key in [binding.key] if changed is None else changed.split(","):
                 keys.setdefault(key, {})[binding.action] = binding.id or binding.description
         for key, owners in keys.items():
-            if len(owners) > 1 and any(name in keymap for name in owners.values()):
-                problems.append(f"{key} is the key of {' and of '.join(sorted(owners.values()))} in {node.__name__}")
+            changed_ids = [name for name in owners.values() if name in keymap]
+            if len(owners) > 1 and changed_ids:
+                said = f"{key} is the key of {' and of '.join(sorted(owners.values()))} in {node.__name__}"
+                problems.append((changed_ids[0], said))
     return problems
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from textual.theme import Theme
 from hetspec_core.service.places import write_atomic
 
 NOTIFY = ("off", "bell", "desktop", "both")
+LONGEST_S = 1e9
 _STATE_VERSION = 1
 _THEME_COLOURS = (
     "primary", "secondary", "warning", "error", "success", "accent", "foreground", "background", "surface", "panel",
@@ -26,25 +27,22 @@ _THEME_COLOURS = (
 )  # fmt: skip
 
 
+def _setting(default: Any, about: str, allowed: tuple[str, ...] | None = None) -> Any:
+    return field(default=default, metadata={"about": about, "allowed": allowed})
+
+
 @dataclass(frozen=True)
 class Settings:
-    """What `dashboard.toml` may say.
+    """What `dashboard.toml` may say; what each of it means stands beside it, and in the schema."""
 
-    Attributes:
-        theme: name of a theme; empty = the one chosen last, or one that suits the terminal.
-        notify: what happens when a run ends: off, bell, desktop (an escape sequence that many terminals show), both.
-        notify_after_s: runs that took less are not told of.
-        first_page: the page to start with; empty = the one that was open last.
-        animations: whether things slide and fade; switch it off on a slow connection.
-        screenshots: folder for pictures of the screen; empty = in the data folder.
-    """
-
-    theme: str = field(default="", metadata={"allowed": None})
-    notify: str = field(default="off", metadata={"allowed": NOTIFY})
-    notify_after_s: float = 10.0
-    first_page: str = ""
-    animations: bool = True
-    screenshots: str = ""
+    theme: str = _setting("", "name of a theme; empty = the one chosen last, or one that suits the terminal")
+    notify: str = _setting(
+        "off", "what happens when a run ends; desktop is an escape sequence that many terminals show", NOTIFY
+    )
+    notify_after_s: float = _setting(10.0, "runs that took less are not told of, in seconds")
+    first_page: str = _setting("", "the page to start with; empty = the one that was open last")
+    animations: bool = _setting(True, "whether things slide and fade; switch it off on a slow connection")
+    screenshots: str = _setting("", "folder for pictures of the screen; empty = in the data folder")
 
 
 @dataclass
@@ -73,21 +71,46 @@ def read_settings(path: Path, problems: list[str]) -> Settings:
     known = {one.name: one for one in fields(Settings)}
     for key, value in _read(path, problems).items():
         if key not in known:
-            problems.append(f"{path}: there is no setting {key!r}{_meant(key, known)}")
+            problems.append(f"{place_of(path, key)}: there is no setting {key!r}{_meant(key, known)}")
             continue
         wanted, allowed = type(known[key].default), known[key].metadata.get("allowed")
         if wanted is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if type(value) is not wanted:
             kind = {str: "a text", float: "a number", bool: "true or false"}[wanted]
-            problems.append(f"{path}: {key} is {kind}, not {value!r}")
+            problems.append(f"{place_of(path, key)}: {key} is {kind}, not {value!r}")
         elif allowed and value not in allowed:
-            problems.append(f"{path}: {key} is one of {', '.join(allowed)}, not {value!r}{_meant(value, allowed)}")
-        elif wanted is float and not 0 <= value < 1e9:
-            problems.append(f"{path}: {key} is a number of seconds from 0, not {value!r}")
+            said = f"{key} is one of {', '.join(allowed)}, not {value!r}{_meant(value, allowed)}"
+            problems.append(f"{place_of(path, key)}: {said}")
+        elif wanted is float and not 0 <= value < LONGEST_S:
+            problems.append(f"{place_of(path, key)}: {key} is a number of seconds from 0, not {value!r}")
         else:
             values[key] = value
     return Settings(**values)
+
+
+def settings_schema(first_pages: Sequence[str] = ()) -> dict[str, Any]:
+    """The JSON schema of `dashboard.toml`, for editors that check what one writes.
+
+    Args:
+        first_pages: names of the pages that there are; any text when it is not known.
+    """
+    kinds = {str: "string", float: "number", bool: "boolean"}
+    properties: dict[str, dict[str, Any]] = {}
+    for one in fields(Settings):
+        about: dict[str, Any] = {"description": one.metadata["about"], "type": kinds[type(one.default)]}
+        if allowed := one.metadata["allowed"] or (one.name == "first_page" and first_pages and ("", *first_pages)):
+            about["enum"] = list(allowed)
+        if type(one.default) is float:
+            about |= {"minimum": 0, "exclusiveMaximum": LONGEST_S}
+        properties[one.name] = {**about, "default": one.default}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "dashboard.toml of HetSpec",
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
 
 
 def read_keys(path: Path, problems: list[str]) -> dict[str, str]:
@@ -96,7 +119,8 @@ def read_keys(path: Path, problems: list[str]) -> dict[str, str]:
     for name, value in _flat(_read(path, problems)).items():
         keys = [value] if isinstance(value, str) else value
         if not isinstance(keys, list) or not keys or not all(isinstance(key, str) and key.strip() for key in keys):
-            problems.append(f'{path}: {name} is a key such as "ctrl+x", or a list of keys, not {value!r}')
+            place = place_of(path, *name.split("."))
+            problems.append(f'{place}: {name} is a key such as "ctrl+x", or a list of keys, not {value!r}')
         else:
             found[name] = ",".join(key.strip() for key in keys)
     return found
@@ -112,14 +136,16 @@ def read_theme(path: Path, problems: list[str]) -> Theme | None:
                 Color.parse(value)
                 words[key] = value
             except (ColorParseError, TypeError, AttributeError):
-                problems.append(f'{path}: {key} is a colour such as "#7aa2f7", not {value!r}')
+                problems.append(f'{place_of(path, key)}: {key} is a colour such as "#7aa2f7", not {value!r}')
         elif (key in ("dark", "ansi") and isinstance(value, bool)) or (
             key == "variables" and isinstance(value, dict) and all(isinstance(one, str) for one in value.values())
         ):
             words[key] = value
         else:
             known = (*_THEME_COLOURS, "name", "dark", "ansi", "variables")
-            problems.append(f"{path}: {key} = {value!r} does not belong into a theme{_meant(key, known)}")
+            problems.append(
+                f"{place_of(path, key)}: {key} = {value!r} does not belong into a theme{_meant(key, known)}"
+            )
     if len(problems) == before and "primary" not in words:
         problems.append(f"{path}: a theme needs at least the colour primary")
     if not isinstance(words["name"], str) or not words["name"]:
@@ -149,6 +175,17 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
         OSError: it cannot be written.
     """
     write_atomic(path, json.dumps({"version": _STATE_VERSION, **state}, indent=1, default=str))
+
+
+def place_of(path: Path, *key: str) -> str:
+    """`FILE:LINE` of a key; without the line where that cannot be found."""
+    from hetspec_core.service import key_lines, nearest_line  # where there is a fault only: it brings pydantic along
+
+    try:
+        line = nearest_line(key_lines(path.read_text(encoding="utf-8")), key)
+    except (OSError, UnicodeDecodeError):  # changed since it was read
+        line = None
+    return f"{path}:{line}" if line else str(path)
 
 
 def _read(path: Path, problems: list[str]) -> dict[str, Any]:

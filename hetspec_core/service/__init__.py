@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hetspec_core.config.origins import key_lines, nearest_line
     from hetspec_core.jobs import PARENT_ENDED, Waiting
     from hetspec_core.service.curves import Curve, CurvePoint, curve
     from hetspec_core.service.failure_report import PostMortem, log_names, post_mortem
@@ -55,7 +56,9 @@ _HOME_OF = {
     "WorkerFacts": "hetspec_core.service.run_news",
     "curve": "hetspec_core.service.curves",
     "exit_words": "hetspec_core.service.run_news",
+    "key_lines": "hetspec_core.config.origins",
     "log_names": "hetspec_core.service.failure_report",
+    "nearest_line": "hetspec_core.config.origins",
     "post_mortem": "hetspec_core.service.failure_report",
     "save_export": "hetspec_core.service.saved_files",
 }
@@ -90,7 +93,9 @@ __all__ = [
     "WorkerFacts",
     "curve",
     "exit_words",
+    "key_lines",
     "log_names",
+    "nearest_line",
     "post_mortem",
     "save_export",
 ]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import random
+import sqlite3
+import time
+from pathlib import Path
 
 import pytest
 from textual import actions
@@ -12,8 +16,9 @@ from textual.pilot import Pilot
 from hetspec_tui import pages
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.messages import OpenPage
-from hetspec_tui.page import SMALLEST
+from hetspec_tui.page import SMALLEST, Page
 from tests.tui.driving import drive, screen_text, toasts, until
+from tests.tui.homes import lively_home
 
 PAGES = pages.available()
 
@@ -31,6 +36,44 @@ def test_every_page_lies_inside_the_screen(entry: pages.PageEntry, size: tuple[i
         assert entry.title in screen_text(app).splitlines()[0]
 
     drive(act, size)
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_the_line_of_keys_names_whole_keys_that_act_here_and_always_the_way_out(columns: int, home: Path) -> None:
+    lively_home(home, time.time())
+    end = "? Help  ^p Palette"  # and q, except where one writes: there it is a letter
+
+    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.overview is not None)
+        for entry in PAGES:
+            await pilot.press(entry.key)
+            await until(pilot, lambda entry=entry: app.current_mode == entry.name)
+            await pilot.pause()
+            line = screen_text(app).splitlines()[-1]
+            written, _, after = line.partition(end)
+            assert len(line) <= columns and after == ("" if entry.name == "chat" else "  q Quit"), line
+            acting = {one.binding.description for one in app.screen.active_bindings.values() if one.enabled}
+            named = [part.strip() for part in written.split("  ") if part.strip()]
+            assert len(named) >= 2 and all(any(part.endswith(f" {word}") for word in acting) for part in named), line
+
+    drive(act, (columns, 24))
+
+
+def test_a_full_disk_or_a_locked_registry_is_a_message_and_the_dashboard_goes_on() -> None:
+    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+        page = app.screen
+        assert isinstance(page, Page)
+        for error in (OSError(errno.ENOSPC, "No space left on device"), sqlite3.OperationalError("database is locked")):
+
+            def fails(workbench: object, error: Exception = error) -> None:
+                raise error
+
+            assert await page.ask(fails) is None
+            said = "No space left on device" if isinstance(error, OSError) else "database is locked"
+            await until(pilot, lambda said=said: said in toasts(app) + screen_text(app), said)
+        assert await page.ask(lambda workbench: 1) == 1
+
+    drive(act)
 
 
 def test_escape_leads_back_to_the_first_page_from_anywhere() -> None:

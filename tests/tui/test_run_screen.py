@@ -10,6 +10,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
@@ -28,12 +31,13 @@ from hetspec_core.events import (
     RunStarted,
     WorkerEnded,
 )
-from hetspec_core.service import Library, Workbench
+from hetspec_core.service import Library, ResolvedValue, Workbench
 from hetspec_core.spec import Stage
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.dialogs import Confirm, Details
+from hetspec_tui.formatting import safe
 from hetspec_tui.screens.run import RunScreen
-from hetspec_tui.screens.run.texts import bar, results_text, table
+from hetspec_tui.screens.run.texts import bar, results_text, setting_lines, table
 from hetspec_tui.widgets.log_view import LogView
 from tests.fakes.specs import small_spec
 from tests.tui.driving import drive, screen_text, toasts, until
@@ -103,6 +107,41 @@ def test_the_settings_of_a_run_say_where_they_came_from() -> None:
         assert "<- preset recipe/" in screen_text(pilot.app)
 
     show(run_id, act, (130, 40))
+
+
+def test_on_a_small_screen_the_source_of_a_setting_is_read_without_a_key() -> None:
+    with Workbench() as workbench:
+        run_id = workbench.submit(resolve("quick-demo", stage="dataset", overrides=["name=mine"])).run_id
+
+    async def act(screen: RunScreen, pilot: Pilot[None]) -> None:
+        await pilot.press("3")
+        await until(pilot, lambda: "<- --set name" in screen_text(pilot.app), "the source of a value")
+        assert "<- preset recipe/smollm2-llama-eagle:2" in screen_text(pilot.app)
+        await pilot.press("slash", *"base.intermediate_size", "enter")
+        await until(pilot, lambda: "1/" in screen_text(pilot.app), "the one setting")
+        text = "".join(screen_text(pilot.app).split())
+        assert "draft.architecture.intermediate_size1536" in text
+        assert "<-presetdraft/llama-1l:7:formula'base.intermediate_size'=1536" in text
+        await pilot.resize_terminal(140, 30)  # where there is room, it stands beside the value again
+        await until(pilot, lambda: any("1536" in row and "<-" in row for row in screen_text(pilot.app).splitlines()))
+
+    show(run_id, act, (80, 24))
+
+
+@given(
+    st.lists(st.tuples(st.text(min_size=1, max_size=50), st.text(max_size=90), st.text(max_size=60)), max_size=6),
+    st.integers(20, 130),
+)
+def test_a_source_stands_whole_beside_its_value_or_at_the_beginning_of_a_row(
+    settings: list[tuple[str, str, str]], width: int
+) -> None:
+    values = [ResolvedValue(name, value, source, "") for name, value, source in settings]
+    lines = setting_lines(values, width)
+    assert len(lines) == len(values)
+    for line, (_, _, source) in zip(lines, settings, strict=True):
+        if source:
+            head, arrow, _ = line.rpartition(f"  <- {safe(source)}")
+            assert arrow and (cell_len(line) <= width or cell_len(head) % width in (0, 2))
 
 
 def append(run_id: str, *events: EventBase) -> None:

@@ -25,7 +25,7 @@ ENTER_ALTERNATE, LEAVE_ALTERNATE = b"\x1b[?1049h", b"\x1b[?1049l"
 MOUSE_ON, MOUSE_OFF = b"\x1b[?1000h", b"\x1b[?1000l"
 CURSOR_ON = b"\x1b[?25h"
 PATIENCE_S = 60
-_ODD = re.compile(rb"\x1b\[[<>=?][0-9;]*[a-zA-Z]|\x1b\[\?[0-9;]*\$p")  # private sequences, which pyte would print
+PRIVATE = re.compile(rb"\x1b\[[<>=?][0-9;]*[a-zA-Z]|\x1b\[\?[0-9;]*\$p")  # private sequences, which pyte would print
 
 
 class Terminal:
@@ -99,7 +99,7 @@ class Terminal:
         """What a terminal shows that has read all of this."""
         size = struct.unpack("HHHH", fcntl.ioctl(self.slave, termios.TIOCGWINSZ, b"\0" * 8))
         screen = pyte.Screen(size[1], size[0])
-        pyte.ByteStream(screen).feed(_ODD.sub(b"", self.written))
+        pyte.ByteStream(screen).feed(PRIVATE.sub(b"", self.written))
         return "\n".join(screen.display)
 
     def resize(self, columns: int, rows: int) -> None:

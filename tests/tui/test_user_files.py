@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.pilot import Pilot
@@ -23,6 +27,7 @@ from tests.tui.driving import drive, screen_text, toasts, until
         ("animations = 'no'", "animations is true or false, not 'no'"),
         ("notify_after_s = -1", "notify_after_s is a number of seconds from 0"),
         ("theme = 3", "theme is a text, not 3"),
+        ("# mine\nanimations = true\n\ntheme = 3", "dashboard.toml:4: theme is a text, not 3"),
         ("theme = \n", "line 1"),
         ("\x00", "dashboard.toml"),
     ],
@@ -33,7 +38,7 @@ def test_a_fault_in_the_settings_names_file_and_key_and_leaves_the_default(
     path = tmp_path / "dashboard.toml"
     path.write_text(text)
     problems: list[str] = []
-    assert read_settings(path, problems) == Settings()
+    assert read_settings(path, problems) == Settings()  # animations are on anyway
     assert len(problems) == 1
     assert said in problems[0] and str(path) in problems[0]
 
@@ -44,6 +49,66 @@ def test_settings_that_hold_are_taken(tmp_path: Path) -> None:
     problems: list[str] = []
     assert read_settings(path, problems) == Settings("nord", "both", 5.0, animations=False)
     assert problems == []
+
+
+def config_command(*words: str) -> subprocess.CompletedProcess[str]:
+    """`hetspec config`, which needs no terminal."""
+    program = [sys.executable, "-m", "hetspec_tui.app", "config", *words]
+    return subprocess.run(program, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_the_schema_of_the_settings_is_printed_and_allows_what_is_taken_and_nothing_else(tmp_path: Path) -> None:
+    done = config_command("--schema")
+    assert (done.returncode, done.stderr) == (0, "")
+    schema = json.loads(done.stdout)
+    assert schema["additionalProperties"] is False
+    properties = schema["properties"]
+    assert {name: one["default"] for name, one in properties.items()} == asdict(Settings())
+    assert all(one["description"] for one in properties.values())
+    assert properties["first_page"]["enum"] == ["", "dashboard", "runs", "presets", "launch", "chat"]
+    path = tmp_path / "dashboard.toml"
+    for name, one in properties.items():
+        samples = {"string": ["", "x"], "number": [0, 2.5, -1, 1e9], "boolean": [True, False]}
+        for value in [*one.get("enum", []), *(value for kind in samples.values() for value in kind)]:
+            if name == "first_page" and value == "x":  # whether there is such a page is seen when it is opened
+                continue
+            path.write_text(f"{name} = {json.dumps(value)}\n")
+            problems: list[str] = []
+            read_settings(path, problems)
+            assert allows(one, value) == (not problems), (name, value, problems)
+
+
+def allows(about: dict[str, Any], value: object) -> bool:
+    """What a validator says of a value, as far as our schema goes."""
+    kind = {"string": str, "number": (int, float), "boolean": bool}[about["type"]]
+    if not isinstance(value, kind) or (about["type"] == "number" and isinstance(value, bool)):
+        return False
+    if "enum" in about:
+        return value in about["enum"]
+    return not isinstance(value, float | int) or isinstance(value, bool) or 0 <= value < about["exclusiveMaximum"]
+
+
+def test_the_config_command_says_where_the_files_are_and_what_is_wrong_in_which_line(home: Path) -> None:
+    config = home / "config"
+    sound = config_command()
+    assert sound.returncode == 0
+    assert f"{config / 'dashboard.toml'}  not there" in sound.stdout and str(config / "keys.toml") in sound.stdout
+    (config / "themes").mkdir(parents=True)
+    (config / "dashboard.toml").write_text("notify = 'both'\nfirst_page = 'run'\nthem = 'nord'\ntheme = 'mine'\n")
+    (config / "keys.toml").write_text("[runs]\nsort = 'x'\n[app]\nhepl = 'h'\n")
+    (config / "themes" / "mine.toml").write_text("primary = 'blue'\nsecondary = 'bluish'\n")
+    wrong = config_command()
+    assert wrong.returncode == 3
+    for said in (
+        "dashboard.toml:3: there is no setting 'them'; did you mean 'theme'?",
+        "dashboard.toml:2: first_page is one of dashboard, runs,",
+        "dashboard.toml:4: there is no theme 'mine'",
+        "keys.toml:4: no binding is called 'app.hepl'; did you mean 'app.help'?",
+        "keys.toml:2: x is the key of runs.cancel and of runs.sort in RegistryScreen",
+        "mine.toml:2: secondary is a colour",
+    ):
+        assert said in wrong.stderr, said
+    assert "6 faults" in wrong.stderr
 
 
 def test_keys_may_be_written_as_tables_and_lists(tmp_path: Path) -> None:
@@ -58,8 +123,9 @@ def test_a_keymap_is_told_unknown_ids_and_clashes() -> None:
     import hetspec_tui.screens.dashboard  # noqa: F401 - whose keys are checked
 
     problems = check_keymap({"app.hepl": "h", "dashboard.cancel": "r"}, bound_classes())
-    assert "no binding is called 'app.hepl'; did you mean 'app.help'?" in problems
-    assert "r is the key of dashboard.cancel and of dashboard.resume in DashboardScreen" in problems
+    assert ("app.hepl", "no binding is called 'app.hepl'; did you mean 'app.help'?") in problems
+    said = "r is the key of dashboard.cancel and of dashboard.resume in DashboardScreen"
+    assert ("dashboard.cancel", said) in problems
     assert check_keymap({"dashboard.cancel": "delete"}, bound_classes()) == []
 
 

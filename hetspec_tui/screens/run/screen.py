@@ -25,6 +25,7 @@ from hetspec_tui.screens.run import texts
 from hetspec_tui.screens.run.curves import CurvesPane
 from hetspec_tui.screens.run.deeds import FINISHED, RunDeeds
 from hetspec_tui.screens.run.head import RunHead
+from hetspec_tui.screens.run.settings import SettingsView
 from hetspec_tui.screens.run.sources import FileSource
 from hetspec_tui.widgets.line_source import ListSource
 from hetspec_tui.widgets.log_view import LogView
@@ -110,7 +111,7 @@ class RunScreen(RunDeeds):
                 with TabPane("2 Log", id="log-pane"):
                     yield LogView(empty="no log yet", id="log")
                 with TabPane("3 Config", id="config-pane"):
-                    yield LogView(empty="its spec cannot be read by this version", follow=False, id="config")
+                    yield SettingsView(id="config")
                 for at, name in enumerate(("workers", "files"), 4):
                     with TabPane(f"{at} {PANES[name]}", id=f"{name}-pane"), Reading():
                         yield Static(id=name, markup=False)
@@ -238,7 +239,7 @@ class RunScreen(RunDeeds):
         """Bring the settings, and where each came from."""
         values = await self.ask(lambda workbench: Library(workbench).explain(self.run_id))
         if values and self._has("#config"):
-            self.query_one("#config", LogView).set_source(ListSource(texts.setting_lines(values)))
+            self.query_one("#config", SettingsView).show(values)
 
     @work(exclusive=True, group="logs")
     async def bring_logs(self) -> None:

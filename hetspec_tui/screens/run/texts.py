@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 BAR_CELLS = 28
 _NAME_CELLS, _VALUE_CELLS = 44, 24
+_ROOMY_CELLS = 100
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> Content:
@@ -179,16 +180,28 @@ def _flat(prefix: str, data: Any) -> list[tuple[str, str]]:
     return [(prefix, str(data))]
 
 
-def setting_lines(values: Sequence[ResolvedValue]) -> list[str]:
-    """Settings, one a line, with names and values in columns, and where each value came from when that is known."""
-    names = min(_NAME_CELLS, max((len(one.key) for one in values), default=0))
+def setting_lines(values: Sequence[ResolvedValue], width: int = 0) -> list[str]:
+    """Settings, one a line, with names and values in columns, and where each value came from when that is known.
+
+    Args:
+        values: the settings.
+        width: cells after which lines are broken, if they are: what does not fit has its source at the beginning of a
+            row of its own, in the same line, so that a filter finds both.
+    """
+    small = 0 < width < _ROOMY_CELLS
+    names = min(width * 2 // 5 if small else _NAME_CELLS, max((cell_len(safe(one.key)) for one in values), default=0))
     shown = [safe(repr(one.value) if isinstance(one.value, str) else str(one.value)) for one in values]
-    wide = min(_VALUE_CELLS, max((cell_len(text) for text in shown), default=0))
+    wide = min(width // 6 if small else _VALUE_CELLS, max((cell_len(text) for text in shown), default=0))
     lines = []
     for one, text in zip(values, shown):
-        source = f"  <- {safe(one.source)}" if one.source else ""
-        blank = " " * max(0, wide - cell_len(text)) if source else ""
-        lines.append(f"{safe(one.key):<{names}}  {text}{blank}{source}")
+        name = safe(one.key)
+        line = f"{name}{' ' * (names - cell_len(name))}  {text}"
+        if one.source:
+            source = f"  <- {safe(one.source)}"
+            beside = line + " " * (wide - cell_len(text)) + source
+            below = f"{line}{' ' * (-cell_len(line) % max(1, width))}  {source}"
+            line = below if 0 < width < cell_len(beside) else beside
+        lines.append(line)
     return lines
 
 
