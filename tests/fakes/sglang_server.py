@@ -173,7 +173,7 @@ class Server(ThreadingHTTPServer):
 
 def main() -> None:
     global PUBLISHER
-    log("server_args=ServerArgs(...)")
+    log("server_args=ServerArgs(model_path='m', enable_torch_compile=False, tc_compiler='eager')")
     if mode("die_at_start") or (mode("die_once") and not Path(os.environ["FAKE_MARK"]).exists()):
         if mode("die_once"):
             Path(os.environ["FAKE_MARK"]).touch()

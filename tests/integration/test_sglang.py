@@ -167,6 +167,15 @@ def test_a_start_is_told_step_by_step_and_its_end_leaves_no_process(pair: Pair, 
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
 
 
+def test_the_settings_in_the_log_are_no_news_of_the_start() -> None:
+    told = StartLog()
+    told.read(
+        "[2026-11-24 22:31:49] server_args=ServerArgs(model_path='/jit', enable_torch_compile=False, "
+        "cuda_graph_config=CudaGraphConfig(prefill=PhaseConfig(backend='disabled', tc_compiler='eager')))"
+    )
+    assert (told.label, told.done) == ("SGLang starts", 0.05)
+
+
 def test_a_log_of_the_real_server_is_understood() -> None:
     told = StartLog()
     for line in (

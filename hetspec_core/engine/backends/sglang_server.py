@@ -52,6 +52,7 @@ _STEPS: tuple[tuple[re.Pattern[str], str, float], ...] = tuple(
         (r"ready to roll", "the server is ready", 1.0),
     )
 )
+_ARGUMENTS = "server_args="
 _CLASS = re.compile(r"Load weight end\..*?\btype=(\w+)")
 _IGNORED = re.compile(r"Ignore import error when loading (\S*sglang_models\S*): (.*)")
 
@@ -79,7 +80,8 @@ class StartLog:
             self.classes = (*self.classes, hit[1])
         if hit := _IGNORED.search(line):
             self.ignored = (*self.ignored, f"{hit[1]}: {hit[2]}")
-        for pattern, label, done in _STEPS:
+        steps = _STEPS[:1] if _ARGUMENTS in line else _STEPS  # the settings name compilers and graphs
+        for pattern, label, done in steps:
             if done > self.done and pattern.search(line):
                 self.label, self.done = label, done
         return before != (self.label, self.done, self.classes, self.ignored)
