@@ -51,6 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/server_info":
             version = "0.4.9" if mode("old") else "0.5.17"
             found: dict[str, object] = {"version": version, "context_length": None, "max_req_input_len": 500}
+            found["dtype"] = flag("--dtype", "auto")
             if SPECULATES:
                 found |= {
                     "speculative_algorithm": flag("--speculative-algorithm"),

@@ -385,6 +385,11 @@ def test_plain_and_draft_take_turns_with_a_server_each(pair: Pair, site: Path) -
         assert plain_s > 0 and costs[0].steps == 5
 
 
+def test_a_server_that_is_started_with_a_shorter_context_is_known_for_it(pair: Pair, site: Path) -> None:
+    with backend_of(pair, site_spec(site, flags=("--context-length", "300"))) as backend:
+        assert backend.facts().context_tokens == 300
+
+
 def test_a_running_server_is_attached_to_and_left_running(pair: Pair, site: Path, tmp_path: Path) -> None:
     with running(pair, site, tmp_path) as server:
         with backend_of(pair, SGLangSpec(url=server.launch.url)) as backend:
@@ -443,7 +448,7 @@ def run_folder(tmp_path: Path, pair: Pair, site: Path, stage: str, mode: str = "
         stage=stage,  # type: ignore[arg-type]
         base=pair[0],
         draft=pair[1],
-        decoding=GREEDY,
+        decoding=parts.pop("decoding", GREEDY),
         bench=BenchSpec(prompts=str(questions), trees=(CHAIN,), bootstrap=10),
         backend="sglang",
         sglang=parts.pop("sglang", None) or site_spec(site, mode, trees=False),
@@ -479,6 +484,8 @@ def test_bench_by_servers_has_the_record_of_the_built_in_bench(pair: Pair, site:
     assert tree["decode_tokens_per_s"] > 0 and tree["speedup"] > 0
     assert tree["sglang"]["batches"][0]["batch_size"] == 2
     assert result["plain"]["completion_tokens"] == 27
+    told = [event.task for event in read_events(folder / "events.jsonl", 0)[0] if isinstance(event, Progress)]
+    assert {"bench plain", "bench 3/1/3"} <= set(told)
     assert (folder / "logs" / "sglang-1.log").is_file() and (folder / "logs" / "sglang-2.log").is_file()
     assert not list((folder / "checkpoints").glob("*")) and list((folder / "sglang").glob("draft-*"))
 
@@ -497,6 +504,39 @@ def test_bench_of_a_running_server_measures_its_tree_and_prints_without_plain(
     assert result["trees"][0]["tree"] == "3/1/3" and result["trees"][0]["speedup"] is None
     print_bench(result)
     assert "as SGLang counts: 27 tokens / 15 verify steps = 1.80" in capsys.readouterr().out
+
+
+def test_the_base_alone_is_measured_by_servers_started_and_running(
+    pair: Pair, site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hetspec_core.cli.bench import print_bench
+
+    alone = GREEDY.model_copy(update={"plain": True})
+    with running(pair, site, tmp_path, draft=False) as server:
+        for name, spec, dtype in (
+            ("started", site_spec(site, trees=False, batch_sizes=(2,)), "float32"),
+            ("running", SGLangSpec(url=server.launch.url), "bfloat16"),
+        ):
+            place = tmp_path / name
+            place.mkdir()
+            folder = run_folder(place, pair, site, "bench", sglang=spec, decoding=alone)
+            with open_context(folder) as context:
+                bench.run(context)
+            result = result_of(folder)
+            assert result["trees"] == [] and result["plain"]["completion_tokens"] == 27
+            assert result["setup"]["draft"] == ""
+            assert result["setup"]["dtype"] == dtype, "the server's, whatever was asked for"
+            print_bench(result)
+    said = capsys.readouterr().out
+    assert "alone" in said and said.count("plain, 2 prompts at once:") == 1
+
+
+def test_the_base_alone_is_not_measured_at_a_server_that_always_drafts(pair: Pair, site: Path, tmp_path: Path) -> None:
+    with running(pair, site, tmp_path) as server:
+        alone = GREEDY.model_copy(update={"plain": True})
+        folder = run_folder(tmp_path, pair, site, "bench", sglang=SGLangSpec(url=server.launch.url), decoding=alone)
+        with open_context(folder) as context, pytest.raises(ModelError, match="makes every answer with its draft"):
+            bench.run(context)
 
 
 def test_generate_by_a_server_streams_the_same_record(pair: Pair, site: Path, tmp_path: Path) -> None:

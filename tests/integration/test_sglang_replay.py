@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from hetspec_core.config import resolve
-from hetspec_core.engine.backends.sglang import check_model
 from hetspec_core.engine.backends.sglang_client import Chunk, SGLangClient, free_port, sampling_params
 from hetspec_core.engine.backends.sglang_counts import step_counts
+from hetspec_core.engine.backends.sglang_fleet import check_model
 from hetspec_core.engine.backends.sglang_launch import Launch, environment, interpreter
 from hetspec_core.engine.backends.sglang_server import SGLangServer, StartLog
 from hetspec_core.engine.backends.sglang_trees import committed_tokens, step_count, tree_step

@@ -30,7 +30,8 @@ def main(arguments: list[str]) -> int:
     result["start_s"] = time.perf_counter() - began
     try:
         info = engine.get_server_info()
-        kept = ("speculative_num_steps", "speculative_eagle_topk", "speculative_num_draft_tokens", "attention_backend")
+        kept = ("speculative_num_steps", "speculative_eagle_topk", "speculative_num_draft_tokens")
+        kept = (*kept, "attention_backend", "dtype")
         result["server"] = {name: info.get(name) for name in kept}
         for _ in range(int(job["warmup"])):
             engine.generate(input_ids=[job["prompts"][0]], sampling_params={**job["sampling"], "max_new_tokens": 16})
