@@ -131,6 +131,11 @@ def test_a_broken_answer_says_what_was_seen(
         chunks_of(server.client)
 
 
+def test_a_prompt_that_is_too_long_is_refused_in_the_servers_words(pair: Pair, site: Path, tmp_path: Path) -> None:
+    with running(pair, site, tmp_path) as server, pytest.raises(ModelError, match="refuses .*context length"):
+        list(server.client.generate([1] * 600, sampling_params(SamplingSpec(), 9, ignore_eos=True)))
+
+
 def test_a_silent_server_ends_the_request_in_time(pair: Pair, site: Path, tmp_path: Path) -> None:
     with running(pair, site, tmp_path, "deaf") as server:
         client = SGLangClient(server.launch.url, timeout_s=0.5)
