@@ -1,7 +1,7 @@
 """SGLang's client side against recorded exchanges: a server that repeats them, whole or with something gone wrong.
 
-A file says where its exchanges are from: `exchanges-0.5.17-cpu.jsonl.gz` was recorded of two servers of SGLang 0.5.17 on
-a processor (float32, the kernels of SGLang that are for GPUs alone replaced by PyTorch), by
+A file says where its exchanges are from: `exchanges-0.5.17-cpu.jsonl.gz` is of two servers of SGLang 0.5.17 on a
+processor (float32, with a stand-in for SGLang's kernels, which are for GPUs alone), recorded by
 `benchmarks/sglang_exchanges.py`; `scripts/gpu_sglang_check.sh` records on a GPU.
 """
 
