@@ -1,13 +1,27 @@
-"""Raw requests and answers of servers of SGLang, recorded as test data for a machine without a GPU."""
+"""Raw requests and answers of servers of SGLang, recorded as test data for a machine without a GPU.
+
+    python -m benchmarks.sglang_exchanges FILE.jsonl.gz NAME=PORT [NAME=PORT ...] --prompts FILE
+
+records running servers of this machine, whose directories of models are not kept; `sglang_check` records those that it
+starts.
+"""
 
 from __future__ import annotations
 
+import argparse
+import gzip
 import http.client
 import json
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from benchmarks.sglang_matrix import Check, Row, ready_rows
+from hetspec_core.config import resolve
+from hetspec_core.paths import write_atomic
+
+RECIPE = "smollm2-llama-eagle"
 
 
 def record_exchanges(check: Check, rows: list[Row]) -> dict[str, Any]:
@@ -19,29 +33,72 @@ def record_exchanges(check: Check, rows: list[Row]) -> dict[str, Any]:
             if name not in ready:
                 continue
             row = ready[name]
-            prompt, greedy = check.prompts[0][:64], {"temperature": 0.0, "max_new_tokens": 40, "ignore_eos": False}
-            stream = {"input_ids": prompt, "sampling_params": greedy, "stream": True, "rid": "recorded"}
-            logprob = {"input_ids": prompt, "sampling_params": {"temperature": 0.0, "max_new_tokens": 1}}
-            requests: list[tuple[str, str, Any]] = [
-                ("GET", "/model_info", None),
-                ("GET", "/server_info", None),
-                ("GET", "/health_generate", None),
-                ("POST", "/generate", stream),
-                ("POST", "/generate", {key: value for key, value in stream.items() if key not in ("stream", "rid")}),
-                ("POST", "/generate", {**logprob, "return_logprob": True, "top_logprobs_num": 2}),
-                ("POST", "/generate", {"input_ids": [1] * 5000, "sampling_params": greedy, "stream": True}),
-                ("POST", "/generate", {"input_ids": prompt, "sampling_params": {"temperature": -1}}),
-                ("POST", "/abort_request", {"rid": "nobody"}),
-                ("POST", "/flush_cache", {}),
-                ("GET", "/no_such_path", None),
-            ]
             assert row.server is not None and row.server.facts is not None
-            for method, path, body in requests:
+            about = {"server": name, "version": row.server.facts.version}
+            for method, path, body in _requests(check.prompts[0][:64]):
                 exchange = _exchange(row.server.launch.port, method, path, body)
-                about = {"server": name, "version": row.server.facts.version}
                 file.write(json.dumps({**about, **exchange}) + "\n")
                 written += 1
     return {"exchanges": written}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("servers", nargs="+", metavar="NAME=PORT")
+    parser.add_argument("--prompts", type=Path, required=True)
+    options = parser.parse_args()
+    prompt = _prompt(options.prompts)
+    lines: list[str] = []
+    for server in options.servers:
+        name, _, port = server.rpartition("=")
+        facts = json.loads(_exchange(int(port), "GET", "/server_info", None)["lines"][0][1])
+        for method, path, body in _requests(prompt):
+            exchange = _exchange(int(port), method, path, body)
+            line = json.dumps({"server": name, "version": facts["version"], **exchange})
+            for key, shown in (("speculative_draft_model_path", "/models/draft"), ("model_path", "/models/base")):
+                if facts.get(key):
+                    line = line.replace(facts[key], shown)
+            lines.append(line)
+    write_atomic(options.file, gzip.compress("".join(f"{line}\n" for line in lines).encode(), 9, mtime=0))
+    print(f"{len(lines)} exchanges in {options.file}")
+    return 0
+
+
+def _prompt(file: Path) -> list[int]:
+    """The first question, with the recipe's template."""
+    from hetspec_core.engine.data.chat import ChatTemplate
+    from hetspec_core.engine.data.conversation import Message
+    from hetspec_core.engine.modeling.base_lm import load_tokenizer
+    from hetspec_core.engine.stages.bench import read_prompts
+    from hetspec_core.spec import BenchSpec
+
+    base = resolve(RECIPE, stage="bench").spec.base
+    assert base is not None
+    tokenizer = load_tokenizer(base)
+    template = ChatTemplate.for_tokenizer(tokenizer, base.chat_template)
+    question = read_prompts(BenchSpec(prompts=f"{file}:1"))[0].user_turns[0]
+    return template.encode([Message("user", question)], add_generation_prompt=True).input_ids[:64]
+
+
+def _requests(prompt: list[int]) -> list[tuple[str, str, Any]]:
+    """What HetSpec asks of a server, and what a server refuses."""
+    greedy = {"temperature": 0.0, "max_new_tokens": 40, "ignore_eos": False}
+    stream = {"input_ids": prompt, "sampling_params": greedy, "stream": True, "rid": "recorded"}
+    logprob = {"input_ids": prompt, "sampling_params": {"temperature": 0.0, "max_new_tokens": 1}}
+    return [
+        ("GET", "/model_info", None),
+        ("GET", "/server_info", None),
+        ("GET", "/health_generate", None),
+        ("POST", "/generate", stream),
+        ("POST", "/generate", {key: value for key, value in stream.items() if key not in ("stream", "rid")}),
+        ("POST", "/generate", {**logprob, "return_logprob": True, "top_logprobs_num": 2}),
+        ("POST", "/generate", {"input_ids": [1] * 5000, "sampling_params": greedy, "stream": True}),
+        ("POST", "/generate", {"input_ids": prompt, "sampling_params": {"temperature": -1}}),
+        ("POST", "/abort_request", {"rid": "nobody"}),
+        ("POST", "/flush_cache", {}),
+        ("GET", "/no_such_path", None),
+    ]
 
 
 def _exchange(port: int, method: str, path: str, body: Any) -> dict[str, Any]:
@@ -62,3 +119,7 @@ def _exchange(port: int, method: str, path: str, body: Any) -> dict[str, Any]:
     finally:
         connection.close()
     return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

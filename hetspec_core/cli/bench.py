@@ -158,9 +158,12 @@ def print_bench(result: dict[str, Any]) -> None:
         for tree in trees
     ]
     _say(f"with prefill, tokens/s (speedup): {', '.join(ends)}")
+    for batch in (plain or {}).get("sglang", {}).get("batches", ()):
+        _say(f"plain, {batch['batch_size']} prompts at once: {_rate(batch['tokens_per_s'])} tokens/s")
     for tree in trees:
         _print_tree(tree)
-    _say("tree: depth/top_k/num_draft_tokens. tokens/s: after the first token.")
+    first = served is None or served["mode"] != "engine"
+    _say(f"tree: depth/top_k/num_draft_tokens. tokens/s: {'after the first token' if first else 'prefill included'}.")
     _say("Accept length: committed tokens per verify step, bonus token included. identical: answers equal to plain's.")
 
 

@@ -111,6 +111,7 @@ class Talk:
 
     def _follow(self, begin: Callable[[], object]) -> None:
         """Begin something and show it until it has ended."""
+        shown = self.session.answer
         with Interrupts() as interrupts:
             begin()
             printer, last = AnswerPrinter(), self.session.answer
@@ -121,13 +122,14 @@ class Talk:
                 if answer is not last:  # the other side of a comparison
                     self._finish(printer, last)
                     printer, last = AnswerPrinter(), answer
-                if answer is not None and not self.as_json:
+                if answer is not None and answer is not shown and not self.as_json:
                     printer.show(answer)
                 if interrupts.take():
                     if interrupts.count > 1:
                         raise Cancelled("the chat was ended")
                     self.session.stop()
-            self._finish(printer, last)
+            if last is not shown:  # a calibration makes no answer
+                self._finish(printer, last)
 
     def _finish(self, printer: AnswerPrinter, answer: Answer | None) -> None:
         if answer is None or self.as_json or not answer.ended:
@@ -153,6 +155,11 @@ class Talk:
     def _tree(self, rest: str) -> None:
         answer = self.session.answer
         trees = answer.trees if answer is not None else []
+        if not trees and answer is not None and answer.steps:
+            raise UsageError(
+                "the steps of this answer came without their trees",
+                hint="a server that is attached to tells none; --backend sglang starts one that does",
+            )
         if not trees:
             raise UsageError("there is no verify step to show", hint="ask something with a draft first")
         if rest and not rest.isdecimal():
@@ -174,8 +181,12 @@ class Talk:
         self._print(figure_lines(self.session.figures))
 
     def _calibrate(self, rest: str) -> None:
+        before = self.session.meters.calibration
         self._follow(lambda: self.session.calibrate(rest.split() or None))
         calibration = self.session.meters.calibration
+        problem = self.session.problem
+        if calibration is before and problem is not None:
+            raise UsageError(problem.error.message, hint=problem.error.hint)
         if calibration is not None and not self.as_json:
             lines = [f"plain: {1 / calibration.plain_token_s:.1f} tokens/s"]
             lines += [f"{cost.tree}: {cost.step_s * 1000:.1f} ms a step" for cost in calibration.shapes]

@@ -89,6 +89,7 @@ class FakeWorker:
     def __init__(self) -> None:
         self.queue: SimpleQueue[Request] = SimpleQueue()
         self.stopped: set[int | None] = set()
+        self.attached = False  # as to a running server, which has one tree, tells none and cannot decode plainly
 
     def read(self) -> None:
         for line in sys.stdin.buffer:
@@ -116,11 +117,14 @@ class FakeWorker:
                 if deed == "chatter":
                     os.write(1, b'Loading weights: 100%\n{"type": "ready"}\n\xff\xfe\n[1, 2]\n')
                 say(Loading(what="base", done=0.5))
-                tree = "3/1/3" if deed == "served" else ""
+                self.attached = deed == "served"
+                tree = "3/1/3" if self.attached else ""
                 say(Ready(pid=os.getpid(), base=BaseFacts(name="fake", context_tokens=CONTEXT, tree=tree)))
             elif isinstance(request, Prepare):
                 name = request.settings.draft_name
                 say(Prepared(draft=DraftFacts(name=name) if request.settings.draft else None))
+            elif isinstance(request, Calibrate) and self.attached:
+                say(Failed(error=ErrorInfo(kind="ModelError", message="it always has its draft", hint="name another")))
             elif isinstance(request, Calibrate):
                 shapes = [
                     ShapeCost(tree=tree, nodes=4, steps=9, propose_s=0.002, verify_s=0.012, other_s=0.001)
@@ -156,7 +160,7 @@ class FakeWorker:
                 say(Tokens(ask=ask, tokens=[11], pieces=[f" a{index}"], elapsed_s=0.01 + 0.01 * (index + 1)))
                 tokens, text, seconds = [*tokens, 11], text + f" a{index}", seconds + 0.01
                 continue
-            step = step_of(ask, index, trees=request.trees)
+            step = step_of(ask, index, trees=request.trees and not self.attached)
             say(step)
             tokens, text, seconds = tokens + step.committed, text + "".join(step.pieces), seconds + 0.004
             if deed == "slow":

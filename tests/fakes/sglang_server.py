@@ -29,6 +29,7 @@ def flag(name: str, default: str = "") -> str:
     return words[words.index(name) + 1] if name in words else default
 
 
+CONTEXT = 500
 SPECULATES = bool(flag("--speculative-algorithm"))
 STEPS = int(flag("--speculative-num-steps", "3"))
 PUBLISHER = None
@@ -50,7 +51,8 @@ class Handler(BaseHTTPRequestHandler):
             self._json({"model_path": flag("--model-path"), "architectures": [name]})
         elif self.path == "/server_info":
             version = "0.4.9" if mode("old") else "0.5.17"
-            found: dict[str, object] = {"version": version, "context_length": None, "max_req_input_len": 500}
+            found: dict[str, object] = {"version": version, "context_length": None, "max_req_input_len": CONTEXT}
+            found["dtype"] = flag("--dtype", "auto")
             if SPECULATES:
                 found |= {
                     "speculative_algorithm": flag("--speculative-algorithm"),
@@ -60,14 +62,15 @@ class Handler(BaseHTTPRequestHandler):
                 }
             self._json(found)
         elif self.path == "/health_generate":
-            self._json({})
+            self._say(200, "", "text/plain")
         else:
             self._json({"detail": "Not Found"}, status=404)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
         if self.path != "/generate":
-            self._json({"ok": True})
+            said = "Cache flushed.\n" if self.path == "/flush_cache" else ""
+            self._say(200, said, "text/html; charset=utf-8")
             return
         if mode("error") or body.get("sampling_params", {}).get("temperature", 0.0) < 0:
             self._json({"error": {"message": "bad request"}}, status=400)
@@ -75,7 +78,9 @@ class Handler(BaseHTTPRequestHandler):
         if body.get("return_logprob"):
             self._json({"output_ids": [5], "meta_info": {"output_top_logprobs": [[[-0.5, 5, None], [-0.75, 6, None]]]}})
             return
-        answer = list(self._pieces(body))
+        too_long = len(body["input_ids"]) > CONTEXT
+        answer = [{"error": {"message": "The input is longer than the model's context length"}}] if too_long else []
+        answer = answer or list(self._pieces(body))
         if not body.get("stream"):
             self._json(answer[-1])
             return
@@ -155,9 +160,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _json(self, found: object, status: int = 200) -> None:
-        data = json.dumps(found).encode()
+        self._say(status, json.dumps(found), "application/json")
+
+    def _say(self, status: int, text: str, kind: str) -> None:
+        data = text.encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)
@@ -173,7 +181,7 @@ class Server(ThreadingHTTPServer):
 
 def main() -> None:
     global PUBLISHER
-    log("server_args=ServerArgs(...)")
+    log("server_args=ServerArgs(model_path='m', enable_torch_compile=False, tc_compiler='eager')")
     if mode("die_at_start") or (mode("die_once") and not Path(os.environ["FAKE_MARK"]).exists()):
         if mode("die_once"):
             Path(os.environ["FAKE_MARK"]).touch()

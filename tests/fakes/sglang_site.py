@@ -9,6 +9,7 @@ from hetspec_core.sglang_inside import NEEDS
 from hetspec_core.spec import SGLangSpec
 
 SERVER = Path(__file__).with_name("sglang_server.py")
+OFFLINE = Path(__file__).with_name("sglang_offline.py")
 REPLAY = Path(__file__).with_name("sglang_replay.py")
 
 
@@ -23,8 +24,9 @@ def make_site(folder: Path, version: str = "0.5.17", *, without: tuple[str, ...]
     """
     package = folder / "sglang"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text(f"__version__ = {version!r}\n")
+    (package / "__init__.py").write_text(f"from sglang.offline import Engine\n__version__ = {version!r}\n")
     shutil.copy(server, package / "launch_server.py")
+    shutil.copy(OFFLINE, package / "offline.py")
     for file, text in _source(without).items():
         path = package / "srt" / file
         path.parent.mkdir(parents=True, exist_ok=True)

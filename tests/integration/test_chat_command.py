@@ -73,6 +73,18 @@ def test_commands_show_tree_figures_and_settings(run: Run) -> None:
     assert "tree = 3/2/6" in out and "decoding: plain" in out and "/ab" in out
 
 
+def test_a_calibration_does_not_say_the_last_answer_again(run: Run) -> None:
+    _, out, err = run(lines="hello 1\n/calibrate\n")
+    assert out.count("T a0") == 1 and err.count("tokens (length)") == 1
+
+
+def test_at_a_running_server_trees_and_calibration_are_refused_with_their_reason(run: Run) -> None:
+    status, _, err = run("--set", "base.summary=served", lines="hello 2\n/calibrate\n")
+    assert status == 2 and "it always has its draft" in err and "name another" in err
+    status, _, err = run("--set", "base.summary=served", lines="hello 2\n/tree\n")
+    assert status == 2 and "without their trees" in err and "--backend sglang" in err
+
+
 def test_two_ways_are_compared_with_a_verdict(run: Run) -> None:
     status, out, _ = run(lines="/ab hello 4\n/ab 2/2/4 | 3/2/6 hello 4\n")
     assert status == 0

@@ -25,7 +25,7 @@ from hetspec_core.engine.backends.sglang_engine_link import flag_arguments
 from hetspec_core.engine.backends.sglang_export import served_draft
 from hetspec_core.engine.backends.sglang_fleet import Fleet
 from hetspec_core.engine.backends.sglang_launch import installed, plan_launch
-from hetspec_core.engine.backends.sglang_server import SGLangServer, StartLog
+from hetspec_core.engine.backends.sglang_server import SGLangServer, StartLog, why_it_ended
 from hetspec_core.engine.context import open_context
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, save_draft
@@ -131,6 +131,11 @@ def test_a_broken_answer_says_what_was_seen(
         chunks_of(server.client)
 
 
+def test_a_prompt_that_is_too_long_is_refused_in_the_servers_words(pair: Pair, site: Path, tmp_path: Path) -> None:
+    with running(pair, site, tmp_path) as server, pytest.raises(ModelError, match=r"refuses .*context length"):
+        list(server.client.generate([1] * 600, sampling_params(SamplingSpec(), 9, ignore_eos=True)))
+
+
 def test_a_silent_server_ends_the_request_in_time(pair: Pair, site: Path, tmp_path: Path) -> None:
     with running(pair, site, tmp_path, "deaf") as server:
         client = SGLangClient(server.launch.url, timeout_s=0.5)
@@ -167,6 +172,15 @@ def test_a_start_is_told_step_by_step_and_its_end_leaves_no_process(pair: Pair, 
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
 
 
+def test_the_settings_in_the_log_are_no_news_of_the_start() -> None:
+    told = StartLog()
+    told.read(
+        "[2026-11-24 22:31:49] server_args=ServerArgs(model_path='/jit', enable_torch_compile=False, "
+        "cuda_graph_config=CudaGraphConfig(prefill=PhaseConfig(backend='disabled', tc_compiler='eager')))"
+    )
+    assert (told.label, told.done) == ("SGLang starts", 0.05)
+
+
 def test_a_log_of_the_real_server_is_understood() -> None:
     told = StartLog()
     for line in (
@@ -186,6 +200,19 @@ def test_a_log_of_the_real_server_is_understood() -> None:
 def test_a_server_that_does_not_start_gives_its_own_last_error(pair: Pair, site: Path, tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match="status 3: ValueError: no such model"):
         fleet_of(pair, site_spec(site, "die_at_start"), tmp_path).server(None, CHAIN)
+
+
+def test_a_server_whose_part_was_killed_is_told_by_that_and_not_by_how_it_cleaned_up(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(  # of SGLang 0.5.17, after kill -9 of its scheduler
+        '[2026-11-24 23:17:58] INFO:     127.0.0.1:44002 - "GET /health_generate HTTP/1.1" 200 OK\n'
+        "[2026-11-24 23:18:00] Subprocess scheduler_0 (pid=12369) crashed with exit code -9. Triggering SIGQUIT...\n"
+        "[2026-11-24 23:18:00] SIGQUIT received. signum=None, frame=None. It usually means one child failed.\n"
+        "[2026-11-24 23:18:00] Sleeping 5 seconds before crash diagnostics to let GPU activity settle.\n"
+        "[2026-11-24 23:18:05] No live scheduler processes found; skipping py-spy and CUDA coredump.\n"
+        "[2026-11-24 23:18:05] kill_process_tree called: parent_pid=12339, include_parent=True, pid=12339\n"
+    )
+    assert "scheduler_0 (pid=12369) crashed with exit code -9" in why_it_ended("it", -9, log, 0).message
 
 
 def test_a_start_is_given_up_when_it_is_asked_to_or_takes_too_long(pair: Pair, site: Path, tmp_path: Path) -> None:
@@ -376,6 +403,11 @@ def test_plain_and_draft_take_turns_with_a_server_each(pair: Pair, site: Path) -
         assert plain_s > 0 and costs[0].steps == 5
 
 
+def test_a_server_that_is_started_with_a_shorter_context_is_known_for_it(pair: Pair, site: Path) -> None:
+    with backend_of(pair, site_spec(site, flags=("--context-length", "300"))) as backend:
+        assert backend.facts().context_tokens == 300
+
+
 def test_a_running_server_is_attached_to_and_left_running(pair: Pair, site: Path, tmp_path: Path) -> None:
     with running(pair, site, tmp_path) as server:
         with backend_of(pair, SGLangSpec(url=server.launch.url)) as backend:
@@ -434,7 +466,7 @@ def run_folder(tmp_path: Path, pair: Pair, site: Path, stage: str, mode: str = "
         stage=stage,  # type: ignore[arg-type]
         base=pair[0],
         draft=pair[1],
-        decoding=GREEDY,
+        decoding=parts.pop("decoding", GREEDY),
         bench=BenchSpec(prompts=str(questions), trees=(CHAIN,), bootstrap=10),
         backend="sglang",
         sglang=parts.pop("sglang", None) or site_spec(site, mode, trees=False),
@@ -470,6 +502,8 @@ def test_bench_by_servers_has_the_record_of_the_built_in_bench(pair: Pair, site:
     assert tree["decode_tokens_per_s"] > 0 and tree["speedup"] > 0
     assert tree["sglang"]["batches"][0]["batch_size"] == 2
     assert result["plain"]["completion_tokens"] == 27
+    told = [event.task for event in read_events(folder / "events.jsonl", 0)[0] if isinstance(event, Progress)]
+    assert {"bench plain", "bench 3/1/3"} <= set(told)
     assert (folder / "logs" / "sglang-1.log").is_file() and (folder / "logs" / "sglang-2.log").is_file()
     assert not list((folder / "checkpoints").glob("*")) and list((folder / "sglang").glob("draft-*"))
 
@@ -488,6 +522,73 @@ def test_bench_of_a_running_server_measures_its_tree_and_prints_without_plain(
     assert result["trees"][0]["tree"] == "3/1/3" and result["trees"][0]["speedup"] is None
     print_bench(result)
     assert "as SGLang counts: 27 tokens / 15 verify steps = 1.80" in capsys.readouterr().out
+
+
+def test_the_offline_engine_measures_all_batch_sizes_and_says_how_far_it_is(
+    pair: Pair, site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hetspec_core.cli.bench import print_bench
+
+    spec = site_spec(site, trees=False, batch_sizes=(1, 2), engine=True)
+    folder = run_folder(tmp_path, pair, site, "bench", sglang=spec)
+    with open_context(folder) as context:
+        bench.run(context)
+    result = result_of(folder)
+    tree = result["trees"][0]
+    assert result["setup"]["sglang"]["mode"] == "engine" and result["setup"]["dtype"] == "float32"
+    assert result["setup"]["questions"] == 2, "first turns alone"
+    assert tree["lossless"]["identical"] == 2 and tree["accept_length"] == pytest.approx(8 / 5)
+    assert tree["sglang"]["accept_length"] == pytest.approx(9 / 5)
+    for batches in (tree["sglang"]["batches"], result["plain"]["sglang"]["batches"]):
+        assert [batch["batch_size"] for batch in batches] == [1, 2]
+    told = [event for event in read_events(folder / "events.jsonl", 0)[0] if isinstance(event, Progress)]
+    for task in ("engine plain", "engine 3/1/3"):
+        assert [each.done for each in told if each.task == task][-1] == 1.0
+    print_bench(result)
+    assert "tokens/s: prefill included" in capsys.readouterr().out
+
+
+def test_an_engine_that_does_not_start_gives_its_own_last_error(pair: Pair, site: Path, tmp_path: Path) -> None:
+    spec = site_spec(site, "die_at_start", trees=False, engine=True)
+    folder = run_folder(tmp_path, pair, site, "bench", sglang=spec)
+    with (
+        open_context(folder) as context,
+        pytest.raises(StageFailed, match="engine ended with status 1: ValueError: no"),
+    ):
+        bench.run(context)
+
+
+def test_the_base_alone_is_measured_by_servers_started_and_running(
+    pair: Pair, site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hetspec_core.cli.bench import print_bench
+
+    alone = GREEDY.model_copy(update={"plain": True})
+    with running(pair, site, tmp_path, draft=False) as server:
+        for name, spec, dtype in (
+            ("started", site_spec(site, trees=False, batch_sizes=(2,)), "float32"),
+            ("running", SGLangSpec(url=server.launch.url), "bfloat16"),
+        ):
+            place = tmp_path / name
+            place.mkdir()
+            folder = run_folder(place, pair, site, "bench", sglang=spec, decoding=alone)
+            with open_context(folder) as context:
+                bench.run(context)
+            result = result_of(folder)
+            assert result["trees"] == [] and result["plain"]["completion_tokens"] == 27
+            assert result["setup"]["draft"] == ""
+            assert result["setup"]["dtype"] == dtype, "the server's, whatever was asked for"
+            print_bench(result)
+    said = capsys.readouterr().out
+    assert "alone" in said and said.count("plain, 2 prompts at once:") == 1
+
+
+def test_the_base_alone_is_not_measured_at_a_server_that_always_drafts(pair: Pair, site: Path, tmp_path: Path) -> None:
+    with running(pair, site, tmp_path) as server:
+        alone = GREEDY.model_copy(update={"plain": True})
+        folder = run_folder(tmp_path, pair, site, "bench", sglang=SGLangSpec(url=server.launch.url), decoding=alone)
+        with open_context(folder) as context, pytest.raises(ModelError, match="makes every answer with its draft"):
+            bench.run(context)
 
 
 def test_generate_by_a_server_streams_the_same_record(pair: Pair, site: Path, tmp_path: Path) -> None:

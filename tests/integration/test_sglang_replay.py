@@ -1,8 +1,8 @@
 """SGLang's client side against recorded exchanges: a server that repeats them, whole or with something gone wrong.
 
-A file says where its exchanges are from: `exchanges-VERSION.jsonl.gz` was recorded on a GPU
-(`scripts/gpu_sglang_check.sh`); `exchanges-fake.jsonl.gz` is of `tests/fakes/sglang_server.py`, which speaks as
-SGLang's source does.
+A file says where its exchanges are from: `exchanges-0.5.17-cpu.jsonl.gz` is of two servers of SGLang 0.5.17 on a
+processor (float32, with a stand-in for SGLang's kernels, which are for GPUs alone), recorded by
+`benchmarks/sglang_exchanges.py`; `scripts/gpu_sglang_check.sh` records on a GPU.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from hetspec_core.config import resolve
-from hetspec_core.engine.backends.sglang import check_model
 from hetspec_core.engine.backends.sglang_client import Chunk, SGLangClient, free_port, sampling_params
 from hetspec_core.engine.backends.sglang_counts import step_counts
+from hetspec_core.engine.backends.sglang_fleet import check_model
 from hetspec_core.engine.backends.sglang_launch import Launch, environment, interpreter
 from hetspec_core.engine.backends.sglang_server import SGLangServer, StartLog
 from hetspec_core.engine.backends.sglang_trees import committed_tokens, step_count, tree_step
@@ -125,6 +125,16 @@ def test_a_recorded_refusal_is_told_in_the_servers_words(file: Path, row: str) -
     with replaying(file, row) as client, pytest.raises(ModelError, match=f"status {exchange['status']}") as failure:
         list(client.generate(exchange["body"]["input_ids"], exchange["body"]["sampling_params"]))
     assert str(said["error"]["message"])[:60] in failure.value.message
+
+
+@every_row
+def test_a_recorded_prompt_that_is_too_long_is_refused_by_a_message_of_the_stream(file: Path, row: str) -> None:
+    """SGLang says so with status 200, as the first message of a stream."""
+    exchanges = read_recording(file, row)
+    long = next(each for each in exchanges if len((each["body"] or {}).get("input_ids", ())) > 4000)
+    assert long["status"] == 200
+    with replaying(file, row) as client, pytest.raises(ModelError, match=r"refuses .*context length \(2048 tokens\)"):
+        answer(client, long["body"]["input_ids"])
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from hetspec_core.engine.backends.backend import Backend, Capability, StepSeen, 
 from hetspec_core.engine.backends.sglang_client import Chunk, SGLangClient, sampling_params
 from hetspec_core.engine.backends.sglang_counts import growth_count, step_counts, tree_of_flags
 from hetspec_core.engine.backends.sglang_export import ServedDraft
-from hetspec_core.engine.backends.sglang_fleet import Fleet, Served, died_of
+from hetspec_core.engine.backends.sglang_fleet import Fleet, Served, check_model, died_of
+from hetspec_core.engine.backends.sglang_launch import context_of
 from hetspec_core.engine.backends.sglang_trees import TreeFeed, committed_tokens, step_count, tree_step
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
@@ -73,6 +74,7 @@ class SGLangBackend(Backend):
             self._plain = self._attach(self.spec.plain_url, base) if self.spec.plain_url else None
             self._context = self._attached.facts.context_tokens or self._context
         else:
+            self._context = context_of(self.spec.flags) or self._context
             self._fleet = Fleet(
                 self.spec,
                 base,
@@ -372,30 +374,3 @@ def stop_ids(folder: Path, tokenizer: Any) -> list[int]:
     if getattr(tokenizer, "eos_token_id", None) is not None:
         found.add(tokenizer.eos_token_id)
     return sorted(int(value) for value in found)
-
-
-def check_model(architectures: Sequence[str], model: str, base: BaseSpec, url: str) -> None:
-    """See that a server has a base of the family that is meant; it does not tell its weights.
-
-    Raises:
-        ModelError: it has another one.
-    """
-    wanted = base.architecture.model_type.replace("_", "")
-    seen = [name.lower().removesuffix("forcausallm") for name in architectures]
-    local = Path(model) / "config.json"
-    if seen and wanted not in seen:
-        raise ModelError(
-            f"{url} serves {model} ({', '.join(architectures)}), and the recipe's base is {base.name} "
-            f"({base.architecture.model_type})",
-            hint="name the recipe whose base it serves, or the server of this base",
-        )
-    try:
-        sizes = json.loads(local.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return  # it is on another machine, or a name on the hub: the family has to do
-    for key in ("hidden_size", "num_hidden_layers", "vocab_size"):
-        if key in sizes and sizes[key] != getattr(base.architecture, key):
-            raise ModelError(
-                f"{url} serves {model} with {key} {sizes[key]}; {base.name} has {getattr(base.architecture, key)}",
-                hint="name the recipe whose base it serves",
-            )

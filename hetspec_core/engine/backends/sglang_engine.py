@@ -30,13 +30,16 @@ def main(arguments: list[str]) -> int:
     result["start_s"] = time.perf_counter() - began
     try:
         info = engine.get_server_info()
-        kept = ("speculative_num_steps", "speculative_eagle_topk", "speculative_num_draft_tokens", "attention_backend")
+        kept = ("speculative_num_steps", "speculative_eagle_topk", "speculative_num_draft_tokens")
+        kept = (*kept, "attention_backend", "dtype")
         result["server"] = {name: info.get(name) for name in kept}
         for _ in range(int(job["warmup"])):
             engine.generate(input_ids=[job["prompts"][0]], sampling_params={**job["sampling"], "max_new_tokens": 16})
-        for size in job["batch_sizes"]:
+        print(f"measured 0 of {len(job['batch_sizes'])}", flush=True)  # the log is all that HetSpec sees meanwhile
+        for number, size in enumerate(job["batch_sizes"], start=1):
             result["batches"].append(_measure(engine, job, int(size)))
             _write(Path(arguments[1]), result)
+            print(f"measured {number} of {len(job['batch_sizes'])}", flush=True)
     finally:
         engine.shutdown()
     return 0

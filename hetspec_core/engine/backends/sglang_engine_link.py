@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import tempfile
 import time
@@ -40,6 +41,8 @@ from hetspec_core.errors import Cancelled, SpecError, StageFailed
 from hetspec_core.spec import DecodingSpec, ResourcesSpec, SGLangSpec, TreeSpec
 
 _LOOK_S = 0.2
+_STARTED = 0.5  # of the whole; the rest is measuring
+_MEASURED = re.compile(r"measured (\d+) of (\d+)")
 MODULE = "hetspec_core.engine.backends.sglang_engine"
 
 
@@ -181,13 +184,19 @@ def _follow(
     stop_asked: Callable[[], bool],
 ) -> None:
     told, limit = StartLog(), time.monotonic() + timeout_s
-    while process.poll() is None:
+    while True:
+        over = process.poll() is not None  # its last words are read all the same
         with log.open("rb") as file:
             file.seek(position)
             new = file.read()
         position += len(new)
-        if any([told.read(line) for line in new.decode(errors="replace").splitlines()]):
-            on_progress(told.label, told.done)
+        lines = new.decode(errors="replace").splitlines()
+        if any([told.read(line) for line in lines]):
+            on_progress(told.label, told.done * _STARTED)
+        for hit in filter(None, map(_MEASURED.fullmatch, lines)):
+            on_progress("prompts are answered", _STARTED + (1 - _STARTED) * int(hit[1]) / int(hit[2]))
+        if over:
+            break
         if stop_asked():
             raise Cancelled("the engine was asked to stop")
         if time.monotonic() > limit:

@@ -5,10 +5,11 @@ It joins export, command line and process; it knows no prompts and no answers.
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from hetspec_core.engine.backends.sglang_launch import Launch, installed, is_flo
 from hetspec_core.engine.backends.sglang_server import Progress, SGLangServer
 from hetspec_core.engine.backends.sglang_trees import TreeFeed
 from hetspec_core.engine.modeling.sources import materialize
-from hetspec_core.errors import StageFailed
+from hetspec_core.errors import ModelError, StageFailed
 from hetspec_core.spec import BaseSpec, ResourcesSpec, SGLangSpec, TreeSpec
 
 _END_S = 1.0  # what broke off in the middle of an answer is usually gone by then
@@ -179,3 +180,30 @@ def died_of(served: Served, error: StageFailed) -> StageFailed:
     if server is None or server.alive:
         return error
     return server.died()
+
+
+def check_model(architectures: Sequence[str], model: str, base: BaseSpec, url: str) -> None:
+    """See that a server has a base of the family that is meant; it does not tell its weights.
+
+    Raises:
+        ModelError: it has another one.
+    """
+    wanted = base.architecture.model_type.replace("_", "")
+    seen = [name.lower().removesuffix("forcausallm") for name in architectures]
+    local = Path(model) / "config.json"
+    if seen and wanted not in seen:
+        raise ModelError(
+            f"{url} serves {model} ({', '.join(architectures)}), and the recipe's base is {base.name} "
+            f"({base.architecture.model_type})",
+            hint="name the recipe whose base it serves, or the server of this base",
+        )
+    try:
+        sizes = json.loads(local.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # it is on another machine, or a name on the hub: the family has to do
+    for key in ("hidden_size", "num_hidden_layers", "vocab_size"):
+        if key in sizes and sizes[key] != getattr(base.architecture, key):
+            raise ModelError(
+                f"{url} serves {model} with {key} {sizes[key]}; {base.name} has {getattr(base.architecture, key)}",
+                hint="name the recipe whose base it serves",
+            )

@@ -211,6 +211,12 @@ def flag_value(flags: Sequence[str], name: str) -> str | None:
     return found
 
 
+def context_of(flags: Sequence[str]) -> int:
+    """Prompt and answer together of a server that is started with these flags; 0 when they leave it to the model."""
+    given = flag_value(flags, "--context-length") or ""
+    return int(given) if given.isdecimal() else 0
+
+
 _ALIASES = {"--tp-size": "--tp", "--model-path": "--model"}
 
 

@@ -52,7 +52,11 @@ _STEPS: tuple[tuple[re.Pattern[str], str, float], ...] = tuple(
         (r"ready to roll", "the server is ready", 1.0),
     )
 )
+_ARGUMENTS = "server_args="
 _CLASS = re.compile(r"Load weight end\..*?\btype=(\w+)")
+_CLEANING_UP = re.compile(
+    r"kill_process_tree called|SIGQUIT received|Received sigquit|crash diagnostics|py-spy|GET /health"
+)
 _IGNORED = re.compile(r"Ignore import error when loading (\S*sglang_models\S*): (.*)")
 
 
@@ -79,7 +83,8 @@ class StartLog:
             self.classes = (*self.classes, hit[1])
         if hit := _IGNORED.search(line):
             self.ignored = (*self.ignored, f"{hit[1]}: {hit[2]}")
-        for pattern, label, done in _STEPS:
+        steps = _STEPS[:1] if _ARGUMENTS in line else _STEPS  # the settings name compilers and graphs
+        for pattern, label, done in steps:
             if done > self.done and pattern.search(line):
                 self.label, self.done = label, done
         return before != (self.label, self.done, self.classes, self.ignored)
@@ -245,7 +250,7 @@ def why_it_ended(who: str, status: int | None, log: Path, offset: int) -> StageF
     """The error that tells how a process of SGLang ended, by what it left in its log behind `offset`."""
     tail = _tail(log, offset)
     known = recognise(tail)
-    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    lines = [line.strip() for line in tail.splitlines() if line.strip() and not _CLEANING_UP.search(line)]
     errors = [line for line in lines if re.match(r"^[\w.]*(Error|Exception)\b.*:", line)]
     reason = known.message if known is not None else (errors or lines or ["it left no word"])[-1][:300]
     shown = "".join(char if char.isprintable() else " " for char in reason)

@@ -82,9 +82,9 @@ def _run_served(context: RunContext, conversations: list[Conversation]) -> None:
     prompt_ids = json.dumps([question.ids for question in questions], separators=(",", ":"))
     setup = {
         **machine_facts(context.device),
-        "dtype": spec.resources.dtype,
+        "dtype": found["sglang"]["dtype"] or spec.resources.dtype,
         "base": spec.base.name,
-        "draft": spec.draft.checkpoint or spec.draft.name if spec.draft else "",
+        "draft": spec.draft.checkpoint or spec.draft.name if spec.draft and not spec.decoding.plain else "",
         "draft_parameters": None,
         "draft_vocab_size": None,
         "prompts": spec.bench.prompts,
@@ -99,8 +99,9 @@ def _run_served(context: RunContext, conversations: list[Conversation]) -> None:
         "sglang": found["sglang"],
     }
     context.result("bench", {"setup": setup, "plain": found["plain"], "trees": found["trees"]})
-    best = found["trees"][0]
-    context.metric(0, {"accept_length": best["accept_length"], "speedup": best["speedup"]})
+    if found["trees"]:
+        best = found["trees"][0]
+        context.metric(0, {"accept_length": best["accept_length"], "speedup": best["speedup"]})
 
 
 def read_prompts(bench: BenchSpec) -> list[Conversation]:

@@ -45,18 +45,20 @@ def measure_served(context: RunContext, conversations: list[Conversation]) -> tu
     """
     spec = context.spec
     folder = draft_folder(context)
-    if not folder:
-        raise SpecError("a bench needs a draft", hint="give one: --draft RUN_OR_DIR")
+    if not folder and not spec.decoding.plain:
+        raise SpecError(
+            "a bench needs a draft", hint="give one: --draft RUN_OR_DIR; or --plain measures the base alone"
+        )
     with sglang_backend(context) as backend:
         backend.use_draft(folder, Path(folder).name)
         attached = bool(spec.sglang.url)
-        trees = spec.bench.trees
-        if attached:
+        trees = spec.bench.trees if folder else ()
+        if attached and folder:
             at = backend.served(spec.decoding.model_copy(update={"plain": False}))
             trees = (tree_of_flags(*at.facts.tree),) if at.facts.tree else trees[:1]
         tracks = [Track(tree.label, spec.decoding.model_copy(update={"tree": tree, "plain": False})) for tree in trees]
         plain = Track(PLAIN, spec.decoding.model_copy(update={"plain": True}))
-        has_plain = not attached or bool(spec.sglang.plain_url)
+        has_plain = not folder or not attached or bool(spec.sglang.plain_url)
         ways = [plain, *tracks] if has_plain else tracks
         measurement = _Engine(context, backend) if spec.sglang.engine else _Servers(context, backend)
         questions: list[Question] = []
@@ -99,6 +101,7 @@ class _Servers:
         questions: list[Question] = []
         self._metas: Metas = []
         for number, conversation in enumerate(conversations):
+            self._tell(way, number, len(conversations), conversation.category)
             opened = conversation.with_system(self._context.spec.base.system_prompt)
             messages = [message for message in opened.messages if message.role == "system"]
             turns = conversation.user_turns[:1] if bench.first_turn_only else conversation.user_turns
@@ -110,6 +113,7 @@ class _Servers:
                 way.completions.append(completion)
                 self._metas.append(meta)
                 messages.append(Message("assistant", self._backend.text(completion.tokens)))
+        self._tell(way, len(conversations), len(conversations))
         return questions
 
     def answer(self, way: Track, questions: Sequence[Question], *, fresh: bool) -> Metas:
@@ -119,12 +123,15 @@ class _Servers:
         served = self._open(way)
         metas: Metas = []
         for number, question in enumerate(questions):
-            self._context.progress(f"bench {way.label}", number, len(questions), "prompts", note=question.category)
+            self._tell(way, number, len(questions), question.category)
             completion, meta = self._one(served, question, way)
             way.completions.append(completion)
             metas.append(meta)
-        self._context.progress(f"bench {way.label}", len(questions), len(questions), "prompts")
+        self._tell(way, len(questions), len(questions))
         return metas
+
+    def _tell(self, way: Track, done: int, total: int, category: str = "") -> None:
+        self._context.progress(f"bench {way.label}", done, total, "prompts", note=category)
 
     def batches(self, way: Track, questions: Sequence[Question]) -> list[dict[str, Any]]:
         """Throughput with several requests at once, for every batch size beyond one."""
@@ -140,7 +147,13 @@ class _Servers:
         """What served."""
         assert self._served is not None
         facts = self._served.facts
-        return {"mode": "server", "version": facts.version, "model": facts.model, "url": self._served.client.url}
+        return {
+            "mode": "server",
+            "version": facts.version,
+            "model": facts.model,
+            "url": self._served.client.url,
+            "dtype": facts.args.get("dtype"),
+        }
 
     def gap(self, context_ids: list[int]) -> float | None:
         """How far apart the logits of the two likeliest tokens after a context are, as the present server sees it."""
@@ -238,7 +251,9 @@ class _Engine:
 
     def setup(self) -> dict[str, Any]:
         """What ran."""
-        return {"mode": "engine", "version": self._version, "start_s": self._found.get("start_s")}
+        said = self._found.get("server", {})
+        about = {"version": self._version, "start_s": self._found.get("start_s"), "dtype": said.get("dtype")}
+        return {"mode": "engine", **about}
 
     def gap(self, context_ids: list[int]) -> float | None:
         """The engine is gone by then; nobody can tell."""
