@@ -71,7 +71,7 @@ class Commands:
         self._end_served()
         turns = "What is a lighthouse?\n/tree\n/stats\nSay it in five words.\n/quit\n"
         started = ["chat", "--recipe", *pair, "--backend", "sglang", "--tree", "6/10/59", "--max-new-tokens", "48"]
-        self.run("chat that starts a server", started, 110, said=turns)
+        self.run("chat that starts a server", started, 240, said=turns)
         tune = ["tune", *pair, "--backend", "sglang", *prompts[:2], "--max-new-tokens", "64", "--tree", "3/1/3"]
         self.run("tune", [*tune, "--tree", "5/4/7", "--batch-size", "1", "--batch-size", "4", "--minutes", "2.2"], 160)
         self.run(

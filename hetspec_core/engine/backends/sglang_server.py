@@ -41,7 +41,7 @@ _STEPS: tuple[tuple[re.Pattern[str], str, float], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), label, done)
     for pattern, label, done in (
         (r"server_args=|launch_server", "SGLang starts", 0.05),
-        (r"Init torch distributed begin", "the GPU is opened", 0.15),
+        (r"Init torch distributed begin", "the device is opened", 0.15),
         (r"Load weight begin", "weights are loaded", 0.25),
         (r"Load weight end", "weights are loaded", 0.4),
         (r"KV Cache is allocated|Memory pool end", "the cache is allocated", 0.5),

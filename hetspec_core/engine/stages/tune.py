@@ -98,15 +98,22 @@ def _frontier(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _plan(context: RunContext, ways: Sequence[Track]) -> Iterator[tuple[Track, int, str]]:
-    """What to try next, with the reason if there is no time for it: the longest trial so far must still fit."""
+    """What to try next, with the reason if there is no time for it: the longest trial of its kind must still fit.
+
+    The first trial of a way is a kind of its own: a server is started for it.
+    """
     limit = time.monotonic() + context.spec.tune.budget_s
-    longest = 0.0
+    longest = {True: 0.0, False: 0.0}
     for way in ways:
+        first = True
         for size in context.spec.tune.batch_sizes:
             context.check_cancelled()
             began = time.monotonic()
-            yield way, size, "" if began + longest <= limit else "the time budget was spent"
-            longest = max(longest, time.monotonic() - began)
+            reason = "" if began + longest[first] <= limit else "the time budget was spent"
+            yield way, size, reason
+            if not reason:
+                longest[first] = max(longest[first], time.monotonic() - began)
+                first = False
 
 
 def _builtin(context: RunContext, ways: Sequence[Track]) -> Iterator[Trial]:
