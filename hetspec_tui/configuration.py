@@ -6,6 +6,7 @@ It prints, and draws nothing; what is wrong with settings the app knows, which h
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,10 @@ from hetspec_tui.settings import place_of, settings_schema
 
 def print_schema() -> int:
     """Print the JSON schema of `dashboard.toml`; gives the exit status."""
-    print(json.dumps(settings_schema([entry.name for entry in pages.available()]), indent=2))
+    try:
+        print(json.dumps(settings_schema([entry.name for entry in pages.available()]), indent=2), flush=True)
+    except BrokenPipeError:  # whoever reads has seen enough; Python would complain of it once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

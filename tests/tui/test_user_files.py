@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
@@ -55,6 +56,15 @@ def config_command(*words: str) -> subprocess.CompletedProcess[str]:
     """`hetspec config`, which needs no terminal."""
     program = [sys.executable, "-m", "hetspec_tui.app", "config", *words]
     return subprocess.run(program, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_reader_that_has_seen_enough_of_the_schema_ends_it_quietly() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = [sys.executable, "-m", "hetspec_tui.app", "config", "--schema"]
+    done = subprocess.run(program, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_schema_of_the_settings_is_printed_and_allows_what_is_taken_and_nothing_else(tmp_path: Path) -> None:
