@@ -1,0 +1,111 @@
+"""The SGLang backend against a fake server: answers, trees, turns of several servers. Nothing here computes a token.
+
+What is proved on a real server, and where the fake's words come from, is in docs/sglang.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hetspec_core.engine.backends.backend import StepSeen, Watcher
+from hetspec_core.engine.backends.sglang import SGLangBackend
+from hetspec_core.engine.backends.sglang_server import SGLangServer
+from hetspec_core.errors import HetSpecError, ModelError, StageFailed
+from hetspec_core.spec import ResourcesSpec, SGLangSpec
+from tests.fakes.sglang_pair import CHAIN, GREEDY, Pair, fleet_of, running, wait_for
+from tests.fakes.sglang_site import site_spec
+
+
+@contextmanager
+def backend_of(pair: Pair, spec: SGLangSpec) -> Iterator[SGLangBackend]:
+    backend = SGLangBackend()
+    backend.configure(spec.model_dump(mode="json", exclude_defaults=True))
+    try:
+        backend.open(pair[0], ResourcesSpec())
+        yield backend
+    finally:
+        backend.close()
+
+
+def listener(steps: list[StepSeen], tokens: list[int], trees: bool = True) -> Watcher:
+    return Watcher(on_tokens=tokens.extend, on_step=steps.append, trees=trees)
+
+
+def test_an_answer_comes_with_the_tree_of_every_step(pair: Pair, site: Path) -> None:
+    with backend_of(pair, site_spec(site)) as backend:
+        assert "trees" in backend.facts().capabilities
+        backend.use_draft(str(pair[1].checkpoint), "tiny")
+        steps: list[StepSeen] = []
+        tokens: list[int] = []
+        written = backend.answer([1, 2, 3], GREEDY, listener(steps, tokens))
+        assert written.tokens == list(range(5, 14)) and tokens == [5]
+        assert [len(step.tokens) for step in steps] == [1, 3, 2, 1, 1]
+        assert [step.count.accepted for step in steps] == [0, 2, 1, 0, 2]  # the last was cut by the limit
+        assert all(step.tree is not None for step in steps)
+        tree = steps[1].tree
+        assert tree is not None and tree.path == [1, 2] and tree.draft_probs == [1.0, 0.5, 0.5, 0.5]
+        assert [step.kv_tokens for step in steps] == [3, 4, 7, 9, 10]
+
+
+def test_plain_and_draft_take_turns_with_a_server_each(pair: Pair, site: Path) -> None:
+    with backend_of(pair, site_spec(site, keep_servers=2)) as backend:
+        steps: list[StepSeen] = []
+        tokens: list[int] = []
+        backend.answer([1], GREEDY, listener(steps, tokens))
+        assert steps == [] and tokens == list(range(5, 14))
+        plain = backend.served(GREEDY.model_copy(update={"plain": True}))
+        backend.use_draft(str(pair[1].checkpoint), "tiny")
+        backend.answer([1], GREEDY, listener(steps, tokens, trees=False))
+        assert len(steps) == 5 and steps[0].tree is None
+        assert backend.served(GREEDY.model_copy(update={"plain": True})) is plain
+        plain_s, costs = backend.calibrate([1], GREEDY, ["3/1/3"], lambda: False)
+        assert plain_s > 0 and costs[0].steps == 5
+
+
+def test_a_server_that_is_started_with_a_shorter_context_is_known_for_it(pair: Pair, site: Path) -> None:
+    with backend_of(pair, site_spec(site, flags=("--context-length", "300"))) as backend:
+        assert backend.facts().context_tokens == 300
+
+
+def test_a_running_server_is_attached_to_and_left_running(pair: Pair, site: Path, tmp_path: Path) -> None:
+    with running(pair, site, tmp_path) as server:
+        with backend_of(pair, SGLangSpec(url=server.launch.url)) as backend:
+            facts = backend.facts()
+            assert facts.tree == "3/1/3" and facts.context_tokens == 500
+            backend.use_draft("anything", "theirs")
+            steps: list[StepSeen] = []
+            backend.answer([1], GREEDY, listener(steps, []))
+            assert len(steps) == 5
+            backend.use_draft("", "")
+            with pytest.raises(ModelError, match="SGLang cannot leave it out"):
+                backend.answer([1], GREEDY, listener([], []))
+        assert server.alive
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"), [("other_model", "serves .*QwenForCausalLM"), ("old", "0.4.9; supported are")]
+)
+def test_a_server_of_another_model_or_version_is_refused(
+    pair: Pair, site: Path, tmp_path: Path, mode: str, words: str
+) -> None:
+    fleet = fleet_of(pair, site_spec(site, mode, trees=False), tmp_path)
+    launch = fleet.plan(None, CHAIN)
+    server = SGLangServer(launch, tmp_path / "log")
+    server.start()
+    try:
+        wait_for(server.client.healthy)
+        with pytest.raises(HetSpecError, match=words), backend_of(pair, SGLangSpec(url=launch.url)):
+            pass
+    finally:
+        server.stop()
+
+
+def test_a_crash_in_an_answer_gives_the_reason_of_the_log(pair: Pair, site: Path) -> None:
+    with backend_of(pair, site_spec(site, "die_midstream")) as backend:
+        with pytest.raises(StageFailed) as failure:
+            backend.answer([1], GREEDY, listener([], []))
+        assert "status 7: RuntimeError: the fake fell over" in failure.value.message

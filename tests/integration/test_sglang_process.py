@@ -1,0 +1,283 @@
+"""SGLang's client and its child process against a fake server. Nothing here computes a token.
+
+What is proved on a real server, and where the fake's words come from, is in docs/sglang.md.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from hetspec_core.engine.backends.sglang_client import SGLangClient, sampling_params
+from hetspec_core.engine.backends.sglang_engine_link import flag_arguments
+from hetspec_core.engine.backends.sglang_export import served_draft
+from hetspec_core.engine.backends.sglang_launch import installed, plan_launch
+from hetspec_core.engine.backends.sglang_server import StartLog, why_it_ended
+from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.engine.modeling.checkpoint import build_draft, save_draft
+from hetspec_core.errors import Cancelled, DataError, HetSpecError, ModelError, ResourceError, SpecError, StageFailed
+from hetspec_core.sglang_inside import Installed
+from hetspec_core.spec import AlgorithmSpec, BaseSpec, DraftSpec, ResourcesSpec, SamplingSpec, SGLangSpec
+from tests.fakes.sglang_pair import CHAIN, Pair, alive, chunks_of, fleet_of, running
+from tests.fakes.sglang_site import make_site, site_spec
+
+# --- client ---------------------------------------------------------------------------------------------------------
+
+
+def test_pieces_are_the_growth_of_the_answer_and_the_last_brings_the_figures(
+    pair: Pair, site: Path, tmp_path: Path
+) -> None:
+    with running(pair, site, tmp_path) as server:
+        chunks = chunks_of(server.client)
+        assert [len(chunk.tokens) for chunk in chunks] == [1, 1, 3, 2, 1, 1]
+        assert [token for chunk in chunks for token in chunk.tokens] == list(range(5, 14))
+        assert chunks[-1].finish == "length" and chunks[0].finish == ""
+        assert chunks[-1].meta["spec_verify_ct"] == 5
+        assert server.facts is not None and server.facts.tree == (3, 1, 4)
+        assert server.client.next_log_probs([1]) == [(-0.5, 5), (-0.75, 6)]
+
+
+def test_an_answer_stops_between_two_pieces_when_it_is_asked_to(pair: Pair, site: Path, tmp_path: Path) -> None:
+    with running(pair, site, tmp_path) as server:
+        seen = chunks_of(server.client, 100, request_id="r", stop_asked=lambda: True)
+        assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "error", "words"),
+    [
+        ("malformed", DataError, "no JSON"),
+        ("no_ids", DataError, "output_ids"),
+        ("cut", StageFailed, "broke off|without saying why"),
+        ("die_midstream", StageFailed, "broke off|without saying why"),
+        ("error", ModelError, "status 400: .*bad request"),
+    ],
+)
+def test_a_broken_answer_says_what_was_seen(
+    pair: Pair, site: Path, tmp_path: Path, mode: str, error: type[HetSpecError], words: str
+) -> None:
+    with running(pair, site, tmp_path, mode) as server, pytest.raises(error, match=words):
+        chunks_of(server.client)
+
+
+def test_a_prompt_that_is_too_long_is_refused_in_the_servers_words(pair: Pair, site: Path, tmp_path: Path) -> None:
+    with running(pair, site, tmp_path) as server, pytest.raises(ModelError, match=r"refuses .*context length"):
+        list(server.client.generate([1] * 600, sampling_params(SamplingSpec(), 9, ignore_eos=True)))
+
+
+def test_a_silent_server_ends_the_request_in_time(pair: Pair, site: Path, tmp_path: Path) -> None:
+    with running(pair, site, tmp_path, "deaf") as server:
+        client = SGLangClient(server.launch.url, timeout_s=0.5)
+        with pytest.raises(StageFailed, match="fell silent"):
+            chunks_of(client)
+
+
+def test_nobody_there_is_said_with_the_address() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(ResourceError, match=f"no server answers at {url}"):
+        SGLangClient(url).facts()
+    with pytest.raises(ResourceError, match="no address"):
+        SGLangClient("ftp://here")
+
+
+# --- child process --------------------------------------------------------------------------------------------------
+
+
+def test_a_start_is_told_step_by_step_and_its_end_leaves_no_process(pair: Pair, site: Path, tmp_path: Path) -> None:
+    told: list[tuple[str, float]] = []
+    spec = site_spec(site, "slow", trees=False)
+    fleet = fleet_of(pair, spec, tmp_path, on_progress=lambda label, done: told.append((label, done)))
+    server = fleet.server(fleet.export(Path(str(pair[1].checkpoint))), CHAIN).server
+    assert server is not None and server.pid is not None
+    labels = [label for label, _ in told]
+    assert "weights are loaded" in labels and labels[-1] == "the server is ready"
+    assert [done for _, done in told] == sorted(done for _, done in told)
+    assert server.told.classes == ("LlamaForCausalLM", "LlamaForCausalLMEagle")
+    family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    assert len(family) == 2
+    fleet.close()
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
+
+
+def test_the_settings_in_the_log_are_no_news_of_the_start() -> None:
+    told = StartLog()
+    told.read(
+        "[2026-11-24 22:31:49] server_args=ServerArgs(model_path='/jit', enable_torch_compile=False, "
+        "cuda_graph_config=CudaGraphConfig(prefill=PhaseConfig(backend='disabled', tc_compiler='eager')))"
+    )
+    assert (told.label, told.done) == ("SGLang starts", 0.05)
+
+
+def test_a_log_of_the_real_server_is_understood() -> None:
+    told = StartLog()
+    for line in (
+        "[2026-11-23 09:00:00] server_args=ServerArgs(model_path='/m')",
+        "[2026-11-23 09:00:10] Load weight begin. avail mem=139.15 GB",
+        "[2026-11-23 09:00:11] Load weight end. elapsed=0.63 s, type=LlamaForCausalLM, avail mem=138.6 GB",
+        "Ignore import error when loading hetspec_core.engine.backends.sglang_models.qwen3_eagle: no module x",
+        "[2026-11-23 09:00:20] Capture draft decode CUDA graph begin. backend=full, bs=[1]",
+        "[2026-11-23 09:00:40] The server is fired up and ready to roll!",
+    ):
+        told.read(line)
+    assert told.classes == ("LlamaForCausalLM",)
+    assert told.done == 1.0
+    assert "qwen3_eagle: no module x" in told.ignored[0]
+
+
+def test_a_server_that_does_not_start_gives_its_own_last_error(pair: Pair, site: Path, tmp_path: Path) -> None:
+    with pytest.raises(StageFailed, match="status 3: ValueError: no such model"):
+        fleet_of(pair, site_spec(site, "die_at_start"), tmp_path).server(None, CHAIN)
+
+
+def test_a_server_whose_part_was_killed_is_told_by_that_and_not_by_how_it_cleaned_up(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text(  # of SGLang 0.5.17, after kill -9 of its scheduler
+        '[2026-11-24 23:17:58] INFO:     127.0.0.1:44002 - "GET /health_generate HTTP/1.1" 200 OK\n'
+        "[2026-11-24 23:18:00] Subprocess scheduler_0 (pid=12369) crashed with exit code -9. Triggering SIGQUIT...\n"
+        "[2026-11-24 23:18:00] SIGQUIT received. signum=None, frame=None. It usually means one child failed.\n"
+        "[2026-11-24 23:18:00] Sleeping 5 seconds before crash diagnostics to let GPU activity settle.\n"
+        "[2026-11-24 23:18:05] No live scheduler processes found; skipping py-spy and CUDA coredump.\n"
+        "[2026-11-24 23:18:05] kill_process_tree called: parent_pid=12339, include_parent=True, pid=12339\n"
+    )
+    assert "scheduler_0 (pid=12369) crashed with exit code -9" in why_it_ended("it", -9, log, 0).message
+
+
+def test_a_start_is_given_up_when_it_is_asked_to_or_takes_too_long(pair: Pair, site: Path, tmp_path: Path) -> None:
+    with pytest.raises(Cancelled):
+        fleet_of(pair, site_spec(site), tmp_path, stop_asked=lambda: True).server(None, CHAIN)
+    spec = site_spec(site, "slow", start_timeout_s=0.4)
+    with pytest.raises(StageFailed, match="not ready after 0 s"):
+        fleet_of(pair, spec, tmp_path).server(None, CHAIN)
+
+
+def test_a_taken_port_is_said_before_anything_starts(pair: Pair, site: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        spec = site_spec(site, port=taken.getsockname()[1])
+        with pytest.raises(ResourceError, match="taken by another program"):
+            fleet_of(pair, spec, tmp_path).server(None, CHAIN)
+
+
+def test_another_class_than_the_wanted_one_is_an_error(pair: Pair, site: Path, tmp_path: Path) -> None:
+    fleet = fleet_of(pair, site_spec(site, "wrong_class"), tmp_path)
+    with pytest.raises(ModelError, match="needs class LlamaForCausalLMEagle, and SGLang loaded LlamaForCausalLM"):
+        fleet.server(fleet.export(Path(str(pair[1].checkpoint))), CHAIN)
+
+
+def test_a_crashed_server_is_started_again_once(pair: Pair, site: Path, tmp_path: Path) -> None:
+    fleet = fleet_of(pair, site_spec(site), tmp_path)
+    try:
+        first = fleet.server(None, CHAIN).server
+        assert first is not None and first.pid is not None
+        helpers = [child.pid for child in psutil.Process(first.pid).children()]
+        assert len(helpers) == 1
+        psutil.Process(first.pid).kill()
+        psutil.wait_procs([psutil.Process(first.pid)], timeout=5)
+        second = fleet.server(None, CHAIN).server
+        assert second is not None and second is not first and second.alive and second.pid is not None
+        helpers += [child.pid for child in psutil.Process(second.pid).children()]
+        assert fleet.server(None, CHAIN).server is second
+        psutil.Process(second.pid).kill()
+        time.sleep(0.2)
+        with pytest.raises(StageFailed, match="ended with status -9"):
+            fleet.server(None, CHAIN)
+    finally:
+        fleet.close()
+    assert not [each for each in helpers if psutil.pid_exists(each) and alive(each)]
+
+
+@pytest.mark.parametrize("version", ["0.5.10", "0.6.0"])
+def test_an_unsupported_version_is_refused_before_it_is_started(tmp_path: Path, version: str) -> None:
+    site = make_site(tmp_path / "site", version)
+    with pytest.raises(ResourceError, match=f"{version} .* is not supported; supported are 0.5.11 to 0.5.23"):
+        installed(site_spec(site))
+
+
+def test_no_sglang_is_said_with_what_to_install(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="not installed") as failure:
+        installed(SGLangSpec(python_path=str(tmp_path)))
+    assert "0.5.11" in failure.value.hint
+
+
+# --- command line and export ----------------------------------------------------------------------------------------
+
+
+def test_flags_of_the_user_are_passed_on_and_win(pair: Pair, tmp_path: Path) -> None:
+    served = served_draft(Path(str(pair[1].checkpoint)), pair[0], tmp_path / "exports", Installed("0.5.17"))
+    spec = SGLangSpec(flags=("--speculative-num-steps", "7", "--mem-fraction-static=0.4", "--enable-metrics"))
+    launch = plan_launch(
+        spec, base=tmp_path, served=served, tree=CHAIN, resources=ResourcesSpec(dtype="float16"), port=1234
+    )
+    line = launch.shown
+    assert "--speculative-num-steps 7" in line and "--speculative-num-steps 3" not in line
+    assert line.endswith("--mem-fraction-static=0.4 --enable-metrics")
+    assert "--dtype float16" in line and "--speculative-num-draft-tokens 4" in line
+    assert launch.url == "http://127.0.0.1:1234"
+    assert flag_arguments(spec.flags) == {
+        "speculative_num_steps": 7,
+        "mem_fraction_static": 0.4,
+        "enable_metrics": True,
+    }
+    with pytest.raises(SpecError, match="belongs to none"):
+        flag_arguments(("7",))
+
+
+def test_an_export_lies_beside_the_draft_and_is_made_once(pair: Pair, tmp_path: Path) -> None:
+    source = Path(str(pair[1].checkpoint))
+    before = {file.name: file.stat().st_mtime_ns for file in source.iterdir()}
+    one = served_draft(source, pair[0], tmp_path / "exports", Installed("0.5.17"))
+    stamp = (one.folder / "model.safetensors").stat().st_mtime_ns
+    two = served_draft(source, pair[0], tmp_path / "exports", Installed("0.5.17"))
+    assert one == two and (two.folder / "model.safetensors").stat().st_mtime_ns == stamp
+    assert {file.name: file.stat().st_mtime_ns for file in source.iterdir()} == before
+    config = json.loads((one.folder / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLMEagle"] and config["tie_word_embeddings"] is False
+
+
+def draft_of(folder: Path, base_spec: BaseSpec, backbone: str, algorithm: AlgorithmSpec, **sizes: Any) -> Path:
+    base = BaseLM.load(base_spec, device="cpu", dtype=torch.float32)
+    architecture = base_spec.architecture.model_copy(update={"num_hidden_layers": 1, **sizes})
+    spec = DraftSpec(name="other", backbone=backbone, architecture=architecture)
+    save_draft(build_draft(spec, algorithm, base), folder, algorithm=algorithm, facts={})
+    return folder
+
+
+def test_a_qwen3_draft_needs_our_class_and_so_a_version_that_it_is_made_for(pair: Pair, tmp_path: Path) -> None:
+    draft = draft_of(tmp_path / "q", pair[0], "qwen3", AlgorithmSpec(), model_type="qwen3", head_dim=8)
+    served = served_draft(draft, pair[0], tmp_path / "exports", Installed("0.5.17"))
+    assert (served.architecture, served.needs_package) == ("HetSpecQwen3Eagle", True)
+    launch = plan_launch(
+        SGLangSpec(), base=tmp_path, served=served, tree=CHAIN, resources=ResourcesSpec(), port=1, inside=tmp_path
+    )
+    assert launch.environment["SGLANG_EXTERNAL_MODEL_PACKAGE"].endswith("sglang_models")
+    assert launch.environment["PYTHONPATH"] == str(tmp_path)
+    assert served_draft(draft, pair[0], tmp_path / "exports", Installed("0.5.20")) == served  # its source fits
+    other = Installed("0.5.23", classes=("srt/models/qwen3.py has no Qwen3Attention",))
+    with pytest.raises(ModelError, match=r"made for SGLang 0\.5\.17; this is 0\.5\.23, .* has no Qwen3Attention"):
+        served_draft(draft, pair[0], tmp_path / "exports", other)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "algorithm", "sizes", "reason"),
+    [
+        ("gemma3", "eagle", {"model_type": "gemma3_text", "head_dim": 8}, "class for gemma3_text"),
+        ("llama", "eagle", {"hidden_size": 8, "intermediate_size": 16}, "8 wide"),
+    ],
+)
+def test_a_draft_that_sglang_cannot_serve_is_refused_with_what_would_work(
+    pair: Pair, tmp_path: Path, backbone: str, algorithm: str, sizes: dict[str, Any], reason: str
+) -> None:
+    draft = draft_of(tmp_path / "d", pair[0], backbone, AlgorithmSpec(name=algorithm), **sizes)
+    with pytest.raises(ModelError, match=f"SGLang cannot serve this draft: .*{reason}") as failure:
+        served_draft(draft, pair[0], tmp_path / "exports", Installed("0.5.17"))
+    assert failure.value.hint.startswith("what works: ")
