@@ -119,7 +119,7 @@ class Page(Screen[None]):
         return self.house.desk
 
     async def ask(self, question: Callable[[Workbench], Answer]) -> Answer | None:
-        """The desk's answer to a question that looks; None after an error, which is shown to the user."""
+        """The desk's answer to a question that looks; None after an error, which is shown, and for a page that goes."""
         return await self._shown(self.desk.ask(question))
 
     async def change(self, order: Callable[[Workbench], Answer]) -> Answer | None:
@@ -138,10 +138,17 @@ class Page(Screen[None]):
 
     async def _shown(self, answer: Awaitable[Answer]) -> Answer | None:
         try:
-            return await answer
+            found = await answer
         except HetSpecError as error:
-            self.show_error(error)
+            if self._is_whole:
+                self.show_error(error)
             return None
+        return found if self._is_whole else None
+
+    @property
+    def _is_whole(self) -> bool:
+        """False from the moment on at which the page, or the app, begins to be taken apart: parts are missing then."""
+        return self.is_attached and self.app.is_running
 
     def show_error(self, error: HetSpecError) -> None:
         """Show what was seen and what to do: a toast, or a screen to read and copy when it is long."""

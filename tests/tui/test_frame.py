@@ -132,6 +132,24 @@ def test_a_storm_of_sizes_leaves_a_working_screen() -> None:
     drive(act)
 
 
+def test_an_answer_that_comes_while_the_dashboard_ends_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+        await pilot.press("3")
+        await until(pilot, lambda: app.current_mode == "presets")
+        page = app.screen
+        assert isinstance(page, Page)
+        assert await page.ask(lambda _: 7) == 7
+
+        def while_it_ends(_: object) -> int:
+            app._running = False
+            return 7
+
+        assert await page.ask(while_it_ends) is None
+        app._running = True
+
+    drive(act)
+
+
 def test_an_action_that_cannot_be_read_at_one_moment_is_read_at_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     parse = actions.parse
     failed: list[str] = []
