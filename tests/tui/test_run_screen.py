@@ -97,9 +97,14 @@ def show(run_id: str, act: Act, size: tuple[int, int] = (100, 30), *, read_only:
     return drive(inside, size, read_only=read_only)
 
 
-def test_the_settings_of_a_run_say_where_they_came_from() -> None:
+def demo_run() -> str:
+    """A dataset run of the demo's recipe that was given a name, so that its settings come from many places."""
     with Workbench() as workbench:
-        run_id = workbench.submit(resolve("quick-demo", stage="dataset", overrides=["name=mine"])).run_id
+        return workbench.submit(resolve("quick-demo", stage="dataset", overrides=["name=mine"])).run_id
+
+
+def test_the_settings_of_a_run_say_where_they_came_from() -> None:
+    run_id = demo_run()
 
     async def act(screen: RunScreen, pilot: Pilot[None]) -> None:
         await pilot.press("3")
@@ -110,8 +115,7 @@ def test_the_settings_of_a_run_say_where_they_came_from() -> None:
 
 
 def test_on_a_small_screen_the_source_of_a_setting_is_read_without_a_key() -> None:
-    with Workbench() as workbench:
-        run_id = workbench.submit(resolve("quick-demo", stage="dataset", overrides=["name=mine"])).run_id
+    run_id = demo_run()
 
     async def act(screen: RunScreen, pilot: Pilot[None]) -> None:
         await pilot.press("3")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from hetspec_core.engine.modeling.draft_lm import DraftLM
-from hetspec_core.engine.modeling.spread import Room, move_parts, place_layers, weight_bytes
+from hetspec_core.engine.modeling.spread import Room, block_bytes, move_parts, place_layers, weight_bytes
 
 
 def settle(draft: DraftLM, room: Room) -> list[torch.device]:
@@ -30,7 +30,7 @@ def settle(draft: DraftLM, room: Room) -> list[torch.device]:
     inside = {id(parameter) for parameter in layers.parameters()}
     ends = sum(weight_bytes(parameter) for parameter in draft.parameters() if id(parameter) not in inside)
     ends += sum(map(weight_bytes, draft.copied_rows))
-    sizes = [sum(weight_bytes(each) for each in {p for layer in block for p in layer.parameters()}) for block in blocks]
+    sizes = [block_bytes(block) for block in blocks]
     placed = place_layers(sizes, ends, room.left(), what="the draft beside the base", from_last=False)
     move_parts(draft, draft.backbone.decoder, blocks, placed, ends, room)
     return [room.device(index) for index, block in zip(placed, blocks, strict=True) for _ in block]

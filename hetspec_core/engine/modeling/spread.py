@@ -8,7 +8,7 @@ left over is left where the draft and the logits are. It knows modules and sizes
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -64,11 +64,6 @@ class Room:
     def main(self) -> torch.device:
         """The first device, which has everything but layers."""
         return self.device(next(iter(self._budgets)))
-
-    @property
-    def total(self) -> int:
-        """Bytes of all devices together."""
-        return sum(self._budgets.values())
 
     def device(self, index: int) -> torch.device:
         return torch.device(self._kind, index)
@@ -141,7 +136,7 @@ def spread(model: Any, decoder: Any, room: Room) -> list[torch.device]:
     layers: nn.ModuleList = decoder.layers
     inside = {id(parameter) for parameter in layers.parameters()}
     ends = sum(weight_bytes(parameter) for parameter in model.parameters() if id(parameter) not in inside)
-    placed = place_layers([module_bytes(layer) for layer in layers], ends, room.left())
+    placed = place_layers([block_bytes([layer]) for layer in layers], ends, room.left())
     move_parts(model, decoder, [[layer] for layer in layers], placed, ends, room)
     return [room.device(index) for index in placed]
 
@@ -157,7 +152,7 @@ def move_parts(
     held = dict.fromkeys(room.left(), 0)
     held[next(iter(held))] = ends
     for block, index in zip(blocks, placed, strict=True):
-        held[index] += sum(weight_bytes(each) for each in {p for layer in block for p in layer.parameters()})
+        held[index] += block_bytes(block)
         for layer in block:
             follow(layer.to(room.device(index)), room.device(index))
     for name, module in decoder.named_children():
@@ -188,6 +183,6 @@ def weight_bytes(parameter: Tensor) -> int:
     return parameter.numel() * parameter.element_size()
 
 
-def module_bytes(module: nn.Module) -> int:
-    """Bytes of a module's parameters."""
-    return sum(map(weight_bytes, module.parameters()))
+def block_bytes(modules: Iterable[nn.Module]) -> int:
+    """Bytes of the parameters of some modules; one that they share counts once."""
+    return sum(map(weight_bytes, {parameter for module in modules for parameter in module.parameters()}))
