@@ -123,7 +123,7 @@ class Page(Screen[None]):
         return await self._shown(self.desk.ask(question))
 
     async def change(self, order: Callable[[Workbench], Answer]) -> Answer | None:
-        """The outcome of an order that changes something; None after an error, which is shown to the user."""
+        """The outcome of an order that changes something; None as in `ask`, though a page that goes stops no order."""
         return await self._shown(self.desk.change(order))
 
     def feed(
@@ -142,6 +142,8 @@ class Page(Screen[None]):
         except HetSpecError as error:
             if self._is_whole:
                 self.show_error(error)
+            else:  # nobody is there to be shown it
+                logging.getLogger("hetspec").warning("not done: %s", error)
             return None
         return found if self._is_whole else None
 
