@@ -3,8 +3,9 @@
     python -m benchmarks.sglang_check --out DIR --sglang DIR_OF_BUNDLE [--draft DIR] [--prompts FILE] [--questions 10]
 
 Everything of a server but its answers goes through HetSpec's own backend. A row that fails is noted and the rest goes
-on; the report is written anew after every row: `report.json`, the servers' logs, `exchanges.jsonl` (requests, and every
-line of the answers with its time), `trees.jsonl` (records of the tree plugin). Called by `scripts/gpu_sglang_check.sh`.
+on; the report is written anew after every row: `report.json`, the servers' logs, `exchanges.jsonl.gz` (requests, and
+every line of the answers with its time), `trees.jsonl` (records of the tree plugin). Called by
+`scripts/gpu_sglang_check.sh`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import gzip
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import threading
@@ -27,8 +27,10 @@ import torch
 from benchmarks import machine
 from benchmarks.sglang_drafts import as_latent, as_mixture, as_qwen3
 from benchmarks.sglang_exchanges import record_exchanges
-from benchmarks.sglang_matrix import ANSWERS, Check, Row, alone, ask, figures_of, ready_rows, short
+from benchmarks.sglang_matrix import ANSWERS, DEVICE, Check, Row, alone, ask, figures_of, ready_rows, short
+from benchmarks.sglang_overhead import measure_overhead
 from benchmarks.sglang_references import compare_answers, measure_builtin, measure_engine
+from benchmarks.tree_plugin import hook_costs
 from hetspec_core.config import resolve
 from hetspec_core.engine.backends.sglang_export import ServedDraft
 from hetspec_core.engine.backends.sglang_fleet import Fleet
@@ -77,35 +79,41 @@ def main() -> int:
     check.note("prompts", {"questions": len(check.prompts), "tokens": sum(map(len, check.prompts))})
     drafts = _drafts(check)
     fleet = _fleet(check, spec.base, check.out / "work")
+    exact: dict[str, Any] = {"dtype": "float32", "flags": EAGER, "questions": 6, "max_new_tokens": 64}
     rows = [
         Row("plain", "1/1/1"),
         Row("llama 6/10/59", "6/10/59", "llama"),
+        Row("plain float32", "1/1/1", **exact),
+        Row("llama 5/4/7 float32", "5/4/7", "llama", **exact),
         Row("llama 6/10/59 with the plugin", "6/10/59", "llama", trees=True),
+        Row("llama 6/10/59 again", "6/10/59", "llama"),
+        Row("llama 6/10/59 with the plugin again", "6/10/59", "llama", trees=True),
         Row("llama 5/4/7", "5/4/7", "llama"),
         Row("llama 3/1/3", "3/1/3", "llama"),
+        Row("llama 3/1/3 with a plugin that fails", "3/1/3", "llama", trees=True, socket="/no/such/folder/trees"),
         Row("qwen3 6/10/59", "6/10/59", "qwen3"),
         Row("qwen3-moe 6/10/59", "6/10/59", "qwen3_moe"),
         Row("latent 6/10/59", "6/10/59", "latent"),
-        Row("plain float32", "1/1/1", dtype="float32", flags=EAGER),
-        Row("llama 5/4/7 float32", "5/4/7", "llama", dtype="float32", flags=EAGER),
     ]
     if wanted := [name.strip() for name in check.options.only.split(",") if name.strip()]:
         if unknown := [name for name in wanted if name not in {row.name for row in rows}]:
             raise SystemExit(f"--only: no row {unknown[0]!r}; there are {', '.join(row.name for row in rows)}")
         rows = [row for row in rows if row.name in wanted]
-    first = [] if wanted else rows[:2]  # the others find the kernels that these have compiled
+    begun = 0 if wanted else 4  # the others find the kernels that these have compiled; float32 takes longest
     try:
         builtin = threading.Thread(target=lambda: measure_builtin(check, spec.base, drafts), daemon=True)
-        _start(check, fleet, first, drafts)
+        _start(check, fleet, rows[:begun], drafts)
         builtin.start()
-        _wait(check, first)
-        _start(check, fleet, rows[len(first) :], drafts)
-        _wait(check, rows[len(first) :])
+        _wait(check, rows[: begun // 2])
+        with alone(rows[: begun // 2]):  # who waits for a request keeps a core busy
+            _start(check, fleet, rows[begun:], drafts)
+            _wait(check, rows[begun // 2 :])
         builtin.join(timeout=max(1.0, check.left_s() - 120))
         check.attempt("exchanges", lambda: record_exchanges(check, rows))  # two seconds, and tests live on them
         _measure(check, rows, tokenizer)
-        check.attempt("overhead", lambda: _overhead(check, rows), 30)
         check.attempt("frontend", lambda: _frontend(check, rows), 15)
+        check.attempt("hooks", lambda: hook_costs(DEVICE, TreeSpec.parse("6/10/59")), 15)
+        check.attempt("overhead", lambda: measure_overhead(check, rows, min(100.0, check.left_s() - 40)), 60)
     finally:
         for row in rows:
             if row.server is not None:
@@ -113,7 +121,7 @@ def main() -> int:
     check.attempt("left behind", lambda: _left_behind(), 0)
     if check.options.engine:
         check.attempt("engine", lambda: measure_engine(check, fleet, drafts["llama"]), 80)
-    compare_answers(check)
+    check.attempt("agreement", lambda: compare_answers(check, spec.base))
     _pack_logs(check)
     _table(check)
     return 0
@@ -165,7 +173,8 @@ def _start(check: Check, fleet: Fleet, rows: list[Row], drafts: dict[str, Path])
         try:
             fleet.resources = ResourcesSpec.model_validate({"dtype": row.dtype})
             served: ServedDraft | None = fleet.export(drafts[row.draft]) if row.draft else None
-            row.socket = f"/tmp/hetspec-{os.getpid()}-{abs(hash(row.name)) % 10**6}" if row.trees else ""
+            if row.trees and not row.socket:
+                row.socket = f"/tmp/hetspec-{os.getpid()}-{abs(hash(row.name)) % 10**6}"
             launch = fleet.plan(served, TreeSpec.parse(row.tree), trees_socket=row.socket)
             launch.command.extend(row.flags)
             if gpus > 1:
@@ -202,44 +211,19 @@ def _measure(check: Check, rows: list[Row], tokenizer: Any) -> None:
     for row in ready_rows(rows):
         with alone(rows, row):
             check.attempt(f"server {row.name}", lambda row=row: _measure_row(check, row), 40)
-            if row.trees:
+            if row.trees and "trees" not in check.report and Path(row.socket).exists():
                 check.attempt("trees", lambda row=row: _look_at_trees(check, row, tokenizer), 10)
 
 
 def _measure_row(check: Check, row: Row) -> dict[str, Any]:
     ask(check, row, 24, check.prompts[:2])
-    answers = ask(check, row, check.options.max_new_tokens)
+    prompts = check.prompts[: row.questions or len(check.prompts)]
+    answers = ask(check, row, row.max_new_tokens or check.options.max_new_tokens, prompts)
     ANSWERS[row.name] = [answer["tokens"] for answer in answers]
     assert row.server is not None and row.server.facts is not None
     args = row.server.facts.args
     named = ("speculative_num_steps", "speculative_eagle_topk", "speculative_num_draft_tokens", "attention_backend")
     return {**figures_of(answers, int(row.tree.split("/")[0])), "args": {name: args.get(name) for name in named}}
-
-
-def _overhead(check: Check, rows: list[Row]) -> dict[str, Any]:
-    """Tokens per second without the plugin, with it and nobody looking, and with a viewer; in turns."""
-    ready = {row.name: row for row in ready_rows(rows)}
-    bare, hooked = ready["llama 6/10/59"], ready["llama 6/10/59 with the plugin"]
-    found: dict[str, list[float]] = {"without": [], "nobody looks": [], "viewer": []}
-    ways = [("without", bare), ("nobody looks", hooked), ("viewer", hooked)]
-    for turn in range(9):
-        for label, row in ways[turn % 3 :] + ways[: turn % 3]:
-            feed = TreeFeed(row.socket) if label == "viewer" else None
-            if feed is not None and not feed.open():
-                raise RuntimeError("the plugin's socket does not answer")
-            time.sleep(0.5)  # the publisher looks for viewers a few times a second
-            with alone(rows, row):
-                answers = ask(check, row, 128, check.prompts[:4])
-            if feed is not None:
-                feed.close()
-            found[label].append(sum(len(each["tokens"]) for each in answers) / sum(each["s"] for each in answers))
-    middle = {label: statistics.median(values) for label, values in found.items()}
-    return {
-        "tokens_per_s": found,
-        "median": middle,
-        "cost nobody looks": 1 - middle["nobody looks"] / middle["without"],
-        "cost viewer": 1 - middle["viewer"] / middle["without"],
-    }
 
 
 def _look_at_trees(check: Check, row: Row, tokenizer: Any) -> dict[str, Any]:
@@ -343,8 +327,8 @@ def _table(check: Check) -> None:
             _cell(found.get("decode_tokens_per_s"), 0),
         )
         print(f"{key:<36}{''.join(cells)}")
-    for key in ("overhead", "trees", "frontend", "agreement", "left behind", "exchanges", "engine"):
-        print(f"{key}: {short(check.report.get(key), 700)}")
+    for key in ("overhead", "hooks", "trees", "frontend", "agreement", "left behind", "exchanges", "engine"):
+        print(f"{key}: {short(check.report.get(key), 1500)}")
     print(f"took {time.monotonic() - check.started:.0f} s", flush=True)
 
 

@@ -1,9 +1,11 @@
 """HetSpec's commands with SGLang behind them, as a user types them: serve, bench, chat, tune, engine.
 
-    python -m benchmarks.sglang_commands --out DIR --sglang DIR_OF_BUNDLE --draft DIR --prompts FILE [--budget-s 300]
+    python -m benchmarks.sglang_commands --out DIR --sglang DIR_OF_BUNDLE --draft DIR --prompts FILE
+        [--mtbench-script bench_sglang_eagle.py] [--only served,engine] [--budget-s 300]
 
 It is the second half of `scripts/gpu_sglang_check.sh`. What each command printed, and how long it took, is kept in
-`commands.json`; nothing here looks inside.
+`commands.json`. SGLang's MT-Bench script (`benchmark/mtbench/bench_sglang_eagle.py` of its repository) is run as it is,
+on the server that `bench --url` measured before it with the same prompts; their figures are put side by side.
 """
 
 from __future__ import annotations
@@ -24,7 +26,11 @@ import tomli_w
 from benchmarks.sglang_check import BUNDLE, FLAGS, RECIPE
 from hetspec_core.paths import write_atomic
 
+PARTS = ("served", "chat", "bench", "tune", "engine")
 _KEPT = 6000
+_QUESTIONS = 4  # of MT-Bench, two turns each, up to 2,048 tokens as the script has it
+_APART = ("--disable-radix-cache", "--context-length", "8192")
+"""Else the second turn of the script finds the first one's states, made by verification, and bench does not."""
 
 
 def main() -> int:
@@ -33,8 +39,13 @@ def main() -> int:
     parser.add_argument("--sglang", default="", help="PYTHONPATH of SGLang; the installed one when empty")
     parser.add_argument("--draft", type=Path, required=True)
     parser.add_argument("--prompts", type=Path, required=True)
+    parser.add_argument("--mtbench-script", type=Path, help="SGLang's own; left out when absent")
+    parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}; in this order")
     parser.add_argument("--budget-s", type=float, default=300.0)
     options = parser.parse_args()
+    options.only = options.only.split(",")
+    if unknown := set(options.only) - set(PARTS):
+        parser.error(f"--only: no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     options.out.mkdir(parents=True, exist_ok=True)
     settings = options.out / "sglang.toml"
     variables = BUNDLE if options.sglang else {}
@@ -53,44 +64,87 @@ class Commands:
         self.found: dict[str, Any] = {}
 
     def go(self) -> None:
-        """All of them; the server of the first is used by the next ones."""
+        """All parts that were asked for."""
         options = self.options
-        pair = [RECIPE, "--draft", str(options.draft), "--file", str(self.settings)]
-        prompts = ["--prompts", f"{options.prompts}:6", "--first-turn-only", "--max-new-tokens", "128"]
-        self.run("doctor", ["doctor"], 40)
-        url = self._serve([*pair, "--tree", "5/4/7", "--gpus", "1"])
-        if url:
-            self.run("bench of a server", ["bench", *pair, *prompts, "--url", url], 60)
-            self.run("SGLang's MT-Bench counts", self._frontend(url), 60, program=[sys.executable])
-            self.run(
-                "chat with a server",
-                ["chat", "--recipe", *pair, "--url", url],
-                60,
-                said="What is a lighthouse?\n/stats\n",
-            )
-        self._end_served()
-        turns = "What is a lighthouse?\n/tree\n/stats\nSay it in five words.\n/quit\n"
-        started = ["chat", "--recipe", *pair, "--backend", "sglang", "--tree", "6/10/59", "--max-new-tokens", "48"]
-        self.run("chat that starts a server", started, 240, said=turns)
-        tune = ["tune", *pair, "--backend", "sglang", *prompts[:2], "--max-new-tokens", "64", "--tree", "3/1/3"]
-        self.run("tune", [*tune, "--tree", "5/4/7", "--batch-size", "1", "--batch-size", "4", "--minutes", "2.2"], 160)
-        self.run(
-            "engine",
-            ["bench", *pair, *prompts, "--engine", "--tree", "5/4/7", "--batch-size", "1", "--batch-size", "4"],
-            160,
-        )
+        self.pair = [RECIPE, "--draft", str(options.draft), "--file", str(self.settings)]
+        self.prompts = ["--prompts", f"{options.prompts}:6", "--first-turn-only", "--max-new-tokens", "128"]
+        for part in PARTS:
+            if part in options.only:
+                getattr(self, f"_{part}")()
         self.run("runs", ["runs", "list"], 20)
 
+    def _served(self) -> None:
+        """A server, and what is done at its URL."""
+        self.run("doctor", ["doctor"], 40)
+        url = self._serve([*self.pair, "--tree", "5/4/7", "--gpus", "1", "--", *_APART])
+        if url:
+            self._compare_with_script(url)
+            said = "What is a lighthouse?\n/stats\n"
+            self.run("chat with a server", ["chat", "--recipe", *self.pair, "--url", url], 60, said=said)
+        self._end_served()
+
+    def _chat(self) -> None:
+        """A chat that starts its server, with trees."""
+        turns = "What is a lighthouse?\n/tree\n/stats\nSay it in five words.\n/quit\n"
+        started = ["chat", "--recipe", *self.pair, "--backend", "sglang", "--tree", "6/10/59", "--max-new-tokens", "48"]
+        self.run("chat that starts a server", started, 240, said=turns)
+
+    def _bench(self) -> None:
+        """A bench that starts its servers, and the same by the built-in decoding."""
+        words = ["bench", *self.pair, *self.prompts, "--tree", "5/4/7", "--dtype", "bfloat16"]
+        batches = ["--batch-size", "1", "--batch-size", "4"]
+        self.run("bench that starts servers", [*words, "--backend", "sglang", *batches], 240)
+        self.run("bench by the built-in decoding", words, 90)
+
+    def _tune(self) -> None:
+        """Shapes and batch sizes within a time."""
+        shapes = ["--tree", "3/1/3", "--tree", "5/4/7", "--batch-size", "1", "--batch-size", "4", "--minutes", "2.4"]
+        words = ["tune", *self.pair, "--backend", "sglang", *self.prompts[:2], "--max-new-tokens", "64", *shapes]
+        self.run("tune", words, 180)
+
+    def _engine(self) -> None:
+        """The offline engine."""
+        words = ["bench", *self.pair, *self.prompts, "--engine", "--tree", "5/4/7", "--dtype", "bfloat16"]
+        self.run("engine", [*words, "--batch-size", "1", "--batch-size", "4"], 240)
+
+    def _compare_with_script(self, url: str) -> None:
+        """SGLang's MT-Bench script and `bench` at one server, with the same questions."""
+        options, out = self.options, self.options.out
+        words = ["bench", *self.pair, "--url", url, "--prompts", f"{options.prompts}:{_QUESTIONS}"]
+        words += ["--chat-template", "sglang", "--max-new-tokens", "2048", "--json"]
+        printed = self.run("bench of a server", words, 120)
+        if options.mtbench_script is None:
+            return
+        host, port = url.rsplit(":", 1)
+        script = [str(options.mtbench_script), "--host", host, "--port", port, "--parallel", "1"]
+        script += ["--num-questions", str(_QUESTIONS), "--question-file", str(options.prompts)]
+        answers, result = out / "script_answers.jsonl", out / "script.jsonl"
+        script += ["--answer-file", str(answers), "--result-file", str(result)]
+        environment = {**BUNDLE, "PYTHONPATH": options.sglang} if options.sglang else {}
+        self.run("SGLang's MT-Bench script", script, 150, program=[sys.executable], environment=environment)
+        self.note("script and bench", _side_by_side(printed, result))
+
     def run(
-        self, name: str, words: list[str], limit_s: float, *, said: str = "", program: list[str] | None = None
-    ) -> None:
-        """One command, to its end or to its limit."""
+        self,
+        name: str,
+        words: list[str],
+        limit_s: float,
+        *,
+        said: str = "",
+        program: list[str] | None = None,
+        environment: dict[str, str] | None = None,
+    ) -> str:
+        """One command, to its end or to its limit.
+
+        Returns:
+            What it printed, of which the end is kept.
+        """
         left = self.options.budget_s - (time.monotonic() - self.began)
         if left < 15:
             self.note(name, {"left out": f"{left:.0f} s were left"})
-            return
+            return ""
         began = time.monotonic()
-        process = self._start([*(program or COMMAND), *words], subprocess.PIPE)
+        process = self._start([*(program or COMMAND), *words], subprocess.PIPE, environment)
         try:
             output, _ = process.communicate(said, timeout=min(limit_s, left))
         except subprocess.TimeoutExpired:
@@ -103,6 +157,7 @@ class Commands:
             output += f"\n(stopped after {time.monotonic() - began:.0f} s)"
         status = {"status": process.returncode, "s": round(time.monotonic() - began, 1)}
         self.note(name, {"typed": " ".join(words), **status, "said": said, "output": output[-_KEPT:]})
+        return output
 
     def note(self, name: str, found: dict[str, Any]) -> None:
         """Keep it, and show it."""
@@ -140,50 +195,38 @@ class Commands:
         status = {"status": self._server.returncode, "s": round(time.monotonic() - began, 1), "left behind": left}
         self.note("serve, ended by Ctrl-C", {**status, "output": output[-_KEPT:]})
 
-    def _frontend(self, url: str) -> list[str]:
-        """SGLang's frontend on the prompts of the bench, in a process that has SGLang."""
-        out = self.options.out
-        (out / "texts.json").write_text(json.dumps(_texts(self.options.prompts, 6)))
-        script = f"""
-import json, os, subprocess, sys
-env = {{**os.environ, **{BUNDLE!r}, "PYTHONPATH": {self.options.sglang!r}}}
-done = subprocess.run([sys.executable, {str(Path(__file__).with_name("sglang_frontend.py"))!r}, {url!r},
-    {str(out / "texts.json")!r}, {str(out / "frontend.json")!r}, "128"], env=env, capture_output=True, text=True)
-print(done.stderr[-500:] if done.returncode else open({str(out / "frontend.json")!r}).read())
-"""
-        return ["-c", script]
-
-    def _start(self, command: list[str], stdin: int) -> subprocess.Popen[str]:
+    def _start(
+        self, command: list[str], stdin: int, environment: dict[str, str] | None = None
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             command,
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "NO_COLOR": "1"},
+            env={**os.environ, "NO_COLOR": "1", **(environment or {})},
         )
 
 
 COMMAND = [sys.executable, "-m", "hetspec_core.cli.main"]
 
 
-def _texts(file: Path, number: int) -> list[str]:
-    """The first turns with the recipe's template, as text."""
-    from hetspec_core.config import resolve
-    from hetspec_core.engine.data.chat import ChatTemplate
-    from hetspec_core.engine.modeling.base_lm import load_tokenizer
-    from hetspec_core.engine.stages.bench import read_prompts
-    from hetspec_core.spec import BenchSpec
-
-    spec = resolve(RECIPE, stage="bench").spec
-    tokenizer = load_tokenizer(spec.base)
-    template = ChatTemplate.for_tokenizer(tokenizer, spec.base.chat_template)
-    texts = []
-    for conversation in read_prompts(BenchSpec(prompts=f"{file}:{number}")):
-        messages = conversation.with_system(spec.base.system_prompt).messages
-        first = next(at for at, message in enumerate(messages) if message.role == "user")
-        texts.append(tokenizer.decode(template.encode(messages[: first + 1], add_generation_prompt=True).input_ids))
-    return texts
+def _side_by_side(printed: str, result: Path) -> dict[str, Any]:
+    """Tokens and accept length as both count them. The script rounds to three digits, so its tokens are a product."""
+    try:
+        measured = json.JSONDecoder().raw_decode(printed, printed.index("{"))[0]["trees"][0]["sglang"]
+        script = json.loads(result.read_text().splitlines()[-1])
+    except (OSError, ValueError, KeyError, IndexError) as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    tokens, steps = measured["completion_tokens"], measured["spec_verify_ct"]
+    return {
+        "bench": {"tokens": tokens, "verify_steps": steps, "accept_length": round(tokens / steps, 3)},
+        "script": {
+            "tokens": round(script["throughput"] * script["latency"], 1),
+            "accept_length": script["accept_length"],
+            "tokens_per_s": script["throughput"],
+        },
+    }
 
 
 if __name__ == "__main__":

@@ -27,19 +27,14 @@ RECIPE = "smollm2-llama-eagle"
 def record_exchanges(check: Check, rows: list[Row]) -> dict[str, Any]:
     """Raw requests and answers, as test data for a machine without a GPU."""
     ready = {row.name: row for row in ready_rows(rows)}
-    written = 0
-    with (check.out / "exchanges.jsonl").open("w") as file:
-        for name in ("plain", "llama 6/10/59 with the plugin", "llama 3/1/3"):
-            if name not in ready:
-                continue
-            row = ready[name]
-            assert row.server is not None and row.server.facts is not None
-            about = {"server": name, "version": row.server.facts.version}
-            for method, path, body in _requests(check.prompts[0][:64]):
-                exchange = _exchange(row.server.launch.port, method, path, body)
-                file.write(json.dumps({**about, **exchange}) + "\n")
-                written += 1
-    return {"exchanges": written}
+    lines: list[str] = []
+    for name in ("plain", "llama 6/10/59 with the plugin", "llama 3/1/3"):
+        if name in ready:
+            server = ready[name].server
+            assert server is not None
+            lines += _recorded(name, server.launch.port, check.prompts[0][:64])
+    _write(check.out / "exchanges.jsonl.gz", lines)
+    return {"exchanges": len(lines)}
 
 
 def main() -> int:
@@ -52,17 +47,27 @@ def main() -> int:
     lines: list[str] = []
     for server in options.servers:
         name, _, port = server.rpartition("=")
-        facts = json.loads(_exchange(int(port), "GET", "/server_info", None)["lines"][0][1])
-        for method, path, body in _requests(prompt):
-            exchange = _exchange(int(port), method, path, body)
-            line = json.dumps({"server": name, "version": facts["version"], **exchange})
-            for key, shown in (("speculative_draft_model_path", "/models/draft"), ("model_path", "/models/base")):
-                if facts.get(key):
-                    line = line.replace(facts[key], shown)
-            lines.append(line)
-    write_atomic(options.file, gzip.compress("".join(f"{line}\n" for line in lines).encode(), 9, mtime=0))
+        lines += _recorded(name, int(port), prompt)
+    _write(options.file, lines)
     print(f"{len(lines)} exchanges in {options.file}")
     return 0
+
+
+def _recorded(name: str, port: int, prompt: list[int]) -> list[str]:
+    """The exchanges of one server as lines, without the directories of this machine."""
+    facts = json.loads(_exchange(port, "GET", "/server_info", None)["lines"][0][1])
+    lines = []
+    for method, path, body in _requests(prompt):
+        line = json.dumps({"server": name, "version": facts["version"], **_exchange(port, method, path, body)})
+        for key, shown in (("speculative_draft_model_path", "/models/draft"), ("model_path", "/models/base")):
+            if facts.get(key):
+                line = line.replace(facts[key], shown)
+        lines.append(line)
+    return lines
+
+
+def _write(file: Path, lines: list[str]) -> None:
+    write_atomic(file, gzip.compress("".join(f"{line}\n" for line in lines).encode(), 9, mtime=0))
 
 
 def _prompt(file: Path) -> list[int]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 from hetspec_core.acceptance import AcceptStats
 from hetspec_core.engine.backends.sglang_client import sampling_params
@@ -25,7 +26,7 @@ from hetspec_core.spec import DecodingSpec
 
 @dataclass
 class Row:
-    """One server of the matrix."""
+    """One server of the matrix. `questions` and `max_new_tokens` are limits of its own; 0 = those of the check."""
 
     name: str
     tree: str
@@ -33,6 +34,8 @@ class Row:
     dtype: str = "bfloat16"
     trees: bool = False
     flags: tuple[str, ...] = ()
+    questions: int = 0
+    max_new_tokens: int = 0
     server: SGLangServer | None = None
     socket: str = ""
     ready_s: float = 0.0
@@ -74,6 +77,9 @@ class Check:
         return found
 
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Of the built-in decoding; servers choose their own."""
+
 ANSWERS: dict[str, list[list[int]]] = {}
 
 
@@ -111,6 +117,7 @@ def ask(check: Check, row: Row, limit: int, prompts: list[list[int]] | None = No
         tokens: list[int] = []
         meta: dict[str, Any] = {}
         growth: list[int] = []
+        times: list[float] = []
         began = time.perf_counter()
         first_s = 0.0
         name = f"{row.name[:3]}{number}-{time.monotonic_ns()}"
@@ -119,9 +126,20 @@ def ask(check: Check, row: Row, limit: int, prompts: list[list[int]] | None = No
             first_s = first_s or time.perf_counter() - began
             tokens += chunk.tokens
             growth.append(len(chunk.tokens))
+            times.append(time.perf_counter() - began)
             meta = chunk.meta
         took = time.perf_counter() - began
-        answers.append({"tokens": tokens, "meta": meta, "growth": growth, "s": took, "first_s": first_s, "rid": name})
+        answers.append(
+            {
+                "tokens": tokens,
+                "meta": meta,
+                "growth": growth,
+                "times": times,
+                "s": took,
+                "first_s": first_s,
+                "rid": name,
+            }
+        )
     return answers
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.sglang_matrix import ANSWERS, Check
+from benchmarks.sglang_matrix import ANSWERS, DEVICE, Check
 from hetspec_core.acceptance import AcceptStats
 from hetspec_core.engine.backends.sglang_counts import step_counts
 from hetspec_core.engine.backends.sglang_fleet import Fleet
@@ -52,8 +52,7 @@ def measure_builtin(check: Check, base_spec: Any, drafts: dict[str, Path]) -> No
     prompts = check.prompts[: check.options.questions]
     for dtype in ("float32", "bfloat16"):
         try:
-            device = torch.device("cuda")
-            base = BaseLM.load(base_spec, device=device, dtype=getattr(torch, dtype))
+            base = BaseLM.load(base_spec, device=DEVICE, dtype=getattr(torch, dtype))
         except Exception as error:
             check.note(f"builtin {dtype}", {"error": str(error)})
             continue
@@ -86,29 +85,49 @@ def measure_builtin(check: Check, base_spec: Any, drafts: dict[str, Path]) -> No
             check.attempt(key, run, 90)
 
 
-def compare_answers(check: Check) -> None:
-    """Where answers of two ways part first."""
+def compare_answers(check: Check, base_spec: Any) -> dict[str, Any]:
+    """Where answers of two ways part first, and how close the two tokens are there by the base in float32.
+
+    Only as far as both ways were asked: a limit of tokens that cut one off is no difference.
+    """
     pairs = (
         ("builtin plain float32", "plain float32"),
         ("builtin llama 5/4/7 float32", "llama 5/4/7 float32"),
         ("builtin plain float32", "llama 5/4/7 float32"),
         ("plain float32", "llama 5/4/7 float32"),
         ("builtin plain bfloat16", "plain"),
+        ("builtin llama 6/10/59 bfloat16", "llama 6/10/59"),
         ("plain", "llama 6/10/59"),
         ("llama 5/4/7", "engine, 1 at once"),
+        ("llama 6/10/59", "llama 6/10/59 again"),
         ("llama 6/10/59", "llama 6/10/59 with the plugin"),
+        ("llama 3/1/3", "llama 3/1/3 with a plugin that fails"),
     )
+    base = BaseLM.load(base_spec, device=DEVICE, dtype=torch.float32)
     found = {}
     for one, other in pairs:
-        if one in ANSWERS and other in ANSWERS:
-            firsts = [_first_difference(a, b) for a, b in zip(ANSWERS[one], ANSWERS[other])]
-            same = sum(first is None for first in firsts)
-            found[f"{one} = {other}"] = {"identical": same, "of": len(firsts), "first differences": firsts}
-    check.note("agreement", found)
+        if one not in ANSWERS or other not in ANSWERS:
+            continue
+        rows = list(zip(check.prompts, ANSWERS[one], ANSWERS[other]))
+        apart = [_first_difference(base, *row) for row in rows]
+        told = [each for each in apart if each is not None]
+        compared = sum(min(len(a), len(b)) for _, a, b in rows)
+        found[f"{one} = {other}"] = {
+            "identical": len(rows) - len(told),
+            "of": len(rows),
+            "tokens": compared,
+            "first differences": told,
+        }
+    return found
 
 
-def _first_difference(one: list[int], other: list[int]) -> int | None:
-    for at, (a, b) in enumerate(zip(one, other)):
-        if a != b:
-            return at
-    return None if len(one) == len(other) else min(len(one), len(other))
+@torch.inference_mode()
+def _first_difference(base: BaseLM, prompt: list[int], one: list[int], other: list[int]) -> dict[str, Any] | None:
+    """The first token in which two answers differ, with the ranks of both and the gap between their logits."""
+    at = next((at for at, (a, b) in enumerate(zip(one, other)) if a != b), None)
+    if at is None:
+        return None
+    ids = torch.tensor([prompt + one[:at]], device=base.device)
+    logits = base.logits(base.forward(ids).hidden[0, -1]).float()
+    ranks = [int((logits > logits[token]).sum()) for token in (one[at], other[at])]
+    return {"token": at, "ranks": ranks, "gap": abs(float(logits[one[at]] - logits[other[at]]))}

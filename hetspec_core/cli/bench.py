@@ -47,6 +47,10 @@ def bench(
     tree: Annotated[
         list[str], typer.Option(help="depth/top_k/num_draft_tokens; may be repeated. top_k 1 is a chain.")
     ] = [],  # noqa: B006
+    chat_template: Annotated[
+        str | None,
+        typer.Option(help="How prompts are written; sglang = as SGLang's MT-Bench script. The base's own when absent."),
+    ] = None,
     first_turn_only: Annotated[bool, typer.Option("--first-turn-only", help="Leave the second turns out.")] = False,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, help="0 = greedy.")] = None,
@@ -76,6 +80,7 @@ def bench(
 
     options = spec_options(
         name=name,
+        base__chat_template=chat_template,
         bench__prompts=prompts,
         bench__limit=limit,
         bench__categories=category or None,
