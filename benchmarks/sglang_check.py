@@ -103,12 +103,14 @@ def main() -> int:
     try:
         builtin = threading.Thread(target=lambda: measure_builtin(check, spec.base, drafts), daemon=True)
         _start(check, fleet, rows[:begun], drafts)
-        builtin.start()
+        if check.options.builtin:
+            builtin.start()
         _wait(check, rows[: begun // 2])
         with alone(rows[: begun // 2]):  # who waits for a request keeps a core busy
             _start(check, fleet, rows[begun:], drafts)
             _wait(check, rows[begun // 2 :])
-        builtin.join(timeout=max(1.0, check.left_s() - 120))
+        if check.options.builtin:
+            builtin.join(timeout=max(1.0, check.left_s() - 120))
         check.attempt("exchanges", lambda: record_exchanges(check, rows))  # two seconds, and tests live on them
         _measure(check, rows, tokenizer)
         check.attempt("frontend", lambda: _frontend(check, rows), 15)
@@ -137,6 +139,7 @@ def _begin() -> Check:
     parser.add_argument("--max-new-tokens", type=int, default=256)
     parser.add_argument("--budget-s", type=float, default=500.0)
     parser.add_argument("--only", default="", help="rows to run, by name, with commas; all when empty")
+    parser.add_argument("--builtin", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--engine", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

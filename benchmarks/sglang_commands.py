@@ -17,16 +17,20 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from benchmarks.sglang_check import BUNDLE, FLAGS, RECIPE
+from hetspec_core.engine.data import chat_families
+from hetspec_core.engine.data.chat_families import MT_BENCH_SYSTEM_PROMPT
 from hetspec_core.paths import write_atomic
 
-PARTS = ("served", "chat", "bench", "tune", "engine")
+PARTS = ("served", "chat", "bench", "engine", "tune")
 _KEPT = 6000
 _QUESTIONS = 4  # of MT-Bench, two turns each, up to 2,048 tokens as the script has it
 _APART = ("--disable-radix-cache", "--context-length", "8192")
@@ -96,29 +100,33 @@ class Commands:
         self.run("bench that starts servers", [*words, "--backend", "sglang", *batches], 240)
         self.run("bench by the built-in decoding", words, 90)
 
-    def _tune(self) -> None:
-        """Shapes and batch sizes within a time."""
-        shapes = ["--tree", "3/1/3", "--tree", "5/4/7", "--batch-size", "1", "--batch-size", "4", "--minutes", "2.4"]
-        words = ["tune", *self.pair, "--backend", "sglang", *self.prompts[:2], "--max-new-tokens", "64", *shapes]
-        self.run("tune", words, 180)
-
     def _engine(self) -> None:
         """The offline engine."""
         words = ["bench", *self.pair, *self.prompts, "--engine", "--tree", "5/4/7", "--dtype", "bfloat16"]
         self.run("engine", [*words, "--batch-size", "1", "--batch-size", "4"], 240)
 
+    def _tune(self) -> None:
+        """Shapes and batch sizes within a time."""
+        left = self.options.budget_s - (time.monotonic() - self.began)
+        minutes = f"{max(0.5, min(2.4, (left - 45) / 60)):.2f}"
+        shapes = ["--tree", "3/1/3", "--tree", "5/4/7", "--batch-size", "1", "--batch-size", "4", "--minutes", minutes]
+        words = ["tune", *self.pair, "--backend", "sglang", *self.prompts[:2], "--max-new-tokens", "64", *shapes]
+        self.run("tune", words, 180)
+
     def _compare_with_script(self, url: str) -> None:
         """SGLang's MT-Bench script and `bench` at one server, with the same questions."""
         options, out = self.options, self.options.out
-        words = ["bench", *self.pair, "--url", url, "--prompts", f"{options.prompts}:{_QUESTIONS}"]
+        questions = out / "questions.jsonl"
+        self.note("questions", _choose_questions(url, options.prompts, questions))
+        words = ["bench", *self.pair, "--url", url, "--prompts", str(questions)]
         words += ["--chat-template", "sglang", "--max-new-tokens", "2048", "--json"]
         printed = self.run("bench of a server", words, 120)
         if options.mtbench_script is None:
             return
         host, port = url.rsplit(":", 1)
         script = [str(options.mtbench_script), "--host", host, "--port", port, "--parallel", "1"]
-        script += ["--num-questions", str(_QUESTIONS), "--question-file", str(options.prompts)]
-        answers, result = out / "script_answers.jsonl", out / "script.jsonl"
+        script += ["--num-questions", str(_QUESTIONS), "--question-file", str(questions)]
+        answers, result = Path(tempfile.gettempdir()) / "script_answers.jsonl", out / "script.jsonl"
         script += ["--answer-file", str(answers), "--result-file", str(result)]
         environment = {**BUNDLE, "PYTHONPATH": options.sglang} if options.sglang else {}
         self.run("SGLang's MT-Bench script", script, 150, program=[sys.executable], environment=environment)
@@ -209,6 +217,42 @@ class Commands:
 
 
 COMMAND = [sys.executable, "-m", "hetspec_core.cli.main"]
+
+
+def _choose_questions(url: str, prompts: Path, chosen: Path) -> dict[str, Any]:
+    """Write the first questions of which both answers have a verify step.
+
+    An answer that is over with its first token has none, SGLang says nothing of steps then, and its script ends with a
+    KeyError.
+    """
+    template, system = chat_families.template_text("sglang"), {"default_system_prompt": MT_BENCH_SYSTEM_PROMPT}
+    kept: list[str] = []
+    left_out: list[int] = []
+    for line in prompts.read_text().splitlines():
+        question = json.loads(line)
+        messages: list[dict[str, str]] = []
+        steps = []
+        for turn in question["turns"]:
+            messages.append({"role": "user", "content": turn})
+            text, _ = chat_families.render(template, messages, True, bos_token="", eos_token="", **system)
+            body = {"text": text, "sampling_params": {"temperature": 0.0, "max_new_tokens": 2048}}
+            answer = _post(f"{url}/generate", body)
+            messages.append({"role": "assistant", "content": answer["text"]})
+            steps.append(answer["meta_info"].get("spec_verify_ct", 0))
+        if all(steps):
+            kept.append(line)
+        else:
+            left_out.append(question["question_id"])
+        if len(kept) == _QUESTIONS:
+            break
+    write_atomic(chosen, "".join(f"{line}\n" for line in kept).encode())
+    return {"kept": len(kept), "left out, answered with one token": left_out}
+
+
+def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.loads(response.read())
 
 
 def _side_by_side(printed: str, result: Path) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class _Step:
         sizes = [(1, 1, top_k), *[(1, top_k, top_k)] * (tree.depth - 1)]
         self.scores = [torch.rand(size, generator=generator).to(device) for size in sizes]
         self.index = torch.arange(nodes, device=device)[None]
-        self.parent_list = torch.arange(-1, tree.depth * top_k, device=device)[None]
+        self.parent_list = torch.arange(-1, (tree.depth - 1) * top_k, device=device)[None]
         self.batch = SimpleNamespace(
             forward_mode=SimpleNamespace(is_idle=lambda: False),
             reqs=[SimpleNamespace(rid="a request")],

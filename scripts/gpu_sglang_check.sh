@@ -3,6 +3,7 @@
 #
 #   OUT=DIR scripts/gpu_sglang_check.sh [options of benchmarks.sglang_check]
 #   OUT=DIR PART=commands scripts/gpu_sglang_check.sh [options of benchmarks.sglang_commands]
+#   OUT=DIR PART=none scripts/gpu_sglang_check.sh         unpack only, so that two can run at once then
 #
 # Needs Python 3.12 with torch and transformers, and in the checkout (or where the variables say):
 #   BUNDLE      .sgl/sglang.tar.xz    SGLang, for its own processes alone
@@ -42,6 +43,8 @@ if [[ ! -d $SITE/pydantic ]]; then
   python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --upgrade --target "$SITE" \
     "${WHEELS:-.whl}"/*.whl 2>&1 | grep -v WARN || true
 fi
+
+[[ ${PART:-} != none ]] || exit 0
 
 export PYTHONPATH=$SITE:$PWD HETSPEC_HOME=${HETSPEC_HOME:-/tmp/hetspec-home} PYTHONUNBUFFERED=1
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false

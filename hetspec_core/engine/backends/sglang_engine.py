@@ -33,8 +33,6 @@ def main(arguments: list[str]) -> int:
         kept = ("speculative_num_steps", "speculative_eagle_topk", "speculative_num_draft_tokens")
         kept = (*kept, "attention_backend", "dtype")
         result["server"] = {name: info.get(name) for name in kept}
-        for _ in range(int(job["warmup"])):
-            engine.generate(input_ids=[job["prompts"][0]], sampling_params={**job["sampling"], "max_new_tokens": 16})
         print(f"measured 0 of {len(job['batch_sizes'])}", flush=True)  # the log is all that HetSpec sees meanwhile
         for number, size in enumerate(job["batch_sizes"], start=1):
             result["batches"].append(_measure(engine, job, int(size)))
@@ -46,8 +44,10 @@ def main(arguments: list[str]) -> int:
 
 
 def _measure(engine: Any, job: dict[str, Any], size: int) -> dict[str, Any]:
-    """All prompts, `size` at a time."""
+    """All prompts, `size` at a time, after short answers of as many: their kernels may have to be compiled."""
     prompts, sampling = job["prompts"], job["sampling"]
+    for _ in range(int(job["warmup"])):
+        engine.generate(input_ids=prompts[:size], sampling_params={**sampling, "max_new_tokens": 16})
     engine.flush_cache()
     answers: list[dict[str, Any]] = []
     began = time.perf_counter()

@@ -32,6 +32,8 @@ from hetspec_core.errors import HetSpecError, SpecError
 
 Metas = list[dict[str, Any]]
 
+_SHORT = 16  # tokens of an answer before the clock starts
+
 
 def measure_served(context: RunContext, conversations: list[Conversation]) -> tuple[dict[str, Any], list[Question]]:
     """Measure by SGLang.
@@ -140,7 +142,9 @@ class _Servers:
         for size in self._context.spec.sglang.batch_sizes:
             if size > 1:
                 self._context.check_cancelled()
-                found.append(throughput(self._backend, served, [each.ids for each in questions], way, size))
+                prompts = [each.ids for each in questions]
+                warmup = self._context.spec.bench.warmup
+                found.append(throughput(self._backend, served, prompts, way, size, warmup=warmup))
         return found
 
     def setup(self) -> dict[str, Any]:
@@ -165,7 +169,7 @@ class _Servers:
 
     def _open(self, way: Track) -> Served:
         self._served = served = self._backend.served(way.decoding)
-        short = way.decoding.model_copy(update={"max_new_tokens": min(16, way.decoding.max_new_tokens)})
+        short = way.decoding.model_copy(update={"max_new_tokens": min(_SHORT, way.decoding.max_new_tokens)})
         for _ in range(self._context.spec.bench.warmup):
             self._backend.complete(served, self._backend.encode([Message("user", "Hello.")]), short)
         return served
@@ -261,14 +265,27 @@ class _Engine:
 
 
 def throughput(
-    backend: SGLangBackend, served: Served, prompts: Sequence[list[int]], way: Track, size: int
+    backend: SGLangBackend, served: Served, prompts: Sequence[list[int]], way: Track, size: int, *, warmup: int
 ) -> dict[str, Any]:
-    """All prompts, `size` requests at once."""
-    served.client.flush_cache()
-    began = time.perf_counter()
+    """All prompts, `size` requests at once.
+
+    Args:
+        backend: who asks.
+        served: the server.
+        prompts: token ids of each.
+        way: how they are answered.
+        size: requests at once.
+        warmup: short rounds of as many requests before the clock starts: kernels for a batch size that the server has
+            not seen are compiled when it first comes.
+    """
+    short = way.decoding.model_copy(update={"max_new_tokens": min(_SHORT, way.decoding.max_new_tokens)})
     with ThreadPoolExecutor(size) as pool:
+        for _ in range(warmup):
+            list(pool.map(lambda prompt: backend.complete(served, prompt, short), prompts[:size]))
+        served.client.flush_cache()
+        began = time.perf_counter()
         done = list(pool.map(lambda prompt: backend.complete(served, prompt, way.decoding)[0], prompts))
-    took = time.perf_counter() - began
+        took = time.perf_counter() - began
     steps = [step for completion in done for step in completion.steps]
     return _batch(size, sum(len(completion.tokens) for completion in done), took, steps)
 

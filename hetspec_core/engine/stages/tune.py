@@ -145,7 +145,8 @@ def _served(context: RunContext, folder: str, ways: Sequence[Track]) -> Iterator
                 yield Trial(way.label, size, note=reason)
                 continue
             try:
-                found = throughput(backend, backend.served(way.decoding), prompts, way, size)
+                served, warmup = backend.served(way.decoding), context.spec.bench.warmup
+                found = throughput(backend, served, prompts, way, size, warmup=warmup)
             except HetSpecError as error:  # a shape that this server cannot do is a finding
                 yield Trial(way.label, size, note=error.message)
                 continue

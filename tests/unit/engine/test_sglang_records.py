@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from hetspec_core.engine.backends.sglang_plugin import hooks as hooks_module
 from hetspec_core.engine.backends.sglang_plugin.hooks import TreeHooks
 from hetspec_core.engine.backends.sglang_plugin.publisher import QUEUE_BATCHES, Publisher
-from hetspec_core.engine.backends.sglang_plugin.records import pack, parents_of, unpack
+from hetspec_core.engine.backends.sglang_plugin.records import VerifyStep, pack, parents_of, unpack
 from hetspec_core.engine.backends.sglang_trees import TreeFeed, committed_tokens, step_count, tree_step
 
 TOPK = 2
@@ -32,7 +33,7 @@ def test_a_chain_is_its_own_order_and_a_tree_of_one_level_hangs_on_the_root() ->
     assert parents_of(torch.empty(1, 0, dtype=torch.long), torch.tensor([[0, 1, 2]]), 3).tolist() == [[0, 0, 0, 0]]
 
 
-def two_requests() -> dict[str, Any]:
+def two_requests(**changes: Any) -> VerifyStep:
     """A batch of two: the first accepts nodes 1 and 3, the second nothing."""
     torch.manual_seed(0)
     nodes, vocabulary = 6, 12
@@ -41,9 +42,10 @@ def two_requests() -> dict[str, Any]:
     logits[0, 5], logits[1, 7], logits[3, 11] = 9.0, 9.0, 9.0
     predict = torch.zeros(2 * nodes, dtype=torch.int32)
     predict[[0, 1, 3, 6]] = torch.tensor([5, 7, 11, 9], dtype=torch.int32)
-    return {
+    values: dict[str, Any] = {
         "draft_token": tokens.flatten(),
-        "parents": parents_of(PARENT_LIST, CHOSEN, TOPK),
+        "links": torch.cat([PARENT_LIST, CHOSEN], dim=1),
+        "topk": TOPK,
         "scores": torch.tensor([[0.5, 0.25, 0.4, 0.2, 0.1]] * 2),
         "logits": logits,
         "predict": predict,
@@ -51,21 +53,22 @@ def two_requests() -> dict[str, Any]:
         "accept_lens": torch.tensor([3, 1], dtype=torch.int32),
         "seq_lens": torch.tensor([20, 30]),
     }
+    return VerifyStep(**values | changes)
 
 
 def test_a_record_says_tree_scores_path_and_bonus_as_the_tensors_do() -> None:
     batch = two_requests()
-    one, other = unpack(pack(**batch), ["a", "b"], at=1.0, dropped=2)
+    one, other = unpack(pack(batch), ["a", "b"], at=1.0, dropped=2)
     assert (one["rid"], one["dropped"], one["kv_tokens"]) == ("a", 2, 20)
     assert one["tokens"] == [3, 5, 6, 7, 8, 9]
     assert one["path"] == [1, 3]
     assert one["bonus"] == 11
     assert committed_tokens(one) == [5, 7, 11]
     assert one["base_ranks"][1] == one["base_ranks"][3] == 0
-    probs = batch["logits"].softmax(-1)
+    probs = batch.logits.softmax(-1)
     for node, parent in enumerate(one["parents"][1:], start=1):
         assert one["base_probs"][node] == pytest.approx(float(probs[parent, one["tokens"][node]]), rel=1e-5)
-        better = int((batch["logits"][parent] > batch["logits"][parent, one["tokens"][node]]).sum())
+        better = int((batch.logits[parent] > batch.logits[parent, one["tokens"][node]]).sum())
         assert one["base_ranks"][node] == better
     assert one["bonus_prob"] == pytest.approx(float(probs[3, 11]), rel=1e-5)
     assert (other["path"], other["bonus"], committed_tokens(other)) == ([], 9, [9])
@@ -73,17 +76,17 @@ def test_a_record_says_tree_scores_path_and_bonus_as_the_tensors_do() -> None:
 
 
 def test_only_the_first_requests_of_a_large_batch_are_told() -> None:
-    assert len(unpack(pack(**two_requests(), most_rows=1), ["a", "b"], at=0.0, dropped=0)) == 1
+    assert len(unpack(pack(two_requests(), most_rows=1), ["a", "b"], at=0.0, dropped=0)) == 1
 
 
 def test_a_record_becomes_the_step_that_is_drawn() -> None:
-    record = unpack(pack(**two_requests()), ["a", "b"], at=1.0, dropped=0)[0]
+    record = unpack(pack(two_requests()), ["a", "b"], at=1.0, dropped=0)[0]
     step = tree_step(record, 4, [5, 7], lambda token: f"<{token}>")  # the bonus token was cut off
     assert (step.index, step.texts[1], step.committed, step.path) == (4, "<5>", [5, 7], [1, 3])
     assert step.draft_probs[:4] == pytest.approx([1.0, 0.5, 0.25, 0.8])  # 0.4 below 0.5
     count = step_count(record, 2)
     assert (count.committed, count.accepted, count.offered) == (2, 2, 2)  # node 3 has no children
-    bare = unpack(pack(**{**two_requests(), "scores": None}), ["a", "b"], at=1.0, dropped=0)[0]
+    bare = unpack(pack(two_requests(scores=None)), ["a", "b"], at=1.0, dropped=0)[0]
     assert tree_step(bare, 0, [5], str).draft_probs == [1.0, 0, 0, 0, 0, 0]
 
 
@@ -101,7 +104,7 @@ def test_what_is_published_arrives_by_request_and_a_viewer_may_leave(tmp_path: P
     publisher = Publisher(str(tmp_path / "s"))
     try:
         feed = feed_of(publisher, tmp_path / "s")
-        publisher.put(lambda: unpack(pack(**two_requests()), ["a", "b"], 1.0, 0))
+        publisher.put(lambda: unpack(pack(two_requests()), ["a", "b"], 1.0, 0))
         record = feed.take("b", 5.0)
         assert record is not None and record["bonus"] == 9
         assert feed.take("b", 0.01) is None
@@ -150,15 +153,13 @@ def steps_through(hooks: TreeHooks) -> None:
     """One verify step as SGLang makes it."""
     batch = two_requests()
     requests = [SimpleNamespace(rid="a"), SimpleNamespace(rid="b")]
-    state = SimpleNamespace(
-        forward_mode=SimpleNamespace(is_idle=lambda: False), reqs=requests, seq_lens=batch["seq_lens"]
-    )
+    state = SimpleNamespace(forward_mode=SimpleNamespace(is_idle=lambda: False), reqs=requests, seq_lens=batch.seq_lens)
     scores = torch.arange(1, 11).flip(0).float().expand(2, -1)  # of ten candidates
     hooks.after_organize((PARENT_LIST, CHOSEN, None), [scores[:, :4], scores[:, 4:]], [], [], 6)
     hooks.after_build(None, state, None, PARENT_LIST, CHOSEN, None, None, topk=TOPK)
-    sample = (batch["predict"], batch["accept_lens"], batch["accept_index"])
-    verify = SimpleNamespace(draft_token_num=6, draft_token=batch["draft_token"])
-    hooks.after_sample(sample, verify, state, SimpleNamespace(next_token_logits=batch["logits"]))
+    sample = (batch.predict, batch.accept_lens, batch.accept_index)
+    verify = SimpleNamespace(draft_token_num=6, draft_token=batch.draft_token)
+    hooks.after_sample(sample, verify, state, SimpleNamespace(next_token_logits=batch.logits))
 
 
 def test_the_hooks_put_a_step_together() -> None:
@@ -186,6 +187,22 @@ def test_nobody_looking_costs_no_record() -> None:
     hooks = TreeHooks(lambda: sink)  # type: ignore[arg-type, return-value]
     steps_through(hooks)
     assert sink.records == []
+
+
+def test_the_first_step_is_gathered_although_nobody_looks_so_that_no_viewer_waits_for_a_kernel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gathered: list[int] = []
+    monkeypatch.setattr(hooks_module, "pack", lambda step: gathered.append(step.num_nodes) or pack(step))
+    sink = Sink()
+    sink.has_viewers = False  # type: ignore[misc]
+    hooks = TreeHooks(lambda: sink)  # type: ignore[arg-type, return-value]
+    steps_through(hooks)
+    steps_through(hooks)
+    assert (gathered, sink.records) == ([6], [])
+    sink.has_viewers = True  # type: ignore[misc]
+    steps_through(hooks)
+    assert (gathered, len(sink.records)) == ([6, 6], 2)
 
 
 def test_a_hook_that_fails_is_silent_and_after_a_few_times_stays_away(caplog: pytest.LogCaptureFixture) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hetspec_core.engine.backends.sglang_plugin import native
 from hetspec_core.engine.backends.sglang_plugin.publisher import Publisher
-from hetspec_core.engine.backends.sglang_plugin.records import MOST_ROWS, Packed, pack, parents_of, unpack
+from hetspec_core.engine.backends.sglang_plugin.records import MOST_ROWS, Packed, VerifyStep, pack, unpack
 from hetspec_core.sglang_inside import differences
 
 VARIABLE = "HETSPEC_SGLANG_TREES"
@@ -46,8 +46,9 @@ class TreeHooks:
         self._publisher: Publisher | None = None
         self._made = False
         self._scores: dict[int, Tensor] = {}  # by number of nodes: [rows, N]
-        self._parents: Tensor | None = None
-        self._chain = False
+        self._links: Tensor | None = None
+        self._topk = 0
+        self._packs: Callable[[VerifyStep], Packed] | None = None
         self.faults = 0
 
     def after_organize(self, result: Any, score_list: Any, *_: Any, **__: Any) -> None:
@@ -66,47 +67,51 @@ class TreeHooks:
             self._fault("scores")
 
     def after_build(self, result: Any, batch: Any, draft_input: Any, *rest: Any, **named: Any) -> None:
-        """Note whose child every node is."""
-        publisher = self._listening()
-        if publisher is None:
+        """Keep whose child every node is: a copy, because the verification may write where the draft's graph did."""
+        if not self._wanted():
             return
         try:
-            topk = int(named["topk"])
-            self._chain = topk == 1
-            self._parents = None if batch.forward_mode.is_idle() else parents_of(rest[0], rest[1], topk)
+            self._topk = int(named["topk"])
+            self._links = None if batch.forward_mode.is_idle() else torch.cat([rest[0], rest[1]], dim=1)
         except Exception:
-            self._fault("parents")
+            self._fault("links")
 
     def after_sample(self, result: Any, verify_input: Any, batch: Any, logits_output: Any, *_: Any, **__: Any) -> None:
         """Gather the step and hand it to the publisher."""
-        publisher, parents = self._publisher, self._parents
-        if publisher is None or parents is None or not publisher.has_viewers:
+        publisher, links, self._links = self._publisher, self._links, None
+        if publisher is None or links is None:
             return
-        self._parents = None
         try:
             predict, accept_lens, accept_index = result
-            if parents.shape[1] != verify_input.draft_token_num or parents.shape[0] != len(batch.reqs):
+            nodes = verify_input.draft_token_num
+            if links.shape[0] != len(batch.reqs) or verify_input.draft_token.shape[0] != links.shape[0] * nodes:
                 return
-            packed = pack(
+            step = VerifyStep(
                 draft_token=verify_input.draft_token,
-                parents=parents,
-                scores=None if self._chain else self._scores.get(parents.shape[1] - 1),
+                links=links,
+                topk=self._topk,
+                scores=None if self._topk == 1 else self._scores.get(nodes - 1),
                 logits=logits_output.next_token_logits,
                 predict=predict,
                 accept_index=accept_index,
                 accept_lens=accept_lens,
                 seq_lens=batch.seq_lens,
             )
+            first = self._packs is None
+            self._packs = self._packs or packs_on(step.logits.device.type)
+            packed = self._packs(step)
+            if first and not publisher.has_viewers:
+                return  # SGLang's own warm-up: the kernel is compiled now, and not when somebody looks
             ready = _to_host(packed)
             ids, at, dropped = [str(request.rid) for request in batch.reqs], time.time(), publisher.dropped
             publisher.put(lambda: unpack(ready(), ids, at, dropped))
         except Exception:
             self._fault("step")
 
-    def _listening(self) -> Publisher | None:
-        """The publisher, if anybody looks."""
+    def _wanted(self) -> bool:
+        """Whether the step at hand is to be gathered: somebody looks, or it is the first."""
         if self.faults >= _MOST_FAULTS:
-            return None
+            return False
         if not self._made:
             self._made = True
             try:
@@ -114,7 +119,7 @@ class TreeHooks:
             except Exception:
                 self._fault("socket")
         publisher = self._publisher
-        return publisher if publisher is not None and publisher.has_viewers else None
+        return publisher is not None and (publisher.has_viewers or self._packs is None)
 
     def _fault(self, where: str) -> None:
         self.faults += 1
@@ -122,20 +127,28 @@ class TreeHooks:
             _logger.exception("hetspec: the draft trees are not told (%s); serving goes on", where)
 
 
+def packs_on(device: str) -> Callable[[VerifyStep], Packed]:
+    """How steps are gathered on a kind of device: at once where Triton has kernels."""
+    if device != "cuda":
+        return pack
+    from hetspec_core.engine.backends.sglang_plugin.pack_kernel import pack_at_once
+
+    return pack_at_once
+
+
 def _to_host(packed: Packed) -> Callable[[], Packed]:
-    """Begin the copies to the host; the function that is given waits for them."""
-    if packed.integers.device.type != "cuda":
+    """Begin the copy to the host; the function that is given waits for it."""
+    numbers = packed.numbers
+    if numbers.device.type != "cuda":
         return lambda: packed
-    integers = torch.empty(packed.integers.shape, dtype=packed.integers.dtype, pin_memory=True)
-    floats = torch.empty(packed.floats.shape, dtype=packed.floats.dtype, pin_memory=True)
-    integers.copy_(packed.integers, non_blocking=True)
-    floats.copy_(packed.floats, non_blocking=True)
+    copied = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+    copied.copy_(numbers, non_blocking=True)
     event = torch.cuda.Event()
     event.record()
 
     def wait() -> Packed:
         event.synchronize()
-        return Packed(integers, floats, packed.nodes)
+        return Packed(copied, packed.nodes)
 
     return wait
 

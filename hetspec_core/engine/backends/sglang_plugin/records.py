@@ -27,19 +27,71 @@ _COLUMNS = 3  # integers per node: token, parent, rank
 
 
 @dataclass(frozen=True)
-class Packed:
-    """The steps of a batch in two tensors, so that two copies bring them to the host.
+class VerifyStep:
+    """What SGLang has of a verify step of B requests, on its device.
 
     Attributes:
-        integers: [B, 3 (N+1) + D + 3] tokens, parents, ranks; accepted nodes, root first, -1 behind the last; number
-            of committed tokens, bonus token, length of the base's cache before the step.
-        floats: [B, 2 (N+1) + 1] cumulative draft probabilities (NaN = not told), base probabilities, that of the bonus.
+        draft_token: [B (N+1)] the root of every request, then its nodes.
+        links: [B, P + N] candidate numbers of the expanded nodes (P; entry 0 stands for the root), then of the nodes,
+            rising.
+        topk: children per expanded node.
+        scores: [B or more, N] cumulative draft probabilities, or None.
+        logits: [B (N+1), V] of the base at every node.
+        predict: [B (N+1)] the token after each accepted node.
+        accept_index: [B, D+1] accepted nodes, numbered through the batch, root first, -1 behind the last.
+        accept_lens: [B] committed tokens, bonus included.
+        seq_lens: [B] tokens before the step, the root not counted.
+    """
+
+    draft_token: Tensor
+    links: Tensor
+    topk: int
+    scores: Tensor | None
+    logits: Tensor
+    predict: Tensor
+    accept_index: Tensor
+    accept_lens: Tensor
+    seq_lens: Tensor
+
+    @property
+    def num_requests(self) -> int:
+        return self.links.shape[0]
+
+    @property
+    def num_nodes(self) -> int:
+        """N+1 of one request, the root counted."""
+        return self.draft_token.shape[0] // self.num_requests
+
+    @property
+    def num_parents(self) -> int:
+        """P."""
+        return self.links.shape[1] - self.num_nodes + 1
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The steps of a batch in one tensor, so that one copy brings them to the host.
+
+    Attributes:
+        numbers: [B, 3 (N+1) + D + 4 + 2 (N+1) + 1] int32. Integers first: tokens, parents, ranks; accepted nodes, root
+            first, -1 behind the last; number of committed tokens, bonus token, length of the base's cache before the
+            step. Then the bits of float32: cumulative draft probabilities (NaN = not told), base probabilities, that of
+            the bonus.
         nodes: N+1.
     """
 
-    integers: Tensor
-    floats: Tensor
+    numbers: Tensor
     nodes: int
+
+    @staticmethod
+    def columns(nodes: int, depth: int) -> int:
+        """Width of `numbers` for trees of N+1 nodes and depth D."""
+        return Packed.first_float(nodes, depth) + 2 * nodes + 1
+
+    @staticmethod
+    def first_float(nodes: int, depth: int) -> int:
+        """Column of the first one that is a float."""
+        return _COLUMNS * nodes + depth + 4
 
 
 def parents_of(parent_list: Tensor, top_scores_index: Tensor, topk: int) -> Tensor:
@@ -67,35 +119,18 @@ def parents_of(parent_list: Tensor, top_scores_index: Tensor, topk: int) -> Tens
 
 
 @torch.no_grad()
-def pack(
-    *,
-    draft_token: Tensor,
-    parents: Tensor,
-    scores: Tensor | None,
-    logits: Tensor,
-    predict: Tensor,
-    accept_index: Tensor,
-    accept_lens: Tensor,
-    seq_lens: Tensor,
-    most_rows: int = MOST_ROWS,
-) -> Packed:
-    """Gather what a record needs; all on the tensors' device, nothing is waited for.
+def pack(step: VerifyStep, most_rows: int = MOST_ROWS) -> Packed:
+    """Gather what a record needs, all on the tensors' device; nothing is waited for. `pack_kernel` does it at once.
 
     Args:
-        draft_token: [B (N+1)] the root of every request, then its nodes.
-        parents: [B, N+1], see `parents_of`.
-        scores: [B, N] cumulative draft probabilities, or None.
-        logits: [B (N+1), V] of the base at every node.
-        predict: [B (N+1)] the token after each accepted node.
-        accept_index: [B, D+1] accepted nodes, numbered through the batch, root first, -1 behind the last.
-        accept_lens: [B] committed tokens, bonus included.
-        seq_lens: [B] tokens before the step, the root not counted.
+        step: the step.
         most_rows: so many requests of the batch.
     """
-    nodes = parents.shape[1]
-    rows = min(parents.shape[0], most_rows)
-    tokens = draft_token.view(-1, nodes)[:rows].long()
-    parents = parents[:rows].long()
+    nodes, logits = step.num_nodes, step.logits
+    rows = min(step.num_requests, most_rows)
+    links = step.links[:rows].long()
+    parents = parents_of(links[:, : step.num_parents], links[:, step.num_parents :], step.topk)
+    tokens = step.draft_token.view(-1, nodes)[:rows].long()
     all_logits = logits.view(-1, nodes, logits.shape[-1])[:rows]
     norms = all_logits.float().logsumexp(-1)  # [B, N+1]
     at_parent = all_logits.gather(1, parents[..., None].expand(-1, -1, logits.shape[-1]))  # [B, N+1, V]
@@ -103,17 +138,19 @@ def pack(
     ranks = (at_parent > chosen).sum(-1)
     base = (chosen[..., 0].float() - norms.gather(1, parents)).exp()
     offsets = torch.arange(rows, device=tokens.device)[:, None] * nodes
-    accepted = accept_index[:rows].long()
+    accepted = step.accept_index[:rows].long()
     local = torch.where(accepted >= 0, accepted - offsets, -1)
-    committed = accept_lens[:rows].long()[:, None]
+    committed = step.accept_lens[:rows].long()[:, None]
     last = local.gather(1, (committed - 1).clamp(min=0, max=local.shape[1] - 1)).clamp(min=0)  # [B, 1]
-    bonus = predict.view(-1, nodes)[:rows].long().gather(1, last)
+    bonus = step.predict.view(-1, nodes)[:rows].long().gather(1, last)
     at_last = all_logits.gather(1, last[..., None].expand(-1, -1, logits.shape[-1]))[:, 0]
     bonus_prob = (at_last.gather(1, bonus).float() - norms.gather(1, last)).exp()
-    integers = torch.cat([tokens, parents, ranks, local, committed, bonus, seq_lens[:rows].long()[:, None]], dim=1)
+    lengths = step.seq_lens[:rows].long()[:, None]
+    integers = torch.cat([tokens, parents, ranks, local, committed, bonus, lengths], dim=1)
+    scores = step.scores
     told = torch.full((rows, nodes - 1), float("nan"), device=base.device) if scores is None else scores[:rows].float()
     floats = torch.cat([torch.ones_like(base[:, :1]), told, base, bonus_prob], dim=1)
-    return Packed(integers, floats, nodes)
+    return Packed(torch.cat([integers.int(), floats.view(torch.int32)], dim=1), nodes)
 
 
 def unpack(packed: Packed, request_ids: Sequence[str], at: float, dropped: int) -> list[dict[str, Any]]:
@@ -126,8 +163,10 @@ def unpack(packed: Packed, request_ids: Sequence[str], at: float, dropped: int) 
         dropped: batches that were not told so far.
     """
     nodes = packed.nodes
+    first = packed.numbers.shape[1] - 2 * nodes - 1
+    floats = packed.numbers[:, first:].contiguous().view(torch.float32)
     found = []
-    for request_id, numbers, values in zip(request_ids, packed.integers.tolist(), packed.floats.tolist()):
+    for request_id, numbers, values in zip(request_ids, packed.numbers[:, :first].tolist(), floats.tolist()):
         tokens, parents, ranks = (numbers[part * nodes : (part + 1) * nodes] for part in range(_COLUMNS))
         *accepted, committed, bonus, before = numbers[_COLUMNS * nodes :]
         found.append(
