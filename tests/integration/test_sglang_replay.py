@@ -1,8 +1,8 @@
 """SGLang's client side against recorded exchanges: a server that repeats them, whole or with something gone wrong.
 
-A file says where its exchanges are from: `exchanges-0.5.17-cpu.jsonl.gz` is of two servers of SGLang 0.5.17 on a
-processor (float32, with a stand-in for SGLang's kernels, which are for GPUs alone), recorded by
-`benchmarks/sglang_exchanges.py`; `scripts/gpu_sglang_check.sh` records on a GPU.
+A file says where its exchanges are from, all of SGLang 0.5.17: `exchanges-0.5.17-h200.jsonl.gz` of three servers on an
+H200 (bfloat16, CUDA graphs), recorded by `scripts/gpu_sglang_check.sh`; `exchanges-0.5.17-cpu.jsonl.gz` of two on a
+processor (float32, with a stand-in for SGLang's kernels), recorded by `benchmarks/sglang_exchanges.py`.
 """
 
 from __future__ import annotations
@@ -80,8 +80,11 @@ def test_a_recorded_stream_gives_the_tokens_and_figures_of_its_last_message(file
     assert len(tokens) == last["meta_info"]["completion_tokens"]
     assert tokens[-len(last["output_ids"]) :] == last["output_ids"]
     assert chunks[-1].finish in ("length", "stop")
-    whole = recorded(file, row, stream=None, return_logprob=None)
-    assert json.loads("".join(line for _, line in whole["lines"]))["output_ids"] == tokens
+    asked_whole = recorded(file, row, stream=None, return_logprob=None)
+    whole = json.loads("".join(line for _, line in asked_whole["lines"]))
+    assert len(whole["output_ids"]) == whole["meta_info"]["completion_tokens"]
+    if facts.args["dtype"] == "float32":  # in half precision a prompt found in the prefix cache is another answer
+        assert whole["output_ids"] == tokens
     if facts.speculates:
         depth = facts.tree[0] if facts.tree else 0
         meta = chunks[-1].meta
