@@ -88,13 +88,13 @@ def chat(
             if system is not None:
                 session.change(system_prompt=system or None)
             session.start()
-            talk = Talk(session, workbench, as_json=json, every_position=every_position)
+            piped = bool(questions) or json or not sys.stdin.isatty()
+            talk = Talk(session, workbench, as_json=json, every_position=every_position, piped=piped)
             _converse(talk, questions or [])
 
 
 def _converse(talk: Talk, questions: list[str]) -> None:
-    interactive = not questions and sys.stdin.isatty() and not talk.as_json
-    if interactive:
+    if not talk.piped:
         note("ask something, or /help; Ctrl-C stops an answer, twice it ends the chat")
         _enable_editing()
     asked = 0
@@ -105,7 +105,7 @@ def _converse(talk: Talk, questions: list[str]) -> None:
                     break
                 line = questions[asked]
             else:
-                line = input("> ") if interactive else _read_line()
+                line = _read_line() if talk.piped else input("> ")
         except EOFError:
             break
         except KeyboardInterrupt:  # at the prompt
@@ -116,10 +116,10 @@ def _converse(talk: Talk, questions: list[str]) -> None:
         try:
             talk.take(line)
         except UsageError as error:
-            if not interactive:
+            if talk.piped:
                 raise
             console().print(str(error), style="red")
-        if not interactive:
+        if talk.piped:
             _check(talk.session)
     if talk.as_json:
         print_json({"type": "figures", **talk.session.figures.to_json()}, lines=True)

@@ -59,15 +59,23 @@ class Talk:
         workbench: where drafts are found.
         as_json: print every event as a line of JSON instead of text.
         every_position: ask for a tree at every position.
+        piped: nobody is at a prompt, so whoever calls ends the chat with what went wrong, and says so.
     """
 
     def __init__(
-        self, session: ChatSession, workbench: Workbench, *, as_json: bool = False, every_position: bool = False
+        self,
+        session: ChatSession,
+        workbench: Workbench,
+        *,
+        as_json: bool = False,
+        every_position: bool = False,
+        piped: bool = False,
     ) -> None:
         self.session = session
         self.workbench = workbench
         self.as_json = as_json
         self.every_position = every_position
+        self.piped = piped
         self.over = False
         self._commands: dict[str, Callable[[str], None]] = {
             "": lambda text: self._follow(lambda: self.session.send(text, every_position=self.every_position)),
@@ -136,11 +144,15 @@ class Talk:
             return
         printer.show(answer)
         printer.finish()
+        if self.piped and answer.went_wrong:
+            return
         show_end(answer, self.session.meters.figures(answer, answer.settings.label))
 
     def _show(self, event: ChatEvent) -> None:
         if self.as_json:
             print_json(event.model_dump(mode="json"), lines=True)
+        elif isinstance(event, WorkerDied) and self.piped:
+            return
         elif isinstance(event, WorkerDied):
             note(f"{printable(event.message)}; /restart begins a new one, the conversation is kept (log: {event.log})")
         elif not is_shown(event) and not isinstance(event, Garbage):

@@ -79,7 +79,7 @@ def show_loading(event: ChatEvent) -> None:
 
 def show_end(answer: Answer, figures: Figures) -> None:
     """Say how an answer ended, in one line."""
-    if answer.state in ("refused", "failed", "died"):
+    if answer.went_wrong:
         note(printable(f"{answer.state}: {answer.error}" + (f" ({answer.hint})" if answer.hint else "")))
         return
     reason = answer.end.stop_reason if answer.end else answer.state

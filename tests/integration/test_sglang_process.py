@@ -151,6 +151,14 @@ def test_a_server_whose_part_was_killed_is_told_by_that_and_not_by_how_it_cleane
     assert "scheduler_0 (pid=12369) crashed with exit code -9" in why_it_ended("it", -9, log, 0).message
 
 
+def test_a_server_that_found_no_memory_says_what_to_do(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n")
+    error = why_it_ended("it", -9, log, 0)
+    assert error.message == "it ended with status -9: out of memory on the GPU"
+    assert "--mem-fraction-static" in error.hint and "hetspec-core gpus" in error.hint and str(log) in error.hint
+
+
 def test_a_start_is_given_up_when_it_is_asked_to_or_takes_too_long(pair: Pair, site: Path, tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         fleet_of(pair, site_spec(site), tmp_path, stop_asked=lambda: True).server(None, CHAIN)

@@ -57,6 +57,10 @@ _CLASS = re.compile(r"Load weight end\..*?\btype=(\w+)")
 _CLEANING_UP = re.compile(
     r"kill_process_tree called|SIGQUIT received|Received sigquit|crash diagnostics|py-spy|GET /health"
 )
+_MEMORY_ADVICE = (
+    "end what else holds the GPU (`hetspec-core gpus`), or give SGLang less of it: --mem-fraction-static, "
+    "--max-total-tokens, --max-running-requests"
+)
 _IGNORED = re.compile(r"Ignore import error when loading (\S*sglang_models\S*): (.*)")
 
 
@@ -254,7 +258,8 @@ def why_it_ended(who: str, status: int | None, log: Path, offset: int) -> StageF
     errors = [line for line in lines if re.match(r"^[\w.]*(Error|Exception)\b.*:", line)]
     reason = known.message if known is not None else (errors or lines or ["it left no word"])[-1][:300]
     shown = "".join(char if char.isprintable() else " " for char in reason)
-    return StageFailed(f"{who} ended with status {status}: {shown}", hint=f"its log is {log}")
+    advice = f"{_MEMORY_ADVICE}; " if known is not None and known.kind == "gpu_memory" else ""
+    return StageFailed(f"{who} ended with status {status}: {shown}", hint=f"{advice}its log is {log}")
 
 
 def _tail(log: Path, offset: int) -> str:

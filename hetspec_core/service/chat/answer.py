@@ -141,6 +141,11 @@ class Answer:
         return self.state not in ("waiting", "answering")
 
     @property
+    def went_wrong(self) -> bool:
+        """Whether it ended for a reason that is told in `error`."""
+        return self.state in ("refused", "failed", "died")
+
+    @property
     def whole(self) -> bool:
         """Whether what was streamed is what the worker says the answer is, token by token and as text."""
         return self.end is not None and self.tokens == self.end.tokens and self.text == self.end.text

@@ -66,7 +66,7 @@ class Comparison:
     @property
     def done(self) -> bool:
         """Whether both sides have given all their answers, or something went wrong."""
-        failed = any(answer.state in ("stopped", "refused", "failed", "died") for _, answer in self.answers)
+        failed = any(answer.went_wrong or answer.state == "stopped" for _, answer in self.answers)
         return failed or (not self.order and all(answer.ended for _, answer in self.answers))
 
     @property
