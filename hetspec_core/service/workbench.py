@@ -345,9 +345,10 @@ class Workbench:
         Raises:
             NotFoundError: there is no such run or directory, or it has none.
         """
-        folder = Path(word).expanduser()
+        folder = Path(word).expanduser().absolute()
         if folder.is_dir():
-            product = product_folder(folder, kind)
+            # A name is made of the last part, and lines to paste have it all; links stay what the user calls them.
+            product = product_folder(folder.resolve() if ".." in folder.parts else folder, kind)
             if product is None:
                 raise explain_missing(word, kind, None)
             return product

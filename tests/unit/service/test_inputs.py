@@ -51,6 +51,16 @@ def test_a_product_is_found_by_run_and_by_directory(workbench: Workbench) -> Non
         assert workbench.resolve_input(word, "hidden_states") == states
 
 
+def test_a_directory_above_is_told_by_its_own_name(workbench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    draft = product(workbench.submit(small_spec("demo", "train")), "draft")
+    (draft / "below").mkdir()
+    monkeypatch.chdir(draft / "below")
+    for word in ("..", "../../draft", "../below/.."):
+        assert workbench.resolve_input(word, "draft") == draft
+    monkeypatch.chdir(draft)
+    assert workbench.resolve_input(".", "draft") == draft
+
+
 def test_a_name_shared_by_the_stages_of_a_recipe_means_the_run_with_the_product(workbench: Workbench) -> None:
     data, train = workbench.submit(small_spec("demo", "dataset")), workbench.submit(small_spec("demo", "train"))
     states, draft = product(data, "hidden_states"), product(train, "draft")
