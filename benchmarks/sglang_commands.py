@@ -27,8 +27,8 @@ import tomli_w
 
 from benchmarks.sglang_check import BUNDLE, FLAGS, RECIPE
 from hetspec_core.engine.data import chat_families
-from hetspec_core.engine.data.chat_families import MT_BENCH_SYSTEM_PROMPT
 from hetspec_core.paths import write_atomic
+from hetspec_core.prompts import MT_BENCH_SYSTEM_PROMPT
 
 PARTS = ("served", "chat", "bench", "engine", "tune")
 _KEPT = 6000
@@ -225,16 +225,16 @@ def _choose_questions(url: str, prompts: Path, chosen: Path) -> dict[str, Any]:
     An answer that is over with its first token has none, SGLang says nothing of steps then, and its script ends with a
     KeyError.
     """
-    template, system = chat_families.template_text("sglang"), {"default_system_prompt": MT_BENCH_SYSTEM_PROMPT}
+    template = chat_families.template_text("sglang")
     kept: list[str] = []
     left_out: list[int] = []
     for line in prompts.read_text().splitlines():
         question = json.loads(line)
-        messages: list[dict[str, str]] = []
+        messages = [{"role": "system", "content": MT_BENCH_SYSTEM_PROMPT}]
         steps = []
         for turn in question["turns"]:
             messages.append({"role": "user", "content": turn})
-            text, _ = chat_families.render(template, messages, True, bos_token="", eos_token="", **system)
+            text, _ = chat_families.render(template, messages, True, bos_token="", eos_token="")
             body = {"text": text, "sampling_params": {"temperature": 0.0, "max_new_tokens": 2048}}
             answer = _post(f"{url}/generate", body)
             messages.append({"role": "assistant", "content": answer["text"]})

@@ -49,7 +49,10 @@ def bench(
     ] = [],  # noqa: B006
     chat_template: Annotated[
         str | None,
-        typer.Option(help="How prompts are written; sglang = as SGLang's MT-Bench script. The base's own when absent."),
+        typer.Option(
+            help="How prompts are written; sglang = as SGLang's MT-Bench script, with its system message. "
+            "The base's own when absent."
+        ),
     ] = None,
     first_turn_only: Annotated[bool, typer.Option("--first-turn-only", help="Leave the second turns out.")] = False,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
@@ -74,6 +77,7 @@ def bench(
     json: JsonFlag = False,
 ) -> None:
     """Measure speculative against plain decoding on the same prompts, interleaved in one process."""
+    from hetspec_core.prompts import MT_BENCH_SYSTEM_PROMPT
     from hetspec_core.service import Workbench
     from hetspec_core.service.lines import append_line, result_line
     from hetspec_core.service.saved import resolve_saved, saved_draft
@@ -81,6 +85,7 @@ def bench(
     options = spec_options(
         name=name,
         base__chat_template=chat_template,
+        base__system_prompt=MT_BENCH_SYSTEM_PROMPT if chat_template == "sglang" else None,
         bench__prompts=prompts,
         bench__limit=limit,
         bench__categories=category or None,

@@ -11,6 +11,15 @@ from pathlib import Path
 from hetspec_core.errors import NotFoundError
 
 PREFIX = "shipped:"
+MT_BENCH_SYSTEM_PROMPT = (
+    "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being safe.  "
+    "Your answers should not include any harmful, unethical, racist, sexist, toxic, dangerous, or illegal content. "
+    "Please ensure that your responses are socially unbiased and positive in nature.\n\nIf a question does not make "
+    "any sense, or is not factually coherent, explain why instead of answering something not correct. If you don't "
+    "know the answer to a question, please don't share false information."
+)
+"""The system message published with Llama 2 (arXiv 2307.09288), which SGLang's MT-Bench script has taken over."""
+
 _FOLDER = Path(__file__).parent
 
 

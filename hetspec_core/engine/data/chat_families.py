@@ -45,16 +45,6 @@ _MISTRAL: tuple[Variables, ...] = (  # v0.3, Nemo, v0.2, the later form of v0.1 
 )
 
 
-MT_BENCH_SYSTEM_PROMPT = (
-    "You are a helpful, respectful and honest assistant. Always answer as helpfully as possible, while being safe.  "
-    "Your answers should not include any harmful, unethical, racist, sexist, toxic, dangerous, or illegal content. "
-    "Please ensure that your responses are socially unbiased and positive in nature.\n\nIf a question does not make "
-    "any sense, or is not factually coherent, explain why instead of answering something not correct. If you don't "
-    "know the answer to a question, please don't share false information."
-)
-"""The system message published with Llama 2 (arXiv 2307.09288), which SGLang's MT-Bench script has taken over."""
-
-
 @cache
 def template_text(family: str) -> str:
     """The Jinja text of a family."""
@@ -108,7 +98,7 @@ def variants(family: str, own: Render | None) -> Iterator[Variables]:
             yield {"system_turn": "refuse"}
             yield {"system_turn": "first"}
         case "sglang":
-            yield {"default_system_prompt": MT_BENCH_SYSTEM_PROMPT}
+            yield {}
 
 
 def fitting(families: Sequence[str], own: Render, tokens: Mapping[str, str]) -> tuple[str, Variables] | None:

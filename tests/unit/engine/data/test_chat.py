@@ -104,7 +104,7 @@ HAND_MARKED: list[tuple[str, dict[str, str], tuple[Message, ...], str]] = [
         "<s><start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n<start_of_turn>model\n«Hello!<end_of_turn>»\n",
     ),
     ("sglang", {}, (SYSTEM, *TURNS), "SYSTEM:Be brief.\nUSER:Hi\nASSISTANT:«Hello!»\nUSER:Bye\nASSISTANT:«See you.»\n"),
-    ("sglang", {"default_system_prompt": "Be safe."}, TURNS[:2], "SYSTEM:Be safe.\nUSER:Hi\nASSISTANT:«Hello!»\n"),
+    ("sglang", {}, TURNS[:2], "USER:Hi\nASSISTANT:«Hello!»\n"),
 ]
 
 
