@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, TypeVar
 
@@ -95,8 +96,16 @@ class Desk:
         return answer
 
 
+@pytest.fixture(autouse=True)
+def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Statuses that a worker would have ended its process with, which here is the tests' own."""
+    statuses: list[int] = []
+    monkeypatch.setattr("hetspec_core.engine.stages.chat.os._exit", statuses.append)
+    return statuses
+
+
 @pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> NumberBackend:
+def backend() -> NumberBackend:
     base, draft = perfect_pair(seed=1)
     base.tokenizer = Words()
     backend = NumberBackend.of(base, draft)
@@ -105,8 +114,7 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> NumberBackend:
 
 
 @pytest.fixture
-def desk(backend: NumberBackend, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    monkeypatch.setattr("hetspec_core.engine.stages.chat._QUIT_S", 600.0)  # it would end the tests' own process
+def desk(backend: NumberBackend) -> Iterator[Desk]:
     desk = Desk(backend)
     yield desk
     desk.say(Quit())
@@ -138,8 +146,7 @@ def test_plain_decoding_is_the_same_answer_without_steps(desk: Desk, backend: Nu
     assert answer.tokens == plain_tokens(backend, [5, 7, 9], 24) and answer.whole and not answer.steps
 
 
-def test_steps_carry_ranks_and_probabilities_of_the_base(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hetspec_core.engine.stages.chat._QUIT_S", 600.0)
+def test_steps_carry_ranks_and_probabilities_of_the_base() -> None:
     base = tiny_base(seed=7)
     base.tokenizer = Words()
     desk = Desk(NumberBackend.of(base, tiny_draft(base)))
@@ -237,14 +244,50 @@ def test_another_protocol_is_refused_and_ends_the_worker() -> None:
     assert desk.status == [3]
 
 
-def test_a_question_before_a_base_is_open_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hetspec_core.engine.stages.chat._QUIT_S", 600.0)
+def test_a_question_before_a_base_is_open_fails() -> None:
     desk = Desk(None)
     answer = desk.ask("1 2")
     assert answer.state == "failed" and "no base is open" in answer.error
     desk.say(Quit())
     desk.thread.join(10)
     assert desk.status == [0]
+
+
+class StuckBackend(NumberBackend):
+    """It closes when it is told to, not when it is asked to."""
+
+    told: threading.Event
+
+    def close(self) -> None:
+        self.told.wait(10)
+
+
+def test_a_backend_that_does_not_close_is_ended_with_the_process(
+    exits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hetspec_core.engine.stages.chat._QUIT_S", 0.05)
+    backend = StuckBackend.of(*perfect_pair(seed=1))
+    assert isinstance(backend, StuckBackend)
+    backend.told = threading.Event()
+    desk = Desk(backend)
+    desk.say(Quit())
+    deadline = time.monotonic() + 10
+    while not exits and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert exits == [0] and not desk.status
+    backend.told.set()
+    desk.thread.join(10)
+    assert desk.status == [0]
+
+
+def test_a_worker_that_has_left_ends_no_process_afterwards(exits: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hetspec_core.engine.stages.chat._QUIT_S", 0.2)
+    desk = Desk(None)
+    desk.say(Quit())
+    desk.thread.join(10)
+    assert desk.status == [0]
+    time.sleep(0.4)
+    assert exits == []
 
 
 def test_two_drafts_stay_in_memory_and_a_third_takes_the_place_of_the_oldest(

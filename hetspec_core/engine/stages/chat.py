@@ -70,10 +70,21 @@ class ChatWorker:
         self._queue: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._stopped: set[int | None] = set()
         self._leaving = False
+        self._left = threading.Event()
 
     def run(self) -> int:
-        """Work until the desk quits or is gone; returns the exit status."""
+        """Work until the desk quits or is gone; returns the exit status.
+
+        From the desk's last word on there is a second to leave in: a backend that keeps `run` longer than that is ended
+        with the whole process.
+        """
         threading.Thread(target=self._read, name="requests", daemon=True).start()
+        try:
+            return self._work()
+        finally:
+            self._left.set()
+
+    def _work(self) -> int:
         while True:
             request = self._queue.get()
             if isinstance(request, Quit) or self._leaving:
@@ -109,8 +120,8 @@ class ChatWorker:
                 self._queue.put(request)
         self._leaving = True
         self._queue.put(Quit())
-        time.sleep(_QUIT_S)  # daemon thread: this is only reached to its end when the main thread does not leave
-        os._exit(0)
+        if not self._left.wait(_QUIT_S):
+            os._exit(0)
 
     def _stop_asked(self, ask: int | None) -> bool:
         return self._leaving or ask in self._stopped or None in self._stopped
