@@ -5,13 +5,16 @@ It knows files and layers; what a key means is decided in `resolve`.
 
 from __future__ import annotations
 
+import copy
 import importlib.resources
 import re
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hetspec_core.config.origins import Key, Leaf, Place, Table, key_lines, merge, nearest_line, to_table
@@ -148,11 +151,31 @@ def find(kind: str, name: str) -> PresetFile:
     Raises:
         NotFoundError: there is none; says which is meant, if one is near.
     """
-    files = preset_files(kind)
-    if name not in files:
+    check_kind(kind)
+    file = _file(kind, name)  # not out of a listing of all: a review of every pair asks hundreds of times
+    if file is None:
+        files = preset_files(kind)
         listed = did_you_mean(name, files) or (f"; there are: {', '.join(files)}" if files else "; there are none")
         raise NotFoundError(f"no {kind} preset {name!r}{listed}", hint=f"see `hetspec-core presets list {kind}`")
-    return files[name]
+    return file
+
+
+def _file(kind: str, name: str) -> PresetFile | None:
+    """The file of a preset, if there is one: the user's before the shipped one, as in `preset_files`."""
+    if not _NAME.fullmatch(name):
+        return None
+    shipped, own = (folder / kind / f"{name}{_SUFFIX}" for folder in (shipped_folder(), user_folder()))
+    is_shipped = _is_file(shipped)
+    if _is_file(own):
+        return PresetFile(kind, name, own, shipped=False, overrides=is_shipped)
+    return PresetFile(kind, name, shipped, shipped=True) if is_shipped else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the file system
+        return False
 
 
 def find_anywhere(reference: str) -> PresetFile:
@@ -177,7 +200,7 @@ def find_anywhere(reference: str) -> PresetFile:
     return shelf["recipe" if "recipe" in holders else holders[0]][reference]
 
 
-def read_toml(path: Path, label: str) -> tuple[dict[str, Any], dict[Key, int]]:
+def read_toml(path: Path, label: str) -> tuple[dict[str, Any], Mapping[Key, int]]:
     """Data and lines of a TOML file.
 
     Raises:
@@ -195,12 +218,19 @@ def read_toml(path: Path, label: str) -> tuple[dict[str, Any], dict[Key, int]]:
     return parse_toml(text, label, path)
 
 
-def parse_toml(text: str, label: str, path: Path) -> tuple[dict[str, Any], dict[Key, int]]:
+def parse_toml(text: str, label: str, path: Path) -> tuple[dict[str, Any], Mapping[Key, int]]:
     """As `read_toml`, of a text that is in `path`, or is about to be written there."""
     try:
-        return tomllib.loads(text), key_lines(text)
+        data, lines = _parsed(text)
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{label} is not TOML: {error} ({path})") from None
+    return copy.deepcopy(data), lines
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> tuple[dict[str, Any], Mapping[Key, int]]:
+    """By the text, so that a file that changed is read anew: presets build on each other, and parsing is what costs."""
+    return tomllib.loads(text), MappingProxyType(key_lines(text))
 
 
 def load(kind: str, name: str) -> Preset:

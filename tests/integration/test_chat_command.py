@@ -20,6 +20,7 @@ from hetspec_core.cli.main import main
 from hetspec_core.service.chat import Conversation
 from tests.conftest import REPOSITORY
 from tests.fakes import chat_worker
+from tests.fakes.terminal import own_terminal
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -157,8 +158,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             env={**env, **environment},
-            start_new_session=True,
-            preexec_fn=lambda: __import__("fcntl").ioctl(0, __import__("termios").TIOCSCTTY, 0),
+            preexec_fn=own_terminal,
         )
         os.close(slave)
         self.text = ""

@@ -20,6 +20,7 @@ from hetspec_core.jobs import LocalExecutor
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.service import Workbench
 from tests.fakes.specs import small_spec
+from tests.fakes.terminal import own_terminal
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0
@@ -233,7 +234,7 @@ class Terminal:
         self.master, slave = pty.openpty()
         environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
         self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, cwd=REPOSITORY, env=environment, preexec_fn=_own_terminal
+            command, stdin=slave, stdout=slave, stderr=slave, cwd=REPOSITORY, env=environment, preexec_fn=own_terminal
         )
         os.close(slave)
         self.text = ""
@@ -258,14 +259,6 @@ class Terminal:
         self._reader.join(2)
         os.close(self.master)
         return status
-
-
-def _own_terminal() -> None:
-    import fcntl
-    import termios
-
-    os.setsid()
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 def test_ctrl_c_stops_the_run_at_a_safe_point_and_says_how_to_go_on(workbench: Workbench) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hetspec_core.config import library, presets
-from hetspec_core.config.origins import plain
+from hetspec_core.config.origins import leaves, plain
 from hetspec_core.errors import NotFoundError, SpecError, UsageError
 from tests.fakes.presets import write_preset
 
@@ -16,6 +16,35 @@ def test_the_users_preset_hides_the_shipped_one_of_its_name() -> None:
     assert listed["eagle"].file.path == path and listed["eagle"].summary == "mine"
     assert listed["eagle"].file.overrides and not listed["eagle"].file.shipped
     assert listed["eagle-origin"].file.shipped
+
+
+def test_a_preset_that_was_changed_is_read_anew_and_one_that_was_handed_out_is_nobody_elses() -> None:
+    path = write_preset("algorithm/mine", 'name = "eagle"\nlayers = [1, 2]\n')
+    first = presets.load("algorithm", "mine")
+    layers = plain(first.table)["layers"]
+    layers.append(3)
+    assert plain(presets.load("algorithm", "mine").table)["layers"] == [1, 2]
+    path.write_text('# a line more\nname = "eagle"\nlayers = [7, 8]\n', encoding="utf-8")
+    changed = presets.load("algorithm", "mine")
+    assert plain(changed.table)["layers"] == [7, 8]
+    assert next(leaf.place.line for key, leaf in leaves(changed.table) if key == ("layers",)) == 3
+    path.unlink()
+    with pytest.raises(NotFoundError):
+        presets.load("algorithm", "mine")
+
+
+def test_what_is_found_by_name_is_what_is_listed() -> None:
+    write_preset("algorithm/eagle", 'name = "eagle"\n')
+    write_preset("draft/mine", 'extends = "llama-1l"\n')
+    for kind in library.KINDS:
+        for name, file in library.preset_files(kind).items():
+            assert library.find(kind, name) == file
+
+
+@pytest.mark.parametrize("name", ["", "../recipe/quick-demo", "x" * 5000, "a\0b", "eagle.toml", "/etc/passwd"])
+def test_a_name_that_is_no_presets_is_not_found(name: str) -> None:
+    with pytest.raises(NotFoundError):
+        library.find("algorithm", name)
 
 
 def test_a_users_preset_may_extend_the_shipped_one_that_it_hides() -> None:
