@@ -129,20 +129,9 @@ def preset_files(kind: str) -> dict[str, PresetFile]:
         NotFoundError: there is no such kind.
     """
     check_kind(kind)
-    shipped = _files(shipped_folder(), kind, shipped=True)
-    own = _files(user_folder(), kind, shipped=False)
-    found = shipped | {
-        name: PresetFile(kind, name, file.path, shipped=False, overrides=name in shipped) for name, file in own.items()
-    }
-    return dict(sorted(found.items()))
-
-
-def _files(folder: Path, kind: str, *, shipped: bool) -> dict[str, PresetFile]:
-    return {
-        path.stem: PresetFile(kind, path.stem, path, shipped)
-        for path in (folder / kind).glob(f"*{_SUFFIX}")
-        if _NAME.fullmatch(path.stem) and path.is_file()
-    }
+    names = {path.stem for folder in (shipped_folder(), user_folder()) for path in (folder / kind).glob(f"*{_SUFFIX}")}
+    found = {name: _file(kind, name) for name in sorted(names)}
+    return {name: file for name, file in found.items() if file is not None}
 
 
 def find(kind: str, name: str) -> PresetFile:
@@ -161,14 +150,18 @@ def find(kind: str, name: str) -> PresetFile:
 
 
 def _file(kind: str, name: str) -> PresetFile | None:
-    """The file of a preset, if there is one: the user's before the shipped one, as in `preset_files`."""
+    """The file of a preset, if there is one: the user's hides the shipped one."""
     if not _NAME.fullmatch(name):
         return None
-    shipped, own = (folder / kind / f"{name}{_SUFFIX}" for folder in (shipped_folder(), user_folder()))
-    is_shipped = _is_file(shipped)
+    shipped, own = _shipped(kind, name), user_folder() / kind / f"{name}{_SUFFIX}"
+    is_shipped = _is_file(shipped.path)
     if _is_file(own):
         return PresetFile(kind, name, own, shipped=False, overrides=is_shipped)
-    return PresetFile(kind, name, shipped, shipped=True) if is_shipped else None
+    return shipped if is_shipped else None
+
+
+def _shipped(kind: str, name: str) -> PresetFile:
+    return PresetFile(kind, name, shipped_folder() / kind / f"{name}{_SUFFIX}", shipped=True)
 
 
 def _is_file(path: Path) -> bool:
@@ -287,7 +280,7 @@ def _parent(file: PresetFile, reference: str) -> PresetFile:
         fix = "; a recipe names its parts with base, draft and algorithm" if file.kind == "recipe" else ""
         raise SpecError(f"{file.label} extends {reference!r}; it can extend another {file.kind} preset{other}{fix}")
     if name == file.name and kind == file.kind and file.overrides:
-        return _files(shipped_folder(), kind, shipped=True)[name]  # a user's preset over the shipped one of its name
+        return _shipped(kind, name)  # a user's preset over the shipped one of its name
     try:
         return find(kind, name)
     except NotFoundError as error:

@@ -101,6 +101,7 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Statuses that a worker would have ended its process with, which here is the tests' own."""
     statuses: list[int] = []
     monkeypatch.setattr("hetspec_core.engine.stages.chat.os._exit", statuses.append)
+    monkeypatch.setattr("hetspec_core.engine.stages.chat._QUIT_S", 60.0)  # closing takes its time on a busy machine
     return statuses
 
 
