@@ -68,7 +68,7 @@ class Live(Base):
     def _taken(self, overview: Overview) -> None:
         before, self.overview = self.overview, overview
         page = self.screen
-        if isinstance(page, Page):
+        if isinstance(page, Page) and page.is_mounted and page.is_whole:  # one that comes asks for it when it is there
             page.show_overview(overview)
         if before is None:
             return

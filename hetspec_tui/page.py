@@ -19,7 +19,7 @@ from textual.widgets import Static
 from hetspec_core.errors import HetSpecError, SpecError
 from hetspec_tui.desk import Desk, HasDesk
 from hetspec_tui.dialogs import Details
-from hetspec_tui.pump import Feed
+from hetspec_tui.pump import Feed, is_whole
 from hetspec_tui.widgets.key_bar import KeyBar
 from hetspec_tui.widgets.title_bar import TitleBar
 
@@ -140,22 +140,21 @@ class Page(Screen[None]):
         try:
             found = await answer
         except HetSpecError as error:
-            if self._is_whole:
-                self.show_error(error)
-            else:  # nobody is there to be shown it
-                logging.getLogger("hetspec").warning("not done: %s", error)
+            self.show_error(error)
             return None
-        return found if self._is_whole else None
+        return found if self.is_whole else None
 
     @property
-    def _is_whole(self) -> bool:
+    def is_whole(self) -> bool:
         """False from the moment on at which the page, or the app, begins to be taken apart: parts are missing then."""
-        return self.is_attached and self.app.is_running
+        return is_whole(self)
 
     def show_error(self, error: HetSpecError) -> None:
         """Show what was seen and what to do: a toast, or a screen to read and copy when it is long."""
         text = f"{error}" if isinstance(error, SpecError) else f"{error.message}\n{error.hint}".strip()
         logging.getLogger("hetspec").warning("not done: %s", text)
+        if not self.is_whole:
+            return  # nobody is there to be shown it
         if text.count("\n") > TOAST_LINES or len(text) > TOAST_LETTERS:
             self.app.push_screen(Details("Not done", text))
         else:

@@ -25,6 +25,13 @@ FASTEST_S = 0.1
 """No feed asks more often, so that the screen is drawn ten times a second at most."""
 
 
+def is_whole(node: DOMNode) -> bool:
+    """False from the moment on at which a screen, or the app, begins to be taken apart: parts are missing then, one
+    after another, while what was asked before is still answered.
+    """
+    return node.is_running and node.app.is_running
+
+
 class Feed(Generic[Answer]):
     """One question, asked again and again.
 
@@ -34,7 +41,8 @@ class Feed(Generic[Answer]):
         show: is given every answer that differs from the one before, on the event loop.
         fail: is given an error when it is another than the last one.
         period_s: between an answer and the next question.
-        node: whose worker asks; an answer that cannot be shown ends the app as any other fault does.
+        node: whose worker asks; an answer that cannot be shown ends the app as any other fault does. One that comes
+            when the node, or the app, is being taken apart is shown to nobody.
     """
 
     def __init__(
@@ -76,12 +84,12 @@ class Feed(Generic[Answer]):
             try:
                 answer = await self._ask(self._question)
             except HetSpecError as error:
-                if str(error) != self._trouble:
+                if is_whole(self._node) and str(error) != self._trouble:
                     self._trouble = str(error)
                     self._fail(error)
             else:
                 self._trouble = ""
-                if answer != self._last:
+                if is_whole(self._node) and answer != self._last:
                     self._last = answer
                     self._show(answer)
             with contextlib.suppress(TimeoutError):

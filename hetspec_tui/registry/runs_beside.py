@@ -45,11 +45,6 @@ class RunsBeside(RunActions):
         return self.query_one("#runs", PagedTable)
 
     @property
-    def is_open(self) -> bool:
-        """Whether its widgets are there; they go before its workers do when the dashboard is left."""
-        return bool(self.query(PagedTable)) and bool(self.query("#run"))
-
-    @property
     def chosen(self) -> tuple[str, ...]:
         return self.table.chosen
 
@@ -89,7 +84,7 @@ class RunsBeside(RunActions):
         if not self.has_class("-details"):
             return
         await asyncio.sleep(0.05)  # while a key is held down
-        if not self.is_open:
+        if not self.is_whole:
             return
         run_id = self.table.cursor_key
         text = Content("")
@@ -99,7 +94,7 @@ class RunsBeside(RunActions):
             )
             if found is not None and found[0]:
                 text = details(found[0][0].summary, found[1])
-        if self.is_open:
+        if self.is_whole:
             self.query_one("#run", Static).update(text)
 
     @work(exclusive=True, group="curves")
@@ -108,7 +103,7 @@ class RunsBeside(RunActions):
         from hetspec_core.service.pages import Pages
 
         await asyncio.sleep(0.05)
-        if not self.is_open:
+        if not self.is_whole:
             return
         run_ids = self.chosen[:MOST_CURVES]
         metric = self.metric
@@ -120,7 +115,7 @@ class RunsBeside(RunActions):
             return name, pages.curves(run_ids, name) if name else []
 
         found = await self.ask(look)
-        if found is None or not self.is_open:
+        if found is None:
             return
         name, curves = found
         chart = self.query_one(Chart)

@@ -105,7 +105,7 @@ class ComparisonScreen(Page):
             return Library(workbench).compare(there), name, pages.curves(there, name, axis) if name else []
 
         found = await self.ask(look)
-        if found is None or not self.query(PagedTable):  # the widgets go before the workers do
+        if found is None:
             return
         self.found, self.metric, curves = found
         self.show_curves(curves)

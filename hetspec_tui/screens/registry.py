@@ -182,7 +182,7 @@ class RegistryScreen(RunsOrder):
                 self.load()
                 return
             self._typed = None
-            if self.is_open:
+            if self.is_whole:
                 self.say_wrong(error, filter_)
                 if self.table.store.keys is None:  # a filter of another time: there is no last list that could stay
                     self.filter = ""
@@ -191,7 +191,7 @@ class RegistryScreen(RunsOrder):
         except HetSpecError as error:
             self.show_error(error)
             return
-        if not self.is_open:
+        if not self.is_whole:
             return
         if self._is_new and text is None:
             self._is_new = False
@@ -220,7 +220,7 @@ class RegistryScreen(RunsOrder):
         self.say_empty()
         self.say_count()
         await self.read(table.near())
-        if not self.is_open:
+        if not self.is_whole:
             return
         if self.has_class("-curves"):
             self.draw_curves()
@@ -235,7 +235,7 @@ class RegistryScreen(RunsOrder):
 
     async def _fetch(self) -> None:
         try:
-            while self.is_open and (missing := self.table.missing()):  # newest first: those in view now
+            while self.is_whole and (missing := self.table.missing()):  # newest first: those in view now
                 if not await self.read(missing[: 2 * max(20, self.table.size.height)]):
                     return
         finally:
@@ -250,7 +250,7 @@ class RegistryScreen(RunsOrder):
         shown = self.shown
         names = known.further_names(shown)
         lines = await self.ask(lambda workbench: Pages(workbench).lines(run_ids, names))
-        if lines is None or not self.is_open:
+        if lines is None:
             return False
         if shown == self.shown:
             self.table.put_rows(run_ids, [known.row_of(line, shown) for line in lines])
@@ -270,7 +270,7 @@ class RegistryScreen(RunsOrder):
     async def learn(self) -> None:
         """Ask which words a filter may use now."""
         found = await self.vocabulary()
-        if not self.is_open:
+        if not self.is_whole:
             return
         suggester = self.line.suggester
         if found is not None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.pilot import Pilot
@@ -15,6 +19,7 @@ from hetspec_core.paths import RunPaths
 from hetspec_core.service import Workbench
 from hetspec_core.spec.resources import ResourcesSpec
 from hetspec_tui.app import HetSpecApp
+from hetspec_tui.screens.dashboard import DashboardScreen
 from tests.fakes.specs import small_spec
 from tests.tui.driving import drive, screen_text, toasts, until
 from tests.tui.homes import lively_home
@@ -121,3 +126,46 @@ def test_the_gpu_panel_says_which_run_has_which_gpu(
         finally:
             workbench.cancel(run_id, force=True)
             workbench.wait(run_id, timeout_s=20)
+
+
+def test_what_is_learnt_while_the_dashboard_is_taken_apart_is_shown_to_nobody(home: Path) -> None:
+    lively_home(home, time.time())
+    late: list[str] = []
+
+    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.overview is not None, "the first look")
+        page, feed = app.screen, app._feed
+        assert isinstance(page, DashboardScreen) and feed is not None
+
+        async def asked(question: Callable[[Workbench], Any]) -> Any:
+            with Workbench() as workbench:
+                answer = question(workbench)
+            while page.query("#totals"):
+                await asyncio.sleep(0)
+            late.append(", ".join(str(one.id) for one in page.query("#active, #totals")))
+            return replace(answer, total=answer.total + 1)
+
+        feed._ask = asked
+        feed.hurry()
+        await pilot.pause(0.2)  # it asks now
+
+    drive(act)
+    assert late == ["active"], "the answer came when the page was no longer whole"
+
+
+def test_a_page_that_is_not_laid_out_yet_is_shown_nothing(home: Path) -> None:
+    lively_home(home, time.time())
+
+    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.overview is not None, "the first look")
+        overview = app.overview
+        assert overview is not None
+        page = DashboardScreen()
+        opened = app.push_screen(page)  # it is on top from here on, and its parts are made later
+        assert app.screen is page and not page.query("#active")
+        app._taken(replace(overview, total=overview.total + 1))
+        await opened
+        await until(pilot, lambda: bool(page.query("#active")) and "At work" in screen_text(app), "the page")
+        await until(pilot, lambda: page._overview is app.overview, "what was learnt meanwhile")
+
+    drive(act)

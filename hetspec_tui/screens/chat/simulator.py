@@ -101,7 +101,7 @@ class SimulatorScreen(Page):
             return answers, found
 
         made = await self.ask(question)
-        if not self.query(PagedTable):
+        if not self.is_whole:
             return
         if made is None:
             self.query_one(PagedTable).set_empty("these answers cannot be simulated from\nesc goes back")

@@ -94,6 +94,8 @@ class ChatTalk(Page):
         if old is not None:
             conversation = old.conversation
             await asyncio.to_thread(old.close)
+        if not self.is_whole:
+            return
         session = ChatSession(config, conversation=conversation, record=trace_folder() if self.recording else None)
         if old is not None and _same_machine(old.config, config):
             session.meters = old.meters

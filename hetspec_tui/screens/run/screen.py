@@ -215,7 +215,7 @@ class RunScreen(RunDeeds):
             self.action_pane("result" if news.has_results else "log")
 
     def _is_gone(self) -> None:
-        if not self.gone:
+        if not self.gone and self.is_whole:
             self.gone = True
             self.query_one(RunHead).show_gone()
             self.refresh_bindings()
