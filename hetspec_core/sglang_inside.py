@@ -1,19 +1,18 @@
 """Whether the inside of an SGLang is what HetSpec's model classes and its tree plugin call: read from its source.
 
 Nothing of SGLang is imported, so it can be asked without a GPU and before anything starts. Run by SGLang's own
-interpreter (`python -c` with this file's text, see `question`), which also knows the syntax of that source; it needs
-the standard library only. Names and parameters can be looked at so, what a function does cannot: versions that were
-run are in `sglang_versions.INSIDE`.
+interpreter (`python -c` with this file's text, see `question`), which also knows the syntax of that source. HetSpec is
+not installed there, so this file imports the standard library only. Names and parameters can be looked at so, what a
+function does cannot: versions that were run are in `sglang_versions.INSIDE`.
 """
 
 from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-from hetspec_core.syntax import parse_module
 
 _ATTENTION = ("hidden_size", "num_heads", "num_kv_heads", "layer_id", "rope_theta", "rope_scaling")
 _ATTENTION += ("max_position_embeddings", "quant_config", "prefix")
@@ -80,11 +79,13 @@ class Installed:
         version: its own word.
         classes: where it is not what HetSpec's model classes call; empty = it fits.
         plugin: where it is not what the tree plugin calls.
+        native: where it is not what its help in float32 calls.
     """
 
     version: str
     classes: tuple[str, ...] = ()
     plugin: tuple[str, ...] = ()
+    native: tuple[str, ...] = ()
 
 
 def read_answer(text: str) -> Installed:
@@ -96,7 +97,7 @@ def read_answer(text: str) -> Installed:
     found = json.loads(text)
     if not isinstance(found, dict) or not isinstance(found.get("version"), str):
         raise ValueError("no version of SGLang")
-    return Installed(found["version"], tuple(map(str, found["classes"])), tuple(map(str, found["plugin"])))
+    return Installed(found["version"], **{part: tuple(map(str, found[part])) for part in NEEDS})
 
 
 def question() -> str:
@@ -104,18 +105,19 @@ def question() -> str:
     return Path(__file__).read_text(encoding="utf-8")
 
 
-def differences(package: Path, part: str) -> list[str]:
+def differences(package: Path, part: str, parse: Callable[[str], ast.Module] = ast.parse) -> list[str]:
     """Where an SGLang is not what a part of ours calls; none = it fits.
 
     Args:
         package: directory of the package `sglang`.
         part: one of `NEEDS`.
+        parse: reads a file's syntax; in a process with threads `hetspec_core.syntax.parse_module`.
     """
     found: list[str] = []
     for file, name, first, anywhere in NEEDS[part]:
         path = package / "srt" / file
         try:
-            tree = parse_module(path.read_text(encoding="utf-8-sig"))
+            tree = parse(path.read_text(encoding="utf-8-sig"))
         except (OSError, SyntaxError, ValueError) as error:
             found.append(f"srt/{file} cannot be read ({type(error).__name__})")
             continue

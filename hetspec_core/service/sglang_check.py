@@ -71,7 +71,11 @@ def _inside(python: str, version: str, facts: dict[str, object]) -> list[str]:
         found = sglang_inside.read_answer(done.stdout)
     except (OSError, ValueError, KeyError, subprocess.TimeoutExpired) as error:
         return [f"its source cannot be looked at ({type(error).__name__})"]
-    parts = (("drafts served by HetSpec's classes", found.classes), ("the live tree", found.plugin))
+    parts = (
+        ("drafts served by HetSpec's classes", found.classes),
+        ("the live tree", found.plugin),
+        ("float32", found.native),
+    )
     problems = [f"not for {name}: {told[0]}{_more(told)}; the rest works" for name, told in parts if told]
     facts["inside"] = "differs" if problems else "fits"
     if not problems and not sglang_versions.inside_is_known(version):

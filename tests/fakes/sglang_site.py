@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import venv
 from pathlib import Path
 
 from hetspec_core.sglang_inside import NEEDS
@@ -35,6 +36,12 @@ def make_site(folder: Path, version: str = "0.5.17", *, without: tuple[str, ...]
     about.mkdir()
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: sglang\nVersion: {version}\n")
     return folder
+
+
+def bare_python(folder: Path) -> Path:
+    """The interpreter of an environment of its own, in which nothing is installed: HetSpec neither."""
+    venv.EnvBuilder(with_pip=False, symlinks=True).create(folder)
+    return folder / "bin" / "python"
 
 
 def _source(without: tuple[str, ...]) -> dict[str, str]:

@@ -18,6 +18,7 @@ import torch
 from hetspec_core.engine.backends.sglang_client import SGLangClient, sampling_params
 from hetspec_core.engine.backends.sglang_engine_link import flag_arguments
 from hetspec_core.engine.backends.sglang_export import served_draft
+from hetspec_core.engine.backends.sglang_fleet import Fleet
 from hetspec_core.engine.backends.sglang_launch import installed, plan_launch
 from hetspec_core.engine.backends.sglang_server import StartLog, why_it_ended
 from hetspec_core.engine.modeling.base_lm import BaseLM
@@ -26,7 +27,7 @@ from hetspec_core.errors import Cancelled, DataError, HetSpecError, ModelError, 
 from hetspec_core.sglang_inside import Installed
 from hetspec_core.spec import AlgorithmSpec, BaseSpec, DraftSpec, ResourcesSpec, SamplingSpec, SGLangSpec
 from tests.fakes.sglang_pair import CHAIN, Pair, alive, chunks_of, fleet_of, running
-from tests.fakes.sglang_site import make_site, site_spec
+from tests.fakes.sglang_site import bare_python, make_site, site_spec
 
 # --- client ---------------------------------------------------------------------------------------------------------
 
@@ -215,6 +216,38 @@ def test_no_sglang_is_said_with_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="not installed") as failure:
         installed(SGLangSpec(python_path=str(tmp_path)))
     assert "0.5.11" in failure.value.hint
+
+
+def test_a_python_that_cannot_answer_is_told_by_its_own_last_line(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise ImportError('broken here')")
+    with pytest.raises(ResourceError, match="cannot tell its SGLang: ImportError: broken here"):
+        installed(SGLangSpec(python_path=str(tmp_path)))
+
+
+def test_sglang_in_an_environment_of_its_own_serves(
+    pair: Pair, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # nothing of ours lies where its Python begins to look
+    spec = site_spec(site, python=str(bare_python(tmp_path / "own")), trees=False)
+    fleet = fleet_of(pair, spec, tmp_path)
+    try:
+        served = fleet.server(fleet.export(Path(str(pair[1].checkpoint))), CHAIN)
+        assert len(chunks_of(served.client)) == 6
+    finally:
+        fleet.close()
+
+
+@pytest.mark.parametrize("part", ["RotaryEmbedding", "eagle_sample"])
+def test_float32_is_refused_where_it_could_not_be_helped_to(pair: Pair, tmp_path: Path, part: str) -> None:
+    site = make_site(tmp_path / "other", "0.5.20", without=(part,))
+    fleet = Fleet(
+        site_spec(site), pair[0], ResourcesSpec(dtype="float32"), folder=tmp_path / "exports", logs=tmp_path / "logs"
+    )
+    if part == "eagle_sample":  # the trees are missing then, not the help
+        assert "HETSPEC_SGLANG_NATIVE" in fleet.plan(None, CHAIN).environment
+        return
+    with pytest.raises(ModelError, match=r"0\.5\.20 differs from .*: srt/layers/rotary_embedding/base.py has no Rot"):
+        fleet.plan(None, CHAIN)
 
 
 # --- command line and export ----------------------------------------------------------------------------------------

@@ -16,7 +16,14 @@ from pathlib import Path
 from hetspec_core.engine.backends.sglang_client import ServerFacts, SGLangClient, free_port
 from hetspec_core.engine.backends.sglang_counts import tree_flags
 from hetspec_core.engine.backends.sglang_export import ServedDraft, served_draft
-from hetspec_core.engine.backends.sglang_launch import Launch, installed, is_float32, link_inside, plan_launch
+from hetspec_core.engine.backends.sglang_launch import (
+    Launch,
+    check_float32,
+    installed,
+    is_float32,
+    link_inside,
+    plan_launch,
+)
 from hetspec_core.engine.backends.sglang_server import Progress, SGLangServer
 from hetspec_core.engine.backends.sglang_trees import TreeFeed
 from hetspec_core.engine.modeling.sources import materialize
@@ -91,7 +98,12 @@ class Fleet:
         return served_draft(draft, self.base, self.folder, self.installed)
 
     def plan(self, served: ServedDraft | None, tree: TreeSpec, *, trees_socket: str = "") -> Launch:
-        """How a server of this draft and tree would be started."""
+        """How a server of this draft and tree would be started.
+
+        Raises:
+            ModelError: it is to run in float32, and this SGLang is not one that can be helped to.
+        """
+        check_float32(self.spec, self.resources, self.installed)
         port = self.spec.port or free_port(self.spec.host)
         needs_inside = bool(trees_socket) or (served is not None and served.needs_package)
         needs_inside = needs_inside or is_float32(self.spec, self.resources)

@@ -20,7 +20,7 @@ from hetspec_core.engine.backends.sglang_counts import tree_flags
 from hetspec_core.engine.backends.sglang_export import ServedDraft
 from hetspec_core.engine.backends.sglang_plugin import native
 from hetspec_core.engine.backends.sglang_plugin.hooks import VARIABLE
-from hetspec_core.errors import ResourceError
+from hetspec_core.errors import ModelError, ResourceError
 from hetspec_core.paths import write_atomic
 from hetspec_core.spec import ResourcesSpec, SGLangSpec, TreeSpec
 
@@ -96,6 +96,9 @@ def installed(spec: SGLangSpec) -> sglang_inside.Installed:
     try:
         found = sglang_inside.read_answer(done.stdout)
     except (ValueError, KeyError):
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        if said and not said[-1].startswith("importlib.metadata.PackageNotFoundError"):
+            raise ResourceError(f"{command[0]} cannot tell its SGLang: {said[-1].strip()[:300]}", hint=hint) from None
         raise ResourceError(f"SGLang is not installed in {where}", hint=hint) from None
     if not sglang_versions.is_supported(found.version):
         raise ResourceError(
@@ -182,6 +185,20 @@ def served_dtype(resources: ResourcesSpec) -> str:
 def is_float32(spec: SGLangSpec, resources: ResourcesSpec) -> bool:
     """Whether a server runs in float32, for which it needs help from inside (see `sglang_plugin.native`)."""
     return (flag_value(spec.flags, "--dtype") or served_dtype(resources)) in ("float32", "float")
+
+
+def check_float32(spec: SGLangSpec, resources: ResourcesSpec, found: sglang_inside.Installed) -> None:
+    """See that a server in float32 would be helped from inside, if it is to be one.
+
+    Raises:
+        ModelError: the source of this SGLang is not one that can be helped.
+    """
+    if is_float32(spec, resources) and found.native:
+        raise ModelError(
+            f"float32 needs help from inside SGLang, and {found.version} differs from {sglang_versions.INSIDE_RANGE}, "
+            f"for which it is made: {found.native[0]}",
+            hint="serve in bfloat16 or float16 (--set resources.dtype=bfloat16), or with the version it is made for",
+        )
 
 
 def link_inside(folder: Path) -> Path:

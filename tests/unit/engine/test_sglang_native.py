@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from hetspec_core.engine.backends.sglang_launch import plan_launch
+from hetspec_core.engine.backends.sglang_plugin import hooks
 from hetspec_core.engine.backends.sglang_plugin.native import TARGETS, VARIABLE, natively, register_native
 from hetspec_core.spec import ResourcesSpec, SGLangSpec, TreeSpec
+from tests.fakes.sglang_site import make_site
 
 
 class Norm(nn.Module):
@@ -62,3 +66,32 @@ def test_a_server_in_float32_is_told_to_take_the_forms_that_know_it(
     launch = plan_launch(spec, base=tmp_path, served=None, tree=TreeSpec(), resources=resources, port=30000)
     assert (VARIABLE in launch.environment) is helped
     assert (launch.environment.get("TRITON_F32_DEFAULT") == "ieee") is helped
+
+
+@pytest.mark.parametrize(
+    ("without", "hooked"),
+    [((), {"native", "trees"}), (("RotaryEmbedding",), {"trees"}), (("eagle_sample",), {"native"})],
+)
+def test_trees_and_float32_are_given_up_each_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without: tuple[str, ...], hooked: set[str]
+) -> None:
+    package = make_site(tmp_path / "site", without=without) / "sglang"
+    seen: list[str] = []
+
+    class Registry:
+        @staticmethod
+        def register(target: str, hook: Any, kind: Any) -> None:
+            seen.append("native" if target in TARGETS else "trees")
+
+    sglang, plugins = ModuleType("sglang"), ModuleType("sglang.srt.plugins.hook_registry")
+    sglang.__dict__.update(__path__=[str(package)], __version__="0.5.20")
+    plugins.__dict__.update(HookRegistry=Registry, HookType=SimpleNamespace(AROUND="around", AFTER="after"))
+    for name in ("sglang", "sglang.srt", "sglang.srt.plugins"):
+        monkeypatch.setitem(sys.modules, name, sglang)
+    monkeypatch.setitem(sys.modules, plugins.__name__, plugins)
+    monkeypatch.setenv(VARIABLE, "1")
+    monkeypatch.setenv(hooks.VARIABLE, str(tmp_path / "socket"))
+    monkeypatch.setattr(hooks, "_registered", False)
+    hooks.register()
+    hooks.register()  # SGLang asks in every process that it starts, and may ask twice
+    assert set(seen) == hooked and len(seen) == 5 * ("native" in hooked) + 3 * ("trees" in hooked)

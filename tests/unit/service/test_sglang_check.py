@@ -9,7 +9,7 @@ import pytest
 
 from hetspec_core.service.sglang_check import check_sglang
 from hetspec_core.sglang_inside import differences
-from tests.fakes.sglang_site import make_site
+from tests.fakes.sglang_site import bare_python, make_site
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,17 @@ def test_an_installed_sglang_is_held_against_what_is_supported(
         monkeypatch.setenv("PYTHONPATH", str(make_site(tmp_path / "site", version)))
     check = check_sglang(has_gpu=True)
     assert check.status == status and words in check.message
+
+
+def test_an_environment_of_its_own_knows_nothing_of_hetspec_and_is_asked_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HETSPEC_SGLANG_PYTHON", str(bare_python(tmp_path / "own")))
+    monkeypatch.setenv("PYTHONPATH", str(make_site(tmp_path / "site", "0.5.20", without=("RotaryEmbedding",))))
+    monkeypatch.chdir(tmp_path)  # `python -c` finds what lies in the present folder
+    said = check_sglang(has_gpu=True).message
+    assert "not for float32: srt/layers/rotary_embedding/base.py has no RotaryEmbedding.forward_cuda" in said
+    assert "cannot be looked at" not in said
 
 
 def test_a_named_python_that_is_not_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from hetspec_core.engine.backends.sglang_plugin import native
 from hetspec_core.engine.backends.sglang_plugin.publisher import Publisher
 from hetspec_core.engine.backends.sglang_plugin.records import MOST_ROWS, Packed, VerifyStep, pack, unpack
 from hetspec_core.sglang_inside import differences
+from hetspec_core.syntax import parse_module
 
 VARIABLE = "HETSPEC_SGLANG_TREES"
 """Path of the socket on which trees are told."""
@@ -157,7 +158,7 @@ _registered = False
 
 
 def register() -> None:
-    """Entry point: hook SGLang, once, when a variable asks for it and its source is what the hooks call."""
+    """Entry point: hook SGLang, once, where a variable asks for it and its source is what the hooks call."""
     global _registered
     path, natively = os.environ.get(VARIABLE, ""), bool(os.environ.get(native.VARIABLE))
     if _registered or not (path or natively):
@@ -166,18 +167,17 @@ def register() -> None:
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     package = Path(sglang.__path__[0])
-    asked = {"plugin": bool(path), "native": natively}
-    found = [each for part, wanted in asked.items() if wanted for each in differences(package, part)]
-    if found:
-        version = sglang.__version__
-        _logger.warning(
-            "hetspec: neither trees nor help in float32 from SGLang %s, which differs: %s", version, found[0]
-        )
-        return
+
+    def fits(part: str, what: str) -> bool:
+        found = differences(package, part, parse_module)
+        if found:
+            _logger.warning("hetspec: no %s from SGLang %s, which differs: %s", what, sglang.__version__, found[0])
+        return not found
+
     _registered = True
-    if natively:
+    if natively and fits("native", "help in float32"):
         native.register_native(HookRegistry, HookType.AROUND)
-    if path:
+    if path and fits("plugin", "trees"):
         hooks = TreeHooks(lambda: _publisher(path))
         speculative = "sglang.srt.speculative"
         HookRegistry.register(f"{speculative}.eagle_utils.organize_draft_results", hooks.after_organize, HookType.AFTER)
