@@ -80,7 +80,7 @@ def bench(
     from hetspec_core.prompts import MT_BENCH_SYSTEM_PROMPT
     from hetspec_core.service import Workbench
     from hetspec_core.service.lines import append_line, result_line
-    from hetspec_core.service.saved import resolve_saved, saved_draft
+    from hetspec_core.service.saved import measured_draft, resolve_saved
 
     options = spec_options(
         name=name,
@@ -108,8 +108,9 @@ def bench(
     with Workbench() as workbench:
         given: dict[str, Any] = {"stage": "bench", "overrides": overrides, "file": file, "options": options}
         if not plain:
-            base = resolve_saved(workbench, recipe, saved, **given).spec.base.name
-            options["draft.checkpoint"] = str(saved_draft(workbench, draft, saved, base))
+            found = measured_draft(workbench, draft, saved, resolve_saved(workbench, recipe, saved, **given).spec)
+            if found is not None:
+                options["draft.checkpoint"] = str(found)
         asked = resolve_saved(workbench, recipe, saved, **given)
         if detach and out is not None:
             raise UsageError("--out needs the result, and --detach does not wait for it", hint="leave one of them out")
@@ -169,7 +170,7 @@ def print_bench(result: dict[str, Any]) -> None:
     ]
     _say(f"with prefill, tokens/s (speedup): {', '.join(ends)}")
     for batch in (plain or {}).get("sglang", {}).get("batches", ()):
-        _say(f"plain, {batch['batch_size']} prompts at once: {_rate(batch['tokens_per_s'])} tokens/s")
+        _say(f"plain, {_throughput(batch)}")
     for tree in trees:
         _print_tree(tree)
     first = served is None or served["mode"] != "engine"
@@ -192,7 +193,7 @@ def _print_tree(tree: dict[str, Any]) -> None:
             f"{_number(counted['accept_length'])} (the first token is in it), flags {counted['flags']}"
         )
         for batch in counted["batches"]:
-            _say(f"{batch['batch_size']} prompts at once: {_rate(batch['tokens_per_s'])} tokens/s")
+            _say(_throughput(batch))
     if tree.get("costs"):
         costs = tree["costs"]
         spent = {name[:-2]: costs[name] for name in costs if name.endswith("_s")}
@@ -221,6 +222,11 @@ def _print_tree(tree: dict[str, Any]) -> None:
             "" if found["top2_gap"] is None else f"; the base's two likeliest tokens are {found['top2_gap']:.2g} apart"
         )
         _say(f"prompt {found['question']} differs from plain decoding at token {found['token']}{gap}")
+
+
+def _throughput(batch: dict[str, Any]) -> str:
+    speed = f"{_rate(batch['tokens_per_s'])} tokens/s" if not batch.get("note") else f"not measured: {batch['note']}"
+    return f"{batch['batch_size']} prompts at once: {speed}"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -55,7 +55,7 @@ def generate(
 ) -> None:
     """Answer prompts with a base and its draft; losslessly, so the draft changes the speed and not the text."""
     from hetspec_core.service import Workbench
-    from hetspec_core.service.saved import resolve_saved, saved_draft
+    from hetspec_core.service.saved import measured_draft, resolve_saved
 
     texts = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts]
     shapes = trees_of([tree] if tree else [])
@@ -74,8 +74,9 @@ def generate(
     with Workbench() as workbench:
         given: dict[str, Any] = {"stage": "generate", "overrides": overrides, "file": file, "options": options}
         if not plain:
-            base = resolve_saved(workbench, recipe, saved, **given).spec.base.name
-            options["draft.checkpoint"] = str(saved_draft(workbench, draft, saved, base))
+            found = measured_draft(workbench, draft, saved, resolve_saved(workbench, recipe, saved, **given).spec)
+            if found is not None:
+                options["draft.checkpoint"] = str(found)
         asked = resolve_saved(workbench, recipe, saved, **given)
         view = None if json else AnswerView(several=len(texts) > 1)
         report = launch(workbench, asked, quiet=json, view=view)

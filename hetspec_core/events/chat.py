@@ -283,6 +283,7 @@ class Answered(_Message):
         rest: what the pieces so far lack of `text` (an unfinished character).
         first_token_s: seconds from the question to the first token.
         decode_s: seconds after the first token.
+        counts: all verify steps, where they are others than were told: a server's stream may bring several at once.
     """
 
     type: Literal["answered"] = "answered"
@@ -294,6 +295,7 @@ class Answered(_Message):
     prompt_tokens: int
     first_token_s: float = 0.0
     decode_s: float = 0.0
+    counts: list[StepCount] | None = None
 
     @property
     def decode_tokens_per_s(self) -> float | None:

@@ -84,7 +84,7 @@ def gpu_request(spec: RunSpec) -> GpuRequest | None:
     if not inventory.gpus or visible == ():
         return None
     request = GpuRequest(
-        count=max(wanted.num_gpus, len(wanted.gpus)),
+        count=max(wanted.num_gpus, len(wanted.gpus), spec.sglang.num_gpus if starts_sglang(spec) else 1),
         names=wanted.gpus or visible or (),
         min_free_mib=round(wanted.min_free_gib * 1024),
         force=wanted.share_busy,
@@ -100,6 +100,11 @@ def gpu_request(spec: RunSpec) -> GpuRequest | None:
             hint="see `hetspec-core gpus`, and num_gpus, gpus and min_free_gib of the run's resources",
         )
     return request
+
+
+def starts_sglang(spec: RunSpec) -> bool:
+    """Whether the run starts servers of SGLang, or its engine, on the GPUs that it leases."""
+    return (spec.stage == "serve" or spec.backend == "sglang") and not by_another(spec)
 
 
 def by_another(spec: RunSpec) -> bool:

@@ -106,6 +106,17 @@ def saved_draft(workbench: Workbench, draft: str | None, saved: str | None, base
     return find_draft(workbench, draft, base)
 
 
+def measured_draft(workbench: Workbench, draft: str | None, saved: str | None, spec: RunSpec) -> Path | None:
+    """As `saved_draft`; None where nobody named one and the run asks a running server, which has its own.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    if draft is None and saved is None and spec.backend == "sglang" and spec.sglang.url:
+        return None
+    return saved_draft(workbench, draft, saved, spec.base.name)
+
+
 def _as_preset(spec: RunSpec, word: str) -> Preset:
     data = spec.model_dump(mode="json", exclude=set(_OF_THE_RUN), exclude_none=True)
     if spec.draft is not None:

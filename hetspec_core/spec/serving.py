@@ -39,6 +39,34 @@ class SGLangSpec(Spec):
     radix_cache: bool = Field(default=True, description="Let prompts share the cache of their common beginning.")
     deterministic: bool = Field(default=False, description="SGLang's deterministic inference.")
 
+    def flag(self, *names: str) -> str | None:
+        """Value of one of SGLang's flags as the user gave it, in either form; the last one counts, None = not given.
+
+        Args:
+            names: of the flag, all of them: `--tp-size`, `--tp`.
+        """
+        found = None
+        for number, word in enumerate(self.flags):
+            name, sign, value = word.partition("=")
+            if name in names and sign:
+                found = value
+            elif word in names and number + 1 < len(self.flags):
+                found = self.flags[number + 1]
+        return found
+
+    def number(self, *names: str) -> int | None:
+        """`flag` of a whole number; None also for what is none, which SGLang itself refuses by name."""
+        found = self.flag(*names) or ""
+        return int(found) if found.isdecimal() else None
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs that a server started with this spreads over: tensor, pipeline and data parallel sizes multiplied."""
+        tensor = self.number("--tp-size", "--tp", "--tensor-parallel-size") or self.tp_size
+        pipeline = self.number("--pp-size", "--pipeline-parallel-size") or 1
+        data = self.number("--dp-size", "--dp", "--data-parallel-size") or 1
+        return tensor * pipeline * (1 if "--enable-dp-attention" in self.flags else data)
+
     @model_validator(mode="after")
     def _check(self) -> SGLangSpec:
         for name, url in (("url", self.url), ("plain_url", self.plain_url)):
@@ -50,4 +78,7 @@ class SGLangSpec(Spec):
             raise ValueError("engine and url exclude each other: the engine is started in a process of its own")
         if any(size < 1 for size in self.batch_sizes):
             raise ValueError(f"batch_sizes is {self.batch_sizes}; sizes are 1 or more")
+        port = self.flag("--port")
+        if port is not None and not (port.isdecimal() and 0 < int(port) < 65536):
+            raise ValueError(f"--port among flags is {port!r}; it needs a number from 1 to 65535")
         return self

@@ -81,7 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.startswith("/health") and self.server.twist == "slow" and time.monotonic() < self.server.began + 1:
             status, lines = 503, []
         if self.path == "/model_info" and self.server.twist == "other_model":
-            lines = [json.dumps({**json.loads("".join(lines)), "architectures": ["Qwen3ForCausalLM"]})]
+            lines = [
+                json.dumps({**json.loads("".join(lines)), "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3"})
+            ]
         if self.path == "/server_info" and self.server.twist == "old":
             lines = [json.dumps({**json.loads("".join(lines)), "version": "0.4.9"})]
         headers = {name.lower(): value for name, value in (found or {"headers": {}})["headers"].items()}

@@ -1,8 +1,10 @@
 """A server that speaks as SGLang does and computes nothing; a copy of it is `sglang.launch_server` of a fake site.
 
 `FAKE_SGLANG` says what it does: `well`, `slow`, `die_at_start`, `die_once`, `die_midstream`, `cut`, `malformed`,
-`no_ids`, `error`, `deaf`, `old`, `other_model`, `wrong_class`. Token number i of an answer is 5 + i; with a draft,
-steps commit 1, 3, 2, 1, 3, 2... tokens. It imports the standard library only, but for the tree plugin's own publisher.
+`no_ids`, `error`, `deaf`, `old`, `other_model`, `wrong_class`, `mute` (the log names no class), `lumps` (a message
+brings two steps, as with --stream-interval). Like the real one it refuses what could overrun its context, drafts
+counted in, and whoever lacks its `--api-key`. Token number i of an answer is 5 + i; with a draft, steps commit 1, 3, 2,
+1, 3, 2... tokens. It imports the standard library only, but for the tree plugin's own publisher.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ def flag(name: str, default: str = "") -> str:
 CONTEXT = 500
 SPECULATES = bool(flag("--speculative-algorithm"))
 STEPS = int(flag("--speculative-num-steps", "3"))
+RESERVED = max(STEPS * int(flag("--speculative-eagle-topk", "1")), int(flag("--speculative-num-draft-tokens", "4")))
+RESERVED *= SPECULATES
 PUBLISHER = None
 
 
@@ -46,7 +50,9 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        if self.path == "/model_info":
+        if self._locked() and not self.path.startswith("/health"):
+            self._json({"error": "Unauthorized"}, status=401)
+        elif self.path == "/model_info":
             name = "QwenForCausalLM" if mode("other_model") else "LlamaForCausalLM"
             self._json({"model_path": flag("--model-path"), "architectures": [name]})
         elif self.path == "/server_info":
@@ -55,6 +61,7 @@ class Handler(BaseHTTPRequestHandler):
             found["dtype"] = flag("--dtype", "auto")
             if SPECULATES:
                 found |= {
+                    "speculative_draft_model_path": flag("--speculative-draft-model-path"),
                     "speculative_algorithm": flag("--speculative-algorithm"),
                     "speculative_num_steps": STEPS,
                     "speculative_eagle_topk": int(flag("--speculative-eagle-topk", "1")),
@@ -68,6 +75,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+        if self._locked():
+            self._json({"error": "Unauthorized"}, status=401)
+            return
         if self.path != "/generate":
             said = "Cache flushed.\n" if self.path == "/flush_cache" else ""
             self._say(200, said, "text/html; charset=utf-8")
@@ -78,9 +88,15 @@ class Handler(BaseHTTPRequestHandler):
         if body.get("return_logprob"):
             self._json({"output_ids": [5], "meta_info": {"output_top_logprobs": [[[-0.5, 5, None], [-0.75, 6, None]]]}})
             return
-        too_long = len(body["input_ids"]) > CONTEXT
-        answer = [{"error": {"message": "The input is longer than the model's context length"}}] if too_long else []
-        answer = answer or list(self._pieces(body))
+        needed = len(body["input_ids"]) + RESERVED
+        if needed >= CONTEXT:
+            answer = [{"error": {"message": "The input is longer than the model's context length"}}]
+        elif needed + body["sampling_params"]["max_new_tokens"] > CONTEXT:
+            answer = [{"error": {"message": "Requested token count exceeds the model's maximum context length"}}]
+        else:
+            answer = list(self._pieces(body))
+            if mode("lumps"):
+                answer = [answer[0], *answer[2:-1:2], answer[-1]]
         if not body.get("stream"):
             self._json(answer[-1])
             return
@@ -107,6 +123,10 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(0.002)
         self._chunk(b"data: [DONE]\n\n")
         self._chunk(b"")
+
+    def _locked(self) -> bool:
+        key = flag("--api-key")
+        return bool(key) and self.headers.get("Authorization") != f"Bearer {key}"
 
     def _pieces(self, body: dict) -> object:
         limit = body["sampling_params"]["max_new_tokens"]
@@ -191,11 +211,12 @@ def main() -> None:
     log(f"scheduler {helper.pid}")
     log("Load weight begin. avail mem=10 GB")
     time.sleep(1.2 if mode("slow") else 0.0)
-    log("Load weight end. elapsed=0.1 s, type=LlamaForCausalLM, avail mem=9 GB")
+    named = (lambda name: None) if mode("mute") else log
+    named("Load weight end. elapsed=0.1 s, type=LlamaForCausalLM, avail mem=9 GB")
     if SPECULATES:
         config = json.loads((Path(flag("--speculative-draft-model-path")) / "config.json").read_text())
         name = "LlamaForCausalLM" if mode("wrong_class") else config["architectures"][0]
-        log(f"Load weight end. elapsed=0.1 s, type={name}, avail mem=9 GB")
+        named(f"Load weight end. elapsed=0.1 s, type={name}, avail mem=9 GB")
     log("ninja: building")
     path = os.environ.get("HETSPEC_SGLANG_TREES")
     if path:

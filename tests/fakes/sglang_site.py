@@ -14,6 +14,27 @@ OFFLINE = Path(__file__).with_name("sglang_offline.py")
 REPLAY = Path(__file__).with_name("sglang_replay.py")
 
 
+_RUNS = {
+    "plugins/__init__.py": "def load_plugins(): ...\n",
+    "server_args.py": """\
+import argparse
+
+
+def prepare_server_args(argv):
+    parser = argparse.ArgumentParser(prog="sglang serve")
+    parser.add_argument("--model-path", "--model", required=True)
+    for name in ("dtype", "log-level", "speculative-algorithm", "speculative-draft-model-path"):
+        parser.add_argument(f"--{name}")
+    for name in ("speculative-num-steps", "speculative-eagle-topk", "speculative-num-draft-tokens"):
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--cuda-graph-bs", type=int, nargs="+", dest="cuda_graph_bs_decode")
+    parser.add_argument("--tp-size", "--tensor-parallel-size", type=int)
+    return {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
+""",
+}
+"""Files below `srt` that are run, not only looked at; names and forms of flags as in SGLang 0.5.17."""
+
+
 def make_site(folder: Path, version: str = "0.5.17", *, without: tuple[str, ...] = (), server: Path = SERVER) -> Path:
     """Write it; returns the folder.
 
@@ -28,7 +49,7 @@ def make_site(folder: Path, version: str = "0.5.17", *, without: tuple[str, ...]
     (package / "__init__.py").write_text(f"from sglang.offline import Engine\n__version__ = {version!r}\n")
     shutil.copy(server, package / "launch_server.py")
     shutil.copy(OFFLINE, package / "offline.py")
-    for file, text in _source(without).items():
+    for file, text in {**_source(without), **_RUNS}.items():
         path = package / "srt" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

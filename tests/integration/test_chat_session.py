@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -400,3 +401,36 @@ def test_a_running_server_has_the_tree_it_has_whatever_was_set() -> None:
         with pytest.raises(UsageError, match="trees of 3/1/3, not 2/2/4"):
             session.change(tree="2/2/4")
         session.change(temperature=0.5)
+
+
+def test_a_running_servers_only_tree_is_held_to_everywhere(session: ChatSession) -> None:
+    until(session, lambda: session.base is not None)
+    assert session.base is not None
+    session.base = session.base.model_copy(update={"tree": "2/2/4", "capabilities": ("sampling", "calibrate")})
+    other = SETTINGS.model_copy(update={"tree": "6/10/60"})
+    plain = SETTINGS.model_copy(update={"draft": ""})
+    for deed in (
+        lambda: session.change(tree="6/10/60"),
+        lambda: session.compare("one 1", SETTINGS, other),
+        lambda: session.calibrate(["2/2/4", "6/10/60"]),
+    ):
+        with pytest.raises(UsageError, match="drafts trees of 2/2/4, not 6/10/60"):
+            deed()
+    session.compare("one 1", SETTINGS, plain)  # plain decoding has no tree
+    until(session, lambda: not session.busy)
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_what_a_backend_cannot_do_is_refused_and_not_left_out(tmp_path: Path, loaded: bool) -> None:
+    served = replace(config(), backend="sglang", backend_options={"url": "http://there:1"})
+    with ChatSession(served, command=chat_worker.COMMAND) as session:
+        session.start()
+        if loaded:
+            until(session, lambda: session.base is not None)
+            assert session.base is not None
+            session.base = session.base.model_copy(update={"capabilities": ("sampling",)})
+            with pytest.raises(UsageError, match="cannot be calibrated"):
+                session.calibrate()
+        with pytest.raises(UsageError, match="the backend sglang at http://there:1 cannot commit one token per step"):
+            session.send("one 1", every_position=True)
+        assert session.conversation.turns == [] and not session.busy

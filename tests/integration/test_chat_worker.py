@@ -11,10 +11,13 @@ from typing import IO, TypeVar
 import pytest
 import torch
 
+from hetspec_core.acceptance import StepCount
+from hetspec_core.engine.backends.backend import Watcher, Written
 from hetspec_core.engine.backends.builtin import BuiltinBackend
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.stages.chat import ChatWorker
+from hetspec_core.errors import Cancelled
 from hetspec_core.events.chat import (
     PROTOCOL,
     Answered,
@@ -193,6 +196,41 @@ def test_a_stop_that_comes_before_its_question_counts(desk: Desk) -> None:
     desk.say(Stop(ask=9))
     answer = desk.ask("1 2", number=9)
     assert answer.state == "stopped" and len(answer.tokens) == 1
+
+
+def test_a_stop_is_heard_while_the_backend_is_still_getting_ready(desk: Desk, backend: NumberBackend) -> None:
+    """A server that is being started takes a minute or more."""
+
+    def start(*_: object) -> Written:
+        while not backend.stop_asked():
+            time.sleep(0.01)
+        raise Cancelled("the start was given up")
+
+    waiting, backend.answer = backend.answer, start  # type: ignore[method-assign]
+    messages = [ChatMessage(role="user", content="1 2")]
+    desk.say(Ask(ask=7, messages=messages, settings=SETTINGS))
+    desk.until(Started)
+    desk.say(Stop(ask=7))
+    answered = desk.until(Answered)
+    assert (answered.stop_reason, answered.tokens, answered.text) == ("stopped", [], "")
+    backend.answer = waiting  # type: ignore[method-assign]
+    assert desk.ask("1 2", number=8).state == "done"
+
+
+def test_steps_that_a_stream_brings_together_are_counted_as_the_backend_counted_them(
+    desk: Desk, backend: NumberBackend
+) -> None:
+    answer = backend.answer
+    counts = [StepCount(1, 0, 1)] * 40
+
+    def lumped(prompt: list[int], decoding: DecodingSpec, watcher: Watcher) -> Written:
+        written = answer(prompt, decoding, watcher)
+        written.counts = counts
+        return written
+
+    backend.answer = lumped  # type: ignore[method-assign]
+    found = desk.ask("1 2")
+    assert len(found.steps) < 40 and found.counts == counts and found.stats.accept_length == 1.0
 
 
 def test_a_prompt_that_leaves_no_room_is_refused_before_anything_is_computed(desk: Desk) -> None:

@@ -5,16 +5,21 @@ What is proved on a real server, and where the fake's words come from, is in doc
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from hetspec_core.acceptance import AcceptStats
+from hetspec_core.config import resolve
 from hetspec_core.engine.backends.backend import StepSeen, Watcher
 from hetspec_core.engine.backends.sglang import SGLangBackend
+from hetspec_core.engine.backends.sglang_client import ServerFacts
+from hetspec_core.engine.backends.sglang_fleet import check_model
 from hetspec_core.engine.backends.sglang_server import SGLangServer
-from hetspec_core.errors import HetSpecError, ModelError, StageFailed
+from hetspec_core.errors import Cancelled, DataError, HetSpecError, ModelError, StageFailed
 from hetspec_core.spec import ResourcesSpec, SGLangSpec
 from tests.fakes.sglang_pair import CHAIN, GREEDY, Pair, fleet_of, running, wait_for
 from tests.fakes.sglang_site import site_spec
@@ -75,8 +80,9 @@ def test_a_running_server_is_attached_to_and_left_running(pair: Pair, site: Path
     with running(pair, site, tmp_path) as server:
         with backend_of(pair, SGLangSpec(url=server.launch.url)) as backend:
             facts = backend.facts()
-            assert facts.tree == "3/1/3" and facts.context_tokens == 500
-            backend.use_draft("anything", "theirs")
+            assert facts.tree == "3/1/3" and facts.context_tokens == 500 - 4  # of which drafts keep four
+            assert facts.capabilities == ("sampling",), "plain decoding, to compare with, it has none"
+            backend.use_draft(server.launch.url, "theirs")
             steps: list[StepSeen] = []
             backend.answer([1], GREEDY, listener(steps, []))
             assert len(steps) == 5
@@ -109,3 +115,89 @@ def test_a_crash_in_an_answer_gives_the_reason_of_the_log(pair: Pair, site: Path
         with pytest.raises(StageFailed) as failure:
             backend.answer([1], GREEDY, listener([], []))
         assert "status 7: RuntimeError: the fake fell over" in failure.value.message
+
+
+def test_a_running_server_is_not_taken_for_one_with_another_draft(pair: Pair, site: Path, tmp_path: Path) -> None:
+    own = Path(str(pair[1].checkpoint))
+    other = shutil.copytree(own, tmp_path / "other")
+    with running(pair, site, tmp_path) as server, backend_of(pair, SGLangSpec(url=server.launch.url)) as backend:
+        assert server.facts is not None
+        for folder in (str(own), server.facts.draft, server.launch.url):  # as `serve` exported it, or the export itself
+            assert backend.use_draft(folder, "d") is not None
+        for folder in (str(other), str(tmp_path / "nowhere")):
+            with pytest.raises(ModelError, match=f"drafts with .*, and not with {folder}") as failure:
+                backend.use_draft(folder, "d")
+            assert "leave the draft out" in failure.value.hint
+
+
+def test_only_the_tree_that_a_running_server_has_is_calibrated(pair: Pair, site: Path, tmp_path: Path) -> None:
+    with running(pair, site, tmp_path) as server, running(pair, site, tmp_path / "plain", draft=False) as plain:
+        spec = SGLangSpec(url=server.launch.url, plain_url=plain.launch.url)
+        with backend_of(pair, spec) as backend:
+            backend.use_draft(server.launch.url, "theirs")
+            assert "calibrate" in backend.facts().capabilities
+            assert [cost.tree for cost in backend.calibrate([1], GREEDY, ["3/1/3"], lambda: False)[1]] == ["3/1/3"]
+            with pytest.raises(ModelError, match="drafts trees of 3/1/3, not 6/10/59"):
+                backend.calibrate([1], GREEDY, ["3/1/3", "6/10/59"], lambda: False)
+
+
+def test_an_answer_ends_at_the_context_instead_of_being_refused(pair: Pair, site: Path) -> None:
+    """SGLang refuses a prompt whose answer could overrun the context, places for drafts counted in."""
+    long = GREEDY.model_copy(update={"max_new_tokens": 1000})
+    with backend_of(pair, site_spec(site, trees=False)) as backend:
+        backend.use_draft(str(pair[1].checkpoint), "tiny")
+        written = backend.answer([1] * 400, long, listener([], []))
+        assert (len(written.tokens), written.stop_reason) == (500 - 400 - 4, "context")
+        completion, _ = backend.complete(backend.served(long), [1] * 480, long)
+        assert (len(completion.tokens), completion.stop_reason) == (16, "context")
+        assert backend.answer([1] * 487, GREEDY, listener([], [])).stop_reason == "length"
+        with pytest.raises(DataError, match="besides the 4 tokens that SGLang keeps for drafts") as failure:
+            backend.answer([1] * 496, GREEDY, listener([], []))
+        assert failure.value.hint == "shorten it by 1 tokens or more"
+
+
+def test_steps_that_come_several_at_once_are_counted_as_the_server_counts_them(pair: Pair, site: Path) -> None:
+    with backend_of(pair, site_spec(site, "lumps", trees=False)) as backend:
+        backend.use_draft(str(pair[1].checkpoint), "tiny")
+        steps: list[StepSeen] = []
+        written = backend.answer([1], GREEDY, listener(steps, []))
+        assert written.tokens == list(range(5, 14)) and len(steps) < 5
+        assert written.counts is not None and AcceptStats(written.counts).accept_length == pytest.approx(8 / 5)
+
+
+def test_a_start_and_a_measurement_are_given_up_when_it_is_asked_for(pair: Pair, site: Path) -> None:
+    with backend_of(pair, site_spec(site, "slow", trees=False)) as backend:
+        backend.stop_asked = lambda: True
+        with pytest.raises(Cancelled):
+            backend.answer([1], GREEDY, listener([], []))
+        backend.stop_asked = lambda: False
+        served = backend.served(GREEDY)
+        calls: list[int] = []
+        backend.stop_asked = lambda: len(calls) > 2 or bool(calls.append(1))
+        with pytest.raises(Cancelled, match="measurement"):
+            backend.complete(served, [1], GREEDY)
+        assert len(calls) == 3, "it was looked at between two pieces"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "name"),
+    [
+        ("smollm2-llama-eagle", "LlamaForCausalLM"),
+        ("gemma3-270m-llama-eagle", "Gemma3ForCausalLM"),
+    ],
+)
+def test_a_server_is_known_by_its_type_or_by_the_family_in_the_name_of_its_class(recipe: str, name: str) -> None:
+    base = resolve(recipe, stage="bench").spec.base
+    assert base is not None
+    for facts in (
+        ServerFacts("0.5.17", "elsewhere", architectures=(name,)),
+        ServerFacts("0.5.17", "elsewhere", architectures=("Odd",), model_type=base.architecture.model_type),
+        ServerFacts("0.5.17", "elsewhere"),
+    ):
+        check_model(facts, base, "http://here")
+    for facts in (
+        ServerFacts("0.5.17", "elsewhere", architectures=("Qwen3ForCausalLM",)),
+        ServerFacts("0.5.17", "elsewhere", architectures=("Qwen3ForCausalLM",), model_type="qwen3"),
+    ):
+        with pytest.raises(ModelError, match="serves elsewhere"):
+            check_model(facts, base, "http://here")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,19 @@ import psutil
 import pytest
 import torch
 
-from hetspec_core.engine.backends.sglang_client import SGLangClient, sampling_params
-from hetspec_core.engine.backends.sglang_engine_link import flag_arguments
+from hetspec_core.engine.backends.sglang_client import SGLangClient, free_port, port_is_taken, sampling_params
+from hetspec_core.engine.backends.sglang_engine_link import EngineJob
 from hetspec_core.engine.backends.sglang_export import served_draft
 from hetspec_core.engine.backends.sglang_fleet import Fleet
 from hetspec_core.engine.backends.sglang_launch import installed, plan_launch
 from hetspec_core.engine.backends.sglang_server import StartLog, why_it_ended
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, save_draft
-from hetspec_core.errors import Cancelled, DataError, HetSpecError, ModelError, ResourceError, SpecError, StageFailed
+from hetspec_core.engine.stages.serve import client_lines
+from hetspec_core.errors import Cancelled, DataError, HetSpecError, ModelError, ResourceError, StageFailed
 from hetspec_core.sglang_inside import Installed
 from hetspec_core.spec import AlgorithmSpec, BaseSpec, DraftSpec, ResourcesSpec, SamplingSpec, SGLangSpec
-from tests.fakes.sglang_pair import CHAIN, Pair, alive, chunks_of, fleet_of, running
+from tests.fakes.sglang_pair import CHAIN, GREEDY, Pair, alive, chunks_of, fleet_of, running
 from tests.fakes.sglang_site import bare_python, make_site, site_spec
 
 # --- client ---------------------------------------------------------------------------------------------------------
@@ -250,6 +252,78 @@ def test_float32_is_refused_where_it_could_not_be_helped_to(pair: Pair, tmp_path
         fleet.plan(None, CHAIN)
 
 
+@pytest.mark.parametrize("host", ["nonexistent.invalid", "10.255.255.1"])
+def test_a_host_that_is_not_of_this_machine_is_said_and_not_called_taken(host: str) -> None:
+    for ask in (lambda: port_is_taken(host, 30000), lambda: free_port(host)):
+        with pytest.raises(ResourceError, match=f"nothing can listen at {host}"):
+            ask()
+
+
+def test_a_server_with_a_key_is_asked_with_it_and_shows_it_nowhere(
+    pair: Pair, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet = fleet_of(pair, site_spec(site, flags=("--api-key", "s3cret"), trees=False), tmp_path)
+    try:
+        served = fleet.server(None, CHAIN)
+        assert len(chunks_of(served.client)) == 9
+        assert served.server is not None
+        told = served.server.log.read_text() + served.server.launch.shown
+        assert "s3cret" not in told and "--api-key '***'" in told
+        url = served.client.url
+        with pytest.raises(ResourceError, match=r"wants an API key \(status 401\)") as failure:
+            SGLangClient(url).facts()
+        assert "HETSPEC_SGLANG_API_KEY" in failure.value.hint
+        monkeypatch.setenv("HETSPEC_SGLANG_API_KEY", "another")
+        with pytest.raises(ResourceError, match="refuses the API key that it was given"):
+            chunks_of(SGLangClient(url))
+        monkeypatch.setenv("HETSPEC_SGLANG_API_KEY", "s3cret")
+        assert len(chunks_of(SGLangClient(url))) == 9
+        pasted = "\n".join(client_lines(served.server.launch, "r", ""))
+        assert "Authorization: Bearer $HETSPEC_SGLANG_API_KEY" in pasted and "s3cret" not in pasted
+    finally:
+        fleet.close()
+
+
+def test_a_class_of_ours_must_be_named_by_the_log_and_one_of_sglangs_need_not(
+    pair: Pair, site: Path, tmp_path: Path
+) -> None:
+    qwen3 = draft_of(tmp_path / "q", pair[0], "qwen3", AlgorithmSpec(), model_type="qwen3", head_dim=8)
+    fleet = fleet_of(pair, site_spec(site, "mute", trees=False), tmp_path)
+    try:
+        assert fleet.server(fleet.export(Path(str(pair[1].checkpoint))), CHAIN).facts.speculates
+        with pytest.raises(
+            ModelError, match="needs class HetSpecQwen3Eagle, and SGLang's log does not name"
+        ) as failure:
+            fleet.server(fleet.export(qwen3), CHAIN)
+        assert "--log-level info" in failure.value.hint
+    finally:
+        fleet.close()
+
+
+def test_the_socket_of_the_trees_is_gone_as_soon_as_they_are_heard(
+    pair: Pair, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    really = tempfile.mkdtemp
+
+    def mkdtemp(*args: Any, **named: Any) -> str:
+        folder = really(*args, **named)
+        if named.get("prefix") == "hetspec-":
+            made.append(Path(folder))
+        return folder
+
+    monkeypatch.setattr("hetspec_core.engine.backends.sglang_fleet.tempfile.mkdtemp", mkdtemp)
+    fleet = fleet_of(pair, site_spec(site), tmp_path)
+    try:
+        served = fleet.server(fleet.export(Path(str(pair[1].checkpoint))), CHAIN)
+        assert served.feed is not None and served.feed.alive
+        assert len(made) == 1 and not made[0].exists(), "whoever is killed from now on leaves nothing behind"
+        chunks_of(served.client, request_id="r")
+        assert served.feed.take("r", 5.0) is not None
+    finally:
+        fleet.close()
+
+
 # --- command line and export ----------------------------------------------------------------------------------------
 
 
@@ -264,13 +338,6 @@ def test_flags_of_the_user_are_passed_on_and_win(pair: Pair, tmp_path: Path) -> 
     assert line.endswith("--mem-fraction-static=0.4 --enable-metrics")
     assert "--dtype float16" in line and "--speculative-num-draft-tokens 4" in line
     assert launch.url == "http://127.0.0.1:1234"
-    assert flag_arguments(spec.flags) == {
-        "speculative_num_steps": 7,
-        "mem_fraction_static": 0.4,
-        "enable_metrics": True,
-    }
-    with pytest.raises(SpecError, match="belongs to none"):
-        flag_arguments(("7",))
 
 
 def test_an_export_lies_beside_the_draft_and_is_made_once(pair: Pair, tmp_path: Path) -> None:
@@ -306,6 +373,16 @@ def test_a_qwen3_draft_needs_our_class_and_so_a_version_that_it_is_made_for(pair
     other = Installed("0.5.23", classes=("srt/models/qwen3.py has no Qwen3Attention",))
     with pytest.raises(ModelError, match=r"made for SGLang 0\.5\.17; this is 0\.5\.23, .* has no Qwen3Attention"):
         served_draft(draft, pair[0], tmp_path / "exports", other)
+
+
+def test_the_engine_is_started_with_the_words_of_a_server(pair: Pair, tmp_path: Path) -> None:
+    served = served_draft(Path(str(pair[1].checkpoint)), pair[0], tmp_path / "exports", Installed("0.5.17"))
+    spec = SGLangSpec(flags=("--tensor-parallel-size", "2", "--json-model-override-args", '{"a": 1}'), tp_size=4)
+    about: dict[str, Any] = {"base": tmp_path, "served": served, "tree": CHAIN, "resources": ResourcesSpec()}
+    words = EngineJob(spec, prompts=[[1]], decoding=GREEDY, **about).words
+    command = plan_launch(spec, port=1234, **about).command
+    assert [word for word in command if word not in ("--host", "127.0.0.1", "--port", "1234")][3:] == words
+    assert words[-4:] == list(spec.flags) and "--tp-size" not in words, "the same flag by another name is the user's"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,9 @@ def test_a_recorded_server_is_known_for_what_it_serves(file: Path, row: str) -> 
         assert client.healthy() and facts.architectures
         llama, qwen3 = (resolve(name, stage="bench").spec.base for name in ("smollm2-llama-eagle", "qwen3-4b-latent"))
         assert llama is not None and qwen3 is not None
-        check_model(facts.architectures, "elsewhere", llama, client.url)
+        check_model(replace(facts, model="elsewhere"), llama, client.url)
         with pytest.raises(ModelError, match=r"serves .*LlamaForCausalLM"):
-            check_model(facts.architectures, "elsewhere", qwen3, client.url)
+            check_model(replace(facts, model="elsewhere"), qwen3, client.url)
         client.abort("nobody")
         client.flush_cache()
 
@@ -158,7 +159,7 @@ def test_a_recording_with_another_model_is_refused() -> None:
     base = resolve("smollm2-llama-eagle", stage="bench").spec.base
     assert base is not None
     with replaying(*DRAFTING, "other_model") as client, pytest.raises(ModelError, match="Qwen3ForCausalLM"):
-        check_model(client.facts().architectures, "elsewhere", base, client.url)
+        check_model(replace(client.facts(), model="elsewhere"), base, client.url)
 
 
 def child(tmp_path: Path, twist: str) -> SGLangServer:

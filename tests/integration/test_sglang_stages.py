@@ -6,6 +6,7 @@ What is proved on a real server, and where the fake's words come from, is in doc
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ import pytest
 from hetspec_core.engine.backends.sglang_client import SGLangClient
 from hetspec_core.engine.context import open_context
 from hetspec_core.engine.stages import bench, generate, serve, tune
-from hetspec_core.errors import Cancelled, ModelError, StageFailed
-from hetspec_core.events import Progress, Result, read_events
+from hetspec_core.errors import Cancelled, ModelError, SpecError, StageFailed
+from hetspec_core.events import Log, Progress, Result, read_events
 from hetspec_core.spec import BenchSpec, ResourcesSpec, RunSpec, SGLangSpec, TreeSpec, TuneSpec
 from hetspec_core.spec.document import to_toml
 from tests.fakes.sglang_pair import CHAIN, GREEDY, Pair, chunks_of, running, wait_for
@@ -79,12 +80,15 @@ def test_bench_of_a_running_server_measures_its_tree_and_prints_without_plain(
 ) -> None:
     from hetspec_core.cli.bench import print_bench
 
+    unnamed = (pair[0], pair[1].model_copy(update={"checkpoint": None}))  # the server has its own
     with running(pair, site, tmp_path) as server:
-        folder = run_folder(tmp_path, pair, site, "bench", sglang=SGLangSpec(url=server.launch.url))
+        folder = run_folder(tmp_path, unnamed, site, "bench", sglang=SGLangSpec(url=server.launch.url))
         with open_context(folder) as context:
             bench.run(context)
+        assert server.facts is not None
     result = result_of(folder)
     assert result["plain"] is None
+    assert result["setup"]["draft"] == result["setup"]["sglang"]["draft"] == server.facts.draft
     assert result["trees"][0]["tree"] == "3/1/3" and result["trees"][0]["speedup"] is None
     print_bench(result)
     assert "as SGLang counts: 27 tokens / 15 verify steps = 1.80" in capsys.readouterr().out
@@ -112,6 +116,57 @@ def test_the_offline_engine_measures_all_batch_sizes_and_says_how_far_it_is(
         assert [each.done for each in told if each.task == task][-1] == 1.0
     print_bench(result)
     assert "tokens/s: prefill included" in capsys.readouterr().out
+
+
+def test_a_batch_that_the_prompts_do_not_fill_is_not_made_faster_by_its_size(
+    pair: Pair, site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hetspec_core.cli.bench import print_bench
+
+    spec = site_spec(site, trees=False, batch_sizes=(8,), engine=True)
+    folder = run_folder(tmp_path, pair, site, "bench", sglang=spec)
+    with open_context(folder) as context:
+        bench.run(context)
+    result = result_of(folder)
+    for way in (result["plain"], result["trees"][0]):
+        batch = way["sglang"]["batches"][0]
+        assert way["end_to_end_tokens_per_s"] == pytest.approx(batch["tokens_per_s"], rel=0.1)
+    print_bench(result)
+    assert "batch 8, median of 1" in capsys.readouterr().out
+
+
+def test_what_the_engine_measured_outlives_its_end(
+    pair: Pair, site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hetspec_core.cli.bench import print_bench
+
+    spec = site_spec(site, "die_at_two", trees=False, batch_sizes=(1, 2, 4), engine=True)
+    folder = run_folder(tmp_path, pair, site, "bench", sglang=spec)
+    with open_context(folder) as context:
+        bench.run(context)
+    result = result_of(folder)
+    batches = result["trees"][0]["sglang"]["batches"]
+    assert [batch["tokens_per_s"] is not None for batch in batches] == [True, False, False]
+    assert all("out of memory" in batch["note"] for batch in batches[1:])
+    said = [event.message for event in read_events(folder / "events.jsonl", 0)[0] if isinstance(event, Log)]
+    assert any("not measured: batch size 2, 4" in line for line in said)
+    print_bench(result)
+    assert "4 prompts at once: not measured: SGLang's engine ended" in capsys.readouterr().out
+
+
+def test_the_engine_takes_every_flag_of_a_server_and_tells_one_that_there_is_not(
+    pair: Pair, site: Path, tmp_path: Path
+) -> None:
+    for name, flags in (("known", ("--cuda-graph-bs", "8", "--tensor-parallel-size=1")), ("unknown", ("--no-such",))):
+        place = tmp_path / name
+        place.mkdir()
+        folder = run_folder(place, pair, site, "bench", sglang=site_spec(site, engine=True, flags=flags))
+        with open_context(folder) as context:
+            if name == "known":
+                bench.run(context)
+                continue
+            with pytest.raises(StageFailed, match="error: unrecognized arguments: --no-such"):
+                bench.run(context)
 
 
 def test_an_engine_that_does_not_start_gives_its_own_last_error(pair: Pair, site: Path, tmp_path: Path) -> None:
@@ -164,6 +219,30 @@ def test_generate_by_a_server_streams_the_same_record(pair: Pair, site: Path, tm
     answer = result_of(folder)["answers"][0]
     assert answer["tokens"] == list(range(5, 14)) and answer["verify_steps"] == 5
     assert answer["accept_length"] == pytest.approx(8 / 5)
+
+
+@pytest.mark.parametrize("stage", [bench, generate, tune])
+def test_nothing_is_measured_of_a_draft_that_the_running_server_does_not_have(
+    pair: Pair, site: Path, tmp_path: Path, stage: Any
+) -> None:
+    other = shutil.copytree(str(pair[1].checkpoint), tmp_path / "other")
+    with running(pair, site, tmp_path) as server:
+        parts: dict[str, Any] = {"sglang": SGLangSpec(url=server.launch.url), "prompts": ("Who?",)}
+        named = (pair[0], pair[1].model_copy(update={"checkpoint": str(other)}))
+        folder = run_folder(tmp_path, named, site, stage.__name__.rpartition(".")[2], **parts)
+        error, words = (SpecError, "which has one tree") if stage is tune else (ModelError, "and not with")
+        with open_context(folder) as context, pytest.raises(error, match=words):
+            stage.run(context)
+
+
+def test_generate_counts_steps_as_the_server_does_when_several_come_at_once(
+    pair: Pair, site: Path, tmp_path: Path
+) -> None:
+    folder = run_folder(tmp_path, pair, site, "generate", "lumps", prompts=("Who are you?",))
+    with open_context(folder) as context:
+        generate.run(context)
+    answer = result_of(folder)["answers"][0]
+    assert (answer["verify_steps"], answer["accept_length"]) == (5, pytest.approx(8 / 5))
 
 
 def test_tuning_names_the_fastest_and_what_the_budget_left_out(pair: Pair, site: Path, tmp_path: Path) -> None:

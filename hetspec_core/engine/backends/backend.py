@@ -68,12 +68,15 @@ class Written:
     Attributes:
         tokens: all of it, the stop token included.
         first_token_s, decode_s: seconds to the first token, and after it.
+        counts: the verify steps as a server counted them, whose stream may bring several at once; None = they were told
+            one by one.
     """
 
     tokens: list[int] = field(default_factory=list)
     stop_reason: ChatStop = "length"
     first_token_s: float = 0.0
     decode_s: float = 0.0
+    counts: list[StepCount] | None = None
 
 
 class Backend(ABC):
@@ -84,6 +87,8 @@ class Backend(ABC):
     def __init__(self) -> None:
         self.on_progress: Callable[[str, float], None] = lambda label, done: None
         """Told what takes long, and how far it is (0 to 1); whoever opens a backend may put his own here."""
+        self.stop_asked: Callable[[], bool] = lambda: False
+        """Whether what takes long should be given up, which raises `Cancelled`; looked at meanwhile."""
 
     def configure(self, options: Mapping[str, Any]) -> None:
         """Take the options of the card's model, before `open`.

@@ -17,15 +17,14 @@ from hetspec_core.engine.backends.backend import Backend, Capability, StepSeen, 
 from hetspec_core.engine.backends.sglang_client import Chunk, SGLangClient, sampling_params
 from hetspec_core.engine.backends.sglang_counts import growth_count, step_counts, tree_of_flags
 from hetspec_core.engine.backends.sglang_export import ServedDraft
-from hetspec_core.engine.backends.sglang_fleet import Fleet, Served, check_model, died_of
-from hetspec_core.engine.backends.sglang_launch import context_of
+from hetspec_core.engine.backends.sglang_fleet import Fleet, Served, check_draft, check_model, died_of
 from hetspec_core.engine.backends.sglang_trees import TreeFeed, committed_tokens, step_count, tree_step
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.decoding.completion import Completion
 from hetspec_core.engine.modeling.base_lm import load_tokenizer
 from hetspec_core.engine.modeling.sources import fingerprint, materialize
-from hetspec_core.errors import ModelError, SpecError, StageFailed
+from hetspec_core.errors import Cancelled, DataError, ModelError, SpecError, StageFailed
 from hetspec_core.events.chat import BaseFacts, ChatStop, DraftFacts, ShapeCost
 from hetspec_core.paths import roots
 from hetspec_core.spec import BaseSpec, DecodingSpec, ResourcesSpec, SGLangSpec, TreeSpec
@@ -50,9 +49,7 @@ class SGLangBackend(Backend):
         self._draft: ServedDraft | None = None
         self._draft_folder = ""
         self._stop_ids: list[int] = []
-        self._context = 0
-        self.stop_asked: Callable[[], bool] = lambda: False
-        """Whether the start of a server should be given up; a run puts its cancellation here."""
+        self._context = self._base_context = 0
         self.folder = roots().cache / "sglang"
         self.logs = roots().chat_logs / f"sglang-{os.getpid()}"
         self._texts: dict[int, str] = {}
@@ -68,13 +65,14 @@ class SGLangBackend(Backend):
         self._tokenizer = load_tokenizer(base)
         self._template = ChatTemplate.for_tokenizer(self._tokenizer, base.chat_template)
         self._stop_ids = stop_ids(folder, self._tokenizer)
-        self._context = base.architecture.max_position_embeddings
+        self._context = self._base_context = base.architecture.max_position_embeddings
         if self.spec.url:
             self._attached = self._attach(self.spec.url, base)
             self._plain = self._attach(self.spec.plain_url, base) if self.spec.plain_url else None
-            self._context = self._attached.facts.context_tokens or self._context
+            facts = self._attached.facts
+            self._context = (facts.context_tokens or self._context) - facts.reserved_tokens
         else:
-            self._context = context_of(self.spec.flags) or self._context
+            self._context = self._base_context = self.spec.number("--context-length") or self._context
             self._fleet = Fleet(
                 self.spec,
                 base,
@@ -97,7 +95,10 @@ class SGLangBackend(Backend):
             tree = tree_of_flags(*facts.tree).label if facts.tree else ""
         elif self._fleet is not None:
             machine = {"sglang": self._fleet.version}
-        capabilities = self.capabilities if self._attached is None else ("calibrate", "sampling")
+        capabilities = self.capabilities
+        if self._attached is not None:  # its plugin tells nobody else; and calibrating takes plain decoding
+            plain = self._plain is not None or not self._attached.facts.speculates
+            capabilities = ("calibrate", "sampling") if plain else ("sampling",)
         return BaseFacts(
             name=base.name,
             fingerprint=fingerprint(materialize(base.source)),
@@ -114,7 +115,7 @@ class SGLangBackend(Backend):
         """As in `Backend`; the draft is exported, a server that has it starts with the first answer.
 
         Raises:
-            ModelError: SGLang cannot serve the draft, or the server that was attached to has none.
+            ModelError: SGLang cannot serve the draft, or the server that was attached to has none, or another one.
         """
         if not folder:
             self._draft, self._draft_folder = None, ""
@@ -125,6 +126,7 @@ class SGLangBackend(Backend):
                     f"{self._attached.client.url} serves without a draft",
                     hint="decode with --plain, or start it with a draft: `hetspec-core serve`",
                 )
+            check_draft(self._attached, folder, self.spec.url)
             self._draft_folder = folder
             return DraftFacts(name=name)
         if folder != self._draft_folder:
@@ -193,15 +195,22 @@ class SGLangBackend(Backend):
 
         Returns:
             The answer, and the server's own figures of it.
+
+        Raises:
+            Cancelled: `stop_asked` said so.
         """
-        quiet = Watcher(on_tokens=lambda tokens: None, on_step=lambda step: None, trees=False)
-        pen = self._write(served, prompt, decoding, quiet)
-        written, tree = pen.written, served.facts.tree
+        quiet = Watcher(
+            on_tokens=lambda tokens: None, on_step=lambda step: None, stop_asked=self.stop_asked, trees=False
+        )
+        pen = None if self.stop_asked() else self._write(served, prompt, decoding, quiet)
+        if pen is None or (pen.written.stop_reason == "stopped" and self.stop_asked()):
+            raise Cancelled("the measurement was asked to stop")
+        written = pen.written
         completion = Completion(
             prompt_tokens=len(prompt),
             tokens=written.tokens,
-            stop_reason="stop" if written.stop_reason == "stop" else "length",
-            steps=step_counts(pen.meta, len(written.tokens), tree[0]) if tree is not None else [],
+            stop_reason="length" if written.stop_reason == "stopped" else written.stop_reason,
+            steps=written.counts or [],
             first_token_s=written.first_token_s,
             total_s=written.first_token_s + written.decode_s,
         )
@@ -209,11 +218,22 @@ class SGLangBackend(Backend):
 
     def _write(self, served: Served, prompt: list[int], decoding: DecodingSpec, watcher: Watcher) -> _Pen:
         request_id = uuid.uuid4().hex
-        sampling = sampling_params(decoding.sampling, decoding.max_new_tokens, ignore_eos=decoding.ignore_eos)
+        facts = served.facts
+        # SGLang refuses a request that could overrun its context, instead of ending the answer there.
+        room = (facts.context_tokens or self._base_context) - facts.reserved_tokens - len(prompt)
+        if room < 1:
+            kept = f" besides the {facts.reserved_tokens} tokens that SGLang keeps for drafts" * facts.speculates
+            raise DataError(
+                f"a prompt of {len(prompt)} tokens leaves no room for an answer in a context of "
+                f"{room + len(prompt) + facts.reserved_tokens}{kept}",
+                hint=f"shorten it by {1 - room} tokens or more",
+            )
+        limit = min(decoding.max_new_tokens, room)
+        sampling = sampling_params(decoding.sampling, limit, ignore_eos=decoding.ignore_eos)
         if not decoding.ignore_eos:
             sampling["stop_token_ids"] = self._stop_ids
-        speculates = served.facts.speculates
-        depth = served.facts.tree[0] if served.facts.tree else decoding.tree.depth
+        speculates = facts.speculates
+        depth = facts.tree[0] if facts.tree else decoding.tree.depth
         pen = _Pen(self, watcher, len(prompt), depth, served.feed if watcher.trees else None, request_id)
         chunks = served.client.generate(prompt, sampling, request_id=request_id, stop_asked=watcher.stop_asked)
         try:
@@ -224,12 +244,20 @@ class SGLangBackend(Backend):
         finally:
             if served.feed is not None:
                 served.feed.forget(request_id)
+        if pen.written.stop_reason == "length" and limit < decoding.max_new_tokens:
+            pen.written.stop_reason = "context"
         return pen
 
     def calibrate(
         self, prompt: list[int], decoding: DecodingSpec, trees: Sequence[str], stop_asked: Callable[[], bool]
     ) -> tuple[float, list[ShapeCost]]:
         """As in `Backend`; whole requests are timed, a step's phases cannot be told apart from outside."""
+        own = self.facts().tree
+        if other := [label for label in trees if own and label != own]:
+            raise ModelError(
+                f"{self.spec.url} drafts trees of {own}, not {other[0]}",
+                hint="leave the URL out, so that a server is started for every tree",
+            )
         endless = decoding.model_copy(update={"ignore_eos": True, "plain": True})
         quiet = Watcher(on_tokens=lambda tokens: None, on_step=lambda step: None, stop_asked=stop_asked, trees=False)
         self.answer(prompt, endless.model_copy(update={"max_new_tokens": 3}), quiet)
@@ -257,7 +285,7 @@ class SGLangBackend(Backend):
     def _attach(self, url: str, base: BaseSpec) -> Served:
         client = SGLangClient(url, self.spec.request_timeout_s)
         facts = client.facts()
-        check_model(facts.architectures, facts.model, base, url)
+        check_model(facts, base, url)
         return Served(client, facts)
 
     def _need_base(self) -> BaseSpec:
@@ -305,6 +333,8 @@ class _Pen:
         self.written.decode_s = chunk.at_s - self.written.first_token_s
         if chunk.finish:
             self.written.stop_reason, self.meta = stop_reason(chunk.finish), chunk.meta
+            if speculates:
+                self.written.counts = step_counts(chunk.meta, len(self.written.tokens), self._depth)
 
     def _say(self, tokens: list[int]) -> None:
         self.written.tokens.extend(tokens)

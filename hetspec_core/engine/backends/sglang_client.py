@@ -7,8 +7,10 @@ clash with those SGLang pins. It knows the server's words, not processes, tokeni
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import json
+import os
 import socket
 import time
 import urllib.parse
@@ -19,6 +21,9 @@ from typing import Any
 from hetspec_core import sglang_versions
 from hetspec_core.errors import DataError, ModelError, ResourceError, StageFailed
 from hetspec_core.spec import SamplingSpec
+
+KEY_VARIABLE = "HETSPEC_SGLANG_API_KEY"
+"""API key of the servers that are asked; one that is started with `--api-key` is asked with that."""
 
 _SHORT_S = 10.0
 _LONGEST_LINE = 64 << 20
@@ -55,12 +60,19 @@ class ServerFacts:
         model: path of its base, as it was given.
         args: its settings, `server_info` whole.
         architectures: of its base.
+        model_type: of its base, as in its config.json; empty when the server does not tell.
     """
 
     version: str
     model: str
     args: dict[str, Any] = field(default_factory=dict)
     architectures: tuple[str, ...] = ()
+    model_type: str = ""
+
+    @property
+    def draft(self) -> str:
+        """Path of its draft as it was given; empty without one."""
+        return str(self.args.get("speculative_draft_model_path") or "")
 
     @property
     def speculates(self) -> bool:
@@ -75,6 +87,14 @@ class ServerFacts:
         if not self.speculates or not all(isinstance(value, int) for value in found):
             return None
         return tuple(found)  # type: ignore[return-value] - three numbers, as was just looked at
+
+    @property
+    def reserved_tokens(self) -> int:
+        """Places of the context that the server keeps for drafts: the larger of topk x steps and draft tokens (SGLang
+        0.5.17, `compute_num_reserved_tokens`).
+        """
+        steps, topk, tokens = self.tree or (0, 0, 0)
+        return max(steps * topk, tokens)
 
     @property
     def context_tokens(self) -> int:
@@ -92,9 +112,10 @@ class SGLangClient:
     Args:
         url: http://HOST:PORT.
         timeout_s: seconds without a byte that end a request.
+        api_key: of the server; that of the environment (HETSPEC_SGLANG_API_KEY) when empty.
     """
 
-    def __init__(self, url: str, timeout_s: float = 300.0) -> None:
+    def __init__(self, url: str, timeout_s: float = 300.0, api_key: str = "") -> None:
         self.url = url.rstrip("/")
         parts = urllib.parse.urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -104,6 +125,8 @@ class SGLangClient:
         self._prefix = parts.path.rstrip("/")
         self._timeout_s = timeout_s
         self._incremental: bool | None = None
+        key = api_key or os.environ.get(KEY_VARIABLE, "")
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def facts(self) -> ServerFacts:
         """Ask the server what it is, and hold its version against the supported range.
@@ -125,6 +148,7 @@ class SGLangClient:
             model=str(model.get("model_path") or args.get("model_path") or ""),
             args=args,
             architectures=tuple(map(str, model.get("architectures") or ())),
+            model_type=str(model.get("model_type") or ""),
         )
 
     def healthy(self) -> bool:
@@ -132,7 +156,7 @@ class SGLangClient:
         with contextlib.suppress(OSError, http.client.HTTPException):
             connection = self._connect(_SHORT_S)
             try:
-                connection.request("GET", f"{self._prefix}/health_generate")
+                connection.request("GET", f"{self._prefix}/health_generate", headers=self._headers)
                 return connection.getresponse().status == 200
             finally:
                 connection.close()
@@ -229,7 +253,7 @@ class SGLangClient:
         for path in paths:
             connection = self._connect(_SHORT_S)
             try:
-                connection.request("GET", self._prefix + path)
+                connection.request("GET", self._prefix + path, headers=self._headers)
                 response = connection.getresponse()
                 status, body = response.status, response.read()
             except (OSError, http.client.HTTPException) as error:
@@ -244,6 +268,7 @@ class SGLangClient:
                 raise ResourceError(f"{self.url}{path} is no JSON: {_shown(body.decode(errors='replace'))}")
             if status != 404:
                 break
+        self._check_key(status)
         raise ResourceError(f"{self.url}{paths[0]} answers with status {status}", hint="is it a server of SGLang?")
 
     @contextlib.contextmanager
@@ -251,18 +276,25 @@ class SGLangClient:
         connection = self._connect(self._timeout_s)
         try:
             try:
-                connection.request(
-                    "POST", self._prefix + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
-                )
+                headers = {"Content-Type": "application/json", **self._headers}
+                connection.request("POST", self._prefix + path, json.dumps(body).encode(), headers)
                 response = connection.getresponse()
             except (OSError, http.client.HTTPException) as error:
                 raise self._silent(error) from error
+            self._check_key(response.status)
             if response.status != 200:
                 text = response.read(_LONGEST_LINE).decode(errors="replace")
                 raise ModelError(f"{self.url} refuses the request with status {response.status}: {_shown(text)}")
             yield response
         finally:
             connection.close()
+
+    def _check_key(self, status: int) -> None:
+        if status in (401, 403):
+            seen = "refuses the API key that it was given" if self._headers else "wants an API key"
+            raise ResourceError(
+                f"{self.url} {seen} (status {status})", hint=f"put the server's --api-key into {KEY_VARIABLE}"
+            )
 
     def _silent(self, error: Exception) -> ResourceError:
         reason = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
@@ -282,21 +314,41 @@ def sampling_params(sampling: SamplingSpec, max_new_tokens: int, *, ignore_eos: 
 
 
 def free_port(host: str) -> int:
-    """A port that nobody listens on now."""
+    """A port that nobody listens on now.
+
+    Raises:
+        ResourceError: nothing can listen at this host.
+    """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
+        try:
+            probe.bind((host, 0))
+        except OSError as error:
+            raise _no_place(host, 0, error) from error
         return int(probe.getsockname()[1])
 
 
 def port_is_taken(host: str, port: int) -> bool:
-    """Whether somebody listens there already."""
+    """Whether somebody listens there already.
+
+    Raises:
+        ResourceError: nothing can listen there, for another reason.
+    """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError:
-            return True
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return True
+            raise _no_place(host, port, error) from error
     return False
+
+
+def _no_place(host: str, port: int, error: OSError) -> ResourceError:
+    return ResourceError(
+        f"nothing can listen at {host}{f':{port}' if port else ''}: {error.strerror}",
+        hint="the host is an address of this machine (127.0.0.1, 0.0.0.0); ports below 1024 need rights",
+    )
 
 
 def _messages(response: http.client.HTTPResponse, url: str) -> Iterator[dict[str, Any]]:

@@ -38,9 +38,9 @@ def step_counts(meta: Mapping[str, Any], completion_tokens: int, depth: int) -> 
     steps = int(meta.get("spec_verify_ct") or 0)
     if not steps:
         return []
-    histogram = meta.get("spec_correct_drafts_histogram") or meta.get("spec_accept_histogram")
-    if isinstance(histogram, Sequence) and sum(map(int, histogram)) == steps:
-        accepted = [length for length, count in enumerate(histogram) for _ in range(int(count))]
+    histogram = histogram_of(meta)
+    if sum(histogram) == steps:
+        accepted = [length for length, count in enumerate(histogram) for _ in range(count)]
     else:
         accepted = _spread(completion_tokens - 1 - steps, steps)
     surplus = sum(accepted) + steps - (completion_tokens - 1)
@@ -50,6 +50,14 @@ def step_counts(meta: Mapping[str, Any], completion_tokens: int, depth: int) -> 
         surplus -= cut
         counts.append(StepCount(committed=value + 1 - cut, accepted=value, offered=max(value, min(value + 1, depth))))
     return counts[::-1]
+
+
+def histogram_of(meta: Mapping[str, Any]) -> list[int]:
+    """How many verify steps accepted 0, 1, 2... draft tokens, under the newer or the older name; [] where it is told
+    by neither.
+    """
+    found = meta.get("spec_correct_drafts_histogram") or meta.get("spec_accept_histogram")
+    return [int(count) for count in found] if isinstance(found, Sequence) else []
 
 
 def growth_count(committed: int, depth: int) -> StepCount:

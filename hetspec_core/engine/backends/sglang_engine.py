@@ -2,8 +2,9 @@
 
     python -m hetspec_core.engine.backends.sglang_engine JOB.json RESULT.json
 
-The job names the engine's arguments, prompts as token ids, sampling and batch sizes. The result is rewritten after
-every batch size, so that what was measured outlives a crash. Besides SGLang it needs the standard library only.
+The job names the words of SGLang's command line, prompts as token ids, sampling and batch sizes. The result is
+rewritten after every batch size, so that what was measured outlives a crash. Besides SGLang it needs the standard
+library only.
 """
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
@@ -23,10 +24,13 @@ def main(arguments: list[str]) -> int:
     job = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     result: dict[str, Any] = {"batches": []}
     from sglang import Engine, __version__
+    from sglang.srt.plugins import load_plugins
+    from sglang.srt.server_args import prepare_server_args
 
     result["version"] = __version__
     began = time.perf_counter()
-    engine = Engine(**job["engine"])
+    load_plugins()  # before the words are read, as a server does
+    engine = Engine(server_args=prepare_server_args(job["words"]))
     result["start_s"] = time.perf_counter() - began
     try:
         info = engine.get_server_info()

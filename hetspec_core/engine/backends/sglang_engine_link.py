@@ -19,17 +19,13 @@ from typing import Any
 import psutil
 
 from hetspec_core.engine.backends.sglang_client import sampling_params
-from hetspec_core.engine.backends.sglang_counts import tree_flags
 from hetspec_core.engine.backends.sglang_export import ServedDraft
 from hetspec_core.engine.backends.sglang_launch import (
-    MODEL_PACKAGE,
-    environment,
+    inside_variables,
     interpreter,
-    is_float32,
     link_inside,
-    served_dtype,
+    server_words,
 )
-from hetspec_core.engine.backends.sglang_plugin import native
 from hetspec_core.engine.backends.sglang_server import (
     Progress,
     StartLog,
@@ -37,7 +33,7 @@ from hetspec_core.engine.backends.sglang_server import (
     end_with_parent,
     why_it_ended,
 )
-from hetspec_core.errors import Cancelled, SpecError, StageFailed
+from hetspec_core.errors import Cancelled, StageFailed
 from hetspec_core.spec import DecodingSpec, ResourcesSpec, SGLangSpec, TreeSpec
 
 _LOOK_S = 0.2
@@ -70,51 +66,10 @@ class EngineJob:
     decoding: DecodingSpec
     warmup: int = 1
 
-    def engine_arguments(self) -> dict[str, Any]:
-        """Keyword arguments of SGLang's `Engine`; the user's flags are put over ours."""
-        found: dict[str, Any] = {"model_path": str(self.base), "tp_size": self.spec.tp_size, "log_level": "info"}
-        found |= {
-            "dtype": served_dtype(self.resources),
-            "disable_cuda_graph": not self.spec.cuda_graph,
-            "disable_radix_cache": not self.spec.radix_cache,
-            "enable_deterministic_inference": self.spec.deterministic,
-        }
-        if self.served is not None:
-            steps, topk, tokens = tree_flags(self.tree)
-            found |= {
-                "speculative_algorithm": self.served.algorithm,
-                "speculative_draft_model_path": str(self.served.folder),
-                "speculative_num_steps": steps,
-                "speculative_eagle_topk": topk,
-                "speculative_num_draft_tokens": tokens,
-            }
-            if self.served.token_map is not None:
-                found["speculative_token_map"] = str(self.served.token_map)
-        return found | flag_arguments(self.spec.flags)
-
-
-def flag_arguments(flags: tuple[str, ...]) -> dict[str, Any]:
-    """Words of SGLang's command line as keyword arguments: --a-b 3 is a_b = 3, a flag without a value is true.
-
-    Raises:
-        SpecError: a word belongs to no flag.
-    """
-    found: dict[str, Any] = {}
-    name = ""
-    for word in flags:
-        if word.startswith("--"):
-            flag, sign, value = word[2:].partition("=")
-            name = flag.replace("-", "_")
-            found[name] = _value(value) if sign else True
-            continue
-        if not name:
-            raise SpecError(f"{word!r} among SGLang's flags belongs to none", hint="flags are --NAME VALUE")
-        before = found[name]
-        if before is True:
-            found[name] = _value(word)
-        else:  # --NAME A B C
-            found[name] = [*(before if isinstance(before, list) else [before]), _value(word)]
-    return found
+    @property
+    def words(self) -> list[str]:
+        """The engine's settings as words of SGLang's command line, the same as a server's."""
+        return server_words(self.spec, base=self.base, served=self.served, tree=self.tree, resources=self.resources)
 
 
 def run_engine(
@@ -128,10 +83,11 @@ def run_engine(
     """Let the engine do a job, to its end.
 
     Returns:
-        `version`, `start_s`, `server`, and per batch size `answers` (tokens, meta, batch_s) and `total_s`.
+        `version`, `start_s`, `server`, per batch size in `batches` its `answers` (tokens, meta, batch_s) and `total_s`,
+        and in `ended` why there are fewer batch sizes than were asked for; empty when there are all.
 
     Raises:
-        StageFailed: it ended badly, or not in time.
+        StageFailed: it ended, or was not done in time, before the first batch size was measured.
         Cancelled: `stop_asked` said so.
     """
     with tempfile.TemporaryDirectory(prefix="hetspec-") as place:
@@ -141,18 +97,14 @@ def run_engine(
             job.decoding.sampling, job.decoding.max_new_tokens, ignore_eos=job.decoding.ignore_eos
         )
         about = {
-            "engine": job.engine_arguments(),
+            "words": job.words,
             "prompts": job.prompts,
             "sampling": sampling,
             "batch_sizes": list(job.spec.batch_sizes),
             "warmup": job.warmup,
         }
         question.write_text(json.dumps(about), encoding="utf-8")
-        variables = environment(job.spec, link_inside(folder / "inside"))
-        if job.served is not None and job.served.needs_package:
-            variables["SGLANG_EXTERNAL_MODEL_PACKAGE"] = MODEL_PACKAGE
-        if is_float32(job.spec, job.resources):
-            variables = {**native.ENVIRONMENT, **variables}
+        variables = inside_variables(job.spec, link_inside(folder / "inside"), job.served, job.resources)
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [interpreter(job.spec), "-m", MODULE, str(question), str(result)]
         with log.open("ab") as output:
@@ -166,13 +118,19 @@ def run_engine(
                 preexec_fn=end_with_parent(),
                 cwd=folder,
             )
+        late: StageFailed | None = None
         try:
             _follow(process, log, began, timeout_s, on_progress, stop_asked)
+        except StageFailed as error:
+            late = error
         finally:
             _end(process)
-        if process.returncode or not result.is_file():
-            raise why_it_ended("SGLang's engine", process.returncode, log, began)
-        return json.loads(result.read_text(encoding="utf-8"))
+        found = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {"batches": []}
+        short = len(found["batches"]) < len(job.spec.batch_sizes)
+        why = (late or why_it_ended("SGLang's engine", process.returncode, log, began)) if short else None
+        if why is not None and not found["batches"]:
+            raise why
+        return found | {"ended": why.message if why is not None else ""}
 
 
 def _follow(
@@ -212,11 +170,3 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.kill()
     process.wait()
-
-
-def _value(word: str) -> Any:
-    """A number or true and false where a word is one."""
-    try:
-        return json.loads(word)
-    except ValueError:
-        return word

@@ -64,7 +64,6 @@ def served_draft(source: Path, base: BaseSpec, parent: Path, sglang: Installed) 
         ModelError: SGLang cannot serve this draft; the message says why, the hint what would work.
         CheckpointError: the draft is damaged.
     """
-    files = DraftFiles(source)
     stored = read_draft(source, base_layers=base.architecture.num_hidden_layers).stored
     _check_pair(stored, base)
     written = _write(stored)
@@ -76,8 +75,7 @@ def served_draft(source: Path, base: BaseSpec, parent: Path, sglang: Installed) 
             f"this is {sglang.version}, and it differs: {sglang.classes[0]}",
             hint=f"serve with SGLang {sglang_versions.INSIDE[-1]}, or train a draft of {', '.join(SERVED)}",
         )
-    key = hashlib.sha256(json.dumps([str(source.resolve()), _stamp(files.folder)]).encode()).hexdigest()[:12]
-    target = parent / f"draft-{key}"
+    target = parent / export_name(source)
     token_map = target / TOKEN_MAP if written.token_ids is not None else None
     if not (target / CONFIG).is_file():
         ids = written.token_ids
@@ -86,6 +84,17 @@ def served_draft(source: Path, base: BaseSpec, parent: Path, sglang: Installed) 
         write_draft_folder(target, written.config, tensors, more)
     algorithm = "EAGLE3" if architecture == _EAGLE3 else "EAGLE"
     return ServedDraft(target, architecture, algorithm, token_map, needs_package, source)
+
+
+def export_name(source: Path) -> str:
+    """Name of the folder that a draft is exported to: another one when the draft is written anew.
+
+    Raises:
+        CheckpointError: it is no draft directory.
+    """
+    folder = DraftFiles(source).folder
+    key = hashlib.sha256(json.dumps([str(source.resolve()), _stamp(folder)]).encode()).hexdigest()[:12]
+    return f"draft-{key}"
 
 
 def _write(stored: StoredDraft) -> Written:

@@ -5,17 +5,18 @@ It joins export, command line and process; it knows no prompts and no answers.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from hetspec_core.engine.backends.sglang_client import ServerFacts, SGLangClient, free_port
 from hetspec_core.engine.backends.sglang_counts import tree_flags
-from hetspec_core.engine.backends.sglang_export import ServedDraft, served_draft
+from hetspec_core.engine.backends.sglang_export import ServedDraft, export_name, served_draft
 from hetspec_core.engine.backends.sglang_launch import (
     Launch,
     check_float32,
@@ -82,7 +83,6 @@ class Fleet:
         self._running: dict[str, Served] = {}  # the one used last stands last
         self._starts = 0
         self._crashes = 0
-        self._sockets: Path | None = None
 
     @property
     def version(self) -> str:
@@ -104,7 +104,7 @@ class Fleet:
             ModelError: it is to run in float32, and this SGLang is not one that can be helped to.
         """
         check_float32(self.spec, self.resources, self.installed)
-        port = self.spec.port or free_port(self.spec.host)
+        port = self.spec.number("--port") or self.spec.port or free_port(self.spec.flag("--host") or self.spec.host)
         needs_inside = bool(trees_socket) or (served is not None and served.needs_package)
         needs_inside = needs_inside or is_float32(self.spec, self.resources)
         inside = link_inside(self.folder / "inside") if needs_inside else None
@@ -147,34 +147,32 @@ class Fleet:
         for served in self._running.values():
             self._end(served)
         self._running.clear()
-        if self._sockets is not None:
-            shutil.rmtree(self._sockets, ignore_errors=True)
 
     def _start(self, served: ServedDraft | None, tree: TreeSpec) -> Served:
         self._starts += 1
         tells = served is not None and self.spec.trees and not self.installed.plugin
-        path = self._socket_path() if tells else ""
-        launch = self.plan(served, tree, trees_socket=path)
-        log = self.logs / f"sglang-{self._starts}.log"
-        server = SGLangServer(launch, log, self.spec.request_timeout_s)
-        server.start()
-        facts = server.wait_ready(self.spec.start_timeout_s, self.on_progress, self.stop_asked)
-        feed = None
-        if path:
-            feed = TreeFeed(path)
-            feed = feed if feed.open() else None
+        # A short path: the names of sockets have at most a hundred bytes or so. It goes as soon as the feed is
+        # connected, so that whoever is killed later leaves nothing behind.
+        folder = Path(tempfile.mkdtemp(prefix="hetspec-")) if tells else None
+        path = str(folder / "trees") if folder is not None else ""
+        try:
+            launch = self.plan(served, tree, trees_socket=path)
+            server = SGLangServer(launch, self.logs / f"sglang-{self._starts}.log", self.spec.request_timeout_s)
+            server.start()
+            facts = server.wait_ready(self.spec.start_timeout_s, self.on_progress, self.stop_asked)
+            feed = TreeFeed(path) if path else None
+            if feed is not None and not feed.open():
+                feed.close()
+                feed = None
+        finally:
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
         return Served(server.client, facts, server, feed)
 
     def _count_crash(self, server: SGLangServer) -> None:
         self._crashes += 1
         if self._crashes > self.spec.restarts:
             raise server.died()
-
-    def _socket_path(self) -> str:
-        """A short path: the names of such sockets have at most a hundred bytes or so."""
-        if self._sockets is None:
-            self._sockets = Path(tempfile.mkdtemp(prefix="hetspec-"))
-        return str(self._sockets / f"trees-{self._starts}")
 
     def _end(self, served: Served) -> None:
         if served.feed is not None:
@@ -194,19 +192,44 @@ def died_of(served: Served, error: StageFailed) -> StageFailed:
     return server.died()
 
 
-def check_model(architectures: Sequence[str], model: str, base: BaseSpec, url: str) -> None:
+def check_draft(served: Served, folder: str, url: str) -> None:
+    """See that a running server drafts with the draft that is meant.
+
+    Args:
+        served: the server, which has one.
+        folder: directory of the draft, or `url` for whichever the server has.
+        url: of the server.
+
+    Raises:
+        ModelError: the server has another one.
+    """
+    theirs = served.facts.draft
+    if folder == url or not theirs or Path(theirs).absolute() == Path(folder).absolute():
+        return
+    with contextlib.suppress(OSError):
+        if Path(theirs).name == export_name(Path(folder)):  # as `serve` has exported it
+            return
+    raise ModelError(
+        f"{url} drafts with {theirs}, and not with {folder} as it is now",
+        hint="leave the draft out to use the server's own, or start a server with this one: `hetspec-core serve`",
+    )
+
+
+def check_model(facts: ServerFacts, base: BaseSpec, url: str) -> None:
     """See that a server has a base of the family that is meant; it does not tell its weights.
 
     Raises:
         ModelError: it has another one.
     """
-    wanted = base.architecture.model_type.replace("_", "")
-    seen = [name.lower().removesuffix("forcausallm") for name in architectures]
+    model, wanted = facts.model, base.architecture.model_type
+    # Its type, or the family in the name of its class: Gemma3ForCausalLM is of type gemma3_text.
+    family = wanted.removesuffix("_text").replace("_", "")
+    seen = [name.lower().removesuffix("forcausallm") for name in facts.architectures]
     local = Path(model) / "config.json"
-    if seen and wanted not in seen:
+    if (seen or facts.model_type) and wanted != facts.model_type and family not in seen:
         raise ModelError(
-            f"{url} serves {model} ({', '.join(architectures)}), and the recipe's base is {base.name} "
-            f"({base.architecture.model_type})",
+            f"{url} serves {model} ({', '.join(facts.architectures) or facts.model_type}), and the recipe's base is "
+            f"{base.name} ({wanted})",
             hint="name the recipe whose base it serves, or the server of this base",
         )
     try:

@@ -10,7 +10,6 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +29,10 @@ PLUGIN = "hetspec_core.engine.backends.sglang_plugin.hooks:register"
 PYTHON_VARIABLE = "HETSPEC_SGLANG_PYTHON"
 """Interpreter that has SGLang, where no spec names one."""
 
+HIDDEN = "***"
+
 _ASK_S = 120.0
+_ALIASES = {"--tp-size": ("--tp", "--tensor-parallel-size"), "--model-path": ("--model",)}
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Launch:
         url: where it will answer.
         host, port: the same in parts.
         expects: class that must serve the draft; empty without one.
+        api_key: what requests to it must carry; empty when it wants none.
     """
 
     command: list[str]
@@ -51,11 +54,17 @@ class Launch:
     host: str
     port: int
     expects: str = ""
+    api_key: str = ""
 
     @property
     def shown(self) -> str:
-        """The command line, to be pasted into a shell."""
-        return shlex.join(self.command)
+        """The command line, to be pasted into a shell; a key is left out of it."""
+        return shlex.join(self.told)
+
+    @property
+    def told(self) -> list[str]:
+        """The words of the command line as records and logs have them, without the key."""
+        return [word.replace(self.api_key, HIDDEN) for word in self.command] if self.api_key else self.command
 
 
 def interpreter(spec: SGLangSpec) -> str:
@@ -119,7 +128,7 @@ def plan_launch(
     inside: Path | None = None,
     trees_socket: str = "",
 ) -> Launch:
-    """The command line of a server. A flag that the user gave is left to the user.
+    """The command line of a server.
 
     Args:
         spec: how to start it.
@@ -131,12 +140,43 @@ def plan_launch(
         inside: folder of links, see `link_inside`.
         trees_socket: where the plugin shall tell trees; empty = nowhere.
     """
-    ours: list[tuple[str, str]] = [
-        ("--model-path", str(base)),
-        ("--host", spec.host),
-        ("--port", str(port)),
-    ]
-    ours.append(("--dtype", served_dtype(resources)))
+    host = spec.flag("--host") or spec.host
+    port = spec.number("--port") or port
+    words = server_words(spec, base=base, served=served, tree=tree, resources=resources, address=(host, port))
+    variables = inside_variables(spec, inside, served, resources)
+    if trees_socket:
+        variables[VARIABLE] = trees_socket
+    reached = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
+    shown = f"[{reached}]" if ":" in reached else reached
+    return Launch(
+        command=[interpreter(spec), "-m", "sglang.launch_server", *words],
+        environment=variables,
+        url=f"http://{shown}:{port}",
+        host=host,
+        port=port,
+        expects=served.architecture if served is not None else "",
+        api_key=spec.flag("--api-key") or "",
+    )
+
+
+def server_words(
+    spec: SGLangSpec,
+    *,
+    base: Path,
+    served: ServedDraft | None,
+    tree: TreeSpec,
+    resources: ResourcesSpec,
+    address: tuple[str, int] | None = None,
+) -> list[str]:
+    """The words of SGLang's command line, for a server or the offline engine. What the user gave is left to the user.
+
+    Args:
+        spec, base, served, tree, resources: as of `plan_launch`.
+        address: where a server listens; None for the engine, which does not.
+    """
+    ours: list[tuple[str, str]] = [("--model-path", str(base)), ("--dtype", served_dtype(resources))]
+    if address is not None:
+        ours += [("--host", address[0]), ("--port", str(address[1]))]
     if served is not None:
         steps, topk, tokens = tree_flags(tree)
         ours += [
@@ -150,31 +190,30 @@ def plan_launch(
             ours.append(("--speculative-token-map", str(served.token_map)))
     if spec.tp_size > 1:
         ours.append(("--tp-size", str(spec.tp_size)))
-    switches = [
+    switches = (
         ("--disable-cuda-graph", not spec.cuda_graph),
         ("--disable-radix-cache", not spec.radix_cache),
         ("--enable-deterministic-inference", spec.deterministic),
-    ]
-    given = _flag_names(spec.flags)
-    command = [interpreter(spec), "-m", "sglang.launch_server"]
+    )
+    given = {word.partition("=")[0] for word in spec.flags if word.startswith("--")}
+    words: list[str] = []
     for name, value in ours:
-        if name not in given and _ALIASES.get(name, name) not in given:
-            command += [name, value]
-    command += [name for name, wanted in switches if wanted and name not in given]
-    command += spec.flags
+        if not given & {name, *_ALIASES.get(name, ())}:
+            words += [name, value]
+    words += [name for name, wanted in switches if wanted and name not in given]
+    return [*words, *spec.flags]
+
+
+def inside_variables(
+    spec: SGLangSpec, inside: Path | None, served: ServedDraft | None, resources: ResourcesSpec
+) -> dict[str, str]:
+    """`environment`, with what a draft of HetSpec's own classes and float32 want besides."""
     variables = environment(spec, inside)
     if served is not None and served.needs_package:
         variables["SGLANG_EXTERNAL_MODEL_PACKAGE"] = MODEL_PACKAGE
-    if trees_socket:
-        variables[VARIABLE] = trees_socket
     if is_float32(spec, resources):
         variables = {**native.ENVIRONMENT, **variables}
-    port = int(flag_value(spec.flags, "--port") or port)
-    host = flag_value(spec.flags, "--host") or spec.host
-    reached = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
-    shown = f"[{reached}]" if ":" in reached else reached
-    expects = served.architecture if served is not None else ""
-    return Launch(command, variables, f"http://{shown}:{port}", host, port, expects)
+    return variables
 
 
 def served_dtype(resources: ResourcesSpec) -> str:
@@ -184,7 +223,7 @@ def served_dtype(resources: ResourcesSpec) -> str:
 
 def is_float32(spec: SGLangSpec, resources: ResourcesSpec) -> bool:
     """Whether a server runs in float32, for which it needs help from inside (see `sglang_plugin.native`)."""
-    return (flag_value(spec.flags, "--dtype") or served_dtype(resources)) in ("float32", "float")
+    return (spec.flag("--dtype") or served_dtype(resources)) in ("float32", "float")
 
 
 def check_float32(spec: SGLangSpec, resources: ResourcesSpec, found: sglang_inside.Installed) -> None:
@@ -215,27 +254,3 @@ def link_inside(folder: Path) -> Path:
     write_atomic(about / "METADATA", metadata.encode())
     write_atomic(about / "entry_points.txt", f"[sglang.srt.plugins]\nhetspec_trees = {PLUGIN}\n".encode())
     return folder
-
-
-def flag_value(flags: Sequence[str], name: str) -> str | None:
-    """Value of a flag among words of a command line, in either form; the last one counts."""
-    found = None
-    for number, word in enumerate(flags):
-        if word.startswith(f"{name}="):
-            found = word.partition("=")[2]
-        elif word == name and number + 1 < len(flags):
-            found = flags[number + 1]
-    return found
-
-
-def context_of(flags: Sequence[str]) -> int:
-    """Prompt and answer together of a server that is started with these flags; 0 when they leave it to the model."""
-    given = flag_value(flags, "--context-length") or ""
-    return int(given) if given.isdecimal() else 0
-
-
-_ALIASES = {"--tp-size": "--tp", "--model-path": "--model"}
-
-
-def _flag_names(flags: Sequence[str]) -> set[str]:
-    return {word.partition("=")[0] for word in flags if word.startswith("--")}

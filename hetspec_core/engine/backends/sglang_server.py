@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from hetspec_core.engine.backends.sglang_client import ServerFacts, SGLangClient, port_is_taken
+from hetspec_core.engine.backends.sglang_export import OWN_CLASSES
 from hetspec_core.engine.backends.sglang_launch import Launch
 from hetspec_core.errors import Cancelled, ModelError, ResourceError, StageFailed
 from hetspec_core.failures import recognise
@@ -106,7 +107,7 @@ class SGLangServer:
     def __init__(self, launch: Launch, log: Path, request_timeout_s: float = 300.0) -> None:
         self.launch = launch
         self.log = log
-        self.client = SGLangClient(launch.url, request_timeout_s)
+        self.client = SGLangClient(launch.url, request_timeout_s, launch.api_key)
         self.facts: ServerFacts | None = None
         self.told = StartLog()
         self._process: subprocess.Popen[bytes] | None = None
@@ -230,8 +231,15 @@ class SGLangServer:
 
     def _check_class(self) -> None:
         wanted = self.launch.expects
-        if not wanted or wanted in self.told.classes or not self.told.classes:
+        if not wanted or wanted in self.told.classes:
             return
+        if not self.told.classes:
+            if wanted not in OWN_CLASSES:
+                return  # SGLang has no other class of that name
+            raise ModelError(
+                f"the draft needs class {wanted}, and SGLang's log does not name the class that it loaded",
+                hint=f"start it with --log-level info; the log is {self.log}",
+            )
         ignored = f"; SGLang could not import {'; '.join(self.told.ignored)}" if self.told.ignored else ""
         raise ModelError(
             f"the draft needs class {wanted}, and SGLang loaded {', '.join(self.told.classes)}{ignored}",

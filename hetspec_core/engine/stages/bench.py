@@ -84,7 +84,7 @@ def _run_served(context: RunContext, conversations: list[Conversation]) -> None:
         **machine_facts(context.device),
         "dtype": found["sglang"]["dtype"] or spec.resources.dtype,
         "base": spec.base.name,
-        "draft": spec.draft.checkpoint or spec.draft.name if spec.draft and not spec.decoding.plain else "",
+        "draft": _served_draft(context, found["sglang"]) if spec.draft and not spec.decoding.plain else "",
         "draft_parameters": None,
         "draft_vocab_size": None,
         "prompts": spec.bench.prompts,
@@ -94,7 +94,8 @@ def _run_served(context: RunContext, conversations: list[Conversation]) -> None:
         "prompt_tokens": sum(len(question.ids) for question in questions),
         "max_new_tokens": spec.decoding.max_new_tokens,
         "sampling": spec.decoding.sampling.model_dump(),
-        "repeats": spec.bench.repeats,
+        "batch_size": found["sglang"]["batch_size"],
+        "repeats": found["sglang"]["repeats"],
         "backend": "sglang",
         "sglang": found["sglang"],
     }
@@ -102,6 +103,13 @@ def _run_served(context: RunContext, conversations: list[Conversation]) -> None:
     if found["trees"]:
         best = found["trees"][0]
         context.metric(0, {"accept_length": best["accept_length"], "speedup": best["speedup"]})
+
+
+def _served_draft(context: RunContext, sglang: dict[str, Any]) -> str:
+    """What was measured: the draft that was named, else the one that the running server says it has."""
+    draft = context.spec.draft
+    assert draft is not None
+    return draft.checkpoint or sglang.get("draft") or draft.name
 
 
 def read_prompts(bench: BenchSpec) -> list[Conversation]:

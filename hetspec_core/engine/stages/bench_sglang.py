@@ -14,7 +14,13 @@ from typing import Any
 
 from hetspec_core.acceptance import AcceptStats
 from hetspec_core.engine.backends.sglang import SGLangBackend
-from hetspec_core.engine.backends.sglang_counts import sglang_accept_length, step_counts, tree_flags, tree_of_flags
+from hetspec_core.engine.backends.sglang_counts import (
+    histogram_of,
+    sglang_accept_length,
+    step_counts,
+    tree_flags,
+    tree_of_flags,
+)
 from hetspec_core.engine.backends.sglang_engine_link import EngineJob, run_engine
 from hetspec_core.engine.backends.sglang_fleet import Served
 from hetspec_core.engine.context import RunContext
@@ -157,6 +163,9 @@ class _Servers:
             "model": facts.model,
             "url": self._served.client.url,
             "dtype": facts.args.get("dtype"),
+            "draft": facts.draft,
+            "batch_size": 1,
+            "repeats": self._context.spec.bench.repeats,
         }
 
     def gap(self, context_ids: list[int]) -> float | None:
@@ -225,7 +234,12 @@ class _Engine:
         )
         self._version = str(self._found["version"])
         answers = self._found["batches"][0]["answers"]
+        if self._found["ended"]:
+            sizes = ", ".join(map(str, self._unmeasured()))
+            context.log(f"{way.label}: {self._found['ended']}; not measured: batch size {sizes}", "warning")
         depth = way.decoding.tree.depth
+        size = int(self._found["batches"][0]["batch_size"])
+        way.batches = [min(size, len(questions) - start) for start in range(0, len(questions), size)]
         for question, answer in zip(questions, answers, strict=True):
             tokens, meta = answer["tokens"], answer["meta"]
             finish = meta.get("finish_reason")
@@ -235,7 +249,7 @@ class _Engine:
                 tokens=tokens,
                 stop_reason="stop" if stopped else "length",
                 steps=[] if plain else step_counts(meta, len(tokens), depth),
-                total_s=answer["batch_s"] / int(self._found["batches"][0]["batch_size"]),
+                total_s=answer["batch_s"],  # of its whole batch, see `Track.batches`
             )
             way.completions.append(completion)
         return [answer["meta"] for answer in answers]
@@ -251,13 +265,17 @@ class _Engine:
                 for count in step_counts(answer["meta"], len(answer["tokens"]), way.decoding.tree.depth)
             ]
             found.append(_batch(batch["batch_size"], tokens, batch["total_s"], counts))
-        return found
+        lacking = {"completion_tokens": 0, "total_s": None, "tokens_per_s": None, "accept_length": None}
+        return [*found, *({"batch_size": size, **lacking, "note": self._found["ended"]} for size in self._unmeasured())]
+
+    def _unmeasured(self) -> tuple[int, ...]:
+        return self._context.spec.sglang.batch_sizes[len(self._found["batches"]) :]
 
     def setup(self) -> dict[str, Any]:
         """What ran."""
         said = self._found.get("server", {})
         about = {"version": self._version, "start_s": self._found.get("start_s"), "dtype": said.get("dtype")}
-        return {"mode": "engine", **about}
+        return {"mode": "engine", **about, "batch_size": self._context.spec.sglang.batch_sizes[0], "repeats": 1}
 
     def gap(self, context_ids: list[int]) -> float | None:
         """The engine is gone by then; nobody can tell."""
@@ -306,9 +324,9 @@ def _sglang_figures(track: Track, metas: Metas) -> dict[str, Any]:
     tokens = sum(int(meta.get("completion_tokens") or 0) for meta in metas)
     histogram: list[int] = []
     for meta in metas:
-        for length, count in enumerate(meta.get("spec_correct_drafts_histogram") or ()):
+        for length, count in enumerate(histogram_of(meta)):
             histogram += [0] * (length + 1 - len(histogram))
-            histogram[length] += int(count)
+            histogram[length] += count
     return {
         "flags": list(tree_flags(track.decoding.tree)),
         "completion_tokens": tokens,

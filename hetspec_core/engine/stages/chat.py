@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from typing import IO
 
 from hetspec_core.catalog import load_card
-from hetspec_core.engine.backends.backend import Backend, StepSeen, Watcher
+from hetspec_core.engine.backends.backend import Backend, StepSeen, Watcher, Written
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.endings import describe_error
 from hetspec_core.engine.stages.text_stream import TextStream
-from hetspec_core.errors import DataError, HetSpecError, SpecError
+from hetspec_core.errors import Cancelled, DataError, HetSpecError, SpecError
 from hetspec_core.events.chat import (
     PROTOCOL,
     Answered,
@@ -66,11 +66,14 @@ class ChatWorker:
 
     def __init__(self, requests: IO[bytes], replies: IO[bytes], backend: Backend | None = None) -> None:
         self._requests, self._replies = requests, replies
-        self._backend = backend
+        self._backend: Backend | None = None
         self._queue: queue.SimpleQueue[Request] = queue.SimpleQueue()
         self._stopped: set[int | None] = set()
+        self._asking: int | None = None
         self._leaving = False
         self._left = threading.Event()
+        if backend is not None:
+            self._take(backend)
 
     def run(self) -> int:
         """Work until the desk quits or is gone; returns the exit status.
@@ -148,11 +151,15 @@ class ChatWorker:
         self._say(Loading(what=f"base {base.name}", done=0.0))
         backend: Backend = load_card("backends", request.backend).load()()
         backend.configure(request.options)
-        backend.on_progress = lambda label, done: self._say(Loading(what=label, done=done))
-        self._backend = backend
+        self._take(backend)
         facts = self.backend.open(base, ResourcesSpec.model_validate(request.resources))
         self._say(Loading(what=f"base {base.name}", done=1.0))
         self._say(Ready(pid=os.getpid(), base=facts))
+
+    def _take(self, backend: Backend) -> None:
+        backend.on_progress = lambda label, done: self._say(Loading(what=label, done=done))
+        backend.stop_asked = lambda: self._stop_asked(self._asking)
+        self._backend = backend
 
     @property
     def backend(self) -> Backend:
@@ -181,6 +188,7 @@ class ChatWorker:
 
     def _answer(self, request: Ask) -> None:
         ask, settings = request.ask, request.settings
+        self._asking = ask
         self._stopped.discard(None)  # meant for what was answered before
         backend = self.backend
         facts = backend.facts()
@@ -246,7 +254,10 @@ class ChatWorker:
             trees=request.trees,
             every_position=request.every_position,
         )
-        written = backend.answer(prompt, _decoding(settings), watcher)
+        try:
+            written = backend.answer(prompt, _decoding(settings), watcher)
+        except Cancelled:  # before the first token: a server was still being started
+            written = Written(stop_reason="stopped")
         rest = stream.finish()
         self._say(
             Answered(
@@ -258,10 +269,12 @@ class ChatWorker:
                 prompt_tokens=len(prompt),
                 first_token_s=written.first_token_s,
                 decode_s=written.decode_s,
+                counts=written.counts if written.counts is not None and len(written.counts) != index else None,
             )
         )
 
     def _calibrate(self, request: Calibrate) -> None:
+        self._asking = None
         self._stopped.discard(None)
         self._use(request.settings)
         prompt = self._encode(request.messages, request.settings)

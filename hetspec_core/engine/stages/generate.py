@@ -87,7 +87,7 @@ def _answer_served(context: RunContext) -> list[dict[str, Any]]:
             context.check_cancelled()
             if rest := stream.finish():
                 context.emit(Text(prompt=number, text=rest))
-            stats, decode_s = AcceptStats(steps), written.decode_s
+            stats, decode_s = AcceptStats(steps if written.counts is None else written.counts), written.decode_s
             answers.append(
                 {
                     "prompt": prompt,

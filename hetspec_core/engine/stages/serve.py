@@ -6,6 +6,7 @@ import shlex
 import time
 from pathlib import Path
 
+from hetspec_core.engine.backends.sglang_client import KEY_VARIABLE
 from hetspec_core.engine.backends.sglang_fleet import Fleet
 from hetspec_core.engine.backends.sglang_launch import Launch
 from hetspec_core.engine.backends.sglang_server import SGLangServer
@@ -32,7 +33,7 @@ def run(context: RunContext) -> None:
     folder = draft_folder(context)
     served = fleet.export(Path(folder)) if folder else None
     launch = fleet.plan(served, spec.decoding.tree)
-    context.record(sglang={"version": fleet.version, "command": launch.command, "expects": launch.expects})
+    context.record(sglang={"version": fleet.version, "command": launch.told, "expects": launch.expects})
     server = SGLangServer(launch, context.paths.logs / "sglang.log", spec.sglang.request_timeout_s)
     crashes = 0
     try:
@@ -82,8 +83,11 @@ def client_lines(launch: Launch, recipe: str, draft: str) -> list[str]:
     name = recipe or "RECIPE"
     way = f"--draft {shlex.quote(draft)}" if draft else "--plain"
     body = '{"text": "The capital of France is", "sampling_params": {"max_new_tokens": 32, "temperature": 0}}'
+    key = f' -H "Authorization: Bearer ${KEY_VARIABLE}"' if launch.api_key else ""
+    before = [f"export {KEY_VARIABLE}=...  # the server's --api-key"] if launch.api_key else []
     return [
-        f"curl -s {launch.url}/generate -H 'Content-Type: application/json' -d '{body}'",
+        *before,
+        f"curl -s {launch.url}/generate -H 'Content-Type: application/json'{key} -d '{body}'",
         f"hetspec-core chat --recipe {name} --url {launch.url} {way}",
         f"python bench_sglang_eagle.py --host {launch.url.rpartition(':')[0]} --port {launch.port} "
         "--parallel 1 --num-questions 80",

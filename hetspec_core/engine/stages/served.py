@@ -17,7 +17,7 @@ def exports(context: RunContext) -> Path:
 
 
 def draft_folder(context: RunContext) -> str:
-    """Directory of the run's draft; empty for plain decoding.
+    """Directory of the run's draft; empty for plain decoding; the URL of a running server for the one that it has.
 
     Raises:
         ModelError: there is a draft and no checkpoint of it.
@@ -25,6 +25,8 @@ def draft_folder(context: RunContext) -> str:
     spec = context.spec
     if spec.draft is None or spec.decoding.plain:
         return ""
+    if spec.draft.checkpoint is None and spec.sglang.url and spec.stage != "serve":
+        return spec.sglang.url
     if spec.draft.checkpoint is None:
         raise ModelError(
             f"draft {spec.draft.name} is not trained: the spec names no checkpoint", hint="give --draft RUN_OR_DIR"

@@ -23,7 +23,7 @@ from hetspec_core.engine.stages.bench import read_prompts
 from hetspec_core.engine.stages.bench_sglang import throughput
 from hetspec_core.engine.stages.models import load_pair
 from hetspec_core.engine.stages.served import draft_folder, sglang_backend
-from hetspec_core.errors import HetSpecError, SpecError
+from hetspec_core.errors import Cancelled, HetSpecError, SpecError
 from hetspec_core.spec import DecodingSpec
 
 
@@ -50,6 +50,11 @@ def run(context: RunContext) -> None:
     folder = draft_folder(context)
     if not folder:
         raise SpecError("tuning needs a draft", hint="give one: --draft RUN_OR_DIR")
+    if spec.backend == "sglang" and spec.sglang.url:
+        raise SpecError(
+            f"tuning starts a server for every tree, and sglang.url names {spec.sglang.url}, which has one tree",
+            hint="leave sglang.url out, or measure that server: `hetspec-core bench --url`",
+        )
     ways = [Track(PLAIN, spec.decoding.model_copy(update={"plain": True}))]
     for tree in spec.tune.trees:
         ways.append(Track(tree.label, spec.decoding.model_copy(update={"tree": tree, "plain": False})))
@@ -147,6 +152,8 @@ def _served(context: RunContext, folder: str, ways: Sequence[Track]) -> Iterator
             try:
                 served, warmup = backend.served(way.decoding), context.spec.bench.warmup
                 found = throughput(backend, served, prompts, way, size, warmup=warmup)
+            except Cancelled:
+                raise
             except HetSpecError as error:  # a shape that this server cannot do is a finding
                 yield Trial(way.label, size, note=error.message)
                 continue

@@ -158,7 +158,10 @@ class Answer:
     @property
     def counts(self) -> list[StepCount]:
         """The steps as statistics count them; none when every step was cut to one token."""
-        return [] if self.every_position else [step.count for step in self.steps]
+        if self.every_position:
+            return []
+        counted = self.end.counts if self.end is not None else None
+        return [step.count for step in self.steps] if counted is None else counted
 
     @property
     def stats(self) -> AcceptStats:

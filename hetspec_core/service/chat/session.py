@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from hetspec_core.catalog import load_card
 from hetspec_core.errors import RunError, UsageError
 from hetspec_core.events.chat import (
     Ask,
@@ -146,6 +147,8 @@ class ChatSession(ChatState):
         """
         with self._lock:
             self._check_free()
+            if every_position:
+                self._check_can("every_position", "commit one token per step")
             self.conversation.ask(text)
             return self._ask(self.settings, every_position=every_position)
 
@@ -193,6 +196,8 @@ class ChatSession(ChatState):
                 raise UsageError("the question is empty", hint="write something")
             if rounds < 1:
                 raise UsageError(f"rounds is {rounds}; needs 1 or more")
+            for side in (left, right):
+                self._check_tree("" if side.plain else side.tree)
             messages = [*self.conversation.messages, ChatMessage(role="user", content=text)]
             self.comparison = Comparison(messages, left, right, rounds)
             self._compare_trees = self.trees if trees is None else trees
@@ -215,6 +220,9 @@ class ChatSession(ChatState):
             if not messages or messages[-1].role != "user":
                 messages = [*messages, ChatMessage(role="user", content=CALIBRATION_PROMPT)]
             shapes = [self.settings.tree] if trees is None else list(trees)
+            self._check_can("calibrate", "be calibrated, which takes plain decoding")
+            for shape in shapes:
+                self._check_tree(shape)
             self._submit(Calibrate(settings=self.settings, trees=shapes, messages=messages, tokens=tokens))
 
     def stop(self) -> None:
@@ -248,11 +256,7 @@ class ChatSession(ChatState):
             except ValidationError as error:
                 first = error.errors()[0]
                 raise UsageError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
-            if self.base is not None and self.base.tree and changed.tree != self.base.tree:
-                raise UsageError(
-                    f"the running server drafts trees of {self.base.tree}, not {changed.tree}",
-                    hint="leave the URL out, so that a server is started for every tree",
-                )
+            self._check_tree(changed.tree)
             another_draft = changed.draft != self.settings.draft
             self.settings = changed
             self.conversation.system_prompt = changed.system_prompt
@@ -324,6 +328,29 @@ class ChatSession(ChatState):
             raise RunError(f"the chat is {'not started' if self.state == 'new' else 'closed'}")
         if self.busy:
             raise RunError("an answer is under way", hint="stop it first")
+
+    def _check_tree(self, tree: str) -> None:
+        """See that the tree is not another than the only one that a running server has; "" = plain decoding."""
+        if self.base is not None and self.base.tree and tree not in ("", self.base.tree):
+            raise UsageError(
+                f"the running server drafts trees of {self.base.tree}, not {tree}",
+                hint="leave the URL out, so that a server is started for every tree",
+            )
+
+    def _check_can(self, capability: str, what: str) -> None:
+        """See that the backend can do what is asked: by what it has said, or by its card while it loads.
+
+        Raises:
+            UsageError: it cannot.
+        """
+        card = load_card("backends", self.config.backend)
+        known = self.base.capabilities if self.base is not None else card.capabilities.get("decoding", ())
+        if known and capability not in known:
+            where = f" at {url}" if (url := self.config.backend_options.get("url")) else ""
+            raise UsageError(
+                f"the backend {card.name}{where} cannot {what}",
+                hint="the built-in one can: leave --backend and --url out",
+            )
 
     def _ask(
         self,

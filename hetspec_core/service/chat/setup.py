@@ -10,7 +10,7 @@ from typing import Any
 from hetspec_core.catalog import list_cards
 from hetspec_core.events.chat import ChatSettings
 from hetspec_core.service.drafts import draft_name
-from hetspec_core.service.saved import resolve_saved, saved_draft
+from hetspec_core.service.saved import measured_draft, resolve_saved
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import BaseSpec, ResourcesSpec
 
@@ -82,10 +82,9 @@ def chat_config(
         ignore_eos=decoding.ignore_eos,
         system_prompt=spec.base.system_prompt,
     )
-    if spec.backend == "sglang" and spec.sglang.url and not (plain or decoding.plain or draft or saved):
-        settings = with_served_draft(settings, spec.sglang.url)
-    elif not (plain or decoding.plain):
-        settings = with_draft(settings, saved_draft(workbench, draft, saved, spec.base.name))
+    if not (plain or decoding.plain):
+        found = measured_draft(workbench, draft, saved, spec)
+        settings = with_served_draft(settings, spec.sglang.url) if found is None else with_draft(settings, found)
     section = getattr(spec, spec.backend, None)  # a backend with options has a section of its name
     return ChatConfig(
         base=spec.base,

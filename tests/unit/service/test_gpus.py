@@ -19,6 +19,10 @@ from hetspec_core.service.gpus import gpu_request
         ("bench", {"backend": "sglang", "sglang.url": "http://127.0.0.1:30000"}, None),
         ("generate", {"backend": "sglang", "sglang.url": "http://127.0.0.1:30000"}, None),
         ("serve", {}, 1),
+        ("serve", {"sglang.tp_size": 2}, 2),
+        ("serve", {"sglang.flags": ["--tp", "2"]}, 2),
+        ("bench", {"backend": "sglang", "sglang.flags": ["--tensor-parallel-size=2"], "sglang.engine": True}, 2),
+        ("bench", {"sglang.tp_size": 2}, 1),
     ],
 )
 def test_only_a_run_that_loads_models_here_asks_for_a_gpu(
