@@ -25,7 +25,7 @@ from hetspec_core.spec import ResourcesSpec
 from tests.fakes.specs import small_spec
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-ROUNDS = int(os.environ.get("HETSPEC_KILL_ROUNDS", "10"))
+ROUNDS = int(os.environ.get("HETSPEC_KILL_ROUNDS", "6"))
 """How often somebody is killed at a random moment; 50 before a release."""
 PATIENCE_S = 60.0
 

@@ -10,7 +10,7 @@ import itertools
 import random
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def _show(folder: Path, count: int, seed: int) -> list[dict[str, Any]]:
     from hetspec_core.engine.data.shards import FIRST_SUPERVISED
 
     store = open_store([folder])
-    tokenizer = _tokenizer(folder)
+    text = _decoder(folder)
     shown = []
     for index in random.Random(seed).sample(range(len(store)), min(count, len(store))):
         sample = store[index]
@@ -84,23 +84,25 @@ def _show(folder: Path, count: int, seed: int) -> list[dict[str, Any]]:
         segments = []
         for mark, group in itertools.groupby(zip(ids, marks, strict=True), key=lambda pair: pair[1]):
             tokens = [token for token, _ in group]
-            segments.append({"text": _text(tokenizer, tokens), "supervised": mark, "tokens": len(tokens)})
+            segments.append({"text": text(tokens), "supervised": mark, "tokens": len(tokens)})
         shown.append({"id": sample.id, "tokens": len(ids), "supervised": sum(marks), "segments": segments})
     return shown
 
 
-def _tokenizer(folder: Path) -> Any:
-    if not (folder / TOKENIZER_FOLDER).is_dir():
-        return None
-    from transformers import AutoTokenizer
+def _decoder(folder: Path) -> Callable[[list[int]], str]:
+    """How tokens are read: by the store's own tokenizer, special ones shown; as numbers where it has none."""
+    place = folder / TOKENIZER_FOLDER
+    if (place / "tokenizer.json").is_file():
+        from tokenizers import Tokenizer  # what transformers would ask, in a tenth of a second instead of seconds
 
-    return AutoTokenizer.from_pretrained(folder / TOKENIZER_FOLDER, trust_remote_code=False)
+        tokenizer = Tokenizer.from_file(str(place / "tokenizer.json"))
+        return lambda tokens: tokenizer.decode(tokens, skip_special_tokens=False)
+    if place.is_dir():  # one that is written in Python
+        from transformers import AutoTokenizer
 
-
-def _text(tokenizer: Any, tokens: list[int]) -> str:
-    if tokenizer is None:
-        return " ".join(map(str, tokens))
-    return tokenizer.decode(tokens, clean_up_tokenization_spaces=False)
+        whole = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        return lambda tokens: whole.decode(tokens, clean_up_tokenization_spaces=False)
+    return lambda tokens: " ".join(map(str, tokens))
 
 
 def main(arguments: list[str] | None = None) -> int:
