@@ -26,6 +26,7 @@ from hetspec_tui import configuration, pages
 from hetspec_tui.command import read_command_line
 from hetspec_tui.desk import Desk
 from hetspec_tui.dialogs import Details
+from hetspec_tui.faults import Faults
 from hetspec_tui.live import Live
 from hetspec_tui.logbook import open_log
 from hetspec_tui.messages import OpenComparison, OpenPage, OpenRun, RunsTouched
@@ -44,7 +45,7 @@ PARSE_ATTEMPTS = 5
 log = logging.getLogger("hetspec")
 
 
-class HetSpecApp(Live, App[None]):
+class HetSpecApp(Live, Faults, App[None]):
     """The terminal dashboard."""
 
     TITLE = f"HetSpec {__version__}"
@@ -156,16 +157,6 @@ class HetSpecApp(Live, App[None]):
 
     def on_unmount(self) -> None:
         self.desk.close()
-
-    def _fatal_error(self) -> None:
-        """Say what went wrong without the values of variables, among which there may be secrets."""
-        from rich.segment import Segments
-        from rich.traceback import Traceback
-
-        log.exception("the dashboard has crashed")
-        trace = Traceback(show_locals=False, width=None)
-        self._exit_renderables.append(Segments(self.console.render(trace, self.console.options)))
-        self._close_messages_no_wait()
 
     # --- what is remembered -------------------------------------------------------------------------------------------
 

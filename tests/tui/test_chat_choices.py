@@ -220,7 +220,7 @@ def test_another_recipe_or_a_recorded_answer_is_opened_from_elsewhere() -> None:
         await until(pilot, lambda: screen.playback.count == 25)
         screen.receive({"recipe": "smollm2-eagle3"})
         await until(pilot, lambda: screen.setup.recipe == "smollm2-eagle3")
-        assert session(screen).settings.plain, "nothing is trained yet"
+        await until(pilot, lambda: session(screen).settings.plain, "plain decoding: nothing is trained yet")
 
     chat(act)
 

@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.css.query import NoMatches
 from textual.pilot import Pilot
+from textual.screen import ModalScreen
+from textual.widgets import Static
 
 from hetspec_core.events import RunEnded
 from hetspec_core.jobs import LocalExecutor
@@ -169,3 +174,46 @@ def test_a_page_that_is_not_laid_out_yet_is_shown_nothing(home: Path) -> None:
         await until(pilot, lambda: page._overview is app.overview, "what was learnt meanwhile")
 
     drive(act)
+
+
+class Slow(Vertical):
+    """A part whose own parts take their time to come."""
+
+    async def on_compose(self) -> None:
+        await asyncio.sleep(0.3)
+
+
+class Opening(ModalScreen[None]):
+    """A dialog, as all are: it asks for its parts when it has been put together."""
+
+    def compose(self) -> ComposeResult:
+        with Slow():
+            yield Static(id="late")
+
+    def on_mount(self) -> None:
+        self.query_one("#late", Static).update("here")
+        opened.append(self)
+
+
+opened: list[Opening] = []
+
+
+@pytest.mark.parametrize("patience_s", [0.0, 1.0])
+def test_leaving_while_a_dialog_is_just_opening_is_no_crash(home: Path, patience_s: float) -> None:
+    opened.clear()
+
+    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+        app.push_screen(Opening())
+        await asyncio.sleep(patience_s)
+
+    drive(act)  # raises what the app could not handle
+    assert len(opened) == (1 if patience_s else 0)
+
+
+def test_a_part_that_is_missing_while_nobody_leaves_is_a_fault(home: Path) -> None:
+    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+        app.call_later(lambda: app.query_one("#nowhere"))
+        await pilot.pause(0.5)
+
+    with pytest.raises(NoMatches):
+        drive(act)
