@@ -28,6 +28,7 @@ from hetspec_core.service.planning.facts import Facts
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.messages import OpenComparison, OpenRun
 from hetspec_tui.screens.chat import ChatScreen
+from hetspec_tui.screens.run import RunScreen
 from tests.tui.chats import chat
 from tests.tui.driving import drive, screen_text, until
 from tests.tui.homes import HERE, NOW, explained_run, lively_home, write_run
@@ -126,6 +127,16 @@ async def settle(app: HetSpecApp, pilot: Pilot[None], what: str) -> None:
     await calm(app, pilot)
 
 
+async def ready(app: HetSpecApp, pilot: Pilot[None]) -> None:
+    """Wait until the page has what it asked for, and does not change any more; a busy desk lets it wait."""
+    page = app.screen
+    await until(pilot, lambda: not isinstance(page, RunScreen) or page.run is not None, "the run")
+    await calm(app, pilot)
+    asks = [worker for worker in app.workers if worker.group != "feed"]
+    await until(pilot, lambda: all(worker.is_finished for worker in asks), "all answers")
+    await calm(app, pilot)
+
+
 async def calm(app: HetSpecApp, pilot: Pilot[None]) -> None:
     """Wait until the screen does not change any more."""
     before = ""
@@ -183,7 +194,7 @@ def test_a_screen_looks_as_it_did(
         if message is not None:
             app.screen.post_message(message)
             await until(pilot, lambda: len(app.screen_stack) > 1, "the screen")
-            await calm(app, pilot)  # a key belongs to the page as it is then, not to one that is still put together
+            await ready(app, pilot)  # a key belongs to the page as it is then, not to one that is still put together
         if key:
             await pilot.press(key)
         await settle(app, pilot, what)
