@@ -14,22 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from hetspec_core.engine.backends.backend import Backend, Capability, StepSeen, Watcher, Written
-from hetspec_core.engine.backends.sglang_client import Chunk, SGLangClient, sampling_params
-from hetspec_core.engine.backends.sglang_counts import growth_count, step_counts, tree_of_flags
+from hetspec_core.engine.backends.sglang_client import SGLangClient, sampling_params
+from hetspec_core.engine.backends.sglang_counts import tree_of_flags
 from hetspec_core.engine.backends.sglang_export import ServedDraft
 from hetspec_core.engine.backends.sglang_fleet import Fleet, Served, check_draft, check_model, died_of
-from hetspec_core.engine.backends.sglang_trees import TreeFeed, committed_tokens, step_count, tree_step
+from hetspec_core.engine.backends.sglang_pen import Pen
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.decoding.completion import Completion
 from hetspec_core.engine.modeling.base_lm import load_tokenizer
 from hetspec_core.engine.modeling.sources import fingerprint, materialize
 from hetspec_core.errors import Cancelled, DataError, ModelError, SpecError, StageFailed
-from hetspec_core.events.chat import BaseFacts, ChatStop, DraftFacts, ShapeCost
+from hetspec_core.events.chat import BaseFacts, DraftFacts, ShapeCost
 from hetspec_core.paths import roots
 from hetspec_core.spec import BaseSpec, DecodingSpec, ResourcesSpec, SGLangSpec, TreeSpec
-
-_RECORD_S = 0.25  # how long a step waits for its tree
 
 
 class SGLangBackend(Backend):
@@ -216,7 +214,7 @@ class SGLangBackend(Backend):
         )
         return completion, pen.meta
 
-    def _write(self, served: Served, prompt: list[int], decoding: DecodingSpec, watcher: Watcher) -> _Pen:
+    def _write(self, served: Served, prompt: list[int], decoding: DecodingSpec, watcher: Watcher) -> Pen:
         request_id = uuid.uuid4().hex
         facts = served.facts
         # SGLang refuses a request that could overrun its context, instead of ending the answer there.
@@ -234,7 +232,7 @@ class SGLangBackend(Backend):
             sampling["stop_token_ids"] = self._stop_ids
         speculates = facts.speculates
         depth = facts.tree[0] if facts.tree else decoding.tree.depth
-        pen = _Pen(self, watcher, len(prompt), depth, served.feed if watcher.trees else None, request_id)
+        pen = Pen(self.token_text, watcher, len(prompt), depth, served.feed if watcher.trees else None, request_id)
         chunks = served.client.generate(prompt, sampling, request_id=request_id, stop_asked=watcher.stop_asked)
         try:
             for chunk in chunks:
@@ -297,99 +295,6 @@ class SGLangBackend(Backend):
         if self._fleet is None:
             raise SpecError("no base is open", hint="open one first")
         return self._fleet
-
-
-class _Pen:
-    """Takes the pieces of one answer and tells a watcher."""
-
-    def __init__(
-        self,
-        backend: SGLangBackend,
-        watcher: Watcher,
-        prompt_tokens: int,
-        depth: int,
-        feed: TreeFeed | None,
-        request_id: str,
-    ) -> None:
-        self.written = Written()
-        self._backend, self._watcher, self._depth = backend, watcher, depth
-        self._prompt_tokens, self._feed, self._request_id = prompt_tokens, feed, request_id
-        self._index = 0
-        self._last_s = 0.0
-        self.meta: dict[str, Any] = {}
-        self.written.stop_reason = "stopped"  # until the server says why it ended
-
-    def take(self, chunk: Chunk, speculates: bool) -> None:
-        """A piece: the first token is prefill's; of the rest every growth is one verify step, or several at once."""
-        new = list(chunk.tokens)
-        if new and not self.written.tokens:
-            self.written.first_token_s = self._last_s = chunk.at_s
-            self._say([new.pop(0)])
-        if new and not speculates:
-            self._say(new)
-        elif new:
-            self._steps(new, chunk.at_s)
-        self._last_s = chunk.at_s
-        self.written.decode_s = chunk.at_s - self.written.first_token_s
-        if chunk.finish:
-            self.written.stop_reason, self.meta = stop_reason(chunk.finish), chunk.meta
-            if speculates:
-                self.written.counts = step_counts(chunk.meta, len(self.written.tokens), self._depth)
-
-    def _say(self, tokens: list[int]) -> None:
-        self.written.tokens.extend(tokens)
-        self._watcher.on_tokens(tokens)
-
-    def _steps(self, new: list[int], at_s: float) -> None:
-        spent = max(0.0, at_s - self._last_s)
-        first = True
-        while new:
-            record = self._record(new)
-            committed = new if record is None else new[: len(committed_tokens(record))]
-            kv_tokens = self._prompt_tokens + len(self.written.tokens) - 1
-            tree = None
-            if record is None:
-                count = growth_count(len(committed), self._depth)
-            else:
-                count = step_count(record, len(committed))
-                tree = tree_step(record, self._index, committed, self._backend.token_text)
-            self.written.tokens.extend(committed)
-            self._watcher.on_step(
-                StepSeen(
-                    count=count,
-                    tokens=list(committed),
-                    kv_tokens=kv_tokens,
-                    propose_s=0.0,
-                    verify_s=0.0,
-                    other_s=spent if first else 0.0,
-                    tree=tree,
-                )
-            )
-            self._index += 1
-            first, new = False, new[len(committed) :]
-
-    def _record(self, new: list[int]) -> dict[str, Any] | None:
-        """The record of the step that committed these tokens, or the first of them; None when it was not told.
-
-        Records may be missing, because a full queue drops some. One of an earlier step is passed over, one of a later
-        step is kept for it.
-        """
-        if self._feed is None:
-            return None
-        here = self._prompt_tokens + len(self.written.tokens) - 1
-        while (record := self._feed.take(self._request_id, _RECORD_S)) is not None:
-            told = committed_tokens(record)[: len(new)]
-            if record["tokens"][0] == self.written.tokens[-1] and told == new[: len(told)]:
-                return record
-            if record["kv_tokens"] > here:
-                self._feed.give_back(self._request_id, record)
-                return None
-        return None
-
-
-def stop_reason(finish: str) -> ChatStop:
-    """SGLang's word for the end of an answer, in ours."""
-    return "stop" if finish == "stop" else "length" if finish == "length" else "stopped"
 
 
 def stop_ids(folder: Path, tokenizer: Any) -> list[int]:

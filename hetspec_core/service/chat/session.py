@@ -197,7 +197,7 @@ class ChatSession(ChatState):
             if rounds < 1:
                 raise UsageError(f"rounds is {rounds}; needs 1 or more")
             for side in (left, right):
-                self._check_tree("" if side.plain else side.tree)
+                self.check_tree("" if side.plain else side.tree)
             messages = [*self.conversation.messages, ChatMessage(role="user", content=text)]
             self.comparison = Comparison(messages, left, right, rounds)
             self._compare_trees = self.trees if trees is None else trees
@@ -222,7 +222,7 @@ class ChatSession(ChatState):
             shapes = [self.settings.tree] if trees is None else list(trees)
             self._check_can("calibrate", "be calibrated, which takes plain decoding")
             for shape in shapes:
-                self._check_tree(shape)
+                self.check_tree(shape)
             self._submit(Calibrate(settings=self.settings, trees=shapes, messages=messages, tokens=tokens))
 
     def stop(self) -> None:
@@ -256,7 +256,7 @@ class ChatSession(ChatState):
             except ValidationError as error:
                 first = error.errors()[0]
                 raise UsageError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
-            self._check_tree(changed.tree)
+            self.check_tree(changed.tree)
             another_draft = changed.draft != self.settings.draft
             self.settings = changed
             self.conversation.system_prompt = changed.system_prompt
@@ -328,14 +328,6 @@ class ChatSession(ChatState):
             raise RunError(f"the chat is {'not started' if self.state == 'new' else 'closed'}")
         if self.busy:
             raise RunError("an answer is under way", hint="stop it first")
-
-    def _check_tree(self, tree: str) -> None:
-        """See that the tree is not another than the only one that a running server has; "" = plain decoding."""
-        if self.base is not None and self.base.tree and tree not in ("", self.base.tree):
-            raise UsageError(
-                f"the running server drafts trees of {self.base.tree}, not {tree}",
-                hint="leave the URL out, so that a server is started for every tree",
-            )
 
     def _check_can(self, capability: str, what: str) -> None:
         """See that the backend can do what is asked: by what it has said, or by its card while it loads.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from hetspec_core.errors import UsageError
 from hetspec_core.events.chat import (
     Answered,
     Ask,
@@ -90,6 +91,21 @@ class ChatState:
         """Whether the present answer belongs to the comparison and not to the conversation."""
         answers = self.comparison.answers if self.comparison is not None else ()
         return any(answer is self.answer for _, answer in answers)
+
+    def check_tree(self, tree: str) -> None:
+        """See that a tree is not another than the only one that a running server has.
+
+        Args:
+            tree: depth/top_k/num_draft_tokens; "" = plain decoding, which has none.
+
+        Raises:
+            UsageError: it is another one.
+        """
+        if self.base is not None and self.base.tree and tree not in ("", self.base.tree):
+            raise UsageError(
+                f"the running server drafts trees of {self.base.tree}, not {tree}",
+                hint="leave the URL out, so that a server is started for every tree",
+            )
 
     def apply(self, event: ChatEvent) -> None:
         """Take one event."""
