@@ -149,7 +149,7 @@ class HetSpecApp(Live, Faults, App[None]):
 
     def end_by_signal(self, number: signal.Signals) -> None:
         """Leave as after `q`, with the exit status that a shell gives to a process ended by signal `number`."""
-        self.exit(return_code=128 + number)
+        self.call_later(self.exit, return_code=128 + number)
 
     def exit(self, result: None = None, return_code: int = 0, message: Any = None) -> None:
         self.remember()
@@ -268,9 +268,8 @@ class HetSpecApp(Live, Faults, App[None]):
 
     @on(RunsTouched)
     def tell_touched(self, message: RunsTouched) -> None:
-        """Let every screen that is open know, also those that are not on top."""
-        for page in self.open_pages():
-            page.runs_touched(message.run_ids)
+        """What another screen has started, stopped or labelled."""
+        self.touch(message.run_ids)
         self.look_now()
 
     # --- keys of every screen -----------------------------------------------------------------------------------------

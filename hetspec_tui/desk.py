@@ -43,9 +43,13 @@ class Desk:
         """The answer to a question that only looks.
 
         Raises:
-            HetSpecError: whatever the service says.
+            HetSpecError: whatever the service says, or the desk is closed: what is left of a page may still ask.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._answer, question)
+        try:
+            answer = asyncio.get_running_loop().run_in_executor(self._threads, self._answer, question)
+        except RuntimeError as error:
+            raise ResourceError("the dashboard is being left; nobody answers any more") from error
+        return await answer
 
     async def change(self, order: Callable[[Workbench], Answer]) -> Answer:
         """The outcome of an order that changes something.

@@ -6,6 +6,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from textual.css.query import NoMatches
+from textual.dom import NoScreen
+from textual.widget import MountError
 from textual.worker import WorkerFailed
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ class Faults(Base):
         together may find one gone already: nobody is there who could miss it.
         """
         cause = error.error if isinstance(error, WorkerFailed) else error
-        if isinstance(cause, NoMatches) and not self.is_running:
+        if isinstance(cause, NoMatches | MountError | NoScreen) and (self._exit or not self.is_running):
             log.info("on leaving: %s", cause)
             return
         super()._handle_exception(error)

@@ -79,8 +79,7 @@ class Live(Base):
             if run.run_id in old and run.run_id not in new:
                 self.run_ended(run)
         if changed:
-            for each in self.open_pages():
-                each.runs_touched(tuple(sorted(changed)))
+            self.touch(tuple(sorted(changed)))
 
     def _failed(self, error: Exception) -> None:
         page = self.screen
@@ -99,6 +98,12 @@ class Live(Base):
             self.bell()
         if self.settings.notify in ("desktop", "both") and self._driver is not None:
             self._driver.write(desktop_notice("HetSpec", text, os.environ))
+
+    def touch(self, run_ids: tuple[str, ...]) -> None:
+        """Let every page that is open know, also those that are not on top; one that is just coming asks by itself."""
+        for page in self.open_pages():
+            if page.is_mounted:
+                page.runs_touched(run_ids)
 
     def open_pages(self) -> Sequence[Page]:
         """Every page that is open."""

@@ -93,4 +93,5 @@ class Feed(Generic[Answer]):
                     self._last = answer
                     self._show(answer)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._now.wait(), self.period_s)
+                async with asyncio.timeout(self.period_s):
+                    await self._now.wait()

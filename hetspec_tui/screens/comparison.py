@@ -148,7 +148,7 @@ class ComparisonScreen(Page):
         from hetspec_core.service.pages import Pages
 
         names = await self.ask(lambda workbench: Pages(workbench).metrics(self.run_ids))
-        if names is None:
+        if names is None or not self.is_current:
             return
         choices = [Choice(name, name, f"in {runs} of {len(self.run_ids)}") for name, runs in names.items()]
         name = await self.app.push_screen_wait(

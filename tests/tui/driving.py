@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
+from textual.app import App
 from textual.pilot import Pilot
 
 from hetspec_tui.app import HetSpecApp
@@ -31,11 +33,17 @@ def drive(act: Act, size: tuple[int, int] = (80, 24), *, read_only: bool = False
 async def until(
     pilot: Pilot[None], condition: Callable[[], bool], what: str = "", patience_s: float = PATIENCE_S
 ) -> None:
-    """Wait until the condition holds."""
+    """Wait until the condition holds, and the screen on top is put together and laid out: it is on top before that."""
     end = time.monotonic() + patience_s
-    while not condition():
+    while not (condition() and is_drawn(pilot.app)):
         assert time.monotonic() < end, f"waited in vain for {what or condition}:\n{screen_text(pilot.app)}"
         await pilot.pause(0.02)
+
+
+def is_drawn(app: App[Any]) -> bool:
+    """Whether the screen on top has all its parts, in their places."""
+    screen = app.screen
+    return screen.is_mounted and screen._compositor.size.area > 0
 
 
 def screen_text(app: object) -> str:

@@ -12,6 +12,7 @@ from hetspec_core.events import RunEnded
 from hetspec_core.events.trace import read_trace
 from hetspec_core.paths import roots
 from hetspec_core.service.chat import SERVED_DRAFT
+from hetspec_tui.dialogs import Confirm
 from hetspec_tui.pickers import Choose
 from hetspec_tui.screens.chat import ChatScreen
 from hetspec_tui.screens.chat.duel import DuelScreen
@@ -71,6 +72,7 @@ def test_answers_are_recorded_replayed_exported_and_conversations_saved_and_load
         await type_in(pilot, str(file))
         await until(pilot, file.exists)
         await pilot.press("n")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm), "the question")
         await pilot.press("y")
         await until(pilot, lambda: not session(screen).conversation.turns)
         await pilot.press("l")

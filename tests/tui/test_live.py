@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,12 +19,15 @@ from textual.pilot import Pilot
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
+from hetspec_core.errors import ResourceError
 from hetspec_core.events import RunEnded
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.paths import RunPaths
 from hetspec_core.service import Workbench
 from hetspec_core.spec.resources import ResourcesSpec
 from hetspec_tui.app import HetSpecApp
+from hetspec_tui.desk import Desk
+from hetspec_tui.pump import Feed
 from hetspec_tui.screens.dashboard import DashboardScreen
 from tests.fakes.specs import small_spec
 from tests.tui.driving import drive, screen_text, toasts, until
@@ -136,6 +140,7 @@ def test_the_gpu_panel_says_which_run_has_which_gpu(
 def test_what_is_learnt_while_the_dashboard_is_taken_apart_is_shown_to_nobody(home: Path) -> None:
     lively_home(home, time.time())
     late: list[str] = []
+    begun: list[bool] = []
 
     async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: app.overview is not None, "the first look")
@@ -143,6 +148,7 @@ def test_what_is_learnt_while_the_dashboard_is_taken_apart_is_shown_to_nobody(ho
         assert isinstance(page, DashboardScreen) and feed is not None
 
         async def asked(question: Callable[[Workbench], Any]) -> Any:
+            begun.append(True)
             with Workbench() as workbench:
                 answer = question(workbench)
             while page.query("#totals"):
@@ -152,7 +158,7 @@ def test_what_is_learnt_while_the_dashboard_is_taken_apart_is_shown_to_nobody(ho
 
         feed._ask = asked
         feed.hurry()
-        await pilot.pause(0.2)  # it asks now
+        await until(pilot, lambda: bool(begun), "the next question")
 
     drive(act)
     assert late == ["active"], "the answer came when the page was no longer whole"
@@ -198,13 +204,15 @@ class Opening(ModalScreen[None]):
 opened: list[Opening] = []
 
 
-@pytest.mark.parametrize("patience_s", [0.0, 1.0])
-def test_leaving_while_a_dialog_is_just_opening_is_no_crash(home: Path, patience_s: float) -> None:
+@pytest.mark.parametrize(("patience_s", "quits"), [(0.0, False), (0.0, True), (1.0, False)])
+def test_leaving_while_a_dialog_is_just_opening_is_no_crash(home: Path, patience_s: float, quits: bool) -> None:
     opened.clear()
 
     async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
         app.push_screen(Opening())
         await asyncio.sleep(patience_s)
+        if quits:
+            app.exit()
 
     drive(act)  # raises what the app could not handle
     assert len(opened) == (1 if patience_s else 0)
@@ -217,3 +225,37 @@ def test_a_part_that_is_missing_while_nobody_leaves_is_a_fault(home: Path) -> No
 
     with pytest.raises(NoMatches):
         drive(act)
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_a_feed_that_is_ended_while_it_is_hurried_ends(steps: int) -> None:
+    """`wait_for` of Python 3.11 gives the result instead of ending, when both come at once."""
+    asked: list[int] = []
+
+    async def ask(question: object) -> int:
+        asked.append(1)
+        return len(asked)
+
+    async def scene() -> None:
+        tasks: list[asyncio.Task[None]] = []
+        node: Any = SimpleNamespace(is_running=True)
+        node.app = node
+        node.run_worker = lambda work, group: tasks.append(asyncio.ensure_future(work))
+        feed = Feed(ask, lambda _: 0, lambda _: None, fail=pytest.fail, node=node, period_s=60.0)
+        feed.start()
+        await asyncio.sleep(0.05)
+        feed.hurry()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        tasks[0].cancel()
+        await asyncio.wait(tasks, timeout=0.5)
+        assert tasks[0].cancelled()
+
+    asyncio.run(scene())
+
+
+def test_a_closed_desk_says_so_to_whoever_still_asks(home: Path) -> None:
+    desk = Desk(home)
+    desk.close()
+    with pytest.raises(ResourceError, match="is being left"):
+        asyncio.run(desk.ask(lambda workbench: workbench))

@@ -124,6 +124,8 @@ def compare(name: str, svg: str, seen: Path) -> None:
 async def settle(app: HetSpecApp, pilot: Pilot[None], what: str) -> None:
     """Wait until the screen has these words, and does not change any more."""
     await until(pilot, lambda: what in screen_text(app) and "looking" not in screen_text(app).lower(), what)
+    asks = [worker for worker in app.workers if worker.node is app.screen and worker.group != "feed"]
+    await until(pilot, lambda: all(worker.is_finished for worker in asks), "all answers")
     await calm(app, pilot)
 
 

@@ -89,7 +89,6 @@ class ChatTalk(Page):
             config = await self.ask(setup.config)
             if config is None:
                 return
-        self.setup = setup
         old, conversation = self.session, None
         if old is not None:
             conversation = old.conversation
@@ -99,7 +98,7 @@ class ChatTalk(Page):
         session = ChatSession(config, conversation=conversation, record=trace_folder() if self.recording else None)
         if old is not None and _same_machine(old.config, config):
             session.meters = old.meters
-        self.session = session
+        self.setup, self.session = setup, session  # together: nobody sees the one without the other
         self.redraw()
 
     def open_trace(self, word: str) -> object:
@@ -257,7 +256,8 @@ class ChatTalk(Page):
             await asyncio.to_thread(session.restart)
         except HetSpecError as error:
             self.show_error(error)
-        self.redraw()
+        if self.is_whole:
+            self.redraw()
 
     @work(exclusive=True, group="session")
     async def action_free(self) -> None:
@@ -269,6 +269,8 @@ class ChatTalk(Page):
         if session.busy:
             session.stop()
         await asyncio.to_thread(session.close)
+        if not self.is_whole:
+            return
         self.notify(f"The models are gone, after {time.monotonic() - began:.1f} s.", timeout=3)
         self.refresh_bindings()
         self.redraw()

@@ -131,7 +131,7 @@ class RunScreen(RunDeeds):
         self.query_one("#events", LogView).set_source(self._events)
         self.query_one("#result", Static).update(texts.results_text({}))
         self.set_interval(LOOK_S, self._beat)
-        self.curves.chart.focus()
+        self.set_focus(self.curves.chart)
         self.bring_config()
         self.tick()
 
@@ -316,8 +316,8 @@ class RunScreen(RunDeeds):
     def _focus_pane(self, name: str) -> None:
         pane = self.query_one(f"#{name}-pane")
         inside = next(iter(pane.query("Chart, LogLines, VerticalScroll")), None)
-        if inside is not None:
-            inside.focus()
+        if inside is not None:  # at once: whoever has the focus in a pane that hides would give it to the tabs
+            self.set_focus(inside)
 
     @on(TabbedContent.TabActivated)
     def _pane_opened(self) -> None:
