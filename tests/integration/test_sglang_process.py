@@ -1,4 +1,4 @@
-"""SGLang's client and its child process against a fake server. Nothing here computes a token.
+"""SGLang's server as a child process, and its command line, against a fake server. Nothing here computes a token.
 
 What is proved on a real server, and where the fake's words come from, is in docs/sglang.md.
 """
@@ -16,7 +16,7 @@ import psutil
 import pytest
 import torch
 
-from hetspec_core.engine.backends.sglang_client import SGLangClient, free_port, port_is_taken, sampling_params
+from hetspec_core.engine.backends.sglang_client import SGLangClient, free_port, port_is_taken
 from hetspec_core.engine.backends.sglang_engine_link import EngineJob
 from hetspec_core.engine.backends.sglang_export import served_draft
 from hetspec_core.engine.backends.sglang_fleet import Fleet
@@ -25,72 +25,11 @@ from hetspec_core.engine.backends.sglang_server import StartLog, why_it_ended
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, save_draft
 from hetspec_core.engine.stages.serve import client_lines
-from hetspec_core.errors import Cancelled, DataError, HetSpecError, ModelError, ResourceError, StageFailed
+from hetspec_core.errors import Cancelled, ModelError, ResourceError, StageFailed
 from hetspec_core.sglang_inside import Installed
-from hetspec_core.spec import AlgorithmSpec, BaseSpec, DraftSpec, ResourcesSpec, SamplingSpec, SGLangSpec
-from tests.fakes.sglang_pair import CHAIN, GREEDY, Pair, alive, chunks_of, fleet_of, running
+from hetspec_core.spec import AlgorithmSpec, BaseSpec, DraftSpec, ResourcesSpec, SGLangSpec
+from tests.fakes.sglang_pair import CHAIN, GREEDY, Pair, alive, chunks_of, fleet_of
 from tests.fakes.sglang_site import bare_python, make_site, site_spec
-
-# --- client ---------------------------------------------------------------------------------------------------------
-
-
-def test_pieces_are_the_growth_of_the_answer_and_the_last_brings_the_figures(
-    pair: Pair, site: Path, tmp_path: Path
-) -> None:
-    with running(pair, site, tmp_path) as server:
-        chunks = chunks_of(server.client)
-        assert [len(chunk.tokens) for chunk in chunks] == [1, 1, 3, 2, 1, 1]
-        assert [token for chunk in chunks for token in chunk.tokens] == list(range(5, 14))
-        assert chunks[-1].finish == "length" and chunks[0].finish == ""
-        assert chunks[-1].meta["spec_verify_ct"] == 5
-        assert server.facts is not None and server.facts.tree == (3, 1, 4)
-        assert server.client.next_log_probs([1]) == [(-0.5, 5), (-0.75, 6)]
-
-
-def test_an_answer_stops_between_two_pieces_when_it_is_asked_to(pair: Pair, site: Path, tmp_path: Path) -> None:
-    with running(pair, site, tmp_path) as server:
-        seen = chunks_of(server.client, 100, request_id="r", stop_asked=lambda: True)
-        assert len(seen) == 1
-
-
-@pytest.mark.parametrize(
-    ("mode", "error", "words"),
-    [
-        ("malformed", DataError, "no JSON"),
-        ("no_ids", DataError, "output_ids"),
-        ("cut", StageFailed, "broke off|without saying why"),
-        ("die_midstream", StageFailed, "broke off|without saying why"),
-        ("error", ModelError, "status 400: .*bad request"),
-    ],
-)
-def test_a_broken_answer_says_what_was_seen(
-    pair: Pair, site: Path, tmp_path: Path, mode: str, error: type[HetSpecError], words: str
-) -> None:
-    with running(pair, site, tmp_path, mode) as server, pytest.raises(error, match=words):
-        chunks_of(server.client)
-
-
-def test_a_prompt_that_is_too_long_is_refused_in_the_servers_words(pair: Pair, site: Path, tmp_path: Path) -> None:
-    with running(pair, site, tmp_path) as server, pytest.raises(ModelError, match=r"refuses .*context length"):
-        list(server.client.generate([1] * 600, sampling_params(SamplingSpec(), 9, ignore_eos=True)))
-
-
-def test_a_silent_server_ends_the_request_in_time(pair: Pair, site: Path, tmp_path: Path) -> None:
-    with running(pair, site, tmp_path, "deaf") as server:
-        client = SGLangClient(server.launch.url, timeout_s=0.5)
-        with pytest.raises(StageFailed, match="fell silent"):
-            chunks_of(client)
-
-
-def test_nobody_there_is_said_with_the_address() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    with pytest.raises(ResourceError, match=f"no server answers at {url}"):
-        SGLangClient(url).facts()
-    with pytest.raises(ResourceError, match="no address"):
-        SGLangClient("ftp://here")
-
 
 # --- child process --------------------------------------------------------------------------------------------------
 
@@ -242,14 +181,16 @@ def test_sglang_in_an_environment_of_its_own_serves(
 @pytest.mark.parametrize("part", ["RotaryEmbedding", "eagle_sample"])
 def test_float32_is_refused_where_it_could_not_be_helped_to(pair: Pair, tmp_path: Path, part: str) -> None:
     site = make_site(tmp_path / "other", "0.5.20", without=(part,))
-    fleet = Fleet(
-        site_spec(site), pair[0], ResourcesSpec(dtype="float32"), folder=tmp_path / "exports", logs=tmp_path / "logs"
-    )
+
+    def fleet() -> Fleet:
+        resources = ResourcesSpec(dtype="float32")
+        return Fleet(site_spec(site), pair[0], resources, folder=tmp_path / "exports", logs=tmp_path / "logs")
+
     if part == "eagle_sample":  # the trees are missing then, not the help
-        assert "HETSPEC_SGLANG_NATIVE" in fleet.plan(None, CHAIN).environment
+        assert "HETSPEC_SGLANG_NATIVE" in fleet().plan(None, CHAIN).environment
         return
     with pytest.raises(ModelError, match=r"0\.5\.20 differs from .*: srt/layers/rotary_embedding/base.py has no Rot"):
-        fleet.plan(None, CHAIN)
+        fleet()  # so for servers and for the offline engine
 
 
 @pytest.mark.parametrize("host", ["nonexistent.invalid", "10.255.255.1"])

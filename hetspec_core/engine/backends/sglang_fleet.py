@@ -62,6 +62,10 @@ class Fleet:
         logs: folder of their logs.
         on_progress: told how far a start is.
         stop_asked: whether a start should be given up.
+
+    Raises:
+        ResourceError: there is no SGLang, or one outside the supported range.
+        ModelError: it is to run in float32, and its source is not one that can be helped to.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Fleet:
         self.folder, self.logs = folder, logs
         self.on_progress, self.stop_asked = on_progress, stop_asked
         self.installed = installed(spec)
+        check_float32(spec, resources, self.installed)
         self.base_folder = materialize(base.source)
         self._running: dict[str, Served] = {}  # the one used last stands last
         self._starts = 0
@@ -98,12 +103,7 @@ class Fleet:
         return served_draft(draft, self.base, self.folder, self.installed)
 
     def plan(self, served: ServedDraft | None, tree: TreeSpec, *, trees_socket: str = "") -> Launch:
-        """How a server of this draft and tree would be started.
-
-        Raises:
-            ModelError: it is to run in float32, and this SGLang is not one that can be helped to.
-        """
-        check_float32(self.spec, self.resources, self.installed)
+        """How a server of this draft and tree would be started."""
         port = self.spec.number("--port") or self.spec.port or free_port(self.spec.flag("--host") or self.spec.host)
         needs_inside = bool(trees_socket) or (served is not None and served.needs_package)
         needs_inside = needs_inside or is_float32(self.spec, self.resources)
