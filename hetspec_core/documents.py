@@ -1,0 +1,155 @@
+"""Bounded readers of JSON and TOML: whatever a file or a server holds, the result is a value or a `DocumentError`.
+
+Python's own readers raise more than their syntax errors: RecursionError for deep nesting, ValueError for numbers of
+thousands of digits, UnicodeDecodeError, and they wait for ever at a named pipe. A caller that reads through here has
+one exception for the content, and OSError for the file system. This module knows no file of HetSpec by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MIB = 1024 * 1024
+LIMIT_BYTES = 16 * MIB
+"""The largest document that is read unless the caller says otherwise. Tokenizers are the largest that are expected."""
+
+INT64 = 2**63
+"""Integers from -INT64 up to INT64 - 1 fit into SQLite, TOML and every reader of JSON."""
+
+
+class DocumentError(ValueError):
+    """A document that cannot be read. The message says why, as the end of a sentence that begins with its name."""
+
+
+def parse_json(text: str | bytes, *, strict_numbers: bool = False, limit_bytes: int | None = LIMIT_BYTES) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: the document; bytes are read as UTF-8 (a byte order mark is taken off).
+        strict_numbers: refuse NaN, infinities, and integers beyond 64 bits, wherever they are.
+        limit_bytes: refuse a longer document; None for no limit.
+
+    Raises:
+        DocumentError: it is too long, not UTF-8, not JSON, nested too deeply, or has a number that is refused.
+    """
+    options: dict[str, Any] = {}
+    if strict_numbers:
+        options = {"parse_constant": _no_constant, "parse_int": _small_integer, "parse_float": _finite_float}
+    return _guarded(lambda: json.loads(_decoded(text, limit_bytes), **options), "JSON")
+
+
+def read_json(path: Path, *, strict_numbers: bool = False, limit_bytes: int = LIMIT_BYTES) -> Any:
+    """The value of a JSON file; arguments and errors as of `parse_json`.
+
+    Raises:
+        OSError: the file cannot be opened or read.
+        DocumentError: as of `parse_json`, or the path is no regular file.
+    """
+    return parse_json(read_bounded(path, limit_bytes), strict_numbers=strict_numbers, limit_bytes=None)
+
+
+def parse_toml(text: str | bytes, *, limit_bytes: int | None = LIMIT_BYTES) -> dict[str, Any]:
+    """The table of a TOML text.
+
+    Raises:
+        DocumentError: it is too long, not UTF-8, not TOML, nested too deeply, or has an integer beyond 64 bits.
+    """
+
+    def read() -> dict[str, Any]:
+        table = tomllib.loads(_decoded(text, limit_bytes))
+        _check_integers(table)
+        return table
+
+    return _guarded(read, "TOML")
+
+
+def read_toml(path: Path, *, limit_bytes: int = LIMIT_BYTES) -> dict[str, Any]:
+    """The table of a TOML file.
+
+    Raises:
+        OSError: the file cannot be opened or read.
+        DocumentError: as of `parse_toml`, or the path is no regular file.
+    """
+    return parse_toml(read_bounded(path, limit_bytes), limit_bytes=None)
+
+
+def read_bounded(path: Path, limit_bytes: int = LIMIT_BYTES) -> bytes:
+    """All bytes of a regular file. A named pipe or a device is refused at once instead of being waited for.
+
+    Raises:
+        OSError: the file cannot be opened or read.
+        DocumentError: it is no regular file, or it has more than `limit_bytes`.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise DocumentError("is no regular file")
+        data = file.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise DocumentError(f"has more than {limit_bytes / MIB:g} MiB, the most that is read")
+    return data
+
+
+def _decoded(text: str | bytes, limit_bytes: int | None) -> str:
+    if limit_bytes is not None and len(text) > limit_bytes:
+        raise DocumentError(f"has more than {limit_bytes / MIB:g} MiB, the most that is read")
+    if isinstance(text, str):
+        return text
+    try:
+        return text.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"is not UTF-8 text: byte {text[error.start]:#04x} at offset {error.start}") from None
+
+
+def _guarded(read: Callable[[], Any], language: str) -> Any:
+    try:
+        return read()
+    except DocumentError:
+        raise
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DocumentError(f"is not {language}: {error}") from None
+    except RecursionError:
+        raise DocumentError(f"is not read as {language}: it is nested too deeply") from None
+    except ValueError as error:  # Python's limit for the digits of an integer; dates that no calendar has
+        raise DocumentError(f"is not read as {language}: {_first_sentence(error)}") from None
+
+
+def _first_sentence(error: ValueError) -> str:
+    text = str(error)
+    return "it has a number of more than 4,300 digits" if "integer string conversion" in text else text
+
+
+def _no_constant(word: str) -> float:
+    raise DocumentError(f"has the number {word}, which is not finite")
+
+
+def _small_integer(digits: str) -> int:
+    if len(digits) > 20 or not -INT64 <= int(digits) < INT64:
+        raise DocumentError(f"has the integer {digits[:24]}{'...' if len(digits) > 24 else ''}, beyond 64 bits")
+    return int(digits)
+
+
+def _finite_float(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise DocumentError(f"has the number {digits[:24]}, which is not finite")
+    return number
+
+
+def _check_integers(value: Any) -> None:
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+        elif isinstance(item, int) and not -INT64 <= item < INT64:
+            raise DocumentError(f"has an integer beyond 64 bits ({len(str(abs(item)))} digits)")
