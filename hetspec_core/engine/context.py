@@ -227,6 +227,8 @@ def open_context(
     paths = RunPaths(Path(run_dir).absolute())
     spec = read_spec(paths)
     device = resolve_device(spec.resources)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # what is put on "cuda" without an index is put on this one
     set_threads(spec.resources)
     context = RunContext(
         spec=spec,

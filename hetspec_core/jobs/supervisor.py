@@ -142,11 +142,14 @@ class Supervisor:
         return False
 
     def _keep_ranks(self) -> None:
-        """Workers that go in step: the first that fails ends all."""
+        """Workers that go in step: the first that fails ends all. Each sees all GPUs of the run, and LOCAL_RANK is the
+        index of its own, as torchrun has it: DistributedDataParallel takes that index for a device.
+        """
         meeting = Meeting(self.plan)
         try:
             size = self.plan.size
-            members = [self._member(number, (), meeting.variables(number)) for number in range(size)]
+            visible = {VISIBLE_VARIABLE: ",".join(self.gpus)} if self.gpus else {}
+            members = [self._member(number, (), meeting.variables(number) | visible) for number in range(size)]
             shift = self._stay("ranks", members)
         finally:
             meeting.close()
@@ -156,9 +159,8 @@ class Supervisor:
             self._say_end(None)
 
     def _member(self, number: int, words: tuple[str, ...], variables: Mapping[str, str] | None = None) -> Member:
-        environment = threads_each(self.plan.size) | dict(variables or {})
-        if self.gpus:
-            environment[VISIBLE_VARIABLE] = self.gpus[number]
+        own = {VISIBLE_VARIABLE: self.gpus[number]} if self.gpus else {}
+        environment = threads_each(self.plan.size) | own | dict(variables or {})
         return Member(self.paths, self.attempt, self.module, number, words=words, environment=environment, speaks=False)
 
     def _stay(self, kind: CrewKind, members: list[Member]) -> Shift:

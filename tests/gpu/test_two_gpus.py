@@ -46,7 +46,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[BaseSpec, Path]:
 
 
 def go(workbench: Workbench, spec: RunSpec, gpus: int, **resources: Any) -> RunPaths:
-    wanted = ResourcesSpec(device="cuda", dtype="float32", num_gpus=gpus, **resources)
+    # Shared, because tests in this process have left contexts of their own on both GPUs.
+    wanted = ResourcesSpec(device="cuda", dtype="float32", num_gpus=gpus, share_busy=True, **resources)
     run_id = workbench.submit(spec.model_copy(update={"resources": wanted})).run_id
     workbench.start(run_id)
     assert workbench.wait(run_id, PATIENCE_S) == "succeeded", workbench.show(run_id).summary.error

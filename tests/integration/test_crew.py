@@ -130,7 +130,7 @@ def test_the_first_rank_that_fails_ends_all_with_its_error_and_not_the_noise_of_
     assert left_over(home) == []
 
 
-def test_every_worker_has_its_own_gpu_and_cancel_reaches_all(
+def test_ranks_see_all_gpus_of_their_run_and_cancel_reaches_all(
     workbench: Workbench, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HETSPEC_FAKE_GPUS", "4")
@@ -141,7 +141,8 @@ def test_every_worker_has_its_own_gpu_and_cancel_reaches_all(
     assert supervisor.memory_info().rss < 30 << 20
     assert len({os.getsid(worker.pid) for worker in supervisor.children()}) == 3
     seen = {worker.environ()["RANK"]: worker.environ() for worker in supervisor.children()}
-    assert [seen[rank]["CUDA_VISIBLE_DEVICES"] for rank in "012"] == [f"GPU-fake-000{number}" for number in range(3)]
+    assert {one["CUDA_VISIBLE_DEVICES"] for one in seen.values()} == {"GPU-fake-0000,GPU-fake-0001,GPU-fake-0002"}
+    assert [seen[rank]["LOCAL_RANK"] for rank in "012"] == ["0", "1", "2"]  # the index of a rank's own GPU
     assert {(one["WORLD_SIZE"], one["MASTER_ADDR"]) for one in seen.values()} == {("3", "127.0.0.1")}
     assert len({one["MASTER_PORT"] for one in seen.values()}) == 1
     assert sum(status.state == "leased" for status in workbench.gpus().gpus) == 3

@@ -241,7 +241,7 @@ def test_a_run_waits_for_its_gpus_and_is_started_by_the_one_that_gives_them_back
     workbench.cancel(first)
     until(lambda: said(workbench.paths(both).events, RunStarted), "the next run")
     workers = psutil.Process(supervisor_of(workbench, both).pid).children()
-    assert {worker.environ()["CUDA_VISIBLE_DEVICES"] for worker in workers} == {"GPU-fake-0000", "GPU-fake-0001"}
+    assert {worker.environ()["CUDA_VISIBLE_DEVICES"] for worker in workers} == {"GPU-fake-0000,GPU-fake-0001"}
     workbench.cancel(small)
     assert workbench.state(small) == "cancelled"
     workbench.cancel(both)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
@@ -174,3 +175,20 @@ def test_a_rank_that_fails_in_the_middle_is_the_one_that_is_heard(home: Path, da
         assert last.error.message == "worker-1: RuntimeError: the second rank has had enough"
         assert any(isinstance(event, Progress) and event.task == "train" for event in events(workbench.paths(run_id)))
         assert left_over(home) == []
+
+
+def test_an_error_is_reported_before_the_process_group_is_left(
+    data: tuple[BaseSpec, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With NCCL, leaving waits for the other ranks, which wait in a collective for the one that failed."""
+    left: list[str] = []
+    monkeypatch.setattr(Accelerator, "end_training", lambda accelerator: left.append("left"))
+
+    def fail(training: Any) -> None:
+        raise RuntimeError("the rank failed")
+
+    monkeypatch.setattr("hetspec_core.engine.stages.train.train", fail)
+    paths = make_run_folder(tmp_path / "run", spec_of(data, {"device": "cpu"}))
+    with open_tiny_context(paths) as context, pytest.raises(RuntimeError, match="the rank failed"):
+        run(context)
+    assert left == []

@@ -32,7 +32,7 @@ from hetspec_core.engine.training.processes import Processes
 from hetspec_core.engine.training.samples import TrainingData, check_fits, check_layers, select_samples
 from hetspec_core.engine.training.sharding import own_part, shard
 from hetspec_core.engine.training.state import Memory, TrainingState
-from hetspec_core.engine.training.trackers import check_trackers, start_trackers
+from hetspec_core.engine.training.trackers import check_trackers, finish_trackers, start_trackers
 from hetspec_core.engine.training.vocabulary import choose_vocabulary, count_assistant_tokens, share_outside
 from hetspec_core.errors import CheckpointError, SpecError
 from hetspec_core.events import LogLevel
@@ -84,9 +84,12 @@ def run(context: RunContext) -> None:
     start_trackers(accelerator, spec, context.paths.folder)
     try:
         train(training)
+    except BaseException:
+        finish_trackers(accelerator)  # and no more: with NCCL, leaving the group waits for ranks that wait for this one
+        raise
     finally:
         training.feed.close()
-        accelerator.end_training()
+    accelerator.end_training()
     if processes.is_main:
         _finish(context, training)
 

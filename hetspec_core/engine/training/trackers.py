@@ -56,3 +56,9 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Scalar]:
         elif value is not None:
             flat[name] = str(value)
     return flat
+
+
+def finish_trackers(accelerator: Accelerator) -> None:
+    """Close the trackers of a training that ends with an error, and leave its process group as it is."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
