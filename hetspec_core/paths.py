@@ -109,6 +109,10 @@ class RunPaths:
         return self.folder / "desk.jsonl"
 
     @property
+    def supervisor_lock(self) -> Path:
+        return self.folder / ".supervisor.lock"
+
+    @property
     def result(self) -> Path:
         return self.folder / "result.json"
 

@@ -30,7 +30,6 @@ from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
 
 NAME = "supervisor"
-LOCK_NAME = ".supervisor.lock"
 RESERVE_NAME = ".last_words"
 RESERVE_BYTES = 64 << 10
 """Room that is kept in the run folder for the word that says how the run ended, should the disk be full then."""
@@ -83,7 +82,7 @@ class Supervisor:
             ResourceError: a GPU is leased by another run.
         """
         me = ProcessIdentity.of()
-        lock = locks.take(self.paths.folder / LOCK_NAME, patience_s=_LOCK_PATIENCE_S)
+        lock = locks.take(self.paths.supervisor_lock, patience_s=_LOCK_PATIENCE_S)
         if lock is None:
             raise RunError(f"another supervisor is at work on run {self.paths.run_id}")
         self._held.append(lock)
@@ -203,7 +202,7 @@ class Supervisor:
     def _has_folder(self) -> bool:
         """Whether the run folder is still the one that was taken: somebody may have deleted it, or moved it away."""
         try:
-            return os.path.samestat((self.paths.folder / LOCK_NAME).stat(), os.fstat(self._held[0]))
+            return os.path.samestat(self.paths.supervisor_lock.stat(), os.fstat(self._held[0]))
         except FileNotFoundError:
             return False
         except OSError:  # a disk that does not answer says nothing

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 
 from hetspec_core.errors import HetSpecError, NotFoundError, ResourceError, RunError
 from hetspec_core.events import CancelAsked, EventBase, FoundLost, Journal
-from hetspec_core.jobs import LocalExecutor, LocalJob, Queue, end_marked
+from hetspec_core.jobs import LocalExecutor, LocalJob, Queue, end_marked, is_at_work, is_copy, run_folder_of
 from hetspec_core.paths import HOME_VARIABLE, Roots, RunPaths, roots, sync_folder
-from hetspec_core.process import ProcessIdentity
 from hetspec_core.runs import Registry, RunRow, RunState, derive_state
 from hetspec_core.runs.state import FINISHED
 from hetspec_core.service.chains import stopped_children, waits_for
@@ -255,12 +254,13 @@ class Workbench:
 
         Raises:
             NotFoundError: there is no such run.
-            RunError: it has ended, or works on another host.
+            RunError: it has ended, works on another host, or is a copy of a run that works in another folder.
         """
         with self.queue.lock():  # a run is in the queue or has a supervisor, and does not change between the two here
             waited = self.queue.remove(run_id)
         row, state = self._look(run_id)
         if state in FINISHED and not waited:
+            self._refuse_copy(row)
             raise RunError(f"run {run_id} is {state}; there is nothing to cancel")
         if waited and row.attempt:
             return False
@@ -275,7 +275,21 @@ class Workbench:
         if process is None:
             self.dispatch()  # ends those that wait for it
             return False
-        return self.executor.kill(process) if force else self.executor.ask_to_stop(process)
+        act = self.executor.kill if force else self.executor.ask_to_stop
+        return act(self.paths(run_id), process, supervised=row.facts.is_supervised)
+
+    def _refuse_copy(self, row: RunRow) -> None:
+        """Say so when a run seems lost only because its folder is a copy of one that is at work."""
+        process = row.facts.process
+        if process is None or row.facts.ended == row.attempt:
+            return
+        if is_copy(self.paths(row.run_id), process, supervised=row.facts.is_supervised):
+            folder = run_folder_of(process)
+            where = f"in {folder}" if folder is not None else f"as process {process.pid}, in another folder"
+            raise RunError(
+                f"this is a copy of run {row.run_id}, which works {where}; it is not touched",
+                hint="cancel it with the HETSPEC_HOME that it was started with",
+            )
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -287,6 +301,11 @@ class Workbench:
         """
         return self._look(run_id)[1]
 
+    def state_of(self, row: RunRow) -> RunState:
+        """The state of a run whose journals are in `row`, with a look at whether its process works in this folder."""
+        paths, facts = self.paths(row.run_id), row.facts
+        return derive_state(facts, lambda process: is_at_work(paths, process, supervised=facts.is_supervised))
+
     def runs(self, *, state: str | None = None, stage: str | None = None, limit: int | None = None) -> list[RunSummary]:
         """All runs, newest first, or those in a state, of a stage, and at most `limit`."""
         self.registry.sync_all()
@@ -295,7 +314,7 @@ class Workbench:
         for row in self.registry.find([f"stage:{stage}"] if stage else [], archived=True):
             if limit is not None and len(found) >= limit:
                 break
-            now = derive_state(row.facts, ProcessIdentity.is_alive)
+            now = self.state_of(row)
             if now == "lost" and row.state != "lost":  # it may have ended between the reading and the look
                 row, now = self._look(row.run_id)
             if row.run_id in waiting and now in FINISHED:
@@ -376,11 +395,11 @@ class Workbench:
 
     def _look(self, run_id: str) -> tuple[RunRow, RunState]:
         row = self._sync(run_id)
-        state = derive_state(row.facts, ProcessIdentity.is_alive)
+        state = self.state_of(row)
         if state in ("lost", "cancelled") and row.state != state:
             # The process is gone, so its journal is complete now, which it may not have been when it was read.
             row = self._sync(run_id)
-            state = derive_state(row.facts, ProcessIdentity.is_alive)
+            state = self.state_of(row)
         if state in FINISHED and run_id in self.queue.waiting_ids():
             state = "queued"
         return row, state
