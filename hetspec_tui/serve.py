@@ -34,7 +34,7 @@ def serve(host: str, port: int, *, read_only: bool) -> int:
     except OSError as error:
         print(f"hetspec: {host}:{port} cannot be listened on: {error.strerror}\nhint: try --port", file=sys.stderr)
         return 8
-    command = [sys.executable, "-m", "hetspec_tui.app", *(["--read-only"] if read_only else [])]
+    command = [sys.executable, "-P", "-m", "hetspec_tui.app", *(["--read-only"] if read_only else [])]
     _server_class()(shlex.join(command), host=host, port=port, title="HetSpec").serve()
     return 0
 

@@ -106,7 +106,7 @@ def run_engine(
         question.write_text(json.dumps(about), encoding="utf-8")
         variables = inside_variables(job.spec, link_inside(folder / "inside"), job.served, job.resources)
         log.parent.mkdir(parents=True, exist_ok=True)
-        command = [interpreter(job.spec), "-m", MODULE, str(question), str(result)]
+        command = [interpreter(job.spec), "-P", "-m", MODULE, str(question), str(result)]
         with log.open("ab") as output:
             began = output.tell()
             process = subprocess.Popen(

@@ -74,9 +74,13 @@ def interpreter(spec: SGLangSpec) -> str:
 
 
 def environment(spec: SGLangSpec, inside: Path | None = None) -> dict[str, str]:
-    """Variables of SGLang's process: PYTHONPATH is its own, not ours, with the folder of links behind it."""
+    """Variables of SGLang's process: PYTHONPATH is its own, not ours, with the folder of links behind it.
+
+    PYTHONSAFEPATH is `-P` for the Pythons that SGLang itself starts.
+    """
     places = [spec.python_path, str(inside) if inside is not None else ""]
-    return {"PYTHONPATH": os.pathsep.join(place for place in places if place), **spec.environment}
+    own = {"PYTHONPATH": os.pathsep.join(place for place in places if place), "PYTHONSAFEPATH": "1"}
+    return {**own, **spec.environment}
 
 
 def installed(spec: SGLangSpec) -> sglang_inside.Installed:
@@ -85,7 +89,7 @@ def installed(spec: SGLangSpec) -> sglang_inside.Installed:
     Raises:
         ResourceError: there is none, or one outside the supported range.
     """
-    command = [interpreter(spec), "-c", sglang_inside.question()]
+    command = [interpreter(spec), "-P", "-c", sglang_inside.question()]
     where = spec.python_path or command[0]
     hint = (
         f"pip install 'sglang>={sglang_versions.OLDEST},<={sglang_versions.NEWEST}' in an environment of its own, "
@@ -105,6 +109,8 @@ def installed(spec: SGLangSpec) -> sglang_inside.Installed:
     try:
         found = sglang_inside.read_answer(done.stdout)
     except (ValueError, KeyError):
+        if sglang_inside.is_too_old(done.stderr):
+            raise ResourceError(f"{command[0]} is older than Python 3.11", hint=sglang_inside.NEWER_PYTHON) from None
         said = [line for line in done.stderr.splitlines() if line.strip()]
         if said and not said[-1].startswith("importlib.metadata.PackageNotFoundError"):
             raise ResourceError(f"{command[0]} cannot tell its SGLang: {said[-1].strip()[:300]}", hint=hint) from None
@@ -149,7 +155,7 @@ def plan_launch(
     reached = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
     shown = f"[{reached}]" if ":" in reached else reached
     return Launch(
-        command=[interpreter(spec), "-m", "sglang.launch_server", *words],
+        command=[interpreter(spec), "-P", "-m", "sglang.launch_server", *words],
         environment=variables,
         url=f"http://{shown}:{port}",
         host=host,
