@@ -28,6 +28,7 @@ from hetspec_core.jobs.queue import Queue
 from hetspec_core.jobs.shift import RETRIES, Shift
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
+from hetspec_core.terminal_text import say
 
 NAME = "supervisor"
 RESERVE_NAME = ".last_words"
@@ -237,7 +238,7 @@ class Supervisor:
                     self._free_reserve()
                     continue
                 with contextlib.suppress(OSError):  # the run is then lost, which is what can be seen of it
-                    print(f"the end could not be written: {failure}; it was {error or state}", file=sys.stderr)
+                    say(f"the end could not be written: {failure}; it was {error or state}", file=sys.stderr)
 
     def _free_reserve(self) -> None:
         with contextlib.suppress(OSError):
@@ -272,7 +273,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         me = supervisor.take()
     except HetSpecError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         _answer(given.ready, {"kind": type(error).__name__, "message": error.message})
         return error.exit_code
     _answer(given.ready, {"ready": True, "birth": me.birth, "host": socket.gethostname()})
