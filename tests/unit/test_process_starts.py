@@ -36,6 +36,7 @@ COMES_FROM_ELSEWHERE = {
     "hetspec_core/service/chat/worker_link.py:_start": "worker_command",
     "hetspec_tui/editor.py:edit": "the user's editor",
     "hetspec_tui/screens/run/deeds.py:outside": "the user's editor or pager",
+    "hetspec_tui/serve.py:_open_app_process": "the command that `serve` makes",
     "benchmarks/sglang_commands.py:_start": "COMMAND and python_command of the callers",
 }
 """Starts whose command is made in another function; a list that begins with an interpreter is checked where it is."""
@@ -224,6 +225,7 @@ def test_a_command_that_asks_the_engine_imports_nothing_from_the_present_folder(
     assert imported(trap) == []
 
 
+@pytest.mark.slow
 def test_the_doctor_and_the_chat_import_nothing_from_the_present_folder(trap: Path, home: Path) -> None:
     from hetspec_core.service.chat.worker_link import WorkerLink, worker_command
     from hetspec_core.service.doctor import _check_torch
