@@ -9,18 +9,18 @@ import os
 import shutil
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hetspec_core.errors import HetSpecError, NotFoundError, ResourceError, RunError
 from hetspec_core.events import CancelAsked, EventBase, FoundLost, Journal
 from hetspec_core.jobs import LocalExecutor, LocalJob, Queue, end_marked, is_at_work, is_copy, run_folder_of
-from hetspec_core.paths import HOME_VARIABLE, Roots, RunPaths, roots, sync_folder
+from hetspec_core.paths import HOME_VARIABLE, Roots, RunPaths, make_folders, roots, sync_folder
 from hetspec_core.runs import Registry, RunRow, RunState, derive_state
 from hetspec_core.runs.state import FINISHED
 from hetspec_core.service.chains import stopped_children, waits_for
-from hetspec_core.service.folders import desk_lock, fill_folder, new_run_id, submit_folder, submitted
+from hetspec_core.service.folders import desk_lock, fill_folder, keys_of, new_run_id, seal, submit_folder, submitted
 from hetspec_core.service.gpus import GpuReport, crew_on_processor, read_gpus, waiting_run
 from hetspec_core.service.inputs import InputKind, explain_missing, find_run, product_folder
 from hetspec_core.service.report import (
@@ -67,6 +67,7 @@ class Workbench:
         self.executor = executor or LocalExecutor(environment=environment)
         self.queue = Queue(self.roots.data)
         self._jobs: dict[str, LocalJob] = {}
+        self._keys: dict[str, dict[str, str]] = {}
         self._registry: Registry | None = None
 
     @property
@@ -104,8 +105,10 @@ class Workbench:
 
         Raises:
             ResourceError: the folder cannot be written.
+            SpecError: it needs a key that was not kept with the run it is made from.
         """
-        self.roots.runs.mkdir(parents=True, exist_ok=True)
+        spec, keys = seal(spec)
+        make_folders(self.roots.runs, self.roots)
         while True:
             run_id = new_run_id(spec.stage)
             staging = RunPaths(self.roots.runs / f".new-{run_id}")
@@ -122,6 +125,7 @@ class Workbench:
             finally:
                 shutil.rmtree(staging.folder, ignore_errors=True)
             sync_folder(self.roots.runs)
+            self._keys[run_id] = keys
             return RunHandle(run_id, self.paths(run_id))
 
     def start(self, run_id: str) -> None:
@@ -131,6 +135,7 @@ class Workbench:
         Raises:
             NotFoundError: there is no such run.
             RunError: it is at work or waits already, or a run that goes before it has ended otherwise.
+            SpecError: it needs a key, which is not kept with a run and not in the environment.
             ResourceError: no process could be started, or this machine will never have the GPUs it needs.
         """
         paths = self.paths(run_id)
@@ -143,14 +148,24 @@ class Workbench:
                 end_marked(paths.folder.absolute(), row.attempt)
             folder, attempt = submit_folder(paths), row.attempt + 1
             after = waits_for(self.roots.data, run_id, submitted(paths).after)
-            waiting = waiting_run(self.executor, paths, attempt, folder, after)
+            executor = self._executor_with_keys(paths)
+            waiting = waiting_run(executor, paths, attempt, folder, after)
             if waiting is None:
                 crew = crew_on_processor(paths)
-                self._jobs[run_id] = self.executor.launch(paths, attempt=attempt, folder=folder, crew=crew)
+                self._jobs[run_id] = executor.launch(paths, attempt=attempt, folder=folder, crew=crew)
                 return
             with self.queue.lock():
                 self.queue.put(waiting)
         self.dispatch()
+
+    def _executor_with_keys(self, paths: RunPaths) -> LocalExecutor:
+        """The executor, with the keys that were taken out of the run's spec as variables of its workers.
+
+        Raises:
+            SpecError: a key is neither known from submitting the run nor in the environment.
+        """
+        keys = keys_of(paths, {**os.environ, **self._keys.get(paths.run_id, {})})
+        return replace(self.executor, environment={**self.executor.environment, **keys}) if keys else self.executor
 
     def dispatch(self) -> None:
         """Start the waiting runs that can start now. Whoever ends a run does so too; this heals what a kill left."""

@@ -34,6 +34,7 @@ from hetspec_core.engine.backends.sglang_server import (
     why_it_ended,
 )
 from hetspec_core.errors import Cancelled, StageFailed
+from hetspec_core.paths import private
 from hetspec_core.spec import DecodingSpec, ResourcesSpec, SGLangSpec, TreeSpec
 
 _LOOK_S = 0.2
@@ -107,7 +108,7 @@ def run_engine(
         variables = inside_variables(job.spec, link_inside(folder / "inside"), job.served, job.resources)
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [interpreter(job.spec), "-P", "-m", MODULE, str(question), str(result)]
-        with log.open("ab") as output:
+        with open(log, "ab", opener=private) as output:
             began = output.tell()
             process = subprocess.Popen(
                 command,

@@ -19,6 +19,7 @@ from typing import IO
 
 from hetspec_core.events.chat import ChatEvent, Garbage, Quit, Request, WorkerDied, decode_reply, encode
 from hetspec_core.failures import recognise
+from hetspec_core.paths import make_folders, private
 from hetspec_core.process import python_command, python_environment
 
 ENGINE = "hetspec_core.engine.stages.chat"
@@ -136,8 +137,8 @@ class WorkerLink:
         self._say_died(status, self._why(status))
 
     def _start(self) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock, self.log.open("ab") as log:
+        make_folders(self.log.parent)
+        with self._lock, open(self.log, "ab", opener=private) as log:
             if self._closing:
                 return
             self._process = subprocess.Popen(
