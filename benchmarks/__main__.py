@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from benchmarks import machine
+from hetspec_core.process import python_command, python_environment
 
 FOLDER = Path(__file__).parent
 NO_BENCHMARKS = {"__init__", "__main__", "loop_watch", "machine"} | {
@@ -39,7 +40,9 @@ def run(name: str) -> bool:
     """Run one benchmark with its output going straight through; whether it ended well."""
     print(f"\n=== {name}", flush=True)
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], cwd=FOLDER.parent, check=False)
+    done = subprocess.run(
+        python_command("-m", f"benchmarks.{name}"), cwd=FOLDER.parent, env=python_environment(), check=False
+    )
     print(f"=== {name}: {time.monotonic() - started:.1f} s, status {done.returncode}", flush=True)
     return done.returncode == 0
 

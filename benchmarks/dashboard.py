@@ -66,7 +66,7 @@ def start(home: Path, idle_s: float) -> tuple[float, float, float, float]:
     environment = {**os.environ, "HETSPEC_HOME": str(home), "TERM": "xterm-256color"}
     begun = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-c", "from hetspec_tui.app import main; main()"],
+        [sys.executable, "-P", "-c", "from hetspec_tui.app import main; main()"],
         stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True,
     )  # fmt: skip
     os.close(slave)

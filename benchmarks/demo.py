@@ -9,17 +9,18 @@ two cores: at most 12 minutes, at most 6 GB, accept length above 1.8 with the tr
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
+
+from hetspec_core.process import python_command, python_environment
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory(prefix="hetspec-demo-") as home:
         done = subprocess.run(
-            [sys.executable, "-m", "hetspec_core.cli.main", "demo", "--json"],
-            env={**os.environ, "HETSPEC_HOME": home},
+            python_command("-m", "hetspec_core.cli.main", "demo", "--json"),
+            env=python_environment({"HETSPEC_HOME": home}),
             capture_output=True,
             text=True,
             check=False,

@@ -117,7 +117,7 @@ def settings(words: tuple[str, ...]) -> list[str]:
 def core(home: Path, *words: str) -> str:
     """What a command of hetspec-core prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "hetspec_core.cli.main", *words],
+        [sys.executable, "-P", "-m", "hetspec_core.cli.main", *words],
         env=environment(home),
         capture_output=True,
         text=True,
@@ -153,7 +153,7 @@ class Screen:
         self.master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from hetspec_tui.app import main; main()"],
+            [sys.executable, "-P", "-c", "from hetspec_tui.app import main; main()"],
             stdin=slave, stdout=slave, stderr=slave, env=environment(home), start_new_session=True,
         )  # fmt: skip
         os.close(slave)

@@ -276,7 +276,7 @@ def _frontend(check: Check, rows: list[Row]) -> dict[str, Any]:
     texts, result = check.out / "work" / "texts.json", check.out / "work" / "frontend.json"
     texts.write_text(json.dumps(check.texts))
     script = Path(__file__).with_name("sglang_frontend.py")
-    command = [interpreter(SGLangSpec()), str(script), row.server.launch.url, str(texts), str(result)]
+    command = [interpreter(SGLangSpec()), "-P", str(script), row.server.launch.url, str(texts), str(result)]
     environment = {**os.environ, **BUNDLE, "PYTHONPATH": check.options.sglang}
     done = subprocess.run(
         [*command, str(check.options.max_new_tokens)],

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import signal
 import subprocess
@@ -28,6 +27,7 @@ import tomli_w
 from benchmarks.sglang_check import BUNDLE, FLAGS, RECIPE
 from hetspec_core.engine.data import chat_families
 from hetspec_core.paths import write_atomic
+from hetspec_core.process import python_command, python_environment
 from hetspec_core.prompts import MT_BENCH_SYSTEM_PROMPT
 
 PARTS = ("served", "chat", "bench", "engine", "tune")
@@ -129,7 +129,7 @@ class Commands:
         answers, result = Path(tempfile.gettempdir()) / "script_answers.jsonl", out / "script.jsonl"
         script += ["--answer-file", str(answers), "--result-file", str(result)]
         environment = {**BUNDLE, "PYTHONPATH": options.sglang} if options.sglang else {}
-        self.run("SGLang's MT-Bench script", script, 150, program=[sys.executable], environment=environment)
+        self.run("SGLang's MT-Bench script", script, 150, program=python_command(), environment=environment)
         self.note("script and bench", _side_by_side(printed, result))
 
     def run(
@@ -212,11 +212,11 @@ class Commands:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "NO_COLOR": "1", **(environment or {})},
+            env=python_environment({"NO_COLOR": "1", **(environment or {})}),
         )
 
 
-COMMAND = [sys.executable, "-m", "hetspec_core.cli.main"]
+COMMAND = python_command("-m", "hetspec_core.cli.main")
 
 
 def _choose_questions(url: str, prompts: Path, chosen: Path) -> dict[str, Any]:

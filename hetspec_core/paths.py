@@ -7,7 +7,7 @@ writing a small file atomically, because everybody needs that and nobody may do 
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +109,10 @@ class RunPaths:
         return self.folder / "desk.jsonl"
 
     @property
+    def supervisor_lock(self) -> Path:
+        return self.folder / ".supervisor.lock"
+
+    @property
     def result(self) -> Path:
         return self.folder / "result.json"
 
@@ -146,7 +150,7 @@ def write_atomic(path: Path, data: str | bytes, *, mode: int = 0o644, make_folde
     Args:
         path: where.
         data: the whole content; text is written as UTF-8.
-        mode: permission bits of the new file.
+        mode: permission bits of the new file, less those that the umask takes.
         make_folder: make the parent folder when it is missing. Not for what belongs to a run: a run folder that
             somebody has deleted must not come back as a ruin.
 
@@ -154,20 +158,42 @@ def write_atomic(path: Path, data: str | bytes, *, mode: int = 0o644, make_folde
         OSError: the disk is full, or there is no such folder.
     """
     if make_folder:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
     raw = data.encode() if isinstance(data, str) else data
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    name = str(path.parent / f".{path.name}.{secrets.token_hex(4)}")
+    handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(raw)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, mode)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def make_folders(folder: Path, places: Roots | None = None) -> None:
+    """Make a folder and what is missing above it. A root of HetSpec is made for this user alone (mode 0700).
+
+    Args:
+        folder: what is to be there.
+        places: whose roots; those in force when absent.
+    """
+    if folder.is_dir():
+        return
+    places = places or roots()
+    for root in (places.data, places.config, places.cache):
+        if folder.is_relative_to(root):
+            root.parent.mkdir(parents=True, exist_ok=True)
+            root.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def private(path: str, flags: int) -> int:
+    """Open a file that only its user may read when it is new; an `opener` for `open`."""
+    return os.open(path, flags, 0o600)
 
 
 def sync_folder(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Identity of a process: its id, its birth and its host. It knows nothing of runs.
+"""Identity of a process: its id, its birth and its host; and how a Python of ours is started. It knows nothing of runs.
 
 A process id alone names nobody, because the kernel hands ids out again. With the moment the kernel started the process
 it does. On Linux that moment is counted from the boot (field 22 of /proc/PID/stat) and goes with the boot's own id, so
@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,30 @@ class ProcessIdentity:
         if self.host != socket.gethostname():
             return None
         return _birth(self.pid) == self.birth
+
+
+def python_command(*words: str) -> list[str]:
+    """The command line of this Python with further words, as `-m MODULE`.
+
+    With `-P` neither the present folder nor a script's folder is on `sys.path`: a `torch.py` or `json.py` that lies
+    beside a downloaded draft is not imported. Start it with `python_environment`.
+    """
+    return [sys.executable, "-P", *words]
+
+
+def python_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's variables and `more`, so that a Python of ours runs the code that this process runs.
+
+    From a checkout that is not installed, PYTHONPATH names it first. Empty parts of PYTHONPATH are taken out, because
+    each of them stands for the present folder.
+    """
+    environment = {**os.environ, **(more or {})}
+    home = str(Path(__file__).resolve().parents[1])
+    own = [] if Path(home).name in ("site-packages", "dist-packages") else [home]
+    given = [part for part in environment.pop("PYTHONPATH", "").split(os.pathsep) if part and part not in own]
+    if own or given:
+        environment["PYTHONPATH"] = os.pathsep.join([*own, *given])
+    return environment
 
 
 def end_with(parent: int) -> None:

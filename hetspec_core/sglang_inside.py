@@ -100,6 +100,15 @@ def read_answer(text: str) -> Installed:
     return Installed(found["version"], **{part: tuple(map(str, found[part])) for part in NEEDS})
 
 
+NEWER_PYTHON = "install SGLang for Python 3.11 or newer; HetSpec starts it with -P, so that no module of the present \
+folder is imported"
+
+
+def is_too_old(stderr: str) -> bool:
+    """Whether a Python refused `-P`, which came with 3.11."""
+    return "nknown option: -P" in stderr
+
+
 def question() -> str:
     """A program for SGLang's interpreter (`python -c`) that prints an answer."""
     return Path(__file__).read_text(encoding="utf-8")

@@ -36,7 +36,7 @@ def read_command_line() -> Options:
     web.add_argument(
         "--open-to-network",
         action="store_true",
-        help="allow a --host that others can reach: whoever reaches it can do what you can, there is no password",
+        help="allow a --host that others can reach: the token in the address is sent unencrypted, there is no password",
     )
     commands = parser.add_subparsers(dest="command", title="instead of opening it", metavar="config")
     config = commands.add_parser("config", help="say where your files are, and what does not hold in them")
@@ -53,9 +53,9 @@ def read_command_line() -> Options:
 
         if options.host not in LOOPBACK and not options.open_to_network:
             parser.error(
-                f"--host {options.host} can be reached by others, and there is no password: whoever opens the page "
-                "can start, stop and delete runs as you. Use 127.0.0.1 and an ssh tunnel "
-                "(ssh -L 8000:127.0.0.1:8000 HOST), or say --open-to-network if you mean it"
+                f"--host {options.host} can be reached by others, and there is no password: the token in the address "
+                "is sent unencrypted, and whoever learns it can start, stop and delete runs as you. Use 127.0.0.1 and "
+                "an ssh tunnel (ssh -L 8000:127.0.0.1:8000 HOST), or say --open-to-network if you mean it"
             )
         sys.exit(serve(options.host, options.port, read_only=options.read_only))
     if not has_terminal():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from hetspec_core.errors import SpecError
 from hetspec_core.service.places import DashboardFiles
+from hetspec_core.terminal_text import say
 from hetspec_tui import pages
 from hetspec_tui.settings import place_of, settings_schema
 
@@ -20,7 +21,8 @@ from hetspec_tui.settings import place_of, settings_schema
 def print_schema() -> int:
     """Print the JSON schema of `dashboard.toml`; gives the exit status."""
     try:
-        print(json.dumps(settings_schema([entry.name for entry in pages.available()]), indent=2), flush=True)
+        say(json.dumps(settings_schema([entry.name for entry in pages.available()]), indent=2))
+        sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has seen enough; Python would complain of it once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
@@ -36,14 +38,14 @@ def report(files: DashboardFiles, keys: Mapping[str, str], problems: Sequence[st
     """
     wrong = [*problems, *key_problems(files.keys, keys)]
     for name, path in (("settings", files.settings), ("keys", files.keys), ("themes", files.themes)):
-        print(f"{name:<9} {path}{'' if path.exists() else '  not there'}")
-    print(f"{'log':<9} {files.log}")
+        say(f"{name:<9} {path}{'' if path.exists() else '  not there'}")
+    say(f"{'log':<9} {files.log}")
     for problem in wrong:
-        print(problem, file=sys.stderr)
+        say(problem, file=sys.stderr)
     if not wrong:
         return 0
     count = "1 fault" if len(wrong) == 1 else f"{len(wrong)} faults"
-    print(f"hetspec: {count}; what does not hold is left at its default", file=sys.stderr)
+    say(f"hetspec: {count}; what does not hold is left at its default", file=sys.stderr)
     return SpecError.exit_code
 
 

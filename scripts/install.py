@@ -58,7 +58,16 @@ def install(held: int) -> None:
     def pip(*arguments: str, doing: str) -> None:
         say(f"installing {doing}")
         options = ["install", "--quiet", "--quiet", "--disable-pip-version-check", "--no-input"]
-        command = [str(VENV / "bin" / "python"), "-m", "pip", *options, "--constraint", str(CONSTRAINTS), *arguments]
+        command = [
+            str(VENV / "bin" / "python"),
+            "-P",
+            "-m",
+            "pip",
+            *options,
+            "--constraint",
+            str(CONSTRAINTS),
+            *arguments,
+        ]
         # pip holds the lock too: should this process be killed, nobody else starts before pip has ended.
         subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=True, pass_fds=(held,))
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hetspec_tui.app import HetSpecApp
     from hetspec_tui.screens.chat import ChatScreen
 
-CLI = [sys.executable, "-m", "hetspec_core.cli.main"]
+CLI = [sys.executable, "-P", "-m", "hetspec_core.cli.main"]
 SHORT = ("dataset.limit=48", "training.max_minutes=1.5", "training.eval_every=20", "training.log_every=2")
 SHORT += ("training.eval_samples=8", "bench.limit=3")
 QUESTION = "What is a lighthouse for?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ def catalog(
 ) -> None:
     """List algorithms, backbones, formats, stages, executors and backends."""
     from hetspec_core.catalog import broken, list_cards
-    from hetspec_core.cli.console import print_json
+    from hetspec_core.cli.console import print_json, say
     from hetspec_core.cli.tables import print_table
 
     cards, faults = list_cards(axis), broken()
@@ -43,4 +44,4 @@ def catalog(
     rows = [(card.axis, card.name, card.summary, card.source or None, card.provider) for card in cards]
     print_table(("axis", "name", "summary", "source", "provider"), rows)
     for item in faults:
-        typer.echo(f"not usable: {item.entry} of {item.provider}: {item.reason}", err=True)
+        say(f"not usable: {item.entry} of {item.provider}: {item.reason}", file=sys.stderr)

@@ -20,7 +20,6 @@ from hetspec_core.cli.chat_view import (
     tree_lines,
     verdict_lines,
 )
-from hetspec_core.cli.generate import printable
 from hetspec_core.cli.interrupts import Interrupts
 from hetspec_core.cli.output import console, note, print_json
 from hetspec_core.errors import Cancelled, HetSpecError, UsageError
@@ -154,7 +153,7 @@ class Talk:
         elif isinstance(event, WorkerDied) and self.piped:
             return
         elif isinstance(event, WorkerDied):
-            note(f"{printable(event.message)}; /restart begins a new one, the conversation is kept (log: {event.log})")
+            note(f"{event.message}; /restart begins a new one, the conversation is kept (log: {event.log})")
         elif not is_shown(event) and not isinstance(event, Garbage):
             show_loading(event)
 
@@ -217,14 +216,14 @@ class Talk:
         if self.as_json:
             print_json({"type": "settings", **settings}, lines=True)
             return
-        self._print([f"{key} = {printable(str(value))}" for key, value in settings.items()])
+        self._print([f"{key} = {value!s}" for key, value in settings.items()])
 
     def _draft(self, rest: str) -> None:
         if rest:
             settings = self._meant(rest)
             self.session.change(draft=settings.draft, draft_name=settings.draft_name)
         if not self.as_json:
-            self._print([f"decoding: {printable(self.session.settings.label)}"])
+            self._print([f"decoding: {self.session.settings.label}"])
 
     def _meant(self, word: str) -> ChatSettings:
         """The present settings with what a word names instead: a tree, `plain`, or a draft."""
@@ -263,7 +262,7 @@ class Talk:
 
     def _history(self, _: str) -> None:
         for number, turn in enumerate(self.session.conversation.turns):
-            self._print([f"{number} {turn.role}: {printable(turn.text)}"])
+            self._print([f"{number} {turn.role}: {turn.text}"])
 
     def _save(self, rest: str) -> None:
         path = Path(rest).expanduser() if rest else conversation_folder() / f"{_file_name(self.session)}.json"

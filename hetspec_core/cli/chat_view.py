@@ -6,14 +6,12 @@ not commands or the worker.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, TextIO
 
 from rich.text import Text
 
-from hetspec_core.cli.console import console, note
+from hetspec_core.cli.console import console, note, print_text
 from hetspec_core.cli.formats import format_number
-from hetspec_core.cli.generate import printable
 from hetspec_core.events.chat import ChatEvent, Loading, Step, Tokens
 from hetspec_core.service.chat import best_rejected, shown
 
@@ -36,7 +34,7 @@ class AnswerPrinter:
     """
 
     def __init__(self, out: TextIO | None = None, *, marks: bool = False) -> None:
-        self._out = out or sys.stdout
+        self._out = out
         self._marks = marks
         self._printed = 0
         self._step = -1
@@ -56,31 +54,29 @@ class AnswerPrinter:
                 style = DEPTH_STYLES[min(piece.depth, len(DEPTH_STYLES)) - 1]
             elif piece.origin == "bonus":
                 style = BONUS_STYLE
-            text.append(printable(piece.text), style=style)
+            text.append(piece.text, style=style)
             self._printed += 1
         if console().color_system is None:
-            self._out.write(text.plain)
-            self._out.flush()
+            print_text(text.plain, out=self._out)
         else:
             console().print(text, end="", soft_wrap=True)
 
     def finish(self) -> None:
         """End the line."""
         if self._printed:
-            self._out.write("\n")
-            self._out.flush()
+            print_text("\n", out=self._out)
 
 
 def show_loading(event: ChatEvent) -> None:
     """Say what is being loaded, once it begins."""
     if isinstance(event, Loading) and event.done == 0:
-        note(printable(f"loading {event.what} ..."))
+        note(f"loading {event.what} ...")
 
 
 def show_end(answer: Answer, figures: Figures) -> None:
     """Say how an answer ended, in one line."""
     if answer.went_wrong:
-        note(printable(f"{answer.state}: {answer.error}" + (f" ({answer.hint})" if answer.hint else "")))
+        note(f"{answer.state}: {answer.error}" + (f" ({answer.hint})" if answer.hint else ""))
         return
     reason = answer.end.stop_reason if answer.end else answer.state
     parts = [f"{len(answer.tokens)} tokens ({reason})"]
@@ -164,8 +160,8 @@ def verdict_lines(verdict: Verdict) -> list[str]:
         words = [f"{format_number(speed)} tokens/s" if speed is not None else "speed not known"]
         if length is not None:
             words.append(f"accept length {length:.2f}")
-        rows.append(f"{printable(label)}: {', '.join(words)}")
-    rows.append(printable(verdict.sentence))
+        rows.append(f"{label}: {', '.join(words)}")
+    rows.append(verdict.sentence)
     if verdict.difference is not None:
         one, other = shown(verdict.difference.left_text), shown(verdict.difference.right_text)
         rows.append(f"  token {verdict.difference.token}: {one!r} / {other!r}")

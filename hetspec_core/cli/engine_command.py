@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from hetspec_core import errors
 from hetspec_core.cli.console import error_console
 from hetspec_core.errors import Cancelled, HetSpecError, StageFailed
+from hetspec_core.process import python_command, python_environment
 
 _LAST_LINES = 5
 
@@ -30,14 +30,14 @@ def ask_engine(module: str, arguments: Sequence[str], *, doing: str) -> dict[str
         HetSpecError: the command's own error, of the same kind.
         StageFailed: it broke without an answer.
     """
-    command = [sys.executable, "-m", module, *arguments]
+    command, variables = python_command("-m", module, *arguments), python_environment()
     out = error_console()
     try:
         if out.is_terminal:
             with out.status(doing):
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
         else:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables)
     except KeyboardInterrupt:
         raise Cancelled(f"{doing} was stopped") from None
     try:

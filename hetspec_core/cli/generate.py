@@ -23,7 +23,7 @@ from hetspec_core.cli.options import (
     spec_options,
     trees_of,
 )
-from hetspec_core.cli.output import JsonFlag, launch, note, print_json
+from hetspec_core.cli.output import JsonFlag, launch, note, print_json, print_text
 from hetspec_core.events import Text
 
 if TYPE_CHECKING:
@@ -110,12 +110,11 @@ class AnswerView(PlainView):
         if isinstance(event, Text):
             if event.prompt != self._prompt:
                 if self._prompt >= 0:
-                    sys.stdout.write("\n\n")
+                    print_text("\n\n")
                 if self._several:
-                    sys.stdout.write(f"[{event.prompt + 1}] ")
+                    print_text(f"[{event.prompt + 1}] ")
                 self._prompt = event.prompt
-            sys.stdout.write(printable(event.text))
-            sys.stdout.flush()
+            print_text(event.text)
         elif event.type in ("log", "run_ended"):
             super().show(event)
 
@@ -125,10 +124,4 @@ class AnswerView(PlainView):
     def __exit__(self, *_: object) -> None:
         super().__exit__()
         if self._prompt >= 0:
-            sys.stdout.write("\n")
-            sys.stdout.flush()
-
-
-def printable(text: str) -> str:
-    """Text without control characters that could move a terminal's cursor or change its state."""
-    return "".join(char if char.isprintable() or char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
+            print_text("\n")

@@ -17,6 +17,7 @@ import typer
 
 from hetspec_core import __version__
 from hetspec_core.errors import Cancelled, HetSpecError, ResourceError, UsageError
+from hetspec_core.terminal_text import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Cancelled.exit_code
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            say(traceback.format_exc(), file=sys.stderr, end="")
         return _report(error, as_json=as_json, debug=debug)
 
 
@@ -107,10 +108,10 @@ def _program(
 ) -> None:
     """Train draft models for speculative decoding and measure what they bring."""
     if version:
-        typer.echo(f"{PROGRAM} {__version__}")
+        say(f"{PROGRAM} {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        say(context.get_help())
 
 
 def _before_separator(words: Sequence[str]) -> Sequence[str]:

@@ -53,7 +53,7 @@ def show_preset(
     as_json: AsJson = False,
 ) -> None:
     """Show a recipe as the run spec it resolves to, and any other preset with what it extends."""
-    from hetspec_core.cli.console import print_json
+    from hetspec_core.cli.console import print_data, print_json
     from hetspec_core.cli.tables import print_table
     from hetspec_core.config.library import find_anywhere, load_file
 
@@ -71,7 +71,7 @@ def show_preset(
     else:
         import tomli_w
 
-        typer.echo(tomli_w.dumps(_tree(rows)), nl=False)
+        print_data(tomli_w.dumps(_tree(rows)))
 
 
 @app.command("diff")
@@ -82,7 +82,7 @@ def diff_presets(
     as_json: AsJson = False,
 ) -> None:
     """Show the keys in which two presets differ, recipes after they are resolved."""
-    from hetspec_core.cli.console import print_json
+    from hetspec_core.cli.console import print_json, say
     from hetspec_core.cli.tables import print_table
     from hetspec_core.config.library import find_anywhere
     from hetspec_core.errors import UsageError
@@ -98,7 +98,7 @@ def diff_presets(
     elif rows:
         print_table(("key", files[0].name, files[1].name), rows)
     else:
-        typer.echo("no difference")
+        say("no difference")
 
 
 @app.command("copy")
@@ -108,14 +108,14 @@ def copy_preset(
     as_json: AsJson = False,
 ) -> None:
     """Copy a preset into your folder, to be edited there."""
-    from hetspec_core.cli.console import print_json
+    from hetspec_core.cli.console import print_json, say
     from hetspec_core.config import presets as shelf
 
     path = shelf.copy(name, new)
     if as_json:
         print_json({"path": str(path)})
     else:
-        typer.echo(str(path))
+        say(str(path))
 
 
 @app.command("path")
@@ -124,13 +124,13 @@ def preset_path(
     as_json: AsJson = False,
 ) -> None:
     """Print the folder of your presets."""
-    from hetspec_core.cli.console import print_json
+    from hetspec_core.cli.console import print_json, say
     from hetspec_core.config.library import shipped_folder, user_folder
 
     if as_json:
         print_json({"user": str(user_folder()), "shipped": str(shipped_folder())})
     else:
-        typer.echo(str(shipped_folder() if shipped else user_folder()))
+        say(str(shipped_folder() if shipped else user_folder()))
 
 
 def _about(file: PresetFile) -> dict[str, Any]:

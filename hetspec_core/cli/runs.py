@@ -13,7 +13,7 @@ import typer
 from hetspec_core.cli import queue, runs_compare, runs_edit, runs_list
 from hetspec_core.cli.formats import format_number, format_time
 from hetspec_core.cli.options import RunWord
-from hetspec_core.cli.output import JsonFlag, console, follow, note, print_json
+from hetspec_core.cli.output import JsonFlag, console, follow, note, print_json, print_log_line
 from hetspec_core.cli.runs_list import STATE_STYLES
 from hetspec_core.errors import NotFoundError, RunError
 from hetspec_core.quantities import format_bytes, format_duration
@@ -141,13 +141,13 @@ def _print_log(log: Path, offset: int, last: int | None, json: bool) -> int:
     with log.open("rb") as file:
         file.seek(offset)
         data = file.read()
-    text = data.decode(errors="replace").splitlines()
-    shown = text if last is None else text[len(text) - last :] if last < len(text) else text
+    lines = data.removesuffix(b"\n").split(b"\n") if data else []
+    shown = lines if last is None else lines[len(lines) - last :] if last < len(lines) else lines
     for line in shown:
         if json:
-            print_json({"line": line}, lines=True)
+            print_json({"line": line.decode(errors="replace")}, lines=True)
         else:
-            sys.stdout.write(line + "\n")
+            print_log_line(line)
     sys.stdout.flush()
     return offset + len(data)
 

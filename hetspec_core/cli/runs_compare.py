@@ -8,7 +8,7 @@ import typer
 
 from hetspec_core.cli.formats import format_number
 from hetspec_core.cli.options import RunWord
-from hetspec_core.cli.output import JsonFlag, console, note, print_json
+from hetspec_core.cli.output import JsonFlag, console, note, print_json, say
 from hetspec_core.cli.tables import print_table
 from hetspec_core.errors import UsageError
 from hetspec_core.service import Library, Workbench
@@ -33,9 +33,9 @@ def lineage(run: RunWord, json: JsonFlag = False) -> None:
         print_json({"run_id": run_id, "stands_on": above, "stand_on_it": below})
         return
     for title, side in (("stands on", up), ("is stood on by", down)):
-        typer.echo(f"{run_id} {title}" + ("" if side.relatives else " nothing"))
+        say(f"{run_id} {title}" + ("" if side.relatives else " nothing"))
         for line in _branches(side.relatives, ""):
-            typer.echo(line)
+            say(line)
 
 
 @app.command()

@@ -9,12 +9,13 @@ import typer
 
 from hetspec_core.cli.formats import format_age
 from hetspec_core.cli.options import RunWord
-from hetspec_core.cli.output import JsonFlag, follow, note, print_json
+from hetspec_core.cli.output import JsonFlag, follow, note, print_json, say
 from hetspec_core.cli.tables import print_table
 from hetspec_core.errors import Cancelled, RunError, UsageError
 from hetspec_core.events import Marked
 from hetspec_core.quantities import format_bytes
 from hetspec_core.service import Library, Workbench
+from hetspec_core.terminal_text import visible
 
 app = typer.Typer()
 
@@ -94,7 +95,7 @@ def tag(
         print_json({"run_id": run_id, "tags": list(summary.tags)})
     else:
         for name in summary.tags:
-            typer.echo(name)
+            say(name)
 
 
 @app.command("note")
@@ -111,7 +112,7 @@ def note_run(
     if json:
         print_json({"run_id": run_id, "note": summary.note})
     elif summary.note:
-        typer.echo(summary.note)
+        say(summary.note)
 
 
 @app.command()
@@ -212,5 +213,5 @@ def _confirm(question: str, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError(f"{question.rstrip('?')}: nobody is there to be asked", hint="--yes says so beforehand")
-    if not typer.confirm(question, err=True):
+    if not typer.confirm(visible(question), err=True):
         raise Cancelled("nothing was deleted")

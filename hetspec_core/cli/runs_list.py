@@ -9,12 +9,13 @@ import typer
 
 from hetspec_core.cli.formats import format_age, format_number
 from hetspec_core.cli.options import RunWord
-from hetspec_core.cli.output import JsonFlag, console, note, print_json
+from hetspec_core.cli.output import JsonFlag, console, note, print_data, print_json
 from hetspec_core.cli.tables import cell_text, print_table
 from hetspec_core.errors import NotFoundError, UsageError
 from hetspec_core.runs import MetricPoint
 from hetspec_core.service import Library, RunSummary, Workbench
 from hetspec_core.service.export import csv_text, runs_text, write_text
+from hetspec_core.terminal_text import ascii_escapes
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -110,7 +111,7 @@ def metrics(
     if json:
         print_json([point._asdict() for point in found])
     elif as_csv:
-        typer.echo(csv_text([point._asdict() for point in found], list(MetricPoint._fields)), nl=False)
+        print_data(csv_text([point._asdict() for point in found], list(MetricPoint._fields)))
     elif found:
         rows = [
             (one.name, str(one.step), format_number(one.value), format_number(one.tokens), format_number(one.wall_s))
@@ -141,7 +142,7 @@ def export(
     form = "json" if json and output is None else form
     text = runs_text(found, figures, form, format_number)
     if output is None:
-        typer.echo(text, nl=False)
+        print_data(ascii_escapes(text) if form == "json" else text)
         return
     write_text(output, text)
     if json:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-import typer
-
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
     """Print rows under their columns.
@@ -16,13 +14,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, tit
         rows: cells; anything but text is shown as JSON, None as a dash.
         title: line above the table, on a terminal only.
     """
-    from hetspec_core.cli.console import console
+    from hetspec_core.cli.console import console, say
 
     cells = [[cell_text(cell) for cell in row] for row in rows]
     if not console().is_terminal:
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         for row in cells:  # whole lines, whatever their length: a pipe folds nothing
-            typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         return
     from rich.box import SIMPLE_HEAD
     from rich.table import Table

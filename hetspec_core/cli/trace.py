@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hetspec_core.cli.formats import format_number
-from hetspec_core.cli.generate import printable
 from hetspec_core.cli.options import DEFAULT_RECIPE, DraftOption, RecipeOption
-from hetspec_core.cli.output import JsonFlag, console, note, print_json
+from hetspec_core.cli.output import JsonFlag, console, note, print_data, print_json
 from hetspec_core.errors import CorruptFileError, NotFoundError, StageFailed, UsageError
+from hetspec_core.terminal_text import ascii_escapes
 
 if TYPE_CHECKING:
     from hetspec_core.events.chat import Calibrated
@@ -35,14 +34,14 @@ def list_(json: JsonFlag = False) -> None:
         return
     for one in found:
         if one.error:
-            console().print(f"{one.word}  {printable(one.error)}", soft_wrap=True)
+            console().print(f"{one.word}  {one.error}", soft_wrap=True)
             continue
         length = "every position" if one.every_position else "plain"
         if one.accept_length is not None:
             length = f"accept length {one.accept_length:.2f}"
         end = "" if one.complete else ", cut off"
         line = f"{one.word}  {one.label}, {one.tokens} tokens, {length}{end}: {one.name}"
-        console().print(printable(line), soft_wrap=True)
+        console().print(line, soft_wrap=True)
 
 
 @app.command()
@@ -74,14 +73,14 @@ def show(
         print_json(as_data(found))
         return
     for message in found.header.messages:
-        console().print(f"{message.role}: {printable(message.content)}", soft_wrap=True)
+        console().print(f"{message.role}: {message.content}", soft_wrap=True)
     printer = AnswerPrinter(marks=True)
     printer.show(answer)
     printer.finish()
     meters = Meters()
     meters.add(answer)
     for line in figure_lines(meters.figures(answer, answer.settings.label)):
-        console().print(printable(line), soft_wrap=True)
+        console().print(line, soft_wrap=True)
 
 
 @app.command()
@@ -137,7 +136,7 @@ def export(
         raise UsageError(f"--format is {form}; allowed: {', '.join(FORMATS)}")
     text = export_trace(load_trace(trace), chosen, step=step)
     if output is None:
-        sys.stdout.write(text)
+        print_data(ascii_escapes(text) if chosen == "json" else text)
         return
     write_atomic(output, text)
     note(f"written to {output}")

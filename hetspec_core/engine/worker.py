@@ -27,6 +27,7 @@ from hetspec_core.errors import Cancelled, HetSpecError, NotFoundError, RunError
 from hetspec_core.events import EndState, ErrorInfo, Journal, RunEnded, RunStarted
 from hetspec_core.paths import RunPaths, write_atomic
 from hetspec_core.process import ProcessIdentity
+from hetspec_core.terminal_text import say
 
 if TYPE_CHECKING:
     from hetspec_core.engine.context import RunContext
@@ -118,7 +119,7 @@ def _end_badly(journal: Journal, error: BaseException, report: Path | None) -> i
         _end(journal, state, info, report)
     except OSError as failure:
         with suppress(OSError):
-            print(f"the end could not be written to {report or journal.path}: {failure}", file=sys.stderr)
+            say(f"the end could not be written to {report or journal.path}: {failure}", file=sys.stderr)
     if report is not None and state == "failed":
         _print_traceback(error)
     return info.exit_code
@@ -126,7 +127,7 @@ def _end_badly(journal: Journal, error: BaseException, report: Path | None) -> i
 
 def _print_traceback(error: BaseException) -> None:
     with suppress(OSError):  # the log may be on the disk that is full
-        traceback.print_exception(error)
+        say("".join(traceback.format_exception(error)), file=sys.stderr, end="")
 
 
 @contextmanager
@@ -186,7 +187,7 @@ def main(arguments: list[str] | None = None, load_stage: Callable[[str], StageFu
             report=given.report,
         )
     except HetSpecError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         return error.exit_code
 
 

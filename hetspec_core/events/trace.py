@@ -6,6 +6,7 @@ a draft is known by its name. It knows lines and messages, not where traces lie 
 
 from __future__ import annotations
 
+import os
 import time as clock
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,6 +29,7 @@ from hetspec_core.events.chat import (
     decode_reply,
     encode,
 )
+from hetspec_core.paths import make_folders, private
 
 TRACE_VERSION = 1
 SUFFIX = ".jsonl"
@@ -101,8 +103,9 @@ class TraceWriter:
         if settings.draft:
             settings = settings.model_copy(update={"draft": settings.draft_name or "draft"})
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[bytes] | None = path.open("xb")
+            make_folders(path.parent)
+            handle = private(str(path), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC)  # prompts and answers
+            self._file: IO[bytes] | None = os.fdopen(handle, "wb")
         except OSError as error:
             reason = error.strerror or str(error)
             raise ResourceError(f"the trace {path} cannot be written: {reason}", hint="choose another name") from error

@@ -5,6 +5,7 @@ from hetspec_core.jobs.crew import CrewPlan
 from hetspec_core.jobs.gpus import GpuStatus, Inventory, gpu_status, read_inventory, visible_here
 from hetspec_core.jobs.local import MAIN_WORKER, WORKER_MODULE, LocalExecutor, LocalJob
 from hetspec_core.jobs.outcome import Outcome, outcome
+from hetspec_core.jobs.presence import is_at_work, is_copy, run_folder_of
 from hetspec_core.jobs.queue import PARENT_ENDED, GpuRequest, Queue, Waiting, place
 
 __all__ = [
@@ -22,8 +23,11 @@ __all__ = [
     "Waiting",
     "end_marked",
     "gpu_status",
+    "is_at_work",
+    "is_copy",
     "outcome",
     "place",
     "read_inventory",
+    "run_folder_of",
     "visible_here",
 ]

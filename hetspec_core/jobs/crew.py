@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from hetspec_core.jobs import children, records
 from hetspec_core.paths import RunPaths
+from hetspec_core.process import python_command
 
 FULL_DISK_BYTES = 1 << 20
 """A disk with less room than this is called full when a worker ends there without a word."""
@@ -90,7 +91,7 @@ class Member:
         self._paths, self._attempt = paths, attempt
         self._log = paths.log(self.name)
         self._report = None if speaks else paths.folder / f".{self.name}.end.json"
-        self._command = [sys.executable, "-P", "-m", module, str(paths.folder), "--attempt", str(attempt)]
+        self._command = python_command("-m", module, str(paths.folder), "--attempt", str(attempt))
         self._command += ["--worker", self.name, *words]
         if self._report is not None:
             self._command += ["--report", str(self._report)]

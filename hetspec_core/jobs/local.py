@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,8 +19,9 @@ from pathlib import Path
 from hetspec_core.errors import ResourceError, RunError
 from hetspec_core.jobs import records
 from hetspec_core.jobs.crew import CrewPlan, worker_name
+from hetspec_core.jobs.presence import is_at_work
 from hetspec_core.paths import RunPaths
-from hetspec_core.process import ProcessIdentity
+from hetspec_core.process import ProcessIdentity, python_command, python_environment
 
 WORKER_MODULE = "hetspec_core.engine.worker"
 MAIN_WORKER = worker_name(0)
@@ -87,7 +87,7 @@ class LocalExecutor:
         """
         paths.logs.mkdir(exist_ok=True)
         reading, writing = os.pipe()
-        command = [sys.executable, "-P", "-m", _SUPERVISOR, str(paths.folder.absolute())]
+        command = python_command("-m", _SUPERVISOR, str(paths.folder.absolute()))
         command += ["--attempt", str(attempt), "--module", self.module, "--ready", str(writing)]
         if crew is not None:
             command += ["--crew", crew.to_word()]
@@ -124,31 +124,27 @@ class LocalExecutor:
         last = records.tail(log, offset).strip().rpartition("\n")[2]
         raise ResourceError(answer.get("message") or f"no supervisor could be started for {paths.folder}: {last}")
 
-    def ask_to_stop(self, process: ProcessIdentity) -> bool:
-        """Have the supervisor ask its workers to stop; False when it is gone."""
-        return _signal(process, signal.SIGTERM)
+    def ask_to_stop(self, paths: RunPaths, process: ProcessIdentity, *, supervised: bool = True) -> bool:
+        """Have the supervisor ask its workers to stop; False when it does not work on the run in this folder."""
+        return _signal(paths, process, signal.SIGTERM, supervised=supervised)
 
-    def kill(self, process: ProcessIdentity) -> bool:
-        """Have the supervisor end its workers now; if it does not, end it too, whereupon the kernel ends them."""
-        if not _signal(process, KILL_SIGNAL):
+    def kill(self, paths: RunPaths, process: ProcessIdentity, *, supervised: bool = True) -> bool:
+        """Have the supervisor end its workers now; if it does not, end it too, whereupon the kernel ends them.
+
+        False, and nothing is done, when it does not work on the run in this folder.
+        """
+        if not _signal(paths, process, KILL_SIGNAL, supervised=supervised):
             return False
         limit = time.monotonic() + _KILL_S
         while process.is_alive():
             if time.monotonic() > limit:
-                _signal(process, signal.SIGKILL)
+                _signal(paths, process, signal.SIGKILL, supervised=supervised)
                 break
             time.sleep(0.01)
         return True
 
     def _environment(self) -> dict[str, str]:
-        environment = {**_QUIET, **os.environ, **self.environment}
-        home = Path(__file__).resolve().parents[2]
-        if home.name not in ("site-packages", "dist-packages"):  # a checkout: the worker runs the same code
-            before = environment.get("PYTHONPATH", "").split(os.pathsep)
-            environment["PYTHONPATH"] = os.pathsep.join(
-                [str(home), *(part for part in before if part not in ("", str(home)))]
-            )
-        return environment
+        return python_environment({**_QUIET, **os.environ, **self.environment})
 
 
 def _read_answer(file: int) -> dict[str, str]:
@@ -165,11 +161,14 @@ def _read_answer(file: int) -> dict[str, str]:
     return json.loads(data)
 
 
-def _signal(process: ProcessIdentity, number: signal.Signals) -> bool:
-    """Send a signal to this very process and no other that has its number now; False when it is gone."""
+def _signal(paths: RunPaths, process: ProcessIdentity, number: signal.Signals, *, supervised: bool) -> bool:
+    """Send a signal to this very process and no other that has its number now, if it works on the run in this folder.
+
+    A copy of a run folder names the supervisor of the original, which must not be touched. False when nothing was sent.
+    """
     try:
         if not hasattr(os, "pidfd_open"):
-            if process.is_alive():
+            if is_at_work(paths, process, supervised=supervised):
                 os.kill(process.pid, number)
                 return True
             return False
@@ -177,7 +176,7 @@ def _signal(process: ProcessIdentity, number: signal.Signals) -> bool:
     except ProcessLookupError:
         return False
     try:  # the handle holds the process; only now its identity is looked at
-        if not process.is_alive():
+        if not is_at_work(paths, process, supervised=supervised):
             return False
         signal.pidfd_send_signal(handle, number)
         return True

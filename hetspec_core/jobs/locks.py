@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from hetspec_core.paths import make_folders
+
 _POLL_S = 0.01
 
 
@@ -19,7 +21,7 @@ def take(path: Path, *, patience_s: float = 0.0) -> int | None:
         path: the file.
         patience_s: how long to try; None is returned when somebody else holds it for all of that time.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     limit = time.monotonic() + patience_s
     while True:
@@ -51,7 +53,7 @@ def is_taken(path: Path) -> bool:
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[None]:
     """Hold the lock, waiting for it as long as it takes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(path.parent)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -23,7 +23,7 @@ def outcome(data: Path, run_id: str) -> Outcome:
     paths = RunPaths(data / "runs" / run_id)
     if not paths.spec.is_file():
         return "gone"
-    if (data / "queue" / f"{run_id}.json").exists() or locks.is_taken(paths.folder / ".supervisor.lock"):
+    if (data / "queue" / f"{run_id}.json").exists() or locks.is_taken(paths.supervisor_lock):
         return "open"
     launched, ended = _newest(paths.desk, "launched"), _newest(paths.events, "run_ended")
     attempt = int(launched.get("attempt", 0)) if launched else 0

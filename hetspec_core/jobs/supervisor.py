@@ -28,9 +28,9 @@ from hetspec_core.jobs.queue import Queue
 from hetspec_core.jobs.shift import RETRIES, Shift
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
+from hetspec_core.terminal_text import say
 
 NAME = "supervisor"
-LOCK_NAME = ".supervisor.lock"
 RESERVE_NAME = ".last_words"
 RESERVE_BYTES = 64 << 10
 """Room that is kept in the run folder for the word that says how the run ended, should the disk be full then."""
@@ -83,7 +83,7 @@ class Supervisor:
             ResourceError: a GPU is leased by another run.
         """
         me = ProcessIdentity.of()
-        lock = locks.take(self.paths.folder / LOCK_NAME, patience_s=_LOCK_PATIENCE_S)
+        lock = locks.take(self.paths.supervisor_lock, patience_s=_LOCK_PATIENCE_S)
         if lock is None:
             raise RunError(f"another supervisor is at work on run {self.paths.run_id}")
         self._held.append(lock)
@@ -205,7 +205,7 @@ class Supervisor:
     def _has_folder(self) -> bool:
         """Whether the run folder is still the one that was taken: somebody may have deleted it, or moved it away."""
         try:
-            return os.path.samestat((self.paths.folder / LOCK_NAME).stat(), os.fstat(self._held[0]))
+            return os.path.samestat(self.paths.supervisor_lock.stat(), os.fstat(self._held[0]))
         except FileNotFoundError:
             return False
         except OSError:  # a disk that does not answer says nothing
@@ -240,7 +240,7 @@ class Supervisor:
                     self._free_reserve()
                     continue
                 with contextlib.suppress(OSError):  # the run is then lost, which is what can be seen of it
-                    print(f"the end could not be written: {failure}; it was {error or state}", file=sys.stderr)
+                    say(f"the end could not be written: {failure}; it was {error or state}", file=sys.stderr)
 
     def _free_reserve(self) -> None:
         with contextlib.suppress(OSError):
@@ -275,7 +275,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         me = supervisor.take()
     except HetSpecError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         _answer(given.ready, {"kind": type(error).__name__, "message": error.message})
         return error.exit_code
     _answer(given.ready, {"ready": True, "birth": me.birth, "host": socket.gethostname()})

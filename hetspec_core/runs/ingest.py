@@ -21,7 +21,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from hetspec_core.errors import HetSpecError, RunError
 from hetspec_core.events import Event, read_events
-from hetspec_core.paths import RunPaths
+from hetspec_core.paths import RunPaths, make_folders
 from hetspec_core.runs.database import (
     exclusive,
     identity,
@@ -94,7 +94,7 @@ class Registry:
         self._lock = threading.RLock()
         self._busy = False
         self.in_memory = False
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         with exclusive(path.with_suffix(".lock")):  # switching to WAL and migrating do not wait for each other
             self._open()
 

@@ -68,9 +68,14 @@ class RunFacts:
         return max(self.launched, self.started, self.ended)
 
     @property
+    def is_supervised(self) -> bool:
+        """Whether `process` is a supervisor, which holds the lock of the run folder."""
+        return self.launched == self.attempt
+
+    @property
     def process(self) -> ProcessIdentity | None:
         """Process that keeps the newest attempt: its supervisor, or a worker that was started without one."""
-        return self.launched_process if self.launched == self.attempt else self.started_process
+        return self.launched_process if self.is_supervised else self.started_process
 
 
 def fold(facts: RunFacts, event: Event) -> RunFacts:
@@ -106,7 +111,7 @@ def derive_state(facts: RunFacts, is_alive: Callable[[ProcessIdentity], bool | N
 
     Args:
         facts: both journals, folded.
-        is_alive: whether a process lives; None = cannot be told from here, which is taken for yes.
+        is_alive: whether a process lives and works in this folder; None = cannot be told, which is taken for yes.
     """
     attempt = facts.attempt
     if attempt == 0:

@@ -16,6 +16,7 @@ from importlib import metadata
 
 from hetspec_core import __version__
 from hetspec_core.paths import Roots, roots
+from hetspec_core.process import python_command, python_environment
 from hetspec_core.service.checks import (
     Check,
     check_bases,
@@ -78,9 +79,11 @@ def _check_torch(*, has_gpu: bool) -> Check:
     version = _version("torch")
     if version is None:
         return Check("torch", "error", "torch is not installed: datasets, training and decoding need it", _INSTALL)
-    command = [sys.executable, "-c", _ASK_TORCH]
+    command, variables = python_command("-c", _ASK_TORCH), python_environment()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TORCH_TIMEOUT_S)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=TORCH_TIMEOUT_S, env=variables
+        )
     except subprocess.TimeoutExpired:
         return Check("torch", "error", f"torch {version} did not start within {TORCH_TIMEOUT_S:.0f} s", _INSTALL)
     except OSError as error:

@@ -10,8 +10,8 @@ from hetspec_core.service.library import Library
 from hetspec_core.service.logs import LogFile
 from hetspec_core.service.report import RunSummary
 from hetspec_core.service.run_news import RunReader, WorkerFacts, exit_words
-from hetspec_core.service.terminal_text import plain
 from hetspec_core.service.workbench import Workbench
+from hetspec_core.terminal_text import plain
 
 TAIL_LINES = 50
 _TRACEBACK_LINES = 30

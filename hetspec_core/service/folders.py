@@ -8,16 +8,19 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hetspec_core.errors import NotFoundError
 from hetspec_core.events import Journal, Submitted, read_events
 from hetspec_core.paths import RunPaths, write_atomic
+from hetspec_core.runs.found import flatten
 from hetspec_core.service.provenance import origins_text
 from hetspec_core.spec import RunSpec
-from hetspec_core.spec.document import to_toml
+from hetspec_core.spec.document import from_toml, to_toml
+from hetspec_core.spec.serving import HIDDEN
 
 if TYPE_CHECKING:
     from hetspec_core.config.resolve import Resolved
@@ -28,13 +31,50 @@ _ID_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # no 0 o 1 l i
 def fill_folder(paths: RunPaths, asked: RunSpec | Resolved, folder: Path, after: tuple[str, ...] = ()) -> None:
     """Make a new run folder; relative paths of the spec begin at `folder`, and the runs `after` go before it."""
     spec = asked if isinstance(asked, RunSpec) else asked.spec
-    paths.folder.mkdir()
+    paths.folder.mkdir(mode=0o700 if spec.stage == "generate" else 0o750)  # prompts are for their user alone
     paths.logs.mkdir()
     with Journal(paths.desk, "desk") as desk:
         desk.write(Submitted(host=socket.gethostname(), folder=str(folder), after=after))
     if not isinstance(asked, RunSpec) and asked.origins:
-        write_atomic(paths.origins, origins_text(spec, asked.origins), mode=0o444)
-    write_atomic(paths.spec, to_toml(spec), mode=0o444)  # the last, because it makes the names in the folder durable
+        write_atomic(paths.origins, origins_text(spec, asked.origins), mode=0o440)
+    write_atomic(paths.spec, to_toml(spec), mode=0o440)  # the last, because it makes the names in the folder durable
+
+
+def seal(asked: RunSpec | Resolved) -> tuple[RunSpec | Resolved, dict[str, str]]:
+    """What is asked with `***` in place of every key, and the keys by the variable that hands each to the workers.
+
+    Raises:
+        SpecError: a key was taken out before, as in the spec of another run, and is not in the environment.
+    """
+    spec = asked if isinstance(asked, RunSpec) else asked.spec
+    sglang, keys = spec.sglang.sealed()
+    sglang.opened({**os.environ, **keys})
+    if sglang == spec.sglang:
+        return asked, keys
+    sealed = spec.model_copy(update={"sglang": sglang})
+    if isinstance(asked, RunSpec):
+        return sealed, keys
+    values = flatten(sealed.model_dump(mode="json", exclude_none=True))
+    origins = {
+        key: replace(origin, value=values[key]) if key.startswith("sglang.") and key in values else origin
+        for key, origin in asked.origins.items()
+    }
+    return replace(asked, spec=sealed, origins=origins), keys
+
+
+def keys_of(paths: RunPaths, variables: Mapping[str, str]) -> dict[str, str]:
+    """Those of the variables that hold keys which were taken out of the spec of a run.
+
+    Raises:
+        SpecError: one is not there.
+    """
+    try:
+        text = paths.spec.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    if HIDDEN not in text:  # nearly all
+        return {}
+    return from_toml(text, name=str(paths.spec)).sglang.opened(variables).sealed()[1]
 
 
 def new_run_id(stage: str) -> str:

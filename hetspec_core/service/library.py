@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from hetspec_core.errors import HetSpecError, NotFoundError, ResourceError, RunError
 from hetspec_core.events import Journal, Marked, Moved, read_events
 from hetspec_core.paths import RunPaths, sync_folder
-from hetspec_core.process import ProcessIdentity
-from hetspec_core.runs import derive_state
 from hetspec_core.runs.state import FINISHED
 from hetspec_core.service.folders import desk_lock, submit_folder, submitted
 from hetspec_core.service.inputs import find_run
@@ -105,7 +103,7 @@ class Library:
         for row in runs:
             if limit is not None and len(found) >= limit:
                 break
-            state = derive_state(row.facts, ProcessIdentity.is_alive)
+            state = self.workbench.state_of(row)
             if state != row.state:  # its process is gone: it may have said more in the meantime
                 state = self.workbench.state(row.run_id)
                 row = registry.row(row.run_id) or row

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from hetspec_core.service.terminal_text import LONGEST, clean_line, final, plain, plain_lines
+from hetspec_core.terminal_text import LONGEST, clean_line, final, plain, plain_lines
 
 _BLOCK = 1 << 20
 _TAIL = 1 << 16

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hetspec_core.errors import NotFoundError
-from hetspec_core.process import ProcessIdentity
-from hetspec_core.runs import derive_state
 from hetspec_core.runs.census import take_census
 from hetspec_core.runs.rows import RunRow
 from hetspec_core.runs.state import FINISHED
@@ -139,7 +137,7 @@ class Observer:
         self._live, queued, lost = {}, [], []
         counts = dict(census.counts)
         for row in [*census.unfinished, *(row for row in census.failed if row.run_id in place)]:
-            state = derive_state(row.facts, ProcessIdentity.is_alive)
+            state = workbench.state_of(row)
             if state in FINISHED and row.run_id in place:
                 state = "queued"
             if state != row.state:

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hetspec_core.errors import NotFoundError
-from hetspec_core.process import ProcessIdentity
-from hetspec_core.runs import RunRow, RunState, derive_state
+from hetspec_core.runs import RunRow, RunState
 from hetspec_core.runs.query import FIELDS
 from hetspec_core.runs.state import FINISHED, STATES
 from hetspec_core.runs.thin import Axis
@@ -223,7 +222,7 @@ class Pages:
     def _states(self, waiting: Collection[str]) -> dict[str, RunState]:
         states: dict[str, RunState] = {}
         for row in self.workbench.registry.find(["state:starting,running"], archived=True):
-            state = derive_state(row.facts, ProcessIdentity.is_alive)
+            state = self.workbench.state_of(row)
             if state != row.state:  # its process is gone: it may have said more in the meantime
                 state = self.workbench.state(row.run_id)
             states[row.run_id] = state

@@ -35,8 +35,8 @@ from hetspec_core.paths import RunPaths
 from hetspec_core.runs.state import FINISHED
 from hetspec_core.service.library import Library
 from hetspec_core.service.report import RunSummary
-from hetspec_core.service.terminal_text import clean_line, plain
 from hetspec_core.service.workbench import Workbench
+from hetspec_core.terminal_text import clean_line, plain
 
 STATE_PERIOD_S = 0.5
 _SKIPPED = (b'"type":"metric"', b'"type":"progress"', b'"type":"text"')

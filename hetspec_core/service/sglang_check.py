@@ -37,7 +37,11 @@ def check_sglang(*, has_gpu: bool) -> Check:
     wanted = f"sglang>={sglang_versions.OLDEST},<={sglang_versions.NEWEST}"
     install = f"pip install '{wanted}' in an environment of its own, and set {VARIABLE} to its python"
     try:
-        done = subprocess.run([python, "-c", _ASK], capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
+        done = subprocess.run(
+            [python, "-P", "-c", _ASK], capture_output=True, text=True, check=False, timeout=TIMEOUT_S
+        )
+        if sglang_inside.is_too_old(done.stderr):
+            return Check("sglang", "error", f"{python} is older than Python 3.11", sglang_inside.NEWER_PYTHON)
         found = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         return Check("sglang", "error", f"{python} cannot be asked: {error}", f"set {VARIABLE} to a Python with SGLang")
@@ -66,7 +70,7 @@ def check_sglang(*, has_gpu: bool) -> Check:
 def _inside(python: str, version: str, facts: dict[str, object]) -> list[str]:
     """What is wrong with HetSpec's model classes and tree plugin in this SGLang."""
     try:
-        command = [python, "-c", sglang_inside.question()]
+        command = [python, "-P", "-c", sglang_inside.question()]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
         found = sglang_inside.read_answer(done.stdout)
     except (OSError, ValueError, KeyError, subprocess.TimeoutExpired) as error:

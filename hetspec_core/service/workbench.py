@@ -9,19 +9,18 @@ import os
 import shutil
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hetspec_core.errors import HetSpecError, NotFoundError, ResourceError, RunError
 from hetspec_core.events import CancelAsked, EventBase, FoundLost, Journal
-from hetspec_core.jobs import LocalExecutor, LocalJob, Queue, end_marked
-from hetspec_core.paths import HOME_VARIABLE, Roots, RunPaths, roots, sync_folder
-from hetspec_core.process import ProcessIdentity
+from hetspec_core.jobs import LocalExecutor, LocalJob, Queue, end_marked, is_at_work, is_copy, run_folder_of
+from hetspec_core.paths import HOME_VARIABLE, Roots, RunPaths, make_folders, roots, sync_folder
 from hetspec_core.runs import Registry, RunRow, RunState, derive_state
 from hetspec_core.runs.state import FINISHED
 from hetspec_core.service.chains import stopped_children, waits_for
-from hetspec_core.service.folders import desk_lock, fill_folder, new_run_id, submit_folder, submitted
+from hetspec_core.service.folders import desk_lock, fill_folder, keys_of, new_run_id, seal, submit_folder, submitted
 from hetspec_core.service.gpus import GpuReport, crew_on_processor, read_gpus, waiting_run
 from hetspec_core.service.inputs import InputKind, explain_missing, find_run, product_folder
 from hetspec_core.service.report import (
@@ -68,6 +67,7 @@ class Workbench:
         self.executor = executor or LocalExecutor(environment=environment)
         self.queue = Queue(self.roots.data)
         self._jobs: dict[str, LocalJob] = {}
+        self._keys: dict[str, dict[str, str]] = {}
         self._registry: Registry | None = None
 
     @property
@@ -105,8 +105,10 @@ class Workbench:
 
         Raises:
             ResourceError: the folder cannot be written.
+            SpecError: it needs a key that was not kept with the run it is made from.
         """
-        self.roots.runs.mkdir(parents=True, exist_ok=True)
+        spec, keys = seal(spec)
+        make_folders(self.roots.runs, self.roots)
         while True:
             run_id = new_run_id(spec.stage)
             staging = RunPaths(self.roots.runs / f".new-{run_id}")
@@ -123,6 +125,7 @@ class Workbench:
             finally:
                 shutil.rmtree(staging.folder, ignore_errors=True)
             sync_folder(self.roots.runs)
+            self._keys[run_id] = keys
             return RunHandle(run_id, self.paths(run_id))
 
     def start(self, run_id: str) -> None:
@@ -132,6 +135,7 @@ class Workbench:
         Raises:
             NotFoundError: there is no such run.
             RunError: it is at work or waits already, or a run that goes before it has ended otherwise.
+            SpecError: it needs a key, which is not kept with a run and not in the environment.
             ResourceError: no process could be started, or this machine will never have the GPUs it needs.
         """
         paths = self.paths(run_id)
@@ -144,14 +148,24 @@ class Workbench:
                 end_marked(paths.folder.absolute(), row.attempt)
             folder, attempt = submit_folder(paths), row.attempt + 1
             after = waits_for(self.roots.data, run_id, submitted(paths).after)
-            waiting = waiting_run(self.executor, paths, attempt, folder, after)
+            executor = self._executor_with_keys(paths)
+            waiting = waiting_run(executor, paths, attempt, folder, after)
             if waiting is None:
                 crew = crew_on_processor(paths)
-                self._jobs[run_id] = self.executor.launch(paths, attempt=attempt, folder=folder, crew=crew)
+                self._jobs[run_id] = executor.launch(paths, attempt=attempt, folder=folder, crew=crew)
                 return
             with self.queue.lock():
                 self.queue.put(waiting)
         self.dispatch()
+
+    def _executor_with_keys(self, paths: RunPaths) -> LocalExecutor:
+        """The executor, with the keys that were taken out of the run's spec as variables of its workers.
+
+        Raises:
+            SpecError: a key is neither known from submitting the run nor in the environment.
+        """
+        keys = keys_of(paths, {**os.environ, **self._keys.get(paths.run_id, {})})
+        return replace(self.executor, environment={**self.executor.environment, **keys}) if keys else self.executor
 
     def dispatch(self) -> None:
         """Start the waiting runs that can start now. Whoever ends a run does so too; this heals what a kill left."""
@@ -255,12 +269,13 @@ class Workbench:
 
         Raises:
             NotFoundError: there is no such run.
-            RunError: it has ended, or works on another host.
+            RunError: it has ended, works on another host, or is a copy of a run that works in another folder.
         """
         with self.queue.lock():  # a run is in the queue or has a supervisor, and does not change between the two here
             waited = self.queue.remove(run_id)
         row, state = self._look(run_id)
         if state in FINISHED and not waited:
+            self._refuse_copy(row)
             raise RunError(f"run {run_id} is {state}; there is nothing to cancel")
         if waited and row.attempt:
             return False
@@ -275,7 +290,21 @@ class Workbench:
         if process is None:
             self.dispatch()  # ends those that wait for it
             return False
-        return self.executor.kill(process) if force else self.executor.ask_to_stop(process)
+        act = self.executor.kill if force else self.executor.ask_to_stop
+        return act(self.paths(run_id), process, supervised=row.facts.is_supervised)
+
+    def _refuse_copy(self, row: RunRow) -> None:
+        """Say so when a run seems lost only because its folder is a copy of one that is at work."""
+        process = row.facts.process
+        if process is None or row.facts.ended == row.attempt:
+            return
+        if is_copy(self.paths(row.run_id), process, supervised=row.facts.is_supervised):
+            folder = run_folder_of(process)
+            where = f"in {folder}" if folder is not None else f"as process {process.pid}, in another folder"
+            raise RunError(
+                f"this is a copy of run {row.run_id}, which works {where}; it is not touched",
+                hint="cancel it with the HETSPEC_HOME that it was started with",
+            )
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -287,6 +316,11 @@ class Workbench:
         """
         return self._look(run_id)[1]
 
+    def state_of(self, row: RunRow) -> RunState:
+        """The state of a run whose journals are in `row`, with a look at whether its process works in this folder."""
+        paths, facts = self.paths(row.run_id), row.facts
+        return derive_state(facts, lambda process: is_at_work(paths, process, supervised=facts.is_supervised))
+
     def runs(self, *, state: str | None = None, stage: str | None = None, limit: int | None = None) -> list[RunSummary]:
         """All runs, newest first, or those in a state, of a stage, and at most `limit`."""
         self.registry.sync_all()
@@ -295,7 +329,7 @@ class Workbench:
         for row in self.registry.find([f"stage:{stage}"] if stage else [], archived=True):
             if limit is not None and len(found) >= limit:
                 break
-            now = derive_state(row.facts, ProcessIdentity.is_alive)
+            now = self.state_of(row)
             if now == "lost" and row.state != "lost":  # it may have ended between the reading and the look
                 row, now = self._look(row.run_id)
             if row.run_id in waiting and now in FINISHED:
@@ -376,11 +410,11 @@ class Workbench:
 
     def _look(self, run_id: str) -> tuple[RunRow, RunState]:
         row = self._sync(run_id)
-        state = derive_state(row.facts, ProcessIdentity.is_alive)
+        state = self.state_of(row)
         if state in ("lost", "cancelled") and row.state != state:
             # The process is gone, so its journal is complete now, which it may not have been when it was read.
             row = self._sync(run_id)
-            state = derive_state(row.facts, ProcessIdentity.is_alive)
+            state = self.state_of(row)
         if state in FINISHED and run_id in self.queue.waiting_ids():
             state = "queued"
         return row, state

@@ -1,13 +1,25 @@
 """Spec of serving by SGLang: where it is, how it is started, and what its offline engine measures.
 
-It knows no process and no HTTP.
+It knows no process and no HTTP. Keys among its settings are taken out before a spec is written (`sealed`) and put back
+by the process that needs them (`opened`); in between they travel as environment variables.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
+
 from pydantic import Field, model_validator
 
+from hetspec_core.errors import SpecError
 from hetspec_core.spec._base import Spec
+
+HIDDEN = "***"
+"""What a sealed spec has in place of a key."""
+
+_VARIABLES = "HETSPEC_SGLANG_"
+_SECRET_NAME = re.compile(r"(^|[-_])(key|token|password|secret)$", re.IGNORECASE)
+_SECRET_VALUE = re.compile(r"(hf_|sk-|gh[pousr]_|xox[abp]-)[A-Za-z0-9_-]{16,}")
 
 
 class SGLangSpec(Spec):
@@ -59,6 +71,60 @@ class SGLangSpec(Spec):
         found = self.flag(*names) or ""
         return int(found) if found.isdecimal() else None
 
+    def sealed(self) -> tuple[SGLangSpec, dict[str, str]]:
+        """This spec with `***` in place of every key, and the keys by the environment variable that hands each over.
+
+        A key is the value of a flag or variable whose name ends in key, token, password or secret, and any value that
+        looks like a token of a known service. `--api-key` is handed over as HETSPEC_SGLANG_API_KEY.
+        """
+        found: dict[str, str] = {}
+
+        def hide(variable: str, value: str) -> str:
+            if value != HIDDEN:
+                found[variable] = value
+            return HIDDEN
+
+        return self._with_keys(hide), found
+
+    def opened(self, variables: Mapping[str, str]) -> SGLangSpec:
+        """The inverse of `sealed`; keys that still stand in the spec stay.
+
+        Raises:
+            SpecError: a key is not among the variables.
+        """
+        lacking: list[str] = []
+
+        def reveal(variable: str, value: str) -> str:
+            if value == HIDDEN and not variables.get(variable):
+                lacking.append(variable)
+            return variables.get(variable, value) if value == HIDDEN else value
+
+        spec = self._with_keys(reveal)
+        if lacking:
+            raise SpecError(
+                "the server is started with a key, and keys are not kept with a run",
+                hint=f"put the key into {' and '.join(lacking)}, and run the command again",
+            )
+        return spec
+
+    def _with_keys(self, change: Callable[[str, str], str]) -> SGLangSpec:
+        """A copy in which every key is what `change` makes of its variable and value."""
+        flags: list[str] = []
+        for word in self.flags:
+            name, sign, value = word.partition("=")
+            before = self.flags[len(flags) - 1] if flags else ""
+            if word.startswith("--"):
+                flags.append(f"{name}={change(_variable(name), value)}" if sign and _is_key(name, value) else word)
+            elif before.startswith("--") and "=" not in before and _is_key(before, word):
+                flags.append(change(_variable(before), word))
+            else:
+                flags.append(word)
+        environment = {
+            name: change(f"{_VARIABLES}VARIABLE_{name}", value) if _is_key(name, value) else value
+            for name, value in self.environment.items()
+        }
+        return self.model_copy(update={"flags": tuple(flags), "environment": environment})
+
     @property
     def num_gpus(self) -> int:
         """GPUs that a server started with this spreads over: tensor, pipeline and data parallel sizes multiplied."""
@@ -72,6 +138,8 @@ class SGLangSpec(Spec):
         for name, url in (("url", self.url), ("plain_url", self.plain_url)):
             if url and not url.startswith(("http://", "https://")):
                 raise ValueError(f"{name} is {url!r}; it needs http://HOST:PORT")
+            if "@" in url.partition("://")[2].partition("/")[0]:
+                raise ValueError(f"{name} holds a user name or key; put a key into HETSPEC_SGLANG_API_KEY instead")
         if self.plain_url and not self.url:
             raise ValueError("plain_url goes with url; without one both servers are started")
         if self.engine and self.url:
@@ -82,3 +150,11 @@ class SGLangSpec(Spec):
         if port is not None and not (port.isdecimal() and 0 < int(port) < 65536):
             raise ValueError(f"--port among flags is {port!r}; it needs a number from 1 to 65535")
         return self
+
+
+def _is_key(name: str, value: str) -> bool:
+    return value == HIDDEN or bool(value and (_SECRET_NAME.search(name) or _SECRET_VALUE.search(value)))
+
+
+def _variable(flag: str) -> str:
+    return _VARIABLES + flag.lstrip("-").upper().replace("-", "_")

@@ -200,6 +200,12 @@ def test_a_host_that_is_not_of_this_machine_is_said_and_not_called_taken(host: s
             ask()
 
 
+def family(pid: int) -> list[psutil.Process]:
+    """A process and all that it started."""
+    top = psutil.Process(pid)
+    return [top, *top.children(recursive=True)]
+
+
 def test_a_server_with_a_key_is_asked_with_it_and_shows_it_nowhere(
     pair: Pair, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +216,10 @@ def test_a_server_with_a_key_is_asked_with_it_and_shows_it_nowhere(
         assert served.server is not None
         told = served.server.log.read_text() + served.server.launch.shown
         assert "s3cret" not in told and "--api-key '***'" in told
+        assert served.server.pid is not None
+        shown = [word for process in family(served.server.pid) for word in process.cmdline()]
+        assert "--api-key" in shown and "s3cret" not in " ".join(shown), "every user of the machine can read this"
+        assert served.server.log.stat().st_mode & 0o077 == 0
         url = served.client.url
         with pytest.raises(ResourceError, match=r"wants an API key \(status 401\)") as failure:
             SGLangClient(url).facts()
@@ -322,7 +332,7 @@ def test_the_engine_is_started_with_the_words_of_a_server(pair: Pair, tmp_path: 
     about: dict[str, Any] = {"base": tmp_path, "served": served, "tree": CHAIN, "resources": ResourcesSpec()}
     words = EngineJob(spec, prompts=[[1]], decoding=GREEDY, **about).words
     command = plan_launch(spec, port=1234, **about).command
-    assert [word for word in command if word not in ("--host", "127.0.0.1", "--port", "1234")][3:] == words
+    assert [word for word in command if word not in ("--host", "127.0.0.1", "--port", "1234")][4:] == words
     assert words[-4:] == list(spec.flags) and "--tp-size" not in words, "the same flag by another name is the user's"
 
 

@@ -158,13 +158,36 @@ def test_a_process_with_the_number_of_the_supervisor_is_not_taken_for_it(workben
         workbench._note(run_id, Launched(attempt=1, pid=who.pid, host=who.host, birth="another boot:1"))
         assert workbench.state(run_id) == "lost"
         reused = ProcessIdentity(who.pid, "another boot:1", who.host)
-        assert workbench.executor.kill(reused) is False and workbench.executor.ask_to_stop(reused) is False
+        paths = workbench.paths(run_id)
+        assert (
+            workbench.executor.kill(paths, reused) is False and workbench.executor.ask_to_stop(paths, reused) is False
+        )
         workbench.resume(run_id)
         assert workbench.wait(run_id, PATIENCE_S) == "succeeded"
         assert other.poll() is None
     finally:
         other.kill()
         other.wait()
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_copied_home_neither_shows_nor_stops_the_run_of_the_original(
+    workbench: Workbench, home: Path, tmp_path: Path, force: bool
+) -> None:
+    run_id = start(workbench, "wait")
+    works(workbench, run_id)
+    copied = tmp_path / "copied"
+    shutil.copytree(home, copied, symlinks=True)
+    with Workbench(copied, LocalExecutor("tests.fakes.worker")) as copy:
+        assert copy.state(run_id) == "lost"
+        assert [run.state for run in copy.runs()] == ["lost"]
+        with pytest.raises(RunError, match="this is a copy of run") as refused:
+            copy.cancel(run_id, force=force)
+        assert str(workbench.paths(run_id).folder) in refused.value.message
+        assert "cancel_asked" not in copy.paths(run_id).desk.read_text()
+    assert workbench.state(run_id) == "running"
+    assert workbench.cancel(run_id, force=force)
+    assert workbench.wait(run_id, PATIENCE_S) == "cancelled"
 
 
 LAUNCH = """

@@ -19,6 +19,7 @@ from hetspec_core.events import (
     RunStarted,
     Submitted,
 )
+from hetspec_core.jobs import locks
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.service.provenance import origins_text
@@ -28,6 +29,7 @@ from tests.fakes.specs import small_spec
 
 NOW = 1_800_000_000.0
 HERE = "this.host"
+_held: list[int | None] = []  # locks of runs at which this process works, as their supervisor would hold them
 
 
 def write_run(home: Path, run_id: str, name: str, events: list[EventBase], stage: Stage = "train") -> RunPaths:
@@ -39,7 +41,15 @@ def write_run(home: Path, run_id: str, name: str, events: list[EventBase], stage
     for path, mine in ((paths.desk, True), (paths.events, False)):
         lines = [event for event in events if isinstance(event, Submitted | Launched | Marked) == mine]
         path.write_text("".join(event.model_dump_json() + "\n" for event in lines))
+    if _says_that_this_process_works(events):
+        _held.append(locks.take(paths.supervisor_lock))
     return paths
+
+
+def _says_that_this_process_works(events: list[EventBase]) -> bool:
+    me = ProcessIdentity.of().pid
+    launched = any(isinstance(event, Launched) and event.pid == me for event in events)
+    return launched and not any(isinstance(event, RunEnded) for event in events)
 
 
 def explained_run(home: Path, run_id: str) -> RunPaths:

@@ -34,6 +34,7 @@ from hetspec_core.engine.backends.sglang_server import (
     why_it_ended,
 )
 from hetspec_core.errors import Cancelled, StageFailed
+from hetspec_core.paths import private
 from hetspec_core.spec import DecodingSpec, ResourcesSpec, SGLangSpec, TreeSpec
 
 _LOOK_S = 0.2
@@ -106,8 +107,8 @@ def run_engine(
         question.write_text(json.dumps(about), encoding="utf-8")
         variables = inside_variables(job.spec, link_inside(folder / "inside"), job.served, job.resources)
         log.parent.mkdir(parents=True, exist_ok=True)
-        command = [interpreter(job.spec), "-m", MODULE, str(question), str(result)]
-        with log.open("ab") as output:
+        command = [interpreter(job.spec), "-P", "-m", MODULE, str(question), str(result)]
+        with open(log, "ab", opener=private) as output:
             began = output.tell()
             process = subprocess.Popen(
                 command,

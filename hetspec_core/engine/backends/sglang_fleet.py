@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -65,6 +66,7 @@ class Fleet:
 
     Raises:
         ResourceError: there is no SGLang, or one outside the supported range.
+        SpecError: it is started with a key, which is not in the environment.
         ModelError: it is to run in float32, and its source is not one that can be helped to.
     """
 
@@ -79,6 +81,7 @@ class Fleet:
         on_progress: Progress = lambda label, done: None,
         stop_asked: Callable[[], bool] = lambda: False,
     ) -> None:
+        spec = spec.opened(os.environ)
         self.spec, self.base, self.resources = spec, base, resources
         self.folder, self.logs = folder, logs
         self.on_progress, self.stop_asked = on_progress, stop_asked

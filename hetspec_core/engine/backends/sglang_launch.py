@@ -6,12 +6,14 @@ on its PYTHONPATH, which holds this package and an entry point, and nothing else
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hetspec_core
 from hetspec_core import sglang_inside, sglang_versions
@@ -29,7 +31,17 @@ PLUGIN = "hetspec_core.engine.backends.sglang_plugin.hooks:register"
 PYTHON_VARIABLE = "HETSPEC_SGLANG_PYTHON"
 """Interpreter that has SGLang, where no spec names one."""
 
-HIDDEN = "***"
+SERVER_MODULE = "sglang.launch_server"
+WORDS_VARIABLE = "HETSPEC_SGLANG_WORDS"
+"""In the environment of a server that is started with keys: the words of its command line that hold them, by place."""
+
+_START_WITH_KEYS = f"""\
+import json, os, runpy, sys
+for place, word in json.loads(os.environ.pop("{WORDS_VARIABLE}")).items():
+    sys.argv[1 + int(place)] = word
+runpy.run_module("{SERVER_MODULE}", run_name="__main__", alter_sys=True)
+"""
+# A command line can be read by every user of the machine, an environment by its own user only.
 
 _ASK_S = 120.0
 _ALIASES = {"--tp-size": ("--tp", "--tensor-parallel-size"), "--model-path": ("--model",)}
@@ -40,7 +52,7 @@ class Launch:
     """How a server is started.
 
     Attributes:
-        command: its command line.
+        command: its command line, without keys.
         environment: variables on top of this process's own.
         url: where it will answer.
         host, port: the same in parts.
@@ -63,8 +75,11 @@ class Launch:
 
     @property
     def told(self) -> list[str]:
-        """The words of the command line as records and logs have them, without the key."""
-        return [word.replace(self.api_key, HIDDEN) for word in self.command] if self.api_key else self.command
+        """The words of the command line as records and logs have them; a key is not in them."""
+        if _START_WITH_KEYS not in self.command:
+            return self.command
+        place = self.command.index(_START_WITH_KEYS)
+        return [*self.command[: place - 1], "-m", SERVER_MODULE, *self.command[place + 1 :]]
 
 
 def interpreter(spec: SGLangSpec) -> str:
@@ -74,9 +89,13 @@ def interpreter(spec: SGLangSpec) -> str:
 
 
 def environment(spec: SGLangSpec, inside: Path | None = None) -> dict[str, str]:
-    """Variables of SGLang's process: PYTHONPATH is its own, not ours, with the folder of links behind it."""
+    """Variables of SGLang's process: PYTHONPATH is its own, not ours, with the folder of links behind it.
+
+    PYTHONSAFEPATH is `-P` for the Pythons that SGLang itself starts.
+    """
     places = [spec.python_path, str(inside) if inside is not None else ""]
-    return {"PYTHONPATH": os.pathsep.join(place for place in places if place), **spec.environment}
+    own = {"PYTHONPATH": os.pathsep.join(place for place in places if place), "PYTHONSAFEPATH": "1"}
+    return {**own, **spec.environment}
 
 
 def installed(spec: SGLangSpec) -> sglang_inside.Installed:
@@ -85,7 +104,7 @@ def installed(spec: SGLangSpec) -> sglang_inside.Installed:
     Raises:
         ResourceError: there is none, or one outside the supported range.
     """
-    command = [interpreter(spec), "-c", sglang_inside.question()]
+    command = [interpreter(spec), "-P", "-c", sglang_inside.question()]
     where = spec.python_path or command[0]
     hint = (
         f"pip install 'sglang>={sglang_versions.OLDEST},<={sglang_versions.NEWEST}' in an environment of its own, "
@@ -105,6 +124,8 @@ def installed(spec: SGLangSpec) -> sglang_inside.Installed:
     try:
         found = sglang_inside.read_answer(done.stdout)
     except (ValueError, KeyError):
+        if sglang_inside.is_too_old(done.stderr):
+            raise ResourceError(f"{command[0]} is older than Python 3.11", hint=sglang_inside.NEWER_PYTHON) from None
         said = [line for line in done.stderr.splitlines() if line.strip()]
         if said and not said[-1].startswith("importlib.metadata.PackageNotFoundError"):
             raise ResourceError(f"{command[0]} cannot tell its SGLang: {said[-1].strip()[:300]}", hint=hint) from None
@@ -131,7 +152,7 @@ def plan_launch(
     """The command line of a server.
 
     Args:
-        spec: how to start it.
+        spec: how to start it; a key that was taken out of it is taken from the environment.
         base: directory of the base.
         served: the draft, or None for plain decoding.
         tree: shape of the draft tree.
@@ -140,16 +161,22 @@ def plan_launch(
         inside: folder of links, see `link_inside`.
         trees_socket: where the plugin shall tell trees; empty = nowhere.
     """
+    spec = spec.opened(os.environ)
     host = spec.flag("--host") or spec.host
     port = spec.number("--port") or port
-    words = server_words(spec, base=base, served=served, tree=tree, resources=resources, address=(host, port))
+    about: dict[str, Any] = {"base": base, "served": served, "tree": tree, "resources": resources}
+    secret = server_words(spec, **about, address=(host, port))
+    words = server_words(spec.sealed()[0], **about, address=(host, port))
+    hidden = {place: word for place, (word, shown) in enumerate(zip(secret, words, strict=True)) if word != shown}
     variables = inside_variables(spec, inside, served, resources)
+    if hidden:
+        variables[WORDS_VARIABLE] = json.dumps(hidden)
     if trees_socket:
         variables[VARIABLE] = trees_socket
     reached = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
     shown = f"[{reached}]" if ":" in reached else reached
     return Launch(
-        command=[interpreter(spec), "-m", "sglang.launch_server", *words],
+        command=[interpreter(spec), "-P", *(["-c", _START_WITH_KEYS] if hidden else ["-m", SERVER_MODULE]), *words],
         environment=variables,
         url=f"http://{shown}:{port}",
         host=host,

@@ -25,6 +25,7 @@ from hetspec_core.engine.backends.sglang_export import OWN_CLASSES
 from hetspec_core.engine.backends.sglang_launch import Launch
 from hetspec_core.errors import Cancelled, ModelError, ResourceError, StageFailed
 from hetspec_core.failures import recognise
+from hetspec_core.paths import private
 
 Progress = Callable[[str, float], None]
 """Told what a server is doing, and how far the whole start is (0 to 1)."""
@@ -139,7 +140,7 @@ class SGLangServer:
         end_marked(self._mark)  # what a server that crashed has left
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.told, self.facts = StartLog(), None
-        with self.log.open("ab") as output:
+        with open(self.log, "ab", opener=private) as output:  # SGLang prints its settings, a key among them
             output.write(f"--- {launch.shown}\n".encode())
             output.flush()
             self._offset = output.tell()

@@ -218,7 +218,7 @@ class _Engine:
         plain = way.decoding.plain
         self._found = run_engine(
             EngineJob(
-                spec=spec.sglang,
+                spec=self._backend.fleet.spec,
                 base=self._backend.fleet.base_folder,
                 served=None if plain else self._backend.exported,
                 tree=way.decoding.tree,

@@ -143,7 +143,7 @@ class Conversation(BaseModel):
             ResourceError: the file cannot be written.
         """
         try:
-            write_atomic(path, self.model_dump_json(indent=1) + "\n")
+            write_atomic(path, self.model_dump_json(indent=1) + "\n", mode=0o600)
         except OSError as error:
             reason = error.strerror or str(error)
             raise ResourceError(f"the conversation cannot be written to {path}: {reason}") from error

@@ -11,7 +11,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,8 @@ from typing import IO
 
 from hetspec_core.events.chat import ChatEvent, Garbage, Quit, Request, WorkerDied, decode_reply, encode
 from hetspec_core.failures import recognise
+from hetspec_core.paths import make_folders, private
+from hetspec_core.process import python_command, python_environment
 
 ENGINE = "hetspec_core.engine.stages.chat"
 _LONGEST_LINE = 16 << 20
@@ -31,7 +32,7 @@ _LOG_TAIL_BYTES = 16_384
 
 def worker_command() -> list[str]:
     """The command line of the engine's chat worker."""
-    return [sys.executable, "-m", ENGINE]
+    return python_command("-m", ENGINE)
 
 
 class WorkerLink:
@@ -136,8 +137,8 @@ class WorkerLink:
         self._say_died(status, self._why(status))
 
     def _start(self) -> None:
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock, self.log.open("ab") as log:
+        make_folders(self.log.parent)
+        with self._lock, open(self.log, "ab", opener=private) as log:
             if self._closing:
                 return
             self._process = subprocess.Popen(
@@ -145,7 +146,7 @@ class WorkerLink:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env={**os.environ, "TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", **self._environment},
+                env=python_environment({"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", **self._environment}),
                 start_new_session=True,  # Ctrl-C in the terminal is for the desk alone
             )
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from hetspec_core.cli.generate import printable
 from hetspec_core.cli.options import trees_of
 from hetspec_core.errors import NotFoundError, UsageError
 from hetspec_core.service import Workbench
 from hetspec_core.service.drafts import find_draft
+from hetspec_core.terminal_text import visible
 
 
 def test_tree_shapes_are_read() -> None:
@@ -32,4 +32,4 @@ def test_without_a_trained_draft_the_ways_out_are_named() -> None:
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
-    assert printable("a\x1b[2Jb\tc\n中") == "a\\x1b[2Jb\tc\n中"
+    assert visible("a\x1b[2Jb\tc\n中") == "a\\x1b[2Jb\tc\n中"

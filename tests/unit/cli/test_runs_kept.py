@@ -12,6 +12,7 @@ import pytest
 
 from hetspec_core.cli.main import main
 from hetspec_core.events import Event, Journal, Launched, Metric, Result, RunEnded, RunStarted
+from hetspec_core.jobs import locks
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.service import Library, Workbench
 from hetspec_core.service.folders import submit_folder
@@ -173,9 +174,11 @@ def test_a_running_run_is_neither_deleted_nor_repeated(runs: dict[str, str], hom
     with Workbench(home) as workbench, Journal(workbench.paths(runs["bench"]).desk, "desk") as desk:
         me = ProcessIdentity.of()
         desk.write(Launched(attempt=1, pid=me.pid, host=me.host, birth=me.birth))
-    assert main(["runs", "delete", runs["bench"], "--yes"]) == 9
-    assert "runs cancel" in capsys.readouterr().err
-    assert main(["runs", "retry", runs["bench"]]) == 9
+        lock = workbench.paths(runs["bench"]).supervisor_lock
+    with locks.held(lock):
+        assert main(["runs", "delete", runs["bench"], "--yes"]) == 9
+        assert "runs cancel" in capsys.readouterr().err
+        assert main(["runs", "retry", runs["bench"]]) == 9
     assert (home / "runs" / runs["bench"]).is_dir()
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hetspec_core.service.logs import LogFile
-from hetspec_core.service.terminal_text import LONGEST, clean_line, plain
+from hetspec_core.terminal_text import LONGEST, clean_line, plain
 
 
 def complete(log: LogFile) -> int:

@@ -23,7 +23,7 @@ def workbench(home: Path) -> Workbench:
 def test_every_value_of_a_run_has_the_source_that_its_recipe_gave_it(workbench: Workbench) -> None:
     asked = resolve("quick-demo", stage="dataset", overrides=["dataset.limit=7"])
     handle = workbench.submit(asked)
-    assert stat.S_IMODE(handle.paths.origins.stat().st_mode) == 0o444
+    assert stat.S_IMODE(handle.paths.origins.stat().st_mode) == 0o440
     values = {one.key: one for one in Library(workbench).explain(handle.run_id)}
     assert (values["dataset.limit"].value, values["dataset.limit"].source) == (7, "--set dataset.limit")
     assert all(one.source and one.layer for one in values.values())

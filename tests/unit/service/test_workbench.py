@@ -28,7 +28,7 @@ def test_a_submitted_run_is_a_complete_folder_with_a_spec_that_cannot_be_changed
     spec = small_spec("some")
     handle = workbench.submit(spec)
     assert from_toml(handle.paths.spec.read_text()) == spec
-    assert stat.S_IMODE(handle.paths.spec.stat().st_mode) == 0o444
+    assert stat.S_IMODE(handle.paths.spec.stat().st_mode) == 0o440
     assert handle.paths.logs.is_dir()
     assert workbench.state(handle.run_id) == "queued"
     assert [path.name for path in workbench.roots.runs.iterdir()] == [handle.run_id]

@@ -1,12 +1,16 @@
-"""What programs print for terminals, made safe for one line of a screen. It knows bytes and text, no files.
+"""What files, models, templates and servers say, made safe for a terminal. It knows text, no runs.
 
-Kept are letters and colours (SGR escapes); everything that would move a cursor, change a title or hide text is dropped
-or made visible. A line that was written over after a carriage return, as progress bars do, is what it was in the end.
+`visible` is for sentences, tables and answers: every control character becomes a sign that can be seen, and nothing is
+dropped. `clean_line` is for one line of a log: it keeps colours (SGR escapes), drops what would move a cursor, change a
+title or write the clipboard, and of a line that was written over after a carriage return, as progress bars do, it keeps
+the end. Commands print by `say` or by the consoles of `cli.console`, which both use `visible`.
 """
 
 from __future__ import annotations
 
 import re
+import sys
+from typing import TextIO
 
 LONGEST = 4096
 """Letters of a line that are shown; the rest is counted."""
@@ -25,14 +29,38 @@ _ODD = re.compile(
     "[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
 )
 _SPECIAL = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
+_JSON_HIDDEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
-def clean_line(raw: bytes, cut: int = 0) -> str:
+def visible(text: str) -> str:
+    """Text that a terminal can be given: newlines and tabs stay, other control characters are shown by their code.
+
+    Control characters are C0, DEL, C1, marks that turn the direction of writing, and lone surrogates, which cannot be
+    encoded. Joiners (U+200B to U+200D) stay, because scripts and emoji need them.
+    """
+    return _HIDDEN.sub(_escaped, text) if _HIDDEN.search(text) else text
+
+
+def ascii_escapes(json_text: str) -> str:
+    """JSON text with DEL, C1 and marks of direction as escapes of JSON. Its value is the same."""
+    return _JSON_HIDDEN.sub(lambda found: f"\\u{ord(found.group()):04x}", json_text)
+
+
+def say(text: str, *, file: TextIO | None = None, end: str = "\n") -> None:
+    """Print `visible` text to stdout, or to another stream."""
+    (sys.stdout if file is None else file).write(visible(text) + end)
+
+
+def clean_line(raw: bytes, cut: int = 0, *, longest: int | None = LONGEST) -> str:
     """One line as text with no control characters but those of SGR escapes.
 
     Args:
         raw: the line without its newline; need not be UTF-8.
         cut: bytes of the line that `raw` lacks at its end.
+        longest: letters after which it is cut; None = all of it.
     """
     text = final(raw).decode(errors="replace")
     if _SPECIAL.search(text):
@@ -40,9 +68,9 @@ def clean_line(raw: bytes, cut: int = 0) -> str:
         text = _ODD.sub(_visible, text)
         if "\t" in text:
             text = _expand_tabs(text)
-    if len(text) > LONGEST:
-        cut += len(text) - LONGEST
-        text = re.sub(r"\x1b\[?[0-9;]*$", "", text[:LONGEST])
+    if longest is not None and len(text) > longest:
+        cut += len(text) - longest
+        text = re.sub(r"\x1b\[?[0-9;]*$", "", text[:longest])
     if cut:
         text += f"… (+{cut:,})"
     return text
@@ -67,6 +95,11 @@ def plain_lines(text: str) -> list[str] | None:
     if _SPECIAL.search(text.replace("\n", "").replace("\t", "")):
         return None
     return text.split("\n")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def _visible(found: re.Match[str]) -> str:
