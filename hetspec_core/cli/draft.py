@@ -197,6 +197,8 @@ def _print_draft(answer: dict[str, Any]) -> None:
     ]
     tensors += [("(dropped)", None, None, f"{name}: {reason}") for name, reason in answer["dropped"].items()]
     print_table(("tensor", "shape", "type", "in the files"), tensors)
+    for line in answer["warnings"]:
+        note(f"warning: {line}")
 
 
 def _shape(about: dict[str, Any]) -> str:

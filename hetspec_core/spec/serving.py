@@ -38,7 +38,9 @@ class SGLangSpec(Spec):
     host: str = Field(default="127.0.0.1", description="Address that a started server listens on.")
     port: int = Field(default=0, ge=0, lt=65536, description="Its port; 0 = a free one.")
     start_timeout_s: float = Field(default=900.0, gt=0, description="Seconds until a started server must be ready.")
-    request_timeout_s: float = Field(default=300.0, gt=0, description="Seconds without a byte that end a request.")
+    request_timeout_s: float = Field(
+        default=300.0, gt=0, description="Seconds that a request may take; of a stream, seconds without a message."
+    )
     restarts: int = Field(default=1, ge=0, description="Times that a server is started again after a crash.")
     trees: bool = Field(default=True, description="Let the plugin tell draft trees to a chat (costs while one looks).")
     keep_servers: int = Field(

@@ -21,7 +21,7 @@ from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, save_draft
 from hetspec_core.engine.modeling.heads.fusion import FusionHead
 from hetspec_core.engine.stages.draft_doctor import examine
-from hetspec_core.engine.stages.draft_exchange import export_draft
+from hetspec_core.engine.stages.draft_exchange import export_draft, import_draft, inspect
 from hetspec_core.spec import AlgorithmSpec, DraftSpec
 from tests.fakes.presets import write_preset
 from tests.fakes.tiny_base import make_tiny_base
@@ -231,6 +231,32 @@ def test_a_copy_of_another_embedding_is_found(ward: Ward, tmp_path: Path) -> Non
     change_tensors(tmp_path / "wrong", lambda t: t.update({"embed_tokens.weight": own.flip(0).contiguous()}))
     first = examine(tmp_path / "wrong", ward.spec, ward.store)["first"]
     assert first["name"] == "embedding copies" and "differs from the base's" in first["seen"]
+
+
+def test_a_copy_that_differs_in_a_few_rows_is_doubted_and_told_at_import(ward: Ward, tmp_path: Path) -> None:
+    export_draft(ward.draft(tmp_path / "draft"), tmp_path / "theirs", "eagle")
+    own = ward.base.ends.embedding.weight.detach().clone()
+    own[3] *= 1.5
+    rows = len(own)
+    change_tensors(tmp_path / "theirs", lambda t: t.update({"embed_tokens.weight": own}))
+    told = import_draft(tmp_path / "theirs", tmp_path / "ours", ward.spec)
+    assert (
+        f"in 1 of {rows} rows" in told["warnings"][0]
+        and f"in 1 of {rows} rows" in told["dropped"]["embed_tokens.weight"]
+    )
+    assert inspect(tmp_path / "theirs", ward.spec)["warnings"] == told["warnings"]
+    assert "no base is named" in inspect(tmp_path / "theirs")["dropped"]["embed_tokens.weight"]
+    answer = examine(tmp_path / "theirs", ward.spec, ward.store)
+    few = rows >= 100
+    assert states(answer)["embedding copies"] == ("doubtful" if few else "wrong") and answer["ok"] == few
+
+
+def test_a_copy_that_is_the_bases_is_said_to_be_so(ward: Ward, tmp_path: Path) -> None:
+    export_draft(ward.draft(tmp_path / "draft"), tmp_path / "theirs", "eagle")
+    own = ward.base.ends.embedding.weight.detach().clone().bfloat16()
+    change_tensors(tmp_path / "theirs", lambda t: t.update({"embed_tokens.weight": own}))
+    told = import_draft(tmp_path / "theirs", tmp_path / "ours", ward.spec)
+    assert told["warnings"] == [] and "is the base's (up to" in told["dropped"]["embed_tokens.weight"]
 
 
 def test_the_command_says_the_first_fault_and_fails(

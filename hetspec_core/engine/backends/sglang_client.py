@@ -1,7 +1,8 @@
 """SGLang over HTTP: what it is, whether it is well, and answers as they are written.
 
 Only the standard library: one POST whose answer is read line by line needs no client library, and none that could
-clash with those SGLang pins. It knows the server's words, not processes, tokenizers or trees.
+clash with those SGLang pins. Every answer is bounded in bytes and in time (`sglang_wire`). It knows the server's words,
+not processes, tokenizers or trees.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hetspec_core import sglang_versions
+from hetspec_core.engine.backends.sglang_wire import Clock, connect, messages, read_table, read_whole, shown
 from hetspec_core.errors import DataError, ModelError, ResourceError, StageFailed
 from hetspec_core.spec import SamplingSpec
 
@@ -26,8 +28,9 @@ KEY_VARIABLE = "HETSPEC_SGLANG_API_KEY"
 """API key of the servers that are asked; one that is started with `--api-key` is asked with that."""
 
 _SHORT_S = 10.0
-_LONGEST_LINE = 64 << 20
-_SHOWN = 200
+_MOST_TOKEN_ID = 1 << 31
+_SURPLUS = 1024
+"""Tokens beyond the limit that a server may send: its last verify step may go over it."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,7 @@ class SGLangClient:
 
     Args:
         url: http://HOST:PORT.
-        timeout_s: seconds without a byte that end a request.
+        timeout_s: seconds that a request may take; of a stream, seconds without a message.
         api_key: of the server; that of the environment (HETSPEC_SGLANG_API_KEY) when empty.
     """
 
@@ -132,29 +135,31 @@ class SGLangClient:
         """Ask the server what it is, and hold its version against the supported range.
 
         Raises:
-            ResourceError: nobody answers, or it is no SGLang, or one of another version.
+            ResourceError: nobody answers in time, or it is no SGLang, or one of another version.
         """
         model = self._get("/model_info", "/get_model_info")
         args = self._get("/server_info", "/get_server_info")
         version = str(args.get("version", ""))
         if not sglang_versions.is_supported(version):
+            named = shown(version) or "of an unknown version"
             raise ResourceError(
-                f"{self.url} is SGLang {version or 'of an unknown version'}; supported are {sglang_versions.RANGE}",
+                f"{self.url} is SGLang {named}; supported are {sglang_versions.RANGE}",
                 hint="serve with a supported version: `hetspec-core doctor` shows which is installed here",
             )
+        classes = model.get("architectures")
         self._incremental = bool(args.get("incremental_streaming_output"))
         return ServerFacts(
             version=version,
             model=str(model.get("model_path") or args.get("model_path") or ""),
             args=args,
-            architectures=tuple(map(str, model.get("architectures") or ())),
+            architectures=tuple(map(str, classes)) if isinstance(classes, list) else (),
             model_type=str(model.get("model_type") or ""),
         )
 
     def healthy(self) -> bool:
         """Whether the server generates now. It makes one token to find out."""
         with contextlib.suppress(OSError, http.client.HTTPException):
-            connection = self._connect(_SHORT_S)
+            connection = self._connect(Clock(_SHORT_S))
             try:
                 connection.request("GET", f"{self._prefix}/health_generate", headers=self._headers)
                 return connection.getresponse().status == 200
@@ -184,22 +189,27 @@ class SGLangClient:
             body["rid"] = request_id
         if self._incremental is None:
             self.facts()
-        started = time.perf_counter()
-        with self._post("/generate", body) as response:
+        started, clock = time.perf_counter(), Clock(self._timeout_s)
+        most = sampling.get("max_new_tokens")
+        with self._post("/generate", body, clock) as response:
             seen = 0
-            for message in _messages(response, self.url):
+            for message in messages(response, self.url, clock):
                 tokens = message.get("output_ids")
                 meta = message.get("meta_info")
                 if not isinstance(tokens, list) or not isinstance(meta, dict):
                     raise DataError(
-                        f"{self.url} sent a message without output_ids and meta_info: {_shown(json.dumps(message))}",
+                        f"{self.url} sent a message without output_ids and meta_info: {shown(message)}",
                         hint="is it SGLang, started without --skip-tokenizer-init?",
                     )
                 new = tokens if self._incremental else tokens[seen:]
+                if not all(type(token) is int and 0 <= token < _MOST_TOKEN_ID for token in new):
+                    raise DataError(f"{self.url} sent output_ids that are no token ids: {shown(new[:8])}")
                 seen += len(new)
+                if isinstance(most, int) and seen > most + _SURPLUS:
+                    raise DataError(f"{self.url} sent {seen:,} tokens where {most:,} were asked for")
                 chunk = Chunk(new, meta, time.perf_counter() - started)
                 if chunk.finish == "abort":
-                    raise ModelError(f"{self.url} gave the request up: {_shown(str(meta.get('finish_reason')))}")
+                    raise ModelError(f"{self.url} gave the request up: {shown(meta.get('finish_reason'))}")
                 yield chunk
                 if chunk.finish:
                     return
@@ -223,71 +233,74 @@ class SGLangClient:
             "return_logprob": True,
             "top_logprobs_num": count,
         }
-        with self._post("/generate", body) as response:
-            try:
-                answer = json.loads(response.read())
-                rows = answer["meta_info"]["output_top_logprobs"][0]
-                return [(float(row[0]), int(row[1])) for row in rows]
-            except (ValueError, KeyError, IndexError, TypeError) as error:
-                raise DataError(f"{self.url} gave no log probabilities: {type(error).__name__}") from error
+        with self._post("/generate", body, Clock(self._timeout_s)) as response:
+            answer = read_table(self._whole(response), self.url)
+        try:
+            rows = answer["meta_info"]["output_top_logprobs"][0]
+            return [(float(row[0]), int(row[1])) for row in rows]
+        except (ValueError, LookupError, TypeError, ArithmeticError) as error:
+            raise DataError(f"{self.url} gave no log probabilities: {type(error).__name__}") from error
 
     def abort(self, request_id: str) -> None:
         """Tell the server to drop a request; what it answers does not matter."""
-        with contextlib.suppress(Exception), self._post("/abort_request", {"rid": request_id}) as response:
-            response.read()
+        with contextlib.suppress(Exception), self._post("/abort_request", {"rid": request_id}, Clock(_SHORT_S)) as it:
+            read_whole(it, self.url)
 
     def flush_cache(self) -> None:
         """Empty the prefix cache, so that a prompt is read anew."""
-        with contextlib.suppress(Exception), self._post("/flush_cache", {}) as response:
-            response.read()
+        with contextlib.suppress(Exception), self._post("/flush_cache", {}, Clock(self._timeout_s)) as response:
+            read_whole(response, self.url)
 
     # --- the wire ------------------------------------------------------------------------------------------------
 
-    def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
-        kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-        return kind(self._host, self._port, timeout=timeout_s)
+    def _connect(self, clock: Clock) -> http.client.HTTPConnection:
+        return connect(self._host, self._port, clock, secure=self._secure)
 
     def _get(self, *paths: str) -> dict[str, Any]:
         """The JSON object of the first of several paths that is there; later names are older ones."""
         status = 0
         for path in paths:
-            connection = self._connect(_SHORT_S)
+            connection = self._connect(Clock(_SHORT_S))
             try:
                 connection.request("GET", self._prefix + path, headers=self._headers)
                 response = connection.getresponse()
-                status, body = response.status, response.read()
+                status = response.status
+                if status == 200:
+                    return read_table(read_whole(response, f"{self.url}{path}"), f"{self.url}{path}")
+            except DataError as error:
+                raise ResourceError(error.message, hint=error.hint or "is it a server of SGLang?") from error
             except (OSError, http.client.HTTPException) as error:
                 raise self._silent(error) from error
             finally:
                 connection.close()
-            if status == 200:
-                with contextlib.suppress(ValueError):
-                    found = json.loads(body)
-                    if isinstance(found, dict):
-                        return found
-                raise ResourceError(f"{self.url}{path} is no JSON: {_shown(body.decode(errors='replace'))}")
             if status != 404:
                 break
         self._check_key(status)
         raise ResourceError(f"{self.url}{paths[0]} answers with status {status}", hint="is it a server of SGLang?")
 
     @contextlib.contextmanager
-    def _post(self, path: str, body: dict[str, Any]) -> Iterator[http.client.HTTPResponse]:
-        connection = self._connect(self._timeout_s)
+    def _post(self, path: str, body: dict[str, Any], clock: Clock) -> Iterator[http.client.HTTPResponse]:
+        connection = self._connect(clock)
         try:
             try:
                 headers = {"Content-Type": "application/json", **self._headers}
                 connection.request("POST", self._prefix + path, json.dumps(body).encode(), headers)
                 response = connection.getresponse()
+                self._check_key(response.status)
+                if response.status != 200:
+                    text = shown(read_whole(response, self.url).decode(errors="replace"))
+                    raise ModelError(f"{self.url} refuses the request with status {response.status}: {text}")
             except (OSError, http.client.HTTPException) as error:
                 raise self._silent(error) from error
-            self._check_key(response.status)
-            if response.status != 200:
-                text = response.read(_LONGEST_LINE).decode(errors="replace")
-                raise ModelError(f"{self.url} refuses the request with status {response.status}: {_shown(text)}")
             yield response
         finally:
             connection.close()
+
+    def _whole(self, response: http.client.HTTPResponse) -> bytes:
+        try:
+            return read_whole(response, self.url)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._silent(error) from error
 
     def _check_key(self, status: int) -> None:
         if status in (401, 403):
@@ -349,41 +362,3 @@ def _no_place(host: str, port: int, error: OSError) -> ResourceError:
         f"nothing can listen at {host}{f':{port}' if port else ''}: {error.strerror}",
         hint="the host is an address of this machine (127.0.0.1, 0.0.0.0); ports below 1024 need rights",
     )
-
-
-def _messages(response: http.client.HTTPResponse, url: str) -> Iterator[dict[str, Any]]:
-    """The messages of an event stream, to its `[DONE]` or its end."""
-    while True:
-        try:
-            line = response.readline(_LONGEST_LINE)
-        except TimeoutError as error:
-            raise StageFailed(f"{url} fell silent in the middle of an answer", hint="look into its log") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise StageFailed(
-                f"{url} broke off in the middle of an answer: {type(error).__name__}",
-                hint="look into its log; it may have crashed",
-            ) from error
-        if not line:
-            return
-        line = line.strip()
-        if not line.startswith(b"data:"):
-            continue
-        data = line[len(b"data:") :].strip()
-        if data == b"[DONE]":
-            return
-        try:
-            message = json.loads(data)
-        except ValueError as error:
-            raise DataError(f"{url} sent a line that is no JSON: {_shown(data.decode(errors='replace'))}") from error
-        if not isinstance(message, dict):
-            raise DataError(f"{url} sent {type(message).__name__} where a table was due")
-        if "error" in message:
-            about = message["error"]
-            text = about.get("message", about) if isinstance(about, dict) else about
-            raise ModelError(f"{url} refuses the request: {_shown(str(text))}")
-        yield message
-
-
-def _shown(text: str) -> str:
-    """A piece of foreign text in one line."""
-    return "".join(char if char.isprintable() else " " for char in text[:_SHOWN])

@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hetspec_core.acceptance import StepCount
+from hetspec_core.errors import DataError
 from hetspec_core.spec import TreeSpec
+
+_SURPLUS = 64
+"""Verify steps beyond the tokens of an answer that are still believed; each step commits one token at least."""
 
 
 def tree_flags(tree: TreeSpec) -> tuple[int, int, int]:
@@ -34,11 +38,18 @@ def step_counts(meta: Mapping[str, Any], completion_tokens: int, depth: int) -> 
         completion_tokens: tokens of the answer; the first one comes from prefill.
         depth: levels of the tree. HTTP does not tell whether the last accepted node had children; `offered` takes it
             that it had, up to this depth.
+
+    Raises:
+        DataError: the figures are no numbers, or say more steps than such an answer can have.
     """
-    steps = int(meta.get("spec_verify_ct") or 0)
+    try:
+        steps, histogram = int(meta.get("spec_verify_ct") or 0), histogram_of(meta)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"the server's count of verify steps is no number: {error}") from error
     if not steps:
         return []
-    histogram = histogram_of(meta)
+    if not 0 < steps <= 2 * completion_tokens + _SURPLUS or any(count < 0 for count in histogram):
+        raise DataError(f"the server counts {steps:,} verify steps for an answer of {completion_tokens:,} tokens")
     if sum(histogram) == steps:
         accepted = [length for length, count in enumerate(histogram) for _ in range(count)]
     else:

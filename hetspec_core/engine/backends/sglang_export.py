@@ -16,7 +16,7 @@ import torch
 from hetspec_core import sglang_versions
 from hetspec_core.engine.backends.sglang_latent import LATENT_CLASS, write_latent
 from hetspec_core.engine.modeling.checkpoint import read_draft
-from hetspec_core.engine.modeling.draft_files import CONFIG, DraftFiles, write_draft_folder
+from hetspec_core.engine.modeling.draft_files import CONFIG, DraftFiles, check_finite, write_draft_folder
 from hetspec_core.engine.modeling.layouts.base import Written
 from hetspec_core.engine.modeling.layouts.eagle import SERVED, TOKEN_MAP, EagleLayout
 from hetspec_core.engine.modeling.layouts.eagle3 import Eagle3Layout
@@ -28,6 +28,8 @@ from hetspec_core.spec import BaseSpec
 OWN_CLASSES = ("HetSpecQwen3Eagle", "HetSpecQwen3MoeEagle", LATENT_CLASS)
 """What `sglang_models` brings, by the names under which drafts are exported."""
 _EAGLE3 = "LlamaForCausalLMEagle3"
+_FORM = 2
+"""Raised when exports change, so that one of an older version is not served: 2 = with the keys of transformers 4."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,11 @@ def served_draft(source: Path, base: BaseSpec, parent: Path, sglang: Installed) 
 
     Raises:
         ModelError: SGLang cannot serve this draft; the message says why, the hint what would work.
-        CheckpointError: the draft is damaged.
+        CheckpointError: the draft is damaged, or has weights that are not finite.
     """
     stored = read_draft(source, base_layers=base.architecture.num_hidden_layers).stored
     _check_pair(stored, base)
+    check_finite(stored.tensors, source)
     written = _write(stored)
     architecture = str(written.config["architectures"][0])
     needs_package = architecture in OWN_CLASSES
@@ -93,7 +96,8 @@ def export_name(source: Path) -> str:
         CheckpointError: it is no draft directory.
     """
     folder = DraftFiles(source).folder
-    key = hashlib.sha256(json.dumps([str(source.resolve()), _stamp(folder)]).encode()).hexdigest()[:12]
+    about = [_FORM, str(source.resolve()), _stamp(folder)]
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
     return f"draft-{key}"
 
 

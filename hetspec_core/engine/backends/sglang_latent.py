@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hetspec_core.engine.modeling.layouts.base import Written, architecture_config
+from hetspec_core.engine.modeling.layouts.base import Written, written_config
 from hetspec_core.engine.modeling.stored_draft import VOCAB_KEY, StoredDraft
 from hetspec_core.errors import ModelError
 
@@ -36,7 +36,7 @@ def write_latent(stored: StoredDraft) -> Written:
             f"HetSpec has no latent class for {family}",
             hint=f"latent drafts of {', '.join(FAMILIES)}; {_ELSEWHERE}",
         )
-    config = architecture_config(stored.config)
+    config = written_config(stored.config)
     depth, width, base_width = int(config["num_hidden_layers"]), int(head["hidden_size"]), int(head["base_size"])
     heads = int(config["num_attention_heads"])
     passes = int(head["refinements"]) * int(head["recurrences"]) * int(head["repeats"])

@@ -7,6 +7,7 @@ and backbone are put together) and `model.safetensors` with the names that the f
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,10 +18,11 @@ from torch import Tensor
 from hetspec_core.catalog import list_cards, load_card
 from hetspec_core.engine.modeling.backbones import HFBackbone, backbone_config
 from hetspec_core.engine.modeling.base_lm import BaseLM, FrozenEnds
-from hetspec_core.engine.modeling.draft_files import DraftFiles, first_line, write_draft_folder
+from hetspec_core.engine.modeling.draft_files import DraftFiles, check_finite, first_line, write_draft_folder
 from hetspec_core.engine.modeling.draft_lm import DraftLM, DraftVocab
 from hetspec_core.engine.modeling.heads.base import DraftHead, HeadSizes
 from hetspec_core.engine.modeling.norm_ties import NormTies, take_final_norm
+from hetspec_core.engine.modeling.rope_keys import with_older_keys, without_older_keys
 from hetspec_core.engine.modeling.settle import settle
 from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, VOCAB_KEY, Reading, StoredDraft
 from hetspec_core.errors import CheckpointError, ModelError, NotFoundError
@@ -128,7 +130,7 @@ def save_draft(
         tensors[VOCAB_KEY] = draft.vocab.ids.to("cpu", torch.int64).contiguous()
     backbone = draft.backbone
     first_norm = getattr(backbone.layers[0], "input_layernorm", None)
-    record = draft.config.to_dict() | {
+    record = with_older_keys(draft.config.to_dict()) | {
         "architectures": ["HetSpecDraft"],
         "hetspec": {
             "format_version": FORMAT_VERSION,
@@ -194,16 +196,25 @@ def assemble_draft(stored: StoredDraft, ends: FrozenEnds, *, base_name: str, fol
             f"{ends.hidden_size}",
             hint="use a draft that was made for this base",
         )
-    head = _built(lambda: kind(**head_settings), folder)
-    backbone = _build_backbone(
-        stored.config,
-        folder,
-        _backbone_class(settings.get("backbone", "hf")),
-        skip_first_input_norm=settings.get("skip_first_input_norm", True),
-        skip_output_norm=settings.get("skip_output_norm", True),
-        **_pair_options(head),
-    )
-    backbone.card_name = settings.get("backbone", "hf")
+    check_finite(tensors, folder)
+
+    def parts() -> tuple[HFBackbone, DraftHead]:
+        head = _built(lambda: kind(**head_settings), folder)
+        backbone = _build_backbone(
+            stored.config,
+            folder,
+            _backbone_class(settings.get("backbone", "hf")),
+            skip_first_input_norm=settings.get("skip_first_input_norm", True),
+            skip_output_norm=settings.get("skip_output_norm", True),
+            **_pair_options(head),
+        )
+        backbone.card_name = settings.get("backbone", "hf")
+        return backbone, head
+
+    with torch.device("meta"):  # sizes that do not fit the tensors are found before any memory is spent on them
+        shadow, shadow_head = parts()
+        _refuse(_misfits(_state(shadow_head) | _state(shadow.decoder), tensors), folder)
+    backbone, head = parts()
     ties = NormTies(bool(settings.get("tie_layer_norms", False)), bool(settings.get("tie_output_norm", False)))
     draft = DraftLM(backbone, head, vocab=vocab, ties=ties)
     _fill(draft, tensors, folder)
@@ -222,11 +233,17 @@ def read_draft(folder: Path | str, *, base_layers: int | None = None) -> Reading
         ModelError: it needs what HetSpec does not have.
     """
     files = DraftFiles(Path(folder))
-    for card in list_cards("layouts"):
-        layout = card.load()()
-        if layout.recognises(files):
-            return layout.read(files, base_layers)
-    named = (files.config.get("architectures") or ["an unnamed"])[0]
+    try:
+        for card in list_cards("layouts"):
+            layout = card.load()()
+            if layout.recognises(files):
+                return layout.read(files, base_layers)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise CheckpointError(
+            f"the draft in {folder} has a value of a wrong type in config.json or its tensors: {first_line(error)}",
+            hint="fetch or write the draft again",
+        ) from error
+    named = files.architecture or "an unnamed"
     known = ", ".join(card.name for card in list_cards("layouts"))
     raise CheckpointError(
         f"{folder} is {named} checkpoint by its config.json; layouts that can be read: {known}",
@@ -278,27 +295,36 @@ def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.detach().to("cpu", dtype or tensor.dtype).contiguous().clone()
 
 
-def _fill(draft: DraftLM, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Copy every tensor into its place; nothing may be missing and nothing left over."""
-    wanted = _native_names(draft)
+def _misfits(wanted: dict[str, Tensor], tensors: dict[str, Tensor]) -> list[str]:
+    """Why tensors of a file and places of a draft do not belong together, one entry for each name."""
     problems = [f"{name} is missing" for name in sorted(wanted.keys() - tensors.keys())]
     problems += [f"{name} has no place" for name in sorted(tensors.keys() - wanted.keys())]
-    problems += [
+    return problems + [
         f"{name} has shape {list(tensors[name].shape)}, its place {list(wanted[name].shape)}"
         for name in sorted(wanted.keys() & tensors.keys())
         if tensors[name].shape != wanted[name].shape
     ]
-    first: dict[Tensor, str] = {}
-    for name, parameter in draft.backbone.decoder.named_parameters(remove_duplicate=False):  # tied ones have several
-        tied = first.setdefault(parameter, name)
-        if {tied, name} <= tensors.keys() and not torch.equal(tensors[tied], tensors[name]):
-            problems.append(f"{name} is tied to {tied} and differs from it")
+
+
+def _refuse(problems: list[str], folder: Path) -> None:
     if problems:
         raise CheckpointError(
             f"the tensors in {folder} do not fit its config.json: {'; '.join(problems[:6])}"
             + (f" and {len(problems) - 6} more" if len(problems) > 6 else ""),
             hint="check that config.json and the weights belong together",
         )
+
+
+def _fill(draft: DraftLM, tensors: dict[str, Tensor], folder: Path) -> None:
+    """Copy every tensor into its place; nothing may be missing and nothing left over."""
+    wanted = _native_names(draft)
+    problems = _misfits(wanted, tensors)
+    first: dict[Tensor, str] = {}
+    for name, parameter in draft.backbone.decoder.named_parameters(remove_duplicate=False):  # tied ones have several
+        tied = first.setdefault(parameter, name)
+        if tied != name and {tied, name} <= tensors.keys() and not torch.equal(tensors[tied], tensors[name]):
+            problems.append(f"{name} is tied to {tied} and differs from it")
+    _refuse(problems, folder)
     with torch.no_grad():
         for name, place in wanted.items():
             place.copy_(tensors[name])
@@ -307,6 +333,7 @@ def _fill(draft: DraftLM, tensors: dict[str, Tensor], folder: Path) -> None:
 def _build_backbone(record: dict[str, Any], folder: Path, kind: type[HFBackbone], **options: bool) -> HFBackbone:
     from transformers import AutoConfig
 
+    record = copy.deepcopy(without_older_keys(record))  # a configuration changes the tables that it is given
     values = {key: value for key, value in record.items() if key not in ("hetspec", "model_type", "architectures")}
     values.pop("transformers_version", None)
     values.pop("dtype", None)

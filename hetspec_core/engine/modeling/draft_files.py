@@ -5,10 +5,11 @@ but plain tensors, and no code of a checkpoint runs. It does not know what the f
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,35 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hetspec_core.documents import INT64, MIB, DocumentError, read_json
 from hetspec_core.errors import CheckpointError
+from hetspec_core.files import explain
 from hetspec_core.paths import sync_folder
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLED = ("pytorch_model.bin", "states.pt")
+_INDEX_BYTES = 64 * MIB
+_DAMAGED = "the file is damaged; fetch or write the draft again"
+_LARGEST = {
+    "num_hidden_layers": 1 << 10,
+    "hidden_size": 1 << 20,
+    "target_hidden_size": 1 << 20,
+    "base_size": 1 << 20,
+    "intermediate_size": 1 << 22,
+    "moe_intermediate_size": 1 << 22,
+    "vocab_size": 1 << 24,
+    "draft_vocab_size": 1 << 24,
+    "base_vocab_size": 1 << 24,
+    "num_attention_heads": 1 << 14,
+    "num_key_value_heads": 1 << 14,
+    "head_dim": 1 << 14,
+    "num_experts": 1 << 14,
+    "num_local_experts": 1 << 14,
+    "n_routed_experts": 1 << 14,
+}
+"""Sizes by their keys, and the largest that is taken: far above any published model, and no threat to the memory."""
 
 
 class DraftFiles:
@@ -42,32 +65,44 @@ class DraftFiles:
         """`config.json`.
 
         Raises:
-            CheckpointError: it is missing or damaged.
+            CheckpointError: it is missing or damaged, or a key has a number that no architecture has.
         """
         config = self.json(CONFIG)
         if config is None:
             raise CheckpointError(
                 f"no draft in {self.folder}: {CONFIG} is missing", hint="name a draft directory or a run"
             )
+        for key, value in _numbers(config):
+            if problem := _problem(key.rpartition(".")[2], value):
+                raise CheckpointError(
+                    f"{self.folder / CONFIG}: {key} is {_short(value)}, {problem}",
+                    hint="write the number as the draft was trained with it, or fetch the draft again",
+                )
         return config
+
+    @property
+    def architecture(self) -> str:
+        """The first of `architectures`; empty where the configuration names none."""
+        named = self.config.get("architectures")
+        return named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
 
     def json(self, name: str) -> dict[str, Any] | None:
         """A JSON object beside the weights; None when there is no such file.
 
         Raises:
-            CheckpointError: it is damaged.
+            CheckpointError: it is damaged, too large, or cannot be read.
         """
         file = self.folder / name
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            found = read_json(file, limit_bytes=_INDEX_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise CheckpointError(
-                f"{file} is not JSON: {error}", hint="the file is damaged; fetch or write the draft again"
-            ) from error
+        except DocumentError as error:
+            raise CheckpointError(f"{file} {error}", hint=_DAMAGED) from error
+        except OSError as error:
+            raise explain(error, doing=f"{file} was not read", path=file) or _unreadable(file, error) from error
         if not isinstance(found, dict):
-            raise CheckpointError(f"{file} holds no table", hint="the file is damaged; fetch or write the draft again")
+            raise CheckpointError(f"{file} holds no table", hint=_DAMAGED)
         return found
 
     @cached_property
@@ -92,15 +127,68 @@ class DraftFiles:
 
     def _read_shards(self, index: dict[str, Any]) -> dict[str, Tensor]:
         places = index.get("weight_map")
-        if not isinstance(places, dict) or any("/" in str(name) for name in places.values()):
-            raise CheckpointError(f"{self.folder / _INDEX} has no weight_map of files beside it")
+        if not isinstance(places, dict) or not all(map(_is_file_name, places.values())):
+            raise CheckpointError(
+                f"{self.folder / _INDEX} has no weight_map from tensors to names of files beside it", hint=_DAMAGED
+            )
         found: dict[str, Tensor] = {}
         for name in sorted(set(places.values())):
-            found |= _read_safetensors(self.folder / str(name))
+            found |= _read_safetensors(self.folder / name)
         missing = sorted(places.keys() - found.keys())
         if missing:
             raise CheckpointError(f"the shards in {self.folder} lack {', '.join(missing[:4])}", hint="fetch them again")
         return found
+
+
+def check_finite(tensors: Mapping[str, Tensor], folder: object) -> None:
+    """Raises CheckpointError for weights with NaN or infinity; the message names the first tensors."""
+    bad = not_finite(tensors)
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise CheckpointError(
+            f"the weights in {folder} are not finite: {', '.join(bad[:3])}{more} holds NaN or infinity",
+            hint="take an earlier step of the training, or fetch the draft again",
+        )
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold NaN or infinity."""
+    return [name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
+
+
+def _is_file_name(value: object) -> bool:
+    return isinstance(value, str) and value not in ("", ".", "..") and not {"/", "\\", "\0"} & set(value)
+
+
+def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
+    """Every number of a document with the dotted name of its key."""
+    pending = [(key, value)]
+    while pending:
+        name, item = pending.pop()
+        if isinstance(item, dict):
+            pending.extend((f"{name}.{part}" if name else part, each) for part, each in item.items())
+        elif isinstance(item, list):
+            pending.extend((name, each) for each in item)
+        elif isinstance(item, int | float) and not isinstance(item, bool):
+            yield name, item
+
+
+def _problem(key: str, value: float) -> str:
+    """What is wrong with a number of a configuration; empty = nothing."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "which is not a finite number"
+    if isinstance(value, int) and not -INT64 <= value < INT64:
+        return "which is beyond 64 bits"
+    most = _LARGEST.get(key)
+    if most is not None and not 0 <= value <= most:
+        return f"and must be from 0 to {most:,}"
+    return ""
+
+
+def _short(value: float) -> str:
+    if isinstance(value, int) and abs(value) >= 10**24:
+        return f"about 10^{len(str(abs(value))) - 1}"
+    return str(value)
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
@@ -120,6 +208,29 @@ def _read_pickled(file: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         raise CheckpointError(f"{file} does not hold tensors by name", hint="name a draft directory or a run")
     return tensors
+
+
+def read_token_ids(file: Path) -> Tensor | None:
+    """[n] token ids that `torch.save` wrote, as a tensor or as a list of numbers; None when there is no such file.
+
+    Raises:
+        CheckpointError: the file is damaged, or holds something else.
+    """
+    if not file.is_file():
+        return None
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True)
+        ids = found if isinstance(found, Tensor) else torch.tensor(found)
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes lead the unpickler anywhere; code that is not allowed also ends here
+        raise CheckpointError(
+            f"the tokens of the reduced vocabulary in {file} cannot be read: {first_line(error)}",
+            hint="export the draft again, or take the file away to use the whole vocabulary",
+        ) from error
+    if ids.ndim != 1 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise CheckpointError(f"{file} holds no list of token ids", hint="export the draft again")
+    return ids
 
 
 def _unreadable(file: Path, error: Exception) -> CheckpointError:

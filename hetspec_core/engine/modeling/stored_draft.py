@@ -60,6 +60,7 @@ class Reading:
         inferred: what the files do not say outright -> what was taken for true, and why.
         renamed: tensor in the files -> its name here, where the two differ.
         dropped: tensor in the files -> why it is not needed. Every other tensor is in `stored`.
+        warnings: what the files leave in doubt, one sentence each.
     """
 
     stored: StoredDraft
@@ -67,3 +68,4 @@ class Reading:
     inferred: dict[str, str] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)

@@ -24,11 +24,12 @@ from hetspec_core.engine.data.hidden_states import HiddenStateStore
 from hetspec_core.engine.data.manifest import resolve_store
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import assemble_draft, read_draft
-from hetspec_core.engine.modeling.draft_files import DraftFiles
+from hetspec_core.engine.modeling.draft_files import DraftFiles, not_finite
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.modeling.norm_ties import take_final_norm
 from hetspec_core.engine.modeling.stored_draft import VOCAB_KEY, Reading
 from hetspec_core.engine.stages.dataset_verify import LEAST_COSINE, compare_sample
+from hetspec_core.engine.stages.draft_copies import compare_copies
 from hetspec_core.engine.stages.draft_steps import compare_modes
 from hetspec_core.errors import HetSpecError
 from hetspec_core.spec import BaseSpec, ResourcesSpec
@@ -36,6 +37,8 @@ from hetspec_core.spec import BaseSpec, ResourcesSpec
 State = Literal["ok", "wrong", "doubtful", "not checked"]
 _TEXT = (Message("user", "What is the capital of France, and why?"), Message("assistant", "It is Paris."))
 _MOST_TOKENS = 48
+_FEW_ROWS = 0.01
+"""Share of the vocabulary whose embeddings may differ: a fine-tune of the base has new rows for its new tokens."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +123,7 @@ def _numbers(patient: Patient) -> Iterator[Found]:
     """Types on disk, and numbers that are none."""
     tensors = patient.reading.stored.tensors
     types = sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()})
-    bad = [name for name, t in tensors.items() if t.is_floating_point() and not bool(torch.isfinite(t).all())]
-    if bad:
+    if bad := not_finite(tensors):
         yield "wrong", f"{', '.join(bad[:3])} holds NaN or infinity", "fetch the draft again, or take an earlier step"
     elif len(types) > 1:
         yield "doubtful", f"tensors are of several types: {', '.join(types)}", "export it with --dtype to have one"
@@ -215,6 +217,8 @@ def _layers(patient: Patient) -> Iterator[Found]:
             f"generate the dataset with dataset.layers = {wanted}",
         )
     else:
+        for doubt in patient.reading.warnings:
+            yield "doubtful", doubt, "compare its accept length with eagle_aux_hidden_state_layer_ids counted both ways"
         yield "ok", f"layers {wanted}" if wanted else "the final state alone"
 
 
@@ -253,27 +257,20 @@ def _vocabulary(patient: Patient) -> Iterator[Found]:
 
 def _copies(patient: Patient) -> Iterator[Found]:
     """Copies of the base's embedding or head that the files carry, against the base's own."""
-    files = DraftFiles(patient.folder).tensors
-    ends = {"embed_tokens.weight": patient.base.ends.embedding.weight, "lm_head.weight": patient.base.ends.head.weight}
     seen = 0
-    for name in patient.reading.dropped:
-        end = next((weight for suffix, weight in ends.items() if name.endswith(suffix)), None)
-        if end is None or name not in files:
-            continue
+    for found in compare_copies(DraftFiles(patient.folder), patient.reading, patient.base.ends):
         seen += 1
-        held, own = files[name].float(), end.detach().float().cpu()  # type: ignore[union-attr, operator]
-        if held.shape != own.shape:
-            yield "wrong", f"{name} is {list(held.shape)}, the base's {list(own.shape)}", "it is of another base"
-            continue
-        error = float((held - own).abs().max())
-        if error > 0.01 * float(own.abs().max()):  # half types round to a few thousandths
+        if not found.same_shape:
+            yield "wrong", found.sentence, "it is of another base"
+        elif found.equal:
+            yield "ok", found.sentence
+        else:
+            few = found.rows <= _FEW_ROWS * found.shape[0]
             yield (
-                "wrong",
-                f"{name} differs from the base's by up to {error:.3g}",
+                "doubtful" if few else "wrong",
+                found.sentence,
                 "the draft was trained with other embeddings than this base has: use its own base, or train it again",
             )
-        else:
-            yield "ok", f"{name} is the base's (up to {error:.1g})"
     if not seen:
         yield "ok", "the files carry no copy of the base's embedding or head"
 

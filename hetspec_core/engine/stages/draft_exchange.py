@@ -7,30 +7,39 @@ an export by reading it back and comparing every tensor.
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from hetspec_core.catalog import list_cards, load_card
 from hetspec_core.engine.data.command import answer
 from hetspec_core.engine.modeling.base_lm import load_frozen_ends
 from hetspec_core.engine.modeling.checkpoint import assemble_draft, read_draft
-from hetspec_core.engine.modeling.draft_files import DraftFiles, write_draft_folder
+from hetspec_core.engine.modeling.draft_files import DraftFiles, check_finite, not_finite, write_draft_folder
 from hetspec_core.engine.modeling.layouts.base import Layout
 from hetspec_core.engine.modeling.layouts.eagle import TOKEN_MAP
+from hetspec_core.engine.modeling.rope_keys import with_older_keys
 from hetspec_core.engine.modeling.stored_draft import VOCAB_KEY, Reading, StoredDraft
+from hetspec_core.engine.stages.draft_copies import compare_copies
 from hetspec_core.errors import CheckpointError, UsageError
+from hetspec_core.files import explain, is_full
 from hetspec_core.spec import BaseSpec
 
 
 def inspect(folder: Path, base: BaseSpec | None = None) -> dict[str, Any]:
     """What a draft directory holds: layout, inferred flags, sizes, and every tensor with what becomes of it."""
     reading = read_draft(folder, base_layers=_layers(base))
-    return describe(reading) | {"folder": str(folder), "fits_base": _fit(reading.stored, base, folder)}
+    if bad := not_finite(reading.stored.tensors):
+        reading.warnings.append(f"the weights are not finite: {', '.join(bad[:3])} holds NaN or infinity")
+        return describe(reading) | {"folder": str(folder), "fits_base": None}
+    fits = _fit(reading, base, folder)
+    return describe(reading) | {"folder": str(folder), "fits_base": fits}
 
 
 def import_draft(source: Path, target: Path, base: BaseSpec | None = None) -> dict[str, Any]:
@@ -49,14 +58,15 @@ def import_draft(source: Path, target: Path, base: BaseSpec | None = None) -> di
     _check_target(target, source)
     reading = read_draft(source, base_layers=_layers(base))
     stored = reading.stored
+    check_finite(stored.tensors, source)
     if base is not None:
         stored.settings.setdefault("base", base.name)
-    fits = _fit(stored, base, source)
-    config = stored.config | {
+    fits = _fit(reading, base, source)
+    config = with_older_keys(stored.config) | {
         "architectures": ["HetSpecDraft"],
         "hetspec": stored.settings | {"imported": {"layout": reading.layout, "inferred": reading.inferred}},
     }
-    write_draft_folder(target, config, _contiguous(stored.tensors))
+    _write(target, config, stored.tensors)
     _compare(read_draft(target).stored.tensors, stored.tensors, target)
     return describe(reading) | {"folder": str(target), "source": str(source), "fits_base": fits}
 
@@ -81,15 +91,18 @@ def export_draft(source: Path, target: Path, layout_name: str, dtype: str = "") 
         writable = ", ".join(each.name for each in list_cards("layouts") if each.capabilities.get("writes"))
         raise UsageError(f"drafts are not written in the layout {layout_name}", hint=f"layouts: {writable}")
     layout: Layout = card.load()()
-    stored = _cast(read_draft(source).stored, dtype)
+    stored = read_draft(source).stored
+    check_finite(stored.tensors, source)
+    stored = _cast(stored, dtype)
+    check_finite(stored.tensors, f"{source}, as {dtype}" if dtype else source)
     written = layout.write(stored)
     ids = written.token_ids
     more: dict[str, Callable[[Path], None]] = {}
     if ids is not None:
         more[TOKEN_MAP] = lambda file: torch.save(ids, file)
-    write_draft_folder(target, written.config, _contiguous(written.tensors), more)
-    back = layout.read(DraftFiles(target), None).stored.tensors
-    _compare(back, _expected(stored, back), target)
+    _write(target, written.config, written.tensors, more)
+    back = layout.read(DraftFiles(target), None).stored
+    _compare(_whole_is_none(back), _expected(stored, back), target)
     return {
         "folder": str(target),
         "source": str(source),
@@ -124,19 +137,30 @@ def describe(reading: Reading) -> dict[str, Any]:
             for name, tensor in sorted(stored.tensors.items())
         ],
         "dropped": reading.dropped,
+        "warnings": reading.warnings,
     }
 
 
-def _fit(stored: StoredDraft, base: BaseSpec | None, folder: Path) -> bool | None:
-    """Load the draft onto the base's embedding and head; None without a base.
+def _fit(reading: Reading, base: BaseSpec | None, folder: Path) -> bool | None:
+    """Load the draft onto the base's embedding and head, and compare its copies of them; None without a base.
 
     Raises:
         CheckpointError, ModelError: it does not fit.
     """
     if base is None:
+        for name, why in reading.dropped.items():
+            if why.startswith("a copy of the base"):
+                reading.dropped[name] = f"{why}; not compared with it, as no base is named"
         return None
     _, ends = load_frozen_ends(base, device=torch.device("cpu"), dtype=torch.float32)
-    assemble_draft(stored, ends, base_name=base.name, folder=folder)
+    assemble_draft(reading.stored, ends, base_name=base.name, folder=folder)
+    for found in compare_copies(DraftFiles(folder), reading, ends):
+        reading.dropped[found.name] += f"; {found.sentence}"
+        if not found.equal:
+            reading.warnings.append(
+                f"{found.sentence}: the draft was trained with other embeddings than {base.name} has, and reads those "
+                "of the base"
+            )
     return True
 
 
@@ -164,19 +188,46 @@ def _cast(stored: StoredDraft, dtype: str) -> StoredDraft:
     return StoredDraft(stored.config, stored.settings, tensors)
 
 
-def _expected(stored: StoredDraft, back: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What has to come back: what was written, with the zero bias and the whole vocabulary that layouts add."""
-    expected = dict(stored.tensors)
-    if "fc.bias" not in expected and "fc.bias" in back:
-        expected["fc.bias"] = torch.zeros_like(back["fc.bias"])
-    if VOCAB_KEY in expected and VOCAB_KEY not in back:  # it is in a file of its own
-        del expected[VOCAB_KEY]
-    if VOCAB_KEY in back and VOCAB_KEY not in expected:
-        expected[VOCAB_KEY] = torch.arange(len(back[VOCAB_KEY]))
+def _expected(stored: StoredDraft, back: StoredDraft) -> dict[str, Tensor]:
+    """What has to come back: what was written, with the zero bias that layouts add."""
+    expected = _whole_is_none(stored)
+    if "fc.bias" not in expected and "fc.bias" in back.tensors:
+        expected["fc.bias"] = torch.zeros_like(back.tensors["fc.bias"])
     return expected
 
 
+def _whole_is_none(stored: StoredDraft) -> dict[str, Tensor]:
+    """The tensors, without a map that holds every token of the base in order."""
+    ids = stored.vocab_ids
+    if ids is None or not torch.equal(ids, torch.arange(stored.base_vocab_size)):
+        return dict(stored.tensors)
+    return {name: tensor for name, tensor in stored.tensors.items() if name != VOCAB_KEY}
+
+
+def _write(
+    target: Path,
+    config: dict[str, Any],
+    tensors: dict[str, Tensor],
+    more: dict[str, Callable[[Path], None]] | None = None,
+) -> None:
+    """Write the directory.
+
+    Raises:
+        HetSpecError: the file system refused it; the sentence says why.
+    """
+    try:
+        write_draft_folder(target, config, _contiguous(tensors), more)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if is_full(error) and not isinstance(error, OSError):  # compiled code says it in words only
+            error = OSError(errno.ENOSPC, str(error))
+        told = explain(error, doing="the draft was not written", path=target) if isinstance(error, OSError) else None
+        if told is None:
+            raise
+        raise told from error
+
+
 def _compare(back: dict[str, Tensor], wanted: dict[str, Tensor], folder: Path) -> None:
+    """Raises CheckpointError for tensors that do not come back as they were written."""
     odd = sorted(back.keys() ^ wanted.keys())
     odd += [name for name in back.keys() & wanted.keys() if not torch.equal(back[name], wanted[name])]
     if odd:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,13 +13,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hetspec_core.engine.modeling import draft_files
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, read_settings, save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
-from hetspec_core.errors import CheckpointError, HetSpecError, ModelError
+from hetspec_core.engine.stages.draft_exchange import export_draft, import_draft, inspect
+from hetspec_core.errors import CheckpointError, HetSpecError, ModelError, ResourceError
 from hetspec_core.spec import AlgorithmSpec
 from tests.conftest import shared_path
 from tests.fakes.tiny_models import draft_spec, ragged_prompts, tiny_base, tiny_draft
@@ -298,3 +302,159 @@ def test_missing_files_are_named(tmp_path: Path, base: BaseLM, saved: Path) -> N
     (saved / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"neither model\.safetensors"):
         load_draft(saved, base)
+
+
+# --- numbers that no architecture has
+
+
+@pytest.mark.parametrize(
+    ("key", "number", "why"),
+    [
+        ("rms_norm_eps", "NaN", "not a finite number"),
+        ("rope_parameters.rope_theta", "Infinity", "not a finite number"),
+        ("rope_parameters.rope_theta", "-1e999", "not a finite number"),
+        ("num_hidden_layers", "1" + "0" * 30, "beyond 64 bits"),
+        ("num_hidden_layers", "1000000000", "must be from 0 to"),
+        ("hidden_size", "1000000000000", "must be from 0 to"),
+        ("intermediate_size", "-5", "must be from 0 to"),
+        ("vocab_size", "4611686018427387904", "must be from 0 to"),
+        ("hetspec.head.hidden_size", "1e300", "must be from 0 to"),
+        ("hetspec.captured_layers", "[0, NaN]", "not a finite number"),
+    ],
+)
+@pytest.mark.parametrize("use", [inspect, load_draft], ids=["inspect", "load"])
+def test_a_number_that_no_architecture_has_is_refused_by_its_key(
+    base: BaseLM, saved: Path, key: str, number: str, why: str, use: Any
+) -> None:
+    config = json.loads((saved / "config.json").read_text())
+    *tables, last = key.split(".")
+    table = config
+    for name in tables:
+        table = table[name]
+    table[last] = "HERE"
+    (saved / "config.json").write_text(json.dumps(config).replace('"HERE"', number))
+    with pytest.raises(CheckpointError, match=rf"config\.json: {re.escape(key)} is .*{why}"):
+        use(saved, *([base] if use is load_draft else []))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 200_000, '{"a":' * 200_000, '{"a": ' + "9" * 6000 + "}", "\xff"],
+    ids=["list", "table", "digits", "byte"],
+)
+def test_a_configuration_that_no_reader_takes_is_one_sentence(base: BaseLM, saved: Path, text: str) -> None:
+    (saved / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(CheckpointError, match=r"config\.json is not") as told:
+        load_draft(saved, base)
+    assert "\n" not in told.value.message and len(told.value.message) < 400
+
+
+def test_a_configuration_that_is_a_pipe_is_not_waited_for(base: BaseLM, saved: Path) -> None:
+    (saved / "config.json").unlink()
+    os.mkfifo(saved / "config.json")
+    with pytest.raises(CheckpointError, match="no regular file"):
+        load_draft(saved, base)
+
+
+def test_sizes_that_do_not_fit_the_tensors_are_found_before_memory_is_spent(base: BaseLM, saved: Path) -> None:
+    edit_config(saved, intermediate_size=1 << 22, num_hidden_layers=64)  # some 100 GB in float32
+    with pytest.raises(CheckpointError, match=r"do not fit its config\.json"):
+        load_draft(saved, base)
+
+
+FOREIGN: dict[str, Any] = {"hetspec": "gone", "architectures": ["LlamaForCausalLMEagle"]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        FOREIGN | {"hidden_size": "wide"},
+        FOREIGN | {"vocab_size": None},
+        FOREIGN | {"vocab_size": 0},
+        FOREIGN | {"architectures": "LlamaForCausalLMEagle3"},
+        FOREIGN | {"architectures": {"a": 1}},
+        FOREIGN | {"architectures": [7]},
+        FOREIGN | {"eagle_config": 5},
+        FOREIGN | {"draft_vocab_size": 9},
+        FOREIGN | {"speculators_model_type": "eagle3", "transformer_layer_config": {"model_type": []}},
+        FOREIGN | {"speculative_decoding_algorithm": [], "hidden_size": {}},
+        {"hetspec": {"algorithm": "eagle"}},
+        {"hetspec": {"head": {"base_size": "wide"}}},
+        {"rope_parameters": 5},
+        {"model_type": []},
+    ],
+)
+def test_wrong_types_in_a_configuration_are_one_sentence(base: BaseLM, saved: Path, changes: dict[str, Any]) -> None:
+    edit_config(saved, **changes)
+    with pytest.raises(HetSpecError) as told:
+        load_draft(saved, base)
+    assert "\n" not in told.value.message
+
+
+# --- weights that are no numbers, and files that are no weights
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_said_to_be_so(tmp_path: Path, base: BaseLM, saved: Path, bad: float) -> None:
+    name = "layers.0.self_attn.q_proj.weight"
+    edit_tensors(saved, lambda t: t[name].view(-1)[0].fill_(bad))
+    for use in (
+        lambda: load_draft(saved, base),
+        lambda: import_draft(saved, tmp_path / "imported"),
+        lambda: export_draft(saved, tmp_path / "exported", "eagle"),
+    ):
+        with pytest.raises(CheckpointError, match=rf"not finite: {name} holds NaN or infinity"):
+            use()
+    assert not (tmp_path / "imported").exists() and not (tmp_path / "exported").exists()
+    assert name in inspect(saved)["warnings"][0]
+
+
+def test_an_export_whose_numbers_do_not_fit_its_type_is_refused(tmp_path: Path, saved: Path) -> None:
+    edit_tensors(saved, lambda t: t["fc.weight"].view(-1)[0].fill_(1e6))
+    with pytest.raises(CheckpointError, match="as float16 are not finite"):
+        export_draft(saved, tmp_path / "out", "eagle", "float16")
+    export_draft(saved, tmp_path / "wider", "eagle", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {"weight_map": {"a": ["x"]}},
+        {"weight_map": {"a": {"x": 1}}},
+        {"weight_map": {"a": 5, "b": "c"}},
+        {"weight_map": {"a": ""}},
+        {"weight_map": {"a": ".."}},
+        {"weight_map": {"a": "../../etc/passwd"}},
+        {"weight_map": {"a": "x\x00y"}},
+        {"weight_map": []},
+        {"weight_map": None},
+        {},
+    ],
+)
+def test_an_index_with_wrong_types_is_one_sentence(base: BaseLM, saved: Path, index: dict[str, Any]) -> None:
+    (saved / "model.safetensors").unlink()
+    (saved / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="has no weight_map from tensors to names of files"):
+        load_draft(saved, base)
+
+
+@pytest.mark.parametrize("length", [1 << 62, 1 << 30, 90 << 20, 0])
+def test_a_header_of_an_absurd_length_is_one_sentence(base: BaseLM, saved: Path, length: int) -> None:
+    content = (saved / "model.safetensors").read_bytes()
+    (saved / "model.safetensors").write_bytes(length.to_bytes(8, "little") + content[8:])
+    with pytest.raises(CheckpointError, match="cannot be read") as told:
+        load_draft(saved, base)
+    assert "\n" not in told.value.message
+
+
+def test_a_full_disk_and_a_missing_place_are_told(tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    (tmp_path / "file").touch()
+    with pytest.raises(HetSpecError, match="the draft was not written"):
+        import_draft(saved, tmp_path / "file" / "new")
+    monkeypatch.setattr(draft_files, "save_file", full_disk)
+    with pytest.raises(ResourceError, match="the draft was not written: the disk is full"):
+        import_draft(saved, tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -8,12 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from hetspec_core.catalog import list_cards
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, read_draft, save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.modeling.rope_keys import with_older_keys, without_older_keys
 from hetspec_core.engine.stages.draft_exchange import export_draft, import_draft, inspect
 from hetspec_core.errors import CheckpointError, HetSpecError, ModelError, UsageError
 from hetspec_core.spec import AlgorithmSpec
@@ -79,7 +82,6 @@ def test_what_is_exported_says_the_same_when_it_is_imported(
     assert back["layout"] == layout and back["algorithm"] == algorithm
     if layout == "eagle" and vocab:  # the layout keeps the tokens in a file of their own, for the server
         assert torch.load(tmp_path / "out" / "hot_token_ids.pt", weights_only=True).tolist() == list(vocab)
-        return
     again = load_draft(tmp_path / "back", base)
     assert torch.equal(output(again), output(draft))
     assert again.captured_layers == draft.captured_layers and again.vocab_size == draft.vocab_size
@@ -199,6 +201,240 @@ def test_speculators_that_need_more_than_there_is_are_refused(
     export_draft(saved(made(base, "eagle3"), tmp_path / "own", "eagle3"), tmp_path / "out", "speculators")
     edit(tmp_path / "out", config=lambda config: config.update(change))
     with pytest.raises(HetSpecError, match=word):
+        read_draft(tmp_path / "out")
+
+
+# --- round trips
+
+
+ROPES: list[dict[str, Any]] = [
+    {"rope_theta": 500000.0},
+    {"rope_theta": 10000.0},
+    {
+        "rope_theta": 250000.0,
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+    {"rope_theta": 20000.0, "rope_type": "linear", "factor": 2.0},
+]
+
+
+@settings(deadline=None, max_examples=10, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    written=st.sampled_from(WRITTEN),
+    family=st.sampled_from(["llama", "qwen3"]),
+    rope=st.sampled_from(ROPES),
+    vocab=st.sets(st.integers(0, 47), max_size=48),
+    layers=st.lists(st.integers(1, 5), min_size=1, max_size=4, unique=True).map(sorted),
+    seed=st.integers(0, 3),
+)
+def test_a_draft_comes_back_from_every_layout_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory,
+    base: BaseLM,
+    written: tuple[str, str, dict[str, Any]],
+    family: str,
+    rope: dict[str, Any],
+    vocab: set[int],
+    layers: list[int],
+    seed: int,
+) -> None:
+    layout, algorithm, options = written
+    if algorithm == "eagle3":
+        options = options | {"layers": ",".join(map(str, layers))}
+    folder = tmp_path_factory.mktemp("trip")
+    spec = draft_spec(base, family)
+    table = {"rope_type": "default"} | rope
+    sizes = spec.architecture.model_copy(
+        update={"rope_theta": rope["rope_theta"], "extra": {**spec.architecture.extra, "rope_parameters": table}}
+    )
+    spec = spec.model_copy(update={"architecture": sizes})
+    ids = torch.tensor(sorted(vocab)) if vocab and len(vocab) < 48 else None
+    draft = build_draft(spec, AlgorithmSpec(name=algorithm, options=options), base, seed=seed, vocab=ids)
+    saved(draft, folder / "own", algorithm, options)
+    export_draft(folder / "own", folder / "out", layout)
+    told = import_draft(folder / "out", folder / "back")
+    for place in ("own", "out", "back"):
+        again = load_draft(folder / place, base)
+        assert again.captured_layers == draft.captured_layers
+        assert again.vocab_size == draft.vocab_size
+        assert (again.vocab is None) == (ids is None) and (ids is None or torch.equal(again.vocab.ids, ids))  # type: ignore[union-attr]
+        assert again.config.rope_parameters == draft.config.rope_parameters
+        assert torch.equal(output(again), output(draft))
+        config = json.loads((folder / place / "config.json").read_text())
+        assert older_rope(config.get("transformer_layer_config", config)) == rope | {"rope_type": table["rope_type"]}
+    assert told["draft_vocab_size"] == draft.vocab_size == inspect(folder / "out")["draft_vocab_size"]
+    before, after = (read_draft(folder / place).stored for place in ("own", "back"))
+    assert before.tensors.keys() - {"fc.bias"} == after.tensors.keys() - {"fc.bias"}
+    assert all(torch.equal(tensor, after.tensors[name]) for name, tensor in before.tensors.items())
+
+
+def older_rope(config: dict[str, Any]) -> dict[str, Any]:
+    """What a reader with transformers 4 takes the rotary embedding for."""
+    scaling = config["rope_scaling"] or {"rope_type": "default"}
+    return {"rope_theta": config["rope_theta"]} | scaling
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "phi"])
+def test_families_with_more_rotary_keys_have_them_too(family: str) -> None:
+    from transformers import AutoConfig
+
+    extra = {"partial_rotary_factor": 0.5} if family == "phi" else {"rope_theta": 5e5, "rope_local_base_freq": 7e3}
+    config = AutoConfig.for_model(family, num_hidden_layers=1, **extra)
+    written = with_older_keys(config.to_dict())
+    assert {key: written[key] for key in extra} == extra
+    assert AutoConfig.for_model(**written).rope_parameters == config.rope_parameters
+    assert AutoConfig.for_model(**without_older_keys(written)).rope_parameters == config.rope_parameters
+
+
+def test_a_configuration_of_transformers_4_keeps_its_rotary_keys(tmp_path: Path, base: BaseLM) -> None:
+    export_draft(saved(made(base, "eagle"), tmp_path / "own", "eagle"), tmp_path / "out", "eagle")
+    scaling = {"type": "linear", "factor": 4.0}
+
+    def older(config: dict[str, Any]) -> None:
+        del config["rope_parameters"]
+        config.update(rope_theta=750000.0, rope_scaling=scaling)
+
+    edit(tmp_path / "out", config=older)
+    assert load_draft(tmp_path / "out", base).config.rope_parameters["rope_theta"] == 750000.0
+    export_draft(tmp_path / "out", tmp_path / "again", "eagle")
+    config = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert config["rope_theta"] == 750000.0 and config["rope_scaling"] == scaling
+
+
+def test_rotary_keys_that_contradict_each_other_are_told(tmp_path: Path, base: BaseLM) -> None:
+    export_draft(saved(made(base, "eagle"), tmp_path / "own", "eagle"), tmp_path / "out", "eagle")
+    edit(tmp_path / "out", config=lambda config: config.update(rope_theta=1.5))
+    assert "rope_theta says 1.5" in inspect(tmp_path / "out")["inferred"]["rope_theta"]
+
+
+def test_an_export_under_a_name_of_hetspecs_own_class_is_read_back(tmp_path: Path, base: BaseLM) -> None:
+    draft = build_draft(draft_spec(base, "qwen3"), AlgorithmSpec(name="eagle"), base, seed=1)
+    export_draft(saved(draft, tmp_path / "own", "eagle"), tmp_path / "out", "eagle")
+    assert inspect(tmp_path / "out")["layout"] == "eagle"
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"PK\x03\x04 cut", "cannot be read"),
+        (torch.tensor([3, 3]), "different tokens"),
+        (torch.tensor([1, 48]), "different tokens"),
+        (torch.tensor([-1, 4]), "different tokens"),
+        (torch.tensor([1.5]), "no list of token ids"),
+        (torch.zeros(2, 2, dtype=torch.int64), "no list of token ids"),
+        (["text"], "cannot be read"),
+        (Path("/"), "cannot be read"),
+    ],
+)
+def test_a_broken_file_of_tokens_is_refused(tmp_path: Path, base: BaseLM, content: Any, word: str) -> None:
+    export_draft(saved(made(base, "eagle", vocab=VOCAB), tmp_path / "own", "eagle"), tmp_path / "out", "eagle")
+    file = tmp_path / "out" / "hot_token_ids.pt"
+    file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
+    with pytest.raises(CheckpointError, match=word):
+        read_draft(tmp_path / "out")
+
+
+def test_a_list_of_tokens_by_frequency_is_a_vocabulary_too(tmp_path: Path, base: BaseLM) -> None:
+    draft = made(base, "eagle", vocab=VOCAB)
+    export_draft(saved(draft, tmp_path / "own", "eagle"), tmp_path / "out", "eagle")
+    torch.save(list(reversed(VOCAB)), tmp_path / "out" / "hot_token_ids.pt")
+    assert torch.equal(output(load_draft(tmp_path / "out", base)), output(draft))
+
+
+# --- what published configurations say in other ways
+
+
+@pytest.mark.parametrize("layout", ["eagle", "eagle3", "speculators"])
+def test_the_number_of_layers_follows_from_the_tensors(tmp_path: Path, base: BaseLM, layout: str) -> None:
+    draft = made(base, "eagle" if layout == "eagle" else "eagle3")
+    own = saved(draft, tmp_path / "own", "eagle" if layout == "eagle" else "eagle3")
+    export_draft(own, tmp_path / "out", layout)
+
+    def as_the_base(config: dict[str, Any]) -> None:
+        config.get("transformer_layer_config", config).update(num_hidden_layers=40, layer_types=["full_attention"] * 40)
+
+    edit(tmp_path / "out", config=as_the_base)
+    told = import_draft(tmp_path / "out", tmp_path / "back")
+    assert told["layers"] == 1 and "config.json says 40" in told["inferred"]["num_hidden_layers"]
+    for place in ("out", "back"):
+        assert torch.equal(output(load_draft(tmp_path / place, base)), output(draft))
+
+
+@pytest.mark.parametrize(
+    ("place", "shift"),
+    [
+        ("eagle_config.eagle_aux_hidden_state_layer_ids", 1),
+        ("eagle_config.aux_hidden_state_layer_ids", 1),
+        ("eagle_config.target_layer_ids", 1),
+        ("eagle_aux_hidden_state_layer_ids", 0),
+        ("aux_hidden_state_layer_ids", 0),
+        ("target_layer_ids", 1),
+    ],
+)
+@pytest.mark.parametrize("layout", ["eagle3", "speculators"])
+def test_layer_ids_are_found_under_every_key(tmp_path: Path, base: BaseLM, layout: str, place: str, shift: int) -> None:
+    draft = made(base, "eagle3", options={"layers": "1,3,5"})
+    export_draft(saved(draft, tmp_path / "own", "eagle3", {"layers": "1,3,5"}), tmp_path / "out", layout)
+
+    def move(config: dict[str, Any]) -> None:
+        for key in ("eagle_config", "eagle_aux_hidden_state_layer_ids"):
+            config.pop(key, None)
+        table, name = (config.setdefault("eagle_config", {}), place[13:]) if "." in place else (config, place)
+        table[name] = [layer - shift for layer in (1, 3, 5)]
+
+    edit(tmp_path / "out", config=move)
+    reading = read_draft(tmp_path / "out")
+    assert reading.stored.settings["captured_layers"] == [1, 3, 5]
+    assert place in reading.inferred["captured_layers"]
+    assert torch.equal(output(load_draft(tmp_path / "out", base)), output(draft))
+
+
+def test_empty_layer_ids_are_none_and_contradicting_ones_are_told(eagle3: Path, base: BaseLM) -> None:
+    edit(eagle3, config=lambda c: c["eagle_config"].update(eagle_aux_hidden_state_layer_ids=[]))
+    assert load_draft(eagle3, base).captured_layers == (2, 3, 3)
+    edit(eagle3, config=lambda c: c.update(target_layer_ids=[0, 1, 2], eagle_aux_hidden_state_layer_ids=[3, 4, 5]))
+    told = inspect(eagle3)["inferred"]["captured_layers"]
+    assert told.startswith("3, 4, 5") and "target_layer_ids would give 1, 2, 3" in told
+
+
+@pytest.mark.parametrize("ids", ["1,2,3", [1, 2.5, 3], [1, -1, 3], [True, 1, 2], [[1]], 5, {"a": 1}, [1, 10**6, 2]])
+def test_layer_ids_that_are_none_are_refused_by_name(eagle3: Path, ids: Any) -> None:
+    edit(eagle3, config=lambda c: c["eagle_config"].update(eagle_aux_hidden_state_layer_ids=ids))
+    with pytest.raises(CheckpointError, match=r"eagle_config\.eagle_aux_hidden_state_layer_ids"):
+        read_draft(eagle3)
+
+
+def test_layer_ids_that_are_usual_in_the_other_count_are_doubted(eagle3: Path) -> None:
+    edit(eagle3, config=lambda c: c["eagle_config"].update(eagle_aux_hidden_state_layer_ids=[2, 16, 29]))
+    reading = read_draft(eagle3, base_layers=32)
+    assert reading.stored.settings["captured_layers"] == [3, 17, 30]
+    assert "counted the other way they are the usual 2, 16, 29" in reading.warnings[0]
+    assert not read_draft(eagle3, base_layers=40).warnings and not read_draft(eagle3).warnings
+    edit(eagle3, config=lambda c: c["eagle_config"].update(eagle_aux_hidden_state_layer_ids=[1, 15, 28]))
+    assert not read_draft(eagle3, base_layers=32).warnings
+
+
+def test_offsets_of_zero_are_a_whole_vocabulary(tmp_path: Path, base: BaseLM) -> None:
+    draft = made(base, "eagle3")
+    export_draft(saved(draft, tmp_path / "own", "eagle3"), tmp_path / "out", "eagle3")
+    assert not load_file(tmp_path / "out" / "model.safetensors")["d2t"].any()
+    for change in (lambda t: None, lambda t: t.pop("t2d")):
+        edit(tmp_path / "out", tensors=change)
+        told = inspect(tmp_path / "out")
+        assert told["draft_vocab_size"] == told["base_vocab_size"] == 48 and "d2t" in told["dropped"]
+        assert torch.equal(output(load_draft(tmp_path / "out", base)), output(draft))
+
+
+def test_offsets_of_zero_for_a_reduced_vocabulary_need_a_second_witness(tmp_path: Path, base: BaseLM) -> None:
+    first = tuple(range(6))  # a vocabulary that really is the first tokens
+    draft = made(base, "eagle3", vocab=first)
+    export_draft(saved(draft, tmp_path / "own", "eagle3"), tmp_path / "out", "eagle3")
+    assert torch.equal(output(load_draft(tmp_path / "out", base)), output(draft))
+    edit(tmp_path / "out", tensors=lambda t: t.pop("t2d"))
+    with pytest.raises(CheckpointError, match=r"d2t in .* is all zeros, for 6 of 48 tokens"):
         read_draft(tmp_path / "out")
 
 

@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from hetspec_core.engine.modeling.draft_files import DraftFiles
+from hetspec_core.engine.modeling.rope_keys import contradiction, with_older_keys
 from hetspec_core.engine.modeling.stored_draft import Reading, StoredDraft
 from hetspec_core.errors import CheckpointError, ModelError
 
 _MODEL_TYPES = re.compile(r"^[a-z0-9_]+$")
+_LAYER = re.compile(r"layers\.(\d+)\.")
 _NOT_ARCHITECTURE = ("hetspec", "architectures", "auto_map", "transformers_version", "dtype", "torch_dtype")
 
 
@@ -80,6 +82,7 @@ class Ledger:
     left: dict[str, Tensor]
     renamed: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, files: DraftFiles) -> Ledger:
@@ -138,9 +141,34 @@ class Ledger:
         """Close the ledger: what is left is the draft's. Whether each has its place is seen when modules are filled."""
         for gone in self.dropped:
             self.renamed.pop(gone, None)
-        return Reading(
-            StoredDraft(config, settings, self.left), layout, inferred, dict(self.renamed), dict(self.dropped)
-        )
+        if odd := contradiction(config):
+            inferred["rope_theta"] = odd
+        config = self._with_layers_of_the_tensors(config, inferred)
+        stored = StoredDraft(config, settings, self.left)
+        return Reading(stored, layout, inferred, dict(self.renamed), dict(self.dropped), list(self.warnings))
+
+    def _with_layers_of_the_tensors(self, config: dict[str, Any], inferred: dict[str, str]) -> dict[str, Any]:
+        """The configuration with as many layers as there are tensors of: published ones may give the base's number.
+
+        Raises:
+            CheckpointError: a layer between two others has no tensor.
+        """
+        numbers = {int(hit[1]) for name in self.left if (hit := _LAYER.match(name))}
+        count, said = len(numbers), config.get("num_hidden_layers")
+        if numbers and numbers != set(range(count)):
+            gap = min(set(range(max(numbers))) - numbers)
+            raise CheckpointError(f"{self.folder} has no tensor of layers.{gap}", hint="fetch the draft again")
+        if not numbers or said == count:
+            return config
+        inferred["num_hidden_layers"] = f"{count}: layers that have tensors; config.json says {said}"
+        kinds = config.get("layer_types")
+        more = {"layer_types": kinds[:count]} if isinstance(kinds, list) and len(kinds) > count else {}
+        return config | {"num_hidden_layers": count} | more
+
+
+def written_config(config: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """`architecture_config` for a file: with the keys that transformers 4 reads, and `more`."""
+    return with_older_keys(architecture_config(config)) | more
 
 
 def architecture_config(config: dict[str, Any]) -> dict[str, Any]:
@@ -155,6 +183,12 @@ def check_config(config: dict[str, Any], folder: object) -> None:
         raise CheckpointError(
             f"{folder}/config.json lacks {', '.join(missing)}", hint="it is not the configuration of a draft"
         )
+    for key in ("hidden_size", "vocab_size"):
+        if type(config[key]) is not int or config[key] < 1:
+            raise CheckpointError(
+                f"{folder}/config.json: {key} is {str(config[key])[:40]!r}; it must be a whole number above 0",
+                hint="fetch the draft again",
+            )
 
 
 def class_prefix(model_type: str) -> str:

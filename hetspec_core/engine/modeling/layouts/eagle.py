@@ -6,11 +6,12 @@ The first layer has no input norm, there is no norm behind the last, embedding a
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from hetspec_core.engine.modeling.draft_files import DraftFiles
+from hetspec_core.engine.modeling.draft_files import DraftFiles, read_token_ids
 from hetspec_core.engine.modeling.layouts.base import (
     Layout,
     Ledger,
@@ -18,6 +19,7 @@ from hetspec_core.engine.modeling.layouts.base import (
     architecture_config,
     check_config,
     class_prefix,
+    written_config,
 )
 from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, VOCAB_KEY, Reading, StoredDraft
 from hetspec_core.errors import CheckpointError, ModelError
@@ -25,7 +27,8 @@ from hetspec_core.errors import CheckpointError, ModelError
 SERVED = ("llama", "qwen2", "mistral")
 """Families with an EAGLE class in SGLang itself; others need the model package that HetSpec brings."""
 TOKEN_MAP = "hot_token_ids.pt"
-_ARCHITECTURES = re.compile(r"ForCausalLM(Eagle)?$")
+"""The reduced vocabulary, as SGLang reads it: a tensor [Vd]. A second safetensors file would be taken for weights."""
+_ARCHITECTURES = re.compile(r"ForCausalLM(Eagle)?$|^HetSpec(?!Latent)\w+Eagle$")
 
 
 class EagleLayout(Layout):
@@ -34,8 +37,7 @@ class EagleLayout(Layout):
     name = "eagle"
 
     def recognises(self, files: DraftFiles) -> bool:
-        named = files.config.get("architectures") or ["?"]
-        return bool(_ARCHITECTURES.search(str(named[0])))
+        return bool(_ARCHITECTURES.search(files.architecture))
 
     def read(self, files: DraftFiles, base_layers: int | None) -> Reading:
         check_config(files.config, files.folder)
@@ -43,7 +45,13 @@ class EagleLayout(Layout):
         ledger.strip("model.")
         ledger.rename(r"eagle_fc\.", "fc.")
         ledger.drop("embed_tokens.weight", "a copy of the base's embedding, which is used instead")
-        return read_fusion(self.name, files, ledger)
+        reading = read_fusion(self.name, files, ledger)
+        ids = _hot_tokens(files.folder / TOKEN_MAP, reading.stored.base_vocab_size)
+        if ids is not None:
+            reading.stored.tensors[VOCAB_KEY] = ids
+            reading.renamed[TOKEN_MAP] = VOCAB_KEY
+            reading.inferred["draft_vocab_size"] = f"{len(ids)} of {reading.stored.base_vocab_size}: by {TOKEN_MAP}"
+        return reading
 
     def write(self, stored: StoredDraft) -> Written:
         _check_writable(stored)
@@ -58,12 +66,13 @@ class EagleLayout(Layout):
             notes.append(f"SGLang itself has no EAGLE class for {family}: serve it with `hetspec-core serve`")
         if stored.vocab_ids is not None:
             notes.append(f"reduced vocabulary: serve it with --speculative-token-map {TOKEN_MAP}")
-        config = architecture_config(stored.config) | {
-            "architectures": [eagle_architecture(family)],
+        config = written_config(
+            stored.config,
+            architectures=[eagle_architecture(family)],
             # A draft's own, whatever the base's is: SGLang does not start with a tied draft.
-            "tie_word_embeddings": False,
-            "vocab_size": stored.base_vocab_size,
-        }
+            tie_word_embeddings=False,
+            vocab_size=stored.base_vocab_size,
+        )
         return Written(config, tensors, stored.vocab_ids, tuple(notes))
 
 
@@ -71,6 +80,24 @@ def eagle_architecture(model_type: str) -> str:
     """Name of the class that serves an EAGLE-1/2 draft of a family: SGLang's, or one of HetSpec's model package."""
     prefix = class_prefix(model_type)
     return f"{prefix}ForCausalLMEagle" if model_type in SERVED else f"HetSpec{prefix}Eagle"
+
+
+def _hot_tokens(file: Path, base_vocab: int) -> Tensor | None:
+    """[Vd] sorted token ids of the reduced vocabulary beside an export; None when there is no such file.
+
+    Raises:
+        CheckpointError: it holds something else than different tokens of the base.
+    """
+    ids = read_token_ids(file)
+    if ids is None:
+        return None
+    ids = ids.to(torch.int64).sort().values  # the rows are the base's own, so their order is free
+    if len(ids) == 0 or int(ids[0]) < 0 or int(ids[-1]) >= base_vocab or bool((ids[1:] == ids[:-1]).any()):
+        raise CheckpointError(
+            f"{file} does not hold different tokens of a vocabulary of {base_vocab}",
+            hint="export the draft again, or take the file away to use the whole vocabulary",
+        )
+    return ids if len(ids) < base_vocab else None
 
 
 def read_fusion(layout: str, files: DraftFiles, ledger: Ledger) -> Reading:

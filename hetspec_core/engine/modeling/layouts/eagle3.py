@@ -1,7 +1,7 @@
 """EAGLE-3 as its authors, SpecForge and SGLang write it (`midlayer`, `d2t`, `t2d`), and as ModelOpt does (`layers.0`).
 
-`d2t` holds offsets: draft id i stands for token i + d2t[i] of the base. The configuration counts captured layers by
-their output (0 = output of the first layer), so an id there is one less than Hugging Face's, which HetSpec uses.
+`d2t` holds offsets: draft id i stands for token i + d2t[i] of the base. How captured layers are counted depends on the
+key that names them (`layer_ids`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from hetspec_core.engine.modeling.layouts.base import (
     architecture_config,
     check_config,
     class_prefix,
+    written_config,
 )
+from hetspec_core.engine.modeling.layouts.layer_ids import KEY, other_count, told_layers, usual_layers
 from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, VOCAB_KEY, Reading, StoredDraft
 from hetspec_core.errors import CheckpointError, ModelError
 
@@ -33,19 +35,18 @@ class Eagle3Layout(Layout):
     name = "eagle3"
 
     def recognises(self, files: DraftFiles) -> bool:
-        config = files.config
-        named = str((config.get("architectures") or ["?"])[0])
+        config, named = files.config, files.architecture
         if named.endswith("Eagle3") or "eagle_config" in config or "draft_vocab_size" in config:
             return "speculators_model_type" not in config
         return named.endswith("ForCausalLM") and any(name.startswith("midlayer.") for name in files.tensors)
 
     def read(self, files: DraftFiles, base_layers: int | None) -> Reading:
         check_config(files.config, files.folder)
+        layers, place = told_layers(files.config, files.folder)
         eagle_config = files.config.get("eagle_config") or {}
-        ids = eagle_config.get("eagle_aux_hidden_state_layer_ids")
         told = Told(
-            layers=None if ids is None else tuple(int(number) + 1 for number in ids),
-            layers_from="eagle_config, whose ids count outputs from 0: one added",
+            layers=layers,
+            layers_from=place,
             flags={name: bool(files.config.get(name, eagle_config.get(name, False))) for name in _FLAGS},
         )
         ledger = Ledger.of(files)
@@ -66,18 +67,16 @@ class Eagle3Layout(Layout):
             if name != VOCAB_KEY
         }
         tensors |= vocab_maps(stored)
-        config = architecture_config(stored.config) | {
-            "architectures": [f"{class_prefix(family)}ForCausalLMEagle3"],
-            "vocab_size": stored.base_vocab_size,
-            "draft_vocab_size": int(head["vocab_size"]),
-            "target_hidden_size": int(head["base_size"]),
-            "tie_word_embeddings": False,
-            "eagle_config": {
-                "eagle_aux_hidden_state_layer_ids": [layer - 1 for layer in head["layers"]],
-                "use_aux_hidden_state": True,
-            },
+        config = written_config(
+            stored.config,
+            architectures=[f"{class_prefix(family)}ForCausalLMEagle3"],
+            vocab_size=stored.base_vocab_size,
+            draft_vocab_size=int(head["vocab_size"]),
+            target_hidden_size=int(head["base_size"]),
+            tie_word_embeddings=False,
+            eagle_config={KEY: [layer - 1 for layer in head["layers"]], "use_aux_hidden_state": True},
             **{name: True for name in _FLAGS if head.get(name)},
-        }
+        )
         notes = []
         if family != "llama":
             notes.append(f"SGLang's EAGLE-3 class is for llama; a {family} layer needs a class of its own there")
@@ -106,20 +105,24 @@ def read_eagle3(
 ) -> Reading:
     """Read a ledger of `fc`, `layers.0.*`, `norm`, `lm_head` and vocabulary maps as a draft of algorithm eagle3."""
     folder = files.folder
-    named = str((files.config.get("architectures") or ["EAGLE-3"])[0])
+    named = files.architecture or "EAGLE-3"
     weight = ledger.need("fc.weight", f"a {named} draft")
     ledger.need("layers.0.hidden_norm.weight", f"a {named} draft")
     rows = ledger.need("lm_head.weight", f"a {named} draft")
     inferred = {"algorithm": "eagle3: the first layer has a hidden_norm"}
-    size = int(weight.shape[0])
     base_size = int(files.config.get("target_hidden_size") or config["hidden_size"])
-    if weight.shape[1] % base_size:
+    if weight.ndim != 2 or rows.ndim != 2:
+        raise CheckpointError(f"fc.weight and lm_head.weight in {folder} must be matrices", hint="see docs/drafts.md")
+    size = int(weight.shape[0])
+    if weight.shape[1] == 0 or weight.shape[1] % base_size:
         raise CheckpointError(
             f"fc.weight in {folder} is {size} x {weight.shape[1]}; it needs a multiple of the base's {base_size}",
             hint="check target_hidden_size in config.json",
         )
     _drop_embedding(ledger, base_size, folder)
     layers = _layers(int(weight.shape[1]) // base_size, told, base_layers, folder, inferred)
+    if told.layers is not None and (doubt := other_count(layers, told.layers_from, base_layers)):
+        ledger.warnings.append(doubt)
     ids = _vocabulary(ledger, int(config["vocab_size"]), rows, folder, inferred)
     flags = dict(told.flags)
     has_fc_norm = "fc_norm.0.weight" in ledger.left
@@ -156,9 +159,9 @@ def read_eagle3(
 
 def _drop_embedding(ledger: Ledger, base_size: int, folder: object) -> None:
     embedding = ledger.drop("embed_tokens.weight", "a copy of the base's embedding, which is used instead")
-    if embedding is not None and embedding.shape[1] != base_size:
+    if embedding is not None and (embedding.ndim != 2 or embedding.shape[1] != base_size):
         raise ModelError(
-            f"the draft in {folder} has an embedding of its own, {embedding.shape[1]} wide; the base is {base_size}",
+            f"the draft in {folder} has an embedding of its own, {embedding.shape[-1]} wide; the base is {base_size}",
             hint="HetSpec's drafts read the base's embedding; this one cannot be imported",
         )
 
@@ -169,7 +172,9 @@ def _layers(
     if told.layers is not None:
         if len(told.layers) != count:
             raise CheckpointError(
-                f"fc.weight in {folder} is made for {count} captured layers, config.json names {len(told.layers)}"
+                f"fc.weight in {folder} is made for {count} captured layers, config.json names {len(told.layers)} "
+                f"({told.layers_from})",
+                hint="check the layers and target_hidden_size in config.json",
             )
         inferred["captured_layers"] = f"{', '.join(map(str, told.layers))} (0 = embeddings): {told.layers_from}"
         return told.layers
@@ -183,7 +188,7 @@ def _layers(
             f"{folder} reads {count} layers of the base and does not say which",
             hint="put eagle_config.eagle_aux_hidden_state_layer_ids into its config.json",
         )
-    layers = (2, base_layers // 2, base_layers - 3)
+    layers = usual_layers(base_layers)
     inferred["captured_layers"] = f"{', '.join(map(str, layers))} (0 = embeddings): the default, 2, N/2 and N-3"
     return layers
 
@@ -203,21 +208,41 @@ def _vocabulary(
             )
         inferred["draft_vocab_size"] = f"{size}: the whole vocabulary"
         return None
-    ids = torch.arange(len(offsets)) + offsets.to(torch.int64)
-    if len(ids) != size or int(ids.min()) < 0 or int(ids.max()) >= base_vocab or len(ids.unique()) != size:
-        raise CheckpointError(
-            f"d2t in {folder} does not give {size} different tokens of {base_vocab}",
-            hint="it must hold offsets: token of the base minus draft id",
-        )
+    ids = _ids_of(offsets, size, base_vocab, folder)
     if known is not None:
         marks = torch.zeros(base_vocab, dtype=torch.bool)
         marks[ids] = True
-        if len(known) != base_vocab or not torch.equal(marks, known.bool()):
+        if known.shape != marks.shape or not torch.equal(marks, known.bool()):
             raise CheckpointError(f"d2t and t2d in {folder} contradict each other", hint="fetch the draft again")
+    if size == base_vocab and torch.equal(ids, torch.arange(size)):
+        ledger.dropped["d2t"] = "offsets of zero: draft ids are the base's"
+        inferred["draft_vocab_size"] = f"{size}: the whole vocabulary, by d2t"
+        return None
+    if known is None and not bool(offsets.any()):
+        # A buffer that was never filled looks like this, and means the first tokens of the base to every reader.
+        raise CheckpointError(
+            f"d2t in {folder} is all zeros, for {size} of {base_vocab} tokens, and there is no t2d to confirm it: "
+            "the map was not written",
+            hint="fetch the draft again, or put the map of its training into d2t (token of the base minus draft id)",
+        )
     inferred["draft_vocab_size"] = f"{size} of {base_vocab}: by d2t, as offsets"
-    if size == base_vocab:
-        ledger.renamed["d2t"] = VOCAB_KEY
     return ids
+
+
+def _ids_of(offsets: Tensor, size: int, base_vocab: int, folder: object) -> Tensor:
+    """[Vd] token of the base for each draft id, by offsets.
+
+    Raises:
+        CheckpointError: they are not as many different tokens of the base as the head has rows.
+    """
+    if offsets.ndim == 1 and len(offsets) == size and size > 0 and not offsets.is_floating_point():
+        ids = torch.arange(size) + offsets.to(torch.int64)
+        if int(ids.min()) >= 0 and int(ids.max()) < base_vocab and len(ids.unique()) == size:
+            return ids
+    raise CheckpointError(
+        f"d2t in {folder} does not give {size} different tokens of {base_vocab}",
+        hint="it must hold offsets: token of the base minus draft id",
+    )
 
 
 def vocab_maps(stored: StoredDraft) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from hetspec_core.engine.modeling.draft_files import DraftFiles
 from hetspec_core.engine.modeling.layouts.base import Layout, check_config
+from hetspec_core.engine.modeling.rope_keys import contradiction
 from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, Reading, StoredDraft
 from hetspec_core.errors import CheckpointError
 
@@ -32,7 +33,9 @@ class OwnLayout(Layout):
             )
         check_config(config, files.folder)
         settings = _before_heads(dict(settings), files)
-        return Reading(StoredDraft(config, settings, dict(files.tensors)), self.name)
+        odd = contradiction(config)
+        inferred = {"rope_theta": odd} if odd else {}
+        return Reading(StoredDraft(config, settings, dict(files.tensors)), self.name, inferred)
 
 
 def _before_heads(settings: dict[str, Any], files: DraftFiles) -> dict[str, Any]:

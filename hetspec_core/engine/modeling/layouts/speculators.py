@@ -6,8 +6,16 @@ Captured layers are counted as Hugging Face does (0 = embeddings), as here.
 from __future__ import annotations
 
 from hetspec_core.engine.modeling.draft_files import DraftFiles
-from hetspec_core.engine.modeling.layouts.base import Layout, Ledger, Written, architecture_config, check_config
+from hetspec_core.engine.modeling.layouts.base import (
+    Layout,
+    Ledger,
+    Written,
+    architecture_config,
+    check_config,
+    written_config,
+)
 from hetspec_core.engine.modeling.layouts.eagle3 import Told, check_eagle3, read_eagle3, vocab_maps
+from hetspec_core.engine.modeling.layouts.layer_ids import KEY, told_layers
 from hetspec_core.engine.modeling.stored_draft import VOCAB_KEY, Reading, StoredDraft
 from hetspec_core.errors import CheckpointError, ModelError
 
@@ -45,10 +53,10 @@ class SpeculatorsLayout(Layout):
         if not isinstance(layer, dict):
             raise CheckpointError(f"{files.folder / 'config.json'} has no transformer_layer_config")
         check_config(layer, files.folder)
-        ids = config.get("eagle_aux_hidden_state_layer_ids")
+        layers, place = told_layers(config, files.folder)
         told = Told(
-            layers=None if ids is None else tuple(int(number) for number in ids),
-            layers_from="eagle_aux_hidden_state_layer_ids",
+            layers=layers,
+            layers_from=place,
             flags={name: bool(config.get(name, False)) for name in ("fc_norm", "norm_output", "norm_before_residual")},
         )
         ledger = Ledger.of(files)
@@ -59,7 +67,7 @@ class SpeculatorsLayout(Layout):
     def write(self, stored: StoredDraft) -> Written:
         head = check_eagle3(stored, self.name)
         base = str(stored.settings.get("base") or "")
-        layer = architecture_config(stored.config) | {"vocab_size": stored.base_vocab_size, "num_hidden_layers": 1}
+        layer = written_config(stored.config, vocab_size=stored.base_vocab_size, num_hidden_layers=1)
         config = {
             "speculators_model_type": "eagle3",
             "speculators_version": VERSION,
@@ -67,7 +75,7 @@ class SpeculatorsLayout(Layout):
             "transformer_layer_config": layer,
             "draft_vocab_size": int(head["vocab_size"]),
             "target_hidden_size": None,
-            "eagle_aux_hidden_state_layer_ids": list(head["layers"]),
+            KEY: list(head["layers"]),
             "norm_before_residual": bool(head.get("norm_before_residual")),
             "norm_before_fc": False,
             "fc_norm": bool(head.get("fc_norm")),

@@ -1,0 +1,169 @@
+"""HTTP to a server that may do anything: bounded in bytes, and in time by a clock over the whole request.
+
+A timeout of a socket begins anew with every byte, so a server that sends one now and then would hold a request for
+ever. Here every read ends at the clock's end. It knows HTTP, JSON and event streams, and no word of SGLang's.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import io
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from hetspec_core.documents import MIB, DocumentError, parse_json
+from hetspec_core.errors import DataError, ModelError, StageFailed
+
+MOST_BYTES = 16 * MIB
+"""The longest answer that is no stream."""
+LONGEST_LINE = 64 * MIB
+"""The longest line of a stream. SGLang may repeat the whole answer in each."""
+_SHOWN = 200
+
+
+class Clock:
+    """The end of what a request may take; a stream restarts it with every message.
+
+    Args:
+        seconds: from now, and from every restart.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew."""
+        self._end = time.monotonic() + self.seconds
+
+    @property
+    def left_s(self) -> float:
+        """Seconds that are left.
+
+        Raises:
+            TimeoutError: none are.
+        """
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"not done within {self.seconds:g} s")
+        return left
+
+
+class _TimedSocket(io.RawIOBase):
+    """The reading side of a connected socket; every read ends at the clock's end."""
+
+    def __init__(self, sock: socket.socket, clock: Clock) -> None:
+        self._socket, self._clock = sock, clock
+        self._raw: Any = sock.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        self._socket.settimeout(self._clock.left_s)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _TimedResponse(http.client.HTTPResponse):
+    """An answer whose status line, headers and body are read against a clock."""
+
+    def __init__(self, sock: socket.socket, *rest: Any, clock: Clock, **more: Any) -> None:
+        super().__init__(sock, *rest, **more)
+        plain: Any = self.fp
+        self.fp: Any = io.BufferedReader(_TimedSocket(sock, clock))
+        plain.close()
+
+
+def connect(host: str, port: int, clock: Clock, *, secure: bool) -> http.client.HTTPConnection:
+    """A connection whose one request is bounded by a clock; nothing is sent yet."""
+    kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+    connection = kind(host, port, timeout=clock.left_s)
+    connection.response_class = functools.partial(_TimedResponse, clock=clock)  # type: ignore[assignment]
+    return connection
+
+
+def read_whole(response: http.client.HTTPResponse, url: str) -> bytes:
+    """The body of an answer that is no stream.
+
+    Raises:
+        DataError: it is longer than `MOST_BYTES`.
+        OSError, http.client.HTTPException: the connection broke, or the clock ran out.
+    """
+    body = response.read(MOST_BYTES + 1)
+    if len(body) > MOST_BYTES:
+        raise DataError(
+            f"{url} sent an answer of more than {MOST_BYTES // MIB} MiB, the most that is read",
+            hint="is it SGLang, and no other program at this address?",
+        )
+    return body
+
+
+def read_table(body: bytes, url: str) -> dict[str, Any]:
+    """The JSON object of an answer or of a message.
+
+    Raises:
+        DataError: it is no JSON, nested too deeply, or no object.
+    """
+    try:
+        found = parse_json(body, limit_bytes=None)
+    except DocumentError as error:
+        why = str(error).removeprefix("is not JSON: ").removeprefix("is not read as JSON: ")
+        text = shown(body[:_SHOWN].decode(errors="replace"))
+        raise DataError(f"{url} sent what is no JSON ({why}): {text}") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{url} sent {type(found).__name__} where a table was due")
+    return found
+
+
+def messages(response: http.client.HTTPResponse, url: str, clock: Clock) -> Iterator[dict[str, Any]]:
+    """The messages of an event stream, to its `[DONE]` or its end. The clock runs from one message to the next.
+
+    Raises:
+        StageFailed: the stream broke off, or no message came in time.
+        DataError: a line is too long, or a message is no JSON object.
+        ModelError: a message says that the request is refused.
+    """
+    while True:
+        try:
+            line = response.readline(LONGEST_LINE)
+        except TimeoutError as error:
+            raise StageFailed(f"{url} fell silent in the middle of an answer", hint="look into its log") from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise StageFailed(
+                f"{url} broke off in the middle of an answer: {type(error).__name__}",
+                hint="look into its log; it may have crashed",
+            ) from error
+        if not line:
+            return
+        if len(line) >= LONGEST_LINE:
+            raise DataError(f"{url} sent a line of more than {LONGEST_LINE // MIB} MiB, the most that is read")
+        line = line.strip()
+        if not line.startswith(b"data:"):
+            continue
+        data = line[len(b"data:") :].strip()
+        if data == b"[DONE]":
+            return
+        message = read_table(data, url)
+        if "error" in message:
+            about = message["error"]
+            text = about.get("message", about) if isinstance(about, dict) else about
+            raise ModelError(f"{url} refuses the request: {shown(text)}")
+        clock.restart()
+        yield message
+        clock.restart()
+
+
+def shown(value: object) -> str:
+    """A piece of foreign text in one line."""
+    try:
+        text = str(value)
+    except RecursionError:
+        text = f"a deeply nested {type(value).__name__}"
+    return "".join(char if char.isprintable() else " " for char in text[:_SHOWN])
