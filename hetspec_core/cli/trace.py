@@ -126,7 +126,7 @@ def export(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File; stdout when absent.")] = None,
 ) -> None:
     """Write a trace as SVG, HTML or JSON."""
-    from hetspec_core.paths import write_atomic
+    from hetspec_core.files import write_output
     from hetspec_core.service.traces import FORMATS, load_trace
     from hetspec_core.service.traces import export as export_trace
     from hetspec_core.service.traces.export import Format
@@ -139,7 +139,7 @@ def export(
     if output is None:
         sys.stdout.write(text)
         return
-    write_atomic(output, text)
+    write_output(output, text)
     note(f"written to {output}")
 
 

@@ -5,10 +5,10 @@ It knows where they are, not what is in them.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+from hetspec_core.documents import DocumentError, read_toml
 from hetspec_core.errors import NotFoundError
 from hetspec_core.paths import RunPaths
 from hetspec_core.service.workbench import Workbench
@@ -39,8 +39,8 @@ def draft_name(folder: Path) -> str:
 
 def _run_name(folder: Path) -> str:
     try:
-        name = tomllib.loads(RunPaths(folder).spec.read_text(encoding="utf-8")).get("name")
-    except (OSError, ValueError):  # no run
+        name = read_toml(RunPaths(folder).spec).get("name")
+    except (OSError, DocumentError):  # no run
         name = None
     return f"{name} {folder.name.rpartition('-')[2]}" if isinstance(name, str) and name else folder.name
 

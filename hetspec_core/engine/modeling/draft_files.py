@@ -92,7 +92,7 @@ class DraftFiles:
 
     def _read_shards(self, index: dict[str, Any]) -> dict[str, Tensor]:
         places = index.get("weight_map")
-        if not isinstance(places, dict) or any("/" in str(name) for name in places.values()):
+        if not isinstance(places, dict) or any(not isinstance(name, str) or "/" in name for name in places.values()):
             raise CheckpointError(f"{self.folder / _INDEX} has no weight_map of files beside it")
         found: dict[str, Tensor] = {}
         for name in sorted(set(places.values())):
