@@ -99,7 +99,7 @@ def check_home() -> None:
         return
     top = roots().data
     try:
-        top.mkdir(parents=True, exist_ok=True)
+        top.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise _unusable(home, f"cannot be made: {(error.strerror or str(error)).lower()}") from error
 

@@ -88,6 +88,8 @@ def chat(
             options=options,
             file=file,
         )
+        for text in config.notes:
+            note(text)
         folder = record_to or (trace_folder() if record else None)
         with ChatSession(config, conversation=conversation, record=folder) as session:
             if system is not None:

@@ -95,7 +95,8 @@ def generate(
     with Workbench() as workbench:
         given: dict[str, Any] = {"stage": "generate", "overrides": overrides, "file": file, "options": options}
         if not plain:
-            found = measured_draft(workbench, draft, saved, resolve_saved(workbench, recipe, saved, **given).spec)
+            spec = resolve_saved(workbench, recipe, saved, **given).spec
+            found = measured_draft(workbench, draft, saved, spec, say=note)
             if found is not None:
                 options["draft.checkpoint"] = str(found)
         asked = resolve_saved(workbench, recipe, saved, **given)

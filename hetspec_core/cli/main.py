@@ -130,18 +130,24 @@ def _report(error: Exception, *, as_json: bool, debug: bool) -> int:
     shown = _as_ours(error, debug)
     try:
         full = streams.stdout_error()
-        if full is not None:  # so that an object on stdout would be lost, too
-            streams.silence(sys.stdout)
-            shown = full if isinstance(error, OSError) else shown
-        print_error(shown, as_json=as_json and full is None)
-        full = streams.stdout_error()
-        if full is not None:
-            streams.silence(sys.stdout)
-            print_error(shown, as_json=False)
+        if full is not None and isinstance(error, OSError):
+            shown = full
+        if as_json and full is None:
+            try:
+                print_error(shown, as_json=True)
+                sys.stdout.flush()
+                return shown.exit_code
+            except BrokenPipeError:
+                raise
+            except OSError:  # the object is lost on a device that is full: the sentence goes to stderr
+                pass
+        print_error(shown, as_json=False)
     except BrokenPipeError:
         streams.silence(sys.stdout)
     except OSError:  # stderr cannot be written either: the exit status is all that is left
         streams.silence(sys.stderr)
+    if streams.stdout_error() is not None:
+        streams.silence(sys.stdout)
     return shown.exit_code
 
 
@@ -161,7 +167,8 @@ def _as_ours(error: Exception, debug: bool) -> HetSpecError:
         except ResourceError as unusable:
             return unusable
         known = error.filename is not None or error.errno in files.DISK_FULL
-        told = files.explain(error) if known else None
+        doing = "" if error.filename is not None else "standard output or a file could not be written"
+        told = files.explain(error, doing=doing) if known else None
         if told is not None:
             return told
     if files.is_full(error):

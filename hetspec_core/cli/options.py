@@ -30,7 +30,9 @@ WorkersOption = Annotated[
 DraftOption = Annotated[
     str | None,
     typer.Option(
-        "--draft", metavar="RUN_OR_DIR", help="Train run or draft directory; the newest trained on this base if absent."
+        "--draft",
+        metavar="RUN_OR_DIR",
+        help="Train run or draft directory; if absent the best by benches that compare, else the newest.",
     ),
 ]
 

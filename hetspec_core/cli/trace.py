@@ -222,6 +222,8 @@ def _calibrate(recipe: str, draft: str | None, trees: list[str]) -> Calibrated:
 
     with Workbench() as workbench:
         config = chat_config(workbench, recipe, draft=draft)
+    for text in config.notes:
+        note(text)
     with ChatSession(config, trees=False) as session:
         session.start()
         while session.state == "loading":

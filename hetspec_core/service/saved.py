@@ -6,7 +6,7 @@ configuration. What is not said comes from the recipe of that base.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,8 +92,15 @@ def resolve_saved(
     return resolve_preset(_as_preset(found.spec, saved), stage=stage, overrides=overrides, file=file, options=options)
 
 
-def saved_draft(workbench: Workbench, draft: str | None, saved: str | None, base: str) -> Path:
-    """The draft that is meant: the named one, that of the saved configuration, or the newest trained on the base.
+def saved_draft(
+    workbench: Workbench,
+    draft: str | None,
+    saved: str | None,
+    base: str,
+    *,
+    say: Callable[[str], None] | None = None,
+) -> Path:
+    """The draft that is meant: the named one, that of the saved configuration, or the one that `find_draft` takes.
 
     Raises:
         NotFoundError: there is none.
@@ -103,10 +110,17 @@ def saved_draft(workbench: Workbench, draft: str | None, saved: str | None, base
         if found is None:
             raise NotFoundError(f"{saved} has no draft", hint="name one with --draft, or decode with --plain")
         return found
-    return find_draft(workbench, draft, base)
+    return find_draft(workbench, draft, base, say=say)
 
 
-def measured_draft(workbench: Workbench, draft: str | None, saved: str | None, spec: RunSpec) -> Path | None:
+def measured_draft(
+    workbench: Workbench,
+    draft: str | None,
+    saved: str | None,
+    spec: RunSpec,
+    *,
+    say: Callable[[str], None] | None = None,
+) -> Path | None:
     """As `saved_draft`; None where nobody named one and the run asks a running server, which has its own.
 
     Raises:
@@ -114,7 +128,7 @@ def measured_draft(workbench: Workbench, draft: str | None, saved: str | None, s
     """
     if draft is None and saved is None and spec.backend == "sglang" and spec.sglang.url:
         return None
-    return saved_draft(workbench, draft, saved, spec.base.name)
+    return saved_draft(workbench, draft, saved, spec.base.name, say=say)
 
 
 def _as_preset(spec: RunSpec, word: str) -> Preset:

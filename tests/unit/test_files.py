@@ -68,3 +68,8 @@ def test_a_full_device_is_told_and_stays_a_device(tmp_path: Path) -> None:
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="folder"):
         write_output(tmp_path, "x")
+
+
+def test_bytes_are_written_as_they_are(tmp_path: Path) -> None:
+    write_output(tmp_path / "picture.png", b"\x89PNG\xff")
+    assert (tmp_path / "picture.png").read_bytes() == b"\x89PNG\xff"
