@@ -21,6 +21,7 @@ ROOM_HINT = "make room, e.g. `hetspec-core runs trash --empty`, and run the comm
 NOT_WRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 """Error numbers of a place where this user may not write."""
 
+_SAID_FULL = ("No space left on device", *(f"os error {number}" for number in sorted(DISK_FULL)))
 _NO_SUCH_PLACE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG})
 
 
@@ -33,7 +34,7 @@ def is_full(error: BaseException | None) -> bool:
     while error is not None and seen < 16:  # a chain may be a circle
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return True
-        if "No space left on device" in str(error) or "os error 28" in str(error):
+        if any(sign in str(error) for sign in _SAID_FULL):
             return True
         error, seen = error.__cause__ or error.__context__, seen + 1
     return False
@@ -73,7 +74,7 @@ def write_output(path: Path, data: str | bytes) -> None:
 
     Raises:
         UsageError: the path is a folder.
-        HetSpecError: the file system refused it; the sentence says why.
+        ResourceError: the file system refused it; the sentence says why.
     """
     try:
         target = path.resolve()
@@ -89,7 +90,7 @@ def write_output(path: Path, data: str | bytes) -> None:
         told = explain(error, doing=f"{path} was not written")
         if told is None:
             raise
-        raise told from error
+        raise ResourceError(told.message, hint=told.hint) from error
 
 
 def _kind(path: Path) -> int | None:

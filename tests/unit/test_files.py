@@ -36,6 +36,7 @@ def test_a_full_disk_is_known_through_a_library_of_another_language() -> None:
         raise ValueError("could not save") from inner
     except ValueError as error:
         assert is_full(error)
+    assert is_full(RuntimeError("Error while serializing: I/O error: File too large (os error 27)"))
     assert not is_full(ValueError("28"))
 
 
