@@ -39,7 +39,7 @@ def generate(
     words: Annotated[
         list[str],
         typer.Argument(
-            metavar="[RECIPE] PROMPT...",
+            metavar="[RECIPE] PROMPT",
             help="Recipe preset, then one or more prompts; a prompt of - is read from stdin.",
         ),
     ],
