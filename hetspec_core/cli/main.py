@@ -70,7 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        return _report(error, as_json=as_json, debug=debug)
+        try:
+            return _report(error, as_json=as_json, debug=debug)
+        except KeyboardInterrupt:  # one more Ctrl-C, while the first is being told
+            return Cancelled.exit_code
 
 
 def _run(words: list[str]) -> int:
