@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Callable
@@ -22,6 +23,14 @@ LIMIT_BYTES = 16 * MIB
 
 INT64 = 2**63
 """Integers from -INT64 up to INT64 - 1 fit into SQLite, TOML and every reader of JSON."""
+
+DEEPEST = 100
+"""Levels of tables and lists that a TOML document may have."""
+
+_LONG_KEY = re.compile(
+    r"""(?<![A-Za-z0-9_-])(?:(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){%d}""" % (DEEPEST + 1)  # noqa: UP031
+)
+"""A dotted key of more parts than `DEEPEST`. Python's reader takes a time that grows with the square of the parts."""
 
 
 class DocumentError(ValueError):
@@ -45,52 +54,70 @@ def parse_json(text: str | bytes, *, strict_numbers: bool = False, limit_bytes: 
     return _guarded(lambda: json.loads(_decoded(text, limit_bytes), **options), "JSON")
 
 
-def read_json(path: Path, *, strict_numbers: bool = False, limit_bytes: int = LIMIT_BYTES) -> Any:
-    """The value of a JSON file; arguments and errors as of `parse_json`.
+def read_json(
+    path: Path, *, strict_numbers: bool = False, limit_bytes: int = LIMIT_BYTES, streams: bool = False
+) -> Any:
+    """The value of a JSON file; arguments and errors as of `parse_json` and `read_bounded`.
 
     Raises:
         OSError: the file cannot be opened or read.
         DocumentError: as of `parse_json`, or the path is no regular file.
     """
-    return parse_json(read_bounded(path, limit_bytes), strict_numbers=strict_numbers, limit_bytes=None)
+    return parse_json(read_bounded(path, limit_bytes, streams=streams), strict_numbers=strict_numbers, limit_bytes=None)
 
 
 def parse_toml(text: str | bytes, *, limit_bytes: int | None = LIMIT_BYTES) -> dict[str, Any]:
     """The table of a TOML text.
 
     Raises:
-        DocumentError: it is too long, not UTF-8, not TOML, nested too deeply, or has an integer beyond 64 bits.
+        DocumentError: it is too long, not UTF-8, not TOML, nested deeper than `DEEPEST`, or has an integer beyond 64
+            bits.
     """
 
     def read() -> dict[str, Any]:
-        table = tomllib.loads(_decoded(text, limit_bytes))
-        _check_integers(table)
+        content = _decoded(text, limit_bytes)
+        if _LONG_KEY.search(content):
+            raise DocumentError(f"is not read as TOML: it has a key of more than {DEEPEST} parts")
+        table = tomllib.loads(content)
+        _check_values(table)
         return table
 
     return _guarded(read, "TOML")
 
 
-def read_toml(path: Path, *, limit_bytes: int = LIMIT_BYTES) -> dict[str, Any]:
+def read_toml(path: Path, *, limit_bytes: int = LIMIT_BYTES, streams: bool = False) -> dict[str, Any]:
     """The table of a TOML file.
 
     Raises:
         OSError: the file cannot be opened or read.
         DocumentError: as of `parse_toml`, or the path is no regular file.
     """
-    return parse_toml(read_bounded(path, limit_bytes), limit_bytes=None)
+    return parse_toml(read_bounded(path, limit_bytes, streams=streams), limit_bytes=None)
 
 
-def read_bounded(path: Path, limit_bytes: int = LIMIT_BYTES) -> bytes:
+def read_bounded(path: Path, limit_bytes: int = LIMIT_BYTES, *, streams: bool = False) -> bytes:
     """All bytes of a regular file. A named pipe or a device is refused at once instead of being waited for.
+
+    Args:
+        path: the file.
+        limit_bytes: refuse a longer one.
+        streams: read pipes and devices too: for a file that the user named, which may be `<(command)` of a shell.
 
     Raises:
         OSError: the file cannot be opened or read.
         DocumentError: it is no regular file, or it has more than `limit_bytes`.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if streams else os.O_NONBLOCK))
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise DocumentError("is a folder, no file")
+        if not stat.S_ISREG(mode) and not streams:
             raise DocumentError("is no regular file")
+    except BaseException:
+        os.close(handle)
+        raise
+    with os.fdopen(handle, "rb") as file:
         data = file.read(limit_bytes + 1)
     if len(data) > limit_bytes:
         raise DocumentError(f"has more than {limit_bytes / MIB:g} MiB, the most that is read")
@@ -143,13 +170,15 @@ def _finite_float(digits: str) -> float:
     return number
 
 
-def _check_integers(value: Any) -> None:
-    pending = [value]
+def _check_values(value: Any) -> None:
+    pending = [(value, 0)]
     while pending:
-        item = pending.pop()
+        item, depth = pending.pop()
+        if depth > DEEPEST:
+            raise DocumentError(f"is not read as TOML: it is nested deeper than {DEEPEST} levels")
         if isinstance(item, dict):
-            pending.extend(item.values())
+            pending.extend((inner, depth + 1) for inner in item.values())
         elif isinstance(item, list):
-            pending.extend(item)
+            pending.extend((inner, depth + 1) for inner in item)
         elif isinstance(item, int) and not -INT64 <= item < INT64:
             raise DocumentError(f"has an integer beyond 64 bits ({len(str(abs(item)))} digits)")

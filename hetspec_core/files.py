@@ -16,9 +16,12 @@ from hetspec_core.paths import write_atomic
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Error numbers of a file system that takes no more bytes: the disk, a quota, the largest file."""
 
+ROOM_HINT = "make room, e.g. `hetspec-core runs trash --empty`, and run the command again; earlier files are intact"
+
 NOT_WRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 """Error numbers of a place where this user may not write."""
 
+_SAID_FULL = ("No space left on device", *(f"os error {number}" for number in sorted(DISK_FULL)))
 _NO_SUCH_PLACE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG})
 
 
@@ -31,7 +34,7 @@ def is_full(error: BaseException | None) -> bool:
     while error is not None and seen < 16:  # a chain may be a circle
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return True
-        if "No space left on device" in str(error) or "os error 28" in str(error):
+        if any(sign in str(error) for sign in _SAID_FULL):
             return True
         error, seen = error.__cause__ or error.__context__, seen + 1
     return False
@@ -51,7 +54,7 @@ def explain(error: OSError, *, doing: str = "", path: str | Path | None = None) 
     if error.errno in DISK_FULL:
         return ResourceError(
             f"{act}: the disk is full, or a quota is used up{place}",
-            hint="what was written before is intact; make room, then run the command again",
+            hint=ROOM_HINT,
         )
     if error.errno == errno.EROFS:
         return ResourceError(f"{act}: the file system is read-only{place}", hint="write to another folder")
@@ -63,15 +66,15 @@ def explain(error: OSError, *, doing: str = "", path: str | Path | None = None) 
     return None
 
 
-def write_output(path: Path, text: str) -> None:
-    """Write what a user asked for with `-o PATH`, and replace nothing but a regular file.
+def write_output(path: Path, data: str | bytes, *, mode: int = 0o644) -> None:
+    """Write what a user asked for with `-o PATH`, and replace nothing but a regular file. Text is written as UTF-8.
 
     A regular file, or a name that is free, is written atomically; a link is followed first, so that it stays a link. A
-    device, a named pipe or a socket is written into as it is.
+    device, a named pipe or a socket is written into as it is. `mode` is that of a new regular file.
 
     Raises:
         UsageError: the path is a folder.
-        HetSpecError: the file system refused it; the sentence says why.
+        ResourceError: the file system refused it; the sentence says why.
     """
     try:
         target = path.resolve()
@@ -79,15 +82,15 @@ def write_output(path: Path, text: str) -> None:
         if kind is not None and stat.S_ISDIR(kind):
             raise UsageError(f"{path} is a folder; -o needs the name of a file", hint=f"for example {path / 'out'}")
         if kind is None or stat.S_ISREG(kind):
-            write_atomic(target, text)
+            write_atomic(target, data, mode=mode)
             return
-        with target.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with target.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
     except OSError as error:
         told = explain(error, doing=f"{path} was not written")
         if told is None:
             raise
-        raise told from error
+        raise ResourceError(told.message, hint=told.hint) from error
 
 
 def _kind(path: Path) -> int | None:

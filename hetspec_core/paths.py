@@ -11,7 +11,10 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from hetspec_core.errors import ResourceError
+
 HOME_VARIABLE = "HETSPEC_HOME"
+_SHOWN = 120  # characters of a home that an error repeats
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,65 @@ class Roots:
 
 
 def roots() -> Roots:
-    """The roots in force now: `HETSPEC_HOME` if set, else the platform's own places."""
+    """The roots in force now: `HETSPEC_HOME` if set, else the platform's own places.
+
+    Raises:
+        ResourceError: `HETSPEC_HOME` cannot be a folder; see `check_home`, which also tries to make it.
+    """
     home = os.environ.get(HOME_VARIABLE)
     if home:
+        fault = _fault_of(home)
+        if fault:
+            raise _unusable(home, fault)
         return Roots.below(Path(home))
     import platformdirs  # 10 ms that `--help` does not need
 
     dirs = platformdirs.PlatformDirs("hetspec", appauthor=False)
     return Roots(data=Path(dirs.user_data_dir), config=Path(dirs.user_config_dir), cache=Path(dirs.user_cache_dir))
+
+
+def check_home() -> None:
+    """Make the folder that `HETSPEC_HOME` names, if it is set, to find out whether it can be used.
+
+    Raises:
+        ResourceError: it cannot; the sentence says what is there instead.
+    """
+    home = os.environ.get(HOME_VARIABLE)
+    if not home:
+        return
+    top = roots().data
+    try:
+        top.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unusable(home, f"cannot be made: {(error.strerror or str(error)).lower()}") from error
+
+
+def _fault_of(home: str) -> str:
+    """What keeps the folder from being a home, without making anything; empty when nothing is seen."""
+    try:
+        home.encode()
+        top = Path(home).expanduser()
+    except UnicodeEncodeError:
+        return "is not UTF-8 text"
+    except RuntimeError:
+        return "begins with a user that this machine does not have"
+    for folder, of in ((top, ""), (top / "runs", "has the entry runs, which ")):
+        try:
+            is_folder, is_link = folder.is_dir(), folder.is_symlink()
+            is_there = is_link or folder.exists()
+        except OSError as error:
+            return f"{of}cannot be looked at: {(error.strerror or str(error)).lower()}"
+        if is_there and not is_folder:
+            return of + ("is a link to a folder that does not exist" if is_link else "is a file, not a folder")
+    return ""
+
+
+def _unusable(home: str, fault: str) -> ResourceError:
+    shown = home if len(home) <= _SHOWN else f"{home[:_SHOWN]}... ({len(home):,} characters)"
+    name = shown if fault != "is not UTF-8 text" else ascii(shown)
+    return ResourceError(
+        f"{HOME_VARIABLE} is {name}, which {fault}", hint=f"let {HOME_VARIABLE} name a folder of yours"
+    )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from textual.binding import ActiveBinding, Binding, BindingType
 from textual.notifications import SeverityLevel
 
 from hetspec_core import __version__
-from hetspec_core.service.places import dashboard_files
+from hetspec_core.errors import HetSpecError
+from hetspec_core.service.places import check_home, dashboard_files
 from hetspec_tui import configuration, pages
 from hetspec_tui.command import read_command_line
 from hetspec_tui.desk import Desk
@@ -375,9 +376,16 @@ def _place(node: Any) -> str:
 
 
 def main() -> NoReturn:
-    """Run the dashboard and exit with its status: 0 after a quit, 1 after a crash, 128 + n after signal n."""
+    """Run the dashboard and exit with its status: 0 after a quit, 1 after a crash, 8 where HETSPEC_HOME cannot be used,
+    128 + n after signal n.
+    """
     options = read_command_line()
-    app = HetSpecApp(Desk(read_only=options.read_only))
+    try:
+        if not options.config:
+            check_home()
+        app = HetSpecApp(Desk(read_only=options.read_only))
+    except HetSpecError as error:  # a home that cannot be used
+        sys.exit(configuration.refuse(error))
     if options.config:
         sys.exit(configuration.report(app.files, app.user.keys, app.problems))
     open_log(app.files.log)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hetspec_core.errors import SpecError
+from hetspec_core.errors import HetSpecError, SpecError
 from hetspec_core.service.places import DashboardFiles
 from hetspec_core.terminal_text import say
 from hetspec_tui import pages
@@ -26,6 +26,14 @@ def print_schema() -> int:
     except BrokenPipeError:  # whoever reads has seen enough; Python would complain of it once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def refuse(error: HetSpecError) -> int:
+    """Print why the dashboard cannot be opened; gives the exit status."""
+    print(f"hetspec: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(error.hint, file=sys.stderr)
+    return error.exit_code
 
 
 def report(files: DashboardFiles, keys: Mapping[str, str], problems: Sequence[str]) -> int:

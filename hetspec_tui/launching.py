@@ -37,7 +37,7 @@ HELP = {
     "draft": "The small model that proposes. One that does not fit the base is shown with the reason.",
     "algorithm": "How the draft is trained.",
     "datasets": "Hidden states to learn from: runs of stage dataset.",
-    "from": "A trained draft: a run of stage train. Nothing chosen: a bench takes the newest, a training begins anew.",
+    "from": "A trained draft: a run of stage train. Nothing chosen: a bench takes the best or newest, a training none.",
     "name": "Name of the run; those of a pipeline get their stage behind it.",
     "gpus": "Which GPUs the run may use. Nothing chosen: any that are free.",
 }

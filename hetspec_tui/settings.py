@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from textual.color import Color, ColorParseError
 from textual.theme import Theme
 
+from hetspec_core.documents import DocumentError, read_bounded, read_json, read_toml
 from hetspec_core.service.places import write_atomic
 
 NOTIFY = ("off", "bell", "desktop", "both")
@@ -156,10 +156,10 @@ def read_theme(path: Path, problems: list[str]) -> Theme | None:
 def read_state(path: Path, problems: list[str]) -> dict[str, Any]:
     """What was remembered; a file that cannot be used is said, and as good as absent."""
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = read_json(path)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, DocumentError) as error:
         problems.append(f"{path} cannot be read ({error}); the dashboard starts as if for the first time")
         return {}
     if not isinstance(state, dict) or state.get("version") != _STATE_VERSION:
@@ -182,20 +182,22 @@ def place_of(path: Path, *key: str) -> str:
     from hetspec_core.service import key_lines, nearest_line  # where there is a fault only: it brings pydantic along
 
     try:
-        line = nearest_line(key_lines(path.read_text(encoding="utf-8")), key)
-    except (OSError, UnicodeDecodeError):  # changed since it was read
+        line = nearest_line(key_lines(read_bounded(path).decode()), key)
+    except (OSError, DocumentError, UnicodeDecodeError):  # changed since it was read
         line = None
     return f"{path}:{line}" if line else str(path)
 
 
 def _read(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return read_toml(path)
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        problems.append(f"{path}: {error}")  # a TOML error says line and column
-        return {}
+    except OSError as error:
+        problems.append(f"{path} cannot be read: {error.strerror or error}")
+    except DocumentError as error:
+        problems.append(f"{path} {error}")  # a TOML error says line and column
+    return {}
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -23,7 +23,7 @@ from hetspec_core.cli.options import (
     spec_options,
     trees_of,
 )
-from hetspec_core.cli.output import JsonFlag, console, launch, print_json
+from hetspec_core.cli.output import JsonFlag, console, launch, note, print_json
 from hetspec_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ def bench(
     with Workbench() as workbench:
         given: dict[str, Any] = {"stage": "bench", "overrides": overrides, "file": file, "options": options}
         if not plain:
-            found = measured_draft(workbench, draft, saved, resolve_saved(workbench, recipe, saved, **given).spec)
+            spec = resolve_saved(workbench, recipe, saved, **given).spec
+            found = measured_draft(workbench, draft, saved, spec, say=note)
             if found is not None:
                 options["draft.checkpoint"] = str(found)
         asked = resolve_saved(workbench, recipe, saved, **given)

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hetspec_core.cli.options import (
-    DEFAULT_RECIPE,
     BackendOption,
     DraftOption,
     FileOption,
-    RecipeOption,
+    FirstOrOption,
     SavedOption,
     SetOption,
     UrlOption,
+    recipe_and_texts,
     trees_of,
 )
 from hetspec_core.cli.output import JsonFlag, console, note, print_json
+from hetspec_core.cli.streams import read_stdin_line
 from hetspec_core.errors import Cancelled, DataError, StageFailed, UsageError
 
 if TYPE_CHECKING:
@@ -32,9 +33,12 @@ app = typer.Typer()
 @app.command()
 def chat(
     questions: Annotated[
-        list[str] | None, typer.Argument(metavar="[QUESTION]...", help="Ask these and end; stdin when absent.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE] [QUESTION]...", help="Recipe preset, then questions to ask before it ends; stdin if none."
+        ),
     ] = None,
-    recipe: RecipeOption = DEFAULT_RECIPE,
+    recipe: FirstOrOption = None,
     draft: DraftOption = None,
     saved: SavedOption = None,
     plain: Annotated[bool, typer.Option("--plain", help="Ordinary decoding, without a draft.")] = False,
@@ -64,6 +68,7 @@ def chat(
     from hetspec_core.service.chat import ChatSession, Conversation, chat_config
     from hetspec_core.service.traces import trace_folder
 
+    recipe, questions = recipe_and_texts(questions or [], recipe, saved)
     shapes = trees_of([tree] if tree else [])
     options = spec_options(
         decoding__tree=shapes[0] if shapes else None,
@@ -83,6 +88,8 @@ def chat(
             options=options,
             file=file,
         )
+        for text in config.notes:
+            note(text)
         folder = record_to or (trace_folder() if record else None)
         with ChatSession(config, conversation=conversation, record=folder) as session:
             if system is not None:
@@ -90,7 +97,7 @@ def chat(
             session.start()
             piped = bool(questions) or json or not sys.stdin.isatty()
             talk = Talk(session, workbench, as_json=json, every_position=every_position, piped=piped)
-            _converse(talk, questions or [])
+            _converse(talk, questions)
 
 
 def _converse(talk: Talk, questions: list[str]) -> None:
@@ -137,10 +144,10 @@ def _check(session: ChatSession) -> None:
 
 
 def _read_line() -> str:
-    line = sys.stdin.readline()
-    if not line:
+    line = read_stdin_line()
+    if line is None:
         raise EOFError
-    return line.rstrip("\n")
+    return line
 
 
 def _enable_editing() -> None:

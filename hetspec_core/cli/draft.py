@@ -137,9 +137,11 @@ def push(
     base: BaseOption = None,
     private: Annotated[bool, typer.Option("--private", help="A new repository is private.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write the card and list the files; send nothing.")
+        bool, typer.Option("--dry-run", help="List the files and print the card; send nothing.")
     ] = False,
-    card: Annotated[Path, typer.Option(help="Where --dry-run writes the card.")] = Path("card.md"),
+    card: Annotated[
+        Path | None, typer.Option(help="File for the card of --dry-run; one that exists is refused. stdout if absent.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Send a draft to the hub, with a card of its recipe and of what was measured. The token is taken from HF_TOKEN."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,20 +9,22 @@ import typer
 from hetspec_core.cli.follow import PlainView
 from hetspec_core.cli.formats import format_number
 from hetspec_core.cli.options import (
-    DEFAULT_RECIPE,
     BackendOption,
     DraftOption,
     FileOption,
+    FirstOrOption,
     NameOption,
-    RecipeOption,
     SavedOption,
     SetOption,
     UrlOption,
     backend_options,
+    recipe_and_texts,
     spec_options,
     trees_of,
 )
 from hetspec_core.cli.output import JsonFlag, launch, note, print_json, print_text
+from hetspec_core.cli.streams import read_stdin
+from hetspec_core.errors import UsageError
 from hetspec_core.events import Text
 
 if TYPE_CHECKING:
@@ -34,8 +35,14 @@ app = typer.Typer()
 
 @app.command()
 def generate(
-    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="One or more prompts; - reads stdin.")],
-    recipe: RecipeOption = DEFAULT_RECIPE,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[RECIPE] PROMPT",
+            help="Recipe preset, then one or more prompts; a prompt of - is read from stdin.",
+        ),
+    ],
+    recipe: FirstOrOption = None,
     draft: DraftOption = None,
     saved: SavedOption = None,
     plain: Annotated[bool, typer.Option("--plain", help="Ordinary decoding, without a draft.")] = False,
@@ -53,11 +60,24 @@ def generate(
     name: NameOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """Answer prompts with a base and its draft; losslessly, so the draft changes the speed and not the text."""
+    """Answer prompts with a base and its draft; losslessly, so the draft changes the speed and not the text.
+
+    The first word names the recipe, as in every command. It is a prompt if no recipe has that name, or if --recipe or
+    --from says what to load.
+    """
     from hetspec_core.service import Workbench
     from hetspec_core.service.saved import measured_draft, resolve_saved
 
-    texts = [sys.stdin.read() if prompt == "-" else prompt for prompt in prompts]
+    recipe, prompts = recipe_and_texts(words, recipe, saved)
+    if not prompts:
+        raise UsageError(
+            f"{words[0]} is the name of a recipe, and there is no prompt",
+            hint=f'type hetspec-core generate {words[0]} "your question"; to ask about that word, add --recipe',
+        )
+    texts = [read_stdin() if prompt == "-" else prompt for prompt in prompts]
+    for number, (prompt, text) in enumerate(zip(prompts, texts), 1):
+        if not text.strip():
+            raise UsageError(f"prompt {number} is empty" + (" (read from stdin)" if prompt == "-" else ""))
     shapes = trees_of([tree] if tree else [])
     options = spec_options(
         name=name,
@@ -74,7 +94,8 @@ def generate(
     with Workbench() as workbench:
         given: dict[str, Any] = {"stage": "generate", "overrides": overrides, "file": file, "options": options}
         if not plain:
-            found = measured_draft(workbench, draft, saved, resolve_saved(workbench, recipe, saved, **given).spec)
+            spec = resolve_saved(workbench, recipe, saved, **given).spec
+            found = measured_draft(workbench, draft, saved, spec, say=note)
             if found is not None:
                 options["draft.checkpoint"] = str(found)
         asked = resolve_saved(workbench, recipe, saved, **given)

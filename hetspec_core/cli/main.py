@@ -6,8 +6,6 @@ a line to `COMMANDS`; its module holds a Typer application.
 
 from __future__ import annotations
 
-import errno
-import os
 import sys
 import traceback
 from importlib import import_module
@@ -16,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hetspec_core import __version__
-from hetspec_core.errors import Cancelled, HetSpecError, ResourceError, UsageError
+from hetspec_core.cli import streams
+from hetspec_core.errors import Cancelled, DataError, HetSpecError, ResourceError, UsageError
 from hetspec_core.terminal_text import say
 
 if TYPE_CHECKING:
@@ -55,22 +54,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words after the program's name; those of this process when absent.
     """
+    streams.accept_any_text()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug, words = _take_flag(words, "--debug")
     as_json = "--json" in _before_separator(words)
     try:
+        streams.check_words(words)
         status = _run(words)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        _silence_stdout()
+        streams.silence(sys.stdout)
         return BROKEN_PIPE_STATUS
     except KeyboardInterrupt:
         return Cancelled.exit_code
     except Exception as error:
         if debug:
             say(traceback.format_exc(), file=sys.stderr, end="")
-        return _report(error, as_json=as_json, debug=debug)
+        try:
+            return _report(error, as_json=as_json, debug=debug)
+        except KeyboardInterrupt:  # one more Ctrl-C, while the first is being told
+            return Cancelled.exit_code
 
 
 def _run(words: list[str]) -> int:
@@ -129,10 +133,25 @@ def _report(error: Exception, *, as_json: bool, debug: bool) -> int:
 
     shown = _as_ours(error, debug)
     try:
-        print_error(shown, as_json=as_json)
-        sys.stdout.flush()
+        full = streams.stdout_error()
+        if full is not None and isinstance(error, OSError):
+            shown = full
+        if as_json and full is None:
+            try:
+                print_error(shown, as_json=True)
+                sys.stdout.flush()
+                return shown.exit_code
+            except BrokenPipeError:
+                raise
+            except OSError:  # the object is lost on a device that is full: the sentence goes to stderr
+                pass
+        print_error(shown, as_json=False)
     except BrokenPipeError:
-        _silence_stdout()
+        streams.silence(sys.stdout)
+    except OSError:  # stderr cannot be written either: the exit status is all that is left
+        streams.silence(sys.stderr)
+    if streams.stdout_error() is not None:
+        streams.silence(sys.stdout)
     return shown.exit_code
 
 
@@ -143,12 +162,36 @@ def _as_ours(error: Exception, debug: bool) -> HetSpecError:
         return Cancelled()
     if hasattr(error, "format_message"):  # a fault of the command line, found by Typer (or by Click in older ones)
         return _usage_error(error)
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f" while writing {error.filename}" if error.filename else ""
-        return ResourceError(f"the disk is full{where}", hint="make room, e.g. `hetspec-core runs trash --empty`")
+    from hetspec_core import files
+    from hetspec_core.paths import check_home
+
+    if isinstance(error, OSError):
+        try:
+            check_home()
+        except ResourceError as unusable:
+            return unusable
+        known = error.filename is not None or error.errno in files.DISK_FULL
+        doing = "" if error.filename is not None else "standard output or a file could not be written"
+        told = files.explain(error, doing=doing) if known else None
+        if told is not None:
+            return told
+    if files.is_full(error):
+        return ResourceError("the disk is full, or a quota is used up", hint=files.ROOM_HINT)
+    if isinstance(error, UnicodeError):
+        return _not_text(error)
     sentence = str(error).strip().split("\n", 1)[0]
     message = f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
     return HetSpecError(message, hint="" if debug else "run again with --debug for the traceback")
+
+
+def _not_text(error: UnicodeError) -> DataError:
+    """The sentence for text that UTF-8 cannot hold, or bytes that are none."""
+    about = "a text"
+    if isinstance(error, UnicodeEncodeError):
+        about = f"a text holds {ascii(error.object[error.start : error.end])[:40]}, which UTF-8 cannot hold"
+    elif isinstance(error, UnicodeDecodeError):
+        about = f"a text is not UTF-8: byte {error.object[error.start]:#04x} at offset {error.start}"
+    return DataError(about, hint="names, prompts and files have to be UTF-8 text")
 
 
 def _usage_error(error: Any) -> UsageError:
@@ -157,11 +200,6 @@ def _usage_error(error: Any) -> UsageError:
     if type(error).__name__ == "NoArgsIsHelpError":
         return UsageError(f"{where} needs a command", hint=f"see `{where} --help`")
     return UsageError(error.format_message().rstrip("."), hint=f"see `{where} --help`")
-
-
-def _silence_stdout() -> None:
-    """Nobody reads any more: what is left in the buffer must not complain at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

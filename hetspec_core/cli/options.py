@@ -12,6 +12,12 @@ DEFAULT_RECIPE = "smollm2-llama-eagle"
 RunWord = Annotated[str, typer.Argument(metavar="RUN", help="Run id, the beginning of one, or a run's name.")]
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe preset; see `presets list recipe`.")]
 RecipeOption = Annotated[str, typer.Option("--recipe", help="Recipe preset; see `presets list recipe`.")]
+FirstOrOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe", help=f"Recipe preset, where it is not the first word; {DEFAULT_RECIPE} if neither names one."
+    ),
+]
 SetOption = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec, e.g. decoding.tree=3/2/6.")
 ]
@@ -24,7 +30,9 @@ WorkersOption = Annotated[
 DraftOption = Annotated[
     str | None,
     typer.Option(
-        "--draft", metavar="RUN_OR_DIR", help="Train run or draft directory; the newest trained on this base if absent."
+        "--draft",
+        metavar="RUN_OR_DIR",
+        help="Train run or draft directory; if absent the best by benches that compare, else the newest.",
     ),
 ]
 
@@ -58,6 +66,39 @@ def backend_options(backend: str | None, url: str | None) -> dict[str, Any]:
     if url and backend not in (None, "", "sglang"):
         raise UsageError(f"--url names a server of SGLang, and --backend is {backend}", hint="leave one of them out")
     return spec_options(backend="sglang" if url else backend or None, sglang__url=url)
+
+
+def recipe_and_texts(words: list[str], recipe: str | None, saved: str | None) -> tuple[str, list[str]]:
+    """Which recipe is meant, and the texts that are left, of a command line `[RECIPE] TEXT...`.
+
+    The first word is the recipe if a recipe has that name, and if --recipe does not name one. Any other word is a text.
+
+    Args:
+        words: the arguments.
+        recipe: the value of --recipe.
+        saved: the value of --from, which takes the place of a recipe.
+
+    Raises:
+        UsageError: the first word is nearly the name of a recipe, or it is one beside --from.
+    """
+    from hetspec_core.config.library import preset_files
+    from hetspec_core.errors import UsageError
+    from hetspec_core.spec.decode import did_you_mean
+
+    if recipe is not None or not words:
+        return recipe or DEFAULT_RECIPE, words
+    first, recipes = words[0].removeprefix("recipe/"), preset_files("recipe")
+    if first in recipes:
+        if saved is not None:
+            raise UsageError(
+                f"{words[0]} is the name of a recipe, and --from {saved} takes the place of a recipe",
+                hint="leave one of them out",
+            )
+        return first, words[1:]
+    near = did_you_mean(first, recipes) if "-" in first and not any(map(str.isspace, first)) else ""
+    if near and saved is None:
+        raise UsageError(f"there is no recipe {first!r}{near}", hint="if it is a text, name the recipe with --recipe")
+    return DEFAULT_RECIPE, words
 
 
 def trees_of(words: list[str]) -> list[dict[str, int]] | None:

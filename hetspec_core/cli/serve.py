@@ -65,7 +65,7 @@ def serve(
     with Workbench() as workbench:
         if not plain:
             base = resolve(recipe, stage="serve", overrides=overrides, file=file, options=options).spec.base.name
-            options["draft.checkpoint"] = str(find_draft(workbench, draft, base))
+            options["draft.checkpoint"] = str(find_draft(workbench, draft, base, say=note))
         asked = resolve(recipe, stage="serve", overrides=overrides, file=file, options=options)
         if detach:
             run_id = launch_detached(workbench, asked) if not json else _start(workbench, asked)

@@ -125,7 +125,7 @@ def export(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File; stdout when absent.")] = None,
 ) -> None:
     """Write a trace as SVG, HTML or JSON."""
-    from hetspec_core.paths import write_atomic
+    from hetspec_core.files import write_output
     from hetspec_core.service.traces import FORMATS, load_trace
     from hetspec_core.service.traces import export as export_trace
     from hetspec_core.service.traces.export import Format
@@ -138,7 +138,7 @@ def export(
     if output is None:
         print_data(ascii_escapes(text) if chosen == "json" else text)
         return
-    write_atomic(output, text)
+    write_output(output, text)
     note(f"written to {output}")
 
 
@@ -221,6 +221,8 @@ def _calibrate(recipe: str, draft: str | None, trees: list[str]) -> Calibrated:
 
     with Workbench() as workbench:
         config = chat_config(workbench, recipe, draft=draft)
+    for text in config.notes:
+        note(text)
     with ChatSession(config, trees=False) as session:
         session.start()
         while session.state == "loading":

@@ -18,7 +18,7 @@ from hetspec_core.cli.options import (
     spec_options,
     trees_of,
 )
-from hetspec_core.cli.output import JsonFlag, console, launch, print_json
+from hetspec_core.cli.output import JsonFlag, console, launch, note, print_json
 
 app = typer.Typer()
 
@@ -55,7 +55,7 @@ def tune(
     ) | backend_options(backend, None)
     with Workbench() as workbench:
         base = resolve(recipe, stage="tune", overrides=overrides, file=file, options=options).spec.base.name
-        options["draft.checkpoint"] = str(find_draft(workbench, draft, base))
+        options["draft.checkpoint"] = str(find_draft(workbench, draft, base, say=note))
         asked = resolve(recipe, stage="tune", overrides=overrides, file=file, options=options)
         report = launch(workbench, asked, quiet=json)
     result = report.results["tune"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import importlib.resources
 import re
-import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from hetspec_core import documents
 from hetspec_core.config.origins import Key, Leaf, Place, Table, key_lines, merge, nearest_line, to_table
 from hetspec_core.errors import NotFoundError, SpecError
 from hetspec_core.paths import roots
@@ -154,8 +154,8 @@ def _file(kind: str, name: str) -> PresetFile | None:
     if not _NAME.fullmatch(name):
         return None
     shipped, own = _shipped(kind, name), user_folder() / kind / f"{name}{_SUFFIX}"
-    is_shipped = _is_file(shipped.path)
-    if _is_file(own):
+    is_shipped = _is_there(shipped.path)
+    if _is_there(own):
         return PresetFile(kind, name, own, shipped=False, overrides=is_shipped)
     return shipped if is_shipped else None
 
@@ -164,11 +164,13 @@ def _shipped(kind: str, name: str) -> PresetFile:
     return PresetFile(kind, name, shipped_folder() / kind / f"{name}{_SUFFIX}", shipped=True)
 
 
-def _is_file(path: Path) -> bool:
+def _is_there(path: Path) -> bool:
+    """Whether the name is taken, by whatever it is: reading it says what is wrong with a folder or a dangling link."""
     try:
-        return path.is_file()
-    except OSError:  # a name too long for the file system
+        path.lstat()
+    except OSError:  # a name too long for the file system, too
         return False
+    return True
 
 
 def find_anywhere(reference: str) -> PresetFile:
@@ -193,21 +195,24 @@ def find_anywhere(reference: str) -> PresetFile:
     return shelf["recipe" if "recipe" in holders else holders[0]][reference]
 
 
-def read_toml(path: Path, label: str) -> tuple[dict[str, Any], Mapping[Key, int]]:
-    """Data and lines of a TOML file.
+def read_toml(path: Path, label: str, *, streams: bool = False) -> tuple[dict[str, Any], Mapping[Key, int]]:
+    """Data and lines of a TOML file; `streams` as of `documents.read_bounded`.
 
     Raises:
         NotFoundError: it is not there.
-        SpecError: it is not TOML in UTF-8.
+        SpecError: it cannot be read, or is not TOML in UTF-8.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, IsADirectoryError):
-        raise NotFoundError(f"no file {path}") from None
+        text = documents.read_bounded(path, streams=streams).decode("utf-8-sig")
+    except FileNotFoundError:
+        what = f"{label} is a link to a file that does not exist ({path})" if path.is_symlink() else f"no file {path}"
+        raise NotFoundError(what) from None
     except UnicodeDecodeError as error:
         raise SpecError(f"{label} is not UTF-8: {error.reason} at byte {error.start} ({path})") from None
+    except documents.DocumentError as error:
+        raise SpecError(f"{label} {error} ({path})") from None
     except OSError as error:
-        raise SpecError(f"{label} cannot be read: {error.strerror} ({path})") from None
+        raise SpecError(f"{label} cannot be read: {error.strerror or error} ({path})") from None
     return parse_toml(text, label, path)
 
 
@@ -215,15 +220,15 @@ def parse_toml(text: str, label: str, path: Path) -> tuple[dict[str, Any], Mappi
     """As `read_toml`, of a text that is in `path`, or is about to be written there."""
     try:
         data, lines = _parsed(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{label} is not TOML: {error} ({path})") from None
+    except documents.DocumentError as error:
+        raise SpecError(f"{label} {error} ({path})") from None
     return copy.deepcopy(data), lines
 
 
 @lru_cache(maxsize=256)
 def _parsed(text: str) -> tuple[dict[str, Any], Mapping[Key, int]]:
     """By the text, so that a file that changed is read anew: presets build on each other, and parsing is what costs."""
-    return tomllib.loads(text), MappingProxyType(key_lines(text))
+    return documents.parse_toml(text), MappingProxyType(key_lines(text))
 
 
 def load(kind: str, name: str) -> Preset:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from hetspec_core.config import library
 from hetspec_core.config.library import KINDS, Preset, PresetFile, load
+from hetspec_core.documents import DocumentError, read_bounded
 from hetspec_core.errors import HetSpecError, SpecError, UsageError
 from hetspec_core.paths import write_atomic
 
@@ -49,7 +51,7 @@ def copy(reference: str, name: str) -> Path:
     Raises:
         NotFoundError: there is no such preset.
         UsageError: the user has one of that name already.
-        SpecError: the name is not allowed.
+        SpecError: the name is not allowed, the preset cannot be read, or the copy cannot be written.
     """
     file = library.find_anywhere(reference)
     kind, slash, bare = name.partition("/")
@@ -58,10 +60,15 @@ def copy(reference: str, name: str) -> Path:
     new = bare if slash else name
     library.check_name(new)
     target = library.user_folder() / file.kind / f"{new}.toml"
-    if target.exists():
+    if os.path.lexists(target):
         raise UsageError(f"{target} is there already", hint="choose another name, or delete that file")
     try:
-        write_atomic(target, file.path.read_bytes())
+        data = read_bounded(file.path)
+    except (OSError, DocumentError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SpecError(f"{file.path} cannot be copied: {reason}") from None
+    try:
+        write_atomic(target, data)
     except OSError as error:
         raise SpecError(f"{target} cannot be written: {error.strerror}") from None
     return target

@@ -8,7 +8,6 @@ Every problem of all steps is reported at once. Nothing that is read is executed
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time
@@ -35,6 +34,7 @@ from hetspec_core.config.origins import (
 )
 from hetspec_core.config.parts import as_recipe
 from hetspec_core.config.sizes import compute_sizes
+from hetspec_core.documents import DocumentError, parse_toml
 from hetspec_core.errors import HetSpecError, SpecError, UsageError
 from hetspec_core.spec import BaseSpec, RunSpec, Stage
 from hetspec_core.spec.decode import Problem, decode, did_you_mean
@@ -42,6 +42,8 @@ from hetspec_core.spec.decode import Problem, decode, did_you_mean
 STAGES: tuple[str, ...] = get_args(Stage)
 _ASKED = Place("option", "command line")
 _KEY = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_DIGITS = re.compile(r"[+-]?[0-9_]+")
+_SHOWN = 80  # characters of a value that an error repeats
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ def load_base(name: str) -> BaseSpec:
 
 
 def _file_layer(file: Path) -> Table:
-    data, lines = library.read_toml(file, f"file {file}")
+    data, lines = library.read_toml(file, f"file {file}", streams=True)
     if "extends" in data:
         raise SpecError(f"file {file} has extends; the recipe that it goes over is named on the command line")
 
@@ -188,24 +190,28 @@ def _set_layers(overrides: Sequence[str], problems: list[Problem]) -> Iterator[T
         try:
             yield _nested(key.split("."), toml_value(value), Place("set", f"--set {key}"))
         except ValueError as error:
-            problems.append(Problem(key, f"is set to {value!r}, which is no TOML: {error}"))
+            problems.append(Problem(key, f"is set to {_shortened(value)}, which {error}"))
 
 
 def toml_value(text: str) -> Any:
     """The right side of --set: TOML, or a bare word as text.
 
     Raises:
-        ValueError: it begins like a list, a table or a quoted text and is not whole.
+        ValueError: it begins like a list, a table or a quoted text and is not whole, or is a number beyond 64 bits.
     """
     try:
-        data = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError as error:
-        if text[:1] in ("[", "{", '"', "'"):
+        data = parse_toml(f"value = {text}")
+    except DocumentError as error:
+        if text[:1] in ("[", "{", '"', "'") or _DIGITS.fullmatch(text):
             raise ValueError(str(error)) from None
         return text
     if len(data) != 1 or isinstance(data["value"], date | datetime | time):  # several lines, or a word like 2024-01-01
         return text
     return data["value"]
+
+
+def _shortened(value: str) -> str:
+    return repr(value) if len(value) <= _SHOWN else f"{value[:_SHOWN]!r}..."
 
 
 def _nested(path: Sequence[str], value: Any, place: Place) -> Table:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-
 from hetspec_core.errors import Cancelled, HetSpecError, ResourceError
 from hetspec_core.events import ErrorInfo
 from hetspec_core.failures import recognise
+from hetspec_core.files import DISK_FULL
 
 CRASH_STATUS = 1
 
@@ -39,7 +38,7 @@ def _exhausted(error: BaseException) -> ResourceError | None:
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
         seen.add(id(cause))
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(cause, OSError) and cause.errno in DISK_FULL:
             where = f" while writing {cause.filename}" if cause.filename else ""
             return ResourceError(
                 f"the disk is full{where}",

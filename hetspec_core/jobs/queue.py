@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from hetspec_core.documents import read_json
 from hetspec_core.errors import Cancelled, HetSpecError, NotFoundError
 from hetspec_core.jobs import locks, records
 from hetspec_core.jobs.crew import CrewPlan
@@ -113,8 +114,8 @@ class Queue:
         """All, in order; a file that cannot be read is left out."""
         found = []
         for path in self.folder.glob("*.json"):
-            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-                data = json.loads(path.read_text(encoding="utf-8"))
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+                data = read_json(path)
                 request = data.pop("request")
                 request["names"] = tuple(request["names"])
                 crew = CrewPlan(**data.pop("crew", {}))

@@ -6,11 +6,13 @@ It gathers what the registry and the files say, and writes Markdown. It sends no
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hetspec_core.errors import HetSpecError, NotFoundError
+from hetspec_core.documents import MIB, DocumentError, read_json
+from hetspec_core.errors import DataError, HetSpecError, NotFoundError
 from hetspec_core.service.export import markdown_text
 from hetspec_core.service.library import Library
 from hetspec_core.service.results import ResultRow, rows_of
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from hetspec_core.service.workbench import Workbench
     from hetspec_core.spec import BaseSpec, RunSpec
 
+_LONGEST_BYTES = 512 * MIB  # the manifest of a dataset has a line for each shard
 _LICENCES = {
     "apache-2.0": "apache-2.0",
     "mit": "mit",
@@ -55,7 +58,7 @@ def draft_origins(workbench: Workbench, folder: Path) -> Origins:
     Raises:
         NotFoundError: it has no config.json.
     """
-    settings = _json(folder / "config.json").get("hetspec") or {}
+    settings = _table(_json(folder / "config.json").get("hetspec"))
     run_id = _run_of(workbench, folder) or str(settings.get("run_id") or "")
     spec, results = _run(workbench, run_id)
     library, rows = Library(workbench), []
@@ -85,7 +88,7 @@ def draft_card(origins: Origins, repository: str, base: BaseSpec | None = None) 
     """Markdown with a header that the hub reads."""
     settings, spec = origins.settings, origins.spec
     base = base or (spec.base if spec else None)
-    algorithm = str((settings.get("algorithm") or {}).get("name", "eagle"))
+    algorithm = str(_table(settings.get("algorithm")).get("name", "eagle"))
     recipe = str(settings.get("recipe") or (spec.recipe if spec else ""))
     facts = {
         "base": _base_line(base, str(settings.get("base") or "")),
@@ -108,7 +111,7 @@ def draft_card(origins: Origins, repository: str, base: BaseSpec | None = None) 
         f"hf download {repository} --local-dir {name}\n"
         f"hetspec-core draft doctor {name} --base {preset}\n"
         f"hetspec-core bench {recipe or 'RECIPE'} --draft {name}\n"
-        f'hetspec-core generate "Hello" --recipe {recipe or "RECIPE"} --draft {name}'
+        f'hetspec-core generate {recipe or "RECIPE"} "Hello" --draft {name}'
     )
     return "".join(
         [
@@ -126,11 +129,11 @@ def draft_card(origins: Origins, repository: str, base: BaseSpec | None = None) 
 def dataset_card(origins: Origins, repository: str) -> str:
     """Markdown with a header that the hub reads."""
     manifest, spec = origins.settings, origins.spec
-    identity, about, counts = (manifest.get(key) or {} for key in ("identity", "about", "counts"))
+    identity, about, counts = (_table(manifest.get(key)) for key in ("identity", "about", "counts"))
     base = spec.base if spec else None
     name = repository.rpartition("/")[2]
     facts = {
-        "base": _base_line(base, str((about.get("base") or {}).get("name") or "")),
+        "base": _base_line(base, str(_table(about.get("base")).get("name") or "")),
         "weights of the base": identity.get("base_fingerprint"),
         "source": about.get("source"),
         "samples": _count(counts.get("samples")),
@@ -211,16 +214,24 @@ def _figure(value: float | None) -> str:
 
 
 def _count(value: Any) -> str | None:
-    return None if not value else f"{int(value):,}"
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value or not math.isfinite(value):
+        return None
+    return f"{int(value):,}"
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, limit_bytes=_LONGEST_BYTES)
     except FileNotFoundError:
         raise NotFoundError(f"{path.parent} has no {path.name}", hint="name a run or its directory") from None
-    except ValueError as error:
-        raise NotFoundError(f"{path} is not JSON: {error}", hint="the file is damaged; make it again") from None
+    except DocumentError as error:
+        raise DataError(f"{path} {error}", hint="the file is damaged; make it again") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from None
     return found if isinstance(found, dict) else {}
 
 

@@ -1,14 +1,19 @@
-"""The drafts that can be chosen for a base: trained by runs, or in a directory.
+"""The drafts that can be chosen for a base, trained by runs or in a directory, and which is taken where none is named.
 
-It knows where they are, not what is in them.
+It knows where they are and what benches measured of them, not what is in them.
 """
 
 from __future__ import annotations
 
-import tomllib
+import contextlib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from hetspec_core.documents import DocumentError, read_toml
 from hetspec_core.errors import NotFoundError
 from hetspec_core.paths import RunPaths
 from hetspec_core.service.workbench import Workbench
@@ -16,11 +21,27 @@ from hetspec_core.service.workbench import Workbench
 
 @dataclass(frozen=True)
 class DraftChoice:
-    """A draft that can be chosen: what it is called, its directory, and the run that trained it."""
+    """A draft that can be chosen.
+
+    Attributes:
+        name: what it is called.
+        folder: its directory.
+        run_id: the run that trained it.
+        ended: when that run ended, in unix seconds.
+    """
 
     name: str
     folder: Path
     run_id: str = ""
+    ended: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """Its name, and the end of the run's id, because several runs may have one name."""
+        return self.name if self.name == self.run_id else f"{self.name} {self.run_id.rpartition('-')[2]}".strip()
+
+
+_NAMED = 3  # drafts that a sentence names
 
 
 def draft_name(folder: Path) -> str:
@@ -39,27 +60,136 @@ def draft_name(folder: Path) -> str:
 
 def _run_name(folder: Path) -> str:
     try:
-        name = tomllib.loads(RunPaths(folder).spec.read_text(encoding="utf-8")).get("name")
-    except (OSError, ValueError):  # no run
+        name = read_toml(RunPaths(folder).spec).get("name")
+    except (OSError, DocumentError):  # no run
         name = None
     return f"{name} {folder.name.rpartition('-')[2]}" if isinstance(name, str) and name else folder.name
 
 
-def find_draft(workbench: Workbench, word: str | None, base: str) -> Path:
-    """The draft directory that is meant, or the newest one trained on this base.
+@dataclass(frozen=True)
+class DefaultDraft:
+    """The draft that is taken where none is named.
+
+    Attributes:
+        draft: which.
+        reason: one sentence for the user that names the others; empty where it is the only one.
+        measured: whether benches decided; else it is the newest.
+    """
+
+    draft: DraftChoice
+    reason: str
+    measured: bool
+
+
+def find_draft(workbench: Workbench, word: str | None, base: str, *, say: Callable[[str], None] | None = None) -> Path:
+    """The draft directory that is meant, or the one that `default_draft` takes.
+
+    Args:
+        workbench: where runs are.
+        word: run or directory.
+        base: name of the base.
+        say: told why this draft is taken, where none is named and there are several.
 
     Raises:
         NotFoundError: there is none.
     """
     if word is not None:
         return workbench.resolve_input(word, "draft")
-    choices = draft_choices(workbench, base, limit=1)
-    if choices:
-        return choices[0].folder
-    raise NotFoundError(
-        f"no draft has been trained on {base} yet",
-        hint="train one (`hetspec-core demo` does, in minutes), name one with --draft, or decode with --plain",
+    found = default_draft(workbench, base)
+    if found.reason and say is not None:
+        say(found.reason)
+    return found.draft.folder
+
+
+def default_draft(workbench: Workbench, base: str) -> DefaultDraft:
+    """The best draft trained on this base, by benches that can be compared; the newest where there are none.
+
+    Benches can be compared that measured the same prompts, token by token, with the same tree, the same sampling and
+    the same number of new tokens. Of such a group the accept length decides, pooled over the verify steps of all its
+    benches. The group that holds most of the drafts counts, and of several the one that was measured last.
+
+    Raises:
+        NotFoundError: there is no draft.
+    """
+    choices = draft_choices(workbench, base)
+    if not choices:
+        raise NotFoundError(
+            f"no draft has been trained on {base} yet",
+            hint="train one (`hetspec-core demo` does, in minutes), name one with --draft, or decode with --plain",
+        )
+    if len(choices) == 1:
+        return DefaultDraft(choices[0], "", measured=False)
+    lengths, conditions = _compared(workbench, base, choices)
+    if len(lengths) < 2:
+        newest, others = choices[0], _named(choices[1:])
+        why = f"warning: {newest.label} is taken because it is the newest draft on {base}; no bench compares it with "
+        return DefaultDraft(newest, f"{why}{others}; name one with --draft, or bench them on the same prompts", False)
+    best = max((one for one in choices if one.run_id in lengths), key=lambda one: lengths[one.run_id])
+    beaten = sorted(
+        (one for one in choices if one.run_id in lengths and one != best), key=lambda one: -lengths[one.run_id]
     )
+    unknown = [one for one in choices if one.run_id not in lengths]
+    others = _named(beaten, lengths) + (f"; not measured like that: {_named(unknown)}" if unknown else "")
+    why = f"{best.label} is taken: accept length {lengths[best.run_id]:.2f} with {conditions}, against {others}"
+    return DefaultDraft(best, f"{why}; --draft names another", measured=True)
+
+
+def _compared(workbench: Workbench, base: str, choices: Sequence[DraftChoice]) -> tuple[dict[str, float], str]:
+    """Run id of a draft -> accept length, in the group of benches that holds most of the drafts; and its conditions."""
+    steps: dict[tuple[Any, ...], dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    trained = {one.run_id: one for one in choices}
+    for bench in workbench.runs(stage="bench", state="succeeded"):  # newest first
+        result = workbench.registry.results(bench.run_id).get("bench") if bench.base == base else None
+        setup = result.get("setup") if isinstance(result, dict) else None
+        if not isinstance(result, dict) or not isinstance(setup, dict):
+            continue
+        draft = _owner(str(setup.get("draft") or ""), trained)
+        if draft is None or (bench.ended or 0.0) < draft.ended:  # it was trained further since
+            continue
+        with contextlib.suppress(TypeError, ValueError, AttributeError):  # of another version, or made by hand
+            for tree in result.get("trees") or ():
+                key, found = _conditions(setup, tree), _pooled(tree)
+                if key is not None and found is not None:
+                    steps[key][draft.run_id].append(found)
+    if not steps:
+        return {}, ""
+    key = max(steps, key=lambda one: len(steps[one]))  # of equals the first, which is the newest
+    lengths = {run_id: sum(t for t, _ in found) / sum(n for _, n in found) for run_id, found in steps[key].items()}
+    tree, temperature = key[0], key[1]
+    return lengths, f"tree {tree} at temperature {temperature:g} on the same prompts"
+
+
+def _owner(checkpoint: str, trained: dict[str, DraftChoice]) -> DraftChoice | None:
+    """Whose draft was measured: it is named by its run, or by the folder that lies in the run, also in a moved home."""
+    path = Path(checkpoint)
+    return trained.get(checkpoint) or (trained.get(path.parent.name) if path.name == "draft" else None)
+
+
+def _conditions(setup: dict[str, Any], tree: dict[str, Any]) -> tuple[Any, ...] | None:
+    """Under what an accept length was measured; None where the prompts are not known token by token."""
+    sampling, prompts = setup.get("sampling"), setup.get("prompt_ids_hash")
+    if not isinstance(sampling, dict) or not prompts:
+        return None
+    temperature = float(sampling.get("temperature") or 0.0)
+    chosen = (0, 1.0) if temperature == 0 else (sampling.get("top_k"), sampling.get("top_p"))
+    return (tree.get("tree"), temperature, *chosen, prompts, setup.get("base_fingerprint"), setup.get("max_new_tokens"))
+
+
+def _pooled(tree: dict[str, Any]) -> tuple[float, float] | None:
+    """Committed tokens and verify steps of one measurement."""
+    counts = {int(length): float(count) for length, count in (tree.get("histogram") or {}).items()}
+    total = sum(counts.values())
+    if total > 0:
+        return sum(length * count for length, count in counts.items()), total
+    length = tree.get("accept_length")
+    return (float(length), 1.0) if isinstance(length, int | float) and math.isfinite(length) else None
+
+
+def _named(drafts: Sequence[DraftChoice], lengths: dict[str, float] | None = None) -> str:
+    """Drafts in a sentence; of many the first, and how many more there are."""
+    shown = [one.label + (f" ({lengths[one.run_id]:.2f})" if lengths else "") for one in drafts[:_NAMED]]
+    more = len(drafts) - len(shown)
+    return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def draft_choices(workbench: Workbench, base: str, limit: int | None = None) -> list[DraftChoice]:
@@ -72,7 +202,7 @@ def draft_choices(workbench: Workbench, base: str, limit: int | None = None) -> 
             folder = workbench.resolve_input(run.run_id, "draft")
         except NotFoundError:
             continue
-        found.append(DraftChoice(run.name or run.run_id, folder, run.run_id))
+        found.append(DraftChoice(run.name or run.run_id, folder, run.run_id, run.ended or 0.0))
     return found
 
 

@@ -10,8 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
-from hetspec_core.errors import ResourceError, UsageError
-from hetspec_core.paths import write_atomic
+from hetspec_core.errors import UsageError
+from hetspec_core.files import write_output
 from hetspec_core.service.report import RunSummary
 
 Form = Literal["csv", "json", "markdown"]
@@ -80,15 +80,12 @@ def markdown_text(head: Sequence[str], rows: Sequence[Sequence[Any]], *, right_f
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file for the user, complete or not at all.
+    """Write a file for the user, as `files.write_output`: links and devices are written through, never replaced.
 
     Raises:
-        ResourceError: it cannot be written.
+        HetSpecError: it cannot be written; the sentence says why.
     """
-    try:
-        write_atomic(path, text)
-    except OSError as error:
-        raise ResourceError(f"{path} cannot be written: {error.strerror or error}") from error
+    write_output(path, text)
 
 
 def _flat(run: RunSummary) -> dict[str, Any]:

@@ -6,7 +6,6 @@ which says how runs are, and draws nothing.
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hetspec_core.errors import HetSpecError, NotFoundError, ResourceError, RunError
 from hetspec_core.events import Journal, Marked, Moved, read_events
+from hetspec_core.files import is_full
 from hetspec_core.paths import RunPaths, sync_folder
 from hetspec_core.runs.state import FINISHED
 from hetspec_core.service.folders import desk_lock, submit_folder, submitted
@@ -308,7 +308,7 @@ class Library:
             with Journal(paths.desk, "desk") as desk:
                 desk.write(Moved(to=to))
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if not is_full(error):
                 raise
 
     def _trash_names(self) -> list[str]:

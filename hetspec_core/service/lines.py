@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
 from hetspec_core.errors import ResourceError
+from hetspec_core.files import explain
 
 if TYPE_CHECKING:
     from hetspec_core.service.report import RunReport
@@ -35,24 +38,29 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
     A line that somebody was killed in the middle of is closed first, so that it spoils none but itself.
 
     Raises:
-        ResourceError: the file cannot be written.
+        ResourceError: the file cannot be written; the sentence says why.
     """
     line = to_json(record, inf_nan_mode="null", fallback=str) + b"\n"
     path = path.expanduser()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        access = os.O_RDWR if path.is_file() or not path.exists() else os.O_WRONLY
+        handle = os.open(path, access | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)  # or the end of somebody's line is looked at before all of it is there
-            size = os.fstat(handle).st_size
-            if size and os.pread(handle, 1, size - 1) != b"\n":
+            about = os.fstat(handle)
+            size, is_file = about.st_size, stat.S_ISREG(about.st_mode)
+            if is_file and size and os.pread(handle, 1, size - 1) != b"\n":
                 line = b"\n" + line
-            if os.write(handle, line) != len(line):  # a full disk
-                raise OSError(28, "No space left on device")
-            os.fsync(handle)
+            if os.write(handle, line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if is_file:  # a pipe or a terminal, as in --out /dev/stdout, cannot be synced
+                os.fsync(handle)
         finally:
             os.close(handle)
     except OSError as error:
-        raise ResourceError(
-            f"the result cannot be appended to {path}: {error.strerror}", hint="name a file that can be written"
-        ) from error
+        doing = f"the result was not appended to {path}"
+        told = explain(error, doing=doing)
+        if not isinstance(told, ResourceError):
+            told = ResourceError(f"{doing}: {error.strerror}", hint="name a file that can be written")
+        raise told from error

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hetspec_core.paths import Roots, roots, write_atomic
+from hetspec_core.paths import Roots, check_home, roots, write_atomic
 
-__all__ = ["DashboardFiles", "dashboard_files", "write_atomic"]
+__all__ = ["DashboardFiles", "check_home", "dashboard_files", "write_atomic"]
 
 
 @dataclass(frozen=True)

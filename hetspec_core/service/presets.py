@@ -6,7 +6,6 @@ draws nothing; what is written is written at once and whole, and never over a sh
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from hetspec_core.config.library import KINDS, Preset, PresetFile
 from hetspec_core.config.origins import leaves
 from hetspec_core.config.parts import as_recipe, stage_of
 from hetspec_core.config.resolve import Resolved, resolve_preset
-from hetspec_core.errors import HetSpecError, NotFoundError, SpecError, UsageError
+from hetspec_core.documents import DocumentError, parse_toml, read_bounded
+from hetspec_core.errors import HetSpecError, SpecError, UsageError
 from hetspec_core.paths import Roots, write_atomic
 from hetspec_core.service.plan import Plan, gather_facts, plan
 
@@ -124,7 +124,6 @@ def view(reference: str, *, stage: str | None = None, partners: Mapping[str, str
 
     Raises:
         NotFoundError: there is none.
-        SpecError: it cannot be read at all.
     """
     file = library.find_anywhere(reference)
     text = _read(file)
@@ -251,11 +250,15 @@ def delete(kind: str, name: str) -> None:
     Raises:
         NotFoundError: there is no such preset.
         UsageError: it is a shipped one.
+        SpecError: it is a folder, or the file system refuses.
     """
     file = library.find(kind, name)
     if file.shipped:
         raise UsageError(f"{file.reference} came with HetSpec and stays", hint="your own can be deleted")
-    file.path.unlink(missing_ok=True)
+    try:
+        file.path.unlink(missing_ok=True)
+    except OSError as error:
+        raise SpecError(f"{file.path} cannot be deleted: {error.strerror or error}") from None
 
 
 def with_values(kind: str, text: str, changes: Mapping[str, Any]) -> str:
@@ -273,9 +276,9 @@ def with_values(kind: str, text: str, changes: Mapping[str, Any]) -> str:
     import tomli_w
 
     try:
-        data = library.expand(kind, tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"the preset is not TOML: {error}") from None
+        data = library.expand(kind, parse_toml(text))
+    except DocumentError as error:
+        raise SpecError(f"the preset {error}") from None
     for key, value in changes.items():
         path = key.split(".")
         _put(data, path if kind == "recipe" else path[1:], value)
@@ -317,10 +320,11 @@ def _line(file: PresetFile, summary: str, problem: str) -> PresetLine:
 
 
 def _read(file: PresetFile) -> str:
+    """The file as text; empty where it cannot be read: loading it says why."""
     try:
-        return file.path.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise NotFoundError(f"{file.path} cannot be read: {error.strerror or error}") from None
+        return read_bounded(file.path).decode("utf-8", errors="replace")
+    except (OSError, DocumentError):
+        return ""
 
 
 def _resolve(preset: Preset, *, stage: str | None = None, partners: Mapping[str, str] | None = None) -> Resolved:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, get_args
 
 from hetspec_core.config.origins import Layer, Origin, Place
+from hetspec_core.documents import DocumentError, read_json
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs.found import flatten
 
@@ -38,8 +39,8 @@ def origins_text(spec: RunSpec, origins: Mapping[str, Origin]) -> str:
 def read_origins(paths: RunPaths) -> dict[str, Place]:
     """Dotted key -> where its value came from; empty when nobody has written it down, or it cannot be read."""
     try:
-        found = json.loads(paths.origins.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(paths.origins)
+    except (OSError, DocumentError):
         return {}
     places: dict[str, Place] = {}
     for key, place in found.items() if isinstance(found, dict) else ():

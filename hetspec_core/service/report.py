@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hetspec_core.documents import DocumentError, read_json
 from hetspec_core.events import Artifact, CheckpointSaved, FoundLost, Log, read_events
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs import MetricPoint, RunRow, RunState
@@ -187,8 +187,8 @@ def _file_size(path: Path) -> int:
 def read_resolved(paths: RunPaths) -> dict[str, Any]:
     """Content of resolved.json; empty when there is none."""
     try:
-        found = json.loads(paths.resolved.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(paths.resolved)
+    except (OSError, DocumentError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -6,8 +6,7 @@ configuration. What is not said comes from the recipe of that base.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,8 @@ from hetspec_core.config import library, load_base, resolve
 from hetspec_core.config.library import Preset, PresetFile
 from hetspec_core.config.origins import Leaf, Place, to_table
 from hetspec_core.config.resolve import Resolved, resolve_preset
-from hetspec_core.errors import HetSpecError, NotFoundError
+from hetspec_core.documents import DocumentError, read_bounded, read_json
+from hetspec_core.errors import HetSpecError, NotFoundError, SpecError
 from hetspec_core.paths import RunPaths
 from hetspec_core.service.drafts import find_draft
 from hetspec_core.spec import RunSpec
@@ -62,7 +62,7 @@ def find_saved(workbench: Workbench, word: str) -> Saved:
             return Saved(spec, spec.recipe, workbench.resolve_input(str(folder), "draft"))
         return Saved(spec, spec.recipe, workbench.resolve_input(checkpoint, "draft") if checkpoint else None)
     draft = workbench.resolve_input(word, "draft")
-    about = _json(draft / "config.json").get("hetspec") or {}
+    about = _table(_json(draft / "config.json").get("hetspec"))
     run_id = str(about.get("run_id") or "")
     trained = _spec_in(workbench.paths(run_id).folder) if run_id else None
     if trained is not None:
@@ -92,8 +92,15 @@ def resolve_saved(
     return resolve_preset(_as_preset(found.spec, saved), stage=stage, overrides=overrides, file=file, options=options)
 
 
-def saved_draft(workbench: Workbench, draft: str | None, saved: str | None, base: str) -> Path:
-    """The draft that is meant: the named one, that of the saved configuration, or the newest trained on the base.
+def saved_draft(
+    workbench: Workbench,
+    draft: str | None,
+    saved: str | None,
+    base: str,
+    *,
+    say: Callable[[str], None] | None = None,
+) -> Path:
+    """The draft that is meant: the named one, that of the saved configuration, or the one that `find_draft` takes.
 
     Raises:
         NotFoundError: there is none.
@@ -103,10 +110,17 @@ def saved_draft(workbench: Workbench, draft: str | None, saved: str | None, base
         if found is None:
             raise NotFoundError(f"{saved} has no draft", hint="name one with --draft, or decode with --plain")
         return found
-    return find_draft(workbench, draft, base)
+    return find_draft(workbench, draft, base, say=say)
 
 
-def measured_draft(workbench: Workbench, draft: str | None, saved: str | None, spec: RunSpec) -> Path | None:
+def measured_draft(
+    workbench: Workbench,
+    draft: str | None,
+    saved: str | None,
+    spec: RunSpec,
+    *,
+    say: Callable[[str], None] | None = None,
+) -> Path | None:
     """As `saved_draft`; None where nobody named one and the run asks a running server, which has its own.
 
     Raises:
@@ -114,7 +128,7 @@ def measured_draft(workbench: Workbench, draft: str | None, saved: str | None, s
     """
     if draft is None and saved is None and spec.backend == "sglang" and spec.sglang.url:
         return None
-    return saved_draft(workbench, draft, saved, spec.base.name)
+    return saved_draft(workbench, draft, saved, spec.base.name, say=say)
 
 
 def _as_preset(spec: RunSpec, word: str) -> Preset:
@@ -131,17 +145,25 @@ def _spec_in(folder: Path) -> RunSpec | None:
     path = RunPaths(folder).spec
     if not path.is_file():
         return None
-    return from_toml(path.read_text(encoding="utf-8", errors="replace"), name=str(path))
+    try:
+        text = read_bounded(path).decode("utf-8", errors="replace")
+    except (OSError, DocumentError) as error:
+        raise SpecError(f"{path} cannot be read: {error}") from None
+    return from_toml(text, name=str(path))
 
 
 def _algorithm_of(draft: Path) -> str:
     """Card of the algorithm that a draft was made by, as far as its configuration tells."""
     for folder in (draft, draft / "draft_model"):
         config = _json(folder / "config.json")
-        made_by = (config.get("hetspec") or {}).get("algorithm")
+        made_by = _table(config.get("hetspec")).get("algorithm")
         if isinstance(made_by, dict) and made_by.get("name"):
             return str(made_by["name"])
-        named = (*(config.get("architectures") or ()), config.get("speculators_model_type") or "")
+        architectures = config.get("architectures")
+        named = (
+            *(architectures if isinstance(architectures, list) else ()),
+            config.get("speculators_model_type") or "",
+        )
         if any("eagle3" in str(name).lower() for name in named):
             return "eagle3"
     return "eagle"
@@ -193,9 +215,13 @@ def _origin_base(draft: Path) -> str:
     return ""
 
 
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(path)
+    except (OSError, DocumentError):
         return {}
     return found if isinstance(found, dict) else {}

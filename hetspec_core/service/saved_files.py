@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from hetspec_core.errors import ResourceError
+from hetspec_core.files import explain
 from hetspec_core.paths import write_atomic
 from hetspec_core.service.workbench import Workbench
 
@@ -21,7 +22,7 @@ def save_export(workbench: Workbench, name: str, suffix: str, text: str) -> Path
         text: the content.
 
     Raises:
-        ResourceError: it cannot be written.
+        HetSpecError: it cannot be written; the sentence says why.
     """
     stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "export"
     folder = workbench.roots.data / "exports"
@@ -34,5 +35,6 @@ def save_export(workbench: Workbench, name: str, suffix: str, text: str) -> Path
     try:
         write_atomic(path, text)
     except OSError as error:
-        raise ResourceError(f"{path} cannot be written: {error.strerror or error}", hint="make room") from error
+        told = explain(error, doing=f"{path} was not written")
+        raise told or ResourceError(f"{path} was not written: {error.strerror or error}") from error
     return path

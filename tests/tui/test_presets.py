@@ -24,7 +24,7 @@ from hetspec_tui.messages import OpenPage
 from hetspec_tui.screens.presets import PresetsScreen
 from hetspec_tui.widgets.form import FieldForm
 from hetspec_tui.widgets.picker import Picker
-from tests.fakes.presets import write_preset
+from tests.fakes.presets import write_hostile_presets, write_preset
 from tests.tui.driving import until
 
 Act = Callable[[PresetsScreen, Pilot[None]], Awaitable[None]]
@@ -325,3 +325,20 @@ def test_a_preset_that_cannot_be_read_is_listed_with_its_problem() -> None:
         await pilot.pause()
 
     drive(act, {"kind": "recipe", "name": "torn"})
+
+
+def test_presets_that_cannot_be_read_do_not_end_the_dashboard() -> None:
+    hostile = [name for kind in presets.KINDS for name in write_hostile_presets(kind)]
+
+    async def session() -> None:
+        app = Heard(Desk())
+        async with app.run_test(size=(120, 40)) as pilot:
+            await pilot.press("3")
+            await until(pilot, lambda: isinstance(app.screen, PresetsScreen) and app.screen.view is not None)
+            screen = app.screen
+            assert isinstance(screen, PresetsScreen) and screen.view is not None
+            assert {line.name for line in screen.lines if line.problem} == set(hostile)
+            assert screen.view.line.name in hostile and screen.view.problems
+            assert any(line.name == "quick-demo" and not line.problem for line in screen.lines)
+
+    asyncio.run(session())

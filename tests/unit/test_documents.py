@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,15 @@ def test_hostile_json_is_one_kind_of_error(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["a=" + "[" * 50_000, "a=" + "1" * 5_000, "a=", "a = 1e", f"a = {2**63}", "[b]\nc = [[9223372036854775808]]"],
+    [
+        "a=" + "[" * 50_000,
+        "a=" + "1" * 5_000,
+        "a=",
+        "a = 1e",
+        f"a = {2**63}",
+        "[b]\nc = [[9223372036854775808]]",
+        ".".join(["a"] * 50_000) + " = 1",
+    ],
 )
 def test_hostile_toml_is_one_kind_of_error(text: str, tmp_path: Path) -> None:
     file = tmp_path / "x.toml"
@@ -86,3 +95,14 @@ def test_a_file_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DocumentError, match="MiB"):
         read_bounded(tmp_path / "x", 1024)
     assert len(read_bounded(tmp_path / "x", 1025)) == 1025
+
+
+def test_a_pipe_that_the_user_named_is_read_and_a_folder_is_not(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_text("a = 1\n"))
+    writer.start()
+    assert read_toml(tmp_path / "pipe", streams=True) == {"a": 1}
+    writer.join(10)
+    for streams in (True, False):
+        with pytest.raises(DocumentError, match="folder"):
+            read_toml(tmp_path, streams=streams)

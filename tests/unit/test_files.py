@@ -36,6 +36,7 @@ def test_a_full_disk_is_known_through_a_library_of_another_language() -> None:
         raise ValueError("could not save") from inner
     except ValueError as error:
         assert is_full(error)
+    assert is_full(RuntimeError("Error while serializing: I/O error: File too large (os error 27)"))
     assert not is_full(ValueError("28"))
 
 
@@ -68,3 +69,8 @@ def test_a_full_device_is_told_and_stays_a_device(tmp_path: Path) -> None:
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="folder"):
         write_output(tmp_path, "x")
+
+
+def test_bytes_are_written_as_they_are(tmp_path: Path) -> None:
+    write_output(tmp_path / "picture.png", b"\x89PNG\xff")
+    assert (tmp_path / "picture.png").read_bytes() == b"\x89PNG\xff"

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from hetspec_core.errors import HetSpecError
+from hetspec_core.errors import HetSpecError, ResourceError
+from hetspec_core.files import ROOM_HINT, explain, is_full
 
 
 def answer(command: Callable[[], dict[str, Any]]) -> int:
@@ -26,10 +27,12 @@ def answer(command: Callable[[], dict[str, Any]]) -> int:
     os.dup2(2, 1)
     try:
         result, status = command(), 0
-    except HetSpecError as error:
-        kind = type(error).__name__
-        about = {"kind": kind, "message": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        result, status = {"error": about}, error.exit_code
+    except Exception as error:
+        told = _told(error)
+        if told is None:  # a fault of the program: its traceback goes to stderr, and the desk tells the last line
+            raise
+        about = {"kind": type(told).__name__, "message": told.message, "hint": told.hint, "exit_code": told.exit_code}
+        result, status = {"error": about}, told.exit_code
     finally:
         sys.stdout.flush()
         os.dup2(real_stdout, 1)
@@ -37,3 +40,12 @@ def answer(command: Callable[[], dict[str, Any]]) -> int:
     sys.stdout.write(json.dumps(result) + "\n")
     sys.stdout.flush()
     return status
+
+
+def _told(error: Exception) -> HetSpecError | None:
+    """The error for the user: HetSpec's own as it is, one of the file system explained; None for any other."""
+    if isinstance(error, HetSpecError):
+        return error
+    if isinstance(error, OSError):
+        return explain(error)
+    return ResourceError("the disk is full, or a quota is used up", hint=ROOM_HINT) if is_full(error) else None

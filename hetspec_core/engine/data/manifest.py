@@ -7,21 +7,19 @@ tensors.
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hetspec_core.errors import CorruptFileError, DataError, NotFoundError, ResourceError
+from hetspec_core.files import explain, is_full
 from hetspec_core.paths import RunPaths, write_atomic
 
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"  # beside the manifest: samples can be read as text without the base
 STORE_SCHEMA = 1
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class _Record(BaseModel):
@@ -189,10 +187,10 @@ REPAIR_HINT = (
 
 
 def disk_error(error: OSError, path: Path) -> Exception:
-    """What to raise for an OSError of a write: a full disk gets its own error, anything else stays what it is."""
-    if error.errno not in DISK_FULL:
-        return error
+    """What to raise for an OSError of a write: one for the user, or `error` itself where its meaning is not known."""
+    if not is_full(error):
+        return explain(error, doing=f"{path} was not written", path=path) or error
     return ResourceError(
-        f"no room to write {path}: {os.strerror(error.errno or errno.ENOSPC)}",
+        f"no room to write {path}: the disk is full, or a quota is used up",
         hint="free some space and start the same run again: everything written before is intact and is not made again",
     )

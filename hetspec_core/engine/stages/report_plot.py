@@ -14,7 +14,7 @@ from typing import Any
 
 from hetspec_core.engine.data.command import answer
 from hetspec_core.errors import ResourceError
-from hetspec_core.paths import write_atomic
+from hetspec_core.files import write_output
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -27,7 +27,8 @@ def draw(plots: list[dict[str, Any]], path: Path) -> dict[str, Any]:
         path: the file.
 
     Raises:
-        ResourceError: matplotlib is not installed, or the file cannot be written.
+        ResourceError: matplotlib is not installed.
+        HetSpecError: the file cannot be written; the sentence says why.
     """
     try:  # by name: who has no need of pictures has no matplotlib
         figures = importlib.import_module("matplotlib.figure")
@@ -63,10 +64,7 @@ def draw(plots: list[dict[str, Any]], path: Path) -> dict[str, Any]:
         axes.grid(alpha=0.3)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
-    try:
-        write_atomic(path, picture.getvalue())
-    except OSError as error:
-        raise ResourceError(f"{path} cannot be written: {error.strerror or error}") from error
+    write_output(path, picture.getvalue())
     return {"file": str(path), "plots": len(plots), "points": sum(len(plot["points"]) for plot in plots)}
 
 

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from hetspec_core.engine.modeling.draft_files import replace_folder
 from hetspec_core.errors import CheckpointError, ResourceError
+from hetspec_core.files import is_full
 from hetspec_core.paths import sync_folder
 
 FORMAT_VERSION = 1
@@ -36,8 +37,6 @@ RECORD = "state.json"
 TENSORS = "training_state.safetensors"
 DRAFT = "draft"
 _NAME = re.compile(r"step-(\d{6,})")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_FULL_TEXT = tuple(f"os error {number}" for number in _FULL)  # how safetensors reports them
 _CHUNK_BYTES = 1 << 22
 
 
@@ -113,7 +112,7 @@ class TrainingCheckpoints:
             replace_folder(staging, target)
         except BaseException as error:
             shutil.rmtree(staging, ignore_errors=True)
-            if _is_full(error):
+            if is_full(error):
                 raise ResourceError(
                     f"no room on the disk for checkpoint {target}",
                     hint="free some space and resume the run: the checkpoints before this one are intact",
@@ -268,9 +267,3 @@ def _check_room(folder: Path, tensors: dict[str, Tensor]) -> None:
 def _sync_file(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _is_full(error: BaseException) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in _FULL
-    return isinstance(error, SafetensorError) and any(text in str(error) for text in _FULL_TEXT)

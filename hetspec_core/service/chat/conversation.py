@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hetspec_core.errors import CorruptFileError, NotFoundError, ResourceError, UsageError
+from hetspec_core.documents import MIB, DocumentError, read_bounded
+from hetspec_core.errors import CorruptFileError, HetSpecError, NotFoundError, ResourceError, UsageError
 from hetspec_core.events.chat import ChatMessage
-from hetspec_core.paths import roots, write_atomic
+from hetspec_core.files import write_output
+from hetspec_core.paths import roots
 from hetspec_core.service.chat.answer import Answer, Origin, Piece
 
 VERSION = 1
+_LONGEST_BYTES = 256 * MIB
 
 
 class SavedPiece(BaseModel):
@@ -137,16 +141,15 @@ class Conversation(BaseModel):
             del self.turns[index + 1 :]
 
     def save(self, path: Path) -> None:
-        """Write it to a file, atomically.
+        """Write it to a file, as `files.write_output`.
 
         Raises:
             ResourceError: the file cannot be written.
         """
         try:
-            write_atomic(path, self.model_dump_json(indent=1) + "\n", mode=0o600)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ResourceError(f"the conversation cannot be written to {path}: {reason}") from error
+            write_output(path, self.model_dump_json(indent=1) + "\n", mode=0o600)
+        except HetSpecError as error:
+            raise ResourceError(f"the conversation cannot be written: {error.message}", hint=error.hint) from error
 
     @classmethod
     def load(cls, path: Path) -> Conversation:
@@ -157,10 +160,10 @@ class Conversation(BaseModel):
             CorruptFileError: it is no conversation, or one of a newer version.
         """
         try:
-            found = cls.model_validate_json(path.read_bytes())
+            found = cls.model_validate_json(read_bounded(path, _LONGEST_BYTES, streams=True))
         except FileNotFoundError:
             raise NotFoundError(f"there is no conversation {path}") from None
-        except (ValidationError, OSError) as error:
+        except (ValidationError, DocumentError, OSError) as error:
             raise CorruptFileError(f"{path} is no conversation: {str(error).splitlines()[0]}") from None
         if found.version > VERSION:
             raise CorruptFileError(
@@ -177,10 +180,11 @@ def pieces_of(turn: Turn) -> list[Piece]:
 
 def saved_conversations(folder: Path) -> list[Path]:
     """Conversations in a folder, newest first."""
-    try:
-        return sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    except OSError:
-        return []
+    ages: dict[Path, float] = {}
+    for path in folder.glob("*.json"):
+        with contextlib.suppress(OSError):  # deleted meanwhile, or a link to nothing
+            ages[path] = path.stat().st_mtime
+    return sorted(ages, key=ages.__getitem__, reverse=True)
 
 
 def conversation_folder() -> Path:

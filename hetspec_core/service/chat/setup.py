@@ -29,6 +29,7 @@ class ChatConfig:
         settings: of the first answer.
         backend: card on the axis `backends`.
         backend_options: as the options model of the card has them; only what is not its default.
+        notes: sentences for the user, such as why this draft is taken.
     """
 
     base: BaseSpec
@@ -36,6 +37,7 @@ class ChatConfig:
     settings: ChatSettings
     backend: str = DEFAULT_BACKEND
     backend_options: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
 
 def chat_config(
@@ -55,7 +57,7 @@ def chat_config(
     Args:
         workbench: where runs are.
         recipe: recipe preset.
-        draft: run or directory; when absent the newest trained on this base, or the own one of a server at a URL.
+        draft: run or directory; when absent the one that `default_draft` takes, or the own one of a server at a URL.
         saved: run or draft directory whose configuration takes the place of the recipe.
         plain: no draft.
         overrides: KEY=VALUE as for `--set`.
@@ -82,8 +84,9 @@ def chat_config(
         ignore_eos=decoding.ignore_eos,
         system_prompt=spec.base.system_prompt,
     )
+    notes: list[str] = []
     if not (plain or decoding.plain):
-        found = measured_draft(workbench, draft, saved, spec)
+        found = measured_draft(workbench, draft, saved, spec, say=notes.append)
         settings = with_served_draft(settings, spec.sglang.url) if found is None else with_draft(settings, found)
     section = getattr(spec, spec.backend, None)  # a backend with options has a section of its name
     return ChatConfig(
@@ -92,6 +95,7 @@ def chat_config(
         settings=settings,
         backend=spec.backend,
         backend_options={} if section is None else section.model_dump(mode="json", exclude_defaults=True),
+        notes=tuple(notes),
     )
 
 

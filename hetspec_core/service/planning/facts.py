@@ -5,7 +5,6 @@ Facts are plain values, so that a plan is a pure function of them. `gather_facts
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hetspec_core.documents import read_json
 from hetspec_core.errors import NotFoundError
 from hetspec_core.jobs.gpus import gpu_status, read_inventory
 from hetspec_core.paths import Roots, RunPaths
@@ -25,6 +25,7 @@ SELF_PROMPTS = 400
 
 CHARACTERS_PER_TOKEN = 4.0
 _MIB = 1 << 20
+_LONGEST_MANIFEST_BYTES = 512 * _MIB  # a line for each shard, and there may be many
 _MOST_COUNTED_BYTES = 4 << 30  # larger files are not read for the sake of a plan
 
 
@@ -222,7 +223,7 @@ _COUNTED = ("samples", "tokens", "supervised_tokens")
 def _read_counts(folder: Path) -> dict[str, Any]:
     for candidate in (folder, RunPaths(folder).hidden_states):
         try:
-            counts = json.loads((candidate / "manifest.json").read_text(encoding="utf-8"))["counts"]
+            counts = read_json(candidate / "manifest.json", limit_bytes=_LONGEST_MANIFEST_BYTES)["counts"]
             return {key: int(counts[key]) for key in _COUNTED}
         except FileNotFoundError:
             continue

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from hetspec_core.documents import DocumentError, read_toml
 from hetspec_core.errors import NotFoundError, SpecError
 from hetspec_core.spec._base import Spec
 from hetspec_core.spec.decode import decode
@@ -66,14 +66,14 @@ def read_sweep(path: Path) -> SweepSpec:
 
     Raises:
         NotFoundError: it is not there.
-        SpecError: it is not TOML, or does not hold; every problem is listed.
+        SpecError: it is no TOML file, or does not hold; every problem is listed.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = read_toml(path, streams=True)
     except OSError as error:
         raise NotFoundError(f"the sweep {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise SpecError(f"{path} is not TOML: {error}") from None
+    except DocumentError as error:
+        raise SpecError(f"{path} {error}", hint=_HINT) from None
     data.setdefault("name", path.stem)
     for key in ("set", "train", "bench"):
         if isinstance(data.get(key), Mapping):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import filelock
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
+from hetspec_core.documents import read_json
 from hetspec_core.errors import CorruptFileError, RunError
 from hetspec_core.paths import write_atomic
 
@@ -71,8 +71,8 @@ class Ledger:
         if not self.exists:
             return {}
         try:
-            return {key: Entry(**entry) for key, entry in from_json(self.path.read_bytes())["cells"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            return {key: Entry(**entry) for key, entry in read_json(self.path)["cells"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptFileError(
                 f"{self.path} cannot be read: {error}", hint="remove it; the runs stay, and a sweep submits new ones"
             ) from None

@@ -90,6 +90,8 @@ class ChatTalk(Page):
             if config is None:
                 return
         old, conversation = self.session, None
+        for text in config.notes if old is None else ():
+            self.notify(text, markup=False)
         if old is not None:
             conversation = old.conversation
             await asyncio.to_thread(old.close)

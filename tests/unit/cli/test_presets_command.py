@@ -10,7 +10,7 @@ import pytest
 from hetspec_core.cli.main import main
 from hetspec_core.config import resolve
 from tests.conftest import REPOSITORY
-from tests.fakes.presets import write_preset
+from tests.fakes.presets import write_hostile_presets, write_preset
 
 Capture = pytest.CaptureFixture[str]
 
@@ -40,6 +40,17 @@ def test_listing_shows_whose_a_preset_is_and_what_is_wrong_with_it(capsys: Captu
     assert "cannot be read: your preset algorithm/torn is not TOML" in lines["torn"]
     listed = run_json(capsys, "presets", "list", "algorithm")
     assert isinstance(listed, list) and [item["name"] for item in listed if item["overrides"]] == ["eagle"]
+
+
+def test_presets_that_cannot_be_read_do_not_stop_the_commands_for_others(capsys: Capture) -> None:
+    hostile = write_hostile_presets("recipe")
+    lines = {line.split()[1]: line for line in run(capsys, "presets", "list", "recipe").splitlines()}
+    assert all("cannot be read" in lines[name] for name in hostile)
+    assert "cannot be read" not in lines["quick-demo"]
+    assert "[training]" in run(capsys, "presets", "show", "quick-demo")
+    for name in hostile:
+        assert main(["presets", "show", name]) in (3, 4)
+        assert f"recipe/{name}" in capsys.readouterr().err
 
 
 def test_a_recipe_is_shown_as_the_spec_it_resolves_to(capsys: Capture) -> None:

@@ -157,3 +157,34 @@ def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
     for index, (x, y) in enumerate(values):
         better = any((a <= x and b > y) or (a < x and b >= y) for a, b in values)
         assert (index in best) is not better
+
+
+def outputs(place: Path) -> list[list[str]]:
+    """Command lines that write `place / out.*`."""
+    return [
+        ["runs", "export", "--format", "csv", "-o", str(place / "out.csv")],
+        ["report", "--csv", str(place / "out.csv")],
+        ["report", "--md", str(place / "out.md")],
+        ["trace", "export", "shipped:smollm2", "-o", str(place / "out.html")],
+    ]
+
+
+def test_an_output_that_is_a_link_is_written_through(benches, tmp_path: Path) -> None:
+    for words in outputs(tmp_path):
+        link, target = Path(words[-1]), tmp_path / "elsewhere" / Path(words[-1]).name
+        target.parent.mkdir(exist_ok=True)
+        target.write_text("old")
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        assert main(words) == 0
+        assert link.is_symlink() and target.read_text() not in ("", "old"), words
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_an_output_that_is_a_device_stays_one(benches, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in outputs(tmp_path):
+        Path(words[-1]).unlink(missing_ok=True)
+        Path(words[-1]).symlink_to("/dev/full")
+        assert main(words) == 8, words
+        assert "the disk is full" in capsys.readouterr().err
+    assert Path("/dev/full").is_char_device()

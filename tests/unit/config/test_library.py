@@ -7,7 +7,7 @@ import pytest
 from hetspec_core.config import library, presets
 from hetspec_core.config.origins import leaves, plain
 from hetspec_core.errors import NotFoundError, SpecError, UsageError
-from tests.fakes.presets import write_preset
+from tests.fakes.presets import write_hostile_presets, write_preset
 
 
 def test_the_users_preset_hides_the_shipped_one_of_its_name() -> None:
@@ -125,6 +125,22 @@ def test_a_bad_file_is_listed_with_its_problem_and_stops_nothing(text: str, said
     with pytest.raises(SpecError) as e:
         presets.load("recipe", "bad")
     assert str(path) in e.value.message
+
+
+@pytest.mark.parametrize("kind", library.KINDS)
+def test_each_preset_that_cannot_be_read_is_named_and_all_others_are_listed(kind: str) -> None:
+    shipped = [item.file.name for item in presets.list(kind)]
+    hostile = write_hostile_presets(kind)
+    listed = {item.file.name: item for item in presets.list(kind)}
+    assert {name for name, item in listed.items() if item.problem} == set(hostile)
+    assert all(str(item.file.path) in item.problem for item in listed.values() if item.problem)
+    assert [name for name in listed if name not in hostile] == shipped
+    for name in hostile:
+        with pytest.raises((SpecError, NotFoundError)):
+            presets.load(kind, name)
+    for name in ("folder", "pipe", "dangling"):
+        with pytest.raises(SpecError, match="cannot be copied"):
+            presets.copy(f"{kind}/{name}", f"{name}-copy")
 
 
 def test_a_file_that_is_no_text_is_named() -> None:

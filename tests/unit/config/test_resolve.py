@@ -152,7 +152,7 @@ def test_all_faults_of_all_steps_are_reported_at_once() -> None:
     assert sorted(found) == sorted(
         (
             "--set: is 'bogus'; needs KEY=VALUE, e.g. training.optimizer.lr=1e-4",
-            "dataset.range: is set to '[1,2', which is no TOML: Unclosed array (at end of document)",
+            "dataset.range: is set to '[1,2', which is not TOML: Unclosed array (at end of document)",
             "train: unknown key; did you mean 'training.optimizer.lr'? [--set train.optimizer.lr]",
             "lr: unknown key; did you mean 'training.optimizer.lr'? [--set lr]",
             "zzz: unknown key; known: base, draft, algorithm, dataset, training, decoding, bench, sglang, tune, "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,19 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(ResourceError, match=f"{tmp_path / 'folder'}"):
         append_line(tmp_path / "folder", {})
+
+
+def test_a_line_goes_into_a_pipe_as_it_is(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    heard: list[str] = []
+    reader = threading.Thread(target=lambda: heard.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    append_line(tmp_path / "pipe", {"a": 1})
+    reader.join(10)
+    assert heard == ['{"a":1}\n']
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_device_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="the disk is full"):
+        append_line(Path("/dev/full"), {"a": 1})

@@ -9,7 +9,7 @@ import pytest
 from hetspec_core.errors import NotFoundError, SpecError, UsageError
 from hetspec_core.paths import roots
 from hetspec_core.service import presets
-from tests.fakes.presets import write_preset
+from tests.fakes.presets import write_hostile_presets, write_preset
 
 
 def test_every_word_of_a_search_must_be_found() -> None:
@@ -46,6 +46,19 @@ def test_a_preset_that_does_not_hold_is_shown_as_written_with_all_problems() -> 
     assert ("draft.vocab_size", -1) in [(item.key, item.value) for item in seen.values]
     write_preset("draft/torn", "extends = ")
     assert "is not TOML" in presets.view("draft/torn").problems[0]
+
+
+def test_a_preset_that_cannot_be_read_is_viewed_with_its_problem_and_does_not_touch_another() -> None:
+    hostile = write_hostile_presets("recipe")
+    for name in hostile:
+        seen = presets.view(f"recipe/{name}")
+        assert seen.problems and str(seen.line.path) in seen.problems[0]
+    assert presets.view("quick-demo").problems == ()
+    assert {line.name for line in presets.list_presets("recipe") if line.problem} == set(hostile)
+    with pytest.raises(SpecError, match="cannot be deleted"):
+        presets.delete("recipe", "folder")
+    presets.delete("recipe", "pipe")
+    assert "pipe" not in {line.name for line in presets.list_presets("recipe")}
 
 
 def test_plans_say_what_a_preset_costs() -> None:

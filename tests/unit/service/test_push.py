@@ -120,6 +120,26 @@ def test_a_dry_run_writes_the_card_lists_the_files_and_needs_no_token(
     assert "no token" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["draft", "dataset"])
+def test_a_dry_run_prints_the_card_and_writes_nothing(
+    kind: str, draft: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (draft / "manifest.json").write_text("{}")
+    place = tmp_path / "here"
+    place.mkdir()
+    (place / "card.md").write_text("mine")
+    monkeypatch.chdir(place)
+    assert main([kind, "push", str(draft), "me/it", "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    assert "config.json" in out and "# it\n" in out and "nothing was sent" in err
+    assert {path.name: path.read_text() for path in place.iterdir()} == {"card.md": "mine"}
+    assert main([kind, "push", str(draft), "me/it", "--dry-run", "--card", "card.md"]) == 2
+    assert "exists already" in capsys.readouterr().err and (place / "card.md").read_text() == "mine"
+    assert main([kind, "push", str(draft), "me/it", "--dry-run", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["card"] is None and "# it\n" in answer["card_text"]
+
+
 def test_a_datasets_card_says_what_it_was_made_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "states"
     folder.mkdir()

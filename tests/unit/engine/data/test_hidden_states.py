@@ -196,7 +196,7 @@ def test_dev_full_is_reported_as_no_room(tmp_path: Path) -> None:
     (tmp_path / ".writing-shard-00000.safetensors").symlink_to("/dev/full")
     from hetspec_core.engine.data.shards import write_shard
 
-    with pytest.raises(ResourceError, match="No space left"):
+    with pytest.raises(ResourceError, match="the disk is full"):
         write_shard(tmp_path / "shard-00000.safetensors", [sample(n, 4000) for n in range(3)], identity())
 
 
