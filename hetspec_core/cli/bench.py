@@ -25,6 +25,7 @@ from hetspec_core.cli.options import (
 )
 from hetspec_core.cli.output import JsonFlag, console, launch, print_json
 from hetspec_core.errors import UsageError
+from hetspec_core.temperature import is_greedy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -248,7 +249,9 @@ def _say(text: str) -> None:
 
 def _sampling(sampling: dict[str, Any]) -> str:
     return (
-        "greedy" if sampling["temperature"] == 0 else f"temperature {sampling['temperature']}, seed {sampling['seed']}"
+        "greedy"
+        if is_greedy(sampling["temperature"])
+        else f"temperature {sampling['temperature']}, seed {sampling['seed']}"
     )
 
 

@@ -132,6 +132,10 @@ class Backend(ABC):
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens, special ones left out."""
 
+    def token_name(self, token: int) -> str:
+        """The vocabulary's own name of a token; empty where the backend cannot tell."""
+        return ""
+
     @abstractmethod
     def answer(self, prompt: list[int], decoding: DecodingSpec, watcher: Watcher) -> Written:
         """Answer a prompt by base and present draft.
@@ -149,3 +153,13 @@ class Backend(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free everything."""
+
+
+def token_text(tokenizer: Any, token: int) -> str:
+    """What one token says inside a text; the vocabulary's own name for a piece of a character.
+
+    It is decoded behind itself, because some decoders strip the space that a text begins with.
+    """
+    alone = tokenizer.decode([token])
+    text = tokenizer.decode([token, token])[len(alone) :]
+    return str(tokenizer.convert_ids_to_tokens(token)) if "\N{REPLACEMENT CHARACTER}" in alone + text else text

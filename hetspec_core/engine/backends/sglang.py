@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hetspec_core.engine.backends.backend import Backend, Capability, StepSeen, Watcher, Written
+from hetspec_core.engine.backends.backend import Backend, Capability, StepSeen, Watcher, Written, token_text
 from hetspec_core.engine.backends.sglang_client import SGLangClient, sampling_params
 from hetspec_core.engine.backends.sglang_counts import tree_of_flags
 from hetspec_core.engine.backends.sglang_export import ServedDraft
@@ -145,11 +145,12 @@ class SGLangBackend(Backend):
         """What one token says; the vocabulary's own name for a piece of a character."""
         text = self._texts.get(token)
         if text is None:
-            text = self._tokenizer.decode([token])
-            if "\N{REPLACEMENT CHARACTER}" in text:
-                text = str(self._tokenizer.convert_ids_to_tokens(token))
-            self._texts[token] = text
+            text = self._texts[token] = token_text(self._tokenizer, token)
         return text
+
+    def token_name(self, token: int) -> str:
+        """As in `Backend`."""
+        return str(self._tokenizer.convert_ids_to_tokens(token))
 
     @property
     def fleet(self) -> Fleet:

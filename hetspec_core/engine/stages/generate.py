@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from hetspec_core.acceptance import AcceptStats, StepCount
-from hetspec_core.engine.backends.backend import Backend, StepSeen, Watcher
+from hetspec_core.engine.backends.backend import StepSeen, Watcher
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import from_prompts
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.stages.models import load_pair
-from hetspec_core.engine.stages.text_stream import TextStream
+from hetspec_core.engine.stages.text_stream import BackendTokenizer, TextStream
 from hetspec_core.errors import SpecError
 from hetspec_core.events import Text
 
@@ -72,7 +72,7 @@ def _answer_served(context: RunContext) -> list[dict[str, Any]]:
         for number, prompt in enumerate(spec.prompts):
             question = from_prompts("", [prompt]).with_system(spec.base.system_prompt)
             ids = backend.encode(question.messages)
-            stream, steps = TextStream(_Decoder(backend)), []
+            stream, steps = TextStream(BackendTokenizer(backend)), []
 
             def say(tokens: list[int], stream: TextStream = stream, number: int = number) -> None:
                 if piece := "".join(stream.add(token) for token in tokens):
@@ -102,13 +102,3 @@ def _answer_served(context: RunContext) -> list[dict[str, Any]]:
                 }
             )
     return answers
-
-
-class _Decoder:
-    """A backend as the tokenizer that a text stream wants."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    def decode(self, tokens: list[int], skip_special_tokens: bool = True) -> str:
-        return self._backend.text(tokens)
