@@ -145,6 +145,8 @@ def print_bench(result: dict[str, Any]) -> None:
         f"{setup['device']} ({setup['cpu']}, {setup['threads']} threads), torch {setup['torch']}, "
         f"transformers {setup['transformers']}"
     )
+    for reason, found in setup.get("left_out", {}).items():
+        _say(f"left out: {found['count']} {reason} ({found['named'][0]})")
     served = setup.get("sglang")
     if served is not None:
         _say(f"SGLang {served['version']}, {served['mode']} {served.get('url', '')}".rstrip())

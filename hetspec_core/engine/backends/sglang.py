@@ -220,6 +220,13 @@ class SGLangBackend(Backend):
         facts = served.facts
         # SGLang refuses a request that could overrun its context, instead of ending the answer there.
         room = (facts.context_tokens or self._base_context) - facts.reserved_tokens - len(prompt)
+        size = self._need_base().architecture.vocab_size
+        if not 0 <= min(prompt, default=0) <= max(prompt, default=0) < size:
+            wrong = next(token for token in prompt if not 0 <= token < size)
+            raise DataError(
+                f"the prompt has token id {wrong}; the base has {size} tokens",
+                hint="use the tokenizer that belongs to the base",
+            )
         if room < 1:
             kept = f" besides the {facts.reserved_tokens} tokens that SGLang keeps for drafts" * facts.speculates
             raise DataError(

@@ -21,6 +21,7 @@ from hetspec_core.paths import RunPaths, write_atomic
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"  # beside the manifest: samples can be read as text without the base
 STORE_SCHEMA = 1
+STATES_CHECKED = "states_are_finite"  # in `about`: no sample came in whose states are not finite
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
