@@ -156,10 +156,13 @@ class Backend(ABC):
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """What one token says inside a text; the vocabulary's own name for a piece of a character.
+    """What one token says inside a text; the vocabulary's own name for a piece of a character, and `<id>` for a token
+    that the tokenizer does not have.
 
     It is decoded behind itself, because some decoders strip the space that a text begins with.
     """
+    if not 0 <= token < len(tokenizer):
+        return f"<{token}>"
     alone = tokenizer.decode([token])
     text = tokenizer.decode([token, token])[len(alone) :]
     return str(tokenizer.convert_ids_to_tokens(token)) if "\N{REPLACEMENT CHARACTER}" in alone + text else text

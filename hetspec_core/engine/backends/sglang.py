@@ -244,6 +244,11 @@ class SGLangBackend(Backend):
         chunks = served.client.generate(prompt, sampling, request_id=request_id, stop_asked=watcher.stop_asked)
         try:
             for chunk in chunks:
+                if beyond := [token for token in chunk.tokens if not isinstance(token, int) or not 0 <= token < size]:
+                    raise DataError(
+                        f"{served.client.url} answered with token id {beyond[0]}; the base has {size} tokens",
+                        hint="it serves another model than the recipe's base",
+                    )
                 pen.take(chunk, speculates)
         except StageFailed as error:
             raise died_of(served, error) from error

@@ -36,7 +36,6 @@ from hetspec_core.engine.decoding.measure import (
 from hetspec_core.engine.stages.measured_prompts import OUTGROWN, Prompts, opening, turns_of
 from hetspec_core.engine.stages.served import draft_folder, sglang_backend
 from hetspec_core.errors import HetSpecError, SpecError
-from hetspec_core.spec import TreeSpec
 
 Metas = list[dict[str, Any]]
 
@@ -67,11 +66,12 @@ def measure_served(context: RunContext, prompts: Prompts) -> tuple[dict[str, Any
         if attached and folder:
             at = backend.served(spec.decoding.model_copy(update={"plain": False}))
             trees = (tree_of_flags(*at.facts.tree),) if at.facts.tree else trees[:1]
-        room = check_prompts(context, backend, prompts, trees)
         tracks = [Track(tree.label, spec.decoding.model_copy(update={"tree": tree, "plain": False})) for tree in trees]
         plain = Track(PLAIN, spec.decoding.model_copy(update={"plain": True}))
         has_plain = not folder or not attached or bool(spec.sglang.plain_url)
         ways = [plain, *tracks] if has_plain else tracks
+        first = None if spec.sglang.engine else backend.served(ways[0].decoding)
+        room = check_prompts(context, backend, prompts, ways, first)
         measurement = _Engine(context, backend) if spec.sglang.engine else _Servers(context, backend, room)
         questions: list[Question] = []
         metas: dict[str, Metas] = {}
@@ -99,8 +99,17 @@ def measure_served(context: RunContext, prompts: Prompts) -> tuple[dict[str, Any
         return {"plain": said, "trees": reports, "sglang": measurement.setup()}, questions
 
 
-def check_prompts(context: RunContext, backend: SGLangBackend, prompts: Prompts, trees: Sequence[TreeSpec]) -> int:
-    """Leave out the prompts that a server could not answer with each of these trees.
+def check_prompts(
+    context: RunContext, backend: SGLangBackend, prompts: Prompts, ways: Sequence[Track], served: Served | None = None
+) -> int:
+    """Leave out the prompts that a server could not answer in each of these ways.
+
+    Args:
+        context: the run.
+        backend: who asks.
+        prompts: what is checked.
+        ways: how they will be answered.
+        served: a server of the base, which knows its own context; absent for the offline engine.
 
     Returns:
         Tokens of the context that prompt and answer may have.
@@ -110,8 +119,10 @@ def check_prompts(context: RunContext, backend: SGLangBackend, prompts: Prompts,
     """
     facts = backend.facts()
     room = facts.context_tokens
-    if not context.spec.sglang.url:  # a server that is attached to has said what it keeps for its drafts
-        flags = [tree_flags(tree) for tree in trees]
+    if not context.spec.sglang.url:  # of a server that is attached to, what it keeps for its drafts is left out already
+        if served is not None:
+            room = min(room, served.facts.context_tokens or room)
+        flags = [tree_flags(way.decoding.tree) for way in ways if not way.decoding.plain]
         room -= max((max(steps * topk, tokens) for steps, topk, tokens in flags), default=0)
     prompts.check(context, backend.encode, room=room, vocab_size=facts.vocab_size, about=facts.name)
     return room

@@ -214,7 +214,7 @@ def _served(context: RunContext, ways: Sequence[Track], prompts: Prompts, *, fol
     limit = time.monotonic() + spec.tune.budget_s
     with sglang_backend(context) as backend:
         backend.use_draft(folder, "draft")
-        check_prompts(context, backend, prompts, spec.tune.trees)
+        check_prompts(context, backend, prompts, ways, backend.served(ways[0].decoding))
         ids = [backend.encode(each) for each in _openings(context, prompts)]
         done, total, round_s = 0, len(trials), 0.0
         for number in range(spec.tune.repeats):

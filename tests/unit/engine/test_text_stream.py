@@ -158,4 +158,5 @@ def test_a_single_token_keeps_the_space_it_begins_with() -> None:
     tokenizer = build("strips a space")
     names = ["▁return", "▁▁", "a", "<0x0A>", "<0xC3>", "<|end|>"]
     found = [token_text(tokenizer, tokenizer.convert_tokens_to_ids(name)) for name in names]
+    assert token_text(tokenizer, 10**12) == "<1000000000000>" and token_text(tokenizer, -1) == "<-1>"
     assert json.dumps(found) == json.dumps([" return", "  ", "a", "\n", "<0xC3>", "<|end|>"])
