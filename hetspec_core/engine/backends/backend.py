@@ -155,14 +155,24 @@ class Backend(ABC):
         """Free everything."""
 
 
+def token_name(tokenizer: Any, token: int) -> str:
+    """The vocabulary's own name of a token; `<id>` for one that the tokenizer does not have, or cannot name."""
+    names = getattr(tokenizer, "convert_ids_to_tokens", None)
+    try:
+        name = names(token) if names is not None else None
+    except (OverflowError, IndexError):
+        name = None
+    return f"<{token}>" if name is None else str(name)
+
+
 def token_text(tokenizer: Any, token: int) -> str:
-    """What one token says inside a text; the vocabulary's own name for a piece of a character, and `<id>` for a token
-    that the tokenizer does not have.
+    """What one token says inside a text; the vocabulary's own name for a piece of a character.
 
     It is decoded behind itself, because some decoders strip the space that a text begins with.
     """
-    if not 0 <= token < len(tokenizer):
-        return f"<{token}>"
-    alone = tokenizer.decode([token])
-    text = tokenizer.decode([token, token])[len(alone) :]
-    return str(tokenizer.convert_ids_to_tokens(token)) if "\N{REPLACEMENT CHARACTER}" in alone + text else text
+    try:
+        alone = tokenizer.decode([token])
+        text = tokenizer.decode([token, token])[len(alone) :]
+    except OverflowError:  # a number that no vocabulary has
+        return token_name(tokenizer, token)
+    return token_name(tokenizer, token) if not text or "\N{REPLACEMENT CHARACTER}" in alone + text else text

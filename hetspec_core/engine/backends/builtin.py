@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from hetspec_core.acceptance import StepCount
-from hetspec_core.engine.backends.backend import Backend, StepSeen, Watcher, Written, token_text
+from hetspec_core.engine.backends.backend import Backend, StepSeen, Watcher, Written, token_name, token_text
 from hetspec_core.engine.context import resolve_device, resolve_dtype, set_threads
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
@@ -152,7 +152,7 @@ class BuiltinBackend(Backend):
 
     def token_name(self, token: int) -> str:
         """As in `Backend`."""
-        return str(self.base.tokenizer.convert_ids_to_tokens(token))
+        return token_name(self.base.tokenizer, token)
 
     def calibrate(
         self, prompt: list[int], decoding: DecodingSpec, trees: Sequence[str], stop_asked: Callable[[], bool]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hetspec_core.engine.backends.backend import Backend, Capability, StepSeen, Watcher, Written, token_text
+from hetspec_core.engine.backends.backend import Backend, Capability, StepSeen, Watcher, Written, token_name, token_text
 from hetspec_core.engine.backends.sglang_client import SGLangClient, sampling_params
 from hetspec_core.engine.backends.sglang_counts import tree_of_flags
 from hetspec_core.engine.backends.sglang_export import ServedDraft
@@ -150,7 +150,7 @@ class SGLangBackend(Backend):
 
     def token_name(self, token: int) -> str:
         """As in `Backend`."""
-        return str(self._tokenizer.convert_ids_to_tokens(token))
+        return token_name(self._tokenizer, token)
 
     @property
     def fleet(self) -> Fleet:

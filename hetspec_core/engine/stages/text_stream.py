@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from hetspec_core.engine.backends.backend import Backend
+from hetspec_core.engine.backends.backend import Backend, token_name
 
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")  # the name of a byte token in SentencePiece's vocabularies
 _WINDOW = 64  # tokens that are decoded anew for every token, at most about so many
@@ -87,7 +87,7 @@ class TextStream:
                 return
 
     def _is_byte(self, token: int) -> bool:
-        return bool(_BYTE.fullmatch(str(self._tokenizer.convert_ids_to_tokens(token))))
+        return bool(_BYTE.fullmatch(token_name(self._tokenizer, token)))
 
     def _decode(self, tokens: list[int]) -> str:
         return self._tokenizer.decode(tokens, skip_special_tokens=True)
