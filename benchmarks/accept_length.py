@@ -48,7 +48,7 @@ def main() -> None:
     draft = load_draft(wanted.draft, base)
     template = ChatTemplate.for_tokenizer(base.tokenizer, spec.base.chat_template)
     prompts = []
-    for conversation in read_prompts(BenchSpec(prompts=f"{wanted.prompts}:{wanted.questions}")):
+    for conversation in read_prompts(BenchSpec(prompts=f"{wanted.prompts}:{wanted.questions}")).conversations:
         messages = conversation.with_system(spec.base.system_prompt).messages
         first = next(number for number, message in enumerate(messages) if message.role == "user")
         prompts.append(template.encode(messages[: first + 1], add_generation_prompt=True).input_ids)

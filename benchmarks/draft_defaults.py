@@ -132,7 +132,7 @@ def _variant(workbench: Workbench, wanted: argparse.Namespace, data: Path, optio
     draft = load_draft(paths.draft, base)
     template = ChatTemplate.for_tokenizer(base.tokenizer, spec.base.chat_template)
     prompts = []
-    for conversation in read_prompts(BenchSpec(prompts=wanted.prompts)):
+    for conversation in read_prompts(BenchSpec(prompts=wanted.prompts)).conversations:
         messages = conversation.with_system(spec.base.system_prompt).messages
         first = next(number for number, message in enumerate(messages) if message.role == "user")
         prompts.append(template.encode(messages[: first + 1], add_generation_prompt=True).input_ids)

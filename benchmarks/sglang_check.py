@@ -71,7 +71,8 @@ def main() -> int:
 
     tokenizer = load_tokenizer(spec.base)
     template = ChatTemplate.for_tokenizer(tokenizer, spec.base.chat_template)
-    for conversation in read_prompts(BenchSpec(prompts=f"{check.options.prompts}:{check.options.questions}")):
+    asked = read_prompts(BenchSpec(prompts=f"{check.options.prompts}:{check.options.questions}"))
+    for conversation in asked.conversations:
         messages = conversation.with_system(spec.base.system_prompt).messages
         first = next(number for number, message in enumerate(messages) if message.role == "user")
         check.prompts.append(template.encode(messages[: first + 1], add_generation_prompt=True).input_ids)

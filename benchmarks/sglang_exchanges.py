@@ -82,7 +82,7 @@ def _prompt(file: Path) -> list[int]:
     assert base is not None
     tokenizer = load_tokenizer(base)
     template = ChatTemplate.for_tokenizer(tokenizer, base.chat_template)
-    question = read_prompts(BenchSpec(prompts=f"{file}:1"))[0].user_turns[0]
+    question = read_prompts(BenchSpec(prompts=f"{file}:1")).conversations[0].user_turns[0]
     return template.encode([Message("user", question)], add_generation_prompt=True).input_ids[:64]
 
 

@@ -25,6 +25,7 @@ from hetspec_core.cli.options import (
 )
 from hetspec_core.cli.output import JsonFlag, console, launch, note, print_json
 from hetspec_core.errors import UsageError
+from hetspec_core.temperature import is_greedy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,6 +146,8 @@ def print_bench(result: dict[str, Any]) -> None:
         f"{setup['device']} ({setup['cpu']}, {setup['threads']} threads), torch {setup['torch']}, "
         f"transformers {setup['transformers']}"
     )
+    for reason, found in setup.get("left_out", {}).items():
+        _say(f"left out: {found['count']} {reason} ({found['named'][0]})")
     served = setup.get("sglang")
     if served is not None:
         _say(f"SGLang {served['version']}, {served['mode']} {served.get('url', '')}".rstrip())
@@ -249,7 +252,9 @@ def _say(text: str) -> None:
 
 def _sampling(sampling: dict[str, Any]) -> str:
     return (
-        "greedy" if sampling["temperature"] == 0 else f"temperature {sampling['temperature']}, seed {sampling['seed']}"
+        "greedy"
+        if is_greedy(sampling["temperature"])
+        else f"temperature {sampling['temperature']}, seed {sampling['seed']}"
     )
 
 

@@ -157,7 +157,8 @@ def merge(
         return
     console().print(
         f"{answer['samples']:,} samples, {answer['tokens']:,} tokens in {answer['folder']}"
-        + (f"; {answer['repeated']:,} samples were there more than once" if answer["repeated"] else ""),
+        + (f"; {answer['repeated']:,} samples were there more than once" if answer["repeated"] else "")
+        + _not_finite(answer["not_finite"]),
         soft_wrap=True,
     )
 
@@ -263,6 +264,14 @@ def _print_inspection(answer: dict[str, Any]) -> None:
         note("supervised tokens are " + ("in [[ ]]" if plain else "green"))
 
 
+def _not_finite(found: dict[str, str]) -> str:
+    """What to say of the samples that a merge left out."""
+    if not found:
+        return ""
+    name, where = next(iter(found.items()))
+    return f"; {len(found):,} samples have states that are not finite and are left out, the first is {name} ({where})"
+
+
 def _print_verification(answer: dict[str, Any]) -> None:
     from rich.text import Text
 
@@ -271,6 +280,8 @@ def _print_verification(answer: dict[str, Any]) -> None:
     out = console()
     for sentence in answer["damaged"]:
         out.print(Text(f"damaged: {sentence}", style="red"), soft_wrap=True)
+    for name, where in answer["not_finite"].items():
+        out.print(Text(f"states that are not finite: sample {name} ({where})", style="red"), soft_wrap=True)
     print_table(
         ("sample", "tokens", "cosine", "least of a token", "max error", ""),
         [

@@ -1,4 +1,4 @@
-"""`hetspec-core tune`: try tree shapes and batch sizes within a time budget, and say which are the fastest here."""
+"""`hetspec-core tune`: measure tree shapes and batch sizes within a time budget, and say which are the fastest."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ def tune(
     backend: BackendOption = None,
     tree: Annotated[list[str], typer.Option(help="Shape to try; may be repeated. A usual set when absent.")] = [],  # noqa: B006
     batch_size: Annotated[list[int], typer.Option(min=1, help="Prompts at once; may be repeated.")] = [],  # noqa: B006
+    repeats: Annotated[
+        int | None, typer.Option(min=1, help="Times that every shape answers every prompt, as far as the time allows.")
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Time for all of it; 15 when absent.")] = None,
     prompts: Annotated[str | None, typer.Option(help="MT-Bench form: FILE[:N] or shipped:NAME.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="First so many conversations.")] = None,
@@ -39,7 +42,7 @@ def tune(
     name: NameOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """Measure tree shapes and batch sizes by plan, and report the frontier and the best flags."""
+    """Measure tree shapes and batch sizes in turns, and report the frontier, and the fastest where they differ."""
     from hetspec_core.config import resolve
     from hetspec_core.service import Workbench
     from hetspec_core.service.drafts import find_draft
@@ -48,6 +51,7 @@ def tune(
         name=name,
         tune__trees=trees_of(tree),
         tune__batch_sizes=batch_size or None,
+        tune__repeats=repeats,
         tune__budget_s=None if minutes is None else 60 * minutes,
         bench__prompts=prompts,
         bench__limit=limit,
@@ -66,28 +70,41 @@ def tune(
 
 
 def print_tuning(result: dict[str, Any]) -> None:
-    """Print every trial and the best of each batch size."""
+    """Print every trial and the verdict of each batch size."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
+    for reason, found in result["prompts"]["left_out"].items():
+        _say(f"left out: {found['count']} {reason} ({found['named'][0]})")
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for number, column in enumerate(("tree", "batch", "tokens/s", "accept length", "frontier", "")):
-        table.add_column(Text(column), justify="left" if number in (0, 5) else "right", no_wrap=number < 5)
+    columns = ("tree", "batch", "tokens/s", "speedup", "95 %", "accept length", "turns", "frontier", "")
+    last = len(columns) - 1
+    for number, column in enumerate(columns):
+        table.add_column(Text(column), justify="left" if number in (0, last) else "right", no_wrap=number < last)
     for trial in result["trials"]:
         best = result["best"].get(str(trial["batch_size"]), {"frontier": ()})
+        interval = trial["speedup_interval"]
         cells = (
             trial["tree"],
             str(trial["batch_size"]),
             "-" if trial["tokens_per_s"] is None else f"{trial['tokens_per_s']:,.1f}",
+            "-" if trial["speedup"] is None else f"{trial['speedup']:.2f}",
+            "-" if interval is None or trial["tree"] == "plain" else f"{interval[0]:.2f}-{interval[1]:.2f}",
             "-" if trial["accept_length"] is None else f"{trial['accept_length']:.2f}",
+            str(trial["turns"]),
             "*" if trial["tree"] in best["frontier"] else "",
             trial["note"],
         )
         table.add_row(*map(Text, cells))
     console().print(table)
     for size, best in result["best"].items():
-        speedup = "" if best["speedup"] is None else f", {best['speedup']:.2f} times plain decoding"
-        speed = f"{best['tokens_per_s']:,.1f} tokens/s{speedup}"
-        line = f"batch {size}: {best['tree']} is the fastest ({speed}): {best['flags']}"
-        console().print(line, markup=False, highlight=False, soft_wrap=True)
+        if best["tree"] is None:
+            _say(f"batch {size}: {best['verdict']}")
+            _say(f"to tell them apart, {best['advice']}")
+        else:
+            _say(f"batch {size}: {best['verdict']}, {best['tokens_per_s']:,.1f} tokens/s: {best['flags']}")
+
+
+def _say(text: str) -> None:
+    console().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from hetspec_core.acceptance import StepCount
 from hetspec_core.events.models import ErrorInfo
 from hetspec_core.events.steps import TreeStep
+from hetspec_core.temperature import is_greedy
 
 PROTOCOL = 1
 """Version of the messages. A worker refuses another one; unknown keys are ignored on both sides."""
@@ -40,7 +41,7 @@ class ChatSettings(_Message):
         draft: directory of the draft; empty = plain decoding.
         draft_name: what it is called; never a path.
         tree: depth/top_k/num_draft_tokens.
-        temperature: 0 = greedy; `top_k` 0 and `top_p` 1 leave the distribution whole.
+        temperature: below 1e-6, 0 included, is greedy; `top_k` 0 and `top_p` 1 leave the distribution whole.
         seed: of the sampling.
         max_new_tokens: most tokens of an answer.
         ignore_eos: go on after a stop token.
@@ -65,6 +66,11 @@ class ChatSettings(_Message):
         if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
             raise ValueError(f"tree is {tree!r}; it needs depth/top_k/num_draft_tokens, e.g. 6/10/60")
         return tree
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return is_greedy(self.temperature)
 
     @property
     def plain(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from hetspec_core.spec._base import Spec
+from hetspec_core.temperature import is_greedy
 
 
 class TreeSpec(Spec):
@@ -55,16 +56,17 @@ class TreeSpec(Spec):
 
 
 class SamplingSpec(Spec):
-    """How the next token is taken from the base's distribution. Temperature 0 is greedy."""
+    """How the next token is taken from the base's distribution. A temperature below 1e-6, 0 included, is greedy."""
 
-    temperature: float = Field(default=0.0, ge=0, description="0 = greedy.")
+    temperature: float = Field(default=0.0, ge=0, description="0 = greedy, and so is anything below 1e-6.")
     top_k: int = Field(default=0, ge=0, description="Keep the k likeliest tokens; 0 = all.")
     top_p: float = Field(default=1.0, gt=0, le=1, description="Keep the smallest set of tokens with this mass.")
     seed: int = Field(default=0, ge=0, description="Seed of the sampling.")
 
     @property
     def greedy(self) -> bool:
-        return self.temperature == 0
+        """Whether the likeliest token is always taken."""
+        return is_greedy(self.temperature)
 
 
 class DecodingSpec(Spec):

@@ -17,4 +17,7 @@ class TuneSpec(Spec):
         default=tuple(TreeSpec.parse(shape) for shape in _SHAPES), min_length=1, description="Shapes to try, in order."
     )
     batch_sizes: tuple[int, ...] = Field(default=(1,), min_length=1, description="Prompts at once.")
+    repeats: int = Field(
+        default=3, gt=0, description="Times that every prompt is answered by every shape, as far as the time allows."
+    )
     budget_s: float = Field(default=900.0, gt=0, description="Seconds for all of it; what does not fit is left out.")

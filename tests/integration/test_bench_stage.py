@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from hetspec_core.cli.bench import print_bench
+from hetspec_core.cli.tune import print_tuning
 from hetspec_core.engine.context import open_context
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, save_draft
-from hetspec_core.engine.stages import bench, generate
+from hetspec_core.engine.stages import bench, generate, tune
 from hetspec_core.errors import CheckpointError, DataError, ModelError, NotFoundError
-from hetspec_core.events import Result, Text, read_events
+from hetspec_core.events import Log, Result, Text, read_events
 from hetspec_core.spec import (
     AlgorithmSpec,
     BaseSpec,
@@ -25,6 +26,7 @@ from hetspec_core.spec import (
     ResourcesSpec,
     RunSpec,
     TreeSpec,
+    TuneSpec,
 )
 from hetspec_core.spec.document import to_toml
 from tests.fakes.tiny_base import make_tiny_base
@@ -181,3 +183,107 @@ def test_only_the_conversations_of_the_named_ids_are_measured(tmp_path: Path, pa
     with pytest.raises(DataError, match="no conversation with id 7") as error:
         bench.run(open_context(run_folder(tmp_path / "other", pair, "bench", bench={"sample_ids": ("7",)})))
     assert "there are 1, 2" in error.value.hint
+
+
+def test_rows_that_cannot_be_read_are_counted_in_the_record_and_the_table(
+    tmp_path: Path, pair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_folder(tmp_path, pair, "bench", decoding={"plain": True})
+    lines = [
+        json.dumps(QUESTIONS[0]),
+        "{not json",
+        json.dumps({"question_id": 3, "turns": 7}),
+        json.dumps(QUESTIONS[1]),
+    ]
+    (tmp_path / "questions.jsonl").write_text("\n".join(lines) + "\n")
+    bench.run(open_context(folder))
+    result = result_of(folder)
+    assert result["setup"]["conversations"] == 2
+    found = result["setup"]["left_out"]["rows that cannot be read"]
+    assert found["count"] == 2 and [name.split(":")[0] for name in found["named"]] == ["line 2", "line 3"]
+    assert [text for text in warnings_of(folder) if "2 rows that cannot be read" in text and "line 2" in text]
+    print_bench(result)
+    assert "left out: 2 rows that cannot be read (line 2" in capsys.readouterr().out
+
+
+def test_prompts_that_do_not_fit_are_left_out_before_anything_is_measured(tmp_path: Path, pair) -> None:
+    folder = run_folder(tmp_path, pair, "bench", bench={"repeats": 1, "batch_size": 2})
+    context_tokens = pair[0].architecture.max_position_embeddings
+    long = "word " * context_tokens
+    rows = [QUESTIONS[1], {"question_id": "long one", "turns": [long]}, {"question_id": 4, "turns": ["Short.", long]}]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bench.run(open_context(folder))
+    setup = result_of(folder)["setup"]
+    assert (setup["conversations"], setup["questions"]) == (2, 3), "two turns of the first, one of the last"
+    found = setup["left_out"]["prompts longer than the context"]
+    assert found["count"] == 2
+    assert found["named"][0].startswith("long one: ") and found["named"][1].startswith("4, turn 2: ")
+    events, _ = read_events(folder / "events.jsonl", 0)
+    kinds = [event.type for event in events if isinstance(event, Log) or getattr(event, "task", "") == "bench"]
+    assert kinds.index("log") < kinds.index("progress"), "the warning comes first"
+    assert [text for text in warnings_of(folder) if "long one" in text]
+
+
+def test_a_turn_that_outgrows_the_context_ends_its_conversation_only(tmp_path: Path, pair) -> None:
+    """How long an answer gets is known when it is there: here it fills the context, and the second turn has no room."""
+    options = {"plain": True, "max_new_tokens": pair[0].architecture.max_position_embeddings, "ignore_eos": True}
+    folder = run_folder(tmp_path, pair, "bench", decoding=options, bench={"warmup": 0})
+    bench.run(open_context(folder))
+    setup = result_of(folder)["setup"]
+    assert (setup["conversations"], setup["questions"]) == (2, 2)
+    assert setup["left_out"]["later turns that outgrew the context"]["named"][0].startswith("2, turn 2: ")
+    assert [text for text in warnings_of(folder) if "outgrew" in text]
+
+
+def test_a_bench_of_prompts_that_are_all_too_long_is_refused(tmp_path: Path, pair) -> None:
+    folder = run_folder(tmp_path, pair, "bench")
+    long = "word " * pair[0].architecture.max_position_embeddings
+    (tmp_path / "questions.jsonl").write_text(json.dumps({"question_id": "x7", "turns": [long]}) + "\n")
+    with pytest.raises(DataError, match=r"no prompt of .* can be measured: prompts longer than the context: x7"):
+        bench.run(open_context(folder))
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_prompts_of_generate_are_checked_before_the_first_is_answered(tmp_path: Path, pair, plain: bool) -> None:
+    long = "word " * pair[0].architecture.max_position_embeddings
+    folder = run_folder(tmp_path, pair, "generate", decoding={"plain": plain}, prompts=("Who?", long))
+    with pytest.raises(DataError, match=r"prompt 2 has .* tokens; the context"):
+        generate.run(open_context(folder))
+    events, _ = read_events(folder / "events.jsonl", 0)
+    assert not [event for event in events if isinstance(event, Text)]
+
+
+def test_a_tuning_takes_turns_on_every_prompt(tmp_path: Path, pair, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"trees": (TreeSpec.parse("2/1/2"), TreeSpec.parse("3/2/5")), "batch_sizes": (1, 2), "repeats": 2}
+    folder = run_folder(tmp_path, pair, "tune", tune=TuneSpec(**options))
+    with (tmp_path / "questions.jsonl").open("a") as file:
+        file.write("no row\n" + json.dumps({"question_id": 3, "turns": ["Why?"]}) + "\n")
+    tune.run(open_context(folder))
+    result = result_of(folder)
+    order = [(trial["tree"], trial["batch_size"]) for trial in result["trials"]]
+    assert order == [(tree, size) for tree in ("plain", "2/1/2", "3/2/5") for size in (1, 2)]
+    assert [trial["turns"] for trial in result["trials"]] == [6, 4] * 3, "3 prompts twice, and 2 batches of them"
+    assert {trial["tokens"] for trial in result["trials"]} == {2 * 3 * 8}, "all ways answer the same prompts"
+    assert all(trial["speedup_interval"] for trial in result["trials"])
+    assert result["prompts"]["left_out"]["rows that cannot be read"]["count"] == 1
+    assert set(result["best"]) == {"1", "2"}
+    for best in result["best"].values():
+        assert (best["tree"] is None) == ("no difference was measured" in best["verdict"]) == bool(best["advice"])
+    print_tuning(result)
+    printed = capsys.readouterr().out
+    assert "left out: 1 rows that cannot be read (line 3" in printed
+    assert all(best["verdict"] in printed for best in result["best"].values())
+
+
+def test_a_tuning_without_time_names_what_was_not_tried_and_no_winner(tmp_path: Path, pair) -> None:
+    folder = run_folder(tmp_path, pair, "tune", tune=TuneSpec(trees=(TreeSpec.parse("2/1/2"),), budget_s=1e-6))
+    tune.run(open_context(folder))
+    result = result_of(folder)
+    assert [trial["turns"] for trial in result["trials"]] == [1, 0]
+    assert result["trials"][1]["note"] == "the time budget was spent"
+    assert result["best"]["1"]["tree"] is None and "only plain was measured" in result["best"]["1"]["verdict"]
+
+
+def warnings_of(folder: Path) -> list[str]:
+    events, _ = read_events(folder / "events.jsonl", 0)
+    return [event.message for event in events if isinstance(event, Log) and event.level == "warning"]

@@ -258,6 +258,25 @@ def test_tuning_names_the_fastest_and_what_the_budget_left_out(pair: Pair, site:
     assert all(trial["tokens_per_s"] > 0 for trial in result["trials"])
 
 
+@pytest.mark.parametrize("stage", [bench, tune])
+def test_prompts_that_a_server_has_no_room_for_are_left_out_before_anything_is_measured(
+    pair: Pair, site: Path, tmp_path: Path, stage: Any
+) -> None:
+    """The fake's context is 500 tokens, a little less than the base's: the server's own word counts."""
+    folder = run_folder(tmp_path, pair, site, stage.__name__.rpartition(".")[2], tune=TuneSpec(trees=(CHAIN,)))
+    with (tmp_path / "questions.jsonl").open("a") as file:
+        file.write("[[\n" + json.dumps({"question_id": "long", "turns": ["a " * 1000]}) + "\n")
+    with open_context(folder) as context:
+        stage.run(context)
+    result = result_of(folder)
+    left_out = result["setup"]["left_out"] if stage is bench else result["prompts"]["left_out"]
+    assert {reason: found["count"] for reason, found in left_out.items()} == {
+        "rows that cannot be read": 1,
+        "prompts longer than the context": 1,
+    }
+    assert "has a context of 496" in left_out["prompts longer than the context"]["named"][0]
+
+
 def test_a_spent_budget_is_said_and_nothing_is_guessed(pair: Pair, site: Path, tmp_path: Path) -> None:
     folder = run_folder(tmp_path, pair, site, "tune", tune=TuneSpec(trees=(CHAIN,), budget_s=1e-3))
     with open_context(folder) as context:

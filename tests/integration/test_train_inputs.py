@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from hetspec_core.engine.data.hidden_states import open_store
+from hetspec_core.engine.data.hidden_states import HiddenStateWriter, open_store
 from hetspec_core.engine.data.manifest import MANIFEST_NAME
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, save_draft
 from hetspec_core.engine.stages.train import run
+from hetspec_core.engine.training.samples import select_samples
+from hetspec_core.engine.training.state import TrainingState
 from hetspec_core.errors import (
     CheckpointError,
     CorruptFileError,
@@ -249,3 +253,66 @@ def test_eagles_files_are_trained_on_where_they_lie(data: Data, tmp_path: Path) 
     assert json.loads(paths.result.read_text())["data"]["step"] == 3
     said = [event.message for event in events_of(paths) if isinstance(event, Log)]
     assert any("does not say of which base" in message for message in said)
+
+
+def changed(data: Data, folder: Path, name: str, change: Callable[[Any], None]) -> Path:
+    """The store with one sample changed."""
+    store = open_store([data.store])
+    with HiddenStateWriter(folder, store.identity, about={}) as writer:
+        for number in range(len(store)):
+            sample = store[number]
+            sample = replace(sample, input_ids=sample.input_ids.clone(), hidden=sample.hidden.clone())
+            if sample.id == name:
+                change(sample)
+            writer.add(sample)
+    return folder
+
+
+def broken_state(sample: Any) -> None:
+    sample.hidden[3, 5] = torch.inf
+
+
+def held_out_of(data: Data, folder: Path) -> list[str]:
+    """Names of the samples that a run of the defaults holds out."""
+    store = open_store([data.store])
+    spec = tiny_run_spec(data.spec, [data.store])
+    chosen = select_samples(store, None, spec.training, lambda sentence: None)
+    return [store.ids[index] for index in chosen.held_out]
+
+
+def test_training_names_a_sample_whose_states_are_not_finite(data: Data, tmp_path: Path) -> None:
+    held_out = held_out_of(data, tmp_path)
+    name = next(each for each in open_store([data.store]).ids if each not in held_out)
+    store = changed(data, tmp_path / "store", name, broken_state)
+    with pytest.raises(RunError, match=rf"sample {name} .*final state, token 3.* not finite") as caught:
+        train(tmp_path, tiny_run_spec(data.spec, [store], log_every=5, save_every=100))
+    assert "the learning rate (training.optimizer.lr) is not the cause" in caught.value.hint
+
+
+def test_a_held_out_sample_whose_states_are_not_finite_is_not_evaluated_on(data: Data, tmp_path: Path) -> None:
+    name = held_out_of(data, tmp_path)[0]
+    store = changed(data, tmp_path / "store", name, broken_state)
+    paths = train(tmp_path, tiny_run_spec(data.spec, [store], max_steps=4))
+    events = events_of(paths)
+    assert [event for event in events if isinstance(event, Log) and event.level == "warning" and name in event.message]
+    losses = [
+        event.values["eval/loss"] for event in events if isinstance(event, Metric) and "eval/loss" in event.values
+    ]
+    assert losses and all(loss is not None for loss in losses)
+
+
+def test_a_sample_with_a_token_that_the_base_does_not_have_is_refused(data: Data, tmp_path: Path) -> None:
+    def beyond(sample: Any) -> None:
+        sample.input_ids[1] = 48
+
+    store = changed(data, tmp_path / "store", open_store([data.store]).ids[4], beyond)
+    with pytest.raises(DataError, match=r"sample sample-0-4 of .* has token id 48; tiny has 48 tokens"):
+        train(tmp_path, tiny_run_spec(data.spec, [store], draft={"vocab_size": 24}))
+
+
+@pytest.mark.parametrize(("score", "loss"), [(math.nan, 1.0), (9.0, math.nan), (math.inf, 1.0), (9.0, -math.inf)])
+def test_an_evaluation_that_is_not_finite_is_never_the_best(score: float, loss: float) -> None:
+    assert not TrainingState().is_better(score, loss)
+    assert not TrainingState(best_step=4, best_score=1.5, best_loss=3.0).is_better(score, loss)
+    old = TrainingState(best_step=4, best_score=score, best_loss=loss)  # of a checkpoint that took it
+    assert old.is_better(1.5, 3.0)

@@ -132,6 +132,10 @@ class Backend(ABC):
     def text(self, tokens: Sequence[int]) -> str:
         """The text of tokens, special ones left out."""
 
+    def token_name(self, token: int) -> str:
+        """The vocabulary's own name of a token; empty where the backend cannot tell."""
+        return ""
+
     @abstractmethod
     def answer(self, prompt: list[int], decoding: DecodingSpec, watcher: Watcher) -> Written:
         """Answer a prompt by base and present draft.
@@ -149,3 +153,26 @@ class Backend(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free everything."""
+
+
+def token_name(tokenizer: Any, token: int) -> str:
+    """The vocabulary's own name of a token; `<id>` for one that the tokenizer does not have, or cannot name."""
+    names = getattr(tokenizer, "convert_ids_to_tokens", None)
+    try:
+        name = names(token) if names is not None else None
+    except (OverflowError, IndexError):
+        name = None
+    return f"<{token}>" if name is None else str(name)
+
+
+def token_text(tokenizer: Any, token: int) -> str:
+    """What one token says inside a text; the vocabulary's own name for a piece of a character.
+
+    It is decoded behind itself, because some decoders strip the space that a text begins with.
+    """
+    try:
+        alone = tokenizer.decode([token])
+        text = tokenizer.decode([token, token])[len(alone) :]
+    except OverflowError:  # a number that no vocabulary has
+        return token_name(tokenizer, token)
+    return token_name(tokenizer, token) if not text or "\N{REPLACEMENT CHARACTER}" in alone + text else text

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from hetspec_core.acceptance import StepCount
-from hetspec_core.engine.backends.backend import Backend, StepSeen, Watcher, Written
+from hetspec_core.engine.backends.backend import Backend, StepSeen, Watcher, Written, token_name, token_text
 from hetspec_core.engine.context import resolve_device, resolve_dtype, set_threads
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
@@ -147,12 +147,12 @@ class BuiltinBackend(Backend):
         """What one token says; the vocabulary's own name for a piece of a character."""
         text = self._texts.get(token)
         if text is None:
-            tokenizer = self.base.tokenizer
-            text = tokenizer.decode([token])
-            if "\N{REPLACEMENT CHARACTER}" in text:
-                text = str(tokenizer.convert_ids_to_tokens(token))
-            self._texts[token] = text
+            text = self._texts[token] = token_text(self.base.tokenizer, token)
         return text
+
+    def token_name(self, token: int) -> str:
+        """As in `Backend`."""
+        return token_name(self.base.tokenizer, token)
 
     def calibrate(
         self, prompt: list[int], decoding: DecodingSpec, trees: Sequence[str], stop_asked: Callable[[], bool]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hetspec_core.engine.backends.backend import Backend, Capability, StepSeen, Watcher, Written
+from hetspec_core.engine.backends.backend import Backend, Capability, StepSeen, Watcher, Written, token_name, token_text
 from hetspec_core.engine.backends.sglang_client import SGLangClient, sampling_params
 from hetspec_core.engine.backends.sglang_counts import tree_of_flags
 from hetspec_core.engine.backends.sglang_export import ServedDraft
@@ -145,11 +145,12 @@ class SGLangBackend(Backend):
         """What one token says; the vocabulary's own name for a piece of a character."""
         text = self._texts.get(token)
         if text is None:
-            text = self._tokenizer.decode([token])
-            if "\N{REPLACEMENT CHARACTER}" in text:
-                text = str(self._tokenizer.convert_ids_to_tokens(token))
-            self._texts[token] = text
+            text = self._texts[token] = token_text(self._tokenizer, token)
         return text
+
+    def token_name(self, token: int) -> str:
+        """As in `Backend`."""
+        return token_name(self._tokenizer, token)
 
     @property
     def fleet(self) -> Fleet:
@@ -219,6 +220,13 @@ class SGLangBackend(Backend):
         facts = served.facts
         # SGLang refuses a request that could overrun its context, instead of ending the answer there.
         room = (facts.context_tokens or self._base_context) - facts.reserved_tokens - len(prompt)
+        size = self._need_base().architecture.vocab_size
+        if not 0 <= min(prompt, default=0) <= max(prompt, default=0) < size:
+            wrong = next(token for token in prompt if not 0 <= token < size)
+            raise DataError(
+                f"the prompt has token id {wrong}; the base has {size} tokens",
+                hint="use the tokenizer that belongs to the base",
+            )
         if room < 1:
             kept = f" besides the {facts.reserved_tokens} tokens that SGLang keeps for drafts" * facts.speculates
             raise DataError(
@@ -236,6 +244,11 @@ class SGLangBackend(Backend):
         chunks = served.client.generate(prompt, sampling, request_id=request_id, stop_asked=watcher.stop_asked)
         try:
             for chunk in chunks:
+                if beyond := [token for token in chunk.tokens if not isinstance(token, int) or not 0 <= token < size]:
+                    raise DataError(
+                        f"{served.client.url} answered with token id {beyond[0]}; the base has {size} tokens",
+                        hint="it serves another model than the recipe's base",
+                    )
                 pen.take(chunk, speculates)
         except StageFailed as error:
             raise died_of(served, error) from error

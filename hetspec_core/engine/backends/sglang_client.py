@@ -317,7 +317,7 @@ class SGLangClient:
 def sampling_params(sampling: SamplingSpec, max_new_tokens: int, *, ignore_eos: bool) -> dict[str, Any]:
     """Sampling in SGLang's words."""
     found: dict[str, Any] = {
-        "temperature": sampling.temperature,
+        "temperature": 0.0 if sampling.greedy else sampling.temperature,
         "max_new_tokens": max_new_tokens,
         "ignore_eos": ignore_eos,
     }

@@ -67,8 +67,8 @@ def capture(
     *,
     tokens_per_batch: int,
     on_batch: Callable[[int, int], None] = lambda samples, tokens: None,
-) -> None:
-    """Run items through the base and add them to the store.
+) -> dict[str, str]:
+    """Run items through the base and add them to the store. A sample whose states are not finite is not stored.
 
     Args:
         base: the model.
@@ -77,6 +77,9 @@ def capture(
         tokens_per_batch: most tokens of a padded batch.
         on_batch: called after each forward with (samples, tokens) of the batch. It may raise to stop; what was captured
             by then is written.
+
+    Returns:
+        Id of each sample that was not stored -> where its first state is that is not finite.
 
     Raises:
         ResourceError: the disk is full; what was written before is intact.
@@ -97,8 +100,9 @@ def capture(
                     *((layer, output.layers[layer]) for layer in identity.layers),
                 ]
             }
-            background.put(_to_host(batch, packed, side))
+            background.put(_to_host(batch, packed, _finite_rows(packed), side))
             on_batch(len(batch), sum(len(item.input_ids) for item in batch))
+    return background.not_finite
 
 
 @dataclass(frozen=True)
@@ -108,30 +112,32 @@ class _Job:
     Attributes:
         batch: its items.
         states: [sum of lengths, H] on the host by layer; None is the final state.
+        finite: [sum of lengths] bool, whether all states of a token are finite.
         ready: set on the device when the copy is done; None on a CPU.
     """
 
     batch: list[CaptureItem]
     states: dict[int | None, Tensor]
+    finite: Tensor
     ready: Any
 
-    def samples(self) -> list[Sample]:
+    def samples(self) -> list[tuple[Sample, bool]]:
+        """Each sample, and whether its states are finite."""
         if self.ready is not None:
             self.ready.synchronize()
-        found: list[Sample] = []
+        found: list[tuple[Sample, bool]] = []
         start = 0
         for item in self.batch:
             rows = slice(start, start + len(item.input_ids))
             start = rows.stop
-            found.append(
-                Sample(
-                    id=item.id,
-                    input_ids=torch.tensor(item.input_ids, dtype=torch.int32),
-                    assistant_mask=torch.tensor(item.assistant_mask),
-                    hidden=self.states[None][rows],
-                    layers={layer: state[rows] for layer, state in self.states.items() if layer is not None},
-                )
+            sample = Sample(
+                id=item.id,
+                input_ids=torch.tensor(item.input_ids, dtype=torch.int32),
+                assistant_mask=torch.tensor(item.assistant_mask),
+                hidden=self.states[None][rows],
+                layers={layer: state[rows] for layer, state in self.states.items() if layer is not None},
             )
+            found.append((sample, bool(self.finite[rows].all())))
         return found
 
 
@@ -140,9 +146,13 @@ class BackgroundWriter:
 
     On leaving the block without an error everything is written. On leaving it with one, what was captured is written
     as well if it can be, and the error goes on.
+
+    Attributes:
+        not_finite: id of each sample that was not written -> where a state of it is not finite.
     """
 
     def __init__(self, writer: HiddenStateWriter) -> None:
+        self.not_finite: dict[str, str] = {}
         self._writer = writer
         self._jobs: queue.Queue[_Job | None] = queue.Queue(_QUEUED_BATCHES)
         self._error: BaseException | None = None
@@ -162,8 +172,11 @@ class BackgroundWriter:
             if self._error is not None:
                 continue  # keep taking, so that nobody waits for ever
             try:
-                for sample in job.samples():
-                    self._writer.add(sample)
+                for sample, finite in job.samples():
+                    if finite:
+                        self._writer.add(sample)
+                    else:
+                        self.not_finite[sample.id] = sample.not_finite()
             except BaseException as error:
                 self._error = error
 
@@ -202,10 +215,15 @@ def _pack(state: Tensor, rows: Tensor, dtype: torch.dtype) -> Tensor:
     return state.flatten(0, 1).index_select(0, rows).to(dtype)
 
 
-def _to_host(batch: list[CaptureItem], packed: dict[int | None, Tensor], side: Any) -> _Job:
+def _finite_rows(packed: dict[int | None, Tensor]) -> Tensor:
+    """[number of rows] bool: whether every state of the row is finite, after the conversion to the stored type."""
+    return torch.stack([state.isfinite().all(-1) for state in packed.values()]).all(0)
+
+
+def _to_host(batch: list[CaptureItem], packed: dict[int | None, Tensor], finite: Tensor, side: Any) -> _Job:
     """Start copying to pinned memory on a stream of its own, so that the next forward need not wait."""
     if side is None:
-        return _Job(batch, packed, None)
+        return _Job(batch, packed, finite, None)
     side.wait_stream(torch.cuda.current_stream(side.device))
     states: dict[int | None, Tensor] = {}
     with torch.cuda.stream(side):
@@ -213,6 +231,9 @@ def _to_host(batch: list[CaptureItem], packed: dict[int | None, Tensor], side: A
             states[layer] = torch.empty(state.shape, dtype=state.dtype, pin_memory=True)
             states[layer].copy_(state, non_blocking=True)
             state.record_stream(side)
+        finite_here = torch.empty(finite.shape, dtype=finite.dtype, pin_memory=True)
+        finite_here.copy_(finite, non_blocking=True)
+        finite.record_stream(side)
         ready = torch.cuda.Event()
         ready.record(side)
-    return _Job(batch, states, ready)
+    return _Job(batch, states, finite_here, ready)

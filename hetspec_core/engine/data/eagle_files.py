@@ -3,7 +3,7 @@
 A file holds `input_ids` [T], `hidden_state` [T, H] (after the final norm) and `loss_mask` [T] (which tokens are the
 assistant's), each perhaps with a leading batch of one. Nothing is unpickled but plain tensors. The files do not say of
 which base they are. Lengths are needed before anything is trained on, so every file is looked into once, and what was
-seen is kept in the cache.
+seen is kept in the cache. A file whose states are not finite is left out.
 
 It gives samples as `HiddenStateStore` does; it knows no manifest.
 """
@@ -40,8 +40,11 @@ class EagleFiles:
     Args:
         folders: in order; each is searched to its bottom.
 
+    Attributes:
+        not_finite: file of each sample that was left out -> where its first state is that is not finite.
+
     Raises:
-        DataError: there are no files, or they are of different bases.
+        DataError: there are no files, none has finite states, or they are of different bases.
         CorruptFileError: a file is damaged or holds something else.
     """
 
@@ -51,14 +54,24 @@ class EagleFiles:
         self.lengths: list[int] = []
         self.supervised: list[int] = []
         self._files: list[Path] = []
+        self.not_finite: dict[str, str] = {}
         sizes: set[tuple[int, str]] = set()
         for folder in self.folders:
             for file, seen in _look_into(folder):
+                if seen["not_finite"]:
+                    self.not_finite[f"{folder.name}/{file.relative_to(folder)}"] = seen["not_finite"]
+                    continue
                 self.ids.append(f"{folder.name}/{file.relative_to(folder)}")
                 self._files.append(file)
                 self.lengths.append(seen["length"])
                 self.supervised.append(seen["supervised"])
                 sizes.add((seen["hidden_size"], seen["dtype"]))
+        if self.not_finite and not self._files:
+            name, where = next(iter(self.not_finite.items()))
+            raise DataError(
+                f"none of the {len(self.not_finite)} files has finite states: {name}, {where}",
+                hint="generate them again in a number type that the base does not overflow",
+            )
         if not self._files:
             raise DataError(f"no {SUFFIX} files in {', '.join(map(str, folders))}")
         if len(sizes) > 1:
@@ -82,13 +95,16 @@ class EagleFiles:
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self.ids):
             raise IndexError(f"sample {index} of a dataset of {len(self.ids)}")
-        found = _read(self._files[index])
-        return Sample(
-            id=self.ids[index],
-            input_ids=found["input_ids"].to(torch.int32),
-            assistant_mask=found["loss_mask"].bool(),
-            hidden=found["hidden_state"],
-        )
+        return _sample(self.ids[index], _read(self._files[index]))
+
+
+def _sample(name: str, found: dict[str, Tensor]) -> Sample:
+    return Sample(
+        id=name,
+        input_ids=found["input_ids"].to(torch.int32),
+        assistant_mask=found["loss_mask"].bool(),
+        hidden=found["hidden_state"],
+    )
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -109,7 +125,7 @@ def _look_into(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         stat = file.stat()
         key, stamp = str(file.relative_to(folder)), [stat.st_size, stat.st_mtime_ns]
         before = known.get(key) if isinstance(known, dict) else None
-        if before is not None and before.get("stamp") == stamp:
+        if before is not None and before.get("stamp") == stamp and "not_finite" in before:
             seen[key] = before
             continue
         found = _read(file)
@@ -119,6 +135,7 @@ def _look_into(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
             "supervised": count_supervised(found["loss_mask"].bool()),
             "hidden_size": int(found["hidden_state"].shape[1]),
             "dtype": _NAMES[found["hidden_state"].dtype],
+            "not_finite": _sample(str(file), found).not_finite(),
         }
     if seen != known and seen:
         cache.parent.mkdir(parents=True, exist_ok=True)

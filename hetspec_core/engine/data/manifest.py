@@ -20,6 +20,7 @@ from hetspec_core.paths import RunPaths, write_atomic
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"  # beside the manifest: samples can be read as text without the base
 STORE_SCHEMA = 1
+STATES_CHECKED = "states_are_finite"  # in `about`: no sample came in whose states are not finite
 
 
 class _Record(BaseModel):

@@ -1,7 +1,8 @@
 """Merging stores: `python -m hetspec_core.engine.data.merge DEST SRC...`.
 
 Shards are hard-linked where the file system can do that (they are written once, so sharing them is safe), else copied.
-A sample that several stores have is taken once. The result appears whole or not at all. No tensor is touched.
+A sample that several stores have is taken once, and one whose states are not finite is left out; stores that were made
+before such samples were kept out are read through for that. The result appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
 from hetspec_core.engine.data.command import answer
 from hetspec_core.engine.data.manifest import (
+    STATES_CHECKED,
     TOKENIZER_FOLDER,
     Manifest,
     ShardEntry,
@@ -38,7 +40,8 @@ def merge(destination: Path, sources: Sequence[Path]) -> dict[str, Any]:
         sources: stores, or run folders that hold one; in this order.
 
     Returns:
-        Counts of the result, and how many samples were there more than once.
+        Counts of the result, how many samples were there more than once, and `not_finite`: id of each sample that was
+        left out -> where its first state is that is not finite.
 
     Raises:
         NotFoundError: a source has no manifest.
@@ -63,7 +66,12 @@ def merge(destination: Path, sources: Sequence[Path]) -> dict[str, Any]:
     destination.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
     try:
-        merged, repeated = _fill(staging, folders, manifests)
+        broken = _not_finite(folders, manifests)
+        merged, repeated = _fill(staging, folders, manifests, broken)
+        if broken and not merged.counts.samples:
+            raise DataError(
+                f"no sample of {', '.join(map(str, folders))} has finite states", hint="generate the datasets again"
+            )
         staging.chmod(0o755)
         staging.rename(destination)
         sync_folder(destination.parent)
@@ -71,17 +79,36 @@ def merge(destination: Path, sources: Sequence[Path]) -> dict[str, Any]:
         raise disk_error(error, destination) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return {"folder": str(destination), "repeated": repeated, **merged.counts.model_dump()}
+    return {"folder": str(destination), "repeated": repeated, "not_finite": broken, **merged.counts.model_dump()}
 
 
-def _fill(staging: Path, folders: Sequence[Path], manifests: Sequence[Manifest]) -> tuple[Manifest, int]:
+def _not_finite(folders: Sequence[Path], manifests: Sequence[Manifest]) -> dict[str, str]:
+    """Samples whose states are not finite, of the stores whose maker did not look."""
+    unchecked = [folder for folder, each in zip(folders, manifests, strict=True) if not each.about.get(STATES_CHECKED)]
+    found: dict[str, str] = {}
+    if not unchecked:
+        return found
+    from hetspec_core.engine.data.hidden_states import HiddenStateStore  # seconds of torch that few merges need
+
+    for folder in unchecked:
+        store = HiddenStateStore([folder])
+        for number in range(len(store)):
+            if where := store[number].not_finite():
+                found[store.ids[number]] = where
+    return found
+
+
+def _fill(
+    staging: Path, folders: Sequence[Path], manifests: Sequence[Manifest], broken: Container[str]
+) -> tuple[Manifest, int]:
     seen: set[str] = set()
     shards: list[ShardEntry] = []
     repeated = 0
     for folder, manifest in zip(folders, manifests, strict=True):
         for shard in manifest.shards:
-            rows = [row for row, name in enumerate(shard.ids) if name not in seen]
-            repeated += len(shard.ids) - len(rows)
+            whole = [row for row, name in enumerate(shard.ids) if name not in broken]
+            rows = [row for row in whole if shard.ids[row] not in seen]
+            repeated += len(whole) - len(rows)
             seen.update(shard.ids)
             if not rows:
                 continue
@@ -98,7 +125,7 @@ def _fill(staging: Path, folders: Sequence[Path], manifests: Sequence[Manifest])
                     }
                 )
             )
-    about = {**manifests[0].about, "merged_from": [str(folder.absolute()) for folder in folders]}
+    about = {**manifests[0].about, STATES_CHECKED: True, "merged_from": [str(folder.absolute()) for folder in folders]}
     merged = manifests[0].model_copy(update={"about": about}).with_shards(tuple(shards))
     write_manifest(staging, merged)
     tokenizer = next((folder / TOKENIZER_FOLDER for folder in folders if (folder / TOKENIZER_FOLDER).is_dir()), None)

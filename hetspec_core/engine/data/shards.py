@@ -63,6 +63,14 @@ class Sample:
     hidden: Tensor
     layers: dict[int, Tensor] = field(default_factory=dict)
 
+    def not_finite(self) -> str:
+        """Where the first infinity or NaN among the states is (`final state, token 5`); empty when there is none."""
+        for name, state in [("final state", self.hidden), *((f"layer {i}", s) for i, s in self.layers.items())]:
+            wrong = ~state.isfinite().all(-1)
+            if wrong.any():
+                return f"{name}, token {int(wrong.nonzero()[0])}"
+        return ""
+
 
 def count_supervised(assistant_mask: Sequence[bool] | Tensor) -> int:
     """Assistant tokens that a draft can be asked to predict: those from x_2 on."""

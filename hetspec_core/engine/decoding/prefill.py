@@ -23,10 +23,18 @@ def answer_limit(base: BaseLM, prompt: list[int], max_new_tokens: int) -> tuple[
     """Tokens that an answer to this prompt may have, and why not more.
 
     Raises:
-        DataError: the prompt is empty, or leaves no room in the base's context.
+        DataError: the prompt is empty, leaves no room in the base's context, or has a token that the base's embedding
+            has no row for.
     """
     if not prompt:
         raise DataError("the prompt has no token", hint="give it some text")
+    rows = base.ends.embedding_rows
+    if not 0 <= min(prompt) <= max(prompt) < rows:
+        wrong = next(token for token in prompt if not 0 <= token < rows)
+        raise DataError(
+            f"the prompt has token id {wrong}; the embedding of {base.name} has {rows} rows",
+            hint="the tokenizer has tokens that the base was not made with: use the tokenizer that belongs to the base",
+        )
     room = base.max_length - len(prompt)
     if room < 1:
         raise DataError(

@@ -12,10 +12,14 @@ from torch import Tensor
 
 from hetspec_core.spec import SamplingSpec
 
+_SMALLEST = 1e-30  # far from float32's subnormal numbers, which may be flushed to 0
+
 
 def process_logits(logits: Tensor, sampling: SamplingSpec) -> Tensor:
     """Probabilities [..., V] float32 after temperature, top-k and top-p (in this order). Not for greedy settings."""
-    logits = logits.float() / sampling.temperature
+    logits = logits.float()
+    # Relative to the likeliest one first: divided by a small temperature alone, several logits would be infinite.
+    logits = (logits - logits.amax(-1, keepdim=True)) / max(sampling.temperature, _SMALLEST)
     if 0 < sampling.top_k < logits.shape[-1]:
         floor = logits.topk(sampling.top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < floor, -torch.inf)
@@ -43,7 +47,7 @@ class Sampler:
     """Chooses tokens for a batch of rows.
 
     Args:
-        sampling: temperature, top-k, top-p and seed; temperature 0 is greedy.
+        sampling: temperature, top-k, top-p and seed; a temperature below 1e-6 is greedy.
         row_seeds: one number per row, so that a row's randomness does not depend on its neighbours.
         max_positions: positions of an answer that can be asked for.
         device: of the logits.

@@ -55,6 +55,12 @@ class FrozenEnds:
         return self.head.weight.shape[0]
 
     @property
+    def embedding_rows(self) -> int:
+        """Token ids that can be embedded are below this; it may differ from the head's rows."""
+        weight: Tensor = self.embedding.weight  # type: ignore[assignment] - every embedding has one
+        return weight.shape[0]
+
+    @property
     def hidden_size(self) -> int:
         return self.head.weight.shape[1]
 

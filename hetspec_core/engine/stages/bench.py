@@ -10,7 +10,6 @@ from typing import Any
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Conversation, Message
-from hetspec_core.engine.data.reading import read_conversations
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.decoding.measure import (
     PLAIN,
@@ -25,21 +24,21 @@ from hetspec_core.engine.decoding.measure import (
 from hetspec_core.engine.machine import machine_facts, peak_memory_bytes
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.stages.measured_prompts import OUTGROWN, Prompts, opening, read_prompts, turns_of
 from hetspec_core.engine.stages.models import load_pair
-from hetspec_core.errors import DataError, SpecError
-from hetspec_core.spec import BenchSpec, DatasetSpec
+from hetspec_core.errors import SpecError
 
 
 def run(context: RunContext) -> None:
     """Measure and say the result, as an event and in `result.json`.
 
     Raises:
-        DataError: no prompt is left after the filters, or one does not fit the context.
+        DataError: no prompt is left that can be read and fits the context.
     """
     spec = context.spec
-    conversations = read_prompts(spec.bench)
+    prompts = read_prompts(spec.bench)
     if spec.backend == "sglang":
-        _run_served(context, conversations)
+        _run_served(context, prompts)
         return
     base, draft = load_pair(context)
     if draft is None and not spec.decoding.plain:
@@ -47,12 +46,19 @@ def run(context: RunContext) -> None:
             "a bench needs a draft", hint="give one: --draft RUN_OR_DIR; or --plain measures the base alone"
         )
     template = ChatTemplate.for_tokenizer(base.tokenizer, spec.base.chat_template)
+    prompts.check(
+        context,
+        lambda messages: template.encode(messages, add_generation_prompt=True).input_ids,
+        room=base.max_length,
+        vocab_size=base.ends.embedding_rows,
+        about=base.name,
+    )
     tracks = [Track(PLAIN, spec.decoding.model_copy(update={"plain": True}))]
     for tree in spec.bench.trees if draft is not None else ():
         tracks.append(Track(tree.label, spec.decoding.model_copy(update={"tree": tree, "plain": False})))
 
-    _warm_up(context, base, draft, template, conversations, tracks)
-    questions = _measure(context, base, draft, template, conversations, tracks)
+    _warm_up(context, base, draft, template, prompts.conversations, tracks)
+    questions = _measure(context, base, draft, template, prompts, tracks)
     plain, *speculative = tracks
     reports = []
     for track in speculative:
@@ -64,7 +70,7 @@ def run(context: RunContext) -> None:
     context.result(
         "bench",
         {
-            "setup": _setup(context, base, draft, template, questions, conversations),
+            "setup": _setup(context, base, draft, template, questions, prompts),
             "plain": plain_report(plain),
             "trees": reports,
         },
@@ -73,12 +79,12 @@ def run(context: RunContext) -> None:
         context.metric(0, {"accept_length": reports[0]["accept_length"], "speedup": reports[0]["speedup"]})
 
 
-def _run_served(context: RunContext, conversations: list[Conversation]) -> None:
+def _run_served(context: RunContext, prompts: Prompts) -> None:
     """The same by SGLang. What is not known from outside (parameters, peak memory) is left out of the setting."""
     from hetspec_core.engine.stages.bench_sglang import measure_served
 
     spec = context.spec
-    found, questions = measure_served(context, conversations)
+    found, questions = measure_served(context, prompts)
     prompt_ids = json.dumps([question.ids for question in questions], separators=(",", ":"))
     setup = {
         **machine_facts(context.device),
@@ -89,7 +95,8 @@ def _run_served(context: RunContext, conversations: list[Conversation]) -> None:
         "draft_vocab_size": None,
         "prompts": spec.bench.prompts,
         "prompt_ids_hash": hashlib.sha256(prompt_ids.encode()).hexdigest()[:16],
-        "conversations": len(conversations),
+        "conversations": len(prompts),
+        "left_out": prompts.record(),
         "questions": len(questions),
         "prompt_tokens": sum(len(question.ids) for question in questions),
         "max_new_tokens": spec.decoding.max_new_tokens,
@@ -112,37 +119,6 @@ def _served_draft(context: RunContext, sglang: dict[str, Any]) -> str:
     return draft.checkpoint or sglang.get("draft") or draft.name
 
 
-def read_prompts(bench: BenchSpec) -> list[Conversation]:
-    """The conversations to measure: FILE[:N] or shipped:NAME, filtered by category and cut to the limit.
-
-    Raises:
-        NotFoundError: the file is not there.
-        DataError: nothing is left.
-    """
-    source, limit = bench.prompts, bench.limit
-    head, colon, tail = source.rpartition(":")
-    if colon and head and tail.isdigit():
-        source, limit = head, min(int(tail), limit or int(tail))
-    reading = read_conversations(DatasetSpec(source=source, sample_ids=bench.sample_ids))
-    found = [c for c in reading.conversations if not bench.categories or c.category in bench.categories]
-    if not found:
-        known = sorted({conversation.category for conversation in reading.conversations})
-        raise DataError(
-            f"{source} has no conversation of category {', '.join(bench.categories)}; it has {', '.join(known)}"
-        )
-    return found[:limit]
-
-
-def _turns(conversation: Conversation, bench: BenchSpec) -> tuple[str, ...]:
-    return conversation.user_turns[:1] if bench.first_turn_only else conversation.user_turns
-
-
-def _opening(context: RunContext, conversation: Conversation) -> list[Message]:
-    """The system message before the first turn, if there is one."""
-    opened = conversation.with_system(context.spec.base.system_prompt)
-    return [message for message in opened.messages if message.role == "system"]
-
-
 def _warm_up(
     context: RunContext,
     base: BaseLM,
@@ -153,7 +129,7 @@ def _warm_up(
 ) -> None:
     """Decode a few tokens of the first prompts by every track, off the record."""
     for conversation in conversations[: context.spec.bench.warmup]:
-        messages = [*_opening(context, conversation), Message("user", conversation.user_turns[0])]
+        messages = [*opening(context, conversation), Message("user", conversation.user_turns[0])]
         ids = template.encode(messages, add_generation_prompt=True).input_ids
         for track in tracks:
             short = track.decoding.model_copy(update={"max_new_tokens": min(16, track.decoding.max_new_tokens)})
@@ -166,30 +142,52 @@ def _measure(
     base: BaseLM,
     draft: DraftLM | None,
     template: ChatTemplate,
-    conversations: list[Conversation],
+    prompts: Prompts,
     tracks: list[Track],
 ) -> list[Question]:
     """Answer every turn by every track. Later turns go on from plain decoding's answer, so all tracks see the same."""
-    bench = context.spec.bench
-    total = sum(len(_turns(conversation, bench)) for conversation in conversations)
+    bench, conversations = context.spec.bench, prompts.conversations
+    total = sum(len(turns_of(conversation, bench)) for conversation in conversations)
     questions: list[Question] = []
     for start in range(0, len(conversations), bench.batch_size):
         talks = [
-            _Talk(start + row, c, _turns(c, bench), _opening(context, c))
+            _Talk(start + row, c, turns_of(c, bench), opening(context, c))
             for row, c in enumerate(conversations[start : start + bench.batch_size])
         ]
         for turn in range(max(len(talk.turns) for talk in talks)):
             context.check_cancelled()
-            going = [talk for talk in talks if turn < len(talk.turns)]
+            going, asked = _ask(talks, turn, template, base.max_length, prompts)
+            if not going:
+                break
             context.progress("bench", len(questions), total, "prompts", note=going[0].conversation.category)
-            asked = [talk.ask(turn, template) for talk in going]
             measure_questions(base, draft, asked, tracks, bench.repeats)
             questions += asked
             for talk, answer in zip(going, tracks[0].completions[-len(going) :], strict=True):
                 text = base.tokenizer.decode(answer.tokens, skip_special_tokens=True)
                 talk.messages.append(Message("assistant", text))
     context.progress("bench", total, total, "prompts")
+    if OUTGROWN in prompts.left_out:
+        prompts.warn(context, OUTGROWN)
     return questions
+
+
+def _ask(
+    talks: list[_Talk], turn: int, template: ChatTemplate, room: int, prompts: Prompts
+) -> tuple[list[_Talk], list[Question]]:
+    """The conversations that go on with this turn, and what they ask; one that outgrew the context ends before it."""
+    going: list[_Talk] = []
+    asked: list[Question] = []
+    for talk in talks:
+        if turn >= len(talk.turns):
+            continue
+        question = talk.ask(turn, template)
+        if len(question.ids) >= room:
+            prompts.leave_out(OUTGROWN, f"{talk.conversation.id}, turn {turn + 1}: {len(question.ids)} tokens")
+            talk.turns = talk.turns[:turn]
+            continue
+        going.append(talk)
+        asked.append(question)
+    return going, asked
 
 
 @dataclass
@@ -214,7 +212,7 @@ def _setup(
     draft: DraftLM | None,
     template: ChatTemplate,
     questions: list[Question],
-    conversations: list[Conversation],
+    prompts: Prompts,
 ) -> dict[str, Any]:
     """Under which conditions the figures hold."""
     spec = context.spec
@@ -231,7 +229,8 @@ def _setup(
         "template_hash": template.hash,
         "prompts": spec.bench.prompts,
         "prompt_ids_hash": hashlib.sha256(prompt_ids.encode()).hexdigest()[:16],
-        "conversations": len(conversations),
+        "conversations": len(prompts),
+        "left_out": prompts.record(),
         "questions": len(questions),
         "prompt_tokens": sum(len(question.ids) for question in questions),
         "max_new_tokens": spec.decoding.max_new_tokens,

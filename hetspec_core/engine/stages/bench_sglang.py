@@ -24,7 +24,7 @@ from hetspec_core.engine.backends.sglang_counts import (
 from hetspec_core.engine.backends.sglang_engine_link import EngineJob, run_engine
 from hetspec_core.engine.backends.sglang_fleet import Served
 from hetspec_core.engine.context import RunContext
-from hetspec_core.engine.data.conversation import Conversation, Message
+from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.decoding.completion import Completion
 from hetspec_core.engine.decoding.measure import (
     PLAIN,
@@ -33,6 +33,7 @@ from hetspec_core.engine.decoding.measure import (
     plain_report,
     speculative_report,
 )
+from hetspec_core.engine.stages.measured_prompts import OUTGROWN, Prompts, opening, turns_of
 from hetspec_core.engine.stages.served import draft_folder, sglang_backend
 from hetspec_core.errors import HetSpecError, SpecError
 
@@ -41,7 +42,7 @@ Metas = list[dict[str, Any]]
 _SHORT = 16  # tokens of an answer before the clock starts
 
 
-def measure_served(context: RunContext, conversations: list[Conversation]) -> tuple[dict[str, Any], list[Question]]:
+def measure_served(context: RunContext, prompts: Prompts) -> tuple[dict[str, Any], list[Question]]:
     """Measure by SGLang.
 
     Returns:
@@ -50,6 +51,7 @@ def measure_served(context: RunContext, conversations: list[Conversation]) -> tu
     Raises:
         SpecError: there is no draft.
         ModelError: SGLang cannot serve the draft.
+        DataError: no prompt fits the context.
     """
     spec = context.spec
     folder = draft_folder(context)
@@ -68,7 +70,9 @@ def measure_served(context: RunContext, conversations: list[Conversation]) -> tu
         plain = Track(PLAIN, spec.decoding.model_copy(update={"plain": True}))
         has_plain = not folder or not attached or bool(spec.sglang.plain_url)
         ways = [plain, *tracks] if has_plain else tracks
-        measurement = _Engine(context, backend) if spec.sglang.engine else _Servers(context, backend)
+        first = None if spec.sglang.engine else backend.served(ways[0].decoding)
+        room = check_prompts(context, backend, prompts, ways, first)
+        measurement = _Engine(context, backend) if spec.sglang.engine else _Servers(context, backend, room)
         questions: list[Question] = []
         metas: dict[str, Metas] = {}
         batches: dict[str, list[dict[str, Any]]] = {}
@@ -76,7 +80,7 @@ def measure_served(context: RunContext, conversations: list[Conversation]) -> tu
         for number, way in enumerate(ways):
             context.check_cancelled()
             if number == 0:
-                questions = measurement.first(conversations, way)
+                questions = measurement.first(prompts, way)
             metas[way.label] = measurement.answer(way, questions, fresh=number == 0)
             batches[way.label] = measurement.batches(way, questions)
             if way is plain:
@@ -95,33 +99,66 @@ def measure_served(context: RunContext, conversations: list[Conversation]) -> tu
         return {"plain": said, "trees": reports, "sglang": measurement.setup()}, questions
 
 
-class _Servers:
-    """Answers by servers, one request at a time."""
+def check_prompts(
+    context: RunContext, backend: SGLangBackend, prompts: Prompts, ways: Sequence[Track], served: Served | None = None
+) -> int:
+    """Leave out the prompts that a server could not answer in each of these ways.
 
-    def __init__(self, context: RunContext, backend: SGLangBackend) -> None:
-        self._context, self._backend = context, backend
+    Args:
+        context: the run.
+        backend: who asks.
+        prompts: what is checked.
+        ways: how they will be answered.
+        served: a server of the base, which knows its own context; absent for the offline engine.
+
+    Returns:
+        Tokens of the context that prompt and answer may have.
+
+    Raises:
+        DataError: no prompt is left.
+    """
+    facts = backend.facts()
+    room = facts.context_tokens
+    if not context.spec.sglang.url:  # of a server that is attached to, what it keeps for its drafts is left out already
+        if served is not None:
+            room = min(room, served.facts.context_tokens or room)
+        flags = [tree_flags(way.decoding.tree) for way in ways if not way.decoding.plain]
+        room -= max((max(steps * topk, tokens) for steps, topk, tokens in flags), default=0)
+    prompts.check(context, backend.encode, room=room, vocab_size=facts.vocab_size, about=facts.name)
+    return room
+
+
+class _Servers:
+    """Answers by servers, one request at a time; prompt and answer have `room` tokens."""
+
+    def __init__(self, context: RunContext, backend: SGLangBackend, room: int) -> None:
+        self._context, self._backend, self._room = context, backend, room
         self._served: Served | None = None
 
-    def first(self, conversations: list[Conversation], way: Track) -> list[Question]:
+    def first(self, prompts: Prompts, way: Track) -> list[Question]:
         """The questions; later turns go on from the answers of the first way, which are made here."""
-        bench = self._context.spec.bench
+        bench, conversations = self._context.spec.bench, prompts.conversations
         served = self._open(way)
         questions: list[Question] = []
         self._metas: Metas = []
         for number, conversation in enumerate(conversations):
             self._tell(way, number, len(conversations), conversation.category)
-            opened = conversation.with_system(self._context.spec.base.system_prompt)
-            messages = [message for message in opened.messages if message.role == "system"]
-            turns = conversation.user_turns[:1] if bench.first_turn_only else conversation.user_turns
-            for turn, text in enumerate(turns):
+            messages = opening(self._context, conversation)
+            for turn, text in enumerate(turns_of(conversation, bench)):
                 messages.append(Message("user", text))
                 question = Question(number, turn, conversation.category, self._backend.encode(messages))
+                if len(question.ids) >= self._room:
+                    size = f"{len(question.ids)} tokens"
+                    prompts.leave_out(OUTGROWN, f"{conversation.id}, turn {turn + 1}: {size}")
+                    break
                 questions.append(question)
                 completion, meta = self._one(served, question, way)
                 way.completions.append(completion)
                 self._metas.append(meta)
                 messages.append(Message("assistant", self._backend.text(completion.tokens)))
         self._tell(way, len(conversations), len(conversations))
+        if OUTGROWN in prompts.left_out:
+            prompts.warn(self._context, OUTGROWN)
         return questions
 
     def answer(self, way: Track, questions: Sequence[Question], *, fresh: bool) -> Metas:
@@ -202,13 +239,11 @@ class _Engine:
         self._found: dict[str, Any] = {}
         self._version = ""
 
-    def first(self, conversations: list[Conversation], way: Track) -> list[Question]:
+    def first(self, prompts: Prompts, way: Track) -> list[Question]:
         """The first turn of every conversation."""
         questions = []
-        for number, conversation in enumerate(conversations):
-            opened = conversation.with_system(self._context.spec.base.system_prompt)
-            messages = [message for message in opened.messages if message.role == "system"]
-            messages.append(Message("user", conversation.user_turns[0]))
+        for number, conversation in enumerate(prompts.conversations):
+            messages = [*opening(self._context, conversation), Message("user", conversation.user_turns[0])]
             questions.append(Question(number, 0, conversation.category, self._backend.encode(messages)))
         return questions
 
@@ -315,6 +350,7 @@ def _batch(size: int, tokens: int, total_s: float, steps: Sequence[Any]) -> dict
         "total_s": total_s,
         "tokens_per_s": tokens / total_s if total_s > 0 else None,
         "accept_length": AcceptStats(list(steps)).accept_length,
+        "verify_steps": len(steps),
     }
 
 

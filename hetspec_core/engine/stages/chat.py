@@ -20,7 +20,7 @@ from hetspec_core.catalog import load_card
 from hetspec_core.engine.backends.backend import Backend, StepSeen, Watcher, Written
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.endings import describe_error
-from hetspec_core.engine.stages.text_stream import TextStream
+from hetspec_core.engine.stages.text_stream import BackendTokenizer, TextStream
 from hetspec_core.errors import Cancelled, DataError, HetSpecError, SpecError
 from hetspec_core.events.chat import (
     PROTOCOL,
@@ -219,7 +219,7 @@ class ChatWorker:
                 context_tokens=facts.context_tokens,
             )
         )
-        stream, index, began = TextStream(_Decoder(backend)), 0, time.perf_counter()
+        stream, index, began = TextStream(BackendTokenizer(backend)), 0, time.perf_counter()
 
         def on_tokens(tokens: list[int]) -> None:
             elapsed_s = time.perf_counter() - began
@@ -306,16 +306,6 @@ class ChatWorker:
     def _close(self) -> None:
         if self._backend is not None:
             self._backend.close()
-
-
-class _Decoder:
-    """A backend as the tokenizer that a text stream wants."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    def decode(self, tokens: list[int], skip_special_tokens: bool = True) -> str:
-        return self._backend.text(tokens)
 
 
 def _decoding(settings: ChatSettings) -> DecodingSpec:

@@ -25,8 +25,8 @@ from hetspec_core.engine.data.capture import capture
 from hetspec_core.engine.data.chat import ChatTemplate, tokenizer_hash
 from hetspec_core.engine.data.conversation import Conversation
 from hetspec_core.engine.data.hidden_states import HiddenStateWriter
-from hetspec_core.engine.data.items import CaptureItem, ItemList, encode_all
-from hetspec_core.engine.data.manifest import TOKENIZER_FOLDER, Manifest, StoreIdentity
+from hetspec_core.engine.data.items import CaptureItem, ItemList, content_id, encode_all
+from hetspec_core.engine.data.manifest import STATES_CHECKED, TOKENIZER_FOLDER, Manifest, StoreIdentity
 from hetspec_core.engine.data.reading import read_conversations
 from hetspec_core.engine.data.shares import Workplace
 from hetspec_core.engine.machine import has_fast_bfloat16, peak_memory_bytes
@@ -37,6 +37,12 @@ from hetspec_core.engine.stages.dataset_prompts import write_prompts
 from hetspec_core.errors import DataError, SpecError
 
 _TASK = "capture"
+_NOT_FINITE = "states that are not finite"
+_FINITE_HINT = (
+    "the base overflows its number type, or its weights are damaged: compute in float32 or bfloat16 (resources.dtype), "
+    "and store in one of them (dataset.store_dtype)"
+)
+_NAMED = 5  # samples that a warning names
 
 
 def run(context: RunContext) -> None:
@@ -106,6 +112,7 @@ def run(context: RunContext) -> None:
         "template": {"name": template.name, "variables": template.variables},
         "settings": settings,
         "source": spec.source,
+        STATES_CHECKED: True,
     }
     context.record(template=about["template"], base_fingerprint=base_fingerprint, identity=identity.model_dump())
     folder = place.own.hidden_states
@@ -116,11 +123,17 @@ def run(context: RunContext) -> None:
         missing = [item for name, item in found.items.items() if name not in done]
         if (kept := len(found.items) - len(missing)) and not parts:
             context.log(f"{kept} of {len(found.items)} samples are in the dataset already")
-        facts = _sum_up(parts)
+        facts, broken = _sum_up(parts), {}
         if missing or not context.share.is_whole:
-            facts |= _capture(context, load, list(found.items.values()), missing, writer)
+            captured, broken = _capture(context, load, list(found.items.values()), missing, writer)
+            facts |= captured
         manifest = writer.manifest
+    if broken:
+        names = _names(conversations, spec.answers, template.hash, base_fingerprint, settings)
+        facts["not_finite"] = _warn_of_broken(context, found, broken, names)
     if context.share.is_whole:
+        if not manifest.counts.samples:
+            raise DataError(f"no sample of {spec.source} has finite states: nothing is stored", hint=_FINITE_HINT)
         place.clear()
         _finish(context, found, manifest, facts)
     else:
@@ -211,14 +224,18 @@ def _capture(
     items: list[CaptureItem],
     missing: list[CaptureItem],
     writer: HiddenStateWriter,
-) -> dict[str, Any]:
-    """Capture what is missing of the items; progress counts what was there before as done."""
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Capture what is missing of the items; progress counts what was there before as done.
+
+    Returns:
+        What it took, and the ids of samples that were not stored -> where a state of each is not finite.
+    """
     total = sum(len(item.input_ids) for item in items)
     new = sum(len(item.input_ids) for item in missing)
     done = kept = total - new
     if not missing:
         context.progress(_TASK, total, total, "tokens")
-        return {"captured_tokens": 0, "capture_s": 0.0}
+        return {"captured_tokens": 0, "capture_s": 0.0}, {}
     base = load()
     started = time.perf_counter()
 
@@ -230,9 +247,39 @@ def _capture(
         context.check_cancelled()
 
     context.progress(_TASK, done, total, "tokens")
-    capture(base, missing, writer, tokens_per_batch=context.spec.dataset.tokens_per_batch, on_batch=on_batch)
+    tokens_per_batch = context.spec.dataset.tokens_per_batch
+    broken = capture(base, missing, writer, tokens_per_batch=tokens_per_batch, on_batch=on_batch)
     wall_s = time.perf_counter() - started
-    return {"captured_tokens": new, "capture_s": wall_s, "tokens_per_s": new / wall_s}
+    return {"captured_tokens": new, "capture_s": wall_s, "tokens_per_s": new / wall_s}, broken
+
+
+def _names(
+    conversations: list[Conversation], answers: str, template_hash: str, fingerprint_: str, settings: dict[str, Any]
+) -> dict[str, str]:
+    """Content id -> name of the conversation in its source."""
+    asked = [each if answers == "data" else each.without_answers() for each in conversations]
+    ids = [
+        content_id(each.messages, template_hash=template_hash, base_fingerprint=fingerprint_, settings=settings)
+        for each in asked
+    ]
+    return {sample_id: each.id for sample_id, each in zip(ids, asked, strict=True)}
+
+
+def _warn_of_broken(
+    context: RunContext, found: ItemList, broken: dict[str, str], names: dict[str, str]
+) -> list[dict[str, str]]:
+    """Count and name the samples that were not stored, in the order of the source."""
+    found.dropped[_NOT_FINITE] += len(broken)
+    order = [sample_id for sample_id in found.items if sample_id in broken]
+    told = [{"id": each, "conversation": names.get(each, ""), "where": broken[each]} for each in order]
+    named = "; ".join(f"{each['conversation'] or each['id']} ({each['where']})" for each in told[:_NAMED])
+    more = f"; and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
+    context.log(
+        f"{len(told)} of {len(found.items)} samples have states that are not finite and are not stored: "
+        f"{named}{more}. {_FINITE_HINT[:1].upper()}{_FINITE_HINT[1:]}",
+        "warning",
+    )
+    return told
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Checking a dataset against its base: `python -m hetspec_core.engine.stages.dataset_verify DIR`.
 
-Every shard's checksum is compared, and random stored samples go through the base once more: the states must be the same
-up to the rounding of the number types.
+Every shard's checksum is compared, every state is looked at for infinities and NaNs, and random stored samples go
+through the base once more: the states must be the same up to the rounding of the number types.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from hetspec_core.engine.data.command import answer
 from hetspec_core.engine.data.hidden_states import HiddenStateStore, Sample
 from hetspec_core.engine.data.manifest import Manifest, check_checksum, resolve_store
 from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.engine.stages.measured_prompts import check_ids
 from hetspec_core.errors import CorruptFileError, DataError, ModelError
 from hetspec_core.spec import BaseSpec, ResourcesSpec
 
@@ -40,7 +41,8 @@ def verify(
         device: auto, cpu or cuda.
 
     Returns:
-        `ok`; `damaged` (one sentence per bad shard); `samples` with cosine (mean and least over tokens) and largest
+        `ok`; `damaged` (one sentence per bad shard); `not_finite` (id of each sample, of all, whose states are not
+        finite -> where the first is); `samples` with cosine (mean and least over tokens) and largest
         absolute error of each state; the same over all samples.
 
     Raises:
@@ -58,12 +60,14 @@ def verify(
     numbers = random.Random(seed).sample(range(len(store)), min(samples, len(store)))
     checked = [compare_sample(base, store[number], least_cosine) for number in numbers]
     wrong = [entry["id"] for entry in checked if not entry["ok"]]
+    not_finite = {store.ids[number]: where for number in range(len(store)) if (where := store[number].not_finite())}
     return {
         "folder": str(store.folders[0]),
-        "ok": not damaged and not wrong,
+        "ok": not damaged and not wrong and not not_finite,
         "shards": len(store.manifest.shards),
         "damaged": damaged,
         "wrong": wrong,
+        "not_finite": not_finite,
         "base": base.name,
         "dtype": f"{str(base.dtype).removeprefix('torch.')} (stored as {store.identity.dtype})",
         "cosine": min((entry["cosine"] for entry in checked), default=None),
@@ -91,7 +95,12 @@ def _load_base(manifest: Manifest, device_name: str) -> BaseLM:
 
 @torch.inference_mode()
 def compare_sample(base: BaseLM, sample: Sample, least_cosine: float) -> dict[str, Any]:
-    """A stored sample against a fresh forward: `ok`, and the worst cosine and error over its states."""
+    """A stored sample against a fresh forward: `ok`, and the worst cosine and error over its states.
+
+    Raises:
+        DataError: it has a token that the base does not have.
+    """
+    check_ids(sample.input_ids.tolist(), base.ends.embedding_rows, f"sample {sample.id}", base.name)
     output = base.forward(sample.input_ids.to(base.device, torch.int64)[None], layers=tuple(sample.layers))
     pairs = {"final": (sample.hidden, output.hidden[0])}
     pairs |= {f"layer {layer}": (state, output.layers[layer][0]) for layer, state in sample.layers.items()}

@@ -6,19 +6,25 @@ from collections.abc import Callable
 from typing import Any
 
 from hetspec_core.acceptance import AcceptStats, StepCount
-from hetspec_core.engine.backends.backend import Backend, StepSeen, Watcher
+from hetspec_core.engine.backends.backend import StepSeen, Watcher
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import from_prompts
 from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.stages.measured_prompts import Encode, check_ids
 from hetspec_core.engine.stages.models import load_pair
-from hetspec_core.engine.stages.text_stream import TextStream
-from hetspec_core.errors import SpecError
+from hetspec_core.engine.stages.text_stream import BackendTokenizer, TextStream
+from hetspec_core.errors import DataError, SpecError
 from hetspec_core.events import Text
 
 
 def run(context: RunContext) -> None:
-    """Answer the prompts of the spec one after another; text goes out as events, the figures as the result."""
+    """Answer the prompts of the spec one after another; text goes out as events, the figures as the result.
+
+    Raises:
+        SpecError: there is no prompt.
+        DataError: a prompt does not fit the context, or has a token that the base does not have; nothing is answered.
+    """
     spec = context.spec
     if not spec.prompts:
         raise SpecError("there is no prompt", hint='hetspec-core generate "your question"')
@@ -29,9 +35,9 @@ def run(context: RunContext) -> None:
     base, draft = load_pair(context)
     template = ChatTemplate.for_tokenizer(base.tokenizer, spec.base.chat_template)
     answers = []
-    for number, prompt in enumerate(spec.prompts):
-        question = from_prompts("", [prompt]).with_system(spec.base.system_prompt)
-        ids = template.encode(question.messages, add_generation_prompt=True).input_ids
+    encoded = _encode(context, lambda messages: template.encode(messages, add_generation_prompt=True).input_ids)
+    _check(encoded, base.max_length, base.ends.embedding_rows, base.name)
+    for number, (prompt, ids) in enumerate(zip(spec.prompts, encoded, strict=True)):
         stream = TextStream(base.tokenizer)
 
         def say(_: int, token: int, stream: TextStream = stream, number: int = number) -> None:
@@ -61,6 +67,30 @@ def run(context: RunContext) -> None:
     context.result("generate", {"answers": answers})
 
 
+def _encode(context: RunContext, encode: Encode) -> list[list[int]]:
+    """The token ids of every prompt."""
+    questions = [
+        from_prompts("", [prompt]).with_system(context.spec.base.system_prompt) for prompt in context.spec.prompts
+    ]
+    return [encode(question.messages) for question in questions]
+
+
+def _check(prompts: list[list[int]], room: int, vocab_size: int, about: str) -> None:
+    """See that every prompt can be answered, before the first one is.
+
+    Raises:
+        DataError: one cannot; it is named by its number.
+    """
+    for number, ids in enumerate(prompts, 1):
+        name = f"prompt {number}" if len(prompts) > 1 else "the prompt"
+        check_ids(ids, vocab_size, name, about)
+        if len(ids) >= room:
+            raise DataError(
+                f"{name} has {len(ids)} tokens; the context of {about} is {room}, answer included",
+                hint=f"shorten it by {len(ids) - room + 1} tokens or more",
+            )
+
+
 def _answer_served(context: RunContext) -> list[dict[str, Any]]:
     """The answers of a server of SGLang, as the built-in ones are told."""
     from hetspec_core.engine.stages.served import draft_folder, sglang_backend
@@ -69,10 +99,10 @@ def _answer_served(context: RunContext) -> list[dict[str, Any]]:
     with sglang_backend(context) as backend:
         folder = draft_folder(context)
         backend.use_draft(folder, spec.draft.name if spec.draft is not None else "")
-        for number, prompt in enumerate(spec.prompts):
-            question = from_prompts("", [prompt]).with_system(spec.base.system_prompt)
-            ids = backend.encode(question.messages)
-            stream, steps = TextStream(_Decoder(backend)), []
+        encoded, facts = _encode(context, backend.encode), backend.facts()
+        _check(encoded, facts.context_tokens, facts.vocab_size, facts.name)
+        for number, (prompt, ids) in enumerate(zip(spec.prompts, encoded, strict=True)):
+            stream, steps = TextStream(BackendTokenizer(backend)), []
 
             def say(tokens: list[int], stream: TextStream = stream, number: int = number) -> None:
                 if piece := "".join(stream.add(token) for token in tokens):
@@ -102,13 +132,3 @@ def _answer_served(context: RunContext) -> list[dict[str, Any]]:
                 }
             )
     return answers
-
-
-class _Decoder:
-    """A backend as the tokenizer that a text stream wants."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    def decode(self, tokens: list[int], skip_special_tokens: bool = True) -> str:
-        return self._backend.text(tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from accelerate.utils import set_seed
 from hetspec_core.engine.algorithms import build_algorithm
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import tokenizer_hash
-from hetspec_core.engine.data.sample_store import open_samples
+from hetspec_core.engine.data.eagle_files import EagleFiles
+from hetspec_core.engine.data.sample_store import SampleStore, open_samples
 from hetspec_core.engine.machine import has_fast_bfloat16, peak_memory_bytes
 from hetspec_core.engine.modeling.base_lm import BaseLM, load_frozen_ends
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, save_draft
@@ -29,7 +31,14 @@ from hetspec_core.engine.training.loop import Training, resume, train
 from hetspec_core.engine.training.metrics import MetricsWindow
 from hetspec_core.engine.training.optimizer import build_optimizer
 from hetspec_core.engine.training.processes import Processes
-from hetspec_core.engine.training.samples import TrainingData, check_fits, check_layers, select_samples
+from hetspec_core.engine.training.samples import (
+    TrainingData,
+    check_fits,
+    check_ids,
+    check_layers,
+    finite_samples,
+    select_samples,
+)
 from hetspec_core.engine.training.sharding import own_part, shard
 from hetspec_core.engine.training.state import Memory, TrainingState
 from hetspec_core.engine.training.trackers import check_trackers, finish_trackers, start_trackers
@@ -63,12 +72,16 @@ def run(context: RunContext) -> None:
     store = open_samples([find_product(word, "hidden_states") for word in spec.training.datasets])
     held_out = spec.training.eval_dataset
     eval_store = open_samples([find_product(held_out, "hidden_states")]) if held_out else None
+    _warn_of_files(store, eval_store, say)
     data = select_samples(store, eval_store, spec.training, say)
 
     set_seed(spec.training.seed, device_specific=True)
     base = _load_ends(context, processes, draft_spec, accelerator.device, precision, fresh=checkpoint is None)
     for each in {id(each): each for each in (data.store, data.eval_store)}.values():
         check_fits(each, base, allow_other_base=spec.training.allow_other_base, warn=say)
+    check_ids(data.store, data.samples, base)
+    check_ids(data.eval_store, data.held_out, base)
+    data = replace(data, held_out=finite_samples(data.eval_store, data.held_out, say))
     draft = _make_draft(context, draft_spec, base, data, checkpoint, say)
     for each in (data.store, data.eval_store):
         check_layers(each, draft.captured_layers)
@@ -98,6 +111,15 @@ def _say(context: RunContext, processes: Processes, message: str, level: LogLeve
     """Log a sentence once, however many ranks find it."""
     if processes.is_main:
         context.log(message, level=level)
+
+
+def _warn_of_files(store: SampleStore, eval_store: SampleStore | None, say: Callable[[str], None]) -> None:
+    """Name the EAGLE files that were left out, because their states are not finite."""
+    for each in (store, eval_store):
+        broken = each.not_finite if isinstance(each, EagleFiles) else {}
+        if broken:
+            name, where = next(iter(broken.items()))
+            say(f"{len(broken)} files have states that are not finite and are left out, the first is {name} ({where})")
 
 
 def _newest_of_all(

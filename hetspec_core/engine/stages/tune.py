@@ -1,14 +1,16 @@
 """Stage tune: which tree shape and batch size are the fastest here, within a time budget.
 
-Every shape is measured on the same prompts as plain decoding is. What the budget leaves no time for is named, not
-guessed.
+All shapes and plain decoding answer the same prompts. The built-in decoding takes turns on every batch of prompts, as a
+bench does; a server has one shape, so shapes follow each other in rounds, in reverse order every second time. What the
+budget leaves no time for is named, not guessed, and a shape is named as the fastest only where the intervals of the
+measurement say so.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from hetspec_core.acceptance import AcceptStats
@@ -16,35 +18,27 @@ from hetspec_core.engine.backends.sglang_counts import tree_flags
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
-from hetspec_core.engine.decoding.completion import Completion
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.decoding.measure import PLAIN, Track
-from hetspec_core.engine.stages.bench import read_prompts
-from hetspec_core.engine.stages.bench_sglang import throughput
+from hetspec_core.engine.decoding.trials import ADVICE, Trial, as_json, verdict
+from hetspec_core.engine.stages.bench_sglang import check_prompts, throughput
+from hetspec_core.engine.stages.measured_prompts import Prompts, opening, read_prompts
 from hetspec_core.engine.stages.models import load_pair
 from hetspec_core.engine.stages.served import draft_folder, sglang_backend
 from hetspec_core.errors import Cancelled, HetSpecError, SpecError
 from hetspec_core.spec import DecodingSpec
 
-
-@dataclass
-class Trial:
-    """One shape at one batch size."""
-
-    tree: str
-    batch_size: int
-    tokens_per_s: float | None = None
-    accept_length: float | None = None
-    tokens: int = 0
-    seconds: float = 0.0
-    note: str = ""
+_SPENT = "the time budget was spent"
+_MOST_BATCHES = 8  # that the prompts of a round at a server are cut into: each is a turn
+_SHORT = 4  # tokens of an answer before the clock starts
 
 
 def run(context: RunContext) -> None:
-    """Try what the spec names, in order, until the budget is spent; the result names the frontier and the best flags.
+    """Try what the spec names until the budget is spent; the result names the frontier and the best flags.
 
     Raises:
         SpecError: there is no draft.
+        DataError: no prompt is left that can be read and fits the context.
     """
     spec = context.spec
     folder = draft_folder(context)
@@ -58,37 +52,54 @@ def run(context: RunContext) -> None:
     ways = [Track(PLAIN, spec.decoding.model_copy(update={"plain": True}))]
     for tree in spec.tune.trees:
         ways.append(Track(tree.label, spec.decoding.model_copy(update={"tree": tree, "plain": False})))
-    trials: list[Trial] = []
-    source = _served(context, folder, ways) if spec.backend == "sglang" else _builtin(context, ways)
-    total = len(ways) * len(spec.tune.batch_sizes)
-    for trial in source:
-        trials.append(trial)
-        context.progress("tune", len(trials), total, "trials", note=f"{trial.tree}, batch {trial.batch_size}")
-        context.metric(len(trials), {"tokens_per_s": trial.tokens_per_s, "accept_length": trial.accept_length})
-    context.result("tune", report(trials, backend=spec.backend, decodings={way.label: way.decoding for way in ways}))
+    prompts = read_prompts(spec.bench.model_copy(update={"first_turn_only": True}))
+    measure = _builtin if spec.backend == "builtin" else partial(_served, folder=folder)
+    trials = measure(context, ways, prompts)
+    for number, trial in enumerate(trials, 1):
+        context.metric(number, {"tokens_per_s": trial.tokens_per_s, "accept_length": trial.accept_length})
+    found = report(trials, backend=spec.backend, decodings={way.label: way.decoding for way in ways})
+    about = {"source": prompts.source, "conversations": len(prompts), "left_out": prompts.record()}
+    context.result("tune", {**found, "prompts": about})
 
 
 def report(trials: Sequence[Trial], *, backend: str, decodings: dict[str, DecodingSpec]) -> dict[str, Any]:
-    """The trials, the fastest of each batch size, and those that no other beats in both speed and accept length."""
+    """The trials, and for each batch size the verdict and the shapes that no other beats in speed and accept length.
+
+    `best` has by batch size: `tree`, `tokens_per_s`, `speedup`, `speedup_interval` and `flags` of the fastest, all None
+    where no difference was measured; `leading`, the one with the highest speed; `verdict` and `advice` in words.
+    """
     best: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
+    plain = {trial.batch_size: trial for trial in trials if trial.tree == PLAIN}
+    for trial in trials:
+        rows.append(as_json(trial, plain.get(trial.batch_size)))
+    by_trial = {(row["tree"], row["batch_size"]): row for row in rows}
     for size in sorted({trial.batch_size for trial in trials}):
-        here = [trial for trial in trials if trial.batch_size == size and trial.tokens_per_s is not None]
-        if not here:
+        here = [trial for trial in trials if trial.batch_size == size]
+        found = verdict(here, PLAIN)
+        if found is None:
             continue
-        fastest = max(here, key=lambda trial: trial.tokens_per_s or 0.0)
-        plain = next((trial.tokens_per_s for trial in here if trial.tree == PLAIN), None)
-        steps, topk, tokens = tree_flags(decodings[fastest.tree].tree)
-        flags = (
-            f"--speculative-num-steps {steps} --speculative-eagle-topk {topk} --speculative-num-draft-tokens {tokens}"
-        )
+        fastest = found.fastest
+        row = by_trial[fastest.tree, size] if fastest is not None else {}
         best[str(size)] = {
-            "tree": fastest.tree,
-            "tokens_per_s": fastest.tokens_per_s,
-            "speedup": (fastest.tokens_per_s or 0.0) / plain if plain else None,
-            "flags": "no speculation" if fastest.tree == PLAIN else flags if backend == "sglang" else fastest.tree,
-            "frontier": [trial.tree for trial in _frontier(here)],
+            "tree": fastest.tree if fastest is not None else None,
+            **{key: row.get(key) for key in ("tokens_per_s", "speedup", "speedup_interval")},
+            "flags": _flags(decodings[fastest.tree], fastest, backend) if fastest is not None else None,
+            "leading": found.leading.tree,
+            "verdict": found.sentence,
+            "advice": "" if fastest is not None else ADVICE,
+            "frontier": [trial.tree for trial in _frontier([each for each in here if each.turns])],
         }
-    return {"backend": backend, "trials": [vars(trial) for trial in trials], "best": best}
+    return {"backend": backend, "trials": rows, "best": best}
+
+
+def _flags(decoding: DecodingSpec, fastest: Trial, backend: str) -> str:
+    if fastest.tree == PLAIN:
+        return "no speculation"
+    if backend != "sglang":
+        return fastest.tree
+    steps, topk, tokens = tree_flags(decoding.tree)
+    return f"--speculative-num-steps {steps} --speculative-eagle-topk {topk} --speculative-num-draft-tokens {tokens}"
 
 
 def _frontier(trials: Sequence[Trial]) -> list[Trial]:
@@ -102,76 +113,147 @@ def _frontier(trials: Sequence[Trial]) -> list[Trial]:
     return kept[::-1]
 
 
-def _plan(context: RunContext, ways: Sequence[Track]) -> Iterator[tuple[Track, int, str]]:
+# --- the built-in decoding -------------------------------------------------------------------------------------------
+
+
+def _builtin(context: RunContext, ways: Sequence[Track], prompts: Prompts) -> list[Trial]:
+    base, draft = load_pair(context)
+    template = ChatTemplate.for_tokenizer(base.tokenizer, context.spec.base.chat_template)
+
+    def encode(messages: Sequence[Message]) -> list[int]:
+        return template.encode(messages, add_generation_prompt=True).input_ids
+
+    prompts.check(context, encode, room=base.max_length, vocab_size=base.ends.embedding_rows, about=base.name)
+    ids = [encode(each) for each in _openings(context, prompts)]
+    for way in ways:
+        generate(base, draft, ids[:1], way.decoding.model_copy(update={"max_new_tokens": _SHORT}))
+        context.check_cancelled()
+
+    def answer(way: Track, trial: Trial, key: tuple[int, int], batch: list[list[int]]) -> None:
+        began = time.perf_counter()
+        done = generate(base, draft, batch, way.decoding)
+        stats = AcceptStats.of(done)
+        trial.turns[key] = (sum(len(each.tokens) for each in done), time.perf_counter() - began)
+        trial.steps += stats.num_steps
+        trial.committed += sum(step.committed for step in stats.steps)
+
+    spec, trials = context.spec.tune, []
+    limit = time.monotonic() + spec.budget_s
+    for number, size in enumerate(spec.batch_sizes):
+        now = time.monotonic()
+        share = now + (limit - now) / (len(spec.batch_sizes) - number)
+        batches = [ids[start : start + size] for start in range(0, len(ids), size)]
+        trials.append([Trial(way.label, size) for way in ways])
+        total = len(batches) * spec.repeats
+        for turn, key, order in _turns(context, ways, len(batches), until=share):
+            context.progress(f"tune batch {size}", turn, total, "turns", note=f"{len(ways)} ways of decoding")
+            for place in order:
+                context.check_cancelled()
+                answer(ways[place], trials[-1][place], key, batches[key[1]])
+        context.progress(f"tune batch {size}", total, total, "turns")
+        for trial in trials[-1]:
+            trial.note = "" if trial.turns else _SPENT
+    return [here[place] for place in range(len(ways)) for here in trials]
+
+
+def _turns(
+    context: RunContext, ways: Sequence[Track], batches: int, *, until: float
+) -> Iterator[tuple[int, tuple[int, int], Iterator[int]]]:
+    """The turns that there is time for: number, (repeat, batch), and the ways in the order of the turn.
+
+    Every batch comes once before any comes again, and the way that begins rotates. A turn is begun when the longest so
+    far still fits, so that all ways have the same turns; the first is begun in any case, and ends with the time.
+    """
+    longest = 0.0
+    for turn in range(batches * context.spec.tune.repeats):
+        began = time.monotonic()
+        if turn and began + longest > until:
+            return
+        start = turn % len(ways)
+        order = [*range(start, len(ways)), *range(start)]
+        yield turn, divmod(turn, batches), iter(order) if turn else _while_time(order, until)
+        longest = max(longest, time.monotonic() - began)
+
+
+def _while_time(order: Sequence[int], until: float) -> Iterator[int]:
+    """The first of `order`, and each next one that still fits when it takes no longer than the longest so far."""
+    longest = 0.0
+    for number, place in enumerate(order):
+        began = time.monotonic()
+        if number and began + longest > until:
+            return
+        yield place
+        longest = max(longest, time.monotonic() - began)
+
+
+# --- servers ---------------------------------------------------------------------------------------------------------
+
+
+def _plan(context: RunContext, ways: Sequence[Track], limit: float | None = None) -> Iterator[tuple[Track, int, str]]:
     """What to try next, with the reason if there is no time for it: the longest trial of its kind must still fit.
 
     The first trial of a way is a kind of its own: a server is started for it.
     """
-    limit = time.monotonic() + context.spec.tune.budget_s
+    limit = time.monotonic() + context.spec.tune.budget_s if limit is None else limit
     longest = {True: 0.0, False: 0.0}
     for way in ways:
         first = True
         for size in context.spec.tune.batch_sizes:
             context.check_cancelled()
             began = time.monotonic()
-            reason = "" if began + longest[first] <= limit else "the time budget was spent"
+            reason = "" if began + longest[first] <= limit else _SPENT
             yield way, size, reason
             if not reason:
                 longest[first] = max(longest[first], time.monotonic() - began)
                 first = False
 
 
-def _builtin(context: RunContext, ways: Sequence[Track]) -> Iterator[Trial]:
-    base, draft = load_pair(context)
-    template = ChatTemplate.for_tokenizer(base.tokenizer, context.spec.base.chat_template)
-    prompts = [template.encode(each, add_generation_prompt=True).input_ids for each in _openings(context)]
-    short = ways[0].decoding.model_copy(update={"max_new_tokens": 4})
-    generate(base, draft, prompts[:1], short)
-    for way, size, reason in _plan(context, ways):
-        if reason:
-            yield Trial(way.label, size, note=reason)
-            continue
-        done: list[Completion] = []
-        began = time.perf_counter()
-        for start in range(0, len(prompts), size):
-            context.check_cancelled()
-            done += generate(base, draft, prompts[start : start + size], way.decoding)
-        took = time.perf_counter() - began
-        tokens = sum(len(completion.tokens) for completion in done)
-        yield Trial(way.label, size, tokens / took, AcceptStats.of(done).accept_length, tokens, took)
-
-
-def _served(context: RunContext, folder: str, ways: Sequence[Track]) -> Iterator[Trial]:
+def _served(context: RunContext, ways: Sequence[Track], prompts: Prompts, *, folder: str) -> list[Trial]:
+    spec = context.spec
+    trials = {(way.label, size): Trial(way.label, size) for way in ways for size in spec.tune.batch_sizes}
+    limit = time.monotonic() + spec.tune.budget_s
     with sglang_backend(context) as backend:
         backend.use_draft(folder, "draft")
-        prompts = [backend.encode(each) for each in _openings(context)]
-        for way, size, reason in _plan(context, ways):
-            if reason:
-                yield Trial(way.label, size, note=reason)
-                continue
-            try:
-                served, warmup = backend.served(way.decoding), context.spec.bench.warmup
-                found = throughput(backend, served, prompts, way, size, warmup=warmup)
-            except Cancelled:
-                raise
-            except HetSpecError as error:  # a shape that this server cannot do is a finding
-                yield Trial(way.label, size, note=error.message)
-                continue
-            yield Trial(
-                way.label,
-                size,
-                found["tokens_per_s"],
-                found["accept_length"],
-                found["completion_tokens"],
-                found["total_s"],
-            )
+        check_prompts(context, backend, prompts, ways, backend.served(ways[0].decoding))
+        ids = [backend.encode(each) for each in _openings(context, prompts)]
+        done, total, round_s = 0, len(trials), 0.0
+        for number in range(spec.tune.repeats):
+            began = time.monotonic()
+            if number and began + round_s > limit:
+                break  # only whole rounds: a shape that has one round more would be measured at another time
+            alive = [way for way in ways if not any(trials[way.label, size].note for size in spec.tune.batch_sizes)]
+            for way, size, reason in _plan(context, alive if number % 2 == 0 else alive[::-1], limit):
+                trial = trials[way.label, size]
+                done += 1
+                context.progress("tune", min(done, total), total, "trials", note=f"{way.label}, batch {size}")
+                if reason:
+                    trial.note = trial.note if number else reason
+                    continue
+                try:
+                    served = backend.served(way.decoding)
+                    for batch, part in enumerate(_parts(ids, size)):
+                        warmup = 0 if batch else spec.bench.warmup
+                        found = throughput(backend, served, part, way, size, warmup=warmup)
+                        trial.turns[number, batch] = (found["completion_tokens"], found["total_s"])
+                        trial.steps += found["verify_steps"]
+                        trial.committed += round((found["accept_length"] or 0.0) * found["verify_steps"])
+                except Cancelled:
+                    raise
+                except HetSpecError as error:  # a shape that this server cannot do is a finding
+                    trial.note, trial.turns = error.message, {}
+            round_s = time.monotonic() - began
+    return list(trials.values())
 
 
-def _openings(context: RunContext) -> list[list[Message]]:
+def _parts(prompts: Sequence[list[int]], size: int) -> list[Sequence[list[int]]]:
+    """The prompts in parts of like number, each of at least `size` where there are as many."""
+    count = max(1, min(_MOST_BATCHES, len(prompts) // size))
+    return [prompts[len(prompts) * part // count : len(prompts) * (part + 1) // count] for part in range(count)]
+
+
+def _openings(context: RunContext, prompts: Prompts) -> list[list[Message]]:
     """The first turns of the prompts, system message included."""
-    found = []
-    for conversation in read_prompts(context.spec.bench):
-        opened = conversation.with_system(context.spec.base.system_prompt)
-        messages = [message for message in opened.messages if message.role == "system"]
-        found.append([*messages, Message("user", conversation.user_turns[0])])
-    return found
+    return [
+        [*opening(context, conversation), Message("user", conversation.user_turns[0])]
+        for conversation in prompts.conversations
+    ]

@@ -6,7 +6,7 @@ It knows stores and batch plans; it does not know models or losses.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -122,6 +122,20 @@ class BatchFeed:
             parts, self._next = self._cut_step(self._next)
             self._coming.append(self._readers.submit(self._load, parts, self._next))
         return self._coming.popleft().result()
+
+    def samples_between(self, start: Position, end: Position) -> Iterator[int]:
+        """Numbers in the store of this rank's samples that were given out from one position up to another."""
+        while (start.epoch, start.index) < (end.epoch, end.index):
+            plan = self.plan(start.epoch)
+            if start.index < len(plan):
+                yield from (self._samples[number] for number in plan[start.index])
+            last = start.index + 1 >= len(plan)
+            start = Position(start.epoch + 1, 0) if last else Position(start.epoch, start.index + 1)
+
+    @property
+    def store(self) -> SampleStore:
+        """Where the samples are."""
+        return self._store
 
     def close(self) -> None:
         """Stop reading ahead."""

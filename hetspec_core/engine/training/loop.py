@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,11 +22,12 @@ from hetspec_core.engine.machine import peak_memory_bytes
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, publish_draft
 from hetspec_core.engine.training.evaluation import SCORE, HeldOut
-from hetspec_core.engine.training.feed import BatchFeed, StepBatches
+from hetspec_core.engine.training.feed import BatchFeed, Position, StepBatches
 from hetspec_core.engine.training.horizon import StepCosts, enough_measured, steps_of_budget
 from hetspec_core.engine.training.metrics import MetricsWindow
 from hetspec_core.engine.training.optimizer import clip_gradients, set_learning_rate
 from hetspec_core.engine.training.processes import Processes
+from hetspec_core.engine.training.samples import describe
 from hetspec_core.engine.training.schedule import learning_rate
 from hetspec_core.engine.training.sharding import gradients_kept_back, own_part, prepare, whole
 from hetspec_core.engine.training.state import Memory, TrainingState
@@ -54,6 +55,7 @@ class Training:
         state: counters; those of the checkpoint when resuming.
         write_draft: writes the draft directory at a path.
         data_hash: identity of the training data, recorded in checkpoints.
+        sound_until: position in the data up to which the loss is known to be finite.
     """
 
     spec: TrainingSpec
@@ -69,6 +71,7 @@ class Training:
     state: TrainingState
     write_draft: Callable[[Path], None]
     data_hash: str
+    sound_until: Position = field(default_factory=Position)
 
     @property
     def window(self) -> MetricsWindow:
@@ -81,9 +84,10 @@ def train(run: Training) -> None:
     Raises:
         Cancelled: somebody asked to stop; a checkpoint of the last step was written first.
         ResourceError: the disk is full; the checkpoints before are intact.
-        RunError: the loss is no longer finite.
+        RunError: the loss is no longer finite; a stored sample whose states are not is named.
     """
     spec, state = run.spec, run.state
+    run.sound_until = state.position
     model = prepare(run.accelerator, run.draft)
     run.draft.train()
     run.window.start_clock()
@@ -165,14 +169,29 @@ def _report(run: Training, rate: float, clock: _Clock) -> None:
     state.supervised_tokens += round(values.pop("window_supervised"))
     clock.stop()
     if not math.isfinite(values["loss"]):
-        raise RunError(
-            f"the loss is not finite at step {state.step}",
-            hint=_DIVERGED_HINT,
-        )
+        raise _not_finite(run, f"the loss is not finite at step {state.step}")
+    run.sound_until = state.position
     values |= {"lr": rate, "supervised_tokens": state.supervised_tokens}
     peak = peak_memory_bytes(run.memory.device)
     values["peak_memory_mb"] = peak.get("gpu", peak["process"]) / 2**20
     _emit(run, values)
+
+
+def _not_finite(run: Training, seen: str) -> RunError:
+    """Why figures are no longer finite: a stored sample that was trained on since they were, or else the training."""
+    found = ""
+    for index in run.feed.samples_between(run.sound_until, run.state.position):
+        if where := run.feed.store[index].not_finite():
+            found = f"sample {run.feed.store.ids[index]} of {describe(run.feed.store)} ({where})"
+            break
+    if not run.processes.any(bool(found)):
+        return RunError(seen, hint=_DIVERGED_HINT)
+    sample = found or "a sample that another process of the run was given"
+    return RunError(
+        f"{seen}: the stored states of {sample} are not finite",
+        hint="the learning rate (training.optimizer.lr) is not the cause. `dataset verify` names all such samples; "
+        "generate the dataset again, or write it anew with `dataset merge`: both leave them out",
+    )
 
 
 def _evaluate(run: Training, clock: _Clock) -> None:
@@ -181,6 +200,12 @@ def _evaluate(run: Training, clock: _Clock) -> None:
     with clock.measure("eval"), whole(run.draft):
         values = run.held_out.measure(run.draft, run.algorithm, run.processes)
     state = run.state
+    if run.processes.is_main and not (math.isfinite(values[SCORE]) and math.isfinite(values["loss"])):
+        run.context.log(
+            f"the evaluation at step {state.step} gave a loss of {values['loss']} and an accept length of "
+            f"{values[SCORE]}; this checkpoint is not taken for the best",
+            level="warning",
+        )
     if state.is_better(values[SCORE], values["loss"]):
         state.best_step, state.best_score, state.best_loss = state.step, values[SCORE], values["loss"]
     _emit(run, {f"eval/{name}": value for name, value in values.items()})
@@ -201,9 +226,8 @@ def _save(run: Training, clock: _Clock) -> None:
     with clock.measure("save"):
         sound = all(bool(own_part(parameter).isfinite().all()) for parameter in run.draft.trainable_parameters())
         if run.processes.any(not sound):
-            raise RunError(
-                f"the draft's weights are not finite at step {state.step}; the checkpoints before it are kept",
-                hint=_DIVERGED_HINT,
+            raise _not_finite(
+                run, f"the draft's weights are not finite at step {state.step}; the checkpoints before it are kept"
             )
         tensors = run.memory.collect(run.processes)
         with whole(run.draft):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hetspec_core.engine.data.hidden_states import count_supervised
@@ -16,6 +16,8 @@ from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.training.split import pick_evaluated, split_by_id
 from hetspec_core.errors import DataError
 from hetspec_core.spec import TrainingSpec
+
+_NAMED = 5  # samples that a warning names
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,38 @@ def select_samples(
         warn("no sample is held out, so nothing is evaluated and the newest draft counts as the best")
     chosen = pick_evaluated(ids, held, spec.eval_samples)
     return TrainingData(store, [usable[index] for index in trained], store, [usable[index] for index in chosen])
+
+
+def finite_samples(store: SampleStore, samples: list[int], warn: Callable[[str], None]) -> list[int]:
+    """Samples without those whose states are not finite, which are counted and named in a warning.
+
+    For held-out samples: one of them would turn every figure of an evaluation into NaN. All their states are read.
+    """
+    broken = {store.ids[index]: where for index in samples if (where := store[index].not_finite())}
+    if not broken:
+        return samples
+    named = "; ".join(f"{name} ({where})" for name, where in list(broken.items())[:_NAMED])
+    more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
+    warn(f"{len(broken)} held-out samples have states that are not finite and are not evaluated on: {named}{more}")
+    return [index for index in samples if store.ids[index] not in broken]
+
+
+def check_ids(store: SampleStore, samples: Sequence[int], base: BaseLM) -> None:
+    """See that the base has every token of these samples.
+
+    Raises:
+        DataError: a sample has another one; says the sample, the token and the size.
+    """
+    size = min(base.ends.embedding_rows, base.vocab_size)
+    for index in samples:
+        ids = store[index].input_ids
+        wrong = ids[(ids < 0) | (ids >= size)]
+        if len(wrong):
+            raise DataError(
+                f"sample {store.ids[index]} of {describe(store)} has token id {int(wrong[0])}; {base.name} has {size} "
+                "tokens",
+                hint="the dataset was made with another tokenizer: generate it with the base's own",
+            )
 
 
 def _narrowed(store: SampleStore, usable: list[int], spec: TrainingSpec) -> list[int]:

@@ -169,5 +169,5 @@ def _rank(draft: DraftLM, state: Tensor, choice: Tensor) -> Tensor:
         own = logits.gather(-1, index[:, None])
         earlier = torch.arange(logits.shape[-1], device=logits.device) < index[:, None]
         rank = ((logits > own) | ((logits == own) & earlier)).sum(-1)
-        found.append(torch.where(known, rank, draft.vocab_size))
+        found.append(torch.where(known & ~own.isnan()[:, 0], rank, draft.vocab_size))  # no number ranks last
     return torch.cat(found)

@@ -5,6 +5,7 @@ Together with the draft's weights this is enough to go on exactly as if nothing 
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -54,8 +55,12 @@ class TrainingState:
         return self.total_steps is not None and self.step >= self.total_steps
 
     def is_better(self, score: float, loss: float) -> bool:
-        """Whether an evaluation beats the best one so far."""
-        return self.best_step is None or (score, -loss) > (self.best_score, -self.best_loss)
+        """Whether an evaluation beats the best one so far. One with a figure that is not finite never does."""
+        if not (math.isfinite(score) and math.isfinite(loss)):
+            return False
+        if self.best_step is None or not (math.isfinite(self.best_score) and math.isfinite(self.best_loss)):
+            return True
+        return (score, -loss) > (self.best_score, -self.best_loss)
 
     def record(self) -> dict[str, Any]:
         """The counters as JSON values."""

@@ -114,7 +114,8 @@ class Verdict:
             right_accept_length=AcceptStats([c for a in right for c in a.counts]).accept_length,
             identical=found is None,
             difference=found,
-            must_be_identical=one.settings.temperature == other.settings.temperature == 0
+            must_be_identical=one.settings.greedy
+            and other.settings.greedy
             and all(getattr(one.settings, key) == getattr(other.settings, key) for key in same),
         )
 

@@ -161,7 +161,7 @@ class ChatSession(ChatState):
         with self._lock:
             self._check_free()
             self.conversation.drop_answer()
-            if self.settings.temperature > 0:
+            if not self.settings.greedy:
                 self.settings = self.settings.model_copy(update={"seed": self.settings.seed + 1})
             return self._ask(self.settings)
 

@@ -144,6 +144,9 @@ def _bench(data: Mapping[str, Any]) -> list[Content]:
         )
     said = [f"{name} {safe(str(setup[name]))}" for name in ("base", "draft", "dtype", "device") if name in setup]
     parts = [Content(", ".join(said))] if said else []
+    for reason, found in (setup.get("left_out") or {}).items():
+        if isinstance(found, dict) and found.get("named"):
+            parts.append(Content(f"left out: {found.get('count')} {safe(reason)} ({safe(str(found['named'][0]))})"))
     head = ("tree", "accept length", "95 %", "tokens/s", "speedup", "identical")
     parts += [Content(""), table(head, rows, right=(1, 2, 3, 4, 5))]
     for tree in trees:

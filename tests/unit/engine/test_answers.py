@@ -133,3 +133,14 @@ def test_batches_of_plain_and_speculative_answers_equal_those_alone() -> None:
     for draft in (None, tiny_draft(base())):
         answers = generate(base(), draft, prompts, DecodingSpec(max_new_tokens=25))
         assert [answer.tokens for answer in answers] == expected
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_a_prompt_with_a_token_beyond_the_embedding_is_refused(plain: bool) -> None:
+    """An added token that the base was made without: the index error of the device would name nothing."""
+    draft, decoding = tiny_draft(base()), DecodingSpec(plain=plain, max_new_tokens=4)
+    for wrong in (48, -1):
+        with pytest.raises(DataError, match=rf"the prompt has token id {wrong}; the embedding of .* has 48 rows"):
+            generate(base(), draft, [[3, 4], [5, wrong, 6]], decoding)
+    with pytest.raises(DataError, match="token id 48"):
+        list(write_answers(base(), [("a", [3, 48])], GREEDY, 4, 2))

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hetspec_core.engine.backends.sglang_client import sampling_params
 from hetspec_core.engine.decoding.sampling import Sampler, pick, process_logits
+from hetspec_core.events.chat import ChatSettings
 from hetspec_core.spec import SamplingSpec
 
 LOGITS = st.lists(st.integers(-40, 40).map(lambda value: value / 8), min_size=1, max_size=12)
@@ -52,6 +54,28 @@ def test_the_likeliest_token_always_stays() -> None:
 def test_low_temperature_does_not_overflow() -> None:
     sampling = SamplingSpec(temperature=1e-30)
     assert process_logits(torch.tensor([100.0, 101.0, -100.0]), sampling).tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("temperature", [1e-7, 1e-20, 1e-40, 5e-324])
+def test_a_tiny_temperature_is_greedy_everywhere(temperature: float) -> None:
+    """Ties included: sampling would draw between two equal logits, and a chat would show two different answers."""
+    sampling = SamplingSpec(temperature=temperature, top_p=0.9, seed=3)
+    sampler = Sampler(sampling, [0], 8, "cpu")
+    logits = torch.tensor([[[1.0, 700.0, 700.0, -5.0]]])
+    assert [sampler.choose(logits, torch.tensor([[t]])).item() for t in range(8)] == [1] * 8
+    assert sampling_params(sampling, 9, ignore_eos=False) == {
+        "temperature": 0.0,
+        "max_new_tokens": 9,
+        "ignore_eos": False,
+    }
+    assert ChatSettings(temperature=temperature).greedy
+
+
+@given(st.floats(1e-6, 1e300), st.lists(st.floats(-1e4, 1e4), min_size=2, max_size=9))
+def test_every_temperature_gives_finite_probabilities(temperature: float, logits: list[float]) -> None:
+    found = process_logits(torch.tensor(logits), SamplingSpec(temperature=temperature))
+    assert float(found.sum()) == pytest.approx(1.0, abs=1e-5)
+    assert found[torch.tensor(logits).argmax()] == found.max()
 
 
 def test_half_precision_logits_are_treated_in_float32() -> None:

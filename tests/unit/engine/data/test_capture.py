@@ -149,3 +149,27 @@ def test_gpu_capture_equals_the_forward(base: BaseLM, tmp_path: Path) -> None:
         torch.testing.assert_close(sample.hidden, fresh.hidden[0].cpu(), rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(sample.layers[1], fresh.layers[1][0].cpu(), rtol=1e-3, atol=1e-3)
     base.model.cpu()
+
+
+@pytest.mark.parametrize("layers", [(), (0,)])
+def test_a_sample_whose_states_are_not_finite_is_named_and_not_stored(tmp_path: Path, layers: tuple[int, ...]) -> None:
+    broken = BaseLM.load(make_tiny_base(tmp_path / "base", hidden_size=WIDTH), device="cpu", dtype=torch.float32)
+    with torch.no_grad():
+        broken.ends.embedding.weight[7] = torch.inf
+    wanted = items([9, 4, 6])
+    wanted[1].input_ids[2] = 7
+    for item in (wanted[0], wanted[2]):
+        item.input_ids[:] = [8 if token == 7 else token for token in item.input_ids]
+    with writer(tmp_path / "store", layers=layers) as out:
+        found = capture(broken, wanted, out, tokens_per_batch=64)
+    assert list(found) == ["id1"] and found["id1"].startswith("final state, token ")
+    assert sorted(open_store([tmp_path / "store"]).ids) == ["id0", "id2"]
+
+
+def test_states_that_the_stored_type_cannot_hold_are_not_finite(base: BaseLM, tmp_path: Path) -> None:
+    """float16 ends at 65,504: a state beyond it is finite in the base and infinite in the store."""
+    scaled = BaseLM.load(make_tiny_base(tmp_path / "base", hidden_size=WIDTH), device="cpu", dtype=torch.float32)
+    with torch.no_grad():
+        scaled.decoder.norm.weight.fill_(1e6)
+    with writer(tmp_path / "store", dtype="float16") as out:
+        assert list(capture(scaled, items([5]), out, tokens_per_batch=64)) == ["id0"]

@@ -86,3 +86,17 @@ def test_files_of_two_bases_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "data_1.ckpt", hidden_state=torch.ones(6, 16))
     with pytest.raises(DataError, match=r"hidden size 8.*hidden size 16"):
         EagleFiles([tmp_path])
+
+
+def test_a_file_whose_states_are_not_finite_is_left_out_and_named(tmp_path: Path) -> None:
+    write(tmp_path / "a" / "data_0.ckpt")
+    states = torch.zeros(6, 8, dtype=torch.bfloat16)
+    states[4, 3] = torch.nan
+    write(tmp_path / "a" / "data_1.ckpt", hidden_state=states)
+    for _ in range(2):  # once as it is, once from the cache
+        files = EagleFiles([tmp_path / "a"])
+        assert files.ids == ["a/data_0.ckpt"]
+        assert files.not_finite == {"a/data_1.ckpt": "final state, token 4"}
+    (tmp_path / "a" / "data_0.ckpt").unlink()
+    with pytest.raises(DataError, match=r"none of the 1 files has finite states: a/data_1.ckpt"):
+        EagleFiles([tmp_path / "a"])

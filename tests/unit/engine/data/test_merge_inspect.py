@@ -12,7 +12,7 @@ from hetspec_core.engine.data import inspect as inspection
 from hetspec_core.engine.data import merge as merging
 from hetspec_core.engine.data.hidden_states import open_store
 from hetspec_core.engine.data.inspect import inspect
-from hetspec_core.engine.data.manifest import check_checksum, read_manifest
+from hetspec_core.engine.data.manifest import STATES_CHECKED, check_checksum, read_manifest
 from hetspec_core.engine.data.merge import merge
 from hetspec_core.errors import CorruptFileError, DataError
 from tests.fakes.stores import assert_same, sample, write, writer
@@ -32,6 +32,26 @@ def test_merged_store_has_every_sample_once(tmp_path: Path) -> None:
         assert_same(store[number], sample(int(name[2:])))
     for shard in read_manifest(tmp_path / "m").shards:
         check_checksum(tmp_path / "m", shard)
+
+
+def test_samples_whose_states_are_not_finite_are_left_out_and_named(tmp_path: Path) -> None:
+    write(tmp_path / "a", range(3))
+    with writer(tmp_path / "b") as out:
+        for number in (3, 4):
+            each = sample(number)
+            each.layers[1][2, 0] = float("nan") if number == 3 else 0.0
+            out.add(each)
+
+    facts = merge(tmp_path / "m", [tmp_path / "a", tmp_path / "b"])
+
+    assert facts["not_finite"] == {"id3": "layer 1, token 2"}
+    assert open_store([tmp_path / "m"]).ids == ["id0", "id1", "id2", "id4"]
+    assert read_manifest(tmp_path / "m").about[STATES_CHECKED]
+    with pytest.raises(DataError, match=r"no sample of .* has finite states"):
+        with writer(tmp_path / "c") as out:
+            each.hidden[0, 0] = float("inf")
+            out.add(each)
+        merge(tmp_path / "n", [tmp_path / "c"])
 
 
 def test_shards_are_linked_not_copied(tmp_path: Path) -> None:
