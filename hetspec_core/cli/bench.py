@@ -25,6 +25,7 @@ from hetspec_core.cli.options import (
 )
 from hetspec_core.cli.output import JsonFlag, console, launch, print_json
 from hetspec_core.errors import UsageError
+from hetspec_core.quantities import load_note
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -144,6 +145,9 @@ def print_bench(result: dict[str, Any]) -> None:
         f"{setup['device']} ({setup['cpu']}, {setup['threads']} threads), torch {setup['torch']}, "
         f"transformers {setup['transformers']}"
     )
+    load = load_note(setup)
+    if load:
+        _say(f"measured at {load}: other work shared the processor and slowed these figures")
     served = setup.get("sglang")
     if served is not None:
         _say(f"SGLang {served['version']}, {served['mode']} {served.get('url', '')}".rstrip())

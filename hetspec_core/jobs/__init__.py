@@ -1,4 +1,4 @@
-"""Processes that work on runs, the GPUs they lease, and the order in which they wait for them."""
+"""Processes that work on runs, the GPUs and processor slots they lease, and the order in which they wait for them."""
 
 from hetspec_core.jobs.children import end_marked
 from hetspec_core.jobs.crew import CrewPlan
@@ -6,6 +6,7 @@ from hetspec_core.jobs.gpus import GpuStatus, Inventory, gpu_status, read_invent
 from hetspec_core.jobs.local import MAIN_WORKER, WORKER_MODULE, LocalExecutor, LocalJob
 from hetspec_core.jobs.outcome import Outcome, outcome
 from hetspec_core.jobs.queue import PARENT_ENDED, GpuRequest, Queue, Waiting, place
+from hetspec_core.jobs.slots import SlotStatus, slot_count, slot_status
 
 __all__ = [
     "MAIN_WORKER",
@@ -19,11 +20,14 @@ __all__ = [
     "LocalJob",
     "Outcome",
     "Queue",
+    "SlotStatus",
     "Waiting",
     "end_marked",
     "gpu_status",
     "outcome",
     "place",
     "read_inventory",
+    "slot_count",
+    "slot_status",
     "visible_here",
 ]

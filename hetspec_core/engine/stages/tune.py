@@ -19,6 +19,7 @@ from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.decoding.completion import Completion
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.decoding.measure import PLAIN, Track
+from hetspec_core.engine.machine import machine_facts
 from hetspec_core.engine.stages.bench import read_prompts
 from hetspec_core.engine.stages.bench_sglang import throughput
 from hetspec_core.engine.stages.models import load_pair
@@ -65,7 +66,8 @@ def run(context: RunContext) -> None:
         trials.append(trial)
         context.progress("tune", len(trials), total, "trials", note=f"{trial.tree}, batch {trial.batch_size}")
         context.metric(len(trials), {"tokens_per_s": trial.tokens_per_s, "accept_length": trial.accept_length})
-    context.result("tune", report(trials, backend=spec.backend, decodings={way.label: way.decoding for way in ways}))
+    found = report(trials, backend=spec.backend, decodings={way.label: way.decoding for way in ways})
+    context.result("tune", found | {"machine": machine_facts(context.device)})
 
 
 def report(trials: Sequence[Trial], *, backend: str, decodings: dict[str, DecodingSpec]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len
 from textual.content import Content
 
+from hetspec_core.quantities import load_note
 from hetspec_core.service import exit_words
 from hetspec_tui.formatting import duration, number, safe, size
 from hetspec_tui.screens.run.head import MUTED
@@ -144,6 +145,9 @@ def _bench(data: Mapping[str, Any]) -> list[Content]:
         )
     said = [f"{name} {safe(str(setup[name]))}" for name in ("base", "draft", "dtype", "device") if name in setup]
     parts = [Content(", ".join(said))] if said else []
+    load = load_note(setup)
+    if load:
+        parts.append(Content.styled(f"measured at {load}: other work slowed these figures", "$warning"))
     head = ("tree", "accept length", "95 %", "tokens/s", "speedup", "identical")
     parts += [Content(""), table(head, rows, right=(1, 2, 3, 4, 5))]
     for tree in trees:
