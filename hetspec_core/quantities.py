@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 
 def format_bytes(size: float) -> str:
@@ -13,6 +15,21 @@ def format_bytes(size: float) -> str:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
         value /= 1024
     return f"{value:.1f} TiB"
+
+
+def load_note(facts: Mapping[str, Any]) -> str:
+    """`load 12 on 2 cores` when other work shared the processor with a measurement; else empty.
+
+    A measurement uses each core once at most, so a load of a quarter more than the cores, and of one more at least, is
+    that of others.
+
+    Args:
+        facts: of the machine, with `load_average` (over the last minute, when the measurement ended) and `cores`.
+    """
+    load, cores = facts.get("load_average"), facts.get("cores")
+    if not isinstance(load, int | float) or not isinstance(cores, int) or cores < 1 or not math.isfinite(load):
+        return ""
+    return f"load {load:.0f} on {cores} core{'s' * (cores > 1)}" if load > cores + max(1.0, cores / 4) else ""
 
 
 def format_duration(seconds: float | None) -> str:

@@ -28,6 +28,7 @@ from hetspec_tui.command import read_command_line
 from hetspec_tui.desk import Desk
 from hetspec_tui.dialogs import Details
 from hetspec_tui.faults import Faults
+from hetspec_tui.key_order import KeyOrder
 from hetspec_tui.live import Live
 from hetspec_tui.logbook import open_log
 from hetspec_tui.messages import OpenComparison, OpenPage, OpenRun, RunsTouched
@@ -46,7 +47,7 @@ PARSE_ATTEMPTS = 5
 log = logging.getLogger("hetspec")
 
 
-class HetSpecApp(Live, Faults, App[None]):
+class HetSpecApp(Live, Faults, KeyOrder, App[None]):
     """The terminal dashboard."""
 
     TITLE = f"HetSpec {__version__}"
@@ -308,12 +309,10 @@ class HetSpecApp(Live, Faults, App[None]):
 
     def action_palette(self) -> None:
         """Look for anything that can be done or opened."""
-        from textual.command import CommandPalette
+        from hetspec_tui.palette import PROVIDERS, Palette
 
-        from hetspec_tui.palette import PROVIDERS
-
-        if not isinstance(self.screen, CommandPalette):
-            palette = CommandPalette(providers=PROVIDERS, placeholder="a page, run, preset, theme or action")
+        if not isinstance(self.screen, Palette):
+            palette = Palette(providers=PROVIDERS, placeholder="a page, run, preset, theme or action")
             self.push_screen(palette)
 
     @work
@@ -351,6 +350,14 @@ class HetSpecApp(Live, Faults, App[None]):
             self.notify(f"{folder} cannot be written: {error.strerror}", severity="error", markup=False)
             return
         self.notify("\n".join(map(str, files)), title="Screenshot", markup=False)
+
+    def action_help_quit(self) -> None:
+        """Ctrl-C, where there is no selected text to copy: stop what this page is doing, else say how to quit."""
+        if isinstance(self.screen, Page) and self.screen.interrupt():
+            return
+        ways = [active.binding for active in self.active_bindings.values() if active.binding.action.endswith("quit")]
+        keys = " or ".join(dict.fromkeys(way.key for way in ways if way.action.removeprefix("app.") == "quit"))
+        self.notify(f"{keys} quits the dashboard; runs go on without it.", title="Quit?", timeout=4)
 
     def notify(
         self,

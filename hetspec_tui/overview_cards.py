@@ -97,7 +97,8 @@ def queued_card(run: RunSummary, place: int, now: float) -> Card:
 
 
 def _queued_lines(run: RunSummary, place: int, now: float, width: int) -> list[Line]:
-    facts = f"{run.stage}  waits {duration(now - run.created)}, place {place}  {_parts(run)}"
+    why = safe(run.waits.removeprefix("waits "))
+    facts = f"{run.stage}  waits {duration(now - run.created)} {why}, place {place}  {_parts(run)}".replace(" ,", ",")
     name_width = max(16, width - 2 - min(cell_len(facts) + 1, width * 2 // 3))
     return [
         [

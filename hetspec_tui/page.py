@@ -100,6 +100,10 @@ class Page(Screen[None]):
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave at the last start; called once after mounting. It may be of another version."""
 
+    def interrupt(self) -> bool:
+        """Stop what the page is doing, as Ctrl-C asks for; whether there was something to stop."""
+        return False
+
     def runs_touched(self, run_ids: tuple[str, ...]) -> None:
         """Some runs were started, stopped or labelled by another screen (`messages.RunsTouched`); () = any."""
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from textual.command import DiscoveryHit, Hit, Hits, Provider
+from textual import on
+from textual.command import CommandPalette, DiscoveryHit, Hit, Hits, Provider
+from textual.content import Content
+from textual.fuzzy import Matcher
+from textual.markup import escape
+from textual.widgets import Input
+from textual.worker import Worker
 
 from hetspec_core.errors import HetSpecError
 from hetspec_tui import pages
@@ -30,13 +37,13 @@ class _Listed(Provider):
 
     async def discover(self) -> Hits:
         for name, about, act in self.commands():
-            yield DiscoveryHit(name, act, help=about)
+            yield DiscoveryHit(name, act, help=escape(about))
 
     async def search(self, query: str) -> Hits:
         matcher = self.matcher(query)
         for name, about, act in self.commands():
             if (score := matcher.match(name)) > 0:
-                yield Hit(score, matcher.highlight(name), act, help=about)
+                yield Hit(score, _highlighted(matcher, name), act, help=escape(about))
 
 
 class PageCommands(_Listed):
@@ -85,7 +92,7 @@ class RunCommands(Provider):
             name = safe(f"{run.name or run.run_id}  {run.run_id if run.name else ''}".strip())
             about = f"{STATE_SIGNS[run.state]} {run.state} {run.stage} run"
             yield Hit(
-                max(matcher.match(name), 0.1), matcher.highlight(name), partial(self._open, run.run_id), help=about
+                max(matcher.match(name), 0.1), _highlighted(matcher, name), partial(self._open, run.run_id), help=about
             )
 
     def _open(self, run_id: str) -> None:
@@ -106,11 +113,11 @@ class PresetCommands(Provider):
             if (score := matcher.match(name)) > 0 and "presets" in here:
                 about = {"kind": line.kind, "name": line.name}
                 act = partial(self.app.post_message, OpenPage("presets", about))
-                yield Hit(score, matcher.highlight(name), act, help=safe(line.summary))
+                yield Hit(score, _highlighted(matcher, name), act, help=escape(safe(line.summary)))
             name = f"Launch {line.name}"
             if line.kind == "recipe" and "launch" in here and (score := matcher.match(name)) > 0:
                 act = partial(self.app.post_message, OpenPage("launch", {"recipe": line.name}))
-                yield Hit(score, matcher.highlight(name), act, help=safe(line.summary))
+                yield Hit(score, _highlighted(matcher, name), act, help=escape(safe(line.summary)))
 
 
 class ThemeCommands(_Listed):
@@ -131,7 +138,42 @@ class ThemeCommands(_Listed):
         self.app.theme = name
 
 
+class Palette(CommandPalette):
+    """Textual's palette, in which Enter takes a command that was found for all of the words before it.
+
+    The search takes a moment, and until it has ended the list shows what was found for fewer words.
+    """
+
+    _search: Worker[None] | None = None
+
+    def _gather_commands(self, search_value: str) -> Worker[None]:
+        self._search = super()._gather_commands(search_value)
+        return self._search
+
+    @on(Input.Submitted)
+    def _take_when_found(self, event: Input.Submitted) -> None:
+        if self._search is not None and not self._search.is_finished:
+            event.stop()
+            event.prevent_default()
+            self.run_worker(self._take_after(self._search), group="take", exclusive=True)
+
+    async def _take_after(self, search: Worker[None]) -> None:
+        while not search.is_finished:
+            await asyncio.sleep(0.01)
+        if self.is_current:
+            self._select_or_command()
+
+
 PROVIDERS = (PageCommands, ActionCommands, RunCommands, PresetCommands, ThemeCommands)
+
+
+def _highlighted(matcher: Matcher, text: str) -> Content:
+    """The text with the letters that match; unlike Textual's own way, it takes nothing in the text for markup."""
+    _, offsets = matcher.fuzzy_search.match(matcher.query, text)
+    shown = Content(text)
+    for offset in offsets:
+        shown = shown.stylize(matcher.match_style, offset, offset + 1)
+    return shown
 
 
 def _find_runs(workbench: Workbench, text: str) -> list[RunSummary]:

@@ -25,6 +25,7 @@ from hetspec_core.cli.options import (
 )
 from hetspec_core.cli.output import JsonFlag, console, launch, note, print_json
 from hetspec_core.errors import UsageError
+from hetspec_core.quantities import load_note
 from hetspec_core.temperature import is_greedy
 
 if TYPE_CHECKING:
@@ -148,6 +149,9 @@ def print_bench(result: dict[str, Any]) -> None:
     )
     for reason, found in setup.get("left_out", {}).items():
         _say(f"left out: {found['count']} {reason} ({found['named'][0]})")
+    load = load_note(setup)
+    if load:
+        _say(f"measured at {load}: other work shared the processor and slowed these figures")
     served = setup.get("sglang")
     if served is not None:
         _say(f"SGLang {served['version']}, {served['mode']} {served.get('url', '')}".rstrip())

@@ -65,8 +65,10 @@ def launch_detached(workbench: Workbench, asked: RunSpec | Resolved, *, json: bo
     if json:
         print_json({"run_id": run_id, "state": state, "folder": str(workbench.paths(run_id).folder)})
         return run_id
-    where = " for GPUs" if state == "queued" else f" in {workbench.paths(run_id).folder}"
-    note(f"run {run_id} is {'waiting' if state == 'queued' else 'at work'}{where}")
+    if state == "queued":
+        note(f"run {run_id} is {(workbench.waits(run_id) or 'waits').replace('waits', 'waiting', 1)}")
+    else:
+        note(f"run {run_id} is at work in {workbench.paths(run_id).folder}")
     note(f"follow it: hetspec-core runs follow {run_id}")
     return run_id
 
@@ -96,7 +98,7 @@ def launch(
     with Interrupts() as interrupts:  # from before the start: Ctrl-C must not leave a worker that nobody follows
         workbench.start(run_id)
         if not (json or quiet) and workbench.state(run_id) == "queued":
-            note(f"run {run_id} waits for GPUs; who holds them: hetspec-core gpus")
+            note(f"run {run_id} {workbench.waits(run_id) or 'waits'}; the queue: hetspec-core runs queue")
         _follow(workbench, run_id, interrupts, json=json, quiet=quiet, view=view)
     return workbench.show(run_id)
 
@@ -312,10 +314,12 @@ class TerminalView(PlainView):
             super().show(event)
             return
         task = self._tasks.get(event.task)
+        # A task of which only the end is known has a bar that moves to and fro until then.
+        total = None if event.prepares and event.done <= 0 else event.total
         if task is None:
-            task = self._tasks[event.task] = self._bars.add_task(event.task, total=event.total, amount="")
-        amount = " ".join(part for part in (_amount(event), event.note) if part)
-        self._bars.update(task, completed=event.done, total=event.total, amount=amount)
+            task = self._tasks[event.task] = self._bars.add_task(event.task, total=total, amount="")
+        amount = " ".join(part for part in ("" if event.prepares else _amount(event), event.note) if part)
+        self._bars.update(task, completed=event.done, total=total, amount=amount)
 
     def __enter__(self) -> TerminalView:
         self._bars.start()
@@ -330,7 +334,12 @@ class TerminalView(PlainView):
 
 
 def progress_line(event: Progress) -> str:
-    """One line for a progress event: task, amount, share, note."""
+    """One line for a progress event: task, amount, share, note; of what comes before the run's work no amount."""
+    if event.prepares:
+        share = "done" if event.total and event.done >= event.total else f"{event.done:.0%}" if event.done else ""
+        return " ".join(
+            part for part in (f"{event.task}:" if share or event.note else event.task, share, event.note) if part
+        )
     share = f" ({event.done / event.total:.0%})" if event.total else ""
     return " ".join(part for part in (f"{event.task}:", _amount(event) + share, event.note) if part)
 

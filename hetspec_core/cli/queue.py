@@ -1,4 +1,4 @@
-"""`hetspec-core runs queue` and `runs move`: which runs wait for GPUs, and in what order."""
+"""`hetspec-core runs queue` and `runs move`: which runs wait, for what, and in what order."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ app = typer.Typer()
 
 @app.command()
 def queue(json: JsonFlag = False) -> None:
-    """List the runs that wait for GPUs, the next one first."""
+    """List the runs that wait for GPUs, the processor or other runs, the next one first."""
     with Workbench() as workbench:
         workbench.dispatch()
-        waiting = workbench.queue.entries()
+        waiting = [(entry, workbench.waits(entry.run_id)) for entry in workbench.queue.entries()]
     _show(waiting, json)
 
 
@@ -41,11 +41,11 @@ def move(
         other = None if before is None else workbench.resolve_run(before)
         workbench.queue.move(workbench.resolve_run(run), priority=priority, before=other)
         workbench.dispatch()
-        waiting = workbench.queue.entries()
+        waiting = [(entry, workbench.waits(entry.run_id)) for entry in workbench.queue.entries()]
     _show(waiting, json)
 
 
-def _show(waiting: list[Waiting], json: bool) -> None:
+def _show(waiting: list[tuple[Waiting, str]], json: bool) -> None:
     from hetspec_core.cli.tables import print_table
 
     if json:
@@ -59,15 +59,17 @@ def _show(waiting: list[Waiting], json: bool) -> None:
                     "gpus": entry.request.count,
                     "names": list(entry.request.names),
                     "min_free_mib": entry.request.min_free_mib,
+                    "cpu_slots": entry.request.cpu_slots,
+                    "reason": reason,
                 }
-                for entry in waiting
+                for entry, reason in waiting
             ]
         )
     elif not waiting:
         note("no run waits")
     else:
         print_table(
-            ("", "run", "priority", "waits", "gpus"),
+            ("", "run", "priority", "waits", "gpus", "reason"),
             [
                 (
                     str(place),
@@ -77,7 +79,8 @@ def _show(waiting: list[Waiting], json: bool) -> None:
                     f"{entry.request.count}"
                     + (f" of {', '.join(entry.request.names)}" if entry.request.names else "")
                     + (f" with {entry.request.min_free_mib / 1024:g} GiB free" if entry.request.min_free_mib else ""),
+                    reason,
                 )
-                for place, entry in enumerate(waiting, 1)
+                for place, (entry, reason) in enumerate(waiting, 1)
             ],
         )

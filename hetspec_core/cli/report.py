@@ -50,12 +50,15 @@ def report(
 
     with Workbench() as workbench:
         rows = collect(workbench, words or [])
-    main, costs = [_cells(row) for row in rows], [_cost_cells(row) for row in rows if row.costs]
+    head, main = (*_HEAD, "identical"), [_cells(row) for row in rows]
+    if any(row.load for row in rows):
+        head, main = (*head, "measured at"), [(*cells, row.load or "-") for cells, row in zip(main, rows, strict=True)]
+    costs = [_cost_cells(row) for row in rows if row.costs]
     if csv is not None:
         flat = [_flat(row) for row in rows]
         write_text(csv, csv_text(flat, list(dict.fromkeys(key for one in flat for key in one))))
     if markdown is not None:
-        text = markdown_text((*_HEAD, "identical"), main)
+        text = markdown_text(head, main)
         if costs:
             text += "\n" + markdown_text(("draft", "tree", *_cost_head()), costs, right_from=2)
         write_text(markdown, text)
@@ -68,7 +71,7 @@ def report(
     if json:
         print_json([row.to_json() for row in rows])
         return
-    print_table((*_HEAD, "identical"), main)
+    print_table(head, main)
     if costs:
         console().print()
         print_table(("draft", "tree", *_cost_head()), costs, title="where the time goes, batch 1, a profiled pass")

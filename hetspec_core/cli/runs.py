@@ -203,6 +203,7 @@ def _facts_table(report: RunReport) -> Table:
         ("started", "" if run.started is None else format_time(run.started)),
         ("took", _took(run)),
         ("attempt", str(run.attempt) if run.attempt > 1 else ""),
+        ("waits", run.waits.removeprefix("waits ")),
         ("progress", _progress(run)),
         ("device", _device(machine)),
         ("exit status", "" if report.exit_status is None else str(report.exit_status)),
@@ -227,7 +228,7 @@ def _took(run: RunSummary) -> str:
 
 def _progress(run: RunSummary) -> str:
     if run.done is None:
-        return ""
+        return run.task
     total = "" if run.total is None else f" of {format_number(run.total)}"
     share = "" if run.progress is None else f" ({run.progress:.0%})"
     return f"{run.task}: {format_number(run.done)}{total} {run.unit}".rstrip() + share

@@ -160,7 +160,7 @@ def _cells(run: RunSummary, figure: Any) -> list[str]:
         run.run_id,
         ("* " if run.starred else "") + cell_text(run.name or "-"),
         run.state,
-        "-" if run.progress is None else f"{run.progress:.0%}",
+        run.waits.partition(",")[0] or ("-" if run.progress is None else f"{run.progress:.0%}"),
         _figure(figure),
         format_age(run.created),
     ]
@@ -180,7 +180,7 @@ def _list_table(found: list[RunSummary], rows: list[list[str]], heading: str) ->
     table.add_column("run", no_wrap=True)
     table.add_column("name", no_wrap=True, overflow="ellipsis", max_width=16)
     table.add_column("state", no_wrap=True)
-    table.add_column("done", justify="right", no_wrap=True)
+    table.add_column("done", justify="right", no_wrap=True, overflow="ellipsis")
     table.add_column(Text(heading), justify="right", no_wrap=True, overflow="ellipsis", max_width=12)
     table.add_column("age", justify="right", no_wrap=True)
     for run, (run_id, name, state, *rest) in zip(found, rows, strict=True):

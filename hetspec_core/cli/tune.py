@@ -19,6 +19,7 @@ from hetspec_core.cli.options import (
     trees_of,
 )
 from hetspec_core.cli.output import JsonFlag, console, launch, note, print_json
+from hetspec_core.quantities import load_note
 
 app = typer.Typer()
 
@@ -98,6 +99,10 @@ def print_tuning(result: dict[str, Any]) -> None:
         )
         table.add_row(*map(Text, cells))
     console().print(table)
+    load = load_note(result.get("machine") or {})
+    if load:
+        line = f"measured at {load}: other work shared the processor and slowed these figures"
+        console().print(line, markup=False, highlight=False, soft_wrap=True)
     for size, best in result["best"].items():
         if best["tree"] is None:
             _say(f"batch {size}: {best['verdict']}")

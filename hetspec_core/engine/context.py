@@ -127,6 +127,13 @@ class RunContext:
         self._tasks[task] = _Task(now, done)
         self.emit(event)
 
+    def prepare(self, task: str, done: float = 0.0, note: str = "") -> None:
+        """Say what comes before the run's work, such as loading a model, and how far that is, from 0 to 1.
+
+        Lists name the task; how far the run is they take from `progress` alone.
+        """
+        self.emit(Progress(task=task, done=done, total=1.0, note=note, workers=self.share.count, prepares=True))
+
     def flush_progress(self) -> None:
         """Write the progress that was held back, so that the journal's last word on every task is the true one."""
         for state in self._tasks.values():

@@ -58,6 +58,7 @@ class Progress(EventBase):
 
     Attributes:
         workers: how many workers share the task; of several each says how far its own share is (`Tally` adds them up).
+        prepares: whether the task comes before the run's work, such as loading a model: its share is not the run's.
     """
 
     type: Literal["progress"] = "progress"
@@ -67,6 +68,7 @@ class Progress(EventBase):
     unit: str = ""
     note: str = ""
     workers: int = 1
+    prepares: bool = False
 
 
 class Metric(EventBase):

@@ -29,6 +29,8 @@ class Tally:
         Workers that have said nothing yet are taken to have as much to do as the others have on the average, so the
         total is about right from the first word on.
         """
+        if event.prepares:
+            return event
         if event.workers <= 1:
             self.parts.pop(event.task, None)  # somebody does it alone now
             return event
@@ -44,7 +46,7 @@ class Tally:
 
     def show(self, event: Progress) -> list[Progress]:
         """What a reader is shown of an event: of a shared task the worker's own progress, by name, and that of all."""
-        if event.workers <= 1:
+        if event.workers <= 1 or event.prepares:
             return [self.add(event)]
         own = event.model_copy(update={"task": f"{event.task} ({event.worker})", "workers": 1})
         return [own, self.add(event)]

@@ -1,4 +1,4 @@
-"""Processes that work on runs, the GPUs they lease, and the order in which they wait for them."""
+"""Processes that work on runs, the GPUs and processor slots they lease, and the order in which they wait for them."""
 
 from hetspec_core.jobs.children import end_marked
 from hetspec_core.jobs.crew import CrewPlan
@@ -7,6 +7,7 @@ from hetspec_core.jobs.local import MAIN_WORKER, WORKER_MODULE, LocalExecutor, L
 from hetspec_core.jobs.outcome import Outcome, outcome
 from hetspec_core.jobs.presence import is_at_work, is_copy, run_folder_of
 from hetspec_core.jobs.queue import PARENT_ENDED, GpuRequest, Queue, Waiting, place
+from hetspec_core.jobs.slots import SlotStatus, slot_count, slot_status
 
 __all__ = [
     "MAIN_WORKER",
@@ -20,6 +21,7 @@ __all__ = [
     "LocalJob",
     "Outcome",
     "Queue",
+    "SlotStatus",
     "Waiting",
     "end_marked",
     "gpu_status",
@@ -29,5 +31,7 @@ __all__ = [
     "place",
     "read_inventory",
     "run_folder_of",
+    "slot_count",
+    "slot_status",
     "visible_here",
 ]

@@ -70,6 +70,7 @@ class LocalExecutor:
         attempt: int,
         folder: Path | None = None,
         gpus: tuple[str, ...] = (),
+        slots: tuple[str, ...] = (),
         crew: CrewPlan | None = None,
     ) -> LocalJob:
         """Start an attempt at the run, and wait until its supervisor has the run; it goes on when this process ends.
@@ -79,11 +80,12 @@ class LocalExecutor:
             attempt: number of this start of the run.
             folder: working folder of the worker, where relative paths of the spec begin; the present one when absent.
             gpus: UUIDs of the GPUs that it leases; with none, the workers see what this process sees.
+            slots: names of the processor slots that it leases.
             crew: how many workers it has and how they share the work; one when absent.
 
         Raises:
             RunError: another supervisor has the run.
-            ResourceError: no process could be started, or a GPU is leased by another run.
+            ResourceError: no process could be started, or a GPU or a slot is leased by another run.
         """
         paths.logs.mkdir(exist_ok=True)
         reading, writing = os.pipe()
@@ -92,6 +94,7 @@ class LocalExecutor:
         if crew is not None:
             command += ["--crew", crew.to_word()]
         command += [word for uuid in gpus for word in ("--gpu", uuid)]
+        command += [word for name in slots for word in ("--slot", name)]
         log = paths.log("supervisor")
         offset = records.size(log)
         try:

@@ -1,10 +1,11 @@
-"""Runs that wait for GPUs or for other runs, in order, and the rule by which they get them. No process keeps the queue:
+"""Runs that wait for GPUs, for a processor slot or for other runs, in order, and the rule by which they get them. No
+process keeps the queue:
 whoever adds a run, ends one or looks at the queue calls `dispatch`, and a lock lets one of them act at a time.
 
 The rule: waiting runs are looked at by priority, the higher first, then by age. A run that finds the GPUs it needs is
 started. One that does not reserves every free GPU it could use, and no run behind it may take those. So the first of a
 priority is never overtaken on the GPUs it waits for: as they become free they gather for it. Runs behind it start only
-on GPUs that nobody before them can use.
+on GPUs that nobody before them can use. Processor slots are given by the same rule.
 
 A run that waits for other runs takes no part in this until they have all succeeded. When one of them ends otherwise,
 the run that waits is ended as cancelled, with the reason.
@@ -25,6 +26,7 @@ from hetspec_core.jobs.crew import CrewPlan
 from hetspec_core.jobs.gpus import GpuStatus, gpu_status, is_named, read_inventory
 from hetspec_core.jobs.local import LocalExecutor, LocalJob
 from hetspec_core.jobs.outcome import outcome
+from hetspec_core.jobs.slots import SlotStatus, slot_status
 from hetspec_core.paths import RunPaths, write_atomic
 
 PARENT_ENDED = "ParentEnded"
@@ -34,19 +36,21 @@ _HOPEFUL = ("open", "succeeded")
 
 @dataclass(frozen=True)
 class GpuRequest:
-    """Which GPUs a run needs.
+    """Which GPUs a run needs, or how many processor slots.
 
     Attributes:
-        count: how many; 0 for a run that waits for other runs only.
+        count: how many GPUs; 0 for a run that leases none.
         names: only these, each an index or a UUID; empty = any.
         min_free_mib: only those with so much free memory.
         force: also those on which somebody else's process works.
+        cpu_slots: processor slots that it takes; of a machine with fewer, all.
     """
 
     count: int
     names: tuple[str, ...] = ()
     min_free_mib: int = 0
     force: bool = False
+    cpu_slots: int = 0
 
     def accepts(self, status: GpuStatus) -> bool:
         """Whether the GPU could be used once it is free."""
@@ -79,27 +83,34 @@ class Waiting:
     after: tuple[str, ...] = ()
 
 
-def place(waiting: Iterable[Waiting], gpus: Iterable[GpuStatus]) -> dict[str, tuple[str, ...]]:
-    """Which of the waiting runs start now, on which GPUs.
+def place(
+    waiting: Iterable[Waiting], gpus: Iterable[GpuStatus], slots: Iterable[SlotStatus] = ()
+) -> dict[str, tuple[str, ...]]:
+    """Which of the waiting runs start now, on which GPUs and processor slots.
 
     Args:
         waiting: in the order of the queue.
         gpus: all there are.
+        slots: all there are.
 
     Returns:
-        Run id -> UUIDs. Runs that must go on waiting are left out.
+        Run id -> UUIDs of GPUs, then names of slots. Runs that must go on waiting are left out.
     """
-    left = list(gpus)
+    left, slots = list(gpus), list(slots)
+    free = [slot.name for slot in slots if not slot.run_id]
     placed: dict[str, tuple[str, ...]] = {}
     for entry in waiting:
+        count, num_slots = entry.request.count, min(entry.request.cpu_slots, len(slots))
         usable = [status for status in left if entry.request.can_take(status)]
-        if len(usable) >= entry.request.count:
+        if len(usable) >= count and len(free) >= num_slots:
             usable.sort(key=lambda status: (status.state != "free", status.gpu.index))
-            taken = usable[: entry.request.count]
-            placed[entry.run_id] = tuple(status.gpu.uuid for status in taken)
+            taken, kept = usable[:count], free[:num_slots]
+            placed[entry.run_id] = (*(status.gpu.uuid for status in taken), *kept)
         else:
-            taken = [status for status in left if entry.request.accepts(status)]
+            taken = [status for status in left if count and entry.request.accepts(status)]
+            kept = free if num_slots else []
         left = [status for status in left if status not in taken]
+        free = [name for name in free if name not in kept]
     return placed
 
 
@@ -169,26 +180,39 @@ class Queue:
                 entry = replace(entry, priority=priority)
             self.put(entry)
 
-    def dispatch(self) -> dict[str, LocalJob]:
+    def dispatch(self, asked: str = "") -> dict[str, LocalJob]:
         """Start every waiting run that can start now; returns the jobs of those by run id.
 
         A run that cannot be started (its folder is gone, no process can be made) does not keep the others.
+
+        Args:
+            asked: a run whose start the caller asks for. If it leases no GPU and cannot be started, it leaves the
+                queue.
+
+        Raises:
+            RunError, ResourceError: the run `asked` could not be started.
         """
         jobs: dict[str, LocalJob] = {}
         if not self.waiting_ids():
             return jobs
         with self.lock():
             waiting = self._ready()
-            placed = place(waiting, gpu_status(self.data, read_inventory())) if waiting else {}
+            needs_gpus = any(entry.request.count for entry in waiting)
+            gpus = gpu_status(self.data, read_inventory()) if needs_gpus else []
+            placed = place(waiting, gpus, slot_status(self.data))
             for entry in waiting:
                 if entry.run_id in placed:
-                    with contextlib.suppress(HetSpecError, OSError):
+                    try:
                         jobs[entry.run_id] = self._start(entry, placed[entry.run_id])
                         self.remove(entry.run_id)
+                    except (HetSpecError, OSError):
+                        if entry.run_id == asked and not entry.request.count:
+                            self.remove(entry.run_id)
+                            raise
         return jobs
 
     def _ready(self) -> list[Waiting]:
-        """The entries, in order, that wait for nothing but GPUs; those that wait in vain are ended."""
+        """The entries, in order, that wait for GPUs or processor slots only; those that wait in vain are ended."""
         entries = [entry for entry in self.entries() if self._still_waits(entry)]
         while True:
             ends = {run_id: outcome(self.data, run_id) for entry in entries for run_id in entry.after}
@@ -225,8 +249,9 @@ class Queue:
             return False
         return True
 
-    def _start(self, entry: Waiting, gpus: tuple[str, ...]) -> LocalJob:
+    def _start(self, entry: Waiting, leases: tuple[str, ...]) -> LocalJob:
         executor = LocalExecutor(entry.module, entry.environment)
         folder = Path(entry.folder) if entry.folder else None
         paths = RunPaths(self.data / "runs" / entry.run_id)
-        return executor.launch(paths, attempt=entry.attempt, folder=folder, gpus=gpus, crew=entry.crew)
+        gpus, slots = leases[: entry.request.count], leases[entry.request.count :]
+        return executor.launch(paths, attempt=entry.attempt, folder=folder, gpus=gpus, slots=slots, crew=entry.crew)

@@ -1,8 +1,8 @@
 """The process that keeps one attempt at a run: `python -m hetspec_core.jobs.supervisor RUN_DIR`.
 
-It holds the lock of the run and the leases of its GPUs for as long as it lives, starts the workers, passes on the wish
-to stop, says how the run ended when no worker says so itself, leaves no process behind, and starts those who wait for
-the GPUs it gives back. It stays small: neither torch nor pydantic is imported here.
+It holds the lock of the run and the leases of its GPUs and processor slots for as long as it lives, starts the workers,
+passes on the wish to stop, says how the run ended when no worker says so itself, leaves no process behind, and starts
+those who wait for what it gives back. It stays small: neither torch nor pydantic is imported here.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from hetspec_core.jobs.gpus import VISIBLE_VARIABLE, take_lease
 from hetspec_core.jobs.local import KILL_SIGNAL, WORKER_MODULE
 from hetspec_core.jobs.queue import Queue
 from hetspec_core.jobs.shift import RETRIES, Shift
+from hetspec_core.jobs.slots import take_slot
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.terminal_text import say
@@ -49,14 +50,24 @@ class Supervisor:
         module: what the workers run.
         plan: how many workers there are and how they share the work.
         gpus: UUIDs to lease; a lone worker sees them all, of several each sees its own.
+        slots: names of processor slots to lease.
     """
 
-    def __init__(self, paths: RunPaths, attempt: int, module: str, plan: CrewPlan, gpus: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        paths: RunPaths,
+        attempt: int,
+        module: str,
+        plan: CrewPlan,
+        gpus: tuple[str, ...],
+        slots: tuple[str, ...] = (),
+    ) -> None:
         self.paths = paths
         self.attempt = attempt
         self.module = module
         self.plan = plan
         self.gpus = gpus
+        self.slots = slots
         self.queue = Queue(paths.folder.parents[1])
         self._held: list[int] = []
         self._signals: set[int] = set()
@@ -80,7 +91,7 @@ class Supervisor:
 
         Raises:
             RunError: another supervisor has the run, or this attempt was made already.
-            ResourceError: a GPU is leased by another run.
+            ResourceError: a GPU or a processor slot is leased by another run.
         """
         me = ProcessIdentity.of()
         lock = locks.take(self.paths.supervisor_lock, patience_s=_LOCK_PATIENCE_S)
@@ -93,6 +104,11 @@ class Supervisor:
             lease = take_lease(self.queue.data, uuid, self.paths.run_id)
             if lease is None:
                 raise ResourceError(f"GPU {uuid} is leased by another run")
+            self._held.append(lease)
+        for name in self.slots:
+            lease = take_slot(self.queue.data, name, self.paths.run_id)
+            if lease is None:
+                raise ResourceError(f"processor slot {name} is leased by another run")
             self._held.append(lease)
         who = {"pid": me.pid, "host": me.host, "birth": me.birth}
         os.ftruncate(lock, 0)
@@ -265,12 +281,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--crew", type=CrewPlan.from_word, default=CrewPlan(), help="how many workers, and how they work"
     )
     parser.add_argument("--gpu", action="append", default=[], metavar="UUID", help="GPU to lease; may be repeated")
+    parser.add_argument("--slot", action="append", default=[], metavar="NAME", help="slot to lease; may be repeated")
     parser.add_argument("--ready", type=int, default=None, metavar="FD", help="file to answer to whoever launched this")
     given = parser.parse_args(arguments)
     if given.ready is not None:
         os.set_inheritable(given.ready, False)
     supervisor = Supervisor(
-        RunPaths(given.run_dir.absolute()), given.attempt, given.module, given.crew, tuple(given.gpu)
+        RunPaths(given.run_dir.absolute()), given.attempt, given.module, given.crew, tuple(given.gpu), tuple(given.slot)
     )
     try:
         me = supervisor.take()

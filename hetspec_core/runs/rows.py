@@ -23,7 +23,8 @@ class RunRow:
 
     Attributes:
         state: what the journals say; of a run at work the caller asks whether its process lives.
-        task, done, total, unit: latest progress.
+        task: what it does, or did last; it may be something before the run's work, such as loading a model.
+        done, total, unit: latest progress of the run's work.
         step, tokens, wall_s: latest metric.
         accept_length, speedup: latest values under these names, from metrics or results.
         tags, note, starred, archived: what people have put on it; tags are sorted.
@@ -140,6 +141,7 @@ def apply(row: RunRow, events: Iterable[Event]) -> Change:
     facts, points = row.facts, change.points
     latest: dict[str, Any] = {}
     progress: Progress | None = None
+    task: str | None = None
     metric: Metric | None = None
     for event in events:  # tens of thousands of metrics at a time: they come first, and nothing is done per event twice
         if isinstance(event, Metric):
@@ -150,6 +152,9 @@ def apply(row: RunRow, events: Iterable[Event]) -> Change:
                 if value is not None and (headline := _headline(name)):
                     latest[headline] = float(value)
         elif isinstance(event, Progress):
+            task = event.task
+            if event.prepares:
+                continue
             if event.workers > 1 or event.task in facts.parts:
                 tally = Tally(facts.parts)
                 progress = tally.add(event)
@@ -168,7 +173,9 @@ def apply(row: RunRow, events: Iterable[Event]) -> Change:
         else:
             facts = fold(facts, event)
     if progress is not None:
-        latest |= {"task": progress.task, "done": progress.done, "total": progress.total, "unit": progress.unit}
+        latest |= {"done": progress.done, "total": progress.total, "unit": progress.unit}
+    if task is not None:
+        latest["task"] = task
     if metric is not None:
         latest |= {"step": metric.step, "tokens": metric.tokens, "wall_s": metric.wall_s}
     change.row = _with_facts(replace(row, **latest), facts)

@@ -1,8 +1,12 @@
-"""What a run asks of the GPUs of this machine, and who has them. It starts nothing."""
+"""What a run asks of the GPUs and the processor of this machine, who has them, and what runs wait for.
+
+It starts nothing.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +17,13 @@ from hetspec_core.jobs import (
     GpuRequest,
     GpuStatus,
     LocalExecutor,
+    Queue,
     Waiting,
     gpu_status,
+    outcome,
     read_inventory,
+    slot_count,
+    slot_status,
     visible_here,
 )
 from hetspec_core.paths import RunPaths
@@ -45,21 +53,23 @@ def waiting_run(
     executor: LocalExecutor, paths: RunPaths, attempt: int, folder: Path | None, after: tuple[str, ...] = ()
 ) -> Waiting | None:
     """The entry in the queue for an attempt that waits for the runs `after`; None for one that waits for none and needs
-    no GPU, or where none is known of.
+    neither a GPU that is known of nor a processor slot.
 
     Raises:
         ResourceError: this machine does not have so many GPUs of the kind it asks for, or as `crew_of`.
+        UsageError: HETSPEC_CPU_SLOTS is not a number.
     """
     spec = _read_spec(paths)
     if spec is None:
         return None
     request = gpu_request(spec)
-    if request is None and not after:
+    slots = processor_slots(spec) if request is None else 0
+    if request is None and not slots and not after:
         return None
     return Waiting(
         run_id=paths.run_id,
         attempt=attempt,
-        request=request or GpuRequest(count=0),
+        request=request or GpuRequest(count=0, cpu_slots=slots),
         priority=spec.resources.priority,
         since=time.time(),
         module=executor.module,
@@ -100,6 +110,46 @@ def gpu_request(spec: RunSpec) -> GpuRequest | None:
             hint="see `hetspec-core gpus`, and num_gpus, gpus and min_free_gib of the run's resources",
         )
     return request
+
+
+COMPUTING = frozenset({"dataset", "train", "bench", "tune"})
+"""Stages that keep a processor busy until they end. The others answer somebody who waits, or serve."""
+
+
+def processor_slots(spec: RunSpec) -> int:
+    """How many processor slots a run takes that leases no GPU.
+
+    A run whose models are a server's computes elsewhere. The machines of a training over several wait for each other,
+    so none of them may wait for a slot besides.
+
+    Raises:
+        UsageError: HETSPEC_CPU_SLOTS is not a number.
+    """
+    count, wanted = slot_count(), spec.resources.cpu_slots
+    if by_another(spec) or spec.resources.num_nodes > 1:
+        return 0
+    if wanted is None:
+        wanted = 1 if spec.stage in COMPUTING else 0
+    return min(wanted, count)
+
+
+def waiting_reasons(queue: Queue) -> dict[str, str]:
+    """Run id -> what the run waits for, for all runs in the queue."""
+    entries = queue.entries()
+    holders = [slot.run_id for slot in slot_status(queue.data) if slot.run_id] if entries else []
+    return {entry.run_id: _reason(queue.data, entry, holders) for entry in entries}
+
+
+def _reason(data: Path, entry: Waiting, holders: Sequence[str]) -> str:
+    for parent in entry.after:
+        if outcome(data, parent) != "succeeded":
+            return f"waits for run {parent}"
+    request = entry.request
+    if request.count:
+        return "waits for GPUs" + (f" ({request.count})" if request.count > 1 else "")
+    if request.cpu_slots and holders:
+        return f"waits for the processor, which run {holders[0]} has"
+    return "waits for its turn"
 
 
 def starts_sglang(spec: RunSpec) -> bool:

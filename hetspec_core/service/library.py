@@ -110,7 +110,7 @@ class Library:
             if row.run_id in waiting and state in FINISHED:  # it waits for its next attempt
                 state = "queued"
             if runs.accepts(state):
-                found.append(RunSummary.of(row, state, self.workbench.paths(row.run_id).folder))
+                found.append(self.workbench.summary(row, state))
         return found
 
     def summary(self, run_id: str) -> RunSummary:
@@ -123,7 +123,7 @@ class Library:
         row = self.workbench.registry.row(run_id)
         if row is None:
             raise NotFoundError(f"there is no run {run_id!r}")
-        return RunSummary.of(row, state, self.workbench.paths(run_id).folder)
+        return self.workbench.summary(row, state)
 
     def spec(self, run_id: str) -> RunSpec:
         """The spec of a run.

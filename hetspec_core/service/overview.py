@@ -103,7 +103,7 @@ class Observer:
         self._queued: list[RunSummary] = []
         self._recent: tuple[RunSummary, ...] = ()
         self._failed: list[RunSummary] = []
-        self._paces: dict[str, deque[tuple[float, float]]] = {}
+        self._paces: dict[str, tuple[tuple[int, str], deque[tuple[float, float]]]] = {}
         self._curves: dict[str, tuple[int | None, str, tuple[float | None, ...]]] = {}
 
     def look(self, workbench: Workbench, *, fully: bool = False) -> Overview:
@@ -180,18 +180,20 @@ class Observer:
     def _eta(self, run: RunSummary, now: float) -> float | None:
         if run.done is None or not run.total or run.started is None:
             return None
-        pace = self._paces.setdefault(run.run_id, deque())
-        if pace and run.done < pace[-1][1]:  # another task, which counts from nothing
-            pace.clear()
+        kind = run.attempt, run.task
+        known, pace = self._paces.get(run.run_id, (kind, deque()))
+        if known != kind or (pace and run.done < pace[-1][1]):  # another task, which has a pace of its own
+            pace = deque()
+        self._paces[run.run_id] = kind, pace
         if not pace or run.done > pace[-1][1]:
             pace.append((now, run.done))
         while len(pace) > 2 and pace[0][0] < now - _PACE_S:
             pace.popleft()
-        if len(pace) < 2:
+        if len(pace) < 2 or run.done >= run.total:
             return None
         (first, begun), (last, done) = pace[0], pace[-1]
-        left = (run.total - done) * (last - first) / (done - begun)
-        return float(max(0, round(left - (now - last))))
+        left = (run.total - done) * (last - first) / (done - begun) - (now - last)
+        return float(round(left)) if left >= 0.5 else None  # it takes longer than its pace foretold
 
     def _curve(self, workbench: Workbench, run: RunSummary) -> tuple[str, tuple[float | None, ...]]:
         step, metric, values = self._curves.get(run.run_id, (-1, "", ()))
@@ -210,7 +212,7 @@ class Observer:
 
 
 def _summary(workbench: Workbench, row: RunRow, state: str) -> RunSummary:
-    return RunSummary.of(row, state, workbench.paths(row.run_id).folder)  # type: ignore[arg-type]
+    return workbench.summary(row, state)  # type: ignore[arg-type]
 
 
 def _changed(workbench: Workbench) -> int:

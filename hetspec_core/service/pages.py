@@ -154,7 +154,7 @@ class Pages:
                 except NotFoundError:
                     continue
                 row = self.workbench.registry.row(row.run_id) or row
-            summary = RunSummary.of(row, state, self.workbench.paths(row.run_id).folder)
+            summary = self.workbench.summary(row, state)
             lines.append(RunLine(summary, self._values(row.run_id, further) if further else {}))
         return lines
 

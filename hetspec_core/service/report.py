@@ -16,7 +16,9 @@ from hetspec_core.spec import RunSpec
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One line of a list of runs. Times in unix seconds; `progress` from 0 to 1, None = unknown."""
+    """One line of a list of runs. Times in unix seconds; `progress` from 0 to 1, None = unknown; `waits` says what a
+    queued run waits for.
+    """
 
     run_id: str
     name: str
@@ -47,9 +49,10 @@ class RunSummary:
     note: str = ""
     starred: bool = False
     archived: bool = False
+    waits: str = ""
 
     @classmethod
-    def of(cls, row: RunRow, state: RunState, folder: Path) -> RunSummary:
+    def of(cls, row: RunRow, state: RunState, folder: Path, waits: str = "") -> RunSummary:
         """The summary of a row, with the state that it has now that its process has been looked for."""
         known = row.done is not None and row.total
         error = {"kind": row.error_kind, "message": row.error_message, "hint": row.error_hint}
@@ -83,6 +86,7 @@ class RunSummary:
             note=row.note,
             starred=row.starred,
             archived=row.archived,
+            waits=waits if state == "queued" else "",
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hetspec_core.errors import DataError, NotFoundError
+from hetspec_core.quantities import load_note
 from hetspec_core.service.library import Library
 from hetspec_core.service.sweeps.ledger import Ledger
 
@@ -33,6 +34,7 @@ class ResultRow:
         by_depth: depth, acceptance_rate given the parent, joint_rate.
         costs: phase -> seconds in the profiled pass at batch 1, the draft's commit counted with propose.
         step_s: phase -> seconds of one verify step there.
+        load: of the processor, where other work shared it: the speeds are lower than they should be.
     """
 
     run_id: str
@@ -53,6 +55,7 @@ class ResultRow:
     identical: int | None
     prompts: int | None
     device: str = ""
+    load: str = ""
     histogram: dict[int, int] = field(default_factory=dict)
     by_depth: tuple[dict[str, Any], ...] = ()
     costs: dict[str, float] = field(default_factory=dict)
@@ -123,6 +126,7 @@ def _rows(run_id: str, label: str, recipe: str, draft: str, result: dict[str, An
         "recipe": recipe,
         "dtype": setup.get("dtype", ""),
         "device": setup.get("cpu", "cpu") if setup.get("device") == "cpu" else setup.get("device", ""),
+        "load": load_note(setup),
         "batch_size": setup.get("batch_size", 1),
         "temperature": (setup.get("sampling") or {}).get("temperature", 0.0),
         "parameters": setup.get("draft_parameters") or 0,

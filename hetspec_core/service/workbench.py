@@ -21,7 +21,7 @@ from hetspec_core.runs import Registry, RunRow, RunState, derive_state
 from hetspec_core.runs.state import FINISHED
 from hetspec_core.service.chains import stopped_children, waits_for
 from hetspec_core.service.folders import desk_lock, fill_folder, keys_of, new_run_id, seal, submit_folder, submitted
-from hetspec_core.service.gpus import GpuReport, crew_on_processor, read_gpus, waiting_run
+from hetspec_core.service.gpus import GpuReport, crew_on_processor, read_gpus, waiting_reasons, waiting_run
 from hetspec_core.service.inputs import InputKind, explain_missing, find_run, product_folder
 from hetspec_core.service.report import (
     RunReport,
@@ -69,6 +69,7 @@ class Workbench:
         self._jobs: dict[str, LocalJob] = {}
         self._keys: dict[str, dict[str, str]] = {}
         self._registry: Registry | None = None
+        self._reasons: tuple[float, dict[str, str]] = (-_QUEUE_LOOK_S, {})
 
     @property
     def registry(self) -> Registry:
@@ -129,8 +130,8 @@ class Workbench:
             return RunHandle(run_id, self.paths(run_id))
 
     def start(self, run_id: str) -> None:
-        """Start a run that is not at work: the first attempt, or a further one. It waits if its GPUs are not free, or
-        if runs that go before it have not succeeded yet.
+        """Start a run that is not at work: the first attempt, or a further one. It waits if its GPUs or its processor
+        slot are not free, or if runs that go before it have not succeeded yet.
 
         Raises:
             NotFoundError: there is no such run.
@@ -156,7 +157,7 @@ class Workbench:
                 return
             with self.queue.lock():
                 self.queue.put(waiting)
-        self.dispatch()
+        self._jobs.update(self.queue.dispatch(run_id))
 
     def _executor_with_keys(self, paths: RunPaths) -> LocalExecutor:
         """The executor, with the keys that were taken out of the run's spec as variables of its workers.
@@ -335,7 +336,7 @@ class Workbench:
             if row.run_id in waiting and now in FINISHED:
                 now = "queued"
             if state in (None, now):
-                found.append(RunSummary.of(row, now, self.paths(row.run_id).folder))
+                found.append(self.summary(row, now))
         return found
 
     def show(self, run_id: str) -> RunReport:
@@ -352,7 +353,7 @@ class Workbench:
             spec = None
         digest = digest_journal(paths)
         return RunReport(
-            summary=RunSummary.of(row, state, paths.folder),
+            summary=self.summary(row, state),
             spec=spec,
             resolved=read_resolved(paths),
             metrics=self.registry.last_metrics(run_id),
@@ -363,6 +364,20 @@ class Workbench:
             files=list_files(paths.folder),
             exit_status=lost_status(paths) if state == "lost" else None,
         )
+
+    def summary(self, row: RunRow, state: RunState) -> RunSummary:
+        """The line of a run in lists, in the state that it has now."""
+        return RunSummary.of(row, state, self.paths(row.run_id).folder, self.waits(row.run_id, state))
+
+    def waits(self, run_id: str, state: RunState = "queued") -> str:
+        """What a queued run waits for; empty for one that waits for nothing."""
+        if state != "queued":
+            return ""
+        looked_s, found = self._reasons
+        if time.monotonic() - looked_s >= _QUEUE_LOOK_S or run_id not in found:
+            found = waiting_reasons(self.queue)
+            self._reasons = time.monotonic(), found | {run_id: found.get(run_id, "")}
+        return found.get(run_id, "")
 
     def resolve_run(self, word: str) -> str:
         """The run that is meant by an id, the beginning of exactly one, or a name.

@@ -38,13 +38,21 @@ class ResourcesSpec(Spec):
     )
     gpus: tuple[str, ...] = Field(default=(), description="Only these GPUs, each an index or a UUID; empty = any.")
     min_free_gib: float = Field(default=0.0, ge=0, description="Only GPUs with so much free memory, in GiB.")
+    cpu_slots: int | None = Field(
+        default=None,
+        ge=0,
+        description="Processor slots of a run that leases no GPU; it waits until so many are free (HETSPEC_CPU_SLOTS, "
+        "one on a machine). Absent = 1 for dataset, train, bench and tune, else 0; 0 = it starts at once.",
+    )
     max_memory: dict[str, str] = Field(
         default_factory=dict,
         description="Spread base and draft over GPUs, for bench, generate and chat: index of a GPU of the run -> what "
         "it may hold of the weights, e.g. {0 = '17.5GiB', 1 = '17GiB'}.",
     )
     share_busy: bool = Field(default=False, description="Take GPUs on which a process of somebody else's works too.")
-    priority: int = Field(default=0, description="Place among runs that wait for GPUs; higher is earlier.")
+    priority: int = Field(
+        default=0, description="Place among runs that wait for GPUs or a processor slot; higher is earlier."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> ResourcesSpec:

@@ -77,7 +77,7 @@ _KNOWN: tuple[tuple[Column, Write], ...] = (
     _column("tag", "Tags", 10, lambda run: Cell(" ".join(run.tags), "accent"), grow=2, most=30),
     _column("note", "Note", 16, _text("note"), grow=3),
     _column("error", "Error", 20, lambda run: Cell(run.error["message"] if run.error else "", "error"), grow=3),
-    _column("task", "Task", 12, _text("task")),
+    _column("task", "Task", 12, lambda run: Cell(run.waits or run.task)),
     _column("attempt", "Attempt", 7, _figure("attempt"), "right"),
     _column("done", "Count", 9, _figure("done"), "right"),
     _column("total", "Of", 9, _figure("total"), "right"),

@@ -120,7 +120,7 @@ class RunsBeside(RunActions):
         name, curves = found
         chart = self.query_one(Chart)
         more = f"  (first {MOST_CURVES} of {len(self.chosen)})" if len(self.chosen) > MOST_CURVES else ""
-        chart.border_title = f"{safe(name) or 'no metric'}{more}"
+        chart.border_title = Content(f"{safe(name) or 'no metric'}{more}")
         chart.border_subtitle = "m metric"
         chart.set_series([series_of(curve) for curve in curves], x_name="step")
         places = chart.colours

@@ -10,6 +10,7 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
+from textual.content import Content
 
 from hetspec_core.errors import HetSpecError
 from hetspec_tui.dialogs import Confirm, Prompt
@@ -114,7 +115,7 @@ class ComparisonScreen(Page):
     def show_curves(self, curves: list[Curve]) -> None:
         """Draw the curves."""
         chart = self.query_one(Chart)
-        chart.border_title = safe(self.metric) or "no metric"
+        chart.border_title = Content(safe(self.metric) or "no metric")
         chart.border_subtitle = "m metric  x axis"
         chart.set_series([series_of(curve) for curve in curves], x_name=AXES[self.axis])
 

@@ -243,7 +243,7 @@ class PresetsScreen(Page):
         switcher = self.query_one("#right", ContentSwitcher)
         width = switcher.size.width - 4
         self.query_one("#difference", Static).update(difference_of(first, line.name, found, width))
-        self.query_one("#diff").border_title = f"{first} and {line.name}: {len(found)} keys differ"
+        self.query_one("#diff").border_title = Content(f"{first} and {line.name}: {len(found)} keys differ")
         switcher.current = "diff"
         self._mark = ""
         self.names.redraw([self._entry(each) for each in self.lines])

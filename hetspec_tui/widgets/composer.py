@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
+from textual.events import Key
 from textual.geometry import Region
 from textual.message import Message
 from textual.strip import Strip
@@ -30,7 +31,7 @@ class Composer(TextArea):
     }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "send", "Send", id="composer.send", priority=True),
+        Binding("enter", "send", "Send", id="composer.send"),
         Binding("ctrl+j,shift+enter", "newline", "New line", id="composer.newline", show=False),
     ]
 
@@ -63,6 +64,13 @@ class Composer(TextArea):
         """Replace what is written, the cursor behind it."""
         self.load_text(text)
         self.move_cursor(self.document.end)
+
+    async def _on_key(self, event: Key) -> None:
+        # In the widget's own queue, behind the letters that were typed before it; a binding would run in the app's.
+        if any(binding.action == "send" for binding in self._bindings.key_to_bindings.get(event.key, ())):
+            event.stop()
+            event.prevent_default()
+            self.action_send()
 
     def action_send(self) -> None:
         """Send what is written."""

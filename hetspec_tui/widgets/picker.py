@@ -107,14 +107,17 @@ class Picker(ModalScreen[tuple[str, ...] | None]):
             yield Static(id="picker-about", markup=False)
 
     def on_mount(self) -> None:
-        self.query_one("#picker-box").border_title = self._title
+        self.query_one("#picker-box").border_title = Content(safe(self._title))
         keys = "space marks, enter takes them" if self._several else "enter takes it"
         self.query_one("#picker-box").border_subtitle = f"{keys}, esc leaves"
         shown = self.query_one("#picker-list", OptionList)
         shown.can_focus = False
         self.query_one("#picker-search").focus()
         self._fill("")
-        self.call_after_refresh(self._fill, "")  # the width of the list is known only now
+        self.call_after_refresh(self._fill_again)  # the width of the list is known only now
+
+    def _fill_again(self) -> None:
+        self._fill(self.query_one("#picker-search", Input).value)  # something may have been typed meanwhile
 
     def _fill(self, words: str) -> None:
         shown = self.query_one("#picker-list", OptionList)

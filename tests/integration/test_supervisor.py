@@ -272,6 +272,27 @@ def test_a_run_waits_for_its_gpus_and_is_started_by_the_one_that_gives_them_back
     until(lambda: {status.state for status in workbench.gpus().gpus} == {"free"}, "the leases")
 
 
+def test_runs_that_compute_on_the_processor_wait_for_each_other_and_say_for_what(workbench: Workbench) -> None:
+    first = start(workbench, "wait")
+    works(workbench, first)
+    second = start(workbench, "wait-second")
+    third = start(workbench, "wait-third")
+    beside = start(workbench, "wait-beside", cpu_slots=0)
+    works(workbench, beside)
+    assert [workbench.state(run) for run in (second, third)] == ["queued", "queued"]
+    summaries = {run.run_id: run for run in workbench.runs()}
+    assert first in summaries[second].waits and "processor" in summaries[second].waits
+    assert summaries[first].waits == ""
+    workbench.cancel(third)
+    assert workbench.state(third) == "cancelled"
+    os.kill(supervisor_of(workbench, first).pid, signal.SIGKILL)  # the kernel gives its slot back
+    until(lambda: workbench.dispatch() or workbench.state(second) != "queued", "the second run")
+    works(workbench, second)
+    for run in (second, beside):
+        workbench.cancel(run, force=True)
+        assert workbench.wait(run, PATIENCE_S) == "cancelled"
+
+
 @pytest.mark.usefixtures("two_gpus")
 def test_a_run_that_waits_again_is_queued_and_what_it_was_when_it_is_taken_out(workbench: Workbench) -> None:
     lost = start(workbench, "die", num_gpus=2)

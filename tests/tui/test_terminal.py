@@ -193,6 +193,16 @@ def test_a_first_start_is_drawn_in_a_real_terminal_and_survives_a_storm_of_sizes
     terminal.assert_restored_after_resizing()
 
 
+def test_keys_that_arrive_in_one_read_keep_their_order(terminal: Terminal) -> None:
+    terminal.show("Begin")
+    os.write(terminal.master, b"2/state:failed\r3/moe-eag\x7f\x7fe\r")  # what a terminal sends after a moment of load
+    terminal.show("moe-ee")
+    os.write(terminal.master, b"\x032")
+    terminal.show("state:failed")
+    os.write(terminal.master, b"q")
+    assert terminal.wait() == 0
+
+
 def test_suspended_and_brought_back_it_draws_itself_again(terminal: Terminal) -> None:
     terminal.show("Begin")
     os.write(terminal.master, b"\x1a")

@@ -57,6 +57,7 @@ def run(context: RunContext) -> None:
     for tree in spec.bench.trees if draft is not None else ():
         tracks.append(Track(tree.label, spec.decoding.model_copy(update={"tree": tree, "plain": False})))
 
+    context.prepare("warm up")
     _warm_up(context, base, draft, template, prompts.conversations, tracks)
     questions = _measure(context, base, draft, template, prompts, tracks)
     plain, *speculative = tracks

@@ -149,7 +149,9 @@ class _Loader:
 
     def __call__(self) -> BaseLM:
         if self._base is None:
+            self._context.prepare("load base")
             self._base = _load(self._context)
+            self._context.prepare("load base", 1)
         return self._base
 
 

@@ -45,6 +45,7 @@ def run(context: RunContext) -> None:
             if piece := stream.add(token):
                 context.emit(Text(prompt=number, text=piece))
 
+        context.progress("generate", number, len(spec.prompts), "prompts")
         completion = generate(base, draft, [ids], spec.decoding, on_token=say)[0]
         if rest := stream.finish():
             context.emit(Text(prompt=number, text=rest))
@@ -64,6 +65,7 @@ def run(context: RunContext) -> None:
                 else None,
             }
         )
+    context.progress("generate", len(answers), len(answers), "prompts")
     context.result("generate", {"answers": answers})
 
 
@@ -113,6 +115,7 @@ def _answer_served(context: RunContext) -> list[dict[str, Any]]:
                 say(seen.tokens)
 
             watcher = Watcher(on_tokens=say, on_step=step, stop_asked=context.cancelled.is_set, trees=False)
+            context.progress("generate", number, len(spec.prompts), "prompts")
             written = backend.answer(ids, spec.decoding, watcher)
             context.check_cancelled()
             if rest := stream.finish():

@@ -22,7 +22,7 @@ def load_pair(context: RunContext) -> tuple[BaseLM, DraftLM | None]:
         CheckpointError: the draft's files are damaged.
     """
     spec = context.spec
-    context.progress("load models", 0, 1, "")
+    context.prepare("load models")
     base = BaseLM.load(spec.base, device=context.device, dtype=context.dtype, max_memory=spec.resources.max_memory)
     draft = None
     if spec.draft is not None and not spec.decoding.plain:
@@ -33,7 +33,7 @@ def load_pair(context: RunContext) -> tuple[BaseLM, DraftLM | None]:
         folder = find_product(spec.draft.checkpoint, "draft")
         draft = load_draft(folder, base)
         check_tokenizer(folder, base, draft, lambda message: context.log(message, "warning"))
-    context.progress("load models", 1, 1, "")
+    context.prepare("load models", 1)
     return base, draft
 
 

@@ -41,7 +41,7 @@ def run(context: RunContext) -> None:
             server.start()
             facts = server.wait_ready(
                 spec.sglang.start_timeout_s,
-                lambda label, done: context.progress("start server", done, 1.0, "", note=label),
+                lambda label, done: context.prepare("start server", done, label),
                 context.cancelled.is_set,
             )
             context.result(

@@ -40,7 +40,7 @@ def sglang_backend(context: RunContext) -> Iterator[SGLangBackend]:
     backend = SGLangBackend()
     backend.configure(context.spec.sglang.model_dump(mode="json"))
     backend.folder, backend.logs = exports(context), context.paths.logs
-    backend.on_progress = lambda label, done: context.progress("start server", done, 1.0, "", note=label)
+    backend.on_progress = lambda label, done: context.prepare("start server", done, label)
     backend.stop_asked = context.cancelled.is_set
     try:
         backend.open(context.spec.base, context.spec.resources)

@@ -181,10 +181,10 @@ def _load_ends(
     copies = fresh and draft.checkpoint is None and draft.init == "base_last_layers"
     layers = draft.architecture.num_hidden_layers if copies else 0
     if processes.is_main:
-        context.progress("load base", 0, 1)
+        context.prepare("load base")
     base, _ = load_frozen_ends(context.spec.base, device=device, dtype=dtype, last_layers=layers)
     if processes.is_main:
-        context.progress("load base", 1, 1)
+        context.prepare("load base", 1)
     return base
 
 

@@ -21,6 +21,7 @@ from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.decoding.measure import PLAIN, Track
 from hetspec_core.engine.decoding.trials import ADVICE, Trial, as_json, verdict
+from hetspec_core.engine.machine import machine_facts
 from hetspec_core.engine.stages.bench_sglang import check_prompts, throughput
 from hetspec_core.engine.stages.measured_prompts import Prompts, opening, read_prompts
 from hetspec_core.engine.stages.models import load_pair
@@ -59,7 +60,7 @@ def run(context: RunContext) -> None:
         context.metric(number, {"tokens_per_s": trial.tokens_per_s, "accept_length": trial.accept_length})
     found = report(trials, backend=spec.backend, decodings={way.label: way.decoding for way in ways})
     about = {"source": prompts.source, "conversations": len(prompts), "left_out": prompts.record()}
-    context.result("tune", {**found, "prompts": about})
+    context.result("tune", {**found, "prompts": about, "machine": machine_facts(context.device)})
 
 
 def report(trials: Sequence[Trial], *, backend: str, decodings: dict[str, DecodingSpec]) -> dict[str, Any]:

@@ -235,8 +235,10 @@ class ChatSession(ChatState):
                 return
             if self.state == "answering" and self.answer is not None:
                 self._link.send(Stop(ask=self.answer.ask))
+                self.stopping = True
             elif self.state == "calibrating":
                 self._link.send(Stop())
+                self.stopping = True
             elif self.answer is not None and not self.answer.ended:  # it waits for the base
                 self.answer.state = "stopped"
 
@@ -370,7 +372,7 @@ class ChatSession(ChatState):
         if self.state == "loading" or self._link is None:
             self._queued = request
             return
-        self._queued = None
+        self._queued, self.stopping = None, False
         self.state = "answering" if isinstance(request, Ask) else "calibrating"
         if isinstance(request, Ask):
             self._not_recorded(self.recorder.begin(request, self.base))

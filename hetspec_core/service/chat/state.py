@@ -46,6 +46,7 @@ class ChatState:
 
     Attributes:
         state: what is under way.
+        stopping: whether the worker was told to end what is under way, and has not done so yet.
         settings: of the next answer.
         conversation: the turns so far.
         answer: the present or last answer; None before the first.
@@ -61,6 +62,7 @@ class ChatState:
 
     def __init__(self, settings: ChatSettings, conversation: Conversation, record: Path | None) -> None:
         self.state: SessionState = "new"
+        self.stopping = False
         self.settings = settings
         self.conversation = conversation
         self.answer: Answer | None = None
@@ -159,6 +161,7 @@ class ChatState:
             self.conversation.answer(answer)
 
     def _ready(self) -> None:
+        self.stopping = False
         if self.state in ("answering", "calibrating"):
             self.state = "ready"
 
@@ -168,6 +171,7 @@ class ChatState:
         if problem is not None and problem.fatal:  # it said itself why
             event = event.model_copy(update={"message": problem.error.message, "hint": problem.error.hint})
         self.death, self.state, self.loading, self._queued = event, "dead", None, None
+        self.stopping = False
         answer = self.answer
         if answer is not None and not answer.ended:
             answer.apply(event)

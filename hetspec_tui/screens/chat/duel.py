@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -121,11 +120,15 @@ class DuelScreen(Page):
         self.app.copy_to_clipboard(text)
         self.notify(text, title="Copied", timeout=2)
 
+    def interrupt(self) -> bool:
+        if not self.session.busy or self.session.stopping:
+            return False
+        self.session.stop()
+        return True
+
     async def action_leave(self) -> None:
         """Stop both; else go back to the chat."""
-        if self.session.busy:
-            await asyncio.to_thread(self.session.stop)
-        else:
+        if not self.interrupt():
             await self.app.run_action("app.back")
 
 

@@ -215,13 +215,19 @@ class ChatTalk(Page):
         """Go to the line where one writes."""
         self.composer.focus()
 
+    def interrupt(self) -> bool:
+        session = self.session
+        if session is None or not session.busy or session.stopping:
+            return False
+        session.stop()
+        self.redraw()
+        return True
+
     async def action_leave(self) -> None:
         """Stop the answer; else leave what is open, one thing at a time."""
-        session = self.session
-        if session is not None and session.busy:
-            session.stop()
-            self.redraw()
-        elif self.maximized is not None:
+        if self.interrupt():
+            return
+        if self.maximized is not None:
             self.minimize()
         elif self.editing is not None:
             self._edit_no_more()

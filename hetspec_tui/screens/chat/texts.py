@@ -47,6 +47,8 @@ def head_text(session: ChatSession, *, recording: bool, read_only: bool) -> Cont
     """Base, draft, tree and what is under way, in one line."""
     settings = session.settings
     sign, colour, words = STATES[session.state]
+    if session.stopping:
+        words = "stopping"
     if session.loading is not None and session.state == "loading":
         words = f"loading {safe(session.loading.what)} {session.loading.done:.0%}"
     if read_only and session.state == "new":

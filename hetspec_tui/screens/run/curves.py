@@ -145,7 +145,7 @@ class CurvesPane(Horizontal):
             chart.empty = (
                 "no metrics yet" if not self._known else "no metric is chosen: M" if not metrics else "no points yet"
             )
-            chart.border_title = safe(metrics[0]) if len(metrics) == 1 and len(runs) > 1 else ""
+            chart.border_title = Content(safe(metrics[0]) if len(metrics) == 1 and len(runs) > 1 else "")
             chart.set_series(series, x_name=AXES[axis])
 
     def _points(self) -> int:

@@ -65,9 +65,9 @@ class RunHead(Static):
         if run is None or run.state not in AT_WORK or not run.total or run.done is None or len(self._samples) < 2:
             return None
         (first_time, first), (last_time, last) = self._samples[0], self._samples[-1]
-        if last <= first or last_time <= first_time:
+        if last <= first or last_time <= first_time or last >= run.total:
             return None
-        return max(0.0, (run.total - last) * (last_time - first_time) / (last - first))
+        return (run.total - last) * (last_time - first_time) / (last - first)
 
 
 def runtime_s(run: RunSummary) -> float | None:
@@ -111,9 +111,13 @@ def _second(run: RunSummary, width: int, left_s: float | None, gone: bool) -> Co
         filled = round(run.progress * cells)
         bar = Content.styled("━" * filled, STATE_COLOURS[run.state]) + Content.styled("─" * (cells - filled), MUTED)
         parts.append(bar + Content(f" {run.progress:.0%}"))
+    if run.done is None and run.task and run.state in AT_WORK:
+        parts.append(Content(safe(run.task)))
     if run.done is not None:
         total = f"/{count(run.total)}" if run.total else ""
         parts.append(Content(f"{safe(run.task)} {count(run.done)}{total} {safe(run.unit)}".strip()))
+    if run.waits:
+        parts.append(Content(safe(run.waits)))
     parts.append(Content.styled("not begun", MUTED) if run.started is None else Content(duration(runtime_s(run))))
     if left_s is not None:
         parts.append(Content.styled(f"{duration(left_s)} left", "bold"))

@@ -15,6 +15,7 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
+from textual.content import Content
 from textual.widgets import Static, TabbedContent, TabPane
 
 from hetspec_core.errors import HetSpecError, NotFoundError
@@ -257,7 +258,7 @@ class RunScreen(RunDeeds):
         if self.run is not None:
             at = f" ({self._logs.index(name) + 1}/{len(self._logs)}, [ ])" if len(self._logs) > 1 else ""
             view.set_source(FileSource(self.desk, self._log_path(name)), empty=f"{name}.log is empty{at}")
-            view.border_title = f"{safe(name)}.log{at}"
+            view.border_title = Content(f"{safe(name)}.log{at}")
 
     def _log_path(self, name: str) -> Path:
         folder = Path(self.run.folder) if self.run else Path()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len
 from textual.content import Content
 
+from hetspec_core.quantities import load_note
 from hetspec_core.service import exit_words
 from hetspec_tui.formatting import duration, number, safe, size
 from hetspec_tui.screens.run.head import MUTED
@@ -147,6 +148,9 @@ def _bench(data: Mapping[str, Any]) -> list[Content]:
     for reason, found in (setup.get("left_out") or {}).items():
         if isinstance(found, dict) and found.get("named"):
             parts.append(Content(f"left out: {found.get('count')} {safe(reason)} ({safe(str(found['named'][0]))})"))
+    load = load_note(setup)
+    if load:
+        parts.append(Content.styled(f"measured at {load}: other work slowed these figures", "$warning"))
     head = ("tree", "accept length", "95 %", "tokens/s", "speedup", "identical")
     parts += [Content(""), table(head, rows, right=(1, 2, 3, 4, 5))]
     for tree in trees:

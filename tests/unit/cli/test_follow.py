@@ -75,4 +75,8 @@ def test_lines_of_progress_and_metrics() -> None:
         "a: 1,500/6,000 tokens (25%) n"
     )
     assert progress_line(Progress(task="a", done=0, total=0)) == "a: 0/0"
+    assert progress_line(Progress(task="load base", done=0, total=1, prepares=True)) == "load base"
+    assert progress_line(Progress(task="load base", done=1, total=1, prepares=True)) == "load base: done"
+    starting = Progress(task="start server", done=0.25, total=1, note="weights are loaded", prepares=True)
+    assert progress_line(starting) == "start server: 25% weights are loaded"
     assert metric_line(Metric(step=1200, values={"loss": None, "lr": 1e-4})) == "step 1200  loss -  lr 0.0001"

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from hetspec_core.cli.main import main
 from hetspec_core.events import Journal, Result, RunEnded, RunStarted
+from hetspec_core.quantities import load_note
 from hetspec_core.service import Workbench
 from hetspec_core.service.results import ResultRow, collect, front, rows_of
+from hetspec_tui.screens.run.texts import results_text
 from tests.fakes.specs import small_spec
 
 PLAIN = {"decode_tokens_per_s": 100.0}
@@ -38,11 +40,13 @@ def tree(shape: str, accept_length: float, propose_s: float, tokens_per_s: float
     }
 
 
-def bench_run(workbench: Workbench, name: str, parameters: int, *trees: dict[str, Any], plain: Any = PLAIN) -> str:
+def bench_run(
+    workbench: Workbench, name: str, parameters: int, *trees: dict[str, Any], plain: Any = PLAIN, **about: Any
+) -> str:
     """A bench that has succeeded with this result."""
     made = workbench.submit(small_spec(name, "bench"))
     setup = {"base": "tiny", "dtype": "float32", "batch_size": 1, "sampling": {"temperature": 0.0}}
-    setup |= {"draft_parameters": 2 * parameters, "draft_active_parameters": parameters}
+    setup |= {"draft_parameters": 2 * parameters, "draft_active_parameters": parameters, **about}
     result = {"setup": setup, "plain": plain, "trees": list(trees)}
     with Journal(made.paths.events, "worker-0") as journal:
         journal.write(RunStarted(stage="bench", pid=1, host="h"))
@@ -188,3 +192,39 @@ def test_an_output_that_is_a_device_stays_one(benches, tmp_path: Path, capsys: p
         assert main(words) == 8, words
         assert "the disk is full" in capsys.readouterr().err
     assert Path("/dev/full").is_char_device()
+
+
+@pytest.mark.parametrize(
+    ("load", "cores", "note"),
+    [
+        (12.3, 2, "load 12 on 2 cores"),
+        (3.1, 2, "load 3 on 2 cores"),
+        (2.9, 2, ""),  # its own threads, and little besides
+        (2.5, 1, "load 2 on 1 core"),
+        (70.0, 64, ""),
+        (90.0, 64, "load 90 on 64 cores"),
+        (None, 2, ""),
+        (float("nan"), 2, ""),
+        (5.0, None, ""),
+    ],
+)
+def test_a_load_is_told_where_other_work_shared_the_processor(load: Any, cores: Any, note: str) -> None:
+    assert load_note({"load_average": load, "cores": cores}) == note
+    assert load_note({}) == ""
+
+
+def test_a_figure_measured_under_load_says_so_in_every_table(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Workbench() as workbench:
+        bench_run(workbench, "calm", 10, tree("1/1/1", 1.5, 0.1, 50.0), load_average=1.0, cores=2)
+        bench_run(workbench, "busy", 10, tree("1/1/1", 1.5, 0.1, 20.0), load_average=12.0, cores=2)
+    assert main(["report", "--no-histograms", "--md", str(home / "report.md")]) == 0
+    assert "load 12 on 2 cores" in " ".join(capsys.readouterr().out.split())
+    lines = (home / "report.md").read_text().splitlines()
+    assert "measured at" in lines[0]
+    assert [line.rstrip(" |").endswith("load 12 on 2 cores") for line in lines if "busy" in line][:1] == [True]
+    assert not any("load 12" in line for line in lines if "calm" in line)
+    assert main(["report", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["label"]: row["load"] for row in rows} == {"calm": "", "busy": "load 12 on 2 cores"}
+    data = {"setup": {"load_average": 12.0, "cores": 2}, "plain": PLAIN, "trees": [tree("1/1/1", 1.5, 0.1, 20.0)]}
+    assert "measured at load 12 on 2 cores" in results_text({"bench": data}).plain

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hetspec_core.errors import NotFoundError
+from hetspec_core.errors import NotFoundError, UsageError
 from hetspec_core.jobs import GpuRequest, GpuStatus, Queue, Waiting, place, read_inventory, visible_here
 from hetspec_core.jobs.gpus import Gpu, gpu_status, take_lease
+from hetspec_core.jobs.slots import SlotStatus, slot_count, slot_status, take_slot
 
 
 def gpu(index: int, state: str = "free", free_mib: int = 1000) -> GpuStatus:
@@ -127,3 +128,69 @@ def test_a_machine_without_a_driver_says_why(monkeypatch: pytest.MonkeyPatch) ->
     assert inventory.gpus or inventory.reason
     monkeypatch.setenv("HETSPEC_FAKE_GPUS", "many")
     assert "needs a number" in read_inventory().reason
+
+
+# --- processor slots --------------------------------------------------------------------------------------------------
+
+
+def computing(run_id: str, slots: int = 1) -> Waiting:
+    return waiting(run_id, 0, cpu_slots=slots)
+
+
+def test_one_run_computes_on_the_processor_at_a_time_and_the_rest_waits_in_order() -> None:
+    runs = [computing("a"), computing("b"), computing("c")]
+    assert place(runs, [], [SlotStatus("cpu-0")]) == {"a": ("cpu-0",)}
+    assert place(runs, [], [SlotStatus("cpu-0", "other")]) == {}
+    assert place(runs, [], [SlotStatus("cpu-0"), SlotStatus("cpu-1")]) == {"a": ("cpu-0",), "b": ("cpu-1",)}
+
+
+def test_a_run_that_needs_two_slots_is_not_overtaken_and_one_that_needs_none_does_not_wait() -> None:
+    slots = [SlotStatus("cpu-0", "other"), SlotStatus("cpu-1")]
+    assert place([computing("both", 2), computing("one"), computing("none", 0)], [], slots) == {"none": ()}
+    free = [SlotStatus("cpu-0"), SlotStatus("cpu-1")]
+    assert place([computing("both", 2), computing("one")], [], free) == {"both": ("cpu-0", "cpu-1")}
+    assert place([computing("many", 9)], [], free) == {"many": ("cpu-0", "cpu-1")}  # all that there are
+
+
+def test_runs_on_gpus_and_runs_on_the_processor_do_not_wait_for_each_other() -> None:
+    gpus, slots = [gpu(0, "leased"), gpu(1)], [SlotStatus("cpu-0", "other")]
+    assert place([waiting("two", 2), computing("here"), waiting("none", 0)], gpus, slots) == {"none": ()}
+    assert place([computing("here"), waiting("one", 1)], gpus, slots) == {"one": ("GPU-1",)}
+    assert place([waiting("two", 2), computing("here")], gpus, [SlotStatus("cpu-0")]) == {"here": ("cpu-0",)}
+
+
+@given(st.lists(st.integers(0, 3), max_size=8), st.lists(st.sampled_from(["", "other"]), max_size=4))
+def test_no_slot_is_given_twice_and_the_order_is_kept(wanted: list[int], holders: list[str]) -> None:
+    slots = [SlotStatus(f"cpu-{number}", holder) for number, holder in enumerate(holders)]
+    placed = place([computing(f"r{number}", size) for number, size in enumerate(wanted)], [], slots)
+    given_out = [name for names in placed.values() for name in names]
+    assert len(given_out) == len(set(given_out))
+    assert set(given_out) <= {slot.name for slot in slots if not slot.run_id}
+    waits = [f"r{number}" in placed for number, size in enumerate(wanted) if min(size, len(slots))]
+    assert waits == sorted(waits, reverse=True)
+
+
+def test_a_slot_is_held_until_its_file_is_closed_and_says_by_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HETSPEC_CPU_SLOTS", "2")
+    held = take_slot(tmp_path, "cpu-1", "run-a")
+    assert held is not None
+    assert slot_status(tmp_path) == [SlotStatus("cpu-0"), SlotStatus("cpu-1", "run-a")]
+    os.close(held)
+    assert slot_status(tmp_path) == [SlotStatus("cpu-0"), SlotStatus("cpu-1")]
+
+
+@pytest.mark.parametrize(("word", "count"), [("", 1), ("0", 0), ("3", 3)])
+def test_the_machine_has_one_slot_unless_it_is_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch, word: str, count: int
+) -> None:
+    monkeypatch.setenv("HETSPEC_CPU_SLOTS", word)
+    assert slot_count() == count
+
+
+@pytest.mark.parametrize("word", ["-1", "many", "1.5", "99999"])
+def test_a_number_of_slots_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, word: str) -> None:
+    monkeypatch.setenv("HETSPEC_CPU_SLOTS", word)
+    with pytest.raises(UsageError, match="HETSPEC_CPU_SLOTS"):
+        slot_count()

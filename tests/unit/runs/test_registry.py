@@ -30,6 +30,8 @@ from hetspec_core.events import (
 )
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs import Registry
+from hetspec_core.runs.rows import RunRow, apply
+from hetspec_core.service import RunSummary
 from hetspec_core.spec.document import to_toml
 from tests.fakes.specs import small_spec
 
@@ -280,3 +282,28 @@ def test_opening_the_registry_imports_neither_numpy_nor_pandas() -> None:
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# --- what comes before the work ---------------------------------------------------------------------------------------
+
+
+def loading(done: float = 0, task: str = "load base", workers: int = 1) -> Progress:
+    return Progress(task=task, done=done, total=1, workers=workers, prepares=True)
+
+
+def test_loading_is_named_and_is_no_share_of_the_run() -> None:
+    before = apply(RunRow("run"), [loading(), loading(1)]).row
+    assert (before.task, before.done, before.total) == ("load base", None, None)
+    summary = RunSummary.of(before, "running", Path())
+    assert (summary.task, summary.progress) == ("load base", None)
+    shared = apply(RunRow("run"), [loading(workers=2), loading(1, workers=2)]).row
+    assert (shared.task, shared.done, shared.facts.parts) == ("load base", None, {})
+
+
+def test_a_resumed_run_stays_at_its_share_while_its_models_are_loaded() -> None:
+    row = apply(RunRow("run"), [loading(), loading(1), Progress(task="train", done=20, total=100, unit="steps")]).row
+    row = apply(row, [loading(), loading(1)]).row
+    assert (row.task, row.done, row.total, row.unit) == ("load base", 20, 100, "steps")
+    assert RunSummary.of(row, "running", Path()).progress == 0.2
+    row = apply(row, [Progress(task="train", done=21, total=100, unit="steps")]).row
+    assert (row.task, row.done) == ("train", 21)

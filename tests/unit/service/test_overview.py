@@ -56,6 +56,28 @@ def test_the_time_to_the_end_follows_the_pace(lively: Path, monkeypatch: pytest.
     assert eta_s == pytest.approx((4000 - 1290) / 10, rel=0.1)
 
 
+def test_no_time_is_foretold_while_models_are_loaded_or_when_the_pace_is_not_kept(
+    lively: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, now = RunPaths(lively / "runs" / "20270115-071500-train-aaaa"), time.time()
+    observer = Observer()
+
+    def eta_s(after_s: float, *events: Progress) -> float | None:
+        for event in events:
+            append(paths, event)
+        monkeypatch.setattr(overview.time, "time", lambda: now + after_s)
+        return observer.look(workbench).active[0].eta_s
+
+    with Workbench(lively) as workbench:
+        assert eta_s(0, Progress(task="train", done=1290, total=4000, unit="steps")) is None
+        assert eta_s(10, Progress(task="train", done=2290, total=4000, unit="steps")) == pytest.approx(17, abs=1)
+        assert eta_s(100) is None  # not 0: it takes longer than foretold
+        loading = Progress(task="load base", done=1, total=1, prepares=True)
+        assert eta_s(101, loading) is None
+        assert eta_s(102, Progress(task="train", done=4000, total=4000, unit="steps")) is None
+        assert eta_s(103, Progress(task="capture", done=0, total=10)) is None
+
+
 def test_an_overview_in_which_nothing_happened_equals_the_last(lively: Path) -> None:
     observer = Observer()
     with Workbench(lively) as workbench:
