@@ -133,3 +133,25 @@ def test_batches_of_plain_and_speculative_answers_equal_those_alone() -> None:
     for draft in (None, tiny_draft(base())):
         answers = generate(base(), draft, prompts, DecodingSpec(max_new_tokens=25))
         assert [answer.tokens for answer in answers] == expected
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_answers_end_where_prompt_and_answer_have_the_longest_length(batch_size: int) -> None:
+    endless = tiny_base(context=CONTEXT)
+    prompts = dict(enumerate(ragged_prompts((5, 19, 12, 3, 20))))
+
+    answers = dict(write_answers(endless, prompts.items(), GREEDY, 8, batch_size, max_length=21))
+
+    assert {key: len(answer) for key, answer in answers.items()} == {0: 8, 1: 2, 2: 8, 3: 8, 4: 1}
+    for key, answer in answers.items():
+        alone_tokens = decode_plain(endless, [prompts[key]], DecodingSpec(max_new_tokens=8))[0].tokens
+        assert answer == alone_tokens[: len(answer)]
+
+
+def test_answers_end_at_the_stop_ids_that_are_given() -> None:
+    endless = tiny_base(context=CONTEXT)
+    free = dict(write_answers(endless, [("a", [1, 2])], GREEDY, 20, 1))["a"]
+
+    stopped = dict(write_answers(endless, [("a", [1, 2])], GREEDY, 20, 1, stop_ids=frozenset({free[4]})))["a"]
+
+    assert stopped == free[: free.index(free[4]) + 1]
