@@ -90,9 +90,17 @@ def generate(
         f"{_bytes(result['bytes'])} ({result['bytes_per_token']:,.0f} bytes a token)",
         soft_wrap=True,
     )
-    if result.get("left_out"):
-        left = "; ".join(f"{reason}: {count}" for reason, count in result["left_out"].items())
-        out.print(f"left out: {left}", soft_wrap=True)
+    for heading, key in (
+        ("left out", "left_out"),
+        ("fields that were not read", "unused_fields"),
+        ("answers that were cut", "cut_answers"),
+    ):
+        if result.get(key):
+            counts = "; ".join(f"{name}: {count}" for name, count in result[key].items())
+            out.print(f"{heading}: {counts}", soft_wrap=True, markup=False)
+    for heading, key in (("rows that cannot be read", "unreadable_rows"), ("questions not asked", "unasked_questions")):
+        if result.get(key):
+            out.print(f"{heading}: {result[key]:,}", soft_wrap=True)
     out.print(f"next: hetspec-core train {recipe} --dataset {report.summary.run_id}", soft_wrap=True)
 
 

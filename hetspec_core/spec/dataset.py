@@ -20,7 +20,7 @@ class DatasetSpec(Spec):
     )
     format: str = Field(
         default="auto",
-        description="Card of the form of the rows, see `hetspec-core catalog formats`; auto = by the first row.",
+        description="Card of the form of the rows, see `hetspec-core catalog formats`; auto = that of most first rows.",
     )
     split: str = Field(default="train", description="Split of a hub or saved dataset.")
     limit: int | None = Field(default=None, gt=0, description="At most so many conversations, after the shuffle.")

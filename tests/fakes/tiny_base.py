@@ -100,3 +100,30 @@ def make_tiny_base(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return BaseSpec(name="tiny", source=PathSource(path=str(folder)), architecture=architecture)
+
+
+def make_reciting_base(folder: Path, text: str, *, eos_token: str = "<|im_end|>") -> BaseSpec:
+    """A base that writes `text` behind any prompt of ChatML, over and over if nothing stops it; its end is `eos_token`.
+
+    A one-hot embedding, layers that add nothing, and a head that leads from each token to the next. No token of the
+    text may come twice.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.eos_token = eos_token
+    width = len(tokenizer) + len(tokenizer) % 2
+    spec = make_tiny_base(folder, tokenizer=tokenizer, hidden_size=width)
+    line_end = tokenizer("assistant\n", add_special_tokens=False)["input_ids"][-1]
+    chain = [line_end, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+    assert len(set(chain)) == len(chain), "a token comes twice"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            weights.fill_(1.0 if "norm" in name else 0.0)
+        model.model.embed_tokens.weight[:, : len(tokenizer)] = torch.eye(len(tokenizer))
+        for token, following in zip(chain, [*chain[1:], line_end], strict=True):
+            model.lm_head.weight[following, token] = 1.0
+    model.save_pretrained(folder)
+    return spec

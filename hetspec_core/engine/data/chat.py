@@ -11,12 +11,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from jinja2 import TemplateError
 
-from hetspec_core.engine.data import chat_families
+from hetspec_core.engine.data import assistant_mask, chat_families
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.errors import DataError, NotFoundError
 
@@ -91,26 +92,70 @@ class ChatTemplate:
         """The conversation as tokens, with the assistant's marked.
 
         A token is the assistant's when it begins inside a marked span: at inference the base writes it after the
-        prompt, and a token that begins in the prompt is the prompt's.
+        prompt, and a token that begins in the prompt is the prompt's. Of an answer of weight 0 no token is marked; of
+        one whose writer did not end the turn, the end-of-turn token is not.
 
         Args:
             messages: system message (if any) and turns.
             add_generation_prompt: end with the beginning of an answer, for the base to go on.
 
         Raises:
-            DataError: the template refuses the conversation.
+            DataError: the template refuses the conversation, or marks it so that an answer of weight 0 or one that was
+                cut cannot be told from the others.
         """
         text, spans = self._render(messages, add_generation_prompt)
+        try:
+            spans = assistant_mask.supervised_spans(text, spans, messages, lambda: self.answer_end)
+        except ValueError as error:
+            raise DataError(f"chat template {self.name} cannot be used for the conversation: {error}") from None
         tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids: list[int] = tokens["input_ids"]
-        mask = [False] * len(ids)
-        current = 0
-        for index, (start, end) in enumerate(tokens["offset_mapping"]):
-            while current < len(spans) and spans[current][1] <= start:
-                current += 1
-            if current < len(spans) and start < end:
-                mask[index] = spans[current][0] <= start
-        return Encoded(ids, mask)
+        begins = assistant_mask.token_begins(text, ids, tokens["offset_mapping"], lambda: self._untrimmed)
+        return Encoded(ids, assistant_mask.token_mask(begins, spans))
+
+    @cached_property
+    def answer_end(self) -> str:
+        """The text inside the marks behind an answer, such as its end-of-turn token; empty when there is none."""
+        text, spans = self._render([Message("user", "?"), Message("assistant", _SENTINEL)], False)
+        where = text.find(_SENTINEL)
+        return next((text[where + len(_SENTINEL) : end] for start, end in spans if start <= where < end), "")
+
+    @cached_property
+    def end_of_turn(self) -> int | None:
+        """The special token that ends an answer; None when the template ends it with none."""
+        special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
+        ids = self.tokenizer(self.answer_end, add_special_tokens=False)["input_ids"] if self.answer_end else []
+        return next((token for token in ids if token in special), None)
+
+    @cached_property
+    def end_of_turn_text(self) -> str:
+        """The text of `end_of_turn`; empty when there is none."""
+        return "" if self.end_of_turn is None else self.tokenizer.convert_ids_to_tokens(self.end_of_turn)
+
+    def complaint(self) -> str:
+        """One sentence when the template writes another text than the tokenizer's own; else, or without one, empty.
+
+        Compared are questions, answers, several turns, a system message, and answers with thinking.
+        """
+        own = _own_render(self.tokenizer)
+        if own is None or self.name == OWN:
+            return ""
+
+        def ours(messages: chat_families.Messages, prompt: bool) -> str:
+            tokens = _special_tokens(self.tokenizer)
+            return chat_families.render(self.text, messages, prompt, **tokens, **self.variables)[0]
+
+        if (found := chat_families.first_difference(ours, own)) is None:
+            return ""
+        sample, here, there = found
+        return (
+            f"chat template {self.name} writes another text than the tokenizer's own for {sample}: {here!r}, where the "
+            f"own one has {there!r}; the draft learns the prompts of {self.name} (base.chat_template)"
+        )
+
+    @cached_property
+    def _untrimmed(self) -> Any:
+        return assistant_mask.without_post_processor(self.tokenizer)
 
     def user_prefix(self, system: str | None = None) -> list[int]:
         """Token ids after which the base, left alone, writes a user's turn (Magpie, arXiv 2406.08464, section 2).
@@ -173,12 +218,9 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 
 def _choose(tokenizer: Any, name: str) -> tuple[str, str, dict[str, Any]]:
-    templates = tokenizer.chat_template  # a text, or several by name
-    own_text: str = (templates.get("default") if isinstance(templates, dict) else templates) or ""
+    own_text = _own_text(tokenizer)
+    own = _own_render(tokenizer)
     tokens = _special_tokens(tokenizer)
-
-    def own(messages: chat_families.Messages, prompt: bool) -> str:
-        return chat_families.render(own_text, messages, prompt, **tokens, date_string=_DATE, enable_thinking=False)[0]
 
     if name == OWN or (name == AUTO and own_text and chat_families.is_marked(own_text)):
         if not own_text:
@@ -194,7 +236,7 @@ def _choose(tokenizer: Any, name: str) -> tuple[str, str, dict[str, Any]]:
 
     vocabulary: Mapping[str, int] = tokenizer.get_vocab()
     families = [name] if name != AUTO else chat_families.by_likelihood(vocabulary)
-    if own_text and (found := chat_families.fitting(families, own, tokens)):
+    if own and (found := chat_families.fitting(families, own, tokens)):
         return found[0], chat_families.template_text(found[0]), found[1]
     if name == AUTO and own_text:
         raise DataError(
@@ -208,6 +250,21 @@ def _choose(tokenizer: Any, name: str) -> tuple[str, str, dict[str, Any]]:
                 "the tokenizer has no chat template, and special tokens of no known family", hint=_choices()
             )
     return families[0], chat_families.template_text(families[0]), next(chat_families.variants(families[0], None))
+
+
+def _own_text(tokenizer: Any) -> str:
+    templates = tokenizer.chat_template  # a text, or several by name
+    return (templates.get("default") if isinstance(templates, dict) else templates) or ""
+
+
+def _own_render(tokenizer: Any) -> chat_families.Render | None:
+    """How the tokenizer's own template writes, without thinking; None when it has none."""
+    text, tokens = _own_text(tokenizer), _special_tokens(tokenizer)
+
+    def own(messages: chat_families.Messages, prompt: bool) -> str:
+        return chat_families.render(text, messages, prompt, **tokens, date_string=_DATE, enable_thinking=False)[0]
+
+    return own if text else None
 
 
 def _special_tokens(tokenizer: Any) -> dict[str, str]:

@@ -35,6 +35,18 @@ _PROBES: tuple[tuple[list[dict[str, str]], bool], ...] = (
     ([_SYSTEM, _USER], True),
     ([_SYSTEM, _USER, _ANSWER, _USER], True),
 )
+_THOUGHT: dict[str, str] = {"role": "assistant", "content": "<think>\nBlue or grey?\n</think>\n\nThe sky is."}
+_SAMPLES: tuple[tuple[str, list[dict[str, str]], bool], ...] = (
+    ("a question", [_USER], True),
+    ("an answer", [_USER, _ANSWER], False),
+    ("two turns", [_USER, _ANSWER, _USER, _ANSWER], False),
+    ("a second question", [_USER, _ANSWER, _PADDED], True),
+    ("a system message", [_SYSTEM, _USER], True),
+    ("an answer with thinking", [_USER, _THOUGHT], False),
+    ("thinking in an earlier turn", [_USER, _THOUGHT, _USER, _THOUGHT], False),
+    ("a question behind an answer with thinking", [_USER, _THOUGHT, _USER], True),
+)
+_EXCERPT = 48  # characters of a difference that are shown
 
 _MISTRAL: tuple[Variables, ...] = (  # v0.3, Nemo, v0.2, the later form of v0.1 and v0.2, v0.1
     {"user_open": "[INST] ", "user_close": "[/INST]", "answer_open": " ", "answer_close": "", "system_turn": "last"},
@@ -117,6 +129,30 @@ def fitting(families: Sequence[str], own: Render, tokens: Mapping[str, str]) -> 
             if all(_or_refused(ours, messages, prompt) == expected for (messages, prompt), expected in pairs):
                 return family, variables
     return None
+
+
+def first_difference(ours: Render, own: Render) -> tuple[str, str, str] | None:
+    """The first sample conversation that two templates write differently; None when there is none.
+
+    Returns:
+        What the sample shows, and both texts from the place where they part; "a refusal" for a template that refuses.
+    """
+    for name, messages, prompt in _SAMPLES:
+        here, there = (_or_refused(do_render, messages, prompt) for do_render in (ours, own))
+        if here == there:
+            continue
+        if here is None or there is None:
+            shown = ["a refusal" if text is None else _excerpt(text, 0) for text in (here, there)]
+            return name, shown[0], shown[1]
+        pairs = zip(here, there, strict=False)
+        where = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(here), len(there)))
+        return name, _excerpt(here, where), _excerpt(there, where)
+    return None
+
+
+def _excerpt(text: str, start: int) -> str:
+    start = max(0, start - _EXCERPT // 4)
+    return text[start : start + _EXCERPT] + ("..." if len(text) > start + _EXCERPT else "")
 
 
 def families_by_vocabulary(vocabulary: Mapping[str, int]) -> list[str]:

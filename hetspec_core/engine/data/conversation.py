@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant"]
 ROLES: dict[str, Role] = {
@@ -24,20 +24,73 @@ ROLES: dict[str, Role] = {
 """Names of roles in datasets -> ours."""
 
 
+SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
+"""Columns of a row that hold its system prompt."""
+
+UNSET: tuple[Any, ...] = (None, "", [], {})
+"""Values that say nothing: writers of rows give every field and leave most of them like this."""
+
+
 class RowError(ValueError):
     """A dataset row that is not a conversation; the message says why."""
 
 
+FinishReason = Literal["stop", "length", "other_stop_token"]
+
+
+class UnusedField(NamedTuple):
+    """A field of a row that says something and was not read.
+
+    Attributes:
+        name: its key.
+        place: row, question (a turn of the user or the system) or answer.
+        matters: whether it is known to change what the base was asked, what it wrote, or what is learnt.
+    """
+
+    name: str
+    place: Literal["row", "question", "answer"]
+    matters: bool
+
+
 @dataclass(frozen=True)
 class Message:
-    """One turn."""
+    """One turn.
+
+    Attributes:
+        role: who says it.
+        content: what is said.
+        weight: 0 for an answer that is not learnt, else 1.
+        finish_reason: of an answer: "stop" when its writer ended the turn as the template does; "length" when it was
+            cut, "other_stop_token" when it ended with another token than the template's. Then the end-of-turn token
+            behind it is the template's and is not learnt.
+    """
 
     role: Role
     content: str
+    weight: int = 1
+    finish_reason: FinishReason = "stop"
 
     def as_dict(self) -> dict[str, str]:
         """The turn as chat templates take it."""
         return {"role": self.role, "content": self.content}
+
+    def as_row(self) -> dict[str, Any]:
+        """The turn as a row of the messages form has it; `weight` and `finish_reason` where they say something."""
+        row: dict[str, Any] = dict(self.as_dict())
+        if not self.weight:
+            row["weight"] = self.weight
+        if self.finish_reason != "stop":
+            row["finish_reason"] = self.finish_reason
+        return row
+
+
+class Turn(NamedTuple):
+    """A turn as a dataset says it, to be checked by `from_turns`; the attributes are those of `Message`."""
+
+    role: Any
+    content: Any
+    weight: int = 1
+    finish_reason: FinishReason = "stop"
 
 
 @dataclass(frozen=True)
@@ -48,11 +101,13 @@ class Conversation:
         id: name in the source (for people; samples are known by their content).
         messages: the turns.
         category: kind of task, when the source says one.
+        unused: fields of the row that were not read.
     """
 
     id: str
     messages: tuple[Message, ...]
     category: str = ""
+    unused: frozenset[UnusedField] = frozenset()
 
     @property
     def user_turns(self) -> tuple[str, ...]:
@@ -75,21 +130,31 @@ class Conversation:
         return replace(self, messages=(Message("system", prompt), *self.messages))
 
 
-def from_turns(row_id: str, turns: Iterable[tuple[str, Any]], *, category: str = "") -> Conversation:
-    """A checked conversation from (role as the dataset says it, content) pairs.
+def from_turns(
+    row_id: str, turns: Iterable[Turn | tuple[str, Any]], *, category: str = "", row: Mapping[str, Any] | None = None
+) -> Conversation:
+    """A checked conversation from turns, or from (role as the dataset says it, content) pairs.
 
     Turns of the assistant before the first of the user are dropped: many ShareGPT records begin in the middle.
+
+    Args:
+        row_id: name of the row.
+        turns: in order.
+        category: kind of task.
+        row: the whole row; a system prompt in a column of its own (`system`, `system_prompt`) is taken from it, unless
+            the turns begin with one.
 
     Raises:
         RowError: a role is not known, a turn is empty or no text, two turns of one role follow each other, or the user
             says nothing.
     """
     messages: list[Message] = []
-    for number, (name, content) in enumerate(turns, start=1):
+    for number, turn in enumerate(turns, start=1):
+        name, content, weight, finish_reason = turn if isinstance(turn, Turn) else Turn(turn[0], turn[1])
         role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
         if role is None:
-            raise RowError(f"turn {number} has role {name!r}; known: {', '.join(ROLES)}")
-        text = _text(content, number)
+            raise RowError(f"turn {number} has role {shortened(repr(name))}; known: {', '.join(ROLES)}")
+        text = _text(content, f"turn {number}")
         if role == "assistant" and not any(message.role == "user" for message in messages):
             continue
         if not text.strip():
@@ -100,42 +165,74 @@ def from_turns(row_id: str, turns: Iterable[tuple[str, Any]], *, category: str =
             raise RowError(f"turn {number} is a system message; it is allowed at the beginning only")
         if messages and messages[-1].role == role:
             raise RowError(f"turns {number - 1} and {number} are both of the {role}")
-        messages.append(Message(role, text))
+        messages.append(Message(role, text, weight, finish_reason) if role == "assistant" else Message(role, text))
     if not any(message.role == "user" for message in messages):
         raise RowError("it has no turn of the user")
-    return Conversation(row_id, tuple(messages), category)
+    return Conversation(row_id, tuple(messages), category).with_system(_system_column(row))
 
 
-def from_prompts(row_id: str, prompts: Iterable[Any], *, category: str = "") -> Conversation:
-    """A conversation of user turns only, to be answered one after another.
+def from_prompts(
+    row_id: str, prompts: Iterable[Any], *, category: str = "", row: Mapping[str, Any] | None = None
+) -> Conversation:
+    """A conversation of user turns only, to be answered one after another; `row` as of `from_turns`.
 
     Raises:
         RowError: there is none, or one is empty or no text.
     """
-    texts = [_text(prompt, number) for number, prompt in enumerate(prompts, start=1)]
+    texts = [_text(prompt, f"turn {number}") for number, prompt in enumerate(prompts, start=1)]
     if not texts:
         raise RowError("it has no turn")
     for number, text in enumerate(texts, start=1):
         if not text.strip():
             raise RowError(f"turn {number} (user) is empty")
-    return Conversation(row_id, tuple(Message("user", text) for text in texts), category)
+    messages = tuple(Message("user", text) for text in texts)
+    return Conversation(row_id, messages, category).with_system(_system_column(row))
 
 
 def row_name(row: Mapping[str, Any]) -> str:
     """The id a row gives itself, or nothing."""
-    for key in ("id", "question_id", "conversation_id"):
-        if row.get(key) not in (None, ""):
-            return str(row[key])
-    return ""
+    return next((name for key in ("id", "question_id", "conversation_id") if (name := label(row.get(key)))), "")
 
 
-def _text(content: Any, number: int) -> str:
+def label(value: Any) -> str:
+    """A short name from a row (id, category, key) as text that can be written anywhere; empty when it is no name."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    return shortened(str(value).encode("utf-8", "backslashreplace").decode(), 200)
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """A text of a row, cut for a message."""
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def _system_column(row: Mapping[str, Any] | None) -> str | None:
+    for key in SYSTEM_COLUMNS:
+        if row is not None and row.get(key) not in UNSET:
+            text = _text(row[key], f"`{key}`")
+            return text if text.strip() else None
+    return None
+
+
+def _text(content: Any, place: str) -> str:
     """The text of a turn: a string, or the OpenAI list of parts when all of them are text."""
     if isinstance(content, str):
-        return content
-    if isinstance(content, list) and all(
-        isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
-        for part in content
-    ):
-        return "".join(part["text"] for part in content)
-    raise RowError(f"turn {number} has content of type {type(content).__name__}; text is needed")
+        return _encodable(content, place)
+    if not isinstance(content, list):
+        raise RowError(f"{place} has content of type {type(content).__name__}; text is needed")
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if not isinstance(part, Mapping) or kind != "text" or not isinstance(part.get("text"), str):
+            named = label(kind) or f"of type {type(part).__name__}"
+            raise RowError(f"{place} has a part {named}, which is no text; only text is read")
+    return _encodable("".join(part["text"] for part in content), place)
+
+
+def _encodable(text: str, place: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        kind = "a byte that is not UTF-8" if 0xDC80 <= code <= 0xDCFF else "half of a surrogate pair"
+        raise RowError(f"{place} has {kind} (U+{code:04X}) at character {error.start}") from None
+    return text

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hetspec_core.engine.data.chat import ChatTemplate, Encoded
@@ -43,11 +43,51 @@ class ItemList:
         items: by content id, in the order of the source.
         dropped: reason -> how many conversations.
         cut: conversations that were shortened to the longest length.
+        overrun: conversations with an answer that ran past the template's end of turn, and ends there now.
+        refused: conversations that the chat template refuses -> why, by name.
+        answers: answers that the base wrote.
+        cut_answers: setting -> how many of them it cut.
+        unasked: questions that were not asked, because the turns before them leave no room.
     """
 
     items: dict[str, CaptureItem] = field(default_factory=dict)
     dropped: Counter[str] = field(default_factory=Counter)
     cut: int = 0
+    overrun: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
+    answers: int = 0
+    cut_answers: Counter[str] = field(default_factory=Counter)
+    unasked: int = 0
+
+    @property
+    def complaints(self) -> list[str]:
+        """Sentences on what was refused, cut or not asked; empty when nothing was."""
+        found: list[str] = []
+        if self.refused:
+            name, reason = next(iter(self.refused.items()))
+            found.append(
+                f"{_count(len(self.refused), 'conversation')} cannot be written with the chat template; "
+                f"the first, {name}: {reason}"
+            )
+        if self.overrun:
+            found.append(
+                f"{_count(self.overrun, 'conversation')} with an answer that runs past the template's end of turn: "
+                "it is cut there"
+            )
+        if self.cut_answers:
+            limits = ", ".join(f"{count} by {limit}" for limit, count in self.cut_answers.most_common())
+            found.append(
+                f"{sum(self.cut_answers.values())} of {_count(self.answers, 'answer')} are cut ({limits}); "
+                "the draft does not learn an end of turn behind them"
+            )
+        if self.unasked:
+            found.append(f"{_count(self.unasked, 'question')} not asked: no room is left within dataset.max_length")
+        return found
+
+    def refuse(self, name: str, reason: str) -> None:
+        """Leave out a conversation that the chat template refuses."""
+        self.refused[name] = reason
+        self.dropped["refused by the chat template"] += 1
 
     def add(self, content_id_: str, encoded: Encoded, *, max_length: int) -> None:
         """Add an encoded conversation: cut to `max_length`, and after the last token of the assistant.
@@ -95,7 +135,8 @@ def content_id(
         base_fingerprint: identity of the base.
         settings: what else decides the tokens (longest length, sampling of answers).
     """
-    content = [template_hash, base_fingerprint, [[m.role, m.content] for m in messages], dict(settings)]
+    turns = [[m.role, m.content, *_exceptions(m)] for m in messages]
+    content = [template_hash, base_fingerprint, turns, dict(settings)]
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
 
@@ -110,28 +151,63 @@ def encode_all(
 ) -> ItemList:
     """Conversations with answers as items: all of them, or those of a share.
 
+    A conversation that the template refuses is left out and counted. An answer that has the template's end of turn in
+    its text ends there: whatever wrote it went on behind its own end.
+
     Raises:
-        DataError: the template refuses a conversation; it is named.
+        DataError: the template refuses every conversation; the first is named.
     """
     found = ItemList()
+    first_refusal: DataError | None = None
     template_hash = template.hash
-    conversations = list(conversations)
+    ended = [_end_answers(conversation, template.end_of_turn_text) for conversation in conversations]
     names = [
         content_id(
             conversation.messages, template_hash=template_hash, base_fingerprint=base_fingerprint, settings=settings
         )
-        for conversation in conversations
+        for conversation, _ in ended
     ]
     mine = (share or Share()).pick(names)
-    for name, conversation in zip(names, conversations, strict=True):
+    for name, (conversation, is_overrun) in zip(names, ended, strict=True):
         if name not in mine:
             continue
+        found.overrun += is_overrun
         if not conversation.has_answers:
             found.dropped["no answer"] += 1
             continue
         try:
             encoded = template.encode(conversation.messages)
         except DataError as error:
-            raise DataError(f"conversation {conversation.id}: {error.message}", hint=error.hint) from error
+            first_refusal = first_refusal or error
+            found.refuse(conversation.id, error.message)
+            continue
         found.add(name, encoded, max_length=max_length)
+    if first_refusal and not found.items and (share is None or share.is_whole):
+        name, reason = next(iter(found.refused.items()))
+        raise DataError(f"conversation {name}: {reason}", hint=first_refusal.hint) from first_refusal
     return found
+
+
+def _end_answers(conversation: Conversation, end_of_turn: str) -> tuple[Conversation, bool]:
+    """The conversation with its answers cut at the end of turn, and whether one went on behind it."""
+    if not end_of_turn or not any(m.role == "assistant" and end_of_turn in m.content for m in conversation.messages):
+        return conversation, False
+    messages: list[Message] = []
+    is_overrun = False
+    for message in conversation.messages:
+        if message.role == "assistant":
+            text, _, rest = message.content.partition(end_of_turn)
+            is_overrun = is_overrun or bool(rest.strip())
+            messages.append(replace(message, content=text))
+        else:
+            messages.append(message)
+    return replace(conversation, messages=tuple(messages)), is_overrun
+
+
+def _exceptions(message: Message) -> list[Any]:
+    """What is said of a turn besides its text; nothing for an ordinary one, whose id stays what it always was."""
+    return [] if message.weight and message.finish_reason == "stop" else [message.weight, message.finish_reason]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number != 1 else ''}"

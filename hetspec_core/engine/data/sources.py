@@ -1,20 +1,17 @@
 """Where rows come from: a file, a saved dataset, the hub, or a list that ships with HetSpec.
 
-Parquet, saved datasets and the hub are read by the `datasets` library. JSON is read line by line here, because a broken
-line must cost that line only, and be named. Every row comes with its place (line or row number). It knows nothing of
-what a row should look like.
+Parquet, saved datasets and the hub are read by the `datasets` library, JSON by `json_rows`. Every row comes with its
+place (line or row number). It knows nothing of what a row should look like.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hetspec_core.engine.data.conversation import RowError
+from hetspec_core.engine.data.json_rows import Rows, json_rows
 from hetspec_core.errors import CorruptFileError, DataError, NotFoundError
 from hetspec_core.paths import roots
 from hetspec_core.prompts import PREFIX as SHIPPED_PREFIX
@@ -25,30 +22,6 @@ _HUB_NAME = re.compile(r"(?P<repo>[^/@:\s]+/[^/@:\s]+)(?:@(?P<revision>[^:\s]+))
 _ALLOWED = (
     "a .jsonl, .json or .parquet file, a saved dataset directory, hub:owner/name[@revision][:file] or shipped:NAME"
 )
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of a source, by number from 0.
-
-    Attributes:
-        name: the source, for messages.
-        unit: what numbers count: line or row.
-        numbers: number (from 1) of each row in the source.
-        get: row by index from 0; raises RowError when it cannot be decoded.
-    """
-
-    name: str
-    unit: str
-    numbers: Sequence[int]
-    get: Callable[[int], Any]
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def place(self, index: int) -> str:
-        """Where row `index` is: `line 12`."""
-        return f"{self.unit} {self.numbers[index]}"
 
 
 def open_rows(source: str, *, split: str = "train") -> Rows:
@@ -66,7 +39,7 @@ def open_rows(source: str, *, split: str = "train") -> Rows:
     if source.startswith(HUB_PREFIX):
         rows = _hub(source, split)
     elif source.startswith(SHIPPED_PREFIX):
-        rows = _lines(shipped_path(source), source)
+        rows = json_rows(shipped_path(source), source)
     else:
         rows = _local(Path(source).expanduser(), split)
     if not rows:
@@ -79,57 +52,14 @@ def _local(path: Path, split: str) -> Rows:
         return _saved(path, split)
     if not path.exists():
         raise NotFoundError(f"no dataset {path}: there is no such file or directory", hint=f"allowed: {_ALLOWED}")
+    if not path.is_file():
+        raise DataError(f"{path} is no regular file", hint=f"allowed: {_ALLOWED}")
     match path.suffix.lower():
-        case ".jsonl" | ".ndjson":
-            return _lines(path, str(path))
-        case ".json":
-            return _json(path)
+        case ".jsonl" | ".ndjson" | ".json":
+            return json_rows(path)
         case ".parquet":
             return _parquet(path)
     raise DataError(f"{path} is of no known kind ({path.suffix or 'no suffix'})", hint=f"allowed: {_ALLOWED}")
-
-
-def _lines(path: Path, name: str) -> Rows:
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise CorruptFileError(f"{path} cannot be read: {error.strerror}") from error
-    numbers = [number for number, line in enumerate(lines, start=1) if line.strip()]
-    return Rows(name, "line", numbers, lambda index: _decode(lines[numbers[index] - 1]))
-
-
-def _decode(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:  # bad JSON or bad UTF-8
-        raise RowError(f"it is not JSON: {error}") from None
-
-
-def _json(path: Path) -> Rows:
-    raw = path.read_bytes()
-    try:
-        content = json.loads(raw)
-    except ValueError as error:
-        rows = _lines(path, str(path))  # many .json files are JSON lines
-        if len(rows) > 1 and any(_is_json(rows, index) for index in range(min(len(rows), 3))):
-            return rows
-        raise CorruptFileError(
-            f"{path} is not JSON: {error}", hint="a .json file holds a list of rows; one row per line is also read"
-        ) from None
-    if isinstance(content, dict):
-        lists = [value for value in content.values() if isinstance(value, list)]
-        is_row = {"messages", "conversations", "turns"} & content.keys()
-        content = lists[0] if len(lists) == 1 and not is_row else [content]
-    if not isinstance(content, list):
-        raise DataError(f"{path} holds a {type(content).__name__}; a list of rows is needed")
-    return Rows(str(path), "row", range(1, len(content) + 1), content.__getitem__)
-
-
-def _is_json(rows: Rows, index: int) -> bool:
-    try:
-        return isinstance(rows.get(index), dict | str)
-    except RowError:
-        return False
 
 
 def _parquet(path: Path) -> Rows:
@@ -184,7 +114,13 @@ def _pick_split(name: str, table: Any, split: str) -> Any:
 
 
 def _table(name: str, table: Any) -> Rows:
-    return Rows(name, "row", range(1, len(table) + 1), lambda index: _without_none(table[index]))
+    def get(index: int) -> Any:
+        try:
+            return _without_none(table[index])
+        except (ValueError, OverflowError) as error:  # Arrow: a value that is no UTF-8, or that no Python type holds
+            raise RowError(f"it cannot be decoded: {_cause(error)}") from None
+
+    return Rows(name, "row", range(1, len(table) + 1), get)
 
 
 def _without_none(value: Any) -> Any:

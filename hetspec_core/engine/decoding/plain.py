@@ -153,6 +153,9 @@ def write_answers(
     max_new_tokens: int,
     batch_size: int,
     seed_of: Callable[[Key], int] = lambda key: 0,
+    *,
+    stop_ids: frozenset[int] | None = None,
+    max_length: int | None = None,
 ) -> Iterator[tuple[Key, list[int]]]:
     """Answer many prompts, `batch_size` at a time; a row that finishes is refilled with the next prompt.
 
@@ -163,11 +166,15 @@ def write_answers(
         max_new_tokens: most tokens of an answer.
         batch_size: rows.
         seed_of: randomness of a prompt, so that its answer does not depend on its neighbours or on the order.
+        stop_ids: tokens that end an answer; the base's when absent.
+        max_length: most tokens of a prompt with its answer; the base's context when absent. Prompts are shorter.
 
     Yields:
         (key, answer) as answers finish, not in order; an answer ends with its stop token when it reached one.
     """
     source = iter(prompts)
+    ends = base.stop_ids if stop_ids is None else stop_ids
+    longest_row = min(max_length or base.max_length, base.max_length)
     queue: list[tuple[Key, list[int]]] = []
     exhausted = False
 
@@ -184,7 +191,7 @@ def write_answers(
     refill(batch_size * 4)
     while queue:
         longest = max(len(prompt) for _, prompt in queue)
-        capacity = min(longest + max_new_tokens, base.max_length)
+        capacity = min(longest + max_new_tokens, longest_row)
         rows = PlainRows(base, min(batch_size, len(queue)), capacity, sampling)
         pending: list[_Pending | None] = [None] * rows.cache.num_rows
         while True:
@@ -205,7 +212,9 @@ def write_answers(
                     free = [row for row, entry in enumerate(pending) if entry is None][: len(fitting)]
                     for row, (key, prompt) in zip(free, fitting, strict=True):
                         limit, reason = answer_limit(base, prompt, max_new_tokens)
-                        pending[row] = _Pending(key, Answer(Completion(len(prompt)), limit, reason, base.stop_ids))
+                        if max_length is not None:
+                            limit = max(1, min(limit, max_length - len(prompt)))
+                        pending[row] = _Pending(key, Answer(Completion(len(prompt)), limit, reason, ends))
                     first = rows.admit(free, [prompt for _, prompt in fitting], [seed_of(key) for key, _ in fitting])
                     for row, token in zip(free, first, strict=True):
                         yield from _take(rows, pending, row, token)

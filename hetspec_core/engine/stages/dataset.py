@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from hetspec_core.documents import DocumentError, read_json
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.capture import capture
 from hetspec_core.engine.data.chat import ChatTemplate, tokenizer_hash
@@ -27,7 +28,7 @@ from hetspec_core.engine.data.conversation import Conversation
 from hetspec_core.engine.data.hidden_states import HiddenStateWriter
 from hetspec_core.engine.data.items import CaptureItem, ItemList, content_id, encode_all
 from hetspec_core.engine.data.manifest import STATES_CHECKED, TOKENIZER_FOLDER, Manifest, StoreIdentity
-from hetspec_core.engine.data.reading import read_conversations
+from hetspec_core.engine.data.reading import Reading, read_conversations
 from hetspec_core.engine.data.shares import Workplace
 from hetspec_core.engine.machine import has_fast_bfloat16, peak_memory_bytes
 from hetspec_core.engine.modeling.base_lm import BaseLM, load_tokenizer
@@ -59,11 +60,17 @@ def run(context: RunContext) -> None:
     _check_layers(context)
     tokenizer = load_tokenizer(context.spec.base)
     template = ChatTemplate.for_tokenizer(tokenizer, context.spec.base.chat_template)
+    if context.share.number == 0 and (complaint := template.complaint()):
+        context.log(complaint, "warning")
     max_length = min(spec.max_length, context.spec.base.architecture.max_position_embeddings)
     settings: dict[str, Any] = {"answers": spec.answers, "max_length": max_length}
     if spec.answers == "base":
         settings |= {"sampling": spec.sampling.model_dump(mode="json"), "max_new_tokens": spec.max_new_tokens}
-    conversations = None if spec.source == "self" else _read(context)
+    reading = None if spec.source == "self" else _read(context)
+    conversations = None
+    if reading is not None:
+        system = context.spec.base.system_prompt
+        conversations = [conversation.with_system(system) for conversation in reading.conversations]
     base_fingerprint = fingerprint(materialize(context.spec.base.source))
     place = Workplace(context.paths, context.share)
     load = _Loader(context)
@@ -94,7 +101,7 @@ def run(context: RunContext) -> None:
             max_length=max_length,
         )
     if found.items:  # a share may have none
-        _report(context, found)
+        _report(context, found, max_length)
         _check_vocabulary(context, found)
 
     identity = StoreIdentity(
@@ -135,7 +142,7 @@ def run(context: RunContext) -> None:
         if not manifest.counts.samples:
             raise DataError(f"no sample of {spec.source} has finite states: nothing is stored", hint=_FINITE_HINT)
         place.clear()
-        _finish(context, found, manifest, facts)
+        _finish(context, reading, found, manifest, facts)
     else:
         place.finish_share(facts)
 
@@ -174,19 +181,37 @@ def _check_layers(context: RunContext) -> None:
         )
 
 
-def _read(context: RunContext) -> list[Conversation]:
+def _read(context: RunContext) -> Reading:
     spec = context.spec.dataset
     reading = read_conversations(spec)
     if context.share.number == 0:  # the others read the same
         context.log(f"read {len(reading.conversations)} conversations of {reading.source} as {reading.format}")
-        if reading.complaint:
-            context.log(reading.complaint, "warning")
+        use_answers = spec.answers == "data"
+        for warning in (reading.complaint, reading.warning(answers=use_answers)):
+            if warning:
+                context.log(warning, "warning")
+        if remark := reading.remark(answers=use_answers):
+            context.log(remark)
+        if not use_answers and reading.num_answers:
+            context.log(
+                f"{reading.num_answers} answers of {reading.source} are replaced by answers of the base "
+                "(dataset.answers is base); --answers data keeps them",
+                "info" if _is_asked(context, "dataset.answers") else "warning",
+            )
     if spec.answers == "data" and not any(conversation.has_answers for conversation in reading.conversations):
         raise DataError(
             f"{reading.source} has no assistant turn in {len(reading.conversations)} conversations",
             hint="let the base write the answers: dataset.answers = 'base' (--answers base)",
         )
-    return [conversation.with_system(context.spec.base.system_prompt) for conversation in reading.conversations]
+    return reading
+
+
+def _is_asked(context: RunContext, key: str) -> bool:
+    """Whether a setting comes from the command line, and not from a preset."""
+    try:
+        return read_json(context.paths.origins)[key]["layer"] in ("option", "set")
+    except (OSError, DocumentError, KeyError, TypeError):
+        return False
 
 
 def _load(context: RunContext) -> BaseLM:
@@ -199,14 +224,16 @@ def _load(context: RunContext) -> BaseLM:
     return BaseLM.load(context.spec.base, device=context.device, dtype=dtype)
 
 
-def _report(context: RunContext, found: ItemList) -> None:
+def _report(context: RunContext, found: ItemList, max_length: int) -> None:
     tokens = sum(len(item.input_ids) for item in found.items.values())
     supervised = sum(sum(item.assistant_mask) for item in found.items.values())
     context.log(f"{len(found.items)} samples, {tokens} tokens, {supervised / tokens:.0%} of them supervised")
     if found.dropped:
         context.log("left out: " + "; ".join(f"{reason}: {count}" for reason, count in found.dropped.most_common()))
     if found.cut:
-        context.log(f"{found.cut} conversations were cut to {context.spec.dataset.max_length} tokens")
+        context.log(f"{found.cut} conversations were cut to {max_length} tokens")
+    for complaint in found.complaints:
+        context.log(complaint, "warning")
 
 
 def _check_vocabulary(context: RunContext, found: ItemList) -> None:
@@ -298,8 +325,11 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
         raise
 
 
-def _finish(context: RunContext, found: ItemList, manifest: Manifest, facts: dict[str, Any]) -> None:
+def _finish(
+    context: RunContext, reading: Reading | None, found: ItemList, manifest: Manifest, facts: dict[str, Any]
+) -> None:
     counts = manifest.counts
+    use_answers = context.spec.dataset.answers == "data"
     summary: dict[str, Any] = {
         "samples": counts.samples,
         "tokens": counts.tokens,
@@ -309,6 +339,11 @@ def _finish(context: RunContext, found: ItemList, manifest: Manifest, facts: dic
         "bytes_per_token": counts.bytes / counts.tokens,
         "shards": len(manifest.shards),
         "left_out": dict(found.dropped),
+        "unreadable_rows": len(reading.malformed) if reading else 0,
+        "unused_fields": reading.unused_counts(answers=use_answers) if reading else {},
+        "replaced_answers": reading.num_answers if reading and not use_answers else 0,
+        "cut_answers": dict(found.cut_answers),
+        "unasked_questions": found.unasked,
         **facts,
         "peak_memory_bytes": peak_memory_bytes(context.device),
     }

@@ -3,6 +3,10 @@
 A finished turn is a line of `conversations.jsonl` in the run folder, with its tokens exactly as the base chose them. A
 resumed run answers only what has no line yet. The file has the messages form, so it can be a source of its own. Of
 several workers each answers the conversations of its share, in a file of its own, until all lines come together.
+
+An answer ends at a stop token of the base or at the template's end of turn, whichever comes first, and at the latest
+where the conversation reaches its longest length. Where the base did not write the template's end of turn, later turns
+still have it behind the answer, and it is not supervised: `finish_reason` of the message says so.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Any
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.append_log import AppendLog
 from hetspec_core.engine.data.chat import ChatTemplate, Encoded
-from hetspec_core.engine.data.conversation import Conversation, Message
+from hetspec_core.engine.data.conversation import Conversation, FinishReason, Message
 from hetspec_core.engine.data.items import ItemList, content_id
 from hetspec_core.engine.data.shares import Workplace
 from hetspec_core.engine.modeling.base_lm import BaseLM
@@ -89,11 +93,16 @@ def answer_conversations(
         for record in [*log.records, *([] if context.share.is_whole else place.records_of_others(_LOG))]:
             _take_up(states, record)
         total = sum(len(state.conversation.user_turns) for state in states.values())
-        _Answering(context, load, template, states, log, total, max_length).run()
+        refused = _Answering(context, load, template, states, log, total, max_length).run()
     for name, state in states.items():
-        if state.turns == 0:
+        if name in refused:
+            found.refuse(state.conversation.id, refused[name])
+        elif state.turns == 0:
             found.dropped[f"no room for an answer within {max_length} tokens"] += 1
         else:
+            found.unasked += len(state.conversation.user_turns) - state.turns
+        if state.turns:
+            _count_answers(found, state, max_length)
             found.add(name, state.encoded, max_length=max_length)
     if context.share.is_whole:
         found.check(context.spec.dataset.source, max_length=max_length)
@@ -116,8 +125,10 @@ class _Answering:
         self.context, self.load, self.template = context, load, template
         self.states, self.log, self.total, self.max_length = states, log, total, max_length
         self._prompts: dict[str, tuple[tuple[Message, ...], Encoded]] = {}
+        self._refused: dict[str, str] = {}
 
-    def run(self) -> None:
+    def run(self) -> dict[str, str]:
+        """Answer what has no answer yet; returns why the template refuses a conversation, by its content id."""
         from hetspec_core.engine.decoding.plain import write_answers
 
         spec = self.context.spec.dataset
@@ -130,6 +141,8 @@ class _Answering:
             if not prompts:
                 continue
             base = self.load()
+            end = self.template.end_of_turn
+            stops = base.stop_ids if end is None else base.stop_ids | {end}
             written = write_answers(
                 base,
                 prompts,
@@ -137,15 +150,18 @@ class _Answering:
                 spec.max_new_tokens,
                 spec.generation_batch,
                 seed_of=lambda name, turn=turn: _seed(name, turn),
+                stop_ids=stops,
+                max_length=self.max_length,
             )
             for name, answer in written:
-                self._keep(base, name, turn, answer)
+                self._keep(base, name, turn, answer, stops)
                 done += 1
                 tokens_written += len(answer)
                 rate = tokens_written / (time.perf_counter() - started)
                 self.context.progress(_TASK, done, self.total, "turns", f"{rate:.0f} tokens/s")
                 self.context.check_cancelled()
         self.context.progress(_TASK, self.total, self.total, "turns")
+        return self._refused
 
     def _ask(self, turn: int) -> list[tuple[str, list[int]]]:
         """The prompts of one turn, longest first, so that no row waits for a long one at the end."""
@@ -158,22 +174,32 @@ class _Answering:
             if turn == 0:
                 before = tuple(m for m in state.conversation.messages if m.role == "system")
             messages = (*before, Message("user", questions[turn]))
-            encoded = self.template.encode(messages, add_generation_prompt=True)
+            try:
+                encoded = self.template.encode(messages, add_generation_prompt=True)
+            except DataError as error:
+                self._refused[name] = error.message
+                continue
             if len(encoded.input_ids) < self.max_length - 1:
                 self._prompts[name] = (messages, encoded)
                 prompts.append((name, encoded.input_ids))
         prompts.sort(key=lambda item: -len(item[1]))
         return prompts
 
-    def _keep(self, base: BaseLM, name: str, turn: int, answer: list[int]) -> None:
+    def _keep(self, base: BaseLM, name: str, turn: int, answer: list[int], stops: frozenset[int]) -> None:
         messages, prompt = self._prompts.pop(name)
-        stop = next((index for index, token in enumerate(answer) if token in base.stop_ids), len(answer))
-        text: str = base.tokenizer.decode(answer[:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        has_stopped = bool(answer) and answer[-1] in stops
+        words = answer[:-1] if has_stopped else answer
+        text: str = base.tokenizer.decode(words, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        reason: FinishReason = "length"
+        if not has_stopped:
+            text = text.rstrip("\ufffd")  # the cut may go through the bytes of a character
+        else:
+            reason = "stop" if answer[-1] == self.template.end_of_turn else "other_stop_token"
         state = self.states[name]
         state = replace(
             state,
             turns=turn + 1,
-            messages=(*messages, Message("assistant", text.strip())),
+            messages=(*messages, Message("assistant", text.strip(), finish_reason=reason)),
             encoded=Encoded(prompt.input_ids + answer, prompt.assistant_mask + [True] * len(answer)),
         )
         self.states[name] = state
@@ -183,7 +209,7 @@ class _Answering:
                 "name": state.conversation.id,
                 "category": state.conversation.category,
                 "turn": turn + 1,
-                "messages": [message.as_dict() for message in state.messages],
+                "messages": [message.as_row() for message in state.messages],
                 "input_ids": state.encoded.input_ids,
                 "answers": _spans(state.encoded.assistant_mask),
             }
@@ -195,7 +221,10 @@ def _take_up(states: dict[str, _Answered], record: dict[str, Any]) -> None:
     try:
         name, turn = record["id"], int(record["turn"])
         ids = [int(token) for token in record["input_ids"]]
-        messages = tuple(Message(message["role"], message["content"]) for message in record["messages"])
+        messages = tuple(
+            Message(message["role"], message["content"], finish_reason=message.get("finish_reason", "stop"))
+            for message in record["messages"]
+        )
         mask = [False] * len(ids)
         for start, end in record["answers"]:
             mask[start:end] = [True] * (end - start)
@@ -204,6 +233,18 @@ def _take_up(states: dict[str, _Answered], record: dict[str, Any]) -> None:
     state = states.get(name)
     if state is not None and turn > state.turns:
         states[name] = replace(state, turns=turn, messages=messages, encoded=Encoded(ids, mask))
+
+
+def _count_answers(found: ItemList, state: _Answered, max_length: int) -> None:
+    """Count the answers of a conversation, and those that were cut by the setting that cut them."""
+    answers = [message for message in state.messages if message.role == "assistant"]
+    found.answers += len(answers)
+    cut = sum(message.finish_reason == "length" for message in answers)
+    if cut and answers[-1].finish_reason == "length" and len(state.encoded.input_ids) >= max_length:
+        found.cut_answers["dataset.max_length"] += 1
+        cut -= 1
+    if cut:
+        found.cut_answers["dataset.max_new_tokens"] += cut
 
 
 def _spans(mask: list[bool]) -> list[list[int]]:

@@ -73,6 +73,7 @@ def write_prompts(
                 MAX_PROMPT_TOKENS,
                 spec.generation_batch,
                 seed_of=lambda number: number,
+                stop_ids=ends.stops,
             )
             good = len(sieve.kept)  # so far; repetitions within the wave are found when it is complete
             for number, tokens in written:
@@ -114,18 +115,22 @@ def _sift(done: dict[int, dict[str, Any]], goal: int) -> tuple[PromptSieve, int]
 
 
 class _EndOfTurn:
-    """Where a user's turn ends: at a stop token, or at what the template writes after a user's turn."""
+    """Where a user's turn ends: at a stop token, or at what the template writes after a user's turn.
+
+    Attributes:
+        stops: tokens that end it.
+    """
 
     def __init__(self, template: ChatTemplate, base: BaseLM) -> None:
         self._tokenizer = base.tokenizer
         self._marker = template.user_end()
         marker_ids = self._tokenizer(self._marker, add_special_tokens=False)["input_ids"] if self._marker else []
         single = {marker_ids[0]} if marker_ids and marker_ids[0] in self._tokenizer.all_special_ids else set()
-        self._stops = base.stop_ids | single
+        self.stops = base.stop_ids | single
 
     def cut(self, tokens: list[int]) -> tuple[str, bool]:
         """The text of the turn, and whether it came to its end."""
-        end = next((index for index, token in enumerate(tokens) if token in self._stops), None)
+        end = next((index for index, token in enumerate(tokens) if token in self.stops), None)
         text: str = self._tokenizer.decode(tokens[:end], clean_up_tokenization_spaces=False)
         before, marker, _ = text.partition(self._marker) if self._marker else (text, "", "")
         return before.strip(), end is not None or bool(marker)

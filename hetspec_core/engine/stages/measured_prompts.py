@@ -34,11 +34,13 @@ class Prompts:
         source: where they are from.
         conversations: those that are measured.
         left_out: reason -> what was left out for it, each with its place or id and the cause.
+        unread: one sentence on the fields that were not read and change what is asked; empty when there is none.
     """
 
     source: str
     conversations: list[Conversation]
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    unread: str = ""
 
     def __len__(self) -> int:
         return len(self.conversations)
@@ -80,6 +82,8 @@ class Prompts:
         self.conversations = kept
         for reason in self.left_out:
             self.warn(context, reason)
+        if self.unread:
+            context.log(self.unread, level="warning")
 
     def warn(self, context: RunContext, reason: str) -> None:
         """Say what was left out for a reason."""
@@ -138,7 +142,7 @@ def read_prompts(bench: BenchSpec) -> Prompts:
         raise DataError(
             f"{source} has no conversation of category {', '.join(bench.categories)}; it has {', '.join(known)}"
         )
-    prompts = Prompts(source, found[:limit])
+    prompts = Prompts(source, found[:limit], unread=reading.warning(answers=False))
     for item in reading.malformed:
         prompts.leave_out(UNREADABLE, f"{item.place}: {item.reason}")
     return prompts

@@ -144,3 +144,25 @@ def test_a_prompt_with_a_token_beyond_the_embedding_is_refused(plain: bool) -> N
             generate(base(), draft, [[3, 4], [5, wrong, 6]], decoding)
     with pytest.raises(DataError, match="token id 48"):
         list(write_answers(base(), [("a", [3, 48])], GREEDY, 4, 2))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_answers_end_where_prompt_and_answer_have_the_longest_length(batch_size: int) -> None:
+    endless = tiny_base(context=CONTEXT)
+    prompts = dict(enumerate(ragged_prompts((5, 19, 12, 3, 20))))
+
+    answers = dict(write_answers(endless, prompts.items(), GREEDY, 8, batch_size, max_length=21))
+
+    assert {key: len(answer) for key, answer in answers.items()} == {0: 8, 1: 2, 2: 8, 3: 8, 4: 1}
+    for key, answer in answers.items():
+        alone_tokens = decode_plain(endless, [prompts[key]], DecodingSpec(max_new_tokens=8))[0].tokens
+        assert answer == alone_tokens[: len(answer)]
+
+
+def test_answers_end_at_the_stop_ids_that_are_given() -> None:
+    endless = tiny_base(context=CONTEXT)
+    free = dict(write_answers(endless, [("a", [1, 2])], GREEDY, 20, 1))["a"]
+
+    stopped = dict(write_answers(endless, [("a", [1, 2])], GREEDY, 20, 1, stop_ids=frozenset({free[4]})))["a"]
+
+    assert stopped == free[: free.index(free[4]) + 1]

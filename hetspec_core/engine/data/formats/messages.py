@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from hetspec_core.engine.data.conversation import Conversation, RowError, from_turns, row_name
+from hetspec_core.engine.data.conversation import Conversation, RowError, from_turns, label, row_name
+from hetspec_core.engine.data.row_fields import read_turns, system_conflict, unused_fields
 
 _KEYS = ("messages", "conversations", "conversation")
 
@@ -14,9 +16,9 @@ class Messages:
     """Rows with `messages`: a list of {role, content}."""
 
     def matches(self, row: Any) -> bool:
-        """Whether the row has `messages` (or `conversations`) whose turns say `role`."""
+        """Whether the row has `messages` (or `conversations`) whose turns say `role`; one without turns has no form."""
         turns = _turns(row)
-        return isinstance(turns, list) and (not turns or (isinstance(turns[0], Mapping) and "role" in turns[0]))
+        return isinstance(turns, list) and bool(turns) and isinstance(turns[0], Mapping) and "role" in turns[0]
 
     def read(self, row: Any) -> Conversation:
         """The row as a conversation.
@@ -24,15 +26,13 @@ class Messages:
         Raises:
             RowError: a turn lacks `role` or `content`, or they do not make a conversation.
         """
-        turns = _turns(row)
-        if not isinstance(turns, list):
+        listed = _turns(row)
+        turns = read_turns(listed, "messages", "role", "content")
+        if not isinstance(row, Mapping):
             raise RowError("it has no list `messages`")
-        for number, turn in enumerate(turns, start=1):
-            if not isinstance(turn, Mapping) or "role" not in turn or "content" not in turn:
-                raise RowError(f"turn {number} needs `role` and `content`")
-        return from_turns(
-            row_name(row), ((turn["role"], turn["content"]) for turn in turns), category=str(row.get("category") or "")
-        )
+        conversation = from_turns(row_name(row), turns, category=label(row.get("category")), row=row)
+        unused = unused_fields(row, _KEYS, listed, ("role", "content")) | system_conflict(row, turns)
+        return replace(conversation, unused=unused)
 
 
 def _turns(row: Any) -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from hetspec_core.engine.data.conversation import Conversation, RowError, from_prompts, row_name
+from hetspec_core.engine.data.conversation import UNSET, Conversation, RowError, from_prompts, label, row_name
+from hetspec_core.engine.data.row_fields import unused_fields
 
 _KEYS = ("turns", "prompt", "text")
 
@@ -14,8 +16,10 @@ class Prompts:
     """Rows with `prompt`, `text` or `turns` (several user turns), or bare strings."""
 
     def matches(self, row: Any) -> bool:
-        """Whether the row is a string or has one of the keys."""
-        return isinstance(row, str) or (isinstance(row, Mapping) and any(key in row for key in _KEYS))
+        """Whether the row is a string or has one of the keys. Empty ones say nothing."""
+        if isinstance(row, str):
+            return bool(row.strip())
+        return isinstance(row, Mapping) and any(row.get(key) not in UNSET for key in _KEYS)
 
     def read(self, row: Any) -> Conversation:
         """The row as user turns.
@@ -25,12 +29,14 @@ class Prompts:
         """
         if isinstance(row, str):
             return from_prompts("", [row])
-        key = next((key for key in _KEYS if isinstance(row, Mapping) and row.get(key) is not None), None)
+        if not isinstance(row, Mapping):
+            raise RowError(f"it is a {type(row).__name__} with none of {', '.join(_KEYS)}")
+        key = next((key for key in _KEYS if row.get(key) is not None), None)
         if key is None:
             raise RowError(f"it has none of {', '.join(_KEYS)}")
         value = row[key]
         if key == "turns" and not isinstance(value, list):
             raise RowError("`turns` is not a list")
-        return from_prompts(
-            row_name(row), value if key == "turns" else [value], category=str(row.get("category") or "")
-        )
+        prompts = value if key == "turns" else [value]
+        conversation = from_prompts(row_name(row), prompts, category=label(row.get("category")), row=row)
+        return replace(conversation, unused=unused_fields(row, (key,)))

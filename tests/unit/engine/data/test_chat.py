@@ -326,3 +326,69 @@ def test_smollm2_template_writes_what_the_models_own_writes(shared_models: Path)
     encoded = named.encode(TURNS)
     answers = [token for token, mark in zip(encoded.input_ids, encoded.assistant_mask, strict=True) if mark]
     assert tokenizer.decode(answers) == "Hello!<|im_end|>See you.<|im_end|>"
+
+
+def test_end_of_turn_is_the_special_token_behind_an_answer() -> None:
+    tokenizer = make_tiny_tokenizer()
+    template = ChatTemplate.for_tokenizer(tokenizer)
+
+    assert template.answer_end == template.end_of_turn_text == "<|im_end|>"
+    assert template.end_of_turn == tokenizer.eos_token_id
+    assert ChatTemplate.for_tokenizer(tokenizer, "llama2").answer_end == " <|im_end|>"  # its eos token
+    without = ChatTemplate.for_tokenizer(tokenizer, "sglang")
+    assert (without.answer_end, without.end_of_turn, without.end_of_turn_text) == ("", None, "")
+
+
+NO_HISTORY_OF_THINKING = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% set c = m['content'] %}"
+    "{% if m['role'] == 'assistant' and not loop.last %}{% set c = c.split('</think>\n\n')[-1] %}{% endif %}"
+    "{{ c + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+EMPTY_THINKING = PLAIN_CHATML.replace(
+    "assistant\n' }}{% endif %}",
+    "assistant\n' }}{% if enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}",
+)
+
+
+@pytest.mark.parametrize(
+    ("own", "sample", "seen"),
+    [
+        (EMPTY_THINKING, "a question", "<think>"),
+        (NO_HISTORY_OF_THINKING, "thinking in an earlier turn", "The sky is."),
+        (PLAIN_CHATML.replace("'<|im_end|>'", "' <|im_end|>'"), "a question", "up? <|im_end|>"),
+        ("{{ raise_exception('no') }}", "a question", "a refusal"),
+    ],
+)
+def test_a_named_template_that_differs_from_the_tokenizers_own_is_told(own: str, sample: str, seen: str) -> None:
+    template = ChatTemplate.for_tokenizer(make_tiny_tokenizer(own), "qwen3")
+
+    complaint = template.complaint()
+
+    assert f"chat template qwen3 writes another text than the tokenizer's own for {sample}:" in complaint
+    assert seen in complaint
+
+
+@pytest.mark.parametrize("name", ["auto", "chatml", "qwen3"])
+@pytest.mark.parametrize("own", [PLAIN_CHATML, None])
+def test_a_template_that_writes_as_the_tokenizers_own_is_not_complained_of(name: str, own: str | None) -> None:
+    assert ChatTemplate.for_tokenizer(make_tiny_tokenizer(own), name).complaint() == ""
+
+
+def test_a_template_that_auto_found_is_told_where_it_treats_thinking_differently() -> None:
+    template = ChatTemplate.for_tokenizer(make_tiny_tokenizer(NO_HISTORY_OF_THINKING))
+
+    assert "thinking in an earlier turn" in template.complaint()
+
+
+def test_prefix_of_an_answer_that_was_cut_cannot_be_found_by_a_template_with_other_marks() -> None:
+    own = (
+        "{% for m in messages %}{% if m['role'] == 'assistant' and loop.last %}"
+        "{% generation %}{{ m['content'] + eos_token }}{% endgeneration %}{% else %}{{ m['content'] }}{% endif %}"
+        "{% endfor %}"
+    )
+    path_template = ChatTemplate("own", own, {}, make_tiny_tokenizer())
+    cut = (TURNS[0], Message("assistant", "Hel", finish_reason="length"), *TURNS[2:])
+
+    assert any(path_template.encode(TURNS).assistant_mask)
+    with pytest.raises(DataError, match="marks 1 spans for 2 answers"):
+        path_template.encode(cut)

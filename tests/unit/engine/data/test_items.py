@@ -102,3 +102,40 @@ def test_refused_conversation_is_named() -> None:
             settings={},
             max_length=99,
         )
+
+
+def test_a_refused_conversation_is_counted_and_the_others_are_used() -> None:
+    template = ChatTemplate.for_tokenizer(make_tiny_tokenizer(None), "gemma")
+
+    found = encode_all(
+        [conversation(Message("system", "S"), QUESTION, ANSWER, name="c7"), conversation(name="c8")],
+        template,
+        base_fingerprint="b",
+        settings={},
+        max_length=99,
+    )
+
+    assert len(found.items) == 1 and found.dropped["refused by the chat template"] == 1
+    (complaint,) = found.complaints
+    assert "1 conversation cannot be written" in complaint and "c7: " in complaint and "no system prompt" in complaint
+
+
+def test_content_id_of_ordinary_turns_is_what_it_always_was() -> None:
+    about = {"template_hash": "t", "base_fingerprint": "b", "settings": {"max_length": 9}}
+
+    assert content_id([QUESTION, ANSWER], **about) == "6a242d7c473f6adea0ec99a88045e828"
+    others = [
+        content_id([QUESTION, Message("assistant", "Three.", weight=0)], **about),
+        content_id([QUESTION, Message("assistant", "Three.", finish_reason="length")], **about),
+    ]
+    assert len({content_id([QUESTION, ANSWER], **about), *others}) == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_told"), [("Three.<|im_end|>", False), ("Three.<|im_end|>\n<|im_start|>user\nWhy?", True)]
+)
+def test_an_answer_of_the_data_ends_at_the_templates_end_of_turn(answer: str, is_told: bool) -> None:
+    found = encode(conversation(QUESTION, Message("assistant", answer)))
+
+    assert list(found.items.values()) == list(encode(conversation()).items.values())
+    assert any("runs past the template's end of turn" in text for text in found.complaints) == is_told
