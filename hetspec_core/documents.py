@@ -14,7 +14,7 @@ import stat
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MIB = 1024 * 1024
 LIMIT_BYTES = 16 * MIB
@@ -87,14 +87,25 @@ def read_bounded(path: Path, limit_bytes: int = LIMIT_BYTES) -> bytes:
         OSError: the file cannot be opened or read.
         DocumentError: it is no regular file, or it has more than `limit_bytes`.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise DocumentError("is no regular file")
+    with open_regular(path) as file:
         data = file.read(limit_bytes + 1)
     if len(data) > limit_bytes:
         raise DocumentError(f"has more than {limit_bytes / MIB:g} MiB, the most that is read")
     return data
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file for reading. A named pipe or a device is refused at once instead of being waited for.
+
+    Raises:
+        OSError: the file cannot be opened.
+        DocumentError: it is no regular file.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise DocumentError("is no regular file")
+    return os.fdopen(handle, "rb")
 
 
 def _decoded(text: str | bytes, limit_bytes: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
@@ -13,3 +14,16 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of te
 """Type of the `--json` option, the same in every command."""
 
 __all__ = ["JsonFlag", "console", "error_console", "follow", "launch", "note", "print_error", "print_json"]
+
+
+class _Notes(logging.Handler):
+    """What the registry logs (a long look at the run folders, why it cannot be written), as notes on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message."""
+        note(record.getMessage())
+
+
+_REGISTRY_LOG = logging.getLogger("hetspec.registry")
+_REGISTRY_LOG.setLevel(logging.INFO)
+_REGISTRY_LOG.addHandler(_Notes())

@@ -12,14 +12,19 @@ from pathlib import Path
 _POLL_S = 0.01
 
 
-def take(path: Path, *, patience_s: float = 0.0) -> int | None:
+def take(path: Path, *, patience_s: float = 0.0, make_folder: bool = True) -> int | None:
     """Take the lock of a file, made when missing; returns the file to hold (closing it gives the lock back).
 
     Args:
         path: the file.
         patience_s: how long to try; None is returned when somebody else holds it for all of that time.
+        make_folder: make its folder when missing. Not for a run: a deleted run does not come back.
+
+    Raises:
+        OSError: the file cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     limit = time.monotonic() + patience_s
     while True:

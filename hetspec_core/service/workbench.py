@@ -5,25 +5,32 @@ It joins parts that do not know each other: run folders, registry and executor. 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
+import sqlite3
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hetspec_core.errors import HetSpecError, NotFoundError, ResourceError, RunError
+from hetspec_core.errors import NotFoundError, ResourceError, RunError
 from hetspec_core.events import CancelAsked, EventBase, FoundLost, Journal
-from hetspec_core.jobs import LocalExecutor, LocalJob, Queue, end_marked
+from hetspec_core.files import DISK_FULL, NOT_WRITABLE
+from hetspec_core.jobs import LocalExecutor, LocalJob, Queue, end_marked, locks
 from hetspec_core.paths import HOME_VARIABLE, Roots, RunPaths, roots, sync_folder
 from hetspec_core.process import ProcessIdentity
-from hetspec_core.runs import Registry, RunRow, RunState, derive_state
-from hetspec_core.runs.state import FINISHED
+from hetspec_core.runs import Registry, RunFacts, RunRow, RunState, derive_state
+from hetspec_core.runs.folders import is_run, read_facts, run_paths
+from hetspec_core.runs.rows import with_facts
+from hetspec_core.runs.state import FINISHED, UNREADABLE
 from hetspec_core.service.chains import stopped_children, waits_for
 from hetspec_core.service.folders import desk_lock, fill_folder, new_run_id, submit_folder, submitted
 from hetspec_core.service.gpus import GpuReport, crew_on_processor, read_gpus, waiting_run
 from hetspec_core.service.inputs import InputKind, explain_missing, find_run, product_folder
+from hetspec_core.service.labels import check_name
 from hetspec_core.service.report import (
     RunReport,
     RunSummary,
@@ -31,10 +38,10 @@ from hetspec_core.service.report import (
     list_files,
     lost_status,
     read_resolved,
+    read_spec,
 )
 from hetspec_core.service.watch import Watch
 from hetspec_core.spec import RunSpec
-from hetspec_core.spec.document import from_toml
 
 if TYPE_CHECKING:
     from hetspec_core.config.resolve import Resolved
@@ -43,6 +50,7 @@ RESUMABLE = frozenset({"dataset", "train"})
 """Stages that go on from what is on disk; the others are short, and submitted again."""
 
 _REAP_S = 10.0
+_QUEUE_LOCK_S = 3.0  # for a queue that another process holds
 _QUEUE_LOOK_S = 0.5  # between looks at the GPUs that a run waits for
 
 
@@ -91,7 +99,7 @@ class Workbench:
 
     def paths(self, run_id: str) -> RunPaths:
         """File names of a run."""
-        return RunPaths(self.roots.runs / run_id)
+        return run_paths(self.roots.runs, run_id)
 
     # --- making and starting ---------------------------------------------------------------------------------------
 
@@ -104,8 +112,10 @@ class Workbench:
             after: runs that must succeed before it starts.
 
         Raises:
+            UsageError: its name is too long, or has characters that no name has.
             ResourceError: the folder cannot be written.
         """
+        check_name((spec if isinstance(spec, RunSpec) else spec.spec).name)
         self.roots.runs.mkdir(parents=True, exist_ok=True)
         while True:
             run_id = new_run_id(spec.stage)
@@ -137,6 +147,7 @@ class Workbench:
         paths = self.paths(run_id)
         with desk_lock(paths):
             row, state = self._look(run_id)
+            refuse_unreadable(row)
             waits = run_id in self.queue.waiting_ids()
             if waits or state not in FINISHED | {"queued"}:
                 raise RunError(f"run {run_id} is {state} already", hint=f"follow it: hetspec-core runs follow {run_id}")
@@ -154,8 +165,15 @@ class Workbench:
         self.dispatch()
 
     def dispatch(self) -> None:
-        """Start the waiting runs that can start now. Whoever ends a run does so too; this heals what a kill left."""
-        self._jobs.update(self.queue.dispatch())
+        """Start the waiting runs that can start now. Whoever ends a run does so too; this heals what a kill left.
+
+        Nothing is started from a home that cannot be written.
+        """
+        try:
+            self._jobs.update(self.queue.dispatch())
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE | DISK_FULL:
+                raise
 
     def resume(self, run_id: str) -> None:
         """Start a run again that was cancelled, failed or lost; it goes on from what is on disk. The runs that were
@@ -166,6 +184,7 @@ class Workbench:
             RunError: its stage does not resume, or it is at work, or it has succeeded.
         """
         row, state = self._look(run_id)
+        refuse_unreadable(row)
         if state == "succeeded":
             raise RunError(f"run {run_id} has succeeded; there is nothing left to do")
         if row.stage not in RESUMABLE and state != "queued":
@@ -188,6 +207,7 @@ class Workbench:
         """
         waits = run_id in self.queue.waiting_ids()  # looked at first: a run leaves the queue with a new attempt
         row, state = self._look(run_id)
+        refuse_unreadable(row)
         attempt = row.attempt + (waits and state == "queued")
         if attempt == 0:
             raise RunError(f"run {run_id} is {state}; it was never started")
@@ -242,7 +262,8 @@ class Workbench:
     # --- stopping ----------------------------------------------------------------------------------------------------
 
     def cancel(self, run_id: str, *, force: bool = False, grace_s: float | None = None) -> bool:
-        """Ask the run to stop at its next safe point; with `force`, end its processes now.
+        """Ask the run to stop at its next safe point; with `force`, end its processes now. The two journals of the run
+        are all that is needed: the registry is not opened.
 
         Args:
             run_id: which.
@@ -255,27 +276,57 @@ class Workbench:
 
         Raises:
             NotFoundError: there is no such run.
-            RunError: it has ended, or works on another host.
+            RunError: it has ended, works on another host, or belongs to another user.
         """
-        with self.queue.lock():  # a run is in the queue or has a supervisor, and does not change between the two here
+        with self._queue_held():  # a run is in the queue or has a supervisor, and does not change between the two here
             waited = self.queue.remove(run_id)
-        row, state = self._look(run_id)
+        facts, state = self._look_into_folder(run_id)
         if state in FINISHED and not waited:
             raise RunError(f"run {run_id} is {state}; there is nothing to cancel")
-        if waited and row.attempt:
+        if waited and facts.attempt:
             return False
-        process = row.facts.process
+        process = facts.process
         if process is not None and process.host != socket.gethostname():
             raise RunError(f"run {run_id} works on {process.host}", hint="cancel it there")
         try:
-            self._note(run_id, CancelAsked(attempt=row.attempt, forced=force, grace_s=grace_s))
-        except OSError:  # a full disk: the process can be asked all the same
+            self._note(run_id, CancelAsked(attempt=facts.attempt, forced=force, grace_s=grace_s))
+        except OSError:  # a full or read-only disk: the process can be asked all the same
             if process is None:
                 raise
         if process is None:
             self.dispatch()  # ends those that wait for it
             return False
-        return self.executor.kill(process) if force else self.executor.ask_to_stop(process)
+        try:
+            return self.executor.kill(process) if force else self.executor.ask_to_stop(process)
+        except PermissionError:
+            raise RunError(
+                f"run {run_id} is kept by process {process.pid} of another user", hint="ask that user to stop it"
+            ) from None
+
+    @contextlib.contextmanager
+    def _queue_held(self) -> Iterator[None]:
+        """The queue's lock; without it where it cannot be had, because a run must be stoppable all the same."""
+        try:
+            lock = locks.take(self.roots.data / "queue.lock", patience_s=_QUEUE_LOCK_S)
+        except OSError:
+            lock = None
+        try:
+            yield
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+    def _look_into_folder(self, run_id: str) -> tuple[RunFacts, RunState]:
+        """What the two journals of a run say now, and its state by them."""
+        paths = self.paths(run_id)
+        if not is_run(paths):
+            raise NotFoundError(f"there is no run {run_id!r}", hint="`hetspec-core runs list` shows those there are")
+        facts = read_facts(paths)
+        state = derive_state(facts, ProcessIdentity.is_alive)
+        if state in ("lost", "cancelled"):  # its process has ended, so its journal is complete now
+            facts = read_facts(paths)
+            state = derive_state(facts, ProcessIdentity.is_alive)
+        return facts, state
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -312,10 +363,7 @@ class Workbench:
         """
         row, state = self._look(run_id)
         paths = self.paths(run_id)
-        try:
-            spec = from_toml(paths.spec.read_text(encoding="utf-8"), name=str(paths.spec))
-        except (HetSpecError, OSError, UnicodeDecodeError):
-            spec = None
+        spec, problem = read_spec(paths)
         digest = digest_journal(paths)
         return RunReport(
             summary=RunSummary.of(row, state, paths.folder),
@@ -328,6 +376,7 @@ class Workbench:
             warnings=digest.warnings,
             files=list_files(paths.folder),
             exit_status=lost_status(paths) if state == "lost" else None,
+            problem="" if state == UNREADABLE else problem,
         )
 
     def resolve_run(self, word: str) -> str:
@@ -336,6 +385,8 @@ class Workbench:
         Raises:
             NotFoundError: no run, or more than one, is meant.
         """
+        if self._is_id(word):  # the registry is not needed for it
+            return word
         self.registry.sync_all()
         return find_run(word, self.registry.names())
 
@@ -385,8 +436,20 @@ class Workbench:
             state = "queued"
         return row, state
 
+    def _is_id(self, word: str) -> bool:
+        """Whether a word is the whole id of a run that is there."""
+        if not word or word.startswith(".") or os.sep in word or "\0" in word:
+            return False
+        return is_run(self.paths(word))
+
     def _sync(self, run_id: str) -> RunRow:
-        row = self.registry.sync(run_id)
+        try:
+            row = self.registry.sync(run_id)
+        except (sqlite3.Error, RunError):  # the registry cannot be used: the folder says as much as its state needs
+            if not is_run(self.paths(run_id)):
+                raise
+            facts = read_facts(self.paths(run_id))
+            return with_facts(RunRow(run_id), facts)
         if row is None:
             raise NotFoundError(f"there is no run {run_id!r}", hint="`hetspec-core runs list` shows those there are")
         return row
@@ -394,3 +457,13 @@ class Workbench:
     def _note(self, run_id: str, event: EventBase) -> None:
         with Journal(self.paths(run_id).desk, "desk") as desk:
             desk.write(event)
+
+
+def refuse_unreadable(row: RunRow) -> None:
+    """Raise for a run of which only the reason is known why it cannot be read.
+
+    Raises:
+        RunError: it is such a run.
+    """
+    if row.state == UNREADABLE:
+        raise RunError(f"run {row.run_id} cannot be read: {row.error_message}", hint=row.error_hint)

@@ -5,8 +5,7 @@ Absent values are left out, since TOML has no null. It knows the text, not the f
 
 from __future__ import annotations
 
-import tomllib
-
+from hetspec_core.documents import DocumentError, parse_toml
 from hetspec_core.errors import SpecError
 from hetspec_core.spec.decode import decode
 from hetspec_core.spec.run import SCHEMA_VERSION, RunSpec
@@ -30,9 +29,9 @@ def from_toml(text: str, *, name: str = "spec.toml") -> RunSpec:
         SpecError: it is not TOML, was written by a newer version, or does not hold; every problem is listed.
     """
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{name} is not TOML: {error}", hint="the file is damaged; submit the run again") from None
+        data = parse_toml(text)
+    except DocumentError as error:
+        raise SpecError(f"{name} {error}", hint="the file is damaged; submit the run again") from None
     version = data.get("schema_version", SCHEMA_VERSION)
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise SpecError(
