@@ -81,7 +81,7 @@ class RunSummary:
             accept_length=row.accept_length,
             speedup=row.speedup,
             error=error if row.error_kind else None,
-            folder=str(folder),
+            folder=os.fsencode(folder).decode(errors="backslashreplace"),  # a name need not be UTF-8
             tags=row.tags,
             note=row.note,
             starred=row.starred,
