@@ -15,7 +15,7 @@ import stat
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MIB = 1024 * 1024
 LIMIT_BYTES = 16 * MIB
@@ -107,6 +107,24 @@ def read_bounded(path: Path, limit_bytes: int = LIMIT_BYTES, *, streams: bool = 
         OSError: the file cannot be opened or read.
         DocumentError: it is no regular file, or it has more than `limit_bytes`.
     """
+    with open_regular(path, streams=streams) as file:
+        data = file.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise DocumentError(f"has more than {limit_bytes / MIB:g} MiB, the most that is read")
+    return data
+
+
+def open_regular(path: Path, *, streams: bool = False) -> BinaryIO:
+    """Open a regular file for reading. A named pipe or a device is refused at once instead of being waited for.
+
+    Args:
+        path: of the file.
+        streams: take a pipe or a device too, as of `read_bounded`.
+
+    Raises:
+        OSError: the file cannot be opened.
+        DocumentError: it is no regular file.
+    """
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (0 if streams else os.O_NONBLOCK))
     try:
         mode = os.fstat(handle).st_mode
@@ -117,11 +135,7 @@ def read_bounded(path: Path, limit_bytes: int = LIMIT_BYTES, *, streams: bool = 
     except BaseException:
         os.close(handle)
         raise
-    with os.fdopen(handle, "rb") as file:
-        data = file.read(limit_bytes + 1)
-    if len(data) > limit_bytes:
-        raise DocumentError(f"has more than {limit_bytes / MIB:g} MiB, the most that is read")
-    return data
+    return os.fdopen(handle, "rb")
 
 
 def _decoded(text: str | bytes, limit_bytes: int | None) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 _PR_SET_PDEATHSIG = 1
+_LARGEST_PID = 2**31 - 1  # of the kernel's type; a journal may hold any number
 _DEAD = frozenset("ZXx")  # zombie and dead, as proc(5) writes them
 
 
@@ -93,7 +94,7 @@ def end_with(parent: int) -> None:
 
 
 def _birth(pid: int) -> str | None:
-    if pid <= 0:
+    if not 0 < pid <= _LARGEST_PID:
         return None
     return _birth_linux(pid) if sys.platform == "linux" else _birth_elsewhere(pid)
 

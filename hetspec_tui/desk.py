@@ -6,19 +6,21 @@ It knows the service; it knows no screen and draws nothing. What may block (SQLi
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from hetspec_core.errors import ResourceError, UsageError
+from hetspec_core.errors import HetSpecError, ResourceError, UsageError
 
 if TYPE_CHECKING:
     from hetspec_core.service import Overview, Workbench
 
 Answer = TypeVar("Answer")
+log = logging.getLogger("hetspec")
 
 THREADS = 3
 """A look at the registry must not wait behind a plan that reads a large configuration."""
@@ -81,6 +83,14 @@ class Desk:
             return question(workbench)
         except (OSError, sqlite3.Error) as error:  # a full disk, a locked database, a folder that has just gone
             raise ResourceError(f"{type(error).__name__}: {error}", hint="`hetspec-core doctor` says more") from error
+        except (HetSpecError, CancelledError):
+            raise
+        except Exception as error:  # what one run holds must not end the dashboard
+            log.exception("a question to the service failed")
+            raise HetSpecError(
+                f"an unforeseen error: {type(error).__name__}: {error}",
+                hint="the log of the dashboard has the traceback",
+            ) from error
 
 
 class HasDesk(Protocol):

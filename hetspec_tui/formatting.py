@@ -21,6 +21,7 @@ STATE_SIGNS = {
     "failed": "✖",
     "cancelled": "■",
     "lost": "?",
+    "unreadable": "!",
 }
 """State of a run -> a sign of one cell, so that no state is told by colour alone."""
 
@@ -32,6 +33,7 @@ STATE_COLOURS = {
     "failed": "$error",
     "cancelled": "$warning",
     "lost": "$error",
+    "unreadable": "$error",
 }
 """State of a run -> theme variable."""
 

@@ -23,6 +23,7 @@ STATE_INKS = {
     "failed": "bad",
     "cancelled": "warn",
     "lost": "bad",
+    "unreadable": "bad",
 }
 _MIB = 1 << 20
 _OWNER_CELLS = 24
@@ -239,7 +240,7 @@ def _heat(share: float | None) -> str:
 
 def totals(overview: Overview) -> list[Piece]:
     """One line: how many runs are in which state, and the room on the disk."""
-    order: Sequence[str] = ("running", "starting", "queued", "succeeded", "failed", "cancelled", "lost")
+    order: Sequence[str] = ("running", "starting", "queued", "succeeded", "failed", "cancelled", "lost", "unreadable")
     pieces: list[Piece] = []
     for state in order:
         if many := overview.counts.get(state, 0):

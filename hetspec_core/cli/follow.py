@@ -61,16 +61,21 @@ def launch_detached(workbench: Workbench, asked: RunSpec | Resolved, *, json: bo
     """Submit and start a run, say how to follow it, and leave it to itself; returns its id."""
     run_id = workbench.submit(asked).run_id
     workbench.start(run_id)
+    leave(workbench, run_id, json=json)
+    return run_id
+
+
+def leave(workbench: Workbench, run_id: str, *, json: bool = False) -> None:
+    """Say how to follow a run that was started, and leave it to itself."""
     state = workbench.state(run_id)
     if json:
         print_json({"run_id": run_id, "state": state, "folder": str(workbench.paths(run_id).folder)})
-        return run_id
+        return
     if state == "queued":
         note(f"run {run_id} is {(workbench.waits(run_id) or 'waits').replace('waits', 'waiting', 1)}")
     else:
         note(f"run {run_id} is at work in {workbench.paths(run_id).folder}")
     note(f"follow it: hetspec-core runs follow {run_id}")
-    return run_id
 
 
 def launch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 import typer
@@ -36,3 +37,16 @@ __all__ = [
     "print_text",
     "say",
 ]
+
+
+class _Notes(logging.Handler):
+    """What the registry logs (a long look at the run folders, why it cannot be written), as notes on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message."""
+        note(record.getMessage())
+
+
+_REGISTRY_LOG = logging.getLogger("hetspec.registry")
+_REGISTRY_LOG.setLevel(logging.INFO)
+_REGISTRY_LOG.addHandler(_Notes())

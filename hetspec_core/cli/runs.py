@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hetspec_core.cli import queue, runs_compare, runs_edit, runs_list
+from hetspec_core.cli.follow import DetachOption, is_detached, leave
 from hetspec_core.cli.formats import format_number, format_time
 from hetspec_core.cli.options import RunWord
 from hetspec_core.cli.output import JsonFlag, console, follow, note, print_json, print_log_line
@@ -68,11 +69,16 @@ def follow_run(run: RunWord, json: JsonFlag = False) -> None:
 
 
 @app.command()
-def resume(run: RunWord, json: JsonFlag = False) -> None:
-    """Go on with a run that was cancelled, failed or lost, from what is on disk."""
+def resume(run: RunWord, detach: DetachOption = None, json: JsonFlag = False) -> None:
+    """Go on with a run that was cancelled, failed or lost, from what is on disk. The run goes on without this command;
+    while it is followed, Ctrl-C stops it so that it can be resumed again.
+    """
     with Workbench() as workbench:
         run_id = workbench.resolve_run(run)
         workbench.resume(run_id)
+        if is_detached(detach, json=json):
+            leave(workbench, run_id, json=json)
+            return
         follow(workbench, run_id, json=json)
 
 
@@ -167,6 +173,8 @@ def _print_report(report: RunReport) -> None:
         out.print(Text.assemble(("error: ", "bold red"), run.error["message"]), soft_wrap=True)
         if run.error["hint"]:
             out.print(Text.assemble(("hint: ", "bold cyan"), run.error["hint"]), soft_wrap=True)
+    if report.problem:
+        out.print(Text(f"warning: the spec cannot be read: {report.problem}", style="yellow"), soft_wrap=True)
     for warning in report.warnings:
         out.print(Text(f"{warning.level}: {warning.message}", style="yellow"), soft_wrap=True)
     if report.metrics:

@@ -30,6 +30,7 @@ STATE_STYLES = {
     "failed": "red",
     "cancelled": "yellow",
     "lost": "magenta",
+    "unreadable": "bold red",
 }
 Query = Annotated[
     list[str] | None,
@@ -76,6 +77,9 @@ def list_runs(
         console().print(_list_table(found, rows, heading))
     else:
         print_table(("run", "name", "state", "done", heading, "age"), rows)
+    for run in found:
+        if run.state == "unreadable" and run.error:
+            note(f"run {cell_text(run.run_id)} cannot be read: {run.error['message']}; {run.error['hint']}")
     if more:
         note(f"the first {limit}; --limit shows more")
 
@@ -159,7 +163,7 @@ def _cells(run: RunSummary, figure: Any) -> list[str]:
     return [
         run.run_id,
         ("* " if run.starred else "") + cell_text(run.name or "-"),
-        run.state,
+        f"{run.state}: {cell_text(run.error['message'])}" if run.state == "unreadable" and run.error else run.state,
         run.waits.partition(",")[0] or ("-" if run.progress is None else f"{run.progress:.0%}"),
         _figure(figure),
         format_age(run.created),
@@ -179,7 +183,7 @@ def _list_table(found: list[RunSummary], rows: list[list[str]], heading: str) ->
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("run", no_wrap=True)
     table.add_column("name", no_wrap=True, overflow="ellipsis", max_width=16)
-    table.add_column("state", no_wrap=True)
+    table.add_column("state", no_wrap=True, overflow="ellipsis", max_width=16)
     table.add_column("done", justify="right", no_wrap=True, overflow="ellipsis")
     table.add_column(Text(heading), justify="right", no_wrap=True, overflow="ellipsis", max_width=12)
     table.add_column("age", justify="right", no_wrap=True)
@@ -187,7 +191,7 @@ def _list_table(found: list[RunSummary], rows: list[list[str]], heading: str) ->
         table.add_row(
             Text(run_id, style="dim" if run.archived else ""),
             Text(name),
-            Text(state, style=STATE_STYLES.get(state, "")),
+            Text(state, style=STATE_STYLES.get(run.state, "")),
             *map(Text, rest),
         )
     return table

@@ -1,6 +1,6 @@
 """What happens in a run, as an append-only journal: the one way in which the engine speaks to the desk."""
 
-from hetspec_core.events.journal import Journal, decode_lines, read_events
+from hetspec_core.events.journal import Journal, decode_lines, read_events, read_pieces
 from hetspec_core.events.models import (
     Artifact,
     CancelAsked,
@@ -58,4 +58,5 @@ __all__ = [
     "WorkerEnded",
     "decode_lines",
     "read_events",
+    "read_pieces",
 ]

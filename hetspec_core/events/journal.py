@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from hetspec_core.documents import open_regular
 from hetspec_core.events.models import (
     Artifact,
     CheckpointSaved,
@@ -32,6 +35,8 @@ from hetspec_core.events.models import (
 
 DURABLE = (CheckpointSaved, Artifact, Result, RunEnded, Submitted, Launched, FoundLost, Marked, Moved)
 """Events that are on the disk when they have been written; they state what is there, or an end."""
+PIECE_BYTES = 1 << 20
+LONGEST_LINE_BYTES = 64 << 20
 _KNOWN: TypeAdapter[Event] = TypeAdapter(KnownEvent)
 
 
@@ -97,21 +102,81 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     `offset` nothing is returned but an offset at the end of its last complete line, so that what is appended later is
     read; a caller that must not miss what changed compares the returned offset with its own and begins again at 0.
 
+    All events are in memory at once: `read_pieces` is for journals of any length.
+
     Args:
         path: the journal.
         offset: 0, or what an earlier call returned.
+
+    Raises:
+        OSError: the file cannot be read.
+        DocumentError: it is no regular file.
+    """
+    events: list[Event] = []
+    end = offset
+    for piece, after in read_pieces(path, offset):
+        events += piece
+        end = after
+    return events, end
+
+
+def read_pieces(path: Path, offset: int = 0, *, skip: Iterable[str] = ()) -> Iterator[tuple[list[Event], int]]:
+    """As `read_events`, in pieces of about a mebibyte of the journal; at least one, which may be empty.
+
+    A line of more than `LONGEST_LINE_BYTES` is read as one `Unknown` event without its content.
+
+    Args:
+        path: the journal.
+        offset: 0, or the offset of an earlier piece.
+        skip: types of events that the caller does not want. Most of them are left out without being decoded; a line
+            whose keys are in another order than `Journal` writes them is decoded all the same.
+
+    Raises:
+        OSError: the file cannot be read.
+        DocumentError: it is no regular file.
     """
     try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            if size < offset:
-                return [], _last_line_end(file.fileno(), size)
-            file.seek(offset)
-            data = file.read()
+        file = open_regular(path)
     except FileNotFoundError:
-        return [], 0
-    end = data.rfind(b"\n") + 1
-    return list(decode_lines(data[:end].split(b"\n"))), offset + end
+        yield [], 0
+        return
+    unwanted = _pattern(tuple(skip))
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        if size < offset:
+            yield [], _last_line_end(file.fileno(), size)
+            return
+        file.seek(offset)
+        left, rest, dropped, yielded = size - offset, b"", 0, False
+        while left > 0 and (block := file.read(min(PIECE_BYTES, left))):
+            left -= len(block)
+            data = rest + block
+            end = data.rfind(b"\n") + 1
+            if not end:
+                is_too_long = dropped or len(data) > LONGEST_LINE_BYTES
+                rest, dropped = (b"", dropped + len(data)) if is_too_long else (data, 0)
+                continue
+            lines = data[:end].split(b"\n")
+            found: list[Event] = []
+            if dropped:
+                found.append(Unknown(time=0.0, data={"bytes": dropped + len(lines.pop(0))}))
+            if unwanted is not None:
+                lines = [line for line in lines if not unwanted(line)]
+            found += decode_lines(lines)
+            offset += dropped + end
+            rest, dropped, yielded = data[end:], 0, True
+            yield found, offset
+        if not yielded:
+            yield [], offset
+
+
+@lru_cache
+def _pattern(kinds: tuple[str, ...]) -> Callable[[bytes], object] | None:
+    """Finds the beginning of a line of one of these types, as `Journal` writes it."""
+    if not kinds:
+        return None
+    words = "|".join(map(re.escape, kinds))
+    return re.compile(rf'\{{"time":[^",]+,"worker":"[^"\\]*","type":"(?:{words})"'.encode()).match
 
 
 def _last_line_end(file: int, size: int) -> int:
@@ -147,7 +212,14 @@ def _unknown(line: bytes) -> Unknown:
     kind, when, worker = data.get("type"), data.get("time"), data.get("worker")
     return Unknown(
         type=kind if isinstance(kind, str) else "",
-        time=float(when) if isinstance(when, int | float) and not isinstance(when, bool) else 0.0,
+        time=_seconds(when),
         worker=worker if isinstance(worker, str) else "",
         data=data,
     )
+
+
+def _seconds(value: object) -> float:
+    try:
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    except OverflowError:  # an integer of hundreds of digits
+        return 0.0

@@ -14,14 +14,19 @@ from hetspec_core.paths import make_folders
 _POLL_S = 0.01
 
 
-def take(path: Path, *, patience_s: float = 0.0) -> int | None:
+def take(path: Path, *, patience_s: float = 0.0, make_folder: bool = True) -> int | None:
     """Take the lock of a file, made when missing; returns the file to hold (closing it gives the lock back).
 
     Args:
         path: the file.
         patience_s: how long to try; None is returned when somebody else holds it for all of that time.
+        make_folder: make its folder when missing. Not for a run: a deleted run does not come back.
+
+    Raises:
+        OSError: the file cannot be made.
     """
-    make_folders(path.parent)
+    if make_folder:
+        make_folders(path.parent)
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     limit = time.monotonic() + patience_s
     while True:

@@ -13,17 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hetspec_core.documents import DocumentError, open_regular
+
 TAIL_BYTES = 1 << 16
 
 
 def append(path: Path, kind: str, worker: str, **values: Any) -> None:
-    """Append one event and force it to disk; a torn line before it is closed first.
+    """Append one event and force it to disk; a torn line before it is closed first. A journal is made only in a folder
+    that has a spec.toml: a deleted run does not come back.
 
     Raises:
         OSError: it could not be written.
     """
     line = json.dumps({"type": kind, "time": time.time(), "worker": worker, **values}, ensure_ascii=False).encode()
-    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    file = _open(path)
     try:
         size = os.fstat(file).st_size
         torn = size > 0 and os.pread(file, 1, size - 1) != b"\n"
@@ -36,22 +39,32 @@ def append(path: Path, kind: str, worker: str, **values: Any) -> None:
         os.close(file)
 
 
+def _open(path: Path) -> int:
+    flags = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)
+    except FileNotFoundError:
+        if not path.with_name("spec.toml").exists():
+            raise
+        return os.open(path, flags | os.O_CREAT, 0o644)
+
+
 def records(path: Path, offset: int = 0, *, kind: str) -> Iterator[dict[str, Any]]:
     """Events of one kind from byte `offset` on; lines that cannot be read are left out."""
     mark = f'"{kind}"'.encode()
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             file.seek(offset)
             for line in file:
                 if mark not in line:
                     continue
                 try:
                     record = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
                 if isinstance(record, dict) and record.get("type") == kind:
                     yield record
-    except FileNotFoundError:
+    except (FileNotFoundError, DocumentError):
         return
 
 

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -90,11 +91,16 @@ class Supervisor:
         """Make the run and its GPUs this process's own, and say so in the desk's journal.
 
         Raises:
-            RunError: another supervisor has the run, or this attempt was made already.
+            RunError: another supervisor has the run, this attempt was made already, or the run was deleted.
             ResourceError: a GPU or a processor slot is leased by another run.
         """
         me = ProcessIdentity.of()
-        lock = locks.take(self.paths.supervisor_lock, patience_s=_LOCK_PATIENCE_S)
+        if not self.paths.spec.is_file():
+            raise RunError(f"run {self.paths.run_id} was deleted")
+        try:
+            lock = locks.take(self.paths.supervisor_lock, patience_s=_LOCK_PATIENCE_S, make_folder=False)
+        except FileNotFoundError:
+            raise RunError(f"run {self.paths.run_id} was deleted") from None
         if lock is None:
             raise RunError(f"another supervisor is at work on run {self.paths.run_id}")
         self._held.append(lock)
@@ -208,9 +214,18 @@ class Supervisor:
     def give_back(self) -> None:
         """Give the locks back and start who waits for them."""
         self._free_reserve()
+        self._clear_remains()
         while self._held:
             os.close(self._held.pop())
         self.queue.dispatch()
+
+    def _clear_remains(self) -> None:
+        """Delete what the workers of this attempt made in the run folder while it was being deleted: no list would ever
+        show it. A folder that still has its spec.toml, or the lock that is held here, is a run and stays.
+        """
+        if not self._held or self._has_folder() or os.path.lexists(self.paths.spec):
+            return
+        shutil.rmtree(self.paths.folder, ignore_errors=True)
 
     def _beat(self) -> None:
         with contextlib.suppress(OSError):

@@ -22,7 +22,7 @@ class Census:
         counts: state -> how many, as the journals say.
         unfinished: those that have not said that they ended, oldest first.
         ended: those that ended last, newest first.
-        failed: the newest ones that failed or are known to be lost, newest first.
+        failed: the newest ones that failed, are known to be lost, or cannot be read, newest first.
     """
 
     counts: dict[str, int]
@@ -36,7 +36,7 @@ def take_census(registry: Registry, *, most: int) -> Census:
     counts = registry.select("SELECT state, COUNT(*) AS n FROM runs WHERE archived = 0 GROUP BY state")
     unfinished = f"{_COLUMNS} state IN ('queued', 'starting', 'running') ORDER BY created DESC, run_id DESC LIMIT ?"
     ended = f"{_COLUMNS} ended IS NOT NULL ORDER BY ended DESC, run_id DESC LIMIT ?"
-    failed = f"{_COLUMNS} state IN ('failed', 'lost') ORDER BY created DESC, run_id DESC LIMIT ?"
+    failed = f"{_COLUMNS} state IN ('failed', 'lost', 'unreadable') ORDER BY created DESC, run_id DESC LIMIT ?"
     return Census(
         counts={row["state"]: row["n"] for row in counts},
         unfinished=[RunRow.from_columns(row) for row in registry.select(unfinished, (_MOST_UNFINISHED,))][::-1],

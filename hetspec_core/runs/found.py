@@ -36,7 +36,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, dict) and value:  # not Mapping: this runs a million times for a first look at all runs
             flat |= flatten(value, f"{name}.")
         else:
             flat[name] = value

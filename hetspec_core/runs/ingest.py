@@ -2,7 +2,8 @@
 
 The journals are the truth. Rows and the byte offsets they stand for change in one transaction, so any number of
 processes may ingest at once: nothing is counted twice, nothing is lost, and `rebuild` from the folders gives the same
-rows. It knows no processes: whether a worker lives is asked by the service.
+rows. Each run is taken in by itself: one that cannot be is a row in state `unreadable`, and the others are as they are.
+It knows no processes: whether a worker lives is asked by the service.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import re
 import sqlite3
 import threading
@@ -19,27 +21,38 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from hetspec_core.documents import DocumentError, read_bounded
 from hetspec_core.errors import HetSpecError, RunError
-from hetspec_core.events import Event, read_events
+from hetspec_core.events import read_pieces
 from hetspec_core.paths import RunPaths, make_folders
 from hetspec_core.runs.database import (
     exclusive,
     identity,
     is_damaged,
-    is_out_of_room,
+    is_locked,
+    is_of_one_run,
+    open_copy,
     open_database,
-    open_in_memory,
     put_aside,
+    why_not_usable,
 )
+from hetspec_core.runs.folders import is_run, run_paths, why_unreadable
 from hetspec_core.runs.found import Found, flatten
 from hetspec_core.runs.look import changed_runs, run_names
 from hetspec_core.runs.query import Names, parse_order, parse_query
 from hetspec_core.runs.rows import MetricPoint, RunName, RunRow, apply
-from hetspec_core.runs.tables import put_change, put_labels, put_settings, put_texts, remove_all, remove_run
+from hetspec_core.runs.state import UNREADABLE
+from hetspec_core.runs.tables import put_labels, put_row, put_settings, put_texts, put_values, remove_all, remove_run
 from hetspec_core.runs.thin import Axis, count_points, thin
 from hetspec_core.spec.document import from_toml
 
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z]+-[a-z0-9]{4}")
+_BATCH_RUNS, _BATCH_S = 2000, 2.0  # of one transaction; other processes wait a little longer than that
+_PACE_S = 2.0  # before the first line of progress, and between two
+_RETRY_S = 60.0  # between looks whether a registry that was locked is free again
+
+log = logging.getLogger("hetspec.registry")
+"""Progress of a long look at the run folders, and why the registry cannot be written."""
 
 Arguments = ParamSpec("Arguments")
 Answer = TypeVar("Answer")
@@ -49,7 +62,7 @@ def _healing(
     method: Callable[Concatenate[Registry, Arguments], Answer],
 ) -> Callable[Concatenate[Registry, Arguments], Answer]:
     """Let a method that meets a damaged database begin again with a new one, filled from the run folders; and one that
-    meets a full disk with a copy in memory, because it is then that one must see which runs there are.
+    meets a database that cannot be written (full disk, read-only, held by another program) with a copy of its own.
     """
 
     @functools.wraps(method)
@@ -63,10 +76,10 @@ def _healing(
             except sqlite3.DatabaseError as error:
                 if is_damaged(error):
                     self._make_again()
-                elif is_out_of_room(error) and not self.in_memory:
-                    self._go_into_memory()
-                else:
+                elif self.in_memory or not (why := why_not_usable(error, self.path)):
                     raise
+                else:
+                    self._go_into_memory(why, error)
                 return method(self, *args, **kwargs)
             finally:
                 self._busy = False
@@ -82,10 +95,12 @@ class Registry:
         runs: the folder of the run folders.
 
     Attributes:
-        in_memory: whether the disk is full, so that what is taken in is only in this process.
+        in_memory: whether the file cannot be written, so that what is taken in is in a copy of this process.
+        trouble: why that is so, as a sentence; empty when it is not.
 
     Raises:
         RunError: a newer version of HetSpec has written it, or it cannot be opened.
+        OSError: its folder cannot be made, and the disk is neither full nor read-only.
     """
 
     def __init__(self, path: Path, runs: Path) -> None:
@@ -93,37 +108,77 @@ class Registry:
         self.runs = runs
         self._lock = threading.RLock()
         self._busy = False
+        self._file: tuple[int, int] | None = None
+        self._retry_at: float | None = None
         self.in_memory = False
-        make_folders(path.parent)
-        with exclusive(path.with_suffix(".lock")):  # switching to WAL and migrating do not wait for each other
-            self._open()
+        self.trouble = ""
+        try:
+            make_folders(path.parent)
+            with exclusive(path.with_suffix(".lock")):  # switching to WAL and migrating do not wait for each other
+                self._open()
+        except OSError as error:
+            if not (why := why_not_usable(error, path)):
+                raise
+            self._go_into_memory(why, error)
 
     def _open(self) -> None:
         try:
             self._db = open_database(self.path)
         except sqlite3.OperationalError as error:
-            if is_out_of_room(error):
-                self._db, self.in_memory = open_in_memory(), True
-                return
-            raise RunError(f"the registry {self.path} cannot be opened: {error}") from None
+            if self.path.is_dir() or not (why := why_not_usable(error, self.path)):
+                raise RunError(f"the registry {self.path} cannot be opened: {error}") from None
+            self._go_into_memory(why, error)
+            return
         except sqlite3.DatabaseError:
             put_aside(self.path)
             self._db = open_database(self.path)
         self._file = identity(self.path)
 
     def _make_again(self) -> None:
-        with exclusive(self.path.with_suffix(".lock")):
-            with contextlib.suppress(sqlite3.Error):
-                self._db.close()
-            if identity(self.path) == self._file:  # otherwise another process has made a new one already
-                put_aside(self.path)
-            self._open()
+        try:
+            with exclusive(self.path.with_suffix(".lock")):
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.close()
+                if identity(self.path) == self._file:  # otherwise another process has made a new one already
+                    put_aside(self.path)
+                self._open()
+        except OSError as error:
+            if not (why := why_not_usable(error, self.path)):
+                raise
+            self._go_into_memory(why, error)
         self.sync_all()
 
-    def _go_into_memory(self) -> None:
-        before, self._db, self.in_memory = self._db, open_in_memory(self._db.conn), True
-        with contextlib.suppress(sqlite3.Error):
-            before.close()
+    def _go_into_memory(self, why: str, error: Exception) -> None:
+        """Go on with a copy of this process: of what is open, else of what can be read of the file."""
+        before = None if not hasattr(self, "_db") else self._db
+        source = before.conn if before is not None else self.path if self.path.is_file() else None
+        on_disk = not why.startswith("the disk")
+        self._db, self.in_memory, self.trouble = open_copy(source, on_disk=on_disk), True, why
+        self._retry_at = time.monotonic() + _RETRY_S if is_locked(error) else None
+        if before is not None:
+            with contextlib.suppress(sqlite3.Error):
+                before.close()
+        log.warning("%s; this process reads the run folders itself", why)
+
+    def _return_to_file(self) -> None:
+        """Use the file again if the program that held it has let it go."""
+        if self._retry_at is None or time.monotonic() < self._retry_at:
+            return
+        self._retry_at = time.monotonic() + _RETRY_S
+        try:
+            found = open_database(self.path, patience_s=0.2)
+        except (sqlite3.Error, HetSpecError, OSError):
+            return
+        try:
+            found.execute("BEGIN IMMEDIATE")
+            found.rollback()
+            found.execute("PRAGMA busy_timeout = 2500")
+        except sqlite3.Error:
+            found.close()
+            return
+        self._db.close()
+        self._db, self.in_memory, self.trouble, self._retry_at = found, False, "", None
+        self._file = identity(self.path)
 
     def close(self) -> None:
         """Close the database."""
@@ -138,7 +193,11 @@ class Registry:
 
     def run_folders(self) -> list[str]:
         """Ids of the run folders on disk, in order."""
-        return [name for name in run_names(self.runs) if RunPaths(self.runs / name).spec.is_file()]
+        return [name for name in run_names(self.runs) if is_run(self.paths(name))]
+
+    def paths(self, run_id: str) -> RunPaths:
+        """File names of a run."""
+        return run_paths(self.runs, run_id)
 
     @_healing
     def sync(self, run_id: str) -> RunRow | None:
@@ -147,22 +206,44 @@ class Registry:
         Returns:
             Its row; None when there is no such folder (any more).
         """
-        paths = RunPaths(self.runs / run_id)
+        paths = self.paths(run_id)
         row = self.row(run_id)
-        if row is not None and (_size(paths.events), _size(paths.desk)) == (row.events_offset, row.desk_offset):
+        if row is not None and self._has_nothing_new(row, paths):
             return row
         with self._transaction():
-            return self._ingest(run_id)
+            return self._take_in(run_id)
+
+    def _has_nothing_new(self, row: RunRow, paths: RunPaths) -> bool:
+        if row.state == UNREADABLE:
+            if why := why_unreadable(paths):
+                return why == row.error_message and is_run(paths)
+            if not (row.events_offset or row.desk_offset):
+                return False
+        try:
+            return (_size(paths.events), _size(paths.desk)) == (row.events_offset, row.desk_offset)
+        except OSError:
+            return False
 
     @_healing
     def sync_all(self) -> None:
-        """Take in what is new in every run folder, as `look` finds it, and forget the runs whose folders are gone."""
+        """Take in what is new in every run folder, as `look` finds it, and forget the runs whose folders are gone.
+
+        Many new folders are taken in by large transactions, with a line of progress in the log every two seconds.
+        """
+        self._return_to_file()
         sql = "SELECT run_id, events_offset, desk_offset, quiet_after < ? FROM runs"
         known = {run_id: (events, desk, quiet) for run_id, events, desk, quiet in self._rows(sql, time.time())}
-        for run_id in changed_runs(self.runs, known):
-            if run_id in known or RunPaths(self.runs / run_id).spec.is_file():
-                with self._transaction():
-                    self._ingest(run_id)
+        unreadable = dict(self._rows("SELECT run_id, error_message FROM runs WHERE state = ?", UNREADABLE))
+        self._take_in_all([name for name in changed_runs(self.runs, known) if self._is_due(name, known, unreadable)])
+
+    def _is_due(self, run_id: str, known: Collection[str], unreadable: dict[str, str]) -> bool:
+        """Whether a folder with something new has to be taken in: it is or was a run, and is not as unreadable as
+        before.
+        """
+        paths = self.paths(run_id)
+        if not is_run(paths):
+            return run_id in known
+        return run_id not in unreadable or unreadable[run_id] != (why_unreadable(paths) or None)
 
     @_healing
     def rebuild(self) -> int:
@@ -173,7 +254,7 @@ class Registry:
         """
         with self._transaction():
             remove_all(self._db.conn)
-            rows = [self._ingest(run_id) for run_id in self.run_folders()]
+            rows = [self._take_in(run_id) for run_id in _told(self.run_folders())]
         return sum(row is not None for row in rows)
 
     @_healing
@@ -329,43 +410,118 @@ class Registry:
                 raise
             self._db.commit()
 
-    def _ingest(self, run_id: str) -> RunRow | None:
-        paths, connection = RunPaths(self.runs / run_id), self._db.conn
-        if not paths.spec.is_file():
+    def _take_in_all(self, run_ids: Sequence[str]) -> None:
+        """Take in many runs, by transactions of a second at most, so that other processes can write meanwhile."""
+        waiting = iter(_told(run_ids))
+        run_id = next(waiting, None)
+        while run_id is not None:
+            limit = time.monotonic() + _BATCH_S
+            with self._transaction():
+                for _ in range(_BATCH_RUNS):
+                    self._take_in(run_id)
+                    run_id = next(waiting, None)
+                    if run_id is None or time.monotonic() > limit:
+                        break
+
+    def _take_in(self, run_id: str) -> RunRow | None:
+        """Take in one run, in a transaction. Whatever is wrong with its folder makes an unreadable row of it alone.
+
+        Returns:
+            Its row; None when there is no such folder.
+        """
+        connection = self._db.conn
+        paths = self.paths(run_id)
+        if not is_run(paths):
             remove_run(connection, run_id)
             return None
-        row, config = self.row(run_id), None
-        read = None if row is None else _read_both(paths, row)
-        if (
-            row is None or read is None
-        ):  # new, or a journal has become shorter: what is in the tables may never have been
+        if why := why_unreadable(paths):
+            return self._put_unreadable(paths, run_id, why)
+        connection.execute("SAVEPOINT one_run")
+        try:
+            row = self._ingest(paths, run_id)
+        except Exception as error:  # a journal of others may hold anything
+            if isinstance(error, sqlite3.Error) and not is_of_one_run(error):
+                raise
+            connection.execute("ROLLBACK TO one_run")
+            row = self._put_unreadable(paths, run_id, _reason(error))
+        connection.execute("RELEASE one_run")
+        return row
+
+    def _put_unreadable(self, paths: RunPaths, run_id: str, why: str) -> RunRow:
+        """Make the row of a run that cannot be read; it is tried again when a journal has grown, or can be opened."""
+        connection = self._db.conn
+        remove_run(connection, run_id)
+        try:
+            created, sizes = paths.folder.stat().st_mtime, (_size(paths.events), _size(paths.desk))
+        except OSError:
+            created, sizes = 0.0, (0, 0)
+        row = RunRow.unreadable(run_id, why, created)
+        if not why_unreadable(paths):  # its files can be opened: what is in them is at fault
+            row = replace(row, events_offset=sizes[0], desk_offset=sizes[1])
+        put_row(connection, row)
+        put_texts(connection, row, "{}")
+        return row
+
+    def _ingest(self, paths: RunPaths, run_id: str) -> RunRow:
+        connection = self._db.conn
+        row, config, settings = self.row(run_id), None, {}
+        if row is not None and (row.state == UNREADABLE or _is_shorter(paths, row)):
+            row = None  # what is in the tables may never have been
+        if row is None:
             remove_run(connection, run_id)
-            row, config = _first_row(paths)
-            read = _read_both(paths, row) or ([], 0, 0)
-        events, events_offset, desk_offset = read
-        change = apply(row, events)
-        change.row = replace(change.row, events_offset=events_offset, desk_offset=desk_offset)
-        put_change(connection, change)
+            row, settings = _first_row(paths, run_id)
+            config = json.dumps(settings, ensure_ascii=False)
+        before = row
+        for events, offset in read_pieces(paths.desk, row.desk_offset):
+            change = apply(row, events)
+            row = replace(change.row, desk_offset=offset)
+            put_values(connection, run_id, change)
+        for events, offset in read_pieces(paths.events, row.events_offset):
+            change = apply(row, events)
+            row = replace(change.row, events_offset=offset)
+            put_values(connection, run_id, change)
+        put_row(connection, row)
         if config is not None:
-            put_texts(connection, change.row, config)
-            put_settings(connection, run_id, json.loads(config))
-        elif (row.note, row.tags) != (change.row.note, change.row.tags):
-            put_labels(connection, change.row)
-        return change.row
+            put_texts(connection, row, config)
+            put_settings(connection, run_id, settings)
+        elif (before.note, before.tags) != (row.note, row.tags):
+            put_labels(connection, row)
+        return row
 
 
-def _first_row(paths: RunPaths) -> tuple[RunRow, str]:
-    """The row of a run that has said nothing yet, and its settings as JSON."""
-    text, created = paths.spec.read_text(encoding="utf-8", errors="replace"), paths.spec.stat().st_mtime
+def _told(run_ids: Sequence[str]) -> Iterator[str]:
+    """The same, with a line in the log every two seconds."""
+    due = time.monotonic() + _PACE_S
+    for number, run_id in enumerate(run_ids):
+        if time.monotonic() >= due:
+            log.info("reading run folders: %s of %s", f"{number:,}", f"{len(run_ids):,}")
+            due = time.monotonic() + _PACE_S
+        yield run_id
+
+
+def _reason(error: Exception) -> str:
+    """Why a run could not be taken in, in a few words."""
+    if isinstance(error, HetSpecError):
+        return error.message
+    if isinstance(error, OSError):
+        name = Path(str(error.filename)).name if error.filename else ""
+        return f"{name}: {error.strerror}".lower().removeprefix(": ") if error.strerror else str(error)
+    return f"{type(error).__name__}: {error}"[:200]
+
+
+def _first_row(paths: RunPaths, run_id: str) -> tuple[RunRow, dict[str, Any]]:
+    """The row of a run that has said nothing yet, and its settings."""
+    created = paths.spec.stat().st_mtime
     try:
+        text = read_bounded(paths.spec).decode(errors="replace")
         spec = from_toml(text, name=str(paths.spec))
-    except HetSpecError:
-        return RunRow.of_spec(paths.run_id, None, created), "{}"
+    except (HetSpecError, DocumentError):
+        return RunRow.of_spec(run_id, None, created), {}
     config = spec.model_dump(mode="json", exclude_none=True)
-    row = RunRow.of_spec(paths.run_id, spec, created)
+    row = RunRow.of_spec(run_id, spec, created)
     parents = dict.fromkeys([*spec.parents, *_runs_named(config)])
-    parents.pop(paths.run_id, None)
-    return replace(row, parents=tuple(parents)), json.dumps(config, ensure_ascii=False)
+    parents.pop(run_id, None)
+    return replace(row, parents=tuple(parents)), config
 
 
 def _runs_named(config: dict[str, Any]) -> Iterator[str]:
@@ -376,12 +532,9 @@ def _runs_named(config: dict[str, Any]) -> Iterator[str]:
                 yield from (part for part in text.split("/") if _RUN_ID.fullmatch(part))
 
 
-def _read_both(paths: RunPaths, row: RunRow) -> tuple[list[Event], int, int] | None:
-    desk, desk_offset = read_events(paths.desk, row.desk_offset)
-    events, events_offset = read_events(paths.events, row.events_offset)
-    if desk_offset < row.desk_offset or events_offset < row.events_offset:
-        return None
-    return [*desk, *events], events_offset, desk_offset
+def _is_shorter(paths: RunPaths, row: RunRow) -> bool:
+    """Whether a journal has become shorter than what was taken in of it."""
+    return _size(paths.desk) < row.desk_offset or _size(paths.events) < row.events_offset
 
 
 def _size(path: Path) -> int:

@@ -19,20 +19,22 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from hetspec_core.runs.folders import run_id_of
+
 Known = Mapping[str, tuple[int, int, int | None]]
 """Run id -> bytes taken in of events.jsonl and of desk.jsonl, and whether events.jsonl is quiet."""
 
 
 def run_names(runs: Path) -> list[str]:
-    """Names of the folders, and of whatever else there is, in order; those that are being made are left out."""
+    """Ids of the folders, and of whatever else there is, in order; those that are being made are left out."""
     try:
-        return sorted(name for name in os.listdir(runs) if name[0] != ".")  # noqa: PTH208 - only names, and fast
+        return sorted(run_id_of(name) for name in os.listdir(runs) if name[0] != ".")  # noqa: PTH208 - names, and fast
     except FileNotFoundError:
         return []
 
 
 def changed_runs(runs: Path, known: Known) -> Iterator[str]:
-    """Names of the folders that are new, gone, or have journals of another length than is known.
+    """Ids of the folders that are new, gone, or have journals of another length than is known.
 
     Args:
         runs: the folder of the run folders.
@@ -48,6 +50,8 @@ def changed_runs(runs: Path, known: Known) -> Iterator[str]:
                 same = look(f"{name}/desk.jsonl", dir_fd=place).st_size == desk
             except (FileNotFoundError, NotADirectoryError):
                 same = desk == 0
+            except OSError:  # this user may not look there: whoever takes it in says so
+                same = False
             if not (same and (desk or events) and (quiet or _size(name, place) == events)):
                 changed.append(name)
     yield from changed
@@ -57,7 +61,7 @@ def changed_runs(runs: Path, known: Known) -> Iterator[str]:
 def _size(name: str, place: int | None) -> int:
     try:
         return os.stat(f"{name}/events.jsonl", dir_fd=place).st_size
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError:
         return 0
 
 

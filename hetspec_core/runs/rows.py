@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from hetspec_core.documents import INT64
 from hetspec_core.events import ErrorInfo, Event, Log, Marked, Metric, Progress, Result, Tally
 from hetspec_core.process import ProcessIdentity
-from hetspec_core.runs.state import RunFacts, RunState, derive_state, fold
+from hetspec_core.runs.state import UNREADABLE, RunFacts, RunState, derive_state, fold
 from hetspec_core.spec import RunSpec
 
 LAST_WORDS_S = 600.0
 """For so long after its end a run may say more; it is only a guard, because the end is the last that is said."""
+
+LARGEST_STEP = 2**62
+"""Steps beyond are left out: SQLite has 64 bits, and a curve is cut between its first step and one after its last."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +92,23 @@ class RunRow:
             created=created,
         )
 
+    @classmethod
+    def unreadable(cls, run_id: str, why: str, created: float = 0.0) -> RunRow:
+        """The row of a run whose folder cannot be taken in; `why` is a few words."""
+        return cls(
+            run_id=run_id,
+            state=UNREADABLE,
+            created=created,
+            error_kind=UNREADABLE,
+            error_message=why,
+            error_hint=f"`hetspec-core runs delete {shlex.quote(run_id)}` moves it into the trash; other runs are not "
+            "affected",
+            facts=RunFacts(unreadable=True),
+        )
+
     def to_columns(self) -> dict[str, Any]:
-        """Column values for SQLite."""
-        columns = {column.name: getattr(self, column.name) for column in fields(self)}
+        """Column values for SQLite; integers beyond 64 bits become the nearest that it can store."""
+        columns = {column.name: _storable(getattr(self, column.name)) for column in fields(self)}
         return columns | {
             "parents": json.dumps(self.parents),
             "tags": json.dumps(self.tags, ensure_ascii=False),
@@ -106,6 +126,21 @@ class RunRow:
             "facts": _facts_from_json(columns["facts"]),
         }
         return cls(**columns | decoded)
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, int) and not -INT64 <= value < INT64:
+        return max(-INT64, min(INT64 - 1, value))
+    return value
+
+
+def storable_data(value: Any) -> Any:
+    """JSON values with every integer brought into 64 bits."""
+    if isinstance(value, dict):
+        return {key: storable_data(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [storable_data(item) for item in value]
+    return _storable(value)
 
 
 class RunName(NamedTuple):
@@ -145,8 +180,12 @@ def apply(row: RunRow, events: Iterable[Event]) -> Change:
     metric: Metric | None = None
     for event in events:  # tens of thousands of metrics at a time: they come first, and nothing is done per event twice
         if isinstance(event, Metric):
-            metric = event
             step, tokens, wall_s = event.step, event.tokens, event.wall_s
+            if not -LARGEST_STEP < step < LARGEST_STEP:
+                continue
+            if tokens is not None and not -INT64 <= tokens < INT64:
+                tokens = None
+            metric = event
             for name, value in event.values.items():
                 points.append(MetricPoint(name, step, value, tokens, wall_s))
                 if value is not None and (headline := _headline(name)):
@@ -167,7 +206,7 @@ def apply(row: RunRow, events: Iterable[Event]) -> Change:
             change.results.append(event)
             for name, value in event.data.items():
                 if isinstance(value, int | float) and (headline := _headline(name)):
-                    latest[headline] = float(value)
+                    latest[headline] = _as_float(value)
         elif isinstance(event, Marked):
             row = _marked(row, event)
         else:
@@ -178,8 +217,15 @@ def apply(row: RunRow, events: Iterable[Event]) -> Change:
         latest["task"] = task
     if metric is not None:
         latest |= {"step": metric.step, "tokens": metric.tokens, "wall_s": metric.wall_s}
-    change.row = _with_facts(replace(row, **latest), facts)
+    change.row = with_facts(replace(row, **latest), facts)
     return change
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer of more than 308 digits
+        return math.inf if value > 0 else -math.inf
 
 
 def _marked(row: RunRow, event: Marked) -> RunRow:
@@ -200,7 +246,8 @@ def _headline(name: str) -> str:
     return last if last in ("accept_length", "speedup") else ""
 
 
-def _with_facts(row: RunRow, facts: RunFacts) -> RunRow:
+def with_facts(row: RunRow, facts: RunFacts) -> RunRow:
+    """The row with what the journals say of the state of its run."""
     state = derive_state(facts, lambda process: None)
     ended = facts.end_time if facts.ended == facts.attempt and facts.end_state else None
     error = facts.error if ended is not None else None
@@ -221,7 +268,9 @@ def _with_facts(row: RunRow, facts: RunFacts) -> RunRow:
 
 
 def _facts_to_json(facts: RunFacts) -> str:
-    known = {name: value for name, value in asdict(facts).items() if value is not None and value != {}}
+    known = {
+        name: value for name, value in asdict(facts).items() if value is not None and value != {} and value is not False
+    }
     return json.dumps(known | _error(facts))
 
 

@@ -23,9 +23,11 @@ from hetspec_core.events import (
 )
 from hetspec_core.process import ProcessIdentity
 
-RunState = Literal["queued", "starting", "running", "succeeded", "failed", "cancelled", "lost"]
+RunState = Literal["queued", "starting", "running", "succeeded", "failed", "cancelled", "lost", "unreadable"]
 STATES: tuple[RunState, ...] = get_args(RunState)
 FINISHED: frozenset[RunState] = frozenset({"succeeded", "failed", "cancelled", "lost"})
+UNREADABLE: RunState = "unreadable"
+"""State of a run whose folder cannot be taken in; it can be shown and deleted, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class RunFacts:
         lost: newest attempt found without a supervisor; 0 = none.
         exit_status: its exit status if it was seen; negative = a signal.
         parts: of tasks that several workers share, how far each is (`events.Tally`).
+        unreadable: whether the folder could not be taken in, so that nothing else is known.
     """
 
     created: float | None = None
@@ -61,6 +64,7 @@ class RunFacts:
     lost: int = 0
     exit_status: int | None = None
     parts: dict[str, dict[str, tuple[float, float | None]]] = field(default_factory=dict)
+    unreadable: bool = False
 
     @property
     def attempt(self) -> int:
@@ -113,6 +117,8 @@ def derive_state(facts: RunFacts, is_alive: Callable[[ProcessIdentity], bool | N
         facts: both journals, folded.
         is_alive: whether a process lives and works in this folder; None = cannot be told, which is taken for yes.
     """
+    if facts.unreadable:
+        return UNREADABLE
     attempt = facts.attempt
     if attempt == 0:
         return "cancelled" if facts.cancel == 0 else "queued"

@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from hetspec_core.runs.found import flatten
-from hetspec_core.runs.rows import Change, MetricPoint, RunRow
+from hetspec_core.runs.rows import Change, MetricPoint, RunRow, storable_data
 
 TABLES = ("runs", "series", "points", "results", "settings", "setting_keys", "texts")
 
@@ -29,15 +29,18 @@ WHERE series_id = ?
 """
 
 
-def put_change(connection: sqlite3.Connection, change: Change) -> None:
-    """Write the row of a run, its new points and its new results."""
-    run_id = change.row.run_id
-    connection.execute(_PUT_RUN, change.row.to_columns())
+def put_row(connection: sqlite3.Connection, row: RunRow) -> None:
+    """Write the row of a run."""
+    connection.execute(_PUT_RUN, row.to_columns())
+
+
+def put_values(connection: sqlite3.Connection, run_id: str, change: Change) -> None:
+    """Write the new points and the new results of a run."""
     if change.points:
         _put_points(connection, run_id, change.points)
     connection.executemany(
         "INSERT OR REPLACE INTO results (run_id, kind, time, data) VALUES (?, ?, ?, ?)",
-        [(run_id, result.kind, result.time, json.dumps(result.data)) for result in change.results],
+        [(run_id, result.kind, result.time, json.dumps(storable_data(result.data))) for result in change.results],
     )
 
 

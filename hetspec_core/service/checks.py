@@ -19,6 +19,7 @@ from hetspec_core.errors import HetSpecError
 from hetspec_core.jobs import locks
 from hetspec_core.paths import Roots
 from hetspec_core.runs import Registry
+from hetspec_core.runs.state import UNREADABLE
 from hetspec_core.service.planning.bases import find_base
 from hetspec_core.service.planning.facts import existing_parent
 from hetspec_core.spec import Stage
@@ -29,6 +30,7 @@ LITTLE_DISK_BYTES = 10_000_000_000
 NO_DISK_BYTES = 1_000_000_000
 LEFTOVER_AGE_S = 3600.0  # younger ones may belong to something that is being written now
 LOCK_PATIENCE_S = 2.0
+_MOST_NAMED = 5
 _LEFTOVERS = (
     ".new-*",
     "*/.draft.*",
@@ -110,6 +112,32 @@ def check_registry(roots: Roots) -> Check:
     except HetSpecError as error:
         return Check("registry", "error", error.message, error.hint)
     return Check("registry", "ok", f"{path}, {runs} runs", facts={"path": str(path), "runs": runs})
+
+
+def check_runs(roots: Roots) -> Check:
+    """Whether every run can be read; those that cannot be are named. The registry takes in what is new."""
+    if not roots.runs.is_dir():
+        return Check("runs", "ok", "none yet", facts={"runs": 0, "unreadable": {}})
+    try:
+        with Registry(roots.registry, roots.runs) as registry:
+            registry.sync_all()
+            rows = registry.find([f"state:{UNREADABLE}"], archived=True)
+            unreadable = {row.run_id: row.error_message for row in rows}
+            runs = len(registry.find(archived=True).run_ids)
+    except (HetSpecError, OSError, sqlite3.Error) as error:
+        return Check("runs", "error", f"the runs in {roots.runs} cannot be listed: {error}", "see the registry above")
+    facts = {"runs": runs, "unreadable": unreadable}
+    if not unreadable:
+        return Check("runs", "ok", f"{runs} runs, all readable", facts=facts)
+    named = "; ".join(f"{run_id}: {why}" for run_id, why in list(unreadable.items())[:_MOST_NAMED])
+    more = f"; and {len(unreadable) - _MOST_NAMED} more" if len(unreadable) > _MOST_NAMED else ""
+    return Check(
+        "runs",
+        "warning",
+        f"{len(unreadable)} of {runs} runs cannot be read: {named}{more}",
+        "`hetspec-core runs delete RUN` moves one into the trash",
+        facts,
+    )
 
 
 def check_locks(roots: Roots) -> Iterator[Check]:

@@ -24,6 +24,7 @@ from hetspec_core.service.checks import (
     check_presets,
     check_registry,
     check_roots,
+    check_runs,
 )
 from hetspec_core.service.planning.facts import ask_nvidia_smi
 from hetspec_core.service.sglang_check import check_sglang
@@ -63,6 +64,7 @@ def diagnose(places: Roots | None = None) -> Iterator[Check]:
     yield check_presets()
     yield check_bases(places)
     yield check_registry(places)
+    yield check_runs(places)
     yield from check_locks(places)
 
 

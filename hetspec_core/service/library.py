@@ -6,23 +6,30 @@ which says how runs are, and draws nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hetspec_core.errors import HetSpecError, NotFoundError, ResourceError, RunError
+from hetspec_core.documents import DocumentError
+from hetspec_core.errors import NotFoundError, ResourceError, RunError
 from hetspec_core.events import Journal, Marked, Moved, read_events
-from hetspec_core.files import is_full
+from hetspec_core.files import NOT_WRITABLE, is_full
+from hetspec_core.jobs import locks
 from hetspec_core.paths import RunPaths, sync_folder
-from hetspec_core.runs.state import FINISHED
+from hetspec_core.runs import RunRow
+from hetspec_core.runs.folders import run_id_of, run_paths, why_unreadable
+from hetspec_core.runs.state import FINISHED, UNREADABLE
 from hetspec_core.service.folders import desk_lock, submit_folder, submitted
 from hetspec_core.service.inputs import find_run
+from hetspec_core.service.labels import check_labels
 from hetspec_core.service.provenance import read_origins, resolved_as
-from hetspec_core.service.report import RunSummary
-from hetspec_core.service.workbench import Workbench
+from hetspec_core.service.report import RunSummary, read_spec
+from hetspec_core.service.workbench import Workbench, refuse_unreadable
 from hetspec_core.spec import RunSpec
 from hetspec_core.spec.document import from_toml
 
@@ -120,10 +127,14 @@ class Library:
             NotFoundError: there is no such run.
         """
         state = self.workbench.state(run_id)
+        return RunSummary.of(self._row(run_id), state, self.workbench.paths(run_id).folder)
+
+    def _row(self, run_id: str) -> RunRow:
+        self.workbench.state(run_id)
         row = self.workbench.registry.row(run_id)
         if row is None:
             raise NotFoundError(f"there is no run {run_id!r}")
-        return self.workbench.summary(row, state)
+        return row
 
     def spec(self, run_id: str) -> RunSpec:
         """The spec of a run.
@@ -164,6 +175,7 @@ class Library:
             SpecError: this version cannot read its spec.
         """
         state = self.workbench.state(run_id)
+        refuse_unreadable(self._row(run_id))
         if state not in FINISHED:
             raise RunError(f"run {run_id} is {state}", hint=f"follow it: hetspec-core runs follow {run_id}")
         paths = self.workbench.paths(run_id)
@@ -234,8 +246,11 @@ class Library:
 
         Raises:
             NotFoundError: there is no such run.
+            UsageError: a tag or the note is too long.
+            RunError: the run cannot be read.
         """
-        self.workbench.state(run_id)  # says so when it is not there, before a journal is made
+        check_labels(event)
+        refuse_unreadable(self._row(run_id))  # says so when it is not there, before a journal is made
         with Journal(self.workbench.paths(run_id).desk, "desk") as desk:
             desk.write(event)
         return self.summary(run_id)
@@ -252,13 +267,28 @@ class Library:
         """
         workbench = self.workbench
         paths = workbench.paths(run_id)
-        with desk_lock(paths), workbench.queue.lock():  # nobody starts it meanwhile
+        with self._held(paths), workbench.queue.lock():  # nobody starts it meanwhile
             state = workbench.state(run_id)
-            if state not in FINISHED | {"queued"}:
-                raise RunError(f"run {run_id} is {state}", hint=f"stop it first: hetspec-core runs cancel {run_id}")
+            works = state == UNREADABLE and _is_kept(paths)
+            if works or state not in FINISHED | {"queued", UNREADABLE}:
+                raise RunError(
+                    f"run {run_id} is {'at work' if works else state}",
+                    hint=f"stop it first: hetspec-core runs cancel {run_id}",
+                )
             workbench.queue.remove(run_id)
-            self._move(paths, self.trash / run_id, "trash")
+            self._move(paths, self.trash / paths.folder.name, "trash", says=state != UNREADABLE)
         workbench.registry.sync(run_id)
+
+    @contextlib.contextmanager
+    def _held(self, paths: RunPaths) -> Iterator[None]:
+        """The run, against other desks; a folder in which no lock can be made is nobody's to start."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(desk_lock(paths))
+            except OSError as error:
+                if error.errno not in NOT_WRITABLE:
+                    raise
+            yield
 
     def restore(self, word: str) -> str:
         """Move a run back from the trash; gives its id.
@@ -272,29 +302,45 @@ class Library:
             ResourceError: its folder cannot be moved.
         """
         run_id = self._in_trash(word)
-        folder = self.workbench.paths(run_id).folder
+        source = run_paths(self.trash, run_id)
+        folder = self.workbench.roots.runs / source.folder.name
         if folder.exists():
             raise RunError(f"there is a run {run_id} already", hint="it was copied back by hand; delete one of the two")
-        self._move(RunPaths(self.trash / run_id), folder, "runs")
+        self._move(source, folder, "runs", says=not why_unreadable(source))
         self.workbench.registry.sync(run_id)
         return run_id
 
     def discarded(self) -> list[Discarded]:
         """What is in the trash, newest first."""
-        found = [_discarded(RunPaths(self.trash / name)) for name in self._trash_names()]
+        found = [_discarded(run_paths(self.trash, name), name) for name in self._trash_names()]
         return sorted(found, key=lambda one: (-one.time, one.run_id))
 
     def empty_trash(self) -> int:
-        """Delete what is in the trash for ever; gives how many runs that were."""
+        """Delete what is in the trash for ever; gives how many runs that were.
+
+        Raises:
+            ResourceError: some could not be deleted; all others were.
+        """
         names = self._trash_names()
+        left: list[str] = []
         for name in names:
-            shutil.rmtree(self.trash / name)
+            try:
+                shutil.rmtree(run_paths(self.trash, name).folder)
+            except OSError as error:
+                left.append(f"{name}: {error.strerror or error}")
+        if left:
+            raise ResourceError(
+                f"{len(left)} of {len(names)} runs in the trash could not be deleted; {left[0]}",
+                hint="check the owner and the mode of these folders",
+            )
         return len(names)
 
-    def _move(self, paths: RunPaths, target: Path, to: Literal["trash", "runs"]) -> None:
+    def _move(self, paths: RunPaths, target: Path, to: Literal["trash", "runs"], *, says: bool) -> None:
+        """Move a run folder, and say so in its journal if that can be written (`says`)."""
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._note_move(paths, to)
+            if says:
+                self._note_move(paths, to)
             os.rename(paths.folder, target)  # noqa: PTH104 - beside the folder that is synced below
         except OSError as error:
             reason = error.strerror or str(error)
@@ -313,7 +359,7 @@ class Library:
 
     def _trash_names(self) -> list[str]:
         try:
-            return sorted(entry.name for entry in self.trash.iterdir() if entry.is_dir())
+            return sorted(run_id_of(entry.name) for entry in self.trash.iterdir() if entry.is_dir())
         except FileNotFoundError:
             return []
 
@@ -343,17 +389,35 @@ class Library:
         return list(dict.fromkeys(find_run(word, names) for word in words))
 
 
-def _discarded(paths: RunPaths) -> Discarded:
-    moved = [event.time for event in read_events(paths.desk)[0] if isinstance(event, Moved)]
+def _discarded(paths: RunPaths, run_id: str) -> Discarded:
+    moved: list[float] = []
+    with contextlib.suppress(OSError, DocumentError):
+        moved = [event.time for event in read_events(paths.desk)[0] if isinstance(event, Moved)]
+    spec, _ = read_spec(paths)
     try:
-        spec = from_toml(paths.spec.read_text(encoding="utf-8"))
-    except (HetSpecError, OSError, UnicodeDecodeError):
-        spec = None
-    size = sum(path.stat().st_size for path in paths.folder.rglob("*") if path.is_file() and not path.is_symlink())
+        changed = paths.folder.stat().st_mtime
+    except OSError:
+        changed = 0.0
     return Discarded(
-        run_id=paths.run_id,
+        run_id=run_id,
         name=spec.name if spec else "",
         stage=spec.stage if spec else "",
-        time=moved[-1] if moved else paths.folder.stat().st_mtime,
-        bytes=size,
+        time=moved[-1] if moved else changed,
+        bytes=sum(_size(Path(folder, name)) for folder, _, names in os.walk(paths.folder) for name in names),
     )
+
+
+def _size(path: Path) -> int:
+    try:
+        status = path.lstat()
+    except OSError:  # it was deleted meanwhile
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
+
+
+def _is_kept(paths: RunPaths) -> bool:
+    """Whether a supervisor holds the run; its journals do not say it."""
+    try:
+        return locks.is_taken(paths.folder / ".supervisor.lock")
+    except OSError:
+        return False

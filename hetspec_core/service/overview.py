@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hetspec_core.errors import NotFoundError
+from hetspec_core.runs import Registry
 from hetspec_core.runs.census import take_census
 from hetspec_core.runs.rows import RunRow
 from hetspec_core.runs.state import FINISHED
@@ -56,13 +57,13 @@ class Concern:
     """Something that needs attention.
 
     Attributes:
-        kind: failed and lost are of a run; disk is of this machine.
+        kind: failed, lost and unreadable are of a run; disk and registry are of this machine.
         text: what was seen.
         hint: what to do.
         run: the run, if it is one.
     """
 
-    kind: Literal["failed", "lost", "disk"]
+    kind: Literal["failed", "lost", "unreadable", "disk", "registry"]
     text: str
     hint: str = ""
     run: RunSummary | None = None
@@ -173,7 +174,9 @@ class Observer:
             active=tuple(live),
             queued=tuple(self._queued),
             recent=self._recent,
-            concerns=tuple([*_disk_concern(free), *_run_concerns(self._failed, now)]),
+            concerns=tuple(
+                [*_disk_concern(free), *_registry_concern(workbench.registry), *_run_concerns(self._failed, now)]
+            ),
             free_bytes=free // 10**8 * 10**8,  # coarse, so that an overview in which nothing happened equals the last
         )
 
@@ -231,6 +234,12 @@ def _disk_concern(free: int) -> list[Concern]:
     return [Concern("disk", text, hint)]
 
 
+def _registry_concern(registry: Registry) -> list[Concern]:
+    if not registry.in_memory:
+        return []
+    return [Concern("registry", registry.trouble, "the run folders are read instead; cancel and kill work")]
+
+
 def _run_concerns(runs: list[RunSummary], now: float) -> list[Concern]:
     found = []
     for run in runs:
@@ -239,6 +248,9 @@ def _run_concerns(runs: list[RunSummary], now: float) -> list[Concern]:
         if run.state == "failed":
             error = run.error or {}
             found.append(Concern("failed", error.get("message") or "it ended badly", error.get("hint", ""), run))
+        elif run.state == "unreadable":
+            error = run.error or {}
+            found.append(Concern("unreadable", error.get("message", ""), error.get("hint", ""), run))
         else:
             found.append(Concern("lost", "its process is gone without a word", "r resumes it", run))
     return found

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hetspec_core.documents import DocumentError, read_json
-from hetspec_core.events import Artifact, CheckpointSaved, FoundLost, Log, read_events
+from hetspec_core.documents import DocumentError, read_bounded, read_json
+from hetspec_core.errors import HetSpecError
+from hetspec_core.events import Artifact, CheckpointSaved, FoundLost, Log, read_events, read_pieces
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs import MetricPoint, RunRow, RunState
 from hetspec_core.spec import RunSpec
+from hetspec_core.spec.document import from_toml
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class RunSummary:
             accept_length=row.accept_length,
             speedup=row.speedup,
             error=error if row.error_kind else None,
-            folder=str(folder),
+            folder=os.fsencode(folder).decode(errors="backslashreplace"),  # a name need not be UTF-8
             tags=row.tags,
             note=row.note,
             starred=row.starred,
@@ -109,6 +112,7 @@ class RunReport:
         warnings: latest warnings and errors that the worker logged.
         files: path inside the folder -> bytes, folders counted whole.
         exit_status: of a lost worker, if it was seen; negative = a signal.
+        problem: why the spec cannot be read by this version; empty when it can.
     """
 
     summary: RunSummary
@@ -121,6 +125,7 @@ class RunReport:
     warnings: list[Log] = field(default_factory=list)
     files: dict[str, int] = field(default_factory=dict)
     exit_status: int | None = None
+    problem: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
@@ -135,6 +140,7 @@ class RunReport:
             "warnings": [event.model_dump(mode="json") for event in self.warnings],
             "files": self.files,
             "exit_status": self.exit_status,
+            "problem": self.problem,
         }
 
 
@@ -152,28 +158,36 @@ def digest_journal(paths: RunPaths, *, most_warnings: int = 5) -> JournalDigest:
     artifacts: dict[str, Artifact] = {}
     checkpoints: dict[str, CheckpointSaved] = {}
     warnings: list[Log] = []
-    for event in read_events(paths.events)[0]:
-        match event:
-            case Artifact():
-                artifacts[event.path] = event
-            case CheckpointSaved():
-                checkpoints[event.path] = event
-            case Log(level="warning" | "error"):
-                warnings.append(event)
-            case _:
-                pass
-    there = [event for event in checkpoints.values() if (paths.folder / event.path).exists()]
-    made = [event for event in artifacts.values() if (paths.folder / event.path).exists()]
+    with contextlib.suppress(OSError, DocumentError):
+        for events, _ in read_pieces(paths.events, skip=("metric", "progress", "text")):
+            for event in events:
+                match event:
+                    case Artifact():
+                        artifacts[event.path] = event
+                    case CheckpointSaved():
+                        checkpoints[event.path] = event
+                    case Log(level="warning" | "error"):
+                        warnings = [*warnings[1 - most_warnings :], event]
+                    case _:
+                        pass
+    there = [event for event in checkpoints.values() if is_there(paths, event.path)]
+    made = [event for event in artifacts.values() if is_there(paths, event.path)]
     return JournalDigest(made, there, warnings[-most_warnings:])
 
 
 def list_files(folder: Path) -> dict[str, int]:
-    """Entries of a run folder with their sizes in bytes; a folder (name ends in /) counts everything in it."""
+    """Entries of a run folder with their sizes in bytes; a folder (name ends in /) counts everything in it. What this
+    user may not look into counts nothing.
+    """
     sizes: dict[str, int] = {}
-    for entry in sorted(folder.iterdir()):
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return {}
+    for entry in entries:
         if entry.name.startswith("."):
             continue
-        if entry.is_dir():
+        if os.path.isdir(entry):  # noqa: PTH112 - which says no where Path raises
             walk = os.walk(entry)  # which does not mind a checkpoint that goes away under it
             sizes[f"{entry.name}/"] = sum(_file_size(Path(folder, name)) for folder, _, names in walk for name in names)
         else:
@@ -195,6 +209,29 @@ def read_resolved(paths: RunPaths) -> dict[str, Any]:
     except (OSError, DocumentError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def read_spec(paths: RunPaths) -> tuple[RunSpec | None, str]:
+    """The spec of a run, or None and why it cannot be read."""
+    name = paths.spec.name
+    try:
+        return from_toml(read_bounded(paths.spec).decode(), name=name), ""
+    except HetSpecError as error:
+        return None, "; ".join([error.message, *getattr(error, "problems", ())])
+    except DocumentError as error:
+        return None, f"{name} {error}"
+    except UnicodeDecodeError as error:
+        return None, f"{name} is not UTF-8 text: byte {error.object[error.start]:#04x} at offset {error.start}"
+    except OSError as error:
+        return None, f"{name}: {error.strerror or error}"
+
+
+def is_there(paths: RunPaths, name: str) -> bool:
+    """Whether a file or folder that a journal names is there; a journal may hold any text."""
+    try:
+        return (paths.folder / name).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def lost_status(paths: RunPaths) -> int | None:

@@ -9,6 +9,7 @@ import signal
 import time
 from dataclasses import dataclass, field, replace
 
+from hetspec_core.documents import DocumentError
 from hetspec_core.events import (
     Artifact,
     CancelAsked,
@@ -29,17 +30,17 @@ from hetspec_core.events import (
     Unknown,
     WaitedInVain,
     WorkerEnded,
-    decode_lines,
+    read_pieces,
 )
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs.state import FINISHED
 from hetspec_core.service.library import Library
-from hetspec_core.service.report import RunSummary
+from hetspec_core.service.report import RunSummary, is_there
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.terminal_text import clean_line, plain
 
 STATE_PERIOD_S = 0.5
-_SKIPPED = (b'"type":"metric"', b'"type":"progress"', b'"type":"text"')
+_SKIPPED = ("metric", "progress", "text")
 
 
 @dataclass(frozen=True)
@@ -125,24 +126,24 @@ class RunReader:
             summary,
             sentences,
             workers,
-            [one for one in self._checkpoints.values() if (paths.folder / one.path).exists()],
-            [one for one in self._artifacts.values() if (paths.folder / one.path).exists()],
+            [one for one in self._checkpoints.values() if is_there(paths, one.path)],
+            [one for one in self._artifacts.values() if is_there(paths, one.path)],
             self._results,
             workbench.registry.metric_names(self.run_id),
         )
 
     def _new(self, paths: RunPaths, name: str) -> list[Event]:
-        offset = max(0, self._offsets.get(name, 0))
+        found: list[Event] = []
+        if _size(paths, name) < 0:  # it is made with its first event
+            return found
+        journal = paths.desk if name == "desk" else paths.events
         try:
-            with (paths.desk if name == "desk" else paths.events).open("rb") as file:
-                file.seek(offset)
-                data = file.read()
-        except FileNotFoundError:
-            return []
-        end = data.rfind(b"\n") + 1
-        self._offsets[name] = offset + end
-        lines = data[:end].split(b"\n")
-        return list(decode_lines(line for line in lines if not any(mark in line for mark in _SKIPPED)))
+            for events, offset in read_pieces(journal, max(0, self._offsets.get(name, 0)), skip=_SKIPPED):
+                found += events
+                self._offsets[name] = offset
+        except (OSError, DocumentError):  # its summary says why
+            self._offsets[name] = _size(paths, name)
+        return found
 
     def _fold(self, event: Event) -> None:
         match event:
@@ -174,9 +175,16 @@ def sentence(event: Event) -> str:
     said = _said(event)
     if not said:
         return ""
-    clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time)) if event.time else "-"
+    clock = _clock(event.time) if event.time else "-"
     line = f"{clock}  {event.worker or '-':<10}  {said}"
     return plain(clean_line(" ⏎ ".join(line.split("\n")).encode(errors="replace")))
+
+
+def _clock(seconds: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (ValueError, OverflowError, OSError):  # a journal may hold any number
+        return "-"
 
 
 def _said(event: Event) -> str:
@@ -245,5 +253,5 @@ def exit_words(status: int | None) -> str:
 def _size(paths: RunPaths, name: str) -> int:
     try:
         return (paths.desk if name == "desk" else paths.events).stat().st_size
-    except FileNotFoundError:
+    except OSError:
         return -1

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from hetspec_core.events import Event, FoundLost, Progress, RunEnded, RunStarted, Tally, read_events
+from hetspec_core.events import Event, FoundLost, Progress, RunEnded, RunStarted, Tally, read_pieces
 from hetspec_core.paths import RunPaths
 
 CHECK_PERIOD_S = 0.3
@@ -35,6 +35,7 @@ class Watch:
         self._find_lost = find_lost
         self._period_s = period_s
         self._offset = 0
+        self._all_read = False
         self._began = False
         self._tally = Tally()
         self._next_check = 0.0
@@ -64,11 +65,15 @@ class Watch:
         if self.done:
             return
         found = self._read()
+        while not found and not self._all_read:
+            found = self._read()
         if not found and not self._buffer and time.monotonic() >= self._next_check:
             self._next_check = time.monotonic() + CHECK_PERIOD_S
             lost = self._find_lost()
-            if lost is not None:  # the worker is gone: what it wrote is complete, and read once more
+            if lost is not None:  # the worker has ended: what it wrote is complete, and read once more
                 found = self._read()
+                while not self._all_read:
+                    found += self._read()
                 if not any(isinstance(event, RunEnded) for event in found):
                     found = [*found, lost]
         self._buffer.extend(found)
@@ -79,7 +84,10 @@ class Watch:
         return event
 
     def _read(self) -> list[Event]:
-        events, self._offset = read_events(self._paths.events, self._offset)
+        """What the next piece of the journal says."""
+        before = self._offset
+        events, self._offset = next(read_pieces(self._paths.events, before))
+        self._all_read = self._offset == before
         found: list[Event] = []
         for event in events:
             if isinstance(event, RunStarted) or (isinstance(event, RunEnded) and event.attempt):

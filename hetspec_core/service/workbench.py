@@ -5,24 +5,31 @@ It joins parts that do not know each other: run folders, registry and executor. 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
+import sqlite3
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hetspec_core.errors import HetSpecError, NotFoundError, ResourceError, RunError
+from hetspec_core.errors import NotFoundError, ResourceError, RunError
 from hetspec_core.events import CancelAsked, EventBase, FoundLost, Journal
-from hetspec_core.jobs import LocalExecutor, LocalJob, Queue, end_marked, is_at_work, is_copy, run_folder_of
+from hetspec_core.files import DISK_FULL, NOT_WRITABLE
+from hetspec_core.jobs import LocalExecutor, LocalJob, Queue, end_marked, is_at_work, is_copy, locks, run_folder_of
 from hetspec_core.paths import HOME_VARIABLE, Roots, RunPaths, make_folders, roots, sync_folder
-from hetspec_core.runs import Registry, RunRow, RunState, derive_state
-from hetspec_core.runs.state import FINISHED
+from hetspec_core.runs import Registry, RunFacts, RunRow, RunState, derive_state
+from hetspec_core.runs.folders import is_run, read_facts, run_paths
+from hetspec_core.runs.rows import with_facts
+from hetspec_core.runs.state import FINISHED, UNREADABLE
 from hetspec_core.service.chains import stopped_children, waits_for
 from hetspec_core.service.folders import desk_lock, fill_folder, keys_of, new_run_id, seal, submit_folder, submitted
 from hetspec_core.service.gpus import GpuReport, crew_on_processor, read_gpus, waiting_reasons, waiting_run
 from hetspec_core.service.inputs import InputKind, explain_missing, find_run, product_folder
+from hetspec_core.service.labels import check_name
 from hetspec_core.service.report import (
     RunReport,
     RunSummary,
@@ -30,10 +37,10 @@ from hetspec_core.service.report import (
     list_files,
     lost_status,
     read_resolved,
+    read_spec,
 )
 from hetspec_core.service.watch import Watch
 from hetspec_core.spec import RunSpec
-from hetspec_core.spec.document import from_toml
 
 if TYPE_CHECKING:
     from hetspec_core.config.resolve import Resolved
@@ -42,6 +49,7 @@ RESUMABLE = frozenset({"dataset", "train"})
 """Stages that go on from what is on disk; the others are short, and submitted again."""
 
 _REAP_S = 10.0
+_QUEUE_LOCK_S = 3.0  # for a queue that another process holds
 _QUEUE_LOOK_S = 0.5  # between looks at the GPUs that a run waits for
 
 
@@ -92,7 +100,7 @@ class Workbench:
 
     def paths(self, run_id: str) -> RunPaths:
         """File names of a run."""
-        return RunPaths(self.roots.runs / run_id)
+        return run_paths(self.roots.runs, run_id)
 
     # --- making and starting ---------------------------------------------------------------------------------------
 
@@ -105,9 +113,11 @@ class Workbench:
             after: runs that must succeed before it starts.
 
         Raises:
+            UsageError: its name is too long, or has characters that no name has.
             ResourceError: the folder cannot be written.
             SpecError: it needs a key that was not kept with the run it is made from.
         """
+        check_name((spec if isinstance(spec, RunSpec) else spec.spec).name)
         spec, keys = seal(spec)
         make_folders(self.roots.runs, self.roots)
         while True:
@@ -142,6 +152,7 @@ class Workbench:
         paths = self.paths(run_id)
         with desk_lock(paths):
             row, state = self._look(run_id)
+            refuse_unreadable(row)
             waits = run_id in self.queue.waiting_ids()
             if waits or state not in FINISHED | {"queued"}:
                 raise RunError(f"run {run_id} is {state} already", hint=f"follow it: hetspec-core runs follow {run_id}")
@@ -169,8 +180,15 @@ class Workbench:
         return replace(self.executor, environment={**self.executor.environment, **keys}) if keys else self.executor
 
     def dispatch(self) -> None:
-        """Start the waiting runs that can start now. Whoever ends a run does so too; this heals what a kill left."""
-        self._jobs.update(self.queue.dispatch())
+        """Start the waiting runs that can start now. Whoever ends a run does so too; this heals what a kill left.
+
+        Nothing is started from a home that cannot be written.
+        """
+        try:
+            self._jobs.update(self.queue.dispatch())
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE | DISK_FULL:
+                raise
 
     def resume(self, run_id: str) -> None:
         """Start a run again that was cancelled, failed or lost; it goes on from what is on disk. The runs that were
@@ -181,6 +199,7 @@ class Workbench:
             RunError: its stage does not resume, or it is at work, or it has succeeded.
         """
         row, state = self._look(run_id)
+        refuse_unreadable(row)
         if state == "succeeded":
             raise RunError(f"run {run_id} has succeeded; there is nothing left to do")
         if row.stage not in RESUMABLE and state != "queued":
@@ -203,6 +222,7 @@ class Workbench:
         """
         waits = run_id in self.queue.waiting_ids()  # looked at first: a run leaves the queue with a new attempt
         row, state = self._look(run_id)
+        refuse_unreadable(row)
         attempt = row.attempt + (waits and state == "queued")
         if attempt == 0:
             raise RunError(f"run {run_id} is {state}; it was never started")
@@ -257,7 +277,8 @@ class Workbench:
     # --- stopping ----------------------------------------------------------------------------------------------------
 
     def cancel(self, run_id: str, *, force: bool = False, grace_s: float | None = None) -> bool:
-        """Ask the run to stop at its next safe point; with `force`, end its processes now.
+        """Ask the run to stop at its next safe point; with `force`, end its processes now. The two journals of the run
+        are all that is needed: the registry is not opened.
 
         Args:
             run_id: which.
@@ -270,42 +291,73 @@ class Workbench:
 
         Raises:
             NotFoundError: there is no such run.
-            RunError: it has ended, works on another host, or is a copy of a run that works in another folder.
+            RunError: it has ended, works on another host, belongs to another user, or is a copy of a run that works in
+                another folder.
         """
-        with self.queue.lock():  # a run is in the queue or has a supervisor, and does not change between the two here
+        with self._queue_held():  # a run is in the queue or has a supervisor, and does not change between the two here
             waited = self.queue.remove(run_id)
-        row, state = self._look(run_id)
+        facts, state = self._look_into_folder(run_id)
         if state in FINISHED and not waited:
-            self._refuse_copy(row)
+            self._refuse_copy(run_id, facts)
             raise RunError(f"run {run_id} is {state}; there is nothing to cancel")
-        if waited and row.attempt:
+        if waited and facts.attempt:
             return False
-        process = row.facts.process
+        process = facts.process
         if process is not None and process.host != socket.gethostname():
             raise RunError(f"run {run_id} works on {process.host}", hint="cancel it there")
         try:
-            self._note(run_id, CancelAsked(attempt=row.attempt, forced=force, grace_s=grace_s))
-        except OSError:  # a full disk: the process can be asked all the same
+            self._note(run_id, CancelAsked(attempt=facts.attempt, forced=force, grace_s=grace_s))
+        except OSError:  # a full or read-only disk: the process can be asked all the same
             if process is None:
                 raise
         if process is None:
             self.dispatch()  # ends those that wait for it
             return False
-        act = self.executor.kill if force else self.executor.ask_to_stop
-        return act(self.paths(run_id), process, supervised=row.facts.is_supervised)
+        try:
+            act = self.executor.kill if force else self.executor.ask_to_stop
+            return act(self.paths(run_id), process, supervised=facts.is_supervised)
+        except PermissionError:
+            raise RunError(
+                f"run {run_id} is kept by process {process.pid} of another user", hint="ask that user to stop it"
+            ) from None
 
-    def _refuse_copy(self, row: RunRow) -> None:
+    def _refuse_copy(self, run_id: str, facts: RunFacts) -> None:
         """Say so when a run seems lost only because its folder is a copy of one that is at work."""
-        process = row.facts.process
-        if process is None or row.facts.ended == row.attempt:
+        process = facts.process
+        if process is None or facts.ended == facts.attempt:
             return
-        if is_copy(self.paths(row.run_id), process, supervised=row.facts.is_supervised):
+        if is_copy(self.paths(run_id), process, supervised=facts.is_supervised):
             folder = run_folder_of(process)
             where = f"in {folder}" if folder is not None else f"as process {process.pid}, in another folder"
             raise RunError(
-                f"this is a copy of run {row.run_id}, which works {where}; it is not touched",
+                f"this is a copy of run {run_id}, which works {where}; it is not touched",
                 hint="cancel it with the HETSPEC_HOME that it was started with",
             )
+
+    @contextlib.contextmanager
+    def _queue_held(self) -> Iterator[None]:
+        """The queue's lock; without it where it cannot be had, because a run must be stoppable all the same."""
+        try:
+            lock = locks.take(self.roots.data / "queue.lock", patience_s=_QUEUE_LOCK_S)
+        except OSError:
+            lock = None
+        try:
+            yield
+        finally:
+            if lock is not None:
+                os.close(lock)
+
+    def _look_into_folder(self, run_id: str) -> tuple[RunFacts, RunState]:
+        """What the two journals of a run say now, and its state by them."""
+        paths = self.paths(run_id)
+        if not is_run(paths):
+            raise NotFoundError(f"there is no run {run_id!r}", hint="`hetspec-core runs list` shows those there are")
+        facts = read_facts(paths)
+        state = self._state_by(run_id, facts)
+        if state in ("lost", "cancelled"):  # its process has ended, so its journal is complete now
+            facts = read_facts(paths)
+            state = self._state_by(run_id, facts)
+        return facts, state
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -319,7 +371,10 @@ class Workbench:
 
     def state_of(self, row: RunRow) -> RunState:
         """The state of a run whose journals are in `row`, with a look at whether its process works in this folder."""
-        paths, facts = self.paths(row.run_id), row.facts
+        return self._state_by(row.run_id, row.facts)
+
+    def _state_by(self, run_id: str, facts: RunFacts) -> RunState:
+        paths = self.paths(run_id)
         return derive_state(facts, lambda process: is_at_work(paths, process, supervised=facts.is_supervised))
 
     def runs(self, *, state: str | None = None, stage: str | None = None, limit: int | None = None) -> list[RunSummary]:
@@ -347,10 +402,7 @@ class Workbench:
         """
         row, state = self._look(run_id)
         paths = self.paths(run_id)
-        try:
-            spec = from_toml(paths.spec.read_text(encoding="utf-8"), name=str(paths.spec))
-        except (HetSpecError, OSError, UnicodeDecodeError):
-            spec = None
+        spec, problem = read_spec(paths)
         digest = digest_journal(paths)
         return RunReport(
             summary=self.summary(row, state),
@@ -363,6 +415,7 @@ class Workbench:
             warnings=digest.warnings,
             files=list_files(paths.folder),
             exit_status=lost_status(paths) if state == "lost" else None,
+            problem="" if state == UNREADABLE else problem,
         )
 
     def summary(self, row: RunRow, state: RunState) -> RunSummary:
@@ -385,6 +438,8 @@ class Workbench:
         Raises:
             NotFoundError: no run, or more than one, is meant.
         """
+        if self._is_id(word):  # the registry is not needed for it
+            return word
         self.registry.sync_all()
         return find_run(word, self.registry.names())
 
@@ -434,8 +489,20 @@ class Workbench:
             state = "queued"
         return row, state
 
+    def _is_id(self, word: str) -> bool:
+        """Whether a word is the whole id of a run that is there."""
+        if not word or word.startswith(".") or os.sep in word or "\0" in word:
+            return False
+        return is_run(self.paths(word))
+
     def _sync(self, run_id: str) -> RunRow:
-        row = self.registry.sync(run_id)
+        try:
+            row = self.registry.sync(run_id)
+        except (sqlite3.Error, RunError):  # the registry cannot be used: the folder says as much as its state needs
+            if not is_run(self.paths(run_id)):
+                raise
+            facts = read_facts(self.paths(run_id))
+            return with_facts(RunRow(run_id), facts)
         if row is None:
             raise NotFoundError(f"there is no run {run_id!r}", hint="`hetspec-core runs list` shows those there are")
         return row
@@ -443,3 +510,13 @@ class Workbench:
     def _note(self, run_id: str, event: EventBase) -> None:
         with Journal(self.paths(run_id).desk, "desk") as desk:
             desk.write(event)
+
+
+def refuse_unreadable(row: RunRow) -> None:
+    """Raise for a run of which only the reason is known why it cannot be read.
+
+    Raises:
+        RunError: it is such a run.
+    """
+    if row.state == UNREADABLE:
+        raise RunError(f"run {row.run_id} cannot be read: {row.error_message}", hint=row.error_hint)

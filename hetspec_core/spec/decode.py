@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from hetspec_core.documents import INT64
+
 Model = TypeVar("Model", bound=BaseModel)
 _SHOWN = 80  # characters of a value that are shown in an error
 
@@ -84,11 +86,14 @@ def decode(model: type[Model], data: Mapping[str, Any], *, prefix: str = "") -> 
 
 
 def _not_json(value: object, key: str) -> list[Problem]:
-    """Values that TOML has and specs have not: dates and times."""
+    """Values that TOML has and specs have not: dates, times, and integers beyond 64 bits."""
     if isinstance(value, Mapping):
         return [problem for name, item in value.items() for problem in _not_json(item, _join(key, str(name)))]
     if isinstance(value, list | tuple):
         return [problem for index, item in enumerate(value) for problem in _not_json(item, f"{key}.{index}")]
+    if isinstance(value, int) and not -INT64 <= value < INT64:
+        about = str(value) if abs(value) < 10**24 else f"a number of {int(value.bit_length() * 0.30103) + 1} digits"
+        return [Problem(key, f"is {about}; a whole number needs at least -2^63 and less than 2^63")]
     if value is None or isinstance(value, bool | int | float | str):
         return []
     return [Problem(key, f"is {value} ({type(value).__name__}); no key takes a date or time, write it as text")]

@@ -21,6 +21,7 @@ STATE_TONES: dict[str, Tone] = {
     "failed": "error",
     "cancelled": "warning",
     "lost": "error",
+    "unreadable": "error",
 }
 
 DEFAULT = (
@@ -119,7 +120,7 @@ def row_of(line: RunLine, keys: Sequence[str]) -> Row:
     """The row of a run in these columns."""
     run = line.summary
     cells = [_BY_KEY[key][1](run) if key in _BY_KEY else value_cell(line.values.get(key)) for key in keys]
-    tone: Tone = "muted" if run.archived else "error" if run.state in ("failed", "lost") else ""
+    tone: Tone = "muted" if run.archived else "error" if run.state in ("failed", "lost", "unreadable") else ""
     return Row(run.run_id, tuple(cells), tone)
 
 
@@ -130,6 +131,8 @@ def state_cell(state: str) -> Cell:
 
 def name_cell(run: RunSummary) -> Cell:
     """What a run is called, its star before it."""
+    if run.state == "unreadable" and run.error:
+        return Cell(run.error["message"])
     return Cell(("★ " if run.starred else "") + (run.name or "-"))
 
 

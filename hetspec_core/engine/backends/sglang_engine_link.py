@@ -106,7 +106,7 @@ def run_engine(
         }
         question.write_text(json.dumps(about), encoding="utf-8")
         variables = inside_variables(job.spec, link_inside(folder / "inside"), job.served, job.resources)
-        log.parent.mkdir(parents=True, exist_ok=True)
+        log.parent.mkdir(parents=log.parent.name != "logs", exist_ok=True)  # a deleted run does not come back
         command = [interpreter(job.spec), "-P", "-m", MODULE, str(question), str(result)]
         with open(log, "ab", opener=private) as output:
             began = output.tell()

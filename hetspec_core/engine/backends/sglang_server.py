@@ -138,7 +138,8 @@ class SGLangServer:
                 hint="leave the port out (a free one is found), or attach to the server that has it with --url",
             )
         end_marked(self._mark)  # what a server that crashed has left
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        # `logs` of a run is made with one that is there: a deleted run does not come back.
+        self.log.parent.mkdir(parents=self.log.parent.name != "logs", exist_ok=True)
         self.told, self.facts = StartLog(), None
         with open(self.log, "ab", opener=private) as output:  # SGLang prints its settings, a key among them
             output.write(f"--- {launch.shown}\n".encode())

@@ -25,7 +25,7 @@ class AppendLog:
     hands when `append` returns, and on the disk a second later at most.
 
     Args:
-        path: the file; made when missing.
+        path: the file; made when missing, its folder must exist.
 
     Attributes:
         records: what was there when it was opened, and what was appended since.
@@ -36,7 +36,6 @@ class AppendLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             self.records = self._read()

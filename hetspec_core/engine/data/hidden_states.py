@@ -47,6 +47,7 @@ class HiddenStateWriter:
         identity: what all its samples share.
         about: names and settings for the manifest.
         shard_bytes: size at which a shard is closed.
+        make_parents: make the folders above it. Not for a run: a deleted run does not come back.
 
     Raises:
         DataError: the folder holds a store of another identity; every difference is named.
@@ -55,13 +56,19 @@ class HiddenStateWriter:
     """
 
     def __init__(
-        self, folder: Path, identity: StoreIdentity, *, about: Mapping[str, Any], shard_bytes: int = 256 << 20
+        self,
+        folder: Path,
+        identity: StoreIdentity,
+        *,
+        about: Mapping[str, Any],
+        shard_bytes: int = 256 << 20,
+        make_parents: bool = True,
     ) -> None:
         self.folder = folder
         self.shard_bytes = shard_bytes
         self._pending: list[Sample] = []
         self._pending_bytes = 0
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=make_parents, exist_ok=True)
         self._lock = _lock(folder)
         try:
             self.manifest = self._open(identity, about)

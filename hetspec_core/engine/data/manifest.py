@@ -139,7 +139,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         ResourceError: the disk is full; the manifest that was there still stands.
     """
     try:
-        write_atomic(folder / MANIFEST_NAME, manifest.model_dump_json())
+        write_atomic(folder / MANIFEST_NAME, manifest.model_dump_json(), make_folder=False)
     except OSError as error:
         raise disk_error(error, folder / MANIFEST_NAME) from error
 

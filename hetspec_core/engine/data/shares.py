@@ -52,7 +52,9 @@ class Workplace:
         self.share = share
         self._run = run
         self.own = run if share.is_whole else RunPaths(run.shares / str(share.number))
-        self.own.folder.mkdir(parents=True, exist_ok=True)
+        if not share.is_whole:
+            run.shares.mkdir(exist_ok=True)  # one by one: a run folder that was deleted does not come back
+            self.own.folder.mkdir(exist_ok=True)
 
     def open_log(self, name: str, key: Callable[[dict[str, Any]], Hashable]) -> AppendLog:
         """The worker's own log of this name; one that does the whole takes up what the others have in theirs.
@@ -80,7 +82,7 @@ class Workplace:
 
     def finish_share(self, facts: dict[str, Any]) -> None:
         """Say that all of the share is in its store, and what it took."""
-        write_atomic(self.own.folder / _FACTS, json.dumps(facts))
+        write_atomic(self.own.folder / _FACTS, json.dumps(facts), make_folder=False)
 
     def gather(self, writer: HiddenStateWriter) -> list[dict[str, Any]]:
         """Make all shares a part of the run's store; returns what each of them took."""

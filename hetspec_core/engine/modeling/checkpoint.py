@@ -147,7 +147,7 @@ def save_draft(
             **facts,
         },
     }
-    write_draft_folder(folder, record, tensors)
+    write_draft_folder(folder, record, tensors, make_parents=False)
 
 
 def load_draft(folder: Path | str, base: BaseLM, *, dtype: torch.dtype | None = None) -> DraftLM:

@@ -250,6 +250,8 @@ def write_draft_folder(
     config: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     more: Mapping[str, Callable[[Path], None]] | None = None,
+    *,
+    make_parents: bool = True,
 ) -> None:
     """Write a directory of `config.json` and `model.safetensors`; it appears whole or not at all, and replaces an older
     one of the same name.
@@ -259,11 +261,13 @@ def write_draft_folder(
         config: for `config.json`.
         tensors: by name, contiguous, on the CPU.
         more: further files by name, each with a function that writes it.
+        make_parents: make the folders above it. Not for a run: a deleted run does not come back.
 
     Raises:
         OSError: the disk is full or cannot be written; what stood there before still does.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    if make_parents:
+        folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         save_file(dict(tensors), staging / WEIGHTS, metadata={"format": "pt"})

@@ -123,7 +123,9 @@ def run(context: RunContext) -> None:
     }
     context.record(template=about["template"], base_fingerprint=base_fingerprint, identity=identity.model_dump())
     folder = place.own.hidden_states
-    with HiddenStateWriter(folder, identity, about=about, shard_bytes=spec.shard_megabytes << 20) as writer:
+    with HiddenStateWriter(
+        folder, identity, about=about, shard_bytes=spec.shard_megabytes << 20, make_parents=False
+    ) as writer:
         _save_tokenizer(tokenizer, folder / TOKENIZER_FOLDER)
         parts = place.gather(writer) if context.share.is_whole else []
         done = writer.done if context.share.is_whole else writer.done | place.ids_of_others()

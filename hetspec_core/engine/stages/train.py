@@ -67,7 +67,9 @@ def run(context: RunContext) -> None:
     accelerator, precision = _open_accelerator(context)
     processes = Processes(accelerator)
     say = partial(_say, context, processes)
-    checkpoints = TrainingCheckpoints(context.paths.checkpoints, limit=spec.training.save_total_limit)
+    checkpoints = TrainingCheckpoints(
+        context.paths.checkpoints, limit=spec.training.save_total_limit, make_parents=False
+    )
     checkpoint = _newest_of_all(checkpoints, processes, say)
     store = open_samples([find_product(word, "hidden_states") for word in spec.training.datasets])
     held_out = spec.training.eval_dataset

@@ -67,12 +67,13 @@ class TrainingCheckpoints:
     Args:
         folder: `checkpoints/` of the run; made when missing.
         limit: newest checkpoints kept; the best one is kept besides.
+        make_parents: make the folders above it. Not for a run: a deleted run does not come back.
     """
 
-    def __init__(self, folder: Path, *, limit: int) -> None:
+    def __init__(self, folder: Path, *, limit: int, make_parents: bool = True) -> None:
         self.folder = folder
         self.limit = limit
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=make_parents, exist_ok=True)
         for stray in folder.glob(".step-*"):  # left by a kill in the middle of writing
             shutil.rmtree(stray, ignore_errors=True)
 

@@ -53,7 +53,7 @@ class RunHead(Static):
     def draw(self) -> None:
         """Draw it again: time has gone on."""
         if self._run is not None:
-            self.set_class(self._run.state in ("failed", "lost") or self._gone, "-failed")
+            self.set_class(self._run.state in ("failed", "lost", "unreadable") or self._gone, "-failed")
             self.update(head(self._run, self.size.width - 2, self.time_left(), gone=self._gone))
 
     def on_resize(self) -> None:
@@ -98,6 +98,8 @@ def head(run: RunSummary, width: int, left_s: float | None, *, gone: bool = Fals
 def _second(run: RunSummary, width: int, left_s: float | None, gone: bool) -> Content:
     if gone:
         return Content.styled("Its folder is not there any more: it was deleted or moved. esc goes back.", "$error")
+    if run.error and run.state == "unreadable":
+        return Content.styled(f"It cannot be read: {safe(run.error['message'])}", "$error")
     if run.error and run.state == "failed":
         text = safe(run.error["message"].split("\n")[0])
         return Content.styled(f"{text}  ", "$error") + Content.styled("e: what went wrong", "bold")

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hetspec_core.documents import DocumentError
 from hetspec_core.events import (
     Artifact,
     CheckpointSaved,
@@ -25,6 +26,7 @@ from hetspec_core.events import (
     RunStarted,
     Unknown,
     read_events,
+    read_pieces,
 )
 
 TEXT = st.text(max_size=20)
@@ -173,3 +175,50 @@ def test_a_full_disk_is_an_error_and_the_next_line_is_whole(tmp_path: Path, monk
     os.close(full)
     torn, started = read_events(path)[0]
     assert isinstance(torn, Unknown) and isinstance(started, RunStarted)
+
+
+def test_a_long_journal_is_read_in_pieces_that_join_to_the_whole(tmp_path: Path) -> None:
+    path = tmp_path / "long.jsonl"
+    with Journal(path, "worker-0") as journal:
+        for step in range(2000):
+            journal.write(Metric(time=1.0, step=step, values={f"metric-{number}": 0.5 for number in range(60)}))
+        journal.write(Log(time=1.0, message="the end"))
+    pieces = list(read_pieces(path))
+    assert len(pieces) > 2 and max(len(events) for events, _ in pieces) < 1500
+    assert [event for events, _ in pieces for event in events] == read_events(path)[0]
+    for place, (_, offset) in enumerate(pieces, 1):
+        assert read_events(path, offset)[0] == [event for events, _ in pieces[place:] for event in events]
+
+
+def test_unwanted_types_are_left_out_and_all_others_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "mixed.jsonl"
+    told: list[EventBase] = [
+        Log(time=1.0, worker="w", message='{"time":1.0,"worker":"w","type":"metric"'),
+        Result(time=1.0, worker="w", kind="bench", data={"type": "metric"}),
+        RunEnded(time=1.0, worker="w", state="succeeded"),
+    ]
+    write(path, [Metric(time=1.0, step=1, values={}), *told, Metric(time=1.0, step=2, values={})])
+    assert list(next(read_pieces(path, skip=("metric",)))[0]) == told
+
+
+def test_a_line_beyond_the_limit_is_one_unknown_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hetspec_core.events.journal.PIECE_BYTES", 1000)
+    monkeypatch.setattr("hetspec_core.events.journal.LONGEST_LINE_BYTES", 5000)
+    path = tmp_path / "odd.jsonl"
+    log = Log(time=1.0, worker="w", message="x")
+    line = log.model_dump_json().encode() + b"\n"
+    path.write_bytes(line + b"y" * 20_000 + b"\n" + line + b"z" * 20_000)
+    events, offset = read_events(path)
+    assert [type(event) for event in events] == [Log, Unknown, Log]
+    assert offset == 2 * len(line) + 20_001
+    with path.open("ab") as file:
+        file.write(b"\n" + line)
+    events, offset = read_events(path, offset)
+    assert [type(event) for event in events] == [Unknown, Log] and offset == path.stat().st_size
+
+
+@pytest.mark.timeout(30)
+def test_a_journal_that_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "events.jsonl")
+    with pytest.raises(DocumentError, match="no regular file"):
+        read_events(tmp_path / "events.jsonl")

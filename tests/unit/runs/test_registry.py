@@ -6,6 +6,7 @@ import multiprocessing
 import shutil
 import sqlite3
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -282,6 +283,39 @@ def test_opening_the_registry_imports_neither_numpy_nor_pandas() -> None:
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_first_look_at_many_folders_takes_few_transactions_and_tells_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("hetspec_core.runs.ingest._PACE_S", 0.0)
+    for number in range(60):
+        make_run(tmp_path, f"r{number:02d}")
+    with open_registry(tmp_path) as registry, caplog.at_level("INFO", "hetspec.registry"):
+        begun: list[str] = []
+        registry._db.conn.set_trace_callback(lambda sql: begun.append(sql) if sql.startswith("BEGIN") else None)
+        registry.sync_all()
+        assert len(registry.rows()) == 60
+    assert len(begun) <= 10  # one in two seconds, on a busy machine
+    assert "of 60" in caplog.text
+
+
+def test_a_long_journal_is_taken_in_with_little_memory(tmp_path: Path) -> None:
+    path = make_run(tmp_path, "long").events
+    lines = "".join(
+        f'{{"time":1.0,"worker":"w","type":"metric","step":{step},"values":{{"loss":1.0}},"tokens":1,"wall_s":1.0}}\n'
+        for step in range(60_000)
+    )
+    path.write_text(lines)
+    with open_registry(tmp_path) as registry:
+        tracemalloc.start()
+        registry.sync_all()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        row = registry.row("long")
+        assert row is not None and row.step == 59_999
+        assert registry.count_points("long", "loss") == 60_000
+    assert peak < 60_000_000  # all of them as events at once take three times as much
 
 
 # --- what comes before the work ---------------------------------------------------------------------------------------
