@@ -307,7 +307,8 @@ def _refusals(made: Plan, spec: RunSpec, facts: Facts) -> tuple[str, ...]:
     if facts.base.presence == "absent" and spec.base.source.kind != "hub":
         found.append(f"the base is not on this machine: {facts.base.where}")
     sizes = spec.base.architecture
-    if reason := facts.base.refusal or families.refusal(sizes.model_type, sizes.extra):
+    ours = spec.backend == "builtin" or spec.stage in ("dataset", "train")  # another backend runs the base by itself
+    if ours and (reason := facts.base.refusal or families.refusal(sizes.model_type, sizes.extra)):
         found.append(reason)
     return tuple(found)
 
