@@ -55,6 +55,8 @@ _SIZES: dict[str, Any] = {
     "v_head_dim": 8,
 }
 
+_OWN: dict[str, dict[str, Any]] = {"lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2}}
+
 
 def tiny_config(family: str, **values: Any) -> Any:
     """The configuration of a family's text model with small sizes and a window shorter than any test's text.
@@ -77,4 +79,4 @@ def tiny_config(family: str, **values: Any) -> Any:
         sizes["max_window_layers"] = LAYERS if "layer_types" in sizes else 0
     if getattr(text, "kv_lora_rank", None):
         sizes["num_key_value_heads"] = 4
-    return type(text)(**(sizes | values))
+    return type(text)(**(sizes | _OWN.get(family, {}) | values))

@@ -182,6 +182,7 @@ class BaseLM:
                 hint="leave max_memory out, or run where there are GPUs",
             )
         else:
+            windows = survey_windows(model) if windows is None else windows  # a mask is one tensor on one device only
             room = Room(max_memory)
             spread(model, model.get_decoder(), room)
         identity = fingerprint(folder)
