@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from hetspec_core.catalog import families
 from hetspec_core.errors import SpecError
 from hetspec_core.service.planning.facts import Facts, Gpu, ProbeFacts, gather_facts
 from hetspec_core.service.planning.memory import memory_parts
@@ -305,6 +306,10 @@ def _refusals(made: Plan, spec: RunSpec, facts: Facts) -> tuple[str, ...]:
         )
     if facts.base.presence == "absent" and spec.base.source.kind != "hub":
         found.append(f"the base is not on this machine: {facts.base.where}")
+    sizes = spec.base.architecture
+    ours = spec.backend == "builtin" or spec.stage in ("dataset", "train")  # another backend runs the base by itself
+    if ours and (reason := facts.base.refusal or families.refusal(sizes.model_type, sizes.extra)):
+        found.append(reason)
     return tuple(found)
 
 

@@ -23,8 +23,8 @@ _TEXT = (
 )
 
 
-def make_tiny_tokenizer(template: str | None = PLAIN_CHATML):
-    """A byte-level BPE tokenizer of 400 tokens that covers any text."""
+def make_tiny_tokenizer(template: str | None = PLAIN_CHATML, *, markers: tuple[str, ...] = ()):
+    """A byte-level BPE tokenizer of 400 tokens that covers any text, and further tokens for `markers`."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -41,6 +41,7 @@ def make_tiny_tokenizer(template: str | None = PLAIN_CHATML):
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<|im_start|>", eos_token="<|im_end|>", unk_token="<|endoftext|>"
     )
+    fast.add_tokens(list(markers), special_tokens=True)
     fast.chat_template = template
     return fast
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -15,8 +16,15 @@ _WIDTH, _INNER, _HEADS, _KV_HEADS, _LAYERS = 64, 64, 2, 1, 1
 _TOKENS = ["<unk>", "<s>", "</s>", "a", "b", "c", "ab", "abc"]
 
 
-def write_package(site: Path, *, seed: int = 0) -> Path:
-    """Write the package into `site`, which the caller puts on the import path; returns the GGUF file."""
+def write_package(site: Path, *, seed: int = 0, tokenizer: dict[str, Any] | None = None) -> Path:
+    """Write the package into `site`, which the caller puts on the import path; returns the GGUF file.
+
+    Args:
+        site: the folder for packages.
+        seed: of the weights.
+        tokenizer: values of a SentencePiece tokenizer by their names below `tokenizer.ggml.`; None = a small BPE.
+    """
+    tokens = tokenizer["tokens"] if tokenizer else _TOKENS
     folder = site / PACKAGE
     folder.mkdir(parents=True)
     # Importing it must never be needed: only its place is asked for.
@@ -32,17 +40,23 @@ def write_package(site: Path, *, seed: int = 0) -> Path:
     writer.add_rope_dimension_count(_WIDTH // _HEADS)
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(len(_TOKENS))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(_TOKENS)
-    writer.add_token_types([3, 3, 3, 1, 1, 1, 1, 1])
-    writer.add_token_merges(["a b", "ab c"])
+    writer.add_vocab_size(len(tokens))
+    writer.add_token_list(tokens)
+    if tokenizer:
+        writer.add_tokenizer_model(tokenizer["model"])
+        writer.add_token_scores(tokenizer["scores"])
+        writer.add_token_types(tokenizer["token_type"])
+        writer.add_add_space_prefix(tokenizer["add_space_prefix"])
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_token_types([3, 3, 3, 1, 1, 1, 1, 1])
+        writer.add_token_merges(["a b", "ab c"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
     random = np.random.default_rng(seed)
     kv_width = _WIDTH // _HEADS * _KV_HEADS
-    shapes = {"token_embd": (len(_TOKENS), _WIDTH), "output": (len(_TOKENS), _WIDTH), "output_norm": (_WIDTH,)}
+    shapes = {"token_embd": (len(tokens), _WIDTH), "output": (len(tokens), _WIDTH), "output_norm": (_WIDTH,)}
     for layer in range(_LAYERS):
         names = {
             "attn_q": (_WIDTH, _WIDTH),

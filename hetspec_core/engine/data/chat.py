@@ -19,6 +19,7 @@ from jinja2 import TemplateError
 
 from hetspec_core.engine.data import assistant_mask, chat_families
 from hetspec_core.engine.data.conversation import Message
+from hetspec_core.engine.tokenizer_check import first_fault
 from hetspec_core.errors import DataError, NotFoundError
 
 AUTO = "auto"
@@ -171,12 +172,23 @@ class ChatTemplate:
         return self._around_user(None)[1].strip()
 
     def check(self) -> None:
-        """Make sure that answers are marked, before any time is spent on a model.
+        """Make sure that markers are tokens and answers are marked, before any time is spent on a model.
 
         Raises:
-            DataError: the template marks no token of a probe answer.
+            DataError: the tokenizer does not know a marker of the template, the template begins with a bos token that
+                the tokenizer lacks, or it marks no token of a probe answer.
         """
         probe = [Message("user", "How many?"), Message("assistant", "Seven of them."), Message("user", "Sure?")]
+        vocabulary: Mapping[str, int] = self.tokenizer.get_vocab()
+        fault = first_fault(self.tokenizer, chat_families.markers(self.name, self.render(probe), vocabulary))
+        shipped = self.name in chat_families.FAMILIES
+        if not fault and shipped and "bos_token" in self.text and not self.tokenizer.bos_token:
+            fault = "it has no bos token, with which the template begins"
+        if fault:
+            raise DataError(
+                f"the tokenizer does not fit chat template {self.name}: {fault}",
+                hint="take the tokenizer files of the model's publisher, or choose another base.chat_template",
+            )
         if not any(self.encode(probe).assistant_mask):
             raise DataError(
                 f"chat template {self.name} marks no answer: there would be nothing to learn",

@@ -57,6 +57,28 @@ _MISTRAL: tuple[Variables, ...] = (  # v0.3, Nemo, v0.2, the later form of v0.1 
 )
 
 
+_MARKERS: dict[str, tuple[str, ...]] = {
+    "chatml": ("<|im_start|>", "<|im_end|>"),
+    "qwen3": ("<|im_start|>", "<|im_end|>"),
+    "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    "gemma": ("<start_of_turn>", "<end_of_turn>"),
+}
+_MARKER_SHAPE = re.compile(r"<\|[^<>|\s]+\|>|</?[A-Za-z_]+>|\[/?[A-Z_]+\]")
+
+
+def markers(family: str, written: str, vocabulary: Mapping[str, int]) -> tuple[str, ...]:
+    """Texts of a template that must be one token each.
+
+    Args:
+        family: a shipped family; any other name stands for a template of somebody's own.
+        written: a conversation as the template writes it.
+        vocabulary: of the tokenizer. Markers of other templates count when they are in it: some models write theirs as
+            ordinary text.
+    """
+    found = [marker for marker in _MARKER_SHAPE.findall(written) if marker in vocabulary]
+    return tuple(dict.fromkeys((*_MARKERS.get(family, ()), *found)))
+
+
 @cache
 def template_text(family: str) -> str:
     """The Jinja text of a family."""

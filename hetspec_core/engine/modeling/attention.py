@@ -7,6 +7,9 @@ key/value heads serve it. It knows nothing of models, caches or trees.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Protocol
 
 import torch
@@ -18,11 +21,29 @@ from hetspec_core.errors import ModelError
 
 ATTENTION_NAME = "hetspec"
 
+_WINDOW = "hetspec_window"  # attribute of an attention layer
+_POSITIONS: ContextVar[Tensor | None] = ContextVar("positions", default=None)
+
 
 class UnrolledAttention(Protocol):
     """Attention that remembers the steps before, layer by layer."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor: ...
+
+
+def set_window(layer: nn.Module, window: int) -> None:
+    """Have an attention layer see the last `window` tokens only, for families that say so in their mask alone."""
+    setattr(layer, _WINDOW, window)
+
+
+@contextlib.contextmanager
+def positions_of(positions: Tensor | None) -> Iterator[None]:
+    """Give the positions [B, T] of a forward to layers with a window that are not handed them by their family."""
+    token = _POSITIONS.set(positions)
+    try:
+        yield
+    finally:
+        _POSITIONS.reset(token)
 
 
 def attend(
@@ -79,7 +100,7 @@ def _inside_window(
             hint="use another base",
         )
     else:
-        places = positions
+        places = positions.to(key.device)  # of a base that is spread over several devices
     return mask & (slots > places[..., None] - window)[:, None]
 
 
@@ -119,8 +140,10 @@ def _hugging_face_attention(
     mask = None
     if attention_mask is not None:
         mask = attention_mask[..., : key.shape[2]]
-    if sliding_window is not None and key.shape[2] > sliding_window:
-        mask = _inside_window(module, query, key, mask, sliding_window, position_ids)
+    window = sliding_window if sliding_window is not None else getattr(module, _WINDOW, None)
+    if window is not None and key.shape[2] > window:
+        positions = position_ids if position_ids is not None else _POSITIONS.get()
+        mask = _inside_window(module, query, key, mask, window, positions)
     return attend(query, key, value, mask, scale, softcap).transpose(1, 2).contiguous(), None
 
 

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hetspec_core.engine.modeling.attention import ATTENTION_NAME
+from hetspec_core.catalog import families
+from hetspec_core.engine.modeling.attention import ATTENTION_NAME, positions_of, set_window
+from hetspec_core.engine.modeling.attention_survey import survey_config, survey_windows
 from hetspec_core.engine.modeling.output_head import OutputHead
 from hetspec_core.engine.modeling.sources import LOADING, fingerprint, materialize
 from hetspec_core.engine.modeling.spread import Room, spread
+from hetspec_core.engine.tokenizer_check import first_fault
 from hetspec_core.errors import ModelError, ResourceError
 from hetspec_core.spec import BaseSpec
 
@@ -94,12 +98,24 @@ class BaseLM:
         name: short name.
         fingerprint: identity of the weights; datasets and drafts record it.
         room: of the devices that it is spread over, where its drafts find a place; None = it is on one.
+        windows: of attention layers, as `survey_windows` finds them; None = look.
 
     Raises:
-        ModelError: decoder, embedding or head cannot be found, or the layers do not take our attention.
+        ModelError: decoder, embedding or head cannot be found, the layers do not take our attention, or the family has
+            something that decoding cannot keep, such as recurrent states or attention sinks.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, name: str, fingerprint: str, room: Room | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        fingerprint: str,
+        room: Room | None = None,
+        windows: Mapping[str, int] | None = None,
+    ) -> None:
+        _check_family(type(model), model.config)
         decoder = model.get_decoder() if hasattr(model, "get_decoder") else None
         embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
         if decoder is None or decoder is model or embedding is None or not isinstance(head, nn.Linear):
@@ -107,13 +123,9 @@ class BaseLM:
                 f"{type(model).__name__} has no separate decoder, embedding and linear head",
                 hint="use a decoder-only causal language model",
             )
-        if not getattr(model, "_supports_attention_backend", False):
-            # Such layers have attention of their own, which would misread boolean tree masks without a word.
-            raise ModelError(
-                f"the attention of {type(model).__name__} cannot be exchanged, so it cannot verify trees",
-                hint="use a base of a family whose attention follows transformers' interface, e.g. llama or qwen3",
-            )
         model.eval().requires_grad_(False)
+        for layer, window in (survey_windows(model) if windows is None else windows).items():
+            set_window(model.get_submodule(layer), window)
         model.config._attn_implementation = ATTENTION_NAME
         decoder.config._attn_implementation = ATTENTION_NAME
         self.model = model
@@ -157,6 +169,7 @@ class BaseLM:
         from transformers import AutoModelForCausalLM
 
         folder = materialize(spec.source)
+        windows = _survey_folder(folder)
         tokenizer = load_tokenizer(spec)
         try:
             with LOADING:
@@ -175,9 +188,11 @@ class BaseLM:
                 hint="leave max_memory out, or run where there are GPUs",
             )
         else:
+            windows = survey_windows(model) if windows is None else windows  # a mask is one tensor on one device only
             room = Room(max_memory)
             spread(model, model.get_decoder(), room)
-        base = cls(model, tokenizer, name=spec.name, fingerprint=fingerprint(folder), room=room)
+        identity = fingerprint(folder)
+        base = cls(model, tokenizer, name=spec.name, fingerprint=identity, room=room, windows=windows)
         base.check(spec)
         return base
 
@@ -245,25 +260,51 @@ class BaseLM:
         Returns:
             Hidden states after the final norm, and those of `layers`.
         """
-        output = self.decoder(
-            input_ids=input_ids,
-            position_ids=positions,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            output_hidden_states=bool(layers),
-        )
+        with positions_of(positions):
+            output = self.decoder(
+                input_ids=input_ids,
+                position_ids=positions,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                output_hidden_states=bool(layers),
+            )
         captured = {}
         if layers:
             captured = {layer: output.hidden_states[layer].to(self.device) for layer in layers}
         return BaseOutput(hidden=output.last_hidden_state.to(self.device), layers=captured)
 
 
+def _survey_folder(folder: Path) -> dict[str, int] | None:
+    """Refuse what cannot be decoded with before any weight is read; returns `survey_config` of the model there."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        kind: Any = AutoModelForCausalLM._model_mapping[type(config)]  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
+    except Exception:  # transformers raises whatever its parts raise; loading the model says what is wrong
+        return None
+    _check_family(kind, config)
+    return survey_config(kind, config)
+
+
+def _check_family(kind: Any, config: Any) -> None:
+    text = config.get_text_config()
+    if reason := families.refusal(text.model_type, text.to_dict()):
+        raise ModelError(reason, hint=families.HINT)
+    if not getattr(kind, "_supports_attention_backend", False):
+        # Such layers have attention of their own, which would misread boolean tree masks without an error.
+        raise ModelError(
+            f"the attention of {kind.__name__} cannot be exchanged, so it cannot verify trees",
+            hint="use a base of a family whose attention follows transformers' interface, e.g. llama or qwen3",
+        )
+
+
 def load_tokenizer(spec: BaseSpec) -> Any:
     """The tokenizer of a base without its weights, so that data can be checked before any of them is loaded.
 
     Raises:
-        ModelError: the base is not on this machine, or its tokenizer cannot be read.
+        ModelError: the base is not on this machine, its tokenizer cannot be read, or it does not know its own tokens.
     """
     from transformers import AutoTokenizer
 
@@ -276,6 +317,12 @@ def load_tokenizer(spec: BaseSpec) -> Any:
             hint="check that the directory is complete; a tokenizer that needs remote code is not supported",
         ) from error
     _apply_special_tokens(tokenizer, spec.special_tokens)
+    if fault := first_fault(tokenizer):
+        raise ModelError(
+            f"the tokenizer in {folder} does not know its own tokens: {fault}",
+            hint="the folder's tokenizer files are incomplete or were converted wrongly; copy those of the model's "
+            "publisher (tokenizer.json, tokenizer_config.json) into it",
+        )
     return tokenizer
 
 

@@ -14,10 +14,13 @@ import shutil
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import filelock
 import torch
 
+from hetspec_core.engine.modeling.gguf_tokenizer import build_tokenizer, read_tokenizer_keys
+from hetspec_core.engine.tokenizer_check import first_fault
 from hetspec_core.errors import CorruptFileError, ModelError, ResourceError
 from hetspec_core.paths import roots, sync_folder
 from hetspec_core.spec import HubSource, ModelSource, PackageSource, PathSource
@@ -27,7 +30,10 @@ LOADING = threading.Lock()
 loads, and the old one back behind it. Of two threads at once one puts back the empty one: nothing is tied any more."""
 
 _SAMPLE_BYTES = 1 << 16  # per place sampled in a weight file by the fingerprint
-_FORMAT = "1"  # raised when a converted model has to be converted again
+_FORMAT = "2"  # raised when a converted model has to be converted again
+_PROBE = (
+    "Hello, world! We'll see 12345 + 67 = x.\n\n\tdef f(x):\n        return x  # na\u00efve \u4f60\u597d \U0001f642"
+)
 
 
 def materialize(source: ModelSource) -> Path:
@@ -96,7 +102,7 @@ def _from_package(source: PackageSource) -> Path:
 
 def _dequantise(file: Path, target: Path) -> None:
     """Convert a GGUF file to float32 safetensors in `target`; the directory appears whole or not at all."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     need = 8 * file.stat().st_size
     free = shutil.disk_usage(target.parent).free
@@ -106,7 +112,7 @@ def _dequantise(file: Path, target: Path) -> None:
             hint="make room, or set HETSPEC_HOME to a larger disk",
         )
     try:
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        tokenizer = _gguf_tokenizer(file)
         with LOADING:
             model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -118,6 +124,11 @@ def _dequantise(file: Path, target: Path) -> None:
     for attribute in ("hf_quantizer", "quantization_method", "is_quantized"):
         if hasattr(model, attribute):
             delattr(model, attribute)
+    if fault := first_fault(tokenizer):
+        raise CorruptFileError(
+            f"{file} has no tokenizer that can be used: {fault}",
+            hint="take the base from the hub or from a directory with a tokenizer.json",
+        )
     # GGUF readers guess the special tokens' names; the ids of the model's own configuration are right.
     for name in ("bos", "eos", "pad", "unk"):
         token_id = getattr(model.config, f"{name}_token_id", None)
@@ -142,6 +153,29 @@ def _dequantise(file: Path, target: Path) -> None:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     sync_folder(target.parent)
+
+
+def _gguf_tokenizer(file: Path) -> Any:
+    """The tokenizer of a GGUF file: that which transformers converts where it reads text as the file says.
+
+    transformers does not know the scores of a token list and the pre-tokenizer that the file names. A tokenizer of a
+    kind that is not known here is its matter alone.
+    """
+    from transformers import AutoTokenizer
+
+    keys = read_tokenizer_keys(file)
+    try:
+        built = build_tokenizer(keys)
+    except ModelError:
+        return AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    if keys.get("model") == "llama":  # converting it takes minutes and ignores the scores
+        return built
+    converted = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    same = all(
+        converted(text, add_special_tokens=False)["input_ids"] == built(text, add_special_tokens=False)["input_ids"]
+        for text in (_PROBE, *built.all_special_tokens)
+    )
+    return converted if same else built
 
 
 def fingerprint(folder: Path) -> str:

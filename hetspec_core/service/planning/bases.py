@@ -1,6 +1,6 @@
-"""Which bases lie on this machine, told from names of files: nothing is loaded, fetched or converted.
+"""Which bases lie on this machine, told from names of files, and whether their family can be decoded with.
 
-It knows where weights are kept, not what is in them.
+Nothing is loaded, fetched or converted. It knows where weights are kept, not what is in them.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hetspec_core.catalog import families
+from hetspec_core.documents import DocumentError, read_json
 from hetspec_core.paths import Roots
 from hetspec_core.spec import HubSource, ModelSource, PackageSource, PathSource
 
@@ -25,11 +27,13 @@ class BaseFiles:
         presence: ready to be loaded; to be converted once from an installed package; or not on this machine.
         where: a sentence part: the folder, or what is missing.
         hint: how to get it; empty when it is ready.
+        refusal: why its configuration cannot be decoded with; empty when it can, or is not known yet.
     """
 
     presence: Presence
     where: str
     hint: str = ""
+    refusal: str = ""
 
 
 def find_base(source: ModelSource, roots: Roots) -> BaseFiles:
@@ -45,7 +49,7 @@ def find_base(source: ModelSource, roots: Roots) -> BaseFiles:
 
 def _in_folder(folder: Path) -> BaseFiles:
     if _has_weights(folder):
-        return BaseFiles("ready", str(folder))
+        return _ready(folder)
     return BaseFiles(
         "absent", f"no model in {folder}", "name a directory with config.json and safetensors files in a base preset"
     )
@@ -64,7 +68,7 @@ def _in_package(source: PackageSource, roots: Roots) -> BaseFiles:
         )
     converted = [folder for folder in roots.models.glob(f"{file.stem}-*") if _has_weights(folder)]
     if converted:
-        return BaseFiles("ready", str(converted[0]))
+        return _ready(converted[0])
     return BaseFiles("convertible", f"{file}, converted at the first use")
 
 
@@ -77,12 +81,21 @@ def _in_hub_cache(source: HubSource) -> BaseFiles:
         commit = source.revision
     snapshot = repository / "snapshots" / commit
     if _has_weights(snapshot):
-        return BaseFiles("ready", str(snapshot))
+        return _ready(snapshot)
     return BaseFiles(
         "absent",
         f"{source.repo_id}@{source.revision} is not in {cache}",
         f"it is fetched at the first use, or now by `hf download {source.repo_id} --revision {source.revision}`",
     )
+
+
+def _ready(folder: Path) -> BaseFiles:
+    try:
+        config = families.text_config(read_json(folder / "config.json"))
+        refusal = families.refusal(str(config.get("model_type", "")), config)
+    except (OSError, DocumentError, AttributeError):  # the engine says what is wrong with it when it loads it
+        refusal = ""
+    return BaseFiles("ready", str(folder), refusal=refusal)
 
 
 def hub_cache() -> Path:

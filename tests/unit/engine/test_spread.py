@@ -17,6 +17,7 @@ from hetspec_core.engine.decoding import generate as decoding_module
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.decoding.propose import propose
 from hetspec_core.engine.modeling import spread as module
+from hetspec_core.engine.modeling.attention_survey import survey_windows
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, save_draft
 from hetspec_core.engine.modeling.settle import settle
@@ -126,9 +127,10 @@ def test_a_pair_over_three_devices_never_mixes_tensors_of_two(
     monkeypatch.setattr(FakeTensor, "tolist", lambda self: [[1] * self.shape[1]] * self.shape[0])
     shape = TreeSpec.parse("3/2/5")
     decoding = DecodingSpec(max_new_tokens=10, ignore_eos=True, tree=shape)
+    windows = survey_windows(model)  # before it is spread, as a base is loaded
     with FakeTensorMode(allow_non_fake_inputs=True), contextlib.ExitStack() as stack:
         assert [device.index for device in spread(model, model.get_decoder(), room)] == [1, 1, 2, 2]
-        base = BaseLM(model, None, name="spread", fingerprint="spread", room=room)
+        base = BaseLM(model, None, name="spread", fingerprint="spread", room=room, windows=windows)
         assert [device.index for device in settle(draft.bind(base), room)] == [0, 1, 1]
         assert set(room.left().values()) == {0}
         if not with_follow:

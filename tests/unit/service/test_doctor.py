@@ -142,6 +142,11 @@ def test_bases_are_found_where_they_are_kept(places: Roots, tmp_path: Path, monk
     folder = put_model(tmp_path / "local")
     assert find_base(PathSource(path=str(folder)), places).presence == "ready"
     assert find_base(PathSource(path=str(tmp_path / "none")), places).presence == "absent"
+    assert find_base(PathSource(path=str(folder)), places).refusal == ""
+    (folder / "config.json").write_text('{"model_type": "lfm2", "layer_types": ["conv", "full_attention"]}')
+    assert "family lfm2" in find_base(PathSource(path=str(folder)), places).refusal
+    (folder / "config.json").write_text("[" * 100_000)  # the engine names this fault
+    assert find_base(PathSource(path=str(folder)), places).refusal == ""
 
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     hub = HubSource(repo_id="owner/name")

@@ -189,6 +189,14 @@ def test_a_run_that_fits_nowhere_is_refused_with_every_reason() -> None:
     assert plan(recipe("llama2-7b-llama-eagle"), FACTS).fits
 
 
+def test_a_base_that_cannot_be_decoded_with_is_refused_by_name() -> None:
+    """Told from the preset's model type, or from the configuration that lies on this machine."""
+    known = plan(recipe("smollm2-llama-eagle", "train", "base.architecture.model_type=gpt_oss"), FACTS)
+    assert [reason for reason in known.refusals if "family gpt_oss" in reason and "sinks" in reason]
+    seen = with_facts(base=BaseFiles("ready", "/models/base", refusal="bases of family lfm2 are not supported: why"))
+    assert "bases of family lfm2 are not supported: why" in plan(recipe("smollm2-llama-eagle"), seen).refusals
+
+
 def test_more_gpus_than_there_are_is_refused_and_split_steps_otherwise() -> None:
     spec = recipe("smollm2-llama-eagle", "train", "resources.num_gpus=2", "training.datasets=['x']")
     stored = StoredFacts(1000, 1_000_000, 500_000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,12 @@ HAND_MARKED: list[tuple[str, dict[str, str], tuple[Message, ...], str]] = [
 ]
 
 
+MARKERS = {
+    "llama3": ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    "gemma": ("<start_of_turn>", "<end_of_turn>"),
+}
+
+
 def _marked(family: str, messages: tuple[Message, ...], changes: dict[str, str], *, prompt: bool = False) -> str:
     variables = next(chat_families.variants(family, None)) | changes
     dicts = [message.as_dict() for message in messages]
@@ -143,7 +150,7 @@ def test_generation_prompt_is_what_stands_before_the_answer(family: str) -> None
 
 
 def test_gemma_refuses_a_system_prompt() -> None:
-    tokenizer = make_tiny_tokenizer(None)
+    tokenizer = make_tiny_tokenizer(None, markers=MARKERS["gemma"])
 
     with pytest.raises(DataError, match="no system prompt"):
         ChatTemplate.for_tokenizer(tokenizer, "gemma").render((SYSTEM, *TURNS))
@@ -234,9 +241,39 @@ def test_auto_takes_the_family_that_writes_what_the_tokenizers_own_template_writ
     ],
 )
 def test_auto_finds_other_families(own: str, family: str) -> None:
-    template = ChatTemplate.for_tokenizer(make_tiny_tokenizer(own))
+    template = ChatTemplate.for_tokenizer(make_tiny_tokenizer(own, markers=MARKERS.get(family, ())))
 
     assert template.name == family
+
+
+@pytest.mark.parametrize("family", MARKERS)
+def test_a_tokenizer_that_splits_a_marker_of_its_template_is_refused(family: str) -> None:
+    with pytest.raises(DataError, match="splits the marker") as caught:
+        ChatTemplate.for_tokenizer(make_tiny_tokenizer(None), family)
+    assert MARKERS[family][0] in str(caught.value)
+
+
+def test_a_template_that_begins_with_bos_needs_a_tokenizer_that_has_one() -> None:
+    tokenizer = make_tiny_tokenizer(None, markers=MARKERS["gemma"])
+    tokenizer.bos_token = None
+
+    with pytest.raises(DataError, match="no bos token"):
+        ChatTemplate.for_tokenizer(tokenizer, "gemma")
+
+
+def test_a_marker_of_an_own_template_that_is_a_known_token_must_not_be_split() -> None:
+    """A vocabulary that has the marker and a tokenizer that does not use it: a conversion that went wrong."""
+    from tokenizers import Tokenizer
+
+    own = "{% for m in messages %}{% generation %}{{ '<|odd|>' + m['content'] }}{% endgeneration %}{% endfor %}"
+    assert ChatTemplate.for_tokenizer(make_tiny_tokenizer(own)).name == "own"  # ordinary text to this tokenizer
+
+    broken = make_tiny_tokenizer(own)
+    content = json.loads(broken.backend_tokenizer.to_str())
+    content["model"]["vocab"]["<|odd|>"] = len(content["model"]["vocab"])
+    broken._tokenizer = Tokenizer.from_str(json.dumps(content))
+    with pytest.raises(DataError, match=r"splits the marker '<\|odd\|>'"):
+        ChatTemplate.for_tokenizer(broken)
 
 
 def test_own_template_with_marks_is_used_as_it_is() -> None:

@@ -92,7 +92,9 @@ def test_content_id_changes_with_everything_that_decides_the_states() -> None:
 
 
 def test_refused_conversation_is_named() -> None:
-    template = ChatTemplate.for_tokenizer(make_tiny_tokenizer(None), "gemma")
+    template = ChatTemplate.for_tokenizer(
+        make_tiny_tokenizer(None, markers=("<start_of_turn>", "<end_of_turn>")), "gemma"
+    )
 
     with pytest.raises(DataError, match=r"conversation c7: .*no system prompt"):
         encode_all(

@@ -1,0 +1,105 @@
+"""Whether a tokenizer knows its own tokens: one that is read or converted wrongly still writes ids without an error.
+
+It knows fast Hugging Face tokenizers, and no templates: callers name the markers that must be tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+_WORDS = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "was",
+    "for",
+    "on",
+    "that",
+    "with",
+    "as",
+    "it",
+    "by",
+    "at",
+    "from",
+    "his",
+    "an",
+    "were",
+    "are",
+    "which",
+    "this",
+    "be",
+    "or",
+    "has",
+    "had",
+    "first",
+    "one",
+    "their",
+    "its",
+    "new",
+    "after",
+    "but",
+    "who",
+    "not",
+    "they",
+    "have",
+    "time",
+    "system",
+    "user",
+    "what",
+    "how",
+    "when",
+    "where",
+    "people",
+    "year",
+    "world",
+    "capital",
+    "answer",
+    "number",
+]
+_SPACES = (
+    "\u2581",
+    "\u0120",
+    "",
+)  # how vocabularies write the space before a word: SentencePiece, byte-level BPE, none
+_ENOUGH = 4  # known words; a vocabulary with fewer of them is not of English text
+
+
+def first_fault(tokenizer: Any, markers: Iterable[str] = ()) -> str | None:
+    """The first thing that a tokenizer does not do as its own vocabulary says, as a sentence part; None when it does.
+
+    Args:
+        tokenizer: a fast Hugging Face tokenizer.
+        markers: texts that must be one known token each, such as those of a chat template.
+    """
+    special = [token for token in (tokenizer.bos_token, tokenizer.eos_token) if token]
+    for marker in dict.fromkeys((*markers, *special)):
+        ids = _ids(tokenizer, marker)
+        if len(ids) != 1:
+            return f"it splits the marker {marker!r} into {len(ids)} tokens"
+        if tokenizer.convert_ids_to_tokens(ids[0]) != marker:
+            return f"it does not know the marker {marker!r}"
+    return _fault_of_words(tokenizer)
+
+
+def _fault_of_words(tokenizer: Any) -> str | None:
+    vocabulary = tokenizer.get_vocab()
+    known = [word for word in _WORDS if any(space + word in vocabulary for space in _SPACES)]
+    if len(known) < _ENOUGH:
+        return None
+    split = [word for word in known if min(len(_ids(tokenizer, word)), len(_ids(tokenizer, f" {word}"))) > 1]
+    if len(split) > len(known) // 2:
+        pieces = tokenizer.convert_ids_to_tokens(_ids(tokenizer, split[0]))
+        return f"it splits {split[0]!r}, which its vocabulary has as one token, into {pieces}"
+    text = " ".join(known)
+    back = tokenizer.decode(_ids(tokenizer, text), clean_up_tokenization_spaces=False).strip()
+    if back != text:
+        return f"it encodes and decodes {text[:40]!r} as {back[:60]!r}"
+    return None
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
