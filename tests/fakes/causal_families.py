@@ -55,7 +55,40 @@ _SIZES: dict[str, Any] = {
     "v_head_dim": 8,
 }
 
-_OWN: dict[str, dict[str, Any]] = {"lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2}}
+_PER_LAYER: dict[str, Any] = {
+    "vocab_size_per_layer_input": VOCAB,
+    "hidden_size_per_layer_input": 8,
+    "num_kv_shared_layers": 2,
+}
+_GEMMA3N: dict[str, Any] = _PER_LAYER | {
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "laurel_rank": 4,
+    "activation_sparsity_pattern": [0.0] * LAYERS,
+}
+_GEMMA4: dict[str, Any] = _PER_LAYER | {"global_head_dim": 8}
+_OWN: dict[str, dict[str, Any]] = {
+    "cwm": {"bos_token_id": 1},
+    "gemma3n": _GEMMA3N,
+    "gemma3n_text": _GEMMA3N,
+    "gemma4": _GEMMA4,
+    "gemma4_text": _GEMMA4,
+    "granitemoehybrid": {
+        "layer_types": ["attention"] * LAYERS,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 16,
+        "shared_intermediate_size": 48,
+        "num_local_experts": 0,
+    },
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "longcat_flash": {
+        "ffn_hidden_size": 48,
+        "expert_ffn_hidden_size": 24,
+        "zero_expert_num": 2,
+        "moe_topk": 2,
+        "num_layers": 2,
+    },
+}
+"""What some families need besides; models of granitemoehybrid without recurrent layers exist."""
 
 
 def tiny_config(family: str, **values: Any) -> Any:

@@ -36,6 +36,7 @@ granitemoeshared helium hrm_text hunyuan_v1_dense hunyuan_v1_moe hy_v3 hyperclov
 mellum minicpm3 minimax_m2 minimax_m3_vl_text ministral ministral3 mistral mixtral nanochat nemotron olmo olmo2
 olmo3 olmoe opt persimmon phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 solar_open starcoder2
 vaultgemma youtu
+ctrl cwm gemma3n gemma3n_text gemma4 gemma4_text granitemoehybrid longcat_flash
 """
 DECODED = frozenset(_DECODED.split())
 REFUSED = (
@@ -58,7 +59,6 @@ NO_CONFIGURATION = frozenset(
     (
         "cohere_compass_text",
         "dbrx",
-        "gemma3n",
         "gemma4_assistant",
         "gemma4_unified_assistant",
         "musicgen",
