@@ -25,8 +25,7 @@ from benchmarks.loop_watch import LoopWatch
 from benchmarks.registry import WORDS, make_run
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs import Registry
-from hetspec_core.runs.rows import Change
-from hetspec_core.runs.tables import put_change, put_settings, put_texts
+from hetspec_core.runs.tables import put_row, put_settings, put_texts
 from hetspec_core.service import Workbench
 from hetspec_core.service.pages import Pages
 from hetspec_tui.app import HetSpecApp
@@ -80,7 +79,7 @@ def fill(home: Path, runs: int) -> None:
                     accept_length=chance.uniform(1, 4),
                     tags=(chance.choice(WORDS),),
                 )
-                put_change(registry._db.conn, Change(some))
+                put_row(registry._db.conn, some)
                 put_texts(registry._db.conn, some, config)
                 put_settings(registry._db.conn, some.run_id, json.loads(config))
 
