@@ -8,63 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-_WORDS = [
-    "the",
-    "of",
-    "and",
-    "to",
-    "in",
-    "is",
-    "was",
-    "for",
-    "on",
-    "that",
-    "with",
-    "as",
-    "it",
-    "by",
-    "at",
-    "from",
-    "his",
-    "an",
-    "were",
-    "are",
-    "which",
-    "this",
-    "be",
-    "or",
-    "has",
-    "had",
-    "first",
-    "one",
-    "their",
-    "its",
-    "new",
-    "after",
-    "but",
-    "who",
-    "not",
-    "they",
-    "have",
-    "time",
-    "system",
-    "user",
-    "what",
-    "how",
-    "when",
-    "where",
-    "people",
-    "year",
-    "world",
-    "capital",
-    "answer",
-    "number",
-]
-_SPACES = (
-    "\u2581",
-    "\u0120",
-    "",
-)  # how vocabularies write the space before a word: SentencePiece, byte-level BPE, none
+_WORDS = (
+    "the of and to in is was for on that with as it by at from his an were are which this be or has had first one "
+    "their its new after but who not they have time system user what how when where people year world capital "
+    "answer number "
+).split()
+_SPACES = ("\u2581", "\u0120")  # how SentencePiece and byte-level BPE write the space before a word
 _ENOUGH = 4  # known words; a vocabulary with fewer of them is not of English text
 
 
@@ -87,7 +36,9 @@ def first_fault(tokenizer: Any, markers: Iterable[str] = ()) -> str | None:
 
 def _fault_of_words(tokenizer: Any) -> str | None:
     vocabulary = tokenizer.get_vocab()
-    known = [word for word in _WORDS if any(space + word in vocabulary for space in _SPACES)]
+    # Where the vocabulary writes spaces, a word without one is the rest of a longer word, and may be split when alone.
+    spaces = _SPACES if any(token.startswith(_SPACES) for token in vocabulary) else ("",)
+    known = [word for word in _WORDS if any(space + word in vocabulary for space in spaces)]
     if len(known) < _ENOUGH:
         return None
     split = [word for word in known if min(len(_ids(tokenizer, word)), len(_ids(tokenizer, f" {word}"))) > 1]

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from hetspec_core.engine.modeling.base_lm import load_tokenizer
 from hetspec_core.engine.modeling.gguf_tokenizer import build_tokenizer
@@ -170,3 +172,13 @@ def test_a_folder_whose_tokenizer_splits_its_own_words_is_refused(tmp_path: Path
     with pytest.raises(ModelError, match="does not know its own tokens: it splits") as caught:
         load_tokenizer(spec)
     assert "tokenizer.json" in caught.value.hint
+
+
+@pytest.mark.parametrize("spaced", [True, False])
+def test_a_word_that_stands_only_inside_longer_words_may_be_split(spaced: bool) -> None:
+    """A small SentencePiece vocabulary has `in` of `begin`, and writes the word as `\u2581` and `in`."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always" if spaced else "first")
+    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=["<unk>"], show_progress=False)
+    tokenizer.train_from_iterator(["begin bison bend bathe born blast bone button"] * 9, trainer)
+    assert first_fault(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")) is None
