@@ -59,7 +59,7 @@ def foreign(headers: Mapping[str, str], listens_on: str) -> bool:
     """Whether a request comes from a page that this server has not given out.
 
     A browser sends the site of the page as Origin, and the name by which it found this server as Host. Where only this
-    machine is listened to, another name means that somebody else's name was made to point here. No browser sends a user
+    machine is listened to, another name means that a foreign name was made to point here. No browser sends a user
     name in either.
     """
     host, origin = headers.get("Host", ""), headers.get("Origin")

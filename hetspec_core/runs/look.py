@@ -50,7 +50,7 @@ def changed_runs(runs: Path, known: Known) -> Iterator[str]:
                 same = look(f"{name}/desk.jsonl", dir_fd=place).st_size == desk
             except (FileNotFoundError, NotADirectoryError):
                 same = desk == 0
-            except OSError:  # this user may not look there: whoever takes it in says so
+            except OSError:  # this user may not look there; ingest reports it
                 same = False
             if not (same and (desk or events) and (quiet or _size(name, place) == events)):
                 changed.append(name)

@@ -113,7 +113,7 @@ def gpu_request(spec: RunSpec) -> GpuRequest | None:
 
 
 COMPUTING = frozenset({"dataset", "train", "bench", "tune"})
-"""Stages that keep a processor busy until they end. The others answer somebody who waits, or serve."""
+"""Stages that keep a processor busy until they end. The others answer a user who waits, or serve."""
 
 
 def processor_slots(spec: RunSpec) -> int:

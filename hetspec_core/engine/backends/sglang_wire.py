@@ -1,7 +1,7 @@
 """HTTP to a server that may do anything: bounded in bytes, and in time by a clock over the whole request.
 
 A timeout of a socket begins anew with every byte, so a server that sends one now and then would hold a request for
-ever. Here every read ends at the clock's end. It knows HTTP, JSON and event streams, and no word of SGLang's.
+ever. Here every read ends at the clock's end. It knows HTTP, JSON and event streams, and not SGLang's API.
 """
 
 from __future__ import annotations

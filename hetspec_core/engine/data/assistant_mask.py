@@ -52,7 +52,7 @@ def supervised_spans(
 def token_mask(begins: Sequence[int], spans: Sequence[Span]) -> list[bool]:
     """[T], True from the first token that begins at or behind a span's start to the last that begins before its end.
 
-    A token that begins before the span belongs to what stands there: at inference the base writes the answer after the
+    A token that begins before the span belongs to the text before it: at inference the base writes the answer after the
     prompt's tokens.
 
     Args:

@@ -70,7 +70,7 @@ def markers(family: str, written: str, vocabulary: Mapping[str, int]) -> tuple[s
     """Texts of a template that must be one token each.
 
     Args:
-        family: a shipped family; any other name stands for a template of somebody's own.
+        family: a shipped family; any other name is that of a template of the user's own.
         written: a conversation as the template writes it.
         vocabulary: of the tokenizer. Markers of other templates count when they are in it: some models write theirs as
             ordinary text.

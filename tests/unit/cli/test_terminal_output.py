@@ -57,7 +57,7 @@ def terminal() -> Iterator[Terminal]:
 
 @pytest.fixture
 def forged(home: Path) -> str:
-    """A run whose every word was written by somebody else."""
+    """A run in which every text holds control characters."""
     with Workbench(home) as workbench:
         handle = workbench.submit(small_spec("honest"))
     text = handle.paths.spec.read_text().replace('"honest"', json.dumps(NASTY).replace("\x7f", "\\u007f"))

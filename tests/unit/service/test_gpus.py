@@ -50,7 +50,7 @@ def test_only_a_run_that_loads_models_here_asks_for_a_gpu(
         ("train", {"resources.num_nodes": 2, "resources.rendezvous": "first:29500"}, 0),
     ],
 )
-def test_runs_that_compute_take_a_slot_and_those_that_answer_somebody_take_none(
+def test_runs_that_compute_take_a_slot_and_those_that_answer_a_user_take_none(
     monkeypatch: pytest.MonkeyPatch, stage: Any, options: dict[str, Any], slots: int
 ) -> None:
     monkeypatch.setenv("HETSPEC_CPU_SLOTS", "2")
