@@ -54,8 +54,8 @@ def read_command_line() -> Options:
         if options.host not in LOOPBACK and not options.open_to_network:
             parser.error(
                 f"--host {options.host} can be reached by others, and there is no password: the token in the address "
-                "is sent unencrypted, and anyone who learns it can start, stop and delete runs as you. Use 127.0.0.1 and "
-                "an ssh tunnel (ssh -L 8000:127.0.0.1:8000 HOST), or say --open-to-network if you mean it"
+                "is sent unencrypted, and anyone who learns it can start, stop and delete runs as you. Use "
+                "127.0.0.1 and an ssh tunnel (ssh -L 8000:127.0.0.1:8000 HOST), or say --open-to-network if you mean it"
             )
         sys.exit(serve(options.host, options.port, read_only=options.read_only))
     if not has_terminal():

@@ -5,14 +5,16 @@ It knows fast Hugging Face tokenizers, and no templates: callers name the marker
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
-_WORDS = (
+_WORDS = re.findall(
+    r"\w+",
     "the of and to in is was for on that with as it by at from his an were are which this be or has had first one "
     "their its new after but who not they have time system user what how when where people year world capital "
-    "answer number "
-).split()
+    "answer number ",
+)
 _SPACES = ("\u2581", "\u0120")  # how SentencePiece and byte-level BPE write the space before a word
 _ENOUGH = 4  # known words; a vocabulary with fewer of them is not of English text
 
