@@ -212,7 +212,7 @@ class Queue:
         return jobs
 
     def _ready(self) -> list[Waiting]:
-        """The entries, in order, that wait for GPUs or processor slots only; the queue ends those whose parent failed."""
+        """The entries, in order, that wait for GPUs or processor slots only; those whose parent failed are ended."""
         entries = [entry for entry in self.entries() if self._still_waits(entry)]
         while True:
             ends = {run_id: outcome(self.data, run_id) for entry in entries for run_id in entry.after}
