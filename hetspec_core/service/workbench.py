@@ -269,9 +269,20 @@ class Workbench:
         return event
 
     def _reap(self, run_id: str) -> None:
+        """Wait a moment until the run's supervisor has ended: the last that it does is to start or end the runs that
+        wait for this one. It may have been started by another process, when the run left the queue.
+        """
         job = self._jobs.get(run_id)
+        paths = self.paths(run_id)
+        process = None if job is not None else read_facts(paths).process
+        if process is not None and is_copy(paths, process):
+            return
         limit = time.monotonic() + _REAP_S
-        while job is not None and job.poll() is None and time.monotonic() < limit:
+        while time.monotonic() < limit:
+            if job is not None and job.poll() is not None:
+                return
+            if job is None and (process is None or process.is_alive() is not True):
+                return
             time.sleep(0.01)
 
     # --- stopping ----------------------------------------------------------------------------------------------------

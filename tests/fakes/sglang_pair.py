@@ -51,6 +51,7 @@ def fleet_of(pair: Pair, spec: SGLangSpec, tmp_path: Path, **more: Any) -> Fleet
 @contextmanager
 def running(pair: Pair, site: Path, tmp_path: Path, mode: str = "well", draft: bool = True) -> Iterator[SGLangServer]:
     """A server of the fake, with the tiny draft or without."""
+    tmp_path.mkdir(exist_ok=True)  # the run folder, which the product never makes anew
     fleet = fleet_of(pair, site_spec(site, mode, trees=False), tmp_path)
     served = fleet.export(Path(str(pair[1].checkpoint))) if draft else None
     try:

@@ -21,7 +21,7 @@ from textual.widgets import Static
 
 from hetspec_core.errors import ResourceError
 from hetspec_core.events import RunEnded
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs import LocalExecutor, Queue
 from hetspec_core.paths import RunPaths
 from hetspec_core.service import Workbench
 from hetspec_core.spec.resources import ResourcesSpec
@@ -39,7 +39,7 @@ FAST = "20270115-071500-train-aaaa"
 def waiting_for_a_gpu(name: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A run that waits for a GPU which came back when nobody looked, as after a supervisor was killed."""
     monkeypatch.setenv("HETSPEC_FAKE_GPUS", "1")
-    monkeypatch.setattr(Workbench, "dispatch", lambda self: None)
+    monkeypatch.setattr(Queue, "dispatch", lambda self, asked="": {})
     with Workbench(executor=LocalExecutor("tests.fakes.worker")) as workbench:
         spec = small_spec(name).model_copy(update={"resources": ResourcesSpec(num_gpus=1)})
         run_id = workbench.submit(spec).run_id
