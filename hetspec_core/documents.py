@@ -173,8 +173,12 @@ def _no_constant(word: str) -> float:
 
 def _small_integer(digits: str) -> int:
     if len(digits) > 20 or not -INT64 <= int(digits) < INT64:
-        raise DocumentError(f"has the integer {digits[:24]}{'...' if len(digits) > 24 else ''}, beyond 64 bits")
+        raise DocumentError(f"has the integer {_short(digits)}, beyond 64 bits (-2^63 to 2^63 - 1)")
     return int(digits)
+
+
+def _short(digits: str) -> str:
+    return digits if len(digits) <= 24 else f"{digits[:24]}..."
 
 
 def _finite_float(digits: str) -> float:
@@ -195,4 +199,6 @@ def _check_values(value: Any) -> None:
         elif isinstance(item, list):
             pending.extend((inner, depth + 1) for inner in item)
         elif isinstance(item, int) and not -INT64 <= item < INT64:
-            raise DocumentError(f"has an integer beyond 64 bits ({len(str(abs(item)))} digits)")
+            raise DocumentError(
+                f"has an integer of {len(str(abs(item)))} digits; integers go from -2^63 to 2^63 - 1 (64 bits)"
+            )

@@ -30,9 +30,9 @@ def print_schema() -> int:
 
 def refuse(error: HetSpecError) -> int:
     """Print why the dashboard cannot be opened; gives the exit status."""
-    print(f"hetspec: {error.message}", file=sys.stderr)
+    say(f"hetspec: {error.message}", file=sys.stderr)
     if error.hint:
-        print(error.hint, file=sys.stderr)
+        say(error.hint, file=sys.stderr)
     return error.exit_code
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, Cache, DynamicCache
 
+from hetspec_core.engine.modeling.sources import LOADING
 from hetspec_core.errors import ModelError
 
 _NAME = "hetspec-survey"
@@ -125,7 +126,7 @@ def survey_config(kind: Any, config: Any) -> dict[str, int] | None:
         ModelError: as `survey_windows`.
     """
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with LOADING, torch.random.fork_rng(devices=[]), torch.device("meta"):
             # bfloat16: the only type for which grouped products of experts have shapes without data
             twin = kind._from_config(copy.deepcopy(config), attn_implementation=_NAME, dtype=torch.bfloat16)
         _shorten(getattr(twin.get_decoder(), "layers", ()))

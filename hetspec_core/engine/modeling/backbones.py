@@ -15,6 +15,7 @@ from transformers import Cache
 from hetspec_core.engine.modeling.attention import ATTENTION_NAME
 from hetspec_core.engine.modeling.experts import ExpertMLP, expert_mlps, install_experts
 from hetspec_core.engine.modeling.pair_layer import PairLayer
+from hetspec_core.engine.modeling.sources import LOADING
 from hetspec_core.engine.modeling.unrolled import UnrolledKeys
 from hetspec_core.errors import ModelError
 from hetspec_core.spec import Architecture
@@ -90,7 +91,8 @@ class HFBackbone(nn.Module):
         vocab_size, pad = config.vocab_size, getattr(config, "pad_token_id", None)
         config.vocab_size, config.pad_token_id = 1, None  # the embedding is the base's: build none worth its memory
         config._attn_implementation = ATTENTION_NAME
-        decoder = AutoModel.from_config(config, dtype=torch.float32)
+        with LOADING:
+            decoder = AutoModel.from_config(config, dtype=torch.float32)
         decoder.set_input_embeddings(None)
         _check_layout(decoder)
         install_experts(decoder)

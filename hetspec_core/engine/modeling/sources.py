@@ -25,9 +25,10 @@ from hetspec_core.errors import CorruptFileError, ModelError, ResourceError
 from hetspec_core.paths import roots, sync_folder
 from hetspec_core.spec import HubSource, ModelSource, PackageSource, PathSource
 
-LOADING = threading.Lock()
-"""Held around every `from_pretrained` of a model. transformers puts an empty `tie_weights` into its own class while it
-loads, and the old one back behind it. Of two threads at once one puts back the empty one: nothing is tied any more."""
+LOADING = threading.RLock()
+"""Held around every `from_pretrained` and `from_config` of a model, both of which change state of the whole process.
+transformers puts an empty `tie_weights` into its own class while it loads, and the old one back behind it. Of two
+threads at once one puts back the empty one: nothing is tied any more. The same holds for torch's default type."""
 
 _SAMPLE_BYTES = 1 << 16  # per place sampled in a weight file by the fingerprint
 _FORMAT = "2"  # raised when a converted model has to be converted again

@@ -107,7 +107,9 @@ def test_refused_conversation_is_named() -> None:
 
 
 def test_a_refused_conversation_is_counted_and_the_others_are_used() -> None:
-    template = ChatTemplate.for_tokenizer(make_tiny_tokenizer(None), "gemma")
+    template = ChatTemplate.for_tokenizer(
+        make_tiny_tokenizer(None, markers=("<bos>", "<start_of_turn>", "<end_of_turn>")), "gemma"
+    )
 
     found = encode_all(
         [conversation(Message("system", "S"), QUESTION, ANSWER, name="c7"), conversation(name="c8")],
