@@ -65,19 +65,51 @@ def python_command(*words: str) -> list[str]:
     return [sys.executable, "-P", *words]
 
 
-def python_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's variables and `more`, so that a Python of ours runs the code that this process runs.
+def python_environment(
+    more: Mapping[str, str] | None = None, *, variables: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """`variables` (this process's when absent) and `more`, so that a Python of ours runs the code of this process.
 
     From a checkout that is not installed, PYTHONPATH names it first. Empty parts of PYTHONPATH are taken out, because
     each of them stands for the present folder.
     """
-    environment = {**os.environ, **(more or {})}
+    environment = {**(os.environ if variables is None else variables), **(more or {})}
     home = str(Path(__file__).resolve().parents[1])
     own = [] if Path(home).name in ("site-packages", "dist-packages") else [home]
     given = [part for part in environment.pop("PYTHONPATH", "").split(os.pathsep) if part and part not in own]
     if own or given:
         environment["PYTHONPATH"] = os.pathsep.join([*own, *given])
     return environment
+
+
+_RUN_PREFIXES = (
+    *("OMP_", "MKL_", "KMP_", "OPENBLAS_", "NUMEXPR_", "CUDA_", "NCCL_", "GLOO_", "TORCH", "PYTORCH_", "TRITON_"),
+    *("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "HETSPEC_", "SGLANG_", "WANDB_", "LD_", "PYTHON"),
+)
+_RUN_NAMES = frozenset(
+    {
+        *("PATH", "HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
+        *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
+    }
+)
+_SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
+
+
+def is_run_variable(name: str) -> bool:
+    """Whether a run takes this variable from the process that submitted it, whichever process starts it.
+
+    These decide how it computes and where it finds things. Variables that hold keys are not among them, because they
+    would have to be written to a file.
+    """
+    name = name.upper()
+    if any(word in name for word in _SECRET_WORDS):
+        return False
+    return name in _RUN_NAMES or name.startswith(_RUN_PREFIXES)
+
+
+def run_variables() -> dict[str, str]:
+    """This process's variables that a run takes from the process that submitted it."""
+    return {name: value for name, value in os.environ.items() if is_run_variable(name)}
 
 
 def end_with(parent: int) -> None:

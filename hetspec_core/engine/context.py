@@ -111,13 +111,32 @@ class RunContext:
         """
         self.journal.write(event)
 
-    def progress(self, task: str, done: float, total: float | None = None, unit: str = "", note: str = "") -> None:
+    def progress(
+        self,
+        task: str,
+        done: float,
+        total: float | None = None,
+        unit: str = "",
+        note: str = "",
+        *,
+        part: tuple[int, int] = (1, 1),
+    ) -> None:
         """Say how far a task is. Cheap enough for every step: at most five a second per task reach the journal.
 
         The first, the last (`done` == `total`) and a step back are always written. Of a worker that does a share it is
-        the share's; readers add the shares up (`events.Tally`).
+        the share's; readers add the shares up (`events.Tally`). `part` is (2, 3) for the second of three tasks that
+        follow one another: lists show how far the run is over all of them.
         """
-        event = Progress(task=task, done=done, total=total, unit=unit, note=note, workers=self.share.count)
+        event = Progress(
+            task=task,
+            done=done,
+            total=total,
+            unit=unit,
+            note=note,
+            workers=self.share.count,
+            part=part[0],
+            parts=part[1],
+        )
         now = time.monotonic()
         state = self._tasks.get(task)
         finished = total is not None and done >= total

@@ -59,6 +59,8 @@ class Progress(EventBase):
     Attributes:
         workers: how many workers share the task; of several each says how far its own share is (`Tally` adds them up).
         prepares: whether the task comes before the run's work, such as loading a model: its share is not the run's.
+        part: which of the `parts` of the run's work the task is, from 1. Parts follow one another and count alike.
+        parts: how many there are.
     """
 
     type: Literal["progress"] = "progress"
@@ -69,6 +71,8 @@ class Progress(EventBase):
     note: str = ""
     workers: int = 1
     prepares: bool = False
+    part: int = Field(default=1, ge=1)
+    parts: int = Field(default=1, ge=1)
 
 
 class Metric(EventBase):

@@ -21,7 +21,7 @@ from hetspec_core.jobs import records
 from hetspec_core.jobs.crew import CrewPlan, worker_name
 from hetspec_core.jobs.presence import is_at_work
 from hetspec_core.paths import RunPaths
-from hetspec_core.process import ProcessIdentity, python_command, python_environment
+from hetspec_core.process import ProcessIdentity, is_run_variable, python_command, python_environment
 
 WORKER_MODULE = "hetspec_core.engine.worker"
 MAIN_WORKER = worker_name(0)
@@ -58,10 +58,13 @@ class LocalExecutor:
     Attributes:
         module: the Python module that a supervisor runs with the run folder as argument.
         environment: variables for the workers, over those of this process.
+        submitted: `run_variables` of the process that submitted the run, which replace this process's; None when this
+            process did.
     """
 
     module: str = WORKER_MODULE
     environment: Mapping[str, str] = field(default_factory=dict)
+    submitted: Mapping[str, str] | None = None
 
     def launch(
         self,
@@ -147,7 +150,10 @@ class LocalExecutor:
         return True
 
     def _environment(self) -> dict[str, str]:
-        return python_environment({**_QUIET, **os.environ, **self.environment})
+        here: dict[str, str] = dict(os.environ)
+        if self.submitted is not None:
+            here = {name: value for name, value in here.items() if not is_run_variable(name)} | dict(self.submitted)
+        return python_environment({**_QUIET, **here, **self.environment}, variables=here)
 
 
 def _read_answer(file: int) -> dict[str, str]:

@@ -69,6 +69,7 @@ class Waiting:
 
     Attributes:
         after: runs that must have succeeded before it starts.
+        submitted: `process.run_variables` of the process that submitted it; None in an entry of an older version.
     """
 
     run_id: str
@@ -81,6 +82,7 @@ class Waiting:
     folder: str | None = None
     crew: CrewPlan = field(default_factory=CrewPlan)
     after: tuple[str, ...] = ()
+    submitted: dict[str, str] | None = None
 
 
 def place(
@@ -250,7 +252,7 @@ class Queue:
         return True
 
     def _start(self, entry: Waiting, leases: tuple[str, ...]) -> LocalJob:
-        executor = LocalExecutor(entry.module, entry.environment)
+        executor = LocalExecutor(entry.module, entry.environment, entry.submitted)
         folder = Path(entry.folder) if entry.folder else None
         paths = RunPaths(self.data / "runs" / entry.run_id)
         gpus, slots = leases[: entry.request.count], leases[entry.request.count :]

@@ -22,7 +22,7 @@ _TEXT = {name: name for name in ("name", "recipe", "base", "draft", "algorithm",
     "hash": "spec_hash",
 }
 _NUMBERS = {name: name for name in ("accept_length", "speedup", "step", "tokens", "attempt", "done", "total")} | {
-    "progress": "done * 1.0 / total"
+    "progress": "(part - 1 + MIN(done * 1.0 / total, 1.0)) / parts"
 }
 _DURATIONS = {"age": "{now} - created", "took": "COALESCE(ended, {now}) - started"}
 _DATES = {name: name for name in ("created", "started", "ended")}

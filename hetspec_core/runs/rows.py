@@ -30,7 +30,7 @@ class RunRow:
     Attributes:
         state: what the journals say; of a run at work the caller asks whether its process lives.
         task: what it does, or did last; it may be something before the run's work, such as loading a model.
-        done, total, unit: latest progress of the run's work.
+        done, total, unit: latest progress of the run's work: of its task `part` out of `parts`.
         step, tokens, wall_s: latest metric.
         accept_length, speedup: latest values under these names, from metrics or results.
         tags, note, starred, archived: what people have put on it; tags are sorted.
@@ -73,6 +73,15 @@ class RunRow:
     events_offset: int = 0
     desk_offset: int = 0
     quiet_after: float | None = None
+    part: int = 1
+    parts: int = 1
+
+    @property
+    def progress(self) -> float | None:
+        """How far the run's work is, from 0 to 1; None = unknown. `query` has the same in SQL."""
+        if self.done is None or not self.total:
+            return None
+        return min((self.part - 1 + min(self.done / self.total, 1.0)) / self.parts, 1.0)
 
     @classmethod
     def of_spec(cls, run_id: str, spec: RunSpec | None, created: float) -> RunRow:
@@ -191,15 +200,17 @@ def apply(row: RunRow, events: Iterable[Event]) -> Change:
                 if value is not None and (headline := _headline(name)):
                     latest[headline] = float(value)
         elif isinstance(event, Progress):
-            task = event.task
             if event.prepares:
+                task = event.task
                 continue
             if event.workers > 1 or event.task in facts.parts:
                 tally = Tally(facts.parts)
-                progress = tally.add(event)
+                summed = tally.add(event)
                 facts = replace(facts, parts=tally.parts)
             else:
-                progress = event
+                summed = event
+            if event.parts == 1 or not _is_behind(summed, event.workers, progress or _progress_of(row)):
+                progress, task = summed, event.task
         elif isinstance(event, Log):
             pass
         elif isinstance(event, Result):
@@ -213,12 +224,32 @@ def apply(row: RunRow, events: Iterable[Event]) -> Change:
             facts = fold(facts, event)
     if progress is not None:
         latest |= {"done": progress.done, "total": progress.total, "unit": progress.unit}
+        latest |= {"part": progress.part, "parts": progress.parts}
     if task is not None:
         latest["task"] = task
     if metric is not None:
         latest |= {"step": metric.step, "tokens": metric.tokens, "wall_s": metric.wall_s}
     change.row = with_facts(replace(row, **latest), facts)
     return change
+
+
+def _progress_of(row: RunRow) -> Progress | None:
+    if row.done is None:
+        return None
+    return Progress(task=row.task, done=row.done, total=row.total, unit=row.unit, part=row.part, parts=row.parts)
+
+
+def _is_behind(event: Progress, workers: int, known: Progress | None) -> bool:
+    """Whether an event says nothing of how far the run is.
+
+    A resumed run says once more that its earlier parts are complete. Of workers that share the work, the fast ones are
+    in the next part before the slow ones have ended theirs; then the run is in the earlier part.
+    """
+    if known is None or event.part == known.part or event.parts != known.parts:
+        return False
+    if event.part < known.part:
+        return event.total is not None and event.done >= event.total
+    return workers > 1 and known.total is not None and known.done < known.total
 
 
 def _as_float(value: float) -> float:

@@ -172,6 +172,13 @@ def _settings_quiet_look(db: Database) -> None:
         put_settings(db.conn, run_id, json.loads(config))
 
 
+@migrations(name="0004_parts_of_work")
+def _parts_of_work(db: Database) -> None:
+    """Which part of its work a run's progress is of. The runs of before have one part."""
+    db.execute("ALTER TABLE runs ADD COLUMN part INTEGER NOT NULL DEFAULT 1")
+    db.execute("ALTER TABLE runs ADD COLUMN parts INTEGER NOT NULL DEFAULT 1")
+
+
 def migrate(db: Database, back_up: Callable[[str], None] = lambda version: None) -> None:
     """Bring the tables up to date, all or nothing; other processes wait meanwhile.
 

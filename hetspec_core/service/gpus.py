@@ -27,6 +27,7 @@ from hetspec_core.jobs import (
     visible_here,
 )
 from hetspec_core.paths import RunPaths
+from hetspec_core.process import run_variables
 from hetspec_core.spec import RunSpec
 from hetspec_core.spec.document import from_toml
 
@@ -77,6 +78,7 @@ def waiting_run(
         folder=None if folder is None else str(folder),
         crew=crew_of(spec, 0 if request is None else request.count),
         after=after,
+        submitted=run_variables(),
     )
 
 

@@ -57,7 +57,6 @@ class RunSummary:
     @classmethod
     def of(cls, row: RunRow, state: RunState, folder: Path, waits: str = "") -> RunSummary:
         """The summary of a row, with the state that it has now that its process has been looked for."""
-        known = row.done is not None and row.total
         error = {"kind": row.error_kind, "message": row.error_message, "hint": row.error_hint}
         return cls(
             run_id=row.run_id,
@@ -78,7 +77,7 @@ class RunSummary:
             done=row.done,
             total=row.total,
             unit=row.unit,
-            progress=min(row.done / row.total, 1.0) if known and row.done is not None and row.total else None,
+            progress=row.progress,
             step=row.step,
             tokens=row.tokens,
             accept_length=row.accept_length,

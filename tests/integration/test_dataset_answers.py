@@ -11,7 +11,9 @@ import pytest
 
 from hetspec_core.engine.data.hidden_states import HiddenStateStore
 from hetspec_core.engine.modeling.base_lm import load_tokenizer
-from hetspec_core.events import Log, Result
+from hetspec_core.events import Log, Progress, Result
+from hetspec_core.runs import RunRow
+from hetspec_core.runs.rows import apply
 from hetspec_core.spec import BaseSpec
 from tests.fakes.tiny_base import PLAIN_CHATML, make_reciting_base, make_tiny_base, make_tiny_tokenizer
 from tests.integration.test_dataset_stage import events, go, make_run, write_rows
@@ -162,3 +164,19 @@ def test_a_template_that_is_not_the_tokenizers_own_is_told(tmp_path: Path) -> No
     run, _ = make(tmp_path, base, [DIALOGUE], answers="data")
 
     assert "chat template chatml writes another text than the tokenizer's own" in said(run)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["first", "resumed"])
+def test_how_far_a_dataset_is_never_falls_between_its_answers_and_its_states(tmp_path: Path, again: bool) -> None:
+    base = make_reciting_base(tmp_path / "base", "Five apples<|im_end|>")
+    run, _ = make(tmp_path, base, [TWO_TURNS])
+    if again:
+        go(run)
+
+    row, shares = RunRow("run"), []
+    for event in events(run):
+        row = apply(row, [event]).row
+        if isinstance(event, Progress) and not event.prepares:
+            shares.append(row.progress)
+
+    assert shares == sorted(shares) and {0.0, 0.5, 1.0} <= set(shares)

@@ -293,6 +293,29 @@ def test_runs_that_compute_on_the_processor_wait_for_each_other_and_say_for_what
         assert workbench.wait(run, PATIENCE_S) == "cancelled"
 
 
+def test_a_run_that_waited_has_the_variables_of_the_process_that_submitted_it(
+    workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("HF_TOKEN", "of-the-first")
+    first = start(workbench, "wait")
+    works(workbench, first)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("HF_TOKEN", "of-the-second")
+    second = start(workbench, "wait-second")
+    assert "of-the-second" not in (workbench.queue.folder / f"{second}.json").read_text()
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("KMP_BLOCKTIME", "3")
+    workbench.cancel(first, force=True)  # its supervisor, or this process, starts the second
+    until(lambda: workbench.dispatch() or workbench.state(second) != "queued", "the second run")
+    works(workbench, second)
+    (worker,) = psutil.Process(supervisor_of(workbench, second).pid).children()
+    assert worker.environ()["OMP_NUM_THREADS"] == "2"
+    assert "KMP_BLOCKTIME" not in worker.environ()
+    workbench.cancel(second, force=True)
+    assert workbench.wait(second, PATIENCE_S) == "cancelled"
+
+
 @pytest.mark.usefixtures("two_gpus")
 def test_a_run_that_waits_again_is_queued_and_what_it_was_when_it_is_taken_out(workbench: Workbench) -> None:
     lost = start(workbench, "die", num_gpus=2)

@@ -48,6 +48,9 @@ _LARGEST = {
     "n_routed_experts": 1 << 14,
 }
 """Sizes by their keys, and the largest that is taken: far above any published model, and no threat to the memory."""
+_ABOVE_ZERO = frozenset({"rope_theta", "factor", "partial_rotary_factor", "original_max_position_embeddings"})
+_NOT_NEGATIVE = frozenset({"rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon"})
+"""Keys whose other values give angles or norms that are no numbers."""
 
 
 class DraftFiles:
@@ -182,6 +185,10 @@ def _problem(key: str, value: float) -> str:
     most = _LARGEST.get(key)
     if most is not None and not 0 <= value <= most:
         return f"and must be from 0 to {most:,}"
+    if key in _ABOVE_ZERO and value <= 0:
+        return "and must be above 0"
+    if key in _NOT_NEGATIVE and value < 0:
+        return "and must not be negative"
     return ""
 
 

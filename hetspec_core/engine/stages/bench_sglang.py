@@ -79,6 +79,7 @@ def measure_served(context: RunContext, prompts: Prompts) -> tuple[dict[str, Any
         reports = []
         for number, way in enumerate(ways):
             context.check_cancelled()
+            measurement.part = (number + 1, len(ways))
             if number == 0:
                 questions = measurement.first(prompts, way)
             metas[way.label] = measurement.answer(way, questions, fresh=number == 0)
@@ -134,6 +135,7 @@ class _Servers:
     def __init__(self, context: RunContext, backend: SGLangBackend, room: int) -> None:
         self._context, self._backend, self._room = context, backend, room
         self._served: Served | None = None
+        self.part: tuple[int, int] = (1, 1)
 
     def first(self, prompts: Prompts, way: Track) -> list[Question]:
         """The questions; later turns go on from the answers of the first way, which are made here."""
@@ -176,7 +178,7 @@ class _Servers:
         return metas
 
     def _tell(self, way: Track, done: int, total: int, category: str = "") -> None:
-        self._context.progress(f"bench {way.label}", done, total, "prompts", note=category)
+        self._context.progress(f"bench {way.label}", done, total, "prompts", category, part=self.part)
 
     def batches(self, way: Track, questions: Sequence[Question]) -> list[dict[str, Any]]:
         """Throughput with several requests at once, for every batch size beyond one."""
@@ -238,6 +240,7 @@ class _Engine:
         self._context, self._backend = context, backend
         self._found: dict[str, Any] = {}
         self._version = ""
+        self.part: tuple[int, int] = (1, 1)
 
     def first(self, prompts: Prompts, way: Track) -> list[Question]:
         """The first turn of every conversation."""
@@ -264,7 +267,9 @@ class _Engine:
             ),
             context.paths.logs / f"sglang-engine-{way.label.replace('/', '-')}.log",
             timeout_s=spec.sglang.start_timeout_s + spec.sglang.request_timeout_s * len(questions),
-            on_progress=lambda label, done: context.progress(f"engine {way.label}", done, 1.0, "", note=label),
+            on_progress=lambda label, done: context.progress(
+                f"engine {way.label}", done, 1.0, note=label, part=self.part
+            ),
             stop_asked=context.cancelled.is_set,
         )
         self._version = str(self._found["version"])

@@ -74,6 +74,8 @@ def run(context: RunContext) -> None:
     base_fingerprint = fingerprint(materialize(context.spec.base.source))
     place = Workplace(context.paths, context.share)
     load = _Loader(context)
+    tasks = ["prompts"] * (spec.source == "self") + ["answers"] * (spec.answers == "base") + [_TASK]
+    part = {task: (number, len(tasks)) for number, task in enumerate(tasks, start=1)}
 
     if spec.answers == "data":
         assert conversations is not None  # the spec refuses source self without answers of the base
@@ -89,7 +91,7 @@ def run(context: RunContext) -> None:
             found.check(spec.source, max_length=max_length)
     else:
         if conversations is None:
-            conversations = write_prompts(context, load, template, place)
+            conversations = write_prompts(context, load, template, place, part=part["prompts"])
         found = answer_conversations(
             context,
             load,
@@ -99,6 +101,7 @@ def run(context: RunContext) -> None:
             base_fingerprint=base_fingerprint,
             settings=settings,
             max_length=max_length,
+            part=part["answers"],
         )
     if found.items:  # a share may have none
         _report(context, found, max_length)
@@ -134,7 +137,7 @@ def run(context: RunContext) -> None:
             context.log(f"{kept} of {len(found.items)} samples are in the dataset already")
         facts, broken = _sum_up(parts), {}
         if missing or not context.share.is_whole:
-            captured, broken = _capture(context, load, list(found.items.values()), missing, writer)
+            captured, broken = _capture(context, load, list(found.items.values()), missing, writer, part[_TASK])
             facts |= captured
         manifest = writer.manifest
     if broken:
@@ -255,6 +258,7 @@ def _capture(
     items: list[CaptureItem],
     missing: list[CaptureItem],
     writer: HiddenStateWriter,
+    part: tuple[int, int],
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Capture what is missing of the items; progress counts what was there before as done.
 
@@ -265,7 +269,7 @@ def _capture(
     new = sum(len(item.input_ids) for item in missing)
     done = kept = total - new
     if not missing:
-        context.progress(_TASK, total, total, "tokens")
+        context.progress(_TASK, total, total, "tokens", part=part)
         return {"captured_tokens": 0, "capture_s": 0.0}, {}
     base = load()
     started = time.perf_counter()
@@ -274,10 +278,10 @@ def _capture(
         nonlocal done
         done += tokens
         rate = (done - kept) / (time.perf_counter() - started)
-        context.progress(_TASK, done, total, "tokens", f"{rate:.0f} tokens/s")
+        context.progress(_TASK, done, total, "tokens", f"{rate:.0f} tokens/s", part=part)
         context.check_cancelled()
 
-    context.progress(_TASK, done, total, "tokens")
+    context.progress(_TASK, done, total, "tokens", part=part)
     tokens_per_batch = context.spec.dataset.tokens_per_batch
     broken = capture(base, missing, writer, tokens_per_batch=tokens_per_batch, on_batch=on_batch)
     wall_s = time.perf_counter() - started

@@ -57,6 +57,7 @@ def answer_conversations(
     base_fingerprint: str,
     settings: Mapping[str, Any],
     max_length: int,
+    part: tuple[int, int] = (1, 1),
 ) -> ItemList:
     """Have the base answer conversations, and give them as items to capture; of a share, only its own.
 
@@ -67,6 +68,7 @@ def answer_conversations(
         conversations: all of them.
         place: where answers are kept.
         base_fingerprint, settings, max_length: what decides the answers besides.
+        part: which part of the run's work this is, of how many.
 
     Raises:
         DataError: no conversation leaves room for an answer.
@@ -93,7 +95,7 @@ def answer_conversations(
         for record in [*log.records, *([] if context.share.is_whole else place.records_of_others(_LOG))]:
             _take_up(states, record)
         total = sum(len(state.conversation.user_turns) for state in states.values())
-        refused = _Answering(context, load, template, states, log, total, max_length).run()
+        refused = _Answering(context, load, template, states, log, total, max_length, part).run()
     for name, state in states.items():
         if name in refused:
             found.refuse(state.conversation.id, refused[name])
@@ -121,7 +123,9 @@ class _Answering:
         log: AppendLog,
         total: int,
         max_length: int,
+        part: tuple[int, int],
     ) -> None:
+        self.part = part
         self.context, self.load, self.template = context, load, template
         self.states, self.log, self.total, self.max_length = states, log, total, max_length
         self._prompts: dict[str, tuple[tuple[Message, ...], Encoded]] = {}
@@ -133,7 +137,7 @@ class _Answering:
 
         spec = self.context.spec.dataset
         done = sum(state.turns for state in self.states.values())
-        self.context.progress(_TASK, done, self.total, "turns")
+        self.context.progress(_TASK, done, self.total, "turns", part=self.part)
         started, tokens_written = time.perf_counter(), 0
         turns = max((len(state.conversation.user_turns) for state in self.states.values()), default=0)
         for turn in range(turns):
@@ -158,9 +162,9 @@ class _Answering:
                 done += 1
                 tokens_written += len(answer)
                 rate = tokens_written / (time.perf_counter() - started)
-                self.context.progress(_TASK, done, self.total, "turns", f"{rate:.0f} tokens/s")
+                self.context.progress(_TASK, done, self.total, "turns", f"{rate:.0f} tokens/s", part=self.part)
                 self.context.check_cancelled()
-        self.context.progress(_TASK, self.total, self.total, "turns")
+        self.context.progress(_TASK, self.total, self.total, "turns", part=self.part)
         return self._refused
 
     def _ask(self, turn: int) -> list[tuple[str, list[int]]]:

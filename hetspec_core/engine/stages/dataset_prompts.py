@@ -28,7 +28,12 @@ _WAIT_S = 0.5  # between looks at the attempts of the other workers
 
 
 def write_prompts(
-    context: RunContext, load: Callable[[], BaseLM], template: ChatTemplate, place: Workplace
+    context: RunContext,
+    load: Callable[[], BaseLM],
+    template: ChatTemplate,
+    place: Workplace,
+    *,
+    part: tuple[int, int] = (1, 1),
 ) -> list[Conversation]:
     """Have the base write prompts until there are `dataset.limit` (or 400) good ones, or too many attempts.
 
@@ -37,6 +42,7 @@ def write_prompts(
         load: gives the base; called when there is something to write.
         template: of the base.
         place: where attempts are kept.
+        part: which part of the run's work this is, of how many.
 
     Raises:
         DataError: not one attempt gave a usable prompt.
@@ -83,11 +89,12 @@ def write_prompts(
                 log.append(record)
                 done[number] = record
                 own_goal = max(1, goal // share.count)
-                context.progress(_TASK, min(own_goal - 1, good), own_goal, "prompts", f"{len(done)} attempts")
+                so_far = min(own_goal - 1, good)
+                context.progress(_TASK, so_far, own_goal, "prompts", f"{len(done)} attempts", part=part)
                 context.check_cancelled()
     dropped = ", ".join(f"{reason}: {count}" for reason, count in sieve.dropped.items()) or "none"
     own_goal = max(1, goal // share.count)
-    context.progress(_TASK, own_goal, own_goal, "prompts", f"{looked_at} attempts")
+    context.progress(_TASK, own_goal, own_goal, "prompts", f"{looked_at} attempts", part=part)
     if share.number == 0:
         context.log(f"the base wrote {len(sieve.kept)} prompts in {looked_at} attempts; dropped: {dropped}")
     if not sieve.kept:

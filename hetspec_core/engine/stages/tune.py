@@ -145,13 +145,14 @@ def _builtin(context: RunContext, ways: Sequence[Track], prompts: Prompts) -> li
         share = now + (limit - now) / (len(spec.batch_sizes) - number)
         batches = [ids[start : start + size] for start in range(0, len(ids), size)]
         trials.append([Trial(way.label, size) for way in ways])
-        total = len(batches) * spec.repeats
+        total, part = len(batches) * spec.repeats, (number + 1, len(spec.batch_sizes))
         for turn, key, order in _turns(context, ways, len(batches), until=share):
-            context.progress(f"tune batch {size}", turn, total, "turns", note=f"{len(ways)} ways of decoding")
+            note = f"{len(ways)} ways of decoding"
+            context.progress(f"tune batch {size}", turn, total, "turns", note, part=part)
             for place in order:
                 context.check_cancelled()
                 answer(ways[place], trials[-1][place], key, batches[key[1]])
-        context.progress(f"tune batch {size}", total, total, "turns")
+        context.progress(f"tune batch {size}", total, total, "turns", part=part)
         for trial in trials[-1]:
             trial.note = "" if trial.turns else _SPENT
     return [here[place] for place in range(len(ways)) for here in trials]

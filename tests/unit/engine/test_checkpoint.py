@@ -320,6 +320,9 @@ def test_missing_files_are_named(tmp_path: Path, base: BaseLM, saved: Path) -> N
         ("vocab_size", "4611686018427387904", "must be from 0 to"),
         ("hetspec.head.hidden_size", "1e300", "must be from 0 to"),
         ("hetspec.captured_layers", "[0, NaN]", "not a finite number"),
+        ("rope_parameters.rope_theta", "-1", "must be above 0"),
+        ("rope_theta", "0", "must be above 0"),
+        ("rms_norm_eps", "-1e-6", "must not be negative"),
     ],
 )
 @pytest.mark.parametrize("use", [inspect, load_draft], ids=["inspect", "load"])

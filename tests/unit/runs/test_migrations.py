@@ -56,7 +56,8 @@ def test_the_third_version_follows_from_the_second_without_reading_a_journal_aga
     with sqlite3.connect(tmp_path / "registry.db", isolation_level=None) as connection:  # as the second version left it
         connection.executescript(
             "DROP INDEX runs_look; ALTER TABLE runs DROP COLUMN quiet_after; DROP TABLE settings; "
-            "DROP TABLE setting_keys; DELETE FROM _sqlite_migrations WHERE name LIKE '0003%'"
+            "ALTER TABLE runs DROP COLUMN part; ALTER TABLE runs DROP COLUMN parts; "
+            "DROP TABLE setting_keys; DELETE FROM _sqlite_migrations WHERE name >= '0003'"
         )
     connection.close()
     with open_registry(tmp_path) as registry:

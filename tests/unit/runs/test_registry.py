@@ -334,6 +334,54 @@ def test_loading_is_named_and_is_no_share_of_the_run() -> None:
     assert (shared.task, shared.done, shared.facts.parts) == ("load base", None, {})
 
 
+def part(task: str, number: int, done: float, *, worker: str = "worker-0", workers: int = 1) -> Progress:
+    return Progress(task=task, done=done, total=10, worker=worker, workers=workers, part=number, parts=2)
+
+
+def shares_of(events: list[Progress]) -> list[float | None]:
+    """How far the run is after each event."""
+    row, found = RunRow("run"), []
+    for event in events:
+        row = apply(row, [event]).row
+        found.append(row.progress)
+    assert apply(RunRow("run"), events).row == row
+    return found
+
+
+def test_a_run_of_several_tasks_never_goes_back_from_one_to_the_next() -> None:
+    events = [part("answers", 1, 0), part("answers", 1, 5), part("answers", 1, 10), part("capture", 2, 0)]
+    assert shares_of([*events, part("capture", 2, 5), part("capture", 2, 10)]) == [0, 0.25, 0.5, 0.5, 0.75, 1]
+    row = apply(RunRow("run"), [*events, part("capture", 2, 5)]).row
+    assert (row.task, row.done, row.total) == ("capture", 5, 10)
+
+
+def test_a_resumed_run_of_several_tasks_does_not_go_back_to_those_that_are_complete() -> None:
+    before = [part("answers", 1, 10), part("capture", 2, 5)]
+    assert shares_of([*before, part("answers", 1, 10), part("capture", 2, 5)]) == [0.5, 0.75, 0.75, 0.75]
+    row = apply(RunRow("run"), [*before, part("answers", 1, 10)]).row
+    assert row.task == "capture"
+    assert shares_of([*before, part("answers", 1, 4)])[-1] == 0.2  # what was lost is to be done again
+
+
+def test_a_run_is_in_its_earlier_task_until_the_slowest_of_its_workers_has_ended_it() -> None:
+    def of(number: int, task: str, done: float, worker: str) -> Progress:
+        return part(task, number, done, worker=worker, workers=2)
+
+    events = [of(1, "answers", 10, "worker-0"), of(1, "answers", 2, "worker-1"), of(2, "capture", 6, "worker-0")]
+    ends = [of(1, "answers", 10, "worker-1"), of(2, "capture", 0, "worker-1")]
+    assert shares_of([*events, *ends]) == [0.25, 0.3, 0.3, 0.5, 0.65]
+
+
+def test_runs_of_several_tasks_are_found_by_how_far_they_are(tmp_path: Path) -> None:
+    say(make_run(tmp_path, "early").events, STARTED, part("answers", 1, 10))
+    say(make_run(tmp_path, "late").events, STARTED, part("capture", 2, 6))
+    with open_registry(tmp_path) as registry:
+        registry.sync_all()
+        assert registry.find(["progress>60%"]).run_ids == ["late"]
+        assert registry.find(["progress<60%"]).run_ids == ["early"]
+        assert [row.progress for row in registry.rows()] == [0.8, 0.5]
+
+
 def test_a_resumed_run_stays_at_its_share_while_its_models_are_loaded() -> None:
     row = apply(RunRow("run"), [loading(), loading(1), Progress(task="train", done=20, total=100, unit="steps")]).row
     row = apply(row, [loading(), loading(1)]).row
