@@ -29,6 +29,7 @@ from hetspec_core.spec import (
     TuneSpec,
 )
 from hetspec_core.spec.document import to_toml
+from tests.fakes.results import keys_of, recorded
 from tests.fakes.tiny_base import make_tiny_base
 
 QUESTIONS = [
@@ -79,6 +80,7 @@ def test_a_bench_measures_every_turn_by_every_tree(tmp_path: Path, pair, capsys:
     folder = run_folder(tmp_path, pair, "bench")
     bench.run(open_context(folder))
     result = result_of(folder)
+    assert keys_of(result) == keys_of(recorded("bench-builtin"))
     assert result["setup"]["conversations"] == 2
     assert result["setup"]["questions"] == 3
     assert [tree["tree"] for tree in result["trees"]] == ["3/2/5", "2/1/2"]

@@ -235,9 +235,9 @@ def _served(context: RunContext, ways: Sequence[Track], prompts: Prompts, *, fol
                     for batch, part in enumerate(_parts(ids, size)):
                         warmup = 0 if batch else spec.bench.warmup
                         found = throughput(backend, served, part, way, size, warmup=warmup)
-                        trial.turns[number, batch] = (found["completion_tokens"], found["total_s"])
-                        trial.steps += found["verify_steps"]
-                        trial.committed += round((found["accept_length"] or 0.0) * found["verify_steps"])
+                        trial.turns[number, batch] = (found.completion_tokens or 0, found.total_s or 0.0)
+                        trial.steps += found.verify_steps or 0
+                        trial.committed += round((found.accept_length or 0.0) * (found.verify_steps or 0))
                 except Cancelled:
                     raise
                 except HetSpecError as error:  # a shape that this server cannot do is a finding

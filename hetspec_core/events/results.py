@@ -1,0 +1,424 @@
+"""The records of a bench and of a tuning: written by the engine into the event `result`, read by the desk.
+
+Every key of a record is a field here, with its unit. A record that is written has exactly the keys that were given. A
+record that is read may be of another version or damaged: missing keys have their defaults, unknown keys are kept, a
+number that is not finite is None, and a value of the wrong type is left out and named as a problem. This module knows
+no engine, and it does not know how records are shown.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from hetspec_core.quantities import load_note
+
+_MOST_PASSES = 100  # over a damaged record: each takes at least one value out
+_SHOWN = 40  # characters of a value in a problem
+_LONGEST_KEY = 4  # digits of the tokens that one verify step commits
+
+
+def _finite(value: Any) -> Any:
+    """None for a number that is not finite or beyond float64; anything else unchanged."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return value if math.isfinite(value) else None
+        except OverflowError:
+            return None
+    return value
+
+
+def _interval(value: Any) -> Any:
+    """None for an interval with an end that is not finite.
+
+    Raises:
+        ValueError: it is not a pair of numbers.
+    """
+    if not isinstance(value, list | tuple):
+        return value
+    ends = [_finite(end) for end in value]
+    if len(ends) != 2 or not all(end is None or isinstance(end, int | float) for end in ends):
+        raise ValueError("two numbers")
+    return None if None in ends else tuple(ends)
+
+
+def _counts(value: Any) -> Any:
+    """A histogram as it is.
+
+    Raises:
+        ValueError: a key or a count is not a whole number. The histogram is then of no use as a whole, because sums
+            and means over what is left of it would be wrong.
+    """
+    if isinstance(value, dict):
+        for key, count in value.items():
+            number = _finite(count)
+            whole = isinstance(number, int | float) and not isinstance(number, bool) and number >= 0 == number % 1
+            if not whole or not str(key).isdecimal() or len(str(key)) > _LONGEST_KEY:
+                raise ValueError("a table of whole numbers")
+    return value
+
+
+Real = Annotated[float | None, BeforeValidator(_finite)]
+Count = Annotated[int | None, BeforeValidator(_finite)]
+Interval = Annotated[tuple[float, float] | None, BeforeValidator(_interval)]
+Histogram = Annotated[dict[int, int], BeforeValidator(_counts)]
+
+
+class Record(BaseModel):
+    """A part of a record. Keys that this version does not know are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types, with the keys that were given."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+
+# --- conditions -------------------------------------------------------------------------------------------------------
+
+
+class MachineFacts(Record):
+    """The machine of a measurement; `load_average` is over the minute before the measurement ended."""
+
+    device: str = ""
+    cpu: str = ""
+    cores: Count = None
+    threads: Count = None
+    load_average: Real = None
+    python: str = ""
+    torch: str = ""
+    transformers: str = ""
+    cuda: str | None = None
+    gpu_memory_bytes: Count = None
+
+    @property
+    def load(self) -> str:
+        """`load 12 on 2 cores` when other work shared the processor; else empty."""
+        return load_note({"load_average": self.load_average, "cores": self.cores})
+
+
+class LeftOut(Record):
+    """Prompts that were left out for one reason: their number, and the names of the first few."""
+
+    count: int = 0
+    named: list[str] = Field(default_factory=list)
+
+
+class SamplingUsed(Record):
+    """How tokens were chosen; temperature 0 is greedy."""
+
+    temperature: float = 0.0
+    top_k: Count = None
+    top_p: Real = None
+    seed: Count = None
+
+
+class ServedBy(Record):
+    """The SGLang that measured: `mode` is server or engine; `draft` is the one that the server itself names."""
+
+    mode: str = ""
+    version: str = ""
+    model: str = ""
+    url: str = ""
+    dtype: str | None = None
+    draft: str | None = None
+    start_s: Real = None
+    batch_size: int = 1
+    repeats: Count = None
+
+
+class BenchSetup(MachineFacts):
+    """Conditions under which the figures of a bench hold.
+
+    Attributes:
+        draft: the draft; empty when the base was measured alone.
+        draft_parameters, draft_active_parameters, draft_vocab_size: None where SGLang measured.
+        prompt_ids_hash: of all prompts, token by token; benches with equal hashes had the same prompts.
+        left_out: reason -> prompts that were left out.
+        repeats: answers to each prompt; the median counts.
+        peak_memory_bytes: `process`, and `gpu` where there is one.
+        backend: absent in records of the built-in decoding.
+    """
+
+    dtype: str = ""
+    base: str = ""
+    base_fingerprint: str | None = None
+    draft: str = ""
+    draft_parameters: Count = None
+    draft_active_parameters: Count = None
+    draft_vocab_size: Count = None
+    template_hash: str | None = None
+    prompts: str = ""
+    prompt_ids_hash: str | None = None
+    conversations: Count = None
+    left_out: dict[str, LeftOut] = Field(default_factory=dict)
+    questions: Count = None
+    prompt_tokens: Count = None
+    max_new_tokens: Count = None
+    sampling: SamplingUsed | None = None
+    batch_size: int = 1
+    repeats: Count = None
+    peak_memory_bytes: dict[str, int] = Field(default_factory=dict)
+    backend: str = "builtin"
+    sglang: ServedBy | None = None
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+class BatchResult(Record):
+    """Throughput of SGLang with `batch_size` requests at once; `note` says why it was not measured."""
+
+    batch_size: int = 1
+    completion_tokens: Count = None
+    total_s: Real = None
+    tokens_per_s: Real = None
+    accept_length: Real = None
+    verify_steps: Count = None
+    note: str = ""
+
+
+class SGLangCounts(Record):
+    """The same measurement as SGLang counts it; of plain decoding the batches only.
+
+    Attributes:
+        flags: steps, topk and draft tokens.
+        accept_length: completion tokens / verify steps, the first token of each answer included.
+        correct_drafts_histogram: at index n, verify steps with n accepted draft tokens.
+    """
+
+    flags: list[int] = Field(default_factory=list)
+    completion_tokens: Count = None
+    spec_verify_ct: Count = None
+    accept_length: Real = None
+    correct_drafts_histogram: list[int] = Field(default_factory=list)
+    batches: list[BatchResult] = Field(default_factory=list)
+
+
+class PlainResult(Record):
+    """Speed of one way of decoding.
+
+    Attributes:
+        tree: its label; not in the record of plain decoding.
+        decode_tokens_per_s: tokens after the first / seconds after the first token.
+        end_to_end_tokens_per_s: all tokens / all seconds, prefill included.
+        first_token_s: median seconds to the first token.
+        stop_reasons: reason -> answers.
+    """
+
+    tree: str = "plain"
+    completion_tokens: Count = None
+    decode_tokens_per_s: Real = None
+    end_to_end_tokens_per_s: Real = None
+    first_token_s: Real = None
+    stop_reasons: dict[str, int] = Field(default_factory=dict)
+    sglang: SGLangCounts | None = None
+
+
+class DepthResult(Record):
+    """Acceptance at one depth: `acceptance_rate` is accepted / offered, `joint_rate` is accepted / verify steps."""
+
+    depth: int = 0
+    offered: Count = None
+    accepted: Count = None
+    acceptance_rate: Real = None
+    joint_rate: Real = None
+
+
+class Difference(Record):
+    """The first token at which an answer differs from plain decoding's.
+
+    Attributes:
+        question: index of the prompt.
+        token: index in the answer.
+        plain, speculative: the two token ids; None when one answer is the beginning of the other.
+        top2_gap: distance between the logits of the base's two most likely tokens there.
+    """
+
+    question: int = 0
+    token: int = 0
+    plain: int | None = None
+    speculative: int | None = None
+    top2_gap: Real = None
+
+
+class Lossless(Record):
+    """Answers compared with those of plain decoding."""
+
+    prompts: Count = None
+    identical: Count = None
+    differences: list[Difference] = Field(default_factory=list)
+
+
+class CategoryResult(Record):
+    """One category of prompts; speeds are None where prompts of several categories shared a batch."""
+
+    prompts: Count = None
+    accept_length: Real = None
+    decode_tokens_per_s: Real = None
+    speedup: Real = None
+
+
+class PhaseSeconds(Record):
+    """Seconds by phase; a phase that was not measured is None."""
+
+    prefill_s: Real = None
+    propose_s: Real = None
+    verify_s: Real = None
+    commit_s: Real = None
+    other_s: Real = None
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Phase -> seconds, of those that were measured, in the order of a step."""
+        return {
+            name.removesuffix("_s"): float(value)
+            for name, value in self.to_json().items()
+            if name.endswith("_s") and isinstance(value, int | float)
+        }
+
+
+class PassCosts(PhaseSeconds):
+    """Seconds of the whole profiled pass at batch 1 by phase, and what it decoded."""
+
+    verify_steps: Count = None
+    prompt_tokens: Count = None
+    completion_tokens: Count = None
+
+
+class TreeResult(PlainResult):
+    """One tree measured against plain decoding.
+
+    Attributes:
+        accept_length: committed tokens per verify step, pooled; with its bootstrap `accept_length_interval`.
+        accept_length_macro: mean over conversations.
+        histogram: committed tokens of a verify step -> number of steps.
+        speedup, speedup_end_to_end: ratios to plain decoding; None where that was not measured.
+        lossless: None where plain decoding was not measured.
+        phases: seconds of one verify step in a profiled pass.
+    """
+
+    tree: str = "?"
+    depth: Count = None
+    top_k: Count = None
+    num_draft_tokens: Count = None
+    accept_length: Real = None
+    accept_length_interval: Interval = None
+    accept_length_macro: Real = None
+    verify_steps: Count = None
+    histogram: Histogram = Field(default_factory=dict)
+    by_depth: list[DepthResult] = Field(default_factory=list)
+    speedup: Real = None
+    speedup_end_to_end: Real = None
+    lossless: Lossless | None = None
+    categories: dict[str, CategoryResult] = Field(default_factory=dict)
+    phases: PhaseSeconds | None = None
+    costs: PassCosts | None = None
+
+
+class BenchResult(Record):
+    """The record of a bench; `plain` is None at a running server that always drafts."""
+
+    setup: BenchSetup = Field(default_factory=BenchSetup)
+    plain: PlainResult | None = None
+    trees: list[TreeResult] = Field(default_factory=list)
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+@dataclass(frozen=True)
+class ReadRecord(Generic[RecordT]):
+    """A record that was read, and the problems that were found in it.
+
+    Attributes:
+        record: what can be read.
+        problems: each value that was left out, and what it should be.
+    """
+
+    record: RecordT
+    problems: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """One sentence on the problems; empty when there are none."""
+        problems = list(self.problems)
+        if not problems:
+            return ""
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
+        return f"the record is damaged: {problems[0]}{more}; only what can be read is shown"
+
+
+def read_record(model: type[RecordT], data: Any) -> ReadRecord[RecordT]:
+    """Read a record of any version, as far as it can be read. It raises nothing, whatever JSON data is given.
+
+    Args:
+        model: the type of the record.
+        data: JSON data; it is not changed.
+    """
+    try:
+        value = _copied(data)
+    except RecursionError:
+        return ReadRecord(model(), ("it is nested too deeply",))
+    problems: list[str] = []
+    for _ in range(_MOST_PASSES):
+        try:
+            return ReadRecord(model.model_validate(value), tuple(problems))
+        except ValidationError as error:
+            faults = error.errors(include_url=False)
+            problems += [_problem(one["loc"], one["input"], one["type"], one.get("ctx", {})) for one in faults]
+            for fault in reversed(faults):  # from the end, so that positions in lists hold
+                if not fault["loc"]:
+                    return ReadRecord(model(), tuple(problems))
+                _take_out(value, fault["loc"])
+    return ReadRecord(model(), tuple(problems))
+
+
+def read_bench(data: Any) -> ReadRecord[BenchResult]:
+    """The record of a bench, as of `read_record`."""
+    return read_record(BenchResult, data)
+
+
+def _copied(value: Any) -> Any:
+    """A copy of JSON data in which numbers that are not finite are None."""
+    if isinstance(value, dict):
+        return {str(key): _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copied(item) for item in value]
+    return _finite(value)
+
+
+def _take_out(value: Any, location: tuple[int | str, ...]) -> None:
+    """Remove what is at this place; where nothing is there (a list that is too short), remove what should hold it."""
+    *way, last = location
+    holders = [value]
+    for step in way:
+        try:
+            holders.append(holders[-1][step])
+        except (LookupError, TypeError):
+            break
+    for holder, key in zip(reversed(holders), reversed([*way, last][: len(holders)]), strict=True):
+        try:
+            del holder[key]
+        except (LookupError, TypeError):
+            continue
+        return
+
+
+def _problem(location: tuple[int | str, ...], value: Any, kind: str, context: dict[str, Any]) -> str:
+    place = ".".join(map(str, location)) or "it"
+    if kind == "value_error":
+        expected = str(context.get("error", ""))
+    elif kind in ("model_type", "dict_type"):
+        expected = "a table"
+    elif kind in ("list_type", "tuple_type"):
+        expected = "a list"
+    else:
+        expected = "text" if kind.startswith("string") else "a number"
+    shown = repr(value)
+    return f"{place} is {shown if len(shown) <= _SHOWN else shown[:_SHOWN] + '...'}, not {expected}"
