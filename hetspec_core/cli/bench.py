@@ -28,6 +28,8 @@ from hetspec_core.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hetspec_core.service.bench_view import Grid, Part
+
 app = typer.Typer()
 
 
@@ -129,12 +131,19 @@ def bench(
 
 def print_bench(result: dict[str, Any]) -> None:
     """Print a bench result: the setting, a table of the ways of decoding, then the details of each tree."""
-    from hetspec_core.service.bench_view import Bars, Grid, bench_lines
+    from hetspec_core.service.bench_view import bench_lines
+
+    print_parts(bench_lines(result))
+
+
+def print_parts(parts: Sequence[Part]) -> None:
+    """Print what is shown of a measurement."""
+    from hetspec_core.service.bench_view import Bars, Grid
 
     after_bars = False
-    for part in bench_lines(result):
+    for part in parts:
         if isinstance(part, Grid):
-            _table(part.head, part.rows)
+            _table(part)
         elif isinstance(part, Bars):
             shown = "  ".join(f"{bar.name}: {bar.text}" for bar in part.bars)
             _say(f"{'' if after_bars else chr(10)}{part.title}: {shown}")
@@ -143,15 +152,16 @@ def print_bench(result: dict[str, Any]) -> None:
         after_bars = isinstance(part, Bars)
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _table(grid: Grid) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for number, column in enumerate(columns):
-        table.add_column(Text(column), justify="left" if number == 0 else "right", no_wrap=True)
-    for row in rows:
+    for number, column in enumerate(grid.head):
+        folds = grid.notes and number == len(grid.head) - 1
+        table.add_column(Text(column), justify="right" if number in grid.figures else "left", no_wrap=not folds)
+    for row in grid.rows:
         table.add_row(*map(Text, row))
     console().print(table)
 

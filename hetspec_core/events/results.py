@@ -327,6 +327,63 @@ class BenchResult(Record):
     trees: list[TreeResult] = Field(default_factory=list)
 
 
+# --- tuning -----------------------------------------------------------------------------------------------------------
+
+
+class TrialResult(Record):
+    """One tree shape at one batch size; `note` says why it was not measured, or what is wrong with it."""
+
+    tree: str = "?"
+    batch_size: int = 1
+    tokens_per_s: Real = None
+    speedup: Real = None
+    speedup_interval: Interval = None
+    accept_length: Real = None
+    tokens: Count = None
+    seconds: Real = None
+    turns: int = 0
+    note: str = ""
+
+
+class FastestResult(Record):
+    """The verdict on one batch size.
+
+    Attributes:
+        tree, tokens_per_s, speedup, speedup_interval, flags: of the fastest; None where no difference was measured.
+        leading: the tree with the highest speed, whether that means anything or not.
+        verdict, advice: in words; advice where no difference was measured.
+        frontier: trees that no other exceeds in both speed and accept length.
+    """
+
+    tree: str | None = None
+    tokens_per_s: Real = None
+    speedup: Real = None
+    speedup_interval: Interval = None
+    flags: str | None = None
+    leading: str = ""
+    verdict: str = ""
+    advice: str = ""
+    frontier: list[str] = Field(default_factory=list)
+
+
+class TunedPrompts(Record):
+    """The prompts of a tuning; `left_out` as in `BenchSetup`."""
+
+    source: str = ""
+    conversations: Count = None
+    left_out: dict[str, LeftOut] = Field(default_factory=dict)
+
+
+class TuneResult(Record):
+    """The record of a tuning; `best` by batch size."""
+
+    backend: str = ""
+    trials: list[TrialResult] = Field(default_factory=list)
+    best: dict[str, FastestResult] = Field(default_factory=dict)
+    prompts: TunedPrompts = Field(default_factory=TunedPrompts)
+    machine: MachineFacts = Field(default_factory=MachineFacts)
+
+
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 RecordT = TypeVar("RecordT", bound=Record)

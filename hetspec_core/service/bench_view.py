@@ -1,4 +1,4 @@
-"""What is shown of a bench: its lines, tables and bars, for the command line and the dashboard alike.
+"""What is shown of a bench or a tuning: lines, tables and bars, for the command line and the dashboard alike.
 
 A figure that belongs to every tree is one entry of `COLUMNS`: it is then in the table of a bench in both faces, and in
 the table, CSV, Markdown and JSON of `report`. It knows records, and nothing of consoles and widgets.
@@ -10,7 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hetspec_core.events.results import BatchResult, BenchResult, BenchSetup, PlainResult, TreeResult, read_bench
+from hetspec_core.events.results import (
+    BatchResult,
+    BenchResult,
+    BenchSetup,
+    FastestResult,
+    LeftOut,
+    MachineFacts,
+    PlainResult,
+    TreeResult,
+    TuneResult,
+    read_bench,
+    read_record,
+)
 from hetspec_core.temperature import is_greedy
 
 _MOST_DIFFERENCES = 5
@@ -79,10 +91,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Grid:
-    """Rows under a head; all columns but the first are figures."""
+    """Rows under a head. The first column is text, the others are figures; with `notes` the last one is text too."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    notes: bool = False
+
+    @property
+    def figures(self) -> range:
+        """Indices of the columns that stand at the right."""
+        return range(1, len(self.head) - self.notes)
 
 
 @dataclass(frozen=True)
@@ -162,14 +180,24 @@ def _setup(setup: BenchSetup) -> Iterator[Part]:
             f"{setup.device} ({', '.join(filter(None, machine))}), torch {setup.torch}, "
             f"transformers {setup.transformers}"
         )
-    for reason, left_out in setup.left_out.items():
-        named = f" ({left_out.named[0]})" if left_out.named else ""
-        yield Line(f"left out: {left_out.count} {reason}{named}")
-    if setup.load:
-        yield Line(f"measured at {setup.load}: other work shared the processor and slowed these figures", warning=True)
+    yield from _left_out(setup.left_out)
+    yield from _load(setup)
     served = setup.sglang
     if served is not None:
         yield Line(f"SGLang {served.version}, {served.mode} {served.url}".rstrip())
+
+
+def _left_out(reasons: dict[str, LeftOut]) -> Iterator[Part]:
+    for reason, left_out in reasons.items():
+        named = f" ({left_out.named[0]})" if left_out.named else ""
+        yield Line(f"left out: {left_out.count} {reason}{named}")
+
+
+def _load(machine: MachineFacts) -> Iterator[Part]:
+    if machine.load:
+        yield Line(
+            f"measured at {machine.load}: other work shared the processor and slowed these figures", warning=True
+        )
 
 
 def _with_prefill(result: BenchResult) -> Iterator[Part]:
@@ -256,6 +284,42 @@ def _words(result: BenchResult) -> Iterator[Part]:
 def _throughput(batch: BatchResult) -> str:
     speed = f"not measured: {batch.note}" if batch.note else f"{rate(batch.tokens_per_s)} tokens/s"
     return f"{batch.batch_size} prompts at once: {speed}"
+
+
+# --- tunings ----------------------------------------------------------------------------------------------------------
+
+
+def is_tuning(data: Any) -> bool:
+    """Whether this looks like the record of a tuning."""
+    return isinstance(data, dict) and isinstance(data.get("trials"), list) and "best" in data
+
+
+def tune_lines(data: Any) -> list[Part]:
+    """What is shown of the record of a tuning: every trial, and the verdict on each batch size.
+
+    Args:
+        data: the record, as of `bench_lines`.
+    """
+    read = read_record(TuneResult, data)
+    result = read.record
+    parts: list[Part] = [Line(read.note, warning=True)] if read.note else []
+    parts += _left_out(result.prompts.left_out)
+    rows = []
+    for trial in result.trials:
+        best = result.best.get(str(trial.batch_size), FastestResult())
+        cells = (trial.tree, str(trial.batch_size), rate(trial.tokens_per_s), number(trial.speedup))
+        interval = "-" if trial.tree == "plain" else _range(trial.speedup_interval)
+        on_it = "*" if trial.tree in best.frontier else ""
+        rows.append((*cells, interval, number(trial.accept_length), str(trial.turns), on_it, trial.note))
+    head = ("tree", "batch", "tokens/s", "speedup", "95 %", "accept length", "turns", "frontier", "")
+    parts.append(Grid(head, tuple(rows), notes=True))
+    parts += _load(result.machine)
+    for size, best in result.best.items():
+        if best.tree is None:
+            parts += [Line(f"batch {size}: {best.verdict}"), Line(f"to tell them apart, {best.advice}")]
+        else:
+            parts.append(Line(f"batch {size}: {best.verdict}, {rate(best.tokens_per_s)} tokens/s: {best.flags}"))
+    return parts
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from textual.content import Content
 
 from hetspec_core.service import exit_words
-from hetspec_core.service.bench_view import Bars, Grid, bench_lines, is_bench
+from hetspec_core.service.bench_view import Bars, Grid, Part, bench_lines, is_bench, is_tuning, tune_lines
 from hetspec_tui.formatting import duration, number, safe, size
 from hetspec_tui.screens.run.head import MUTED
 
@@ -110,7 +110,7 @@ def files_text(
 
 
 def results_text(results: Mapping[str, Any]) -> Content:
-    """All results; of a bench its tables, the histogram of accept lengths and the acceptance by depth as bars."""
+    """All results; of a bench and a tuning what their commands print, with distributions as bars."""
     if not results:
         return _muted("No result yet. A bench has its tables here, a training its last evaluation.")
     parts: list[Content] = []
@@ -118,18 +118,18 @@ def results_text(results: Mapping[str, Any]) -> Content:
         if parts:
             parts.append(Content(""))
         parts.append(Content.styled(safe(kind), "bold $accent"))
-        if is_bench(data):
-            parts += _bench(data)
+        if is_bench(data) or is_tuning(data):
+            parts += _measured(bench_lines(data) if is_bench(data) else tune_lines(data))
         else:
             parts.append(table(("name", "value"), list(_flat("", data))))
     return Content("\n").join(parts)
 
 
-def _bench(data: Any) -> list[Content]:
+def _measured(shown: Sequence[Part]) -> list[Content]:
     parts: list[Content] = []
-    for part in bench_lines(data):
+    for part in shown:
         if isinstance(part, Grid):
-            parts += [Content(""), table(part.head, part.rows, right=range(1, len(part.head))), Content("")]
+            parts += [Content(""), table(part.head, part.rows, right=part.figures), Content("")]
         elif isinstance(part, Bars):
             parts += [Content(""), Content.styled(safe(part.title), "bold")]
             parts += [_bar_line(bar.name, bar.length, bar.figures) for bar in part.bars]

@@ -17,10 +17,11 @@ from hetspec_core.events.results import (
     MachineFacts,
     PlainResult,
     TreeResult,
+    TuneResult,
     read_bench,
     read_record,
 )
-from hetspec_core.service.bench_view import Bars, Grid, Line, bench_lines
+from hetspec_core.service.bench_view import Bars, Grid, Line, bench_lines, tune_lines
 from tests.fakes.results import BENCHES, recorded
 
 BUILTIN = recorded("bench-builtin")
@@ -127,6 +128,25 @@ def test_no_damage_of_one_value_ends_in_an_exception(data: st.DataObject, value:
         assert parts[0] == Line(found.note, warning=True)
     assert any(isinstance(part, Grid) for part in parts)
     assert all(bar.length >= 0 for part in parts if isinstance(part, Bars) for bar in part.bars)
+
+
+def test_a_recorded_tuning_is_read_and_written_as_it_was() -> None:
+    data = recorded("tune")
+    found = read_record(TuneResult, data)
+    assert found.problems == () and found.record.to_json() == data
+    [grid] = [part for part in tune_lines(data) if isinstance(part, Grid)]
+    assert [row[0] for row in grid.rows] == [trial["tree"] for trial in data["trials"]]
+    assert list(grid.figures) == list(range(1, len(grid.head) - 1)), "the last column is a note"
+
+
+@given(data=st.data(), value=JSON)
+def test_no_damage_of_one_value_of_a_tuning_ends_in_an_exception(data: st.DataObject, value: Any) -> None:
+    source = recorded("tune")
+    broken = changed(source, data.draw(st.sampled_from(places(source))), value)
+    found = read_record(TuneResult, broken)
+    json.dumps(found.record.to_json(), allow_nan=False)
+    parts = tune_lines(broken)
+    assert not found.problems or parts[0] == Line(found.note, warning=True)
 
 
 def test_the_load_of_a_machine_is_that_of_its_facts() -> None:
