@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hetspec_core.events.record import read_record
 from hetspec_core.events.results import (
     BatchResult,
     BenchResult,
@@ -21,7 +22,6 @@ from hetspec_core.events.results import (
     TreeResult,
     TuneResult,
     read_bench,
-    read_record,
 )
 from hetspec_core.temperature import is_greedy
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hetspec_core.errors import DataError, NotFoundError
-from hetspec_core.events.results import BenchResult, Lossless, PhaseSeconds, ReadRecord, TreeResult, read_bench
+from hetspec_core.events.record import ReadRecord
+from hetspec_core.events.results import BenchResult, Lossless, PhaseSeconds, TreeResult, read_bench
 from hetspec_core.service.bench_view import COLUMNS, equal_answers
 from hetspec_core.service.library import Library
 from hetspec_core.service.sweeps.ledger import Ledger

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hetspec_core.events.record import read_record
 from hetspec_core.events.results import (
     BenchResult,
     BenchSetup,
@@ -19,7 +20,6 @@ from hetspec_core.events.results import (
     TreeResult,
     TuneResult,
     read_bench,
-    read_record,
 )
 from hetspec_core.service.bench_view import Bars, Grid, Line, bench_lines, tune_lines
 from tests.fakes.results import BENCHES, recorded
