@@ -13,7 +13,9 @@ import subprocess
 import sys
 import tempfile
 
+from hetspec_core.events.results import read_bench
 from hetspec_core.process import python_command, python_environment
+from hetspec_core.service.bench_view import COLUMNS, rate
 
 
 def main() -> int:
@@ -31,16 +33,10 @@ def main() -> int:
     result = json.loads(done.stdout)
     print(f"{'took':<24}{result['took_s'] / 60:.1f} minutes")
     print(f"{'largest process':<24}{result['peak_memory_bytes'] / 1e9:.2f} GB")
-    plain = result["bench"]["plain"]
-    print(f"{'plain':<24}{plain['decode_tokens_per_s']:.1f} decode tokens/s")
-    for tree in result["bench"]["trees"]:
-        lossless = tree["lossless"]
-        low, high = tree["accept_length_interval"]
-        print(
-            f"{'tree ' + tree['tree']:<24}accept length {tree['accept_length']:.2f} (95 %: {low:.2f}-{high:.2f}), "
-            f"{tree['decode_tokens_per_s']:.1f} decode tokens/s, speedup {tree['speedup']:.2f}, "
-            f"{lossless['identical']} of {lossless['prompts']} answers identical"
-        )
+    bench = read_bench(result["bench"]).record
+    print(f"{'plain':<24}{rate(bench.plain.decode_tokens_per_s) if bench.plain else '-'} decode tokens/s")
+    for tree in bench.trees:
+        print(f"{'tree ' + tree.tree:<24}" + ", ".join(f"{column.head} {column.text(tree)}" for column in COLUMNS))
     return 0
 
 

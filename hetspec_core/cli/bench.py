@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hetspec_core.cli.follow import DetachOption, launch_detached
-from hetspec_core.cli.formats import format_number
 from hetspec_core.cli.options import (
     DEFAULT_RECIPE,
     BackendOption,
@@ -25,11 +24,11 @@ from hetspec_core.cli.options import (
 )
 from hetspec_core.cli.output import JsonFlag, console, launch, note, print_json
 from hetspec_core.errors import UsageError
-from hetspec_core.quantities import load_note
-from hetspec_core.temperature import is_greedy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from hetspec_core.service.bench_view import Grid, Part
 
 app = typer.Typer()
 
@@ -132,147 +131,40 @@ def bench(
 
 def print_bench(result: dict[str, Any]) -> None:
     """Print a bench result: the setting, a table of the ways of decoding, then the details of each tree."""
-    setup, plain, trees = result["setup"], result["plain"], result["trees"]
-    about = f"{setup['base']} with draft {setup['draft']}" if setup["draft"] else f"{setup['base']} alone"
-    if setup["draft"] and setup["draft_parameters"] is not None:
-        vocabulary = format_number(setup["draft_vocab_size"])
-        about += f" ({setup['draft_parameters'] / 1e6:.1f} M parameters, vocabulary {vocabulary})"
-    _say(about)
-    _say(
-        f"{setup['questions']} prompts of {setup['prompts']}, {format_number(setup['prompt_tokens'])} prompt tokens, "
-        f"up to {setup['max_new_tokens']} new tokens, {_sampling(setup['sampling'])}, {setup['dtype']}, "
-        f"batch {setup.get('batch_size', 1)}, median of {setup['repeats']}"
-    )
-    _say(
-        f"{setup['device']} ({setup['cpu']}, {setup['threads']} threads), torch {setup['torch']}, "
-        f"transformers {setup['transformers']}"
-    )
-    for reason, found in setup.get("left_out", {}).items():
-        _say(f"left out: {found['count']} {reason} ({found['named'][0]})")
-    load = load_note(setup)
-    if load:
-        _say(f"measured at {load}: other work shared the processor and slowed these figures")
-    served = setup.get("sglang")
-    if served is not None:
-        _say(f"SGLang {served['version']}, {served['mode']} {served.get('url', '')}".rstrip())
-    rows: list[Sequence[str]] = []
-    if plain is not None:
-        rows.append(("plain", "-", "-", _rate(plain["decode_tokens_per_s"]), "1.00", "-"))
-    for tree in trees:
-        lossless = tree["lossless"]
-        rows.append(
-            (
-                tree["tree"],
-                _number(tree["accept_length"]),
-                _interval(tree["accept_length_interval"]),
-                _rate(tree["decode_tokens_per_s"]),
-                _number(tree["speedup"]),
-                "-" if lossless is None else f"{lossless['identical']}/{lossless['prompts']}",
-            )
-        )
-    _table(("tree", "accept length", "95 %", "tokens/s", "speedup", "identical"), rows)
-    ends = [] if plain is None else [f"plain {_rate(plain['end_to_end_tokens_per_s'])}"]
-    ends += [
-        f"{tree['tree']} {_rate(tree['end_to_end_tokens_per_s'])} ({_number(tree['speedup_end_to_end'])})"
-        for tree in trees
-    ]
-    _say(f"with prefill, tokens/s (speedup): {', '.join(ends)}")
-    for batch in (plain or {}).get("sglang", {}).get("batches", ()):
-        _say(f"plain, {_throughput(batch)}")
-    for tree in trees:
-        _print_tree(tree)
-    first = served is None or served["mode"] != "engine"
-    _say(f"tree: depth/top_k/num_draft_tokens. tokens/s: {'after the first token' if first else 'prefill included'}.")
-    _say("Accept length: committed tokens per verify step, bonus token included. identical: answers equal to plain's.")
+    from hetspec_core.service.bench_view import bench_lines
+
+    print_parts(bench_lines(result))
 
 
-def _print_tree(tree: dict[str, Any]) -> None:
-    histogram = "  ".join(f"{length}: {count}" for length, count in tree["histogram"].items())
-    _say(f"\n{tree['tree']}: {format_number(tree['verify_steps'])} verify steps by committed tokens: {histogram}")
-    rates = "  ".join(
-        f"{row['depth']}: {_percent(row['acceptance_rate'])} ({_percent(row['joint_rate'])})"
-        for row in tree["by_depth"]
-    )
-    if rates:
-        _say(f"acceptance by depth, given its parent (joint): {rates}")
-    if counted := tree.get("sglang"):
-        _say(
-            f"as SGLang counts: {counted['completion_tokens']} tokens / {counted['spec_verify_ct']} verify steps = "
-            f"{_number(counted['accept_length'])} (the first token is in it), flags {counted['flags']}"
-        )
-        for batch in counted["batches"]:
-            _say(_throughput(batch))
-    if tree.get("costs"):
-        costs = tree["costs"]
-        spent = {name[:-2]: costs[name] for name in costs if name.endswith("_s")}
-        whole = sum(spent.values()) or 1.0
-        shares = ", ".join(f"{name} {seconds:.2f} s ({seconds / whole:.0%})" for name, seconds in spent.items())
-        _say(f"where the time goes at batch 1: {shares}")
-    if tree["phases"]:
-        phases = ", ".join(f"{name[:-2]} {seconds * 1e3:.1f} ms" for name, seconds in tree["phases"].items())
-        _say(f"a step, in a profiled pass of its own: {phases}")
-    if len(tree["categories"]) > 1:
-        _table(
-            ("category", "prompts", "accept length", "tokens/s", "speedup"),
-            [
-                (
-                    name,
-                    str(row["prompts"]),
-                    _number(row["accept_length"]),
-                    _rate(row["decode_tokens_per_s"]),
-                    _number(row["speedup"]),
-                )
-                for name, row in tree["categories"].items()
-            ],
-        )
-    for found in (tree["lossless"] or {"differences": ()})["differences"][:5]:
-        gap = (
-            "" if found["top2_gap"] is None else f"; the base's two likeliest tokens are {found['top2_gap']:.2g} apart"
-        )
-        _say(f"prompt {found['question']} differs from plain decoding at token {found['token']}{gap}")
+def print_parts(parts: Sequence[Part]) -> None:
+    """Print what is shown of a measurement."""
+    from hetspec_core.service.bench_view import Bars, Grid
+
+    after_bars = False
+    for part in parts:
+        if isinstance(part, Grid):
+            _table(part)
+        elif isinstance(part, Bars):
+            shown = "  ".join(f"{bar.name}: {bar.text}" for bar in part.bars)
+            _say(f"{'' if after_bars else chr(10)}{part.title}: {shown}")
+        else:
+            _say(part.text)
+        after_bars = isinstance(part, Bars)
 
 
-def _throughput(batch: dict[str, Any]) -> str:
-    speed = f"{_rate(batch['tokens_per_s'])} tokens/s" if not batch.get("note") else f"not measured: {batch['note']}"
-    return f"{batch['batch_size']} prompts at once: {speed}"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _table(grid: Grid) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    for number, column in enumerate(columns):
-        table.add_column(Text(column), justify="left" if number == 0 else "right", no_wrap=True)
-    for row in rows:
+    for number, column in enumerate(grid.head):
+        folds = grid.notes and number == len(grid.head) - 1
+        table.add_column(Text(column), justify="right" if number in grid.figures else "left", no_wrap=not folds)
+    for row in grid.rows:
         table.add_row(*map(Text, row))
     console().print(table)
 
 
 def _say(text: str) -> None:
     console().print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _sampling(sampling: dict[str, Any]) -> str:
-    return (
-        "greedy"
-        if is_greedy(sampling["temperature"])
-        else f"temperature {sampling['temperature']}, seed {sampling['seed']}"
-    )
-
-
-def _rate(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.1f}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
-
-
-def _interval(value: Sequence[float] | None) -> str:
-    return "-" if value is None else f"{value[0]:.2f}-{value[1]:.2f}"

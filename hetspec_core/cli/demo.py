@@ -99,18 +99,20 @@ def _print_dataset(data: dict[str, Any]) -> None:
 
 def _verdict(result: dict[str, Any]) -> str:
     """One honest sentence on what the draft brings on this machine."""
-    best = max(result["trees"], key=lambda tree: tree["speedup"] or 0.0)
-    wide = next((tree for tree in result["trees"] if tree["tree"] == _TARGET_TREE), best)
-    sentence = f"Accept length {wide['accept_length']:.2f} with the tree {wide['tree']}."
-    if best["speedup"] is None:
+    from hetspec_core.events.results import read_bench
+    from hetspec_core.service.bench_view import number
+
+    trees = read_bench(result).record.trees
+    best = max(trees, key=lambda tree: tree.speedup or 0.0)
+    wide = next((tree for tree in trees if tree.tree == _TARGET_TREE), best)
+    sentence = f"Accept length {number(wide.accept_length)} with the tree {wide.tree}."
+    if best.speedup is None:
         return sentence
-    if best["speedup"] >= 1:
-        return (
-            f"{sentence} On this machine {best['tree']} decodes {best['speedup']:.2f} times as fast as plain decoding."
-        )
+    if best.speedup >= 1:
+        return f"{sentence} On this machine {best.tree} decodes {best.speedup:.2f} times as fast as plain decoding."
     return (
-        f"{sentence} On this machine no measured tree is faster than plain decoding: the best, {best['tree']}, decodes "
-        f"{best['speedup']:.2f} times as fast. A verify step costs more here than the accepted tokens save."
+        f"{sentence} On this machine no measured tree is faster than plain decoding: the best, {best.tree}, decodes "
+        f"{best.speedup:.2f} times as fast. A verify step costs more here than the accepted tokens save."
     )
 
 

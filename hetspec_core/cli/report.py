@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_HEAD = ("draft", "tree", "dtype", "batch", "parameters", "active", "accept length", "95 %", "tokens/s", "speedup")
+_HEAD = ("draft", "tree", "dtype", "batch", "parameters", "active")
 _COSTS = ("prefill", "propose", "verify", "other")
 _BAR, _WIDE, _HIGH = 32, 64, 15
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -45,12 +45,17 @@ def report(
     drafts nothing else beats (accept length against draft cost, tokens/s against parameters).
     """
     from hetspec_core.service import Workbench
+    from hetspec_core.service.bench_view import COLUMNS
     from hetspec_core.service.export import csv_text, markdown_text, write_text
     from hetspec_core.service.results import collect
 
     with Workbench() as workbench:
         rows = collect(workbench, words or [])
-    head, main = (*_HEAD, "identical"), [_cells(row) for row in rows]
+    for run_id, problem in {row.run_id: row.problem for row in rows if row.problem}.items():
+        note(f"warning: run {run_id}: {problem}")
+    figures = [tuple(column.text(row.measured) for column in COLUMNS) for row in rows]
+    head: tuple[str, ...] = (*_HEAD, *(column.head for column in COLUMNS))
+    main = [(*_cells(row), *cells) for row, cells in zip(rows, figures, strict=True)]
     if any(row.load for row in rows):
         head, main = (*head, "measured at"), [(*cells, row.load or "-") for cells, row in zip(main, rows, strict=True)]
     costs = [_cost_cells(row) for row in rows if row.costs]
@@ -89,7 +94,6 @@ def report(
 
 
 def _cells(row: ResultRow) -> tuple[str, ...]:
-    interval = "-" if row.interval is None else f"{row.interval[0]:.2f}-{row.interval[1]:.2f}"
     return (
         row.label,
         row.tree,
@@ -97,11 +101,6 @@ def _cells(row: ResultRow) -> tuple[str, ...]:
         str(row.batch_size),
         format_number(row.parameters),
         format_number(row.active_parameters),
-        _number(row.accept_length),
-        interval,
-        _number(row.tokens_per_s, 1),
-        _number(row.speedup),
-        row.equal_answers,
     )
 
 
@@ -117,15 +116,11 @@ def _cost_cells(row: ResultRow) -> tuple[str, ...]:
 
 def _flat(row: ResultRow) -> dict[str, Any]:
     found = {key: value for key, value in row.to_json().items() if not isinstance(value, dict | list | tuple)}
-    low, high = row.interval or (None, None)
+    low, high = row.measured.accept_length_interval or (None, None)
     found |= {"accept_length_low": low, "accept_length_high": high}
     found |= {f"{name}_s": row.costs.get(name) for name in _COSTS}
     found |= {f"{name}_s_per_step": row.step_s.get(name) for name in _COSTS[1:]}
-    return found | {f"committed_{length}": count for length, count in sorted(row.histogram.items())}
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:,.{digits}f}"
+    return found | {f"committed_{length}": count for length, count in sorted(row.measured.histogram.items())}
 
 
 # --- drawings ---------------------------------------------------------------------------------------------------------
@@ -133,16 +128,17 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 def _draw_histogram(row: ResultRow) -> None:
     """Bars of committed tokens per verify step, and beside each the acceptance at that depth given its parent."""
-    steps = sum(row.histogram.values())
+    histogram = row.measured.histogram
+    steps = sum(histogram.values())
     if not steps:
         return
     _say("")
     _say(f"{row.label}, {row.tree}: {steps:,} verify steps by committed tokens; acceptance at the depth behind them")
-    most, mark = max(row.histogram.values()), "#" if _plain() else "█"
-    rates = {int(one["depth"]): one for one in row.by_depth}
-    for length in range(1, max(row.histogram) + 1):
-        count = row.histogram.get(length, 0)
-        rate = rates.get(length, {}).get("acceptance_rate")
+    most, mark = max(histogram.values()), "#" if _plain() else "█"
+    rates = {one.depth: one.acceptance_rate for one in row.measured.by_depth}
+    for length in range(1, max(histogram) + 1):
+        count = histogram.get(length, 0)
+        rate = rates.get(length)
         said = "" if rate is None else f"  depth {length}: {rate:.0%} {'=' * round(12 * rate)}"
         _say(f"{length:>3} {mark * round(_BAR * count / most):<{_BAR}} {count / steps:>5.1%}{said}".rstrip())
 

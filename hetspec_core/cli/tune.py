@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hetspec_core.cli.bench import print_parts
 from hetspec_core.cli.options import (
     DEFAULT_RECIPE,
     BackendOption,
@@ -18,8 +19,7 @@ from hetspec_core.cli.options import (
     spec_options,
     trees_of,
 )
-from hetspec_core.cli.output import JsonFlag, console, launch, note, print_json
-from hetspec_core.quantities import load_note
+from hetspec_core.cli.output import JsonFlag, launch, note, print_json
 
 app = typer.Typer()
 
@@ -72,44 +72,6 @@ def tune(
 
 def print_tuning(result: dict[str, Any]) -> None:
     """Print every trial and the verdict of each batch size."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
+    from hetspec_core.service.bench_view import tune_lines
 
-    for reason, found in result["prompts"]["left_out"].items():
-        _say(f"left out: {found['count']} {reason} ({found['named'][0]})")
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    columns = ("tree", "batch", "tokens/s", "speedup", "95 %", "accept length", "turns", "frontier", "")
-    last = len(columns) - 1
-    for number, column in enumerate(columns):
-        table.add_column(Text(column), justify="left" if number in (0, last) else "right", no_wrap=number < last)
-    for trial in result["trials"]:
-        best = result["best"].get(str(trial["batch_size"]), {"frontier": ()})
-        interval = trial["speedup_interval"]
-        cells = (
-            trial["tree"],
-            str(trial["batch_size"]),
-            "-" if trial["tokens_per_s"] is None else f"{trial['tokens_per_s']:,.1f}",
-            "-" if trial["speedup"] is None else f"{trial['speedup']:.2f}",
-            "-" if interval is None or trial["tree"] == "plain" else f"{interval[0]:.2f}-{interval[1]:.2f}",
-            "-" if trial["accept_length"] is None else f"{trial['accept_length']:.2f}",
-            str(trial["turns"]),
-            "*" if trial["tree"] in best["frontier"] else "",
-            trial["note"],
-        )
-        table.add_row(*map(Text, cells))
-    console().print(table)
-    load = load_note(result.get("machine") or {})
-    if load:
-        line = f"measured at {load}: other work shared the processor and slowed these figures"
-        console().print(line, markup=False, highlight=False, soft_wrap=True)
-    for size, best in result["best"].items():
-        if best["tree"] is None:
-            _say(f"batch {size}: {best['verdict']}")
-            _say(f"to tell them apart, {best['advice']}")
-        else:
-            _say(f"batch {size}: {best['verdict']}, {best['tokens_per_s']:,.1f} tokens/s: {best['flags']}")
-
-
-def _say(text: str) -> None:
-    console().print(text, markup=False, highlight=False, soft_wrap=True)
+    print_parts(tune_lines(result))

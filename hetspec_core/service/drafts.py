@@ -5,8 +5,6 @@ It knows where they are and what benches measured of them, not what is in them.
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from typing import Any
 
 from hetspec_core.documents import DocumentError, read_toml
 from hetspec_core.errors import NotFoundError
+from hetspec_core.events.results import BenchSetup, TreeResult, read_bench
 from hetspec_core.paths import RunPaths
 from hetspec_core.service.workbench import Workbench
 
@@ -139,18 +138,18 @@ def _compared(workbench: Workbench, base: str, choices: Sequence[DraftChoice]) -
     steps: dict[tuple[Any, ...], dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     trained = {one.run_id: one for one in choices}
     for bench in workbench.runs(stage="bench", state="succeeded"):  # newest first
-        result = workbench.registry.results(bench.run_id).get("bench") if bench.base == base else None
-        setup = result.get("setup") if isinstance(result, dict) else None
-        if not isinstance(result, dict) or not isinstance(setup, dict):
+        if bench.base != base:
             continue
-        draft = _owner(str(setup.get("draft") or ""), trained)
-        if draft is None or (bench.ended or 0.0) < draft.ended:  # it was trained further since
+        read = read_bench(workbench.registry.results(bench.run_id).get("bench"))
+        setup = read.record.setup
+        draft = _owner(setup.draft, trained)
+        # A bench says nothing of a draft that was trained further since, and a damaged record decides nothing.
+        if draft is None or (bench.ended or 0.0) < draft.ended or read.problems:
             continue
-        with contextlib.suppress(TypeError, ValueError, AttributeError):  # of another version, or made by hand
-            for tree in result.get("trees") or ():
-                key, found = _conditions(setup, tree), _pooled(tree)
-                if key is not None and found is not None:
-                    steps[key][draft.run_id].append(found)
+        for tree in read.record.trees:
+            key, found = _conditions(setup, tree), _pooled(tree)
+            if key is not None and found is not None:
+                steps[key][draft.run_id].append(found)
     if not steps:
         return {}, ""
     key = max(steps, key=lambda one: len(steps[one]))  # of equals the first, which is the newest
@@ -165,24 +164,21 @@ def _owner(checkpoint: str, trained: dict[str, DraftChoice]) -> DraftChoice | No
     return trained.get(checkpoint) or (trained.get(path.parent.name) if path.name == "draft" else None)
 
 
-def _conditions(setup: dict[str, Any], tree: dict[str, Any]) -> tuple[Any, ...] | None:
+def _conditions(setup: BenchSetup, tree: TreeResult) -> tuple[Any, ...] | None:
     """Under what an accept length was measured; None where the prompts are not known token by token."""
-    sampling, prompts = setup.get("sampling"), setup.get("prompt_ids_hash")
-    if not isinstance(sampling, dict) or not prompts:
+    sampling, prompts = setup.sampling, setup.prompt_ids_hash
+    if sampling is None or not prompts:
         return None
-    temperature = float(sampling.get("temperature") or 0.0)
-    chosen = (0, 1.0) if temperature == 0 else (sampling.get("top_k"), sampling.get("top_p"))
-    return (tree.get("tree"), temperature, *chosen, prompts, setup.get("base_fingerprint"), setup.get("max_new_tokens"))
+    chosen = (0, 1.0) if sampling.temperature == 0 else (sampling.top_k, sampling.top_p)
+    return (tree.tree, sampling.temperature, *chosen, prompts, setup.base_fingerprint, setup.max_new_tokens)
 
 
-def _pooled(tree: dict[str, Any]) -> tuple[float, float] | None:
+def _pooled(tree: TreeResult) -> tuple[float, float] | None:
     """Committed tokens and verify steps of one measurement."""
-    counts = {int(length): float(count) for length, count in (tree.get("histogram") or {}).items()}
-    total = sum(counts.values())
+    total = sum(tree.histogram.values())
     if total > 0:
-        return sum(length * count for length, count in counts.items()), total
-    length = tree.get("accept_length")
-    return (float(length), 1.0) if isinstance(length, int | float) and math.isfinite(length) else None
+        return sum(length * count for length, count in tree.histogram.items()), total
+    return (tree.accept_length, 1.0) if tree.accept_length is not None else None
 
 
 def _named(drafts: Sequence[DraftChoice], lengths: dict[str, float] | None = None) -> str:

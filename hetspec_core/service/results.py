@@ -6,11 +6,13 @@ It knows what the stage bench says, and draws nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hetspec_core.errors import DataError, NotFoundError
-from hetspec_core.quantities import load_note
+from hetspec_core.events.record import ReadRecord
+from hetspec_core.events.results import BenchResult, Lossless, PhaseSeconds, TreeResult, read_bench
+from hetspec_core.service.bench_view import COLUMNS, equal_answers
 from hetspec_core.service.library import Library
 from hetspec_core.service.sweeps.ledger import Ledger
 
@@ -29,42 +31,60 @@ class ResultRow:
         label: what it is called.
         parameters, active_parameters: of the draft; embedding and head are the base's.
         plain_tokens_per_s: of the base alone, in the same run.
-        identical, prompts: answers equal to plain decoding's, of all; None where there was none to hold them against.
-        histogram: committed tokens of a verify step -> how often.
-        by_depth: depth, acceptance_rate given the parent, joint_rate.
-        costs: phase -> seconds in the profiled pass at batch 1, the draft's commit counted with propose.
-        step_s: phase -> seconds of one verify step there.
+        measured: the figures of the tree.
         load: of the processor, where other work shared it: the speeds are lower than they should be.
+        problem: what of the record cannot be read; empty when all can.
     """
 
     run_id: str
     label: str
     base: str
     recipe: str
-    tree: str
     dtype: str
     batch_size: int
     temperature: float
     parameters: int
     active_parameters: int
-    accept_length: float | None
-    interval: tuple[float, float] | None
     plain_tokens_per_s: float | None
-    tokens_per_s: float | None
-    speedup: float | None
-    identical: int | None
-    prompts: int | None
+    measured: TreeResult
     device: str = ""
     load: str = ""
-    histogram: dict[int, int] = field(default_factory=dict)
-    by_depth: tuple[dict[str, Any], ...] = ()
-    costs: dict[str, float] = field(default_factory=dict)
-    step_s: dict[str, float] = field(default_factory=dict)
+    problem: str = ""
+
+    @property
+    def tree(self) -> str:
+        """Label of the tree, or `plain`."""
+        return self.measured.tree
+
+    @property
+    def accept_length(self) -> float | None:
+        """Committed tokens per verify step."""
+        return self.measured.accept_length
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """After the first token."""
+        return self.measured.decode_tokens_per_s
+
+    @property
+    def speedup(self) -> float | None:
+        """Over plain decoding."""
+        return self.measured.speedup
 
     @property
     def equal_answers(self) -> str:
         """Answers equal to plain decoding's, of all, as tables show it."""
-        return "-" if self.identical is None else f"{self.identical}/{self.prompts}"
+        return equal_answers(self.measured)
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """Phase -> seconds in the profiled pass at batch 1, the draft's commit counted with propose."""
+        return _by_phase(self.measured.costs)
+
+    @property
+    def step_s(self) -> dict[str, float]:
+        """Phase -> seconds of one verify step there."""
+        return _by_phase(self.measured.phases)
 
     @property
     def draft_cost_s(self) -> float | None:
@@ -72,8 +92,33 @@ class ResultRow:
         return self.step_s.get("propose")
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
-        return asdict(self) | {"draft_cost_s": self.draft_cost_s}
+        """As JSON types: the setting, every figure of `COLUMNS`, and the details."""
+        measured = self.measured
+        figures = {column.name: column.value(measured) for column in COLUMNS}
+        return {
+            "run_id": self.run_id,
+            "label": self.label,
+            "base": self.base,
+            "recipe": self.recipe,
+            "tree": self.tree,
+            "dtype": self.dtype,
+            "batch_size": self.batch_size,
+            "temperature": self.temperature,
+            "parameters": self.parameters,
+            "active_parameters": self.active_parameters,
+            "accept_length": figures.pop("accept_length"),
+            "interval": figures.pop("interval"),
+            "plain_tokens_per_s": self.plain_tokens_per_s,
+            **figures,
+            "prompts": measured.lossless and measured.lossless.prompts,
+            "device": self.device,
+            "load": self.load,
+            "histogram": measured.histogram,
+            "by_depth": [row.to_json() for row in measured.by_depth],
+            "costs": self.costs,
+            "step_s": self.step_s,
+            "draft_cost_s": self.draft_cost_s,
+        }
 
 
 def collect(workbench: Workbench, words: Sequence[str]) -> list[ResultRow]:
@@ -107,7 +152,7 @@ def rows_of(workbench: Workbench, run_id: str, label: str) -> list[ResultRow]:
     """The results of one bench, under this name."""
     report = workbench.show(run_id)
     result = report.results.get("bench")
-    return _rows(run_id, label, report.summary.recipe, report.summary.draft, result) if result else []
+    return _rows(run_id, label, report.summary.recipe, report.summary.draft, read_bench(result)) if result else []
 
 
 def _state(library: Library, run_id: str) -> str:
@@ -117,56 +162,38 @@ def _state(library: Library, run_id: str) -> str:
         return "gone"
 
 
-def _rows(run_id: str, label: str, recipe: str, draft: str, result: dict[str, Any]) -> list[ResultRow]:
-    setup, plain = result["setup"], result["plain"] or {}  # a server that is attached to has no plain
-    shared: dict[str, Any] = {
-        "run_id": run_id,
-        "label": label or recipe or draft or run_id,
-        "base": setup.get("base", ""),
-        "recipe": recipe,
-        "dtype": setup.get("dtype", ""),
-        "device": setup.get("cpu", "cpu") if setup.get("device") == "cpu" else setup.get("device", ""),
-        "load": load_note(setup),
-        "batch_size": setup.get("batch_size", 1),
-        "temperature": (setup.get("sampling") or {}).get("temperature", 0.0),
-        "parameters": setup.get("draft_parameters") or 0,
-        "active_parameters": setup.get("draft_active_parameters") or setup.get("draft_parameters") or 0,
-        "plain_tokens_per_s": plain.get("decode_tokens_per_s"),
-    }
-    if not result["trees"]:
-        nothing: dict[str, Any] = {"accept_length": None, "interval": None, "speedup": None}
-        rate = shared["plain_tokens_per_s"]
-        return [ResultRow(**shared, **nothing, tree="plain", tokens_per_s=rate, identical=0, prompts=0)]
-    rows = []
-    for tree in result["trees"]:
-        costs, phases, lossless = tree.get("costs") or {}, tree.get("phases") or {}, tree["lossless"] or {}
-        interval = tree.get("accept_length_interval")
-        rows.append(
-            ResultRow(
-                **shared,
-                tree=tree["tree"],
-                accept_length=tree["accept_length"],
-                interval=tuple(interval) if interval else None,  # type: ignore[arg-type] - two of them
-                tokens_per_s=tree["decode_tokens_per_s"],
-                speedup=tree["speedup"],
-                identical=lossless.get("identical"),
-                prompts=lossless.get("prompts"),
-                histogram={int(length): count for length, count in tree["histogram"].items()},
-                by_depth=tuple(tree["by_depth"]),
-                costs=_by_phase(costs),
-                step_s=_by_phase(phases),
-            )
-        )
-    return rows
+def _rows(run_id: str, label: str, recipe: str, draft: str, found: ReadRecord[BenchResult]) -> list[ResultRow]:
+    setup, plain = found.record.setup, found.record.plain  # a server that is attached to has no plain
+    shared = ResultRow(
+        run_id=run_id,
+        label=label or recipe or draft or run_id,
+        base=setup.base,
+        recipe=recipe,
+        dtype=setup.dtype,
+        device=(setup.cpu or "cpu") if setup.device == "cpu" else setup.device,
+        load=setup.load,
+        batch_size=setup.batch_size,
+        temperature=setup.sampling.temperature if setup.sampling is not None else 0.0,
+        parameters=setup.draft_parameters or 0,
+        active_parameters=setup.draft_active_parameters or setup.draft_parameters or 0,
+        plain_tokens_per_s=plain.decode_tokens_per_s if plain is not None else None,
+        measured=TreeResult(),
+        problem=found.note,
+    )
+    alone = TreeResult(
+        tree="plain", decode_tokens_per_s=shared.plain_tokens_per_s, lossless=Lossless(prompts=0, identical=0)
+    )
+    return [replace(shared, measured=tree) for tree in found.record.trees or [alone]]
 
 
-def _by_phase(seconds: dict[str, Any]) -> dict[str, float]:
+def _by_phase(found: PhaseSeconds | None) -> dict[str, float]:
     """Seconds by the phases that a table shows: the draft's second reading of what was committed is the draft's too."""
+    seconds = found.seconds if found is not None else {}
     if not seconds:
         return {}
-    found = {name: float(seconds.get(f"{name}_s") or 0.0) for name in PHASES}
-    found["propose"] += float(seconds.get("commit_s") or 0.0)
-    return found
+    by_phase = {name: seconds.get(name, 0.0) for name in PHASES}
+    by_phase["propose"] += seconds.get("commit", 0.0)
+    return by_phase
 
 
 Point = tuple[float, float]

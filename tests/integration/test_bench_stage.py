@@ -29,6 +29,7 @@ from hetspec_core.spec import (
     TuneSpec,
 )
 from hetspec_core.spec.document import to_toml
+from tests.fakes.results import keys_of, recorded
 from tests.fakes.tiny_base import make_tiny_base
 
 QUESTIONS = [
@@ -79,6 +80,7 @@ def test_a_bench_measures_every_turn_by_every_tree(tmp_path: Path, pair, capsys:
     folder = run_folder(tmp_path, pair, "bench")
     bench.run(open_context(folder))
     result = result_of(folder)
+    assert keys_of(result) == keys_of(recorded("bench-builtin"))
     assert result["setup"]["conversations"] == 2
     assert result["setup"]["questions"] == 3
     assert [tree["tree"] for tree in result["trees"]] == ["3/2/5", "2/1/2"]
@@ -260,6 +262,7 @@ def test_a_tuning_takes_turns_on_every_prompt(tmp_path: Path, pair, capsys: pyte
         file.write("no row\n" + json.dumps({"question_id": 3, "turns": ["Why?"]}) + "\n")
     tune.run(open_context(folder))
     result = result_of(folder)
+    assert keys_of(result) == keys_of(recorded("tune"))
     order = [(trial["tree"], trial["batch_size"]) for trial in result["trials"]]
     assert order == [(tree, size) for tree in ("plain", "2/1/2", "3/2/5") for size in (1, 2)]
     assert [trial["turns"] for trial in result["trials"]] == [6, 4] * 3, "3 prompts twice, and 2 batches of them"

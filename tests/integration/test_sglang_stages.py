@@ -21,6 +21,7 @@ from hetspec_core.errors import Cancelled, ModelError, SpecError, StageFailed
 from hetspec_core.events import Log, Progress, Result, read_events
 from hetspec_core.spec import BenchSpec, ResourcesSpec, RunSpec, SGLangSpec, TreeSpec, TuneSpec
 from hetspec_core.spec.document import to_toml
+from tests.fakes.results import keys_of, recorded
 from tests.fakes.sglang_pair import CHAIN, GREEDY, Pair, chunks_of, running, wait_for
 from tests.fakes.sglang_site import site_spec
 
@@ -57,6 +58,7 @@ def test_bench_by_servers_has_the_record_of_the_built_in_bench(pair: Pair, site:
     with open_context(folder) as context:
         bench.run(context)
     result = result_of(folder)
+    assert keys_of(result) == keys_of(recorded("bench-servers"))
     tree = result["trees"][0]
     assert result["setup"]["questions"] == 3 and result["setup"]["sglang"]["version"] == "0.5.17"
     assert tree["lossless"] == {"prompts": 3, "identical": 3, "differences": []}
@@ -87,6 +89,7 @@ def test_bench_of_a_running_server_measures_its_tree_and_prints_without_plain(
             bench.run(context)
         assert server.facts is not None
     result = result_of(folder)
+    assert keys_of(result) == keys_of(recorded("bench-running-server"))
     assert result["plain"] is None
     assert result["setup"]["draft"] == result["setup"]["sglang"]["draft"] == server.facts.draft
     assert result["trees"][0]["tree"] == "3/1/3" and result["trees"][0]["speedup"] is None
@@ -145,6 +148,7 @@ def test_what_the_engine_measured_outlives_its_end(
     with open_context(folder) as context:
         bench.run(context)
     result = result_of(folder)
+    assert keys_of(result) == keys_of(recorded("bench-engine"))
     batches = result["trees"][0]["sglang"]["batches"]
     assert [batch["tokens_per_s"] is not None for batch in batches] == [True, False, False]
     assert all("out of memory" in batch["note"] for batch in batches[1:])

@@ -21,6 +21,7 @@ from hetspec_tui.formatting import safe
 from hetspec_tui.screens.run import RunScreen
 from hetspec_tui.screens.run.texts import bar, results_text, setting_lines, table
 from hetspec_tui.widgets.log_view import LogView
+from tests.fakes.results import recorded
 from tests.fakes.specs import small_spec
 from tests.tui.driving import screen_text, toasts, until
 from tests.tui.run_pages import BENCH, demo_run, make_run, points, show
@@ -201,9 +202,11 @@ def test_zooming_brings_the_points_that_were_thinned_out() -> None:
 def test_results_of_any_shape_are_drawn() -> None:
     assert "2.50" in str(results_text({"bench": BENCH}))
     assert "a.b" in str(results_text({"x": {"a": {"b": [1, "[bold]"]}}}))
+    tuned = str(results_text({"tune": recorded("tune")}))
+    assert "frontier" in tuned and "trials" not in tuned and "batch 1: " in tuned
     assert "No result" in str(results_text({}))
     odd = {"bench": {"plain": {}, "trees": [{"tree": None}, 3, {"histogram": {"1": None}, "by_depth": [{}]}]}}
-    assert "identical" in str(results_text(odd))
+    assert "identical" in str(results_text(odd)) and "record is damaged: trees.0.tree is None" in str(results_text(odd))
     alone = {**BENCH, "plain": None, "trees": [{**BENCH["trees"][0], "speedup": None, "lossless": None}]}  # type: ignore[dict-item]
     shown = str(results_text({"bench": alone}))  # of a server that always drafts: nothing to hold it against
     assert "2.50" in shown and "100.0" in shown and "plain" not in shown and "None" not in shown and "?" not in shown

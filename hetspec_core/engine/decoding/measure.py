@@ -21,6 +21,16 @@ from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.decoding.prefill import synchronize
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.events.results import (
+    CategoryResult,
+    DepthResult,
+    Difference,
+    Lossless,
+    PassCosts,
+    PhaseSeconds,
+    PlainResult,
+    TreeResult,
+)
 from hetspec_core.spec import DecodingSpec
 
 PLAIN = "plain"
@@ -124,12 +134,14 @@ class PhaseClock:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
-def profile(base: BaseLM, draft: DraftLM, questions: Sequence[Question], decoding: DecodingSpec) -> dict[str, Any]:
+def profile(
+    base: BaseLM, draft: DraftLM, questions: Sequence[Question], decoding: DecodingSpec
+) -> tuple[PhaseSeconds, PassCosts]:
     """Where the time goes at batch 1, from a pass of its own.
 
     Returns:
-        `phases`: seconds per verify step of propose, verify, commit and other; `costs`: seconds of the whole pass by
-        phase, prefill included, with its steps, prompt tokens and completion tokens. Both empty without a step.
+        Seconds per verify step of propose, verify, commit and other; and seconds of the whole pass by phase, prefill
+        included, with its steps, prompt tokens and completion tokens. Both have no value without a step.
     """
     clock = PhaseClock(base.device)
     steps, tokens, decode_s = 0, 0, 0.0
@@ -140,18 +152,16 @@ def profile(base: BaseLM, draft: DraftLM, questions: Sequence[Question], decodin
         decode_s += completion.decode_s
     prefill = clock.seconds.pop("prefill", 0.0)
     if not steps:
-        return {"phases": {}, "costs": {}}
+        return PhaseSeconds(), PassCosts()
     seconds = clock.seconds | {"other": max(0.0, decode_s - sum(clock.seconds.values()))}
-    return {
-        "phases": {f"{phase}_s": spent / steps for phase, spent in seconds.items()},
-        "costs": {
-            "prefill_s": prefill,
-            **{f"{phase}_s": spent for phase, spent in seconds.items()},
-            "verify_steps": steps,
-            "prompt_tokens": sum(len(question.ids) for question in questions),
-            "completion_tokens": tokens,
-        },
-    }
+    costs = PassCosts(
+        prefill_s=prefill,
+        verify_steps=steps,
+        prompt_tokens=sum(len(question.ids) for question in questions),
+        completion_tokens=tokens,
+        **{f"{phase}_s": spent for phase, spent in seconds.items()},
+    )
+    return PhaseSeconds(**{f"{phase}_s": spent / steps for phase, spent in seconds.items()}), costs
 
 
 Gap = Callable[[list[int]], float | None]
@@ -171,72 +181,75 @@ def base_gap(base: BaseLM) -> Gap:
     return gap
 
 
-def first_difference(gap: Gap, question: Question, plain: Completion, other: Completion) -> dict[str, Any] | None:
+def first_difference(
+    gap: Gap, index: int, question: Question, plain: Completion, other: Completion
+) -> Difference | None:
     """Where two answers part, and how close the base's two likeliest tokens are there; None when they are equal.
 
     Without a mistake they part only where the base is undecided within the rounding of its number type.
+
+    Args:
+        gap: of the two likeliest tokens after a context.
+        index: of the question, for the record.
+        question: the prompt.
+        plain, other: the two answers.
     """
     length = min(len(plain.tokens), len(other.tokens))
     at = next((i for i in range(length) if plain.tokens[i] != other.tokens[i]), None)
     if at is None:
         if len(plain.tokens) == len(other.tokens):
             return None
-        return {"token": length, "plain": None, "speculative": None, "top2_gap": None}
-    return {
-        "token": at,
-        "plain": plain.tokens[at],
-        "speculative": other.tokens[at],
-        "top2_gap": gap(question.ids + plain.tokens[:at]),
-    }
+        return Difference(question=index, token=length, plain=None, speculative=None, top2_gap=None)
+    return Difference(
+        question=index,
+        token=at,
+        plain=plain.tokens[at],
+        speculative=other.tokens[at],
+        top2_gap=gap(question.ids + plain.tokens[:at]),
+    )
 
 
 def speculative_report(
     gap: Gap, questions: Sequence[Question], plain: Track, track: Track, *, bootstrap: int
-) -> dict[str, Any]:
-    """Everything that is said of one tree against plain decoding, as JSON data."""
+) -> TreeResult:
+    """Everything that is said of one tree against plain decoding."""
     stats = AcceptStats.of(track.completions)
     groups = _by_conversation(questions, track.completions)
-    differences = []
-    for index, (question, ours, theirs) in enumerate(zip(questions, track.completions, plain.completions, strict=True)):
-        found = first_difference(gap, question, theirs, ours)
-        if found is not None:
-            differences.append({"question": index, **found})
+    pairs = enumerate(zip(questions, track.completions, plain.completions, strict=True))
+    found = [first_difference(gap, index, question, theirs, ours) for index, (question, ours, theirs) in pairs]
+    differences = [one for one in found if one is not None]
     tree = track.decoding.tree
-    return {
-        "tree": tree.label,
-        "depth": tree.depth,
-        "top_k": tree.top_k,
-        "num_draft_tokens": tree.num_draft_tokens,
-        "accept_length": stats.accept_length,
-        "accept_length_interval": bootstrap_interval(groups, bootstrap),
-        "accept_length_macro": macro_accept_length(groups),
-        "verify_steps": stats.num_steps,
-        "histogram": {str(length): count for length, count in stats.histogram.items()},
-        "by_depth": [
-            {
-                "depth": row.depth,
-                "offered": row.offered,
-                "accepted": row.accepted,
-                "acceptance_rate": row.acceptance_rate,
-                "joint_rate": row.joint_rate,
-            }
+    return TreeResult(
+        tree=tree.label,
+        depth=tree.depth,
+        top_k=tree.top_k,
+        num_draft_tokens=tree.num_draft_tokens,
+        accept_length=stats.accept_length,
+        accept_length_interval=bootstrap_interval(groups, bootstrap),
+        accept_length_macro=macro_accept_length(groups),
+        verify_steps=stats.num_steps,
+        histogram=dict(stats.histogram),
+        by_depth=[
+            DepthResult(
+                depth=row.depth,
+                offered=row.offered,
+                accepted=row.accepted,
+                acceptance_rate=row.acceptance_rate,
+                joint_rate=row.joint_rate,
+            )
             for row in stats.by_depth
         ],
         **_speeds(track),
-        "speedup": _ratio(track.decode_tokens_per_s, plain.decode_tokens_per_s),
-        "speedup_end_to_end": _ratio(track.end_to_end_tokens_per_s, plain.end_to_end_tokens_per_s),
-        "lossless": {
-            "prompts": len(questions),
-            "identical": len(questions) - len(differences),
-            "differences": differences,
-        },
-        "categories": _by_category(questions, plain, track),
-    }
+        speedup=_ratio(track.decode_tokens_per_s, plain.decode_tokens_per_s),
+        speedup_end_to_end=_ratio(track.end_to_end_tokens_per_s, plain.end_to_end_tokens_per_s),
+        lossless=Lossless(prompts=len(questions), identical=len(questions) - len(differences), differences=differences),
+        categories=_by_category(questions, plain, track),
+    )
 
 
-def plain_report(track: Track) -> dict[str, Any]:
-    """What is said of plain decoding, as JSON data."""
-    return _speeds(track)
+def plain_report(track: Track) -> PlainResult:
+    """What is said of plain decoding."""
+    return PlainResult(**_speeds(track))
 
 
 def _speeds(track: Track) -> dict[str, Any]:
@@ -263,18 +276,18 @@ def _by_conversation(questions: Sequence[Question], completions: Sequence[Comple
     return list(groups.values())
 
 
-def _by_category(questions: Sequence[Question], plain: Track, track: Track) -> dict[str, Any]:
-    report = {}
+def _by_category(questions: Sequence[Question], plain: Track, track: Track) -> dict[str, CategoryResult]:
+    report: dict[str, CategoryResult] = {}
     together = any(size > 1 for size in track.batches)
     for category in sorted({question.category for question in questions} - {""}):
         chosen = [index for index, question in enumerate(questions) if question.category == category]
         ours = Track(track.label, track.decoding, [track.completions[index] for index in chosen])
         theirs = Track(plain.label, plain.decoding, [plain.completions[index] for index in chosen])
-        report[category] = {
-            "prompts": len(chosen),
-            "accept_length": AcceptStats.of(ours.completions).accept_length,
+        report[category] = CategoryResult(
+            prompts=len(chosen),
+            accept_length=AcceptStats.of(ours.completions).accept_length,
             # Rows of a batch share its time, so it cannot be said what a category took.
-            "decode_tokens_per_s": None if together else ours.decode_tokens_per_s,
-            "speedup": None if together else _ratio(ours.decode_tokens_per_s, theirs.decode_tokens_per_s),
-        }
+            decode_tokens_per_s=None if together else ours.decode_tokens_per_s,
+            speedup=None if together else _ratio(ours.decode_tokens_per_s, theirs.decode_tokens_per_s),
+        )
     return report

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+from hetspec_core.events.results import TrialResult
 
 TurnKey = tuple[int, int]
 """(repeat, number of the batch of prompts)."""
@@ -134,21 +135,21 @@ def verdict(trials: Sequence[Trial], plain_label: str) -> Verdict | None:
     return Verdict(leading, leading, f"{leading.tree} is the fastest ({best})")
 
 
-def as_json(trial: Trial, plain: Trial | None) -> dict[str, Any]:
-    """A trial as JSON data."""
+def trial_result(trial: Trial, plain: Trial | None) -> TrialResult:
+    """A trial as the record has it."""
     found = speedup(trial, plain) if plain is not None and trial.turns and plain.turns else None
-    return {
-        "tree": trial.tree,
-        "batch_size": trial.batch_size,
-        "tokens_per_s": trial.tokens_per_s,
-        "speedup": found.value if found else None,
-        "speedup_interval": found.interval if found else None,
-        "accept_length": trial.accept_length,
-        "tokens": sum(tokens for tokens, _ in trial.turns.values()),
-        "seconds": sum(seconds for _, seconds in trial.turns.values()),
-        "turns": len(trial.turns),
-        "note": trial.note,
-    }
+    return TrialResult(
+        tree=trial.tree,
+        batch_size=trial.batch_size,
+        tokens_per_s=trial.tokens_per_s,
+        speedup=found.value if found else None,
+        speedup_interval=found.interval if found else None,
+        accept_length=trial.accept_length,
+        tokens=sum(tokens for tokens, _ in trial.turns.values()),
+        seconds=sum(seconds for _, seconds in trial.turns.values()),
+        turns=len(trial.turns),
+        note=trial.note,
+    )
 
 
 def _above(one: Speedup, other: Speedup) -> bool:

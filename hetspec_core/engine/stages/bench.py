@@ -27,6 +27,7 @@ from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.stages.measured_prompts import OUTGROWN, Prompts, opening, read_prompts, turns_of
 from hetspec_core.engine.stages.models import load_pair
 from hetspec_core.errors import SpecError
+from hetspec_core.events.results import BenchResult, BenchSetup, SamplingUsed, ServedBy, TreeResult
 
 
 def run(context: RunContext) -> None:
@@ -61,23 +62,22 @@ def run(context: RunContext) -> None:
     _warm_up(context, base, draft, template, prompts.conversations, tracks)
     questions = _measure(context, base, draft, template, prompts, tracks)
     plain, *speculative = tracks
-    reports = []
+    reports: list[TreeResult] = []
     for track in speculative:
         assert draft is not None  # else there is no such track
         context.check_cancelled()
         report = speculative_report(base_gap(base), questions, plain, track, bootstrap=spec.bench.bootstrap)
-        report |= profile(base, draft, questions[: spec.bench.profile_prompts], track.decoding)
-        reports.append(report)
-    context.result(
-        "bench",
-        {
-            "setup": _setup(context, base, draft, template, questions, prompts),
-            "plain": plain_report(plain),
-            "trees": reports,
-        },
-    )
-    if reports:
-        context.metric(0, {"accept_length": reports[0]["accept_length"], "speedup": reports[0]["speedup"]})
+        phases, costs = profile(base, draft, questions[: spec.bench.profile_prompts], track.decoding)
+        reports.append(report.model_copy(update={"phases": phases, "costs": costs}))
+    setup = _setup(context, base, draft, template, questions, prompts)
+    _tell(context, BenchResult(setup=setup, plain=plain_report(plain), trees=reports))
+
+
+def _tell(context: RunContext, result: BenchResult) -> None:
+    context.result("bench", result.to_json())
+    if result.trees:
+        first = result.trees[0]
+        context.metric(0, {"accept_length": first.accept_length, "speedup": first.speedup})
 
 
 def _run_served(context: RunContext, prompts: Prompts) -> None:
@@ -85,39 +85,27 @@ def _run_served(context: RunContext, prompts: Prompts) -> None:
     from hetspec_core.engine.stages.bench_sglang import measure_served
 
     spec = context.spec
-    found, questions = measure_served(context, prompts)
-    prompt_ids = json.dumps([question.ids for question in questions], separators=(",", ":"))
-    setup = {
+    plain, trees, served, questions = measure_served(context, prompts)
+    setup = BenchSetup(
         **machine_facts(context.device),
-        "dtype": found["sglang"]["dtype"] or spec.resources.dtype,
-        "base": spec.base.name,
-        "draft": _served_draft(context, found["sglang"]) if spec.draft and not spec.decoding.plain else "",
-        "draft_parameters": None,
-        "draft_vocab_size": None,
-        "prompts": spec.bench.prompts,
-        "prompt_ids_hash": hashlib.sha256(prompt_ids.encode()).hexdigest()[:16],
-        "conversations": len(prompts),
-        "left_out": prompts.record(),
-        "questions": len(questions),
-        "prompt_tokens": sum(len(question.ids) for question in questions),
-        "max_new_tokens": spec.decoding.max_new_tokens,
-        "sampling": spec.decoding.sampling.model_dump(),
-        "batch_size": found["sglang"]["batch_size"],
-        "repeats": found["sglang"]["repeats"],
-        "backend": "sglang",
-        "sglang": found["sglang"],
-    }
-    context.result("bench", {"setup": setup, "plain": found["plain"], "trees": found["trees"]})
-    if found["trees"]:
-        best = found["trees"][0]
-        context.metric(0, {"accept_length": best["accept_length"], "speedup": best["speedup"]})
+        **_asked(context, questions, prompts),
+        dtype=served.dtype or spec.resources.dtype,
+        draft=_served_draft(context, served) if spec.draft and not spec.decoding.plain else "",
+        draft_parameters=None,
+        draft_vocab_size=None,
+        batch_size=served.batch_size,
+        repeats=served.repeats,
+        backend="sglang",
+        sglang=served,
+    )
+    _tell(context, BenchResult(setup=setup, plain=plain, trees=trees))
 
 
-def _served_draft(context: RunContext, sglang: dict[str, Any]) -> str:
+def _served_draft(context: RunContext, served: ServedBy) -> str:
     """What was measured: the draft that was named, else the one that the running server says it has."""
     draft = context.spec.draft
     assert draft is not None
-    return draft.checkpoint or sglang.get("draft") or draft.name
+    return draft.checkpoint or served.draft or draft.name
 
 
 def _warm_up(
@@ -214,20 +202,31 @@ def _setup(
     template: ChatTemplate,
     questions: list[Question],
     prompts: Prompts,
-) -> dict[str, Any]:
+) -> BenchSetup:
     """Under which conditions the figures hold."""
+    spec = context.spec
+    return BenchSetup(
+        **machine_facts(context.device),
+        **_asked(context, questions, prompts),
+        dtype=str(context.dtype).removeprefix("torch."),
+        base_fingerprint=base.fingerprint,
+        draft=(spec.draft.checkpoint or spec.draft.name) if spec.draft and draft is not None else "",
+        draft_parameters=draft.num_parameters if draft is not None else 0,
+        draft_active_parameters=draft.num_active_parameters if draft is not None else 0,
+        draft_vocab_size=draft.vocab_size if draft is not None else 0,
+        template_hash=template.hash,
+        batch_size=spec.bench.batch_size,
+        repeats=spec.bench.repeats,
+        peak_memory_bytes=peak_memory_bytes(context.device),
+    )
+
+
+def _asked(context: RunContext, questions: list[Question], prompts: Prompts) -> dict[str, Any]:
+    """The fields of the setup that say what was asked, whoever answers."""
     spec = context.spec
     prompt_ids = json.dumps([question.ids for question in questions], separators=(",", ":"))
     return {
-        **machine_facts(context.device),
-        "dtype": str(context.dtype).removeprefix("torch."),
-        "base": base.name,
-        "base_fingerprint": base.fingerprint,
-        "draft": (spec.draft.checkpoint or spec.draft.name) if spec.draft and draft is not None else "",
-        "draft_parameters": draft.num_parameters if draft is not None else 0,
-        "draft_active_parameters": draft.num_active_parameters if draft is not None else 0,
-        "draft_vocab_size": draft.vocab_size if draft is not None else 0,
-        "template_hash": template.hash,
+        "base": spec.base.name,
         "prompts": spec.bench.prompts,
         "prompt_ids_hash": hashlib.sha256(prompt_ids.encode()).hexdigest()[:16],
         "conversations": len(prompts),
@@ -235,8 +234,5 @@ def _setup(
         "questions": len(questions),
         "prompt_tokens": sum(len(question.ids) for question in questions),
         "max_new_tokens": spec.decoding.max_new_tokens,
-        "sampling": spec.decoding.sampling.model_dump(),
-        "batch_size": spec.bench.batch_size,
-        "repeats": spec.bench.repeats,
-        "peak_memory_bytes": peak_memory_bytes(context.device),
+        "sampling": SamplingUsed(**spec.decoding.sampling.model_dump()),
     }

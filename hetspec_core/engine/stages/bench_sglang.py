@@ -36,17 +36,20 @@ from hetspec_core.engine.decoding.measure import (
 from hetspec_core.engine.stages.measured_prompts import OUTGROWN, Prompts, opening, turns_of
 from hetspec_core.engine.stages.served import draft_folder, sglang_backend
 from hetspec_core.errors import HetSpecError, SpecError
+from hetspec_core.events.results import BatchResult, PhaseSeconds, PlainResult, ServedBy, SGLangCounts, TreeResult
 
 Metas = list[dict[str, Any]]
 
 _SHORT = 16  # tokens of an answer before the clock starts
 
 
-def measure_served(context: RunContext, prompts: Prompts) -> tuple[dict[str, Any], list[Question]]:
+def measure_served(
+    context: RunContext, prompts: Prompts
+) -> tuple[PlainResult | None, list[TreeResult], ServedBy, list[Question]]:
     """Measure by SGLang.
 
     Returns:
-        `plain`, `trees` and `sglang` of the bench record, and the questions.
+        Plain decoding (None at a server that always drafts), the trees, what served, and the questions.
 
     Raises:
         SpecError: there is no draft.
@@ -75,8 +78,8 @@ def measure_served(context: RunContext, prompts: Prompts) -> tuple[dict[str, Any
         measurement = _Engine(context, backend) if spec.sglang.engine else _Servers(context, backend, room)
         questions: list[Question] = []
         metas: dict[str, Metas] = {}
-        batches: dict[str, list[dict[str, Any]]] = {}
-        reports = []
+        batches: dict[str, list[BatchResult]] = {}
+        reports: list[TreeResult] = []
         for number, way in enumerate(ways):
             context.check_cancelled()
             measurement.part = (number + 1, len(ways))
@@ -89,15 +92,18 @@ def measure_served(context: RunContext, prompts: Prompts) -> tuple[dict[str, Any
             # Now, while a server of this base is up: it is asked how close the likeliest tokens are where answers part.
             reference = plain if has_plain else way
             report = speculative_report(measurement.gap, questions, reference, way, bootstrap=spec.bench.bootstrap)
+            more: dict[str, Any] = {
+                "phases": PhaseSeconds(),
+                "sglang": _sglang_figures(way, metas[way.label], batches[way.label]),
+            }
             if not has_plain:  # there is nothing to compare with
-                report |= {"speedup": None, "speedup_end_to_end": None, "lossless": None}
-                for row in report["categories"].values():
-                    row["speedup"] = None
-            report["phases"] = {}
-            report["sglang"] = _sglang_figures(way, metas[way.label]) | {"batches": batches[way.label]}
-            reports.append(report)
-        said = None if not has_plain else plain_report(plain) | {"sglang": {"batches": batches[PLAIN]}}
-        return {"plain": said, "trees": reports, "sglang": measurement.setup()}, questions
+                rows = {name: row.model_copy(update={"speedup": None}) for name, row in report.categories.items()}
+                more |= {"speedup": None, "speedup_end_to_end": None, "lossless": None, "categories": rows}
+            reports.append(report.model_copy(update=more))
+        said = None
+        if has_plain:
+            said = plain_report(plain).model_copy(update={"sglang": SGLangCounts(batches=batches[PLAIN])})
+        return said, reports, measurement.setup(), questions
 
 
 def check_prompts(
@@ -180,7 +186,7 @@ class _Servers:
     def _tell(self, way: Track, done: int, total: int, category: str = "") -> None:
         self._context.progress(f"bench {way.label}", done, total, "prompts", category, part=self.part)
 
-    def batches(self, way: Track, questions: Sequence[Question]) -> list[dict[str, Any]]:
+    def batches(self, way: Track, questions: Sequence[Question]) -> list[BatchResult]:
         """Throughput with several requests at once, for every batch size beyond one."""
         served, found = self._served, []
         assert served is not None
@@ -192,20 +198,20 @@ class _Servers:
                 found.append(throughput(self._backend, served, prompts, way, size, warmup=warmup))
         return found
 
-    def setup(self) -> dict[str, Any]:
+    def setup(self) -> ServedBy:
         """What served."""
         assert self._served is not None
         facts = self._served.facts
-        return {
-            "mode": "server",
-            "version": facts.version,
-            "model": facts.model,
-            "url": self._served.client.url,
-            "dtype": facts.args.get("dtype"),
-            "draft": facts.draft,
-            "batch_size": 1,
-            "repeats": self._context.spec.bench.repeats,
-        }
+        return ServedBy(
+            mode="server",
+            version=facts.version,
+            model=facts.model,
+            url=self._served.client.url,
+            dtype=_text(facts.args.get("dtype")),
+            draft=facts.draft,
+            batch_size=1,
+            repeats=self._context.spec.bench.repeats,
+        )
 
     def gap(self, context_ids: list[int]) -> float | None:
         """How far apart the logits of the two likeliest tokens after a context are, as the present server sees it."""
@@ -294,7 +300,7 @@ class _Engine:
             way.completions.append(completion)
         return [answer["meta"] for answer in answers]
 
-    def batches(self, way: Track, questions: Sequence[Question]) -> list[dict[str, Any]]:
+    def batches(self, way: Track, questions: Sequence[Question]) -> list[BatchResult]:
         """Throughput of every batch size."""
         found = []
         for batch in self._found["batches"]:
@@ -305,17 +311,23 @@ class _Engine:
                 for count in step_counts(answer["meta"], len(answer["tokens"]), way.decoding.tree.depth)
             ]
             found.append(_batch(batch["batch_size"], tokens, batch["total_s"], counts))
-        lacking = {"completion_tokens": 0, "total_s": None, "tokens_per_s": None, "accept_length": None}
-        return [*found, *({"batch_size": size, **lacking, "note": self._found["ended"]} for size in self._unmeasured())]
+        lacking: dict[str, Any] = {"completion_tokens": 0, "total_s": None, "tokens_per_s": None, "accept_length": None}
+        note = self._found["ended"]
+        return [*found, *(BatchResult(batch_size=size, **lacking, note=note) for size in self._unmeasured())]
 
     def _unmeasured(self) -> tuple[int, ...]:
         return self._context.spec.sglang.batch_sizes[len(self._found["batches"]) :]
 
-    def setup(self) -> dict[str, Any]:
+    def setup(self) -> ServedBy:
         """What ran."""
-        said = self._found.get("server", {})
-        about = {"version": self._version, "start_s": self._found.get("start_s"), "dtype": said.get("dtype")}
-        return {"mode": "engine", **about, "batch_size": self._context.spec.sglang.batch_sizes[0], "repeats": 1}
+        return ServedBy(
+            mode="engine",
+            version=self._version,
+            start_s=self._found.get("start_s"),
+            dtype=_text(self._found.get("server", {}).get("dtype")),
+            batch_size=self._context.spec.sglang.batch_sizes[0],
+            repeats=1,
+        )
 
     def gap(self, context_ids: list[int]) -> float | None:
         """The engine is gone by then; nobody can tell."""
@@ -324,7 +336,7 @@ class _Engine:
 
 def throughput(
     backend: SGLangBackend, served: Served, prompts: Sequence[list[int]], way: Track, size: int, *, warmup: int
-) -> dict[str, Any]:
+) -> BatchResult:
     """All prompts, `size` requests at once.
 
     Args:
@@ -348,18 +360,23 @@ def throughput(
     return _batch(size, sum(len(completion.tokens) for completion in done), took, steps)
 
 
-def _batch(size: int, tokens: int, total_s: float, steps: Sequence[Any]) -> dict[str, Any]:
-    return {
-        "batch_size": size,
-        "completion_tokens": tokens,
-        "total_s": total_s,
-        "tokens_per_s": tokens / total_s if total_s > 0 else None,
-        "accept_length": AcceptStats(list(steps)).accept_length,
-        "verify_steps": len(steps),
-    }
+def _batch(size: int, tokens: int, total_s: float, steps: Sequence[Any]) -> BatchResult:
+    return BatchResult(
+        batch_size=size,
+        completion_tokens=tokens,
+        total_s=total_s,
+        tokens_per_s=tokens / total_s if total_s > 0 else None,
+        accept_length=AcceptStats(list(steps)).accept_length,
+        verify_steps=len(steps),
+    )
 
 
-def _sglang_figures(track: Track, metas: Metas) -> dict[str, Any]:
+def _text(value: Any) -> str | None:
+    """A word of a server, whose JSON may hold anything."""
+    return None if value is None else str(value)
+
+
+def _sglang_figures(track: Track, metas: Metas, batches: list[BatchResult]) -> SGLangCounts:
     """The same measurement as SGLang counts it."""
     steps = sum(int(meta.get("spec_verify_ct") or 0) for meta in metas)
     tokens = sum(int(meta.get("completion_tokens") or 0) for meta in metas)
@@ -368,10 +385,11 @@ def _sglang_figures(track: Track, metas: Metas) -> dict[str, Any]:
         for length, count in enumerate(histogram_of(meta)):
             histogram += [0] * (length + 1 - len(histogram))
             histogram[length] += count
-    return {
-        "flags": list(tree_flags(track.decoding.tree)),
-        "completion_tokens": tokens,
-        "spec_verify_ct": steps,
-        "accept_length": sglang_accept_length(tokens, steps),
-        "correct_drafts_histogram": histogram,
-    }
+    return SGLangCounts(
+        flags=list(tree_flags(track.decoding.tree)),
+        completion_tokens=tokens,
+        spec_verify_ct=steps,
+        accept_length=sglang_accept_length(tokens, steps),
+        correct_drafts_histogram=histogram,
+        batches=batches,
+    )

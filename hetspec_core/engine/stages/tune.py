@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 from hetspec_core.acceptance import AcceptStats
 from hetspec_core.engine.backends.sglang_counts import tree_flags
@@ -20,13 +19,14 @@ from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.decoding.measure import PLAIN, Track
-from hetspec_core.engine.decoding.trials import ADVICE, Trial, as_json, verdict
+from hetspec_core.engine.decoding.trials import ADVICE, Trial, trial_result, verdict
 from hetspec_core.engine.machine import machine_facts
 from hetspec_core.engine.stages.bench_sglang import check_prompts, throughput
 from hetspec_core.engine.stages.measured_prompts import Prompts, opening, read_prompts
 from hetspec_core.engine.stages.models import load_pair
 from hetspec_core.engine.stages.served import draft_folder, sglang_backend
 from hetspec_core.errors import Cancelled, HetSpecError, SpecError
+from hetspec_core.events.results import FastestResult, MachineFacts, TrialResult, TunedPrompts, TuneResult
 from hetspec_core.spec import DecodingSpec
 
 _SPENT = "the time budget was spent"
@@ -59,39 +59,36 @@ def run(context: RunContext) -> None:
     for number, trial in enumerate(trials, 1):
         context.metric(number, {"tokens_per_s": trial.tokens_per_s, "accept_length": trial.accept_length})
     found = report(trials, backend=spec.backend, decodings={way.label: way.decoding for way in ways})
-    about = {"source": prompts.source, "conversations": len(prompts), "left_out": prompts.record()}
-    context.result("tune", {**found, "prompts": about, "machine": machine_facts(context.device)})
+    about = TunedPrompts(source=prompts.source, conversations=len(prompts), left_out=prompts.record())
+    machine = MachineFacts(**machine_facts(context.device))
+    context.result("tune", found.model_copy(update={"prompts": about, "machine": machine}).to_json())
 
 
-def report(trials: Sequence[Trial], *, backend: str, decodings: dict[str, DecodingSpec]) -> dict[str, Any]:
-    """The trials, and for each batch size the verdict and the shapes that no other beats in speed and accept length.
-
-    `best` has by batch size: `tree`, `tokens_per_s`, `speedup`, `speedup_interval` and `flags` of the fastest, all None
-    where no difference was measured; `leading`, the one with the highest speed; `verdict` and `advice` in words.
-    """
-    best: dict[str, Any] = {}
-    rows: list[dict[str, Any]] = []
+def report(trials: Sequence[Trial], *, backend: str, decodings: dict[str, DecodingSpec]) -> TuneResult:
+    """The trials, and for each batch size the verdict and the shapes that no other beats in speed and accept length."""
+    best: dict[str, FastestResult] = {}
     plain = {trial.batch_size: trial for trial in trials if trial.tree == PLAIN}
-    for trial in trials:
-        rows.append(as_json(trial, plain.get(trial.batch_size)))
-    by_trial = {(row["tree"], row["batch_size"]): row for row in rows}
+    rows = [trial_result(trial, plain.get(trial.batch_size)) for trial in trials]
+    by_trial = {(row.tree, row.batch_size): row for row in rows}
     for size in sorted({trial.batch_size for trial in trials}):
         here = [trial for trial in trials if trial.batch_size == size]
         found = verdict(here, PLAIN)
         if found is None:
             continue
         fastest = found.fastest
-        row = by_trial[fastest.tree, size] if fastest is not None else {}
-        best[str(size)] = {
-            "tree": fastest.tree if fastest is not None else None,
-            **{key: row.get(key) for key in ("tokens_per_s", "speedup", "speedup_interval")},
-            "flags": _flags(decodings[fastest.tree], fastest, backend) if fastest is not None else None,
-            "leading": found.leading.tree,
-            "verdict": found.sentence,
-            "advice": "" if fastest is not None else ADVICE,
-            "frontier": [trial.tree for trial in _frontier([each for each in here if each.turns])],
-        }
-    return {"backend": backend, "trials": rows, "best": best}
+        row = by_trial[fastest.tree, size] if fastest is not None else TrialResult()
+        best[str(size)] = FastestResult(
+            tree=fastest.tree if fastest is not None else None,
+            tokens_per_s=row.tokens_per_s,
+            speedup=row.speedup,
+            speedup_interval=row.speedup_interval,
+            flags=_flags(decodings[fastest.tree], fastest, backend) if fastest is not None else None,
+            leading=found.leading.tree,
+            verdict=found.sentence,
+            advice="" if fastest is not None else ADVICE,
+            frontier=[trial.tree for trial in _frontier([each for each in here if each.turns])],
+        )
+    return TuneResult(backend=backend, trials=rows, best=best)
 
 
 def _flags(decoding: DecodingSpec, fastest: Trial, backend: str) -> str:
@@ -236,9 +233,9 @@ def _served(context: RunContext, ways: Sequence[Track], prompts: Prompts, *, fol
                     for batch, part in enumerate(_parts(ids, size)):
                         warmup = 0 if batch else spec.bench.warmup
                         found = throughput(backend, served, part, way, size, warmup=warmup)
-                        trial.turns[number, batch] = (found["completion_tokens"], found["total_s"])
-                        trial.steps += found["verify_steps"]
-                        trial.committed += round((found["accept_length"] or 0.0) * found["verify_steps"])
+                        trial.turns[number, batch] = (found.completion_tokens or 0, found.total_s or 0.0)
+                        trial.steps += found.verify_steps or 0
+                        trial.committed += round((found.accept_length or 0.0) * (found.verify_steps or 0))
                 except Cancelled:
                     raise
                 except HetSpecError as error:  # a shape that this server cannot do is a finding

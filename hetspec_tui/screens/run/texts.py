@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len
 from textual.content import Content
 
-from hetspec_core.quantities import load_note
 from hetspec_core.service import exit_words
+from hetspec_core.service.bench_view import Bars, Grid, Part, bench_lines, is_bench, is_tuning, tune_lines
 from hetspec_tui.formatting import duration, number, safe, size
 from hetspec_tui.screens.run.head import MUTED
 
@@ -110,7 +110,7 @@ def files_text(
 
 
 def results_text(results: Mapping[str, Any]) -> Content:
-    """All results; of a bench its tables, the histogram of accept lengths and the acceptance by depth as bars."""
+    """All results; of a bench and a tuning what their commands print, with distributions as bars."""
     if not results:
         return _muted("No result yet. A bench has its tables here, a training its last evaluation.")
     parts: list[Content] = []
@@ -118,63 +118,29 @@ def results_text(results: Mapping[str, Any]) -> Content:
         if parts:
             parts.append(Content(""))
         parts.append(Content.styled(safe(kind), "bold $accent"))
-        if isinstance(data, dict) and isinstance(data.get("trees"), list) and "plain" in data:
-            parts += _bench(data)
+        if is_bench(data) or is_tuning(data):
+            parts += _measured(bench_lines(data) if is_bench(data) else tune_lines(data))
         else:
             parts.append(table(("name", "value"), list(_flat("", data))))
     return Content("\n").join(parts)
 
 
-def _bench(data: Mapping[str, Any]) -> list[Content]:
-    setup, trees = data.get("setup") or {}, [tree for tree in data["trees"] if isinstance(tree, dict)]
-    plain = data["plain"]  # None where a server was attached to that always drafts
-    rows = []
-    if isinstance(plain, dict):
-        rows.append(("plain", "-", "-", _fixed(plain.get("decode_tokens_per_s"), 1), "1.00", "-"))
-    for tree in trees:
-        interval, lossless = tree.get("accept_length_interval"), tree.get("lossless") or {}
-        rows.append(
-            (
-                str(tree.get("tree", "?")),
-                _fixed(tree.get("accept_length"), 2),
-                "-" if not interval else f"{_fixed(interval[0], 2)}-{_fixed(interval[-1], 2)}",
-                _fixed(tree.get("decode_tokens_per_s"), 1),
-                _fixed(tree.get("speedup"), 2),
-                f"{lossless.get('identical', '?')}/{lossless.get('prompts', '?')}" if lossless else "-",
-            )
-        )
-    said = [f"{name} {safe(str(setup[name]))}" for name in ("base", "draft", "dtype", "device") if name in setup]
-    parts = [Content(", ".join(said))] if said else []
-    for reason, found in (setup.get("left_out") or {}).items():
-        if isinstance(found, dict) and found.get("named"):
-            parts.append(Content(f"left out: {found.get('count')} {safe(reason)} ({safe(str(found['named'][0]))})"))
-    load = load_note(setup)
-    if load:
-        parts.append(Content.styled(f"measured at {load}: other work slowed these figures", "$warning"))
-    head = ("tree", "accept length", "95 %", "tokens/s", "speedup", "identical")
-    parts += [Content(""), table(head, rows, right=(1, 2, 3, 4, 5))]
-    for tree in trees:
-        name = safe(str(tree.get("tree", "?")))
-        histogram = tree.get("histogram")
-        if isinstance(histogram, dict) and histogram:
-            parts += [Content(""), Content.styled(f"{name}: verify steps by committed tokens", "bold")]
-            total = sum(_float(value) for value in histogram.values()) or 1.0
-            most = max(_float(value) for value in histogram.values()) or 1.0
-            for length, value in histogram.items():
-                share = _float(value)
-                parts.append(_bar_line(str(length), share / most, f"{share / total:4.0%}  {int(share):,}"))
-        depths = [row for row in tree.get("by_depth") or () if isinstance(row, dict)]
-        if depths:
-            parts += [Content(""), Content.styled(f"{name}: acceptance by depth, given its parent (joint)", "bold")]
-            for row in depths:
-                rate, joint = _float(row.get("acceptance_rate")), _float(row.get("joint_rate"))
-                parts.append(_bar_line(str(row.get("depth", "?")), rate, f"{rate:4.0%}  ({joint:.0%})"))
+def _measured(shown: Sequence[Part]) -> list[Content]:
+    parts: list[Content] = []
+    for part in shown:
+        if isinstance(part, Grid):
+            parts += [Content(""), table(part.head, part.rows, right=part.figures), Content("")]
+        elif isinstance(part, Bars):
+            parts += [Content(""), Content.styled(safe(part.title), "bold")]
+            parts += [_bar_line(bar.name, bar.length, bar.figures) for bar in part.bars]
+        else:
+            parts.append(Content.styled(safe(part.text), "$warning") if part.warning else Content(safe(part.text)))
     return parts
 
 
 def _bar_line(name: str, share: float, figures: str) -> Content:
     drawn = Content.styled(f"{bar(share):<{BAR_CELLS}}", "$primary")
-    return Content(f"{safe(name):>4}  ") + drawn + Content(f"  {figures}")
+    return Content(f"{safe(name):>4}  ") + drawn + Content(f"  {safe(figures)}")
 
 
 def _flat(prefix: str, data: Any) -> list[tuple[str, str]]:
@@ -215,14 +181,6 @@ def setting_lines(values: Sequence[ResolvedValue], width: int = 0) -> list[str]:
 def _short(values: Mapping[str, Any]) -> str:
     shown = [f"{name} {_number(value) if isinstance(value, int | float) else value}" for name, value in values.items()]
     return ", ".join(shown[:4])
-
-
-def _float(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
-
-
-def _fixed(value: Any, decimals: int) -> str:
-    return f"{value:,.{decimals}f}" if isinstance(value, int | float) else "-"
 
 
 def _number(value: Any) -> str:

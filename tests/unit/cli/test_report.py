@@ -10,12 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hetspec_core.cli.bench import print_bench
 from hetspec_core.cli.main import main
 from hetspec_core.events import Journal, Result, RunEnded, RunStarted
+from hetspec_core.events.results import TreeResult, read_bench
 from hetspec_core.quantities import load_note
 from hetspec_core.service import Workbench
+from hetspec_core.service.bench_view import COLUMNS
 from hetspec_core.service.results import ResultRow, collect, front, rows_of
 from hetspec_tui.screens.run.texts import results_text
+from tests.fakes.results import recorded
 from tests.fakes.specs import small_spec
 
 PLAIN = {"decode_tokens_per_s": 100.0}
@@ -88,13 +92,95 @@ def test_a_bench_without_plain_decoding_is_reported_with_what_is_known(
         [row] = rows_of(workbench, run_id, "")
         assert workbench.show(run_id).summary.speedup is None
     assert (row.accept_length, row.speedup, row.plain_tokens_per_s) == (2.25, None, None)
-    assert (row.identical, row.prompts, row.equal_answers) == (None, None, "-")
+    told = row.to_json()
+    assert (told["identical"], told["prompts"], row.equal_answers) == (None, None, "-")
     for command in (["report"], ["runs", "list"], ["runs", "show", run_id], ["report", "--json"]):
         assert main(command) == 0
         shown = capsys.readouterr().out
         assert "None" not in shown and "lone" in shown
     assert main(["report", "--md", str(home / "r.md"), "--csv", str(home / "r.csv")]) == 0
     assert "2.25" in (home / "r.md").read_text()
+
+
+ROW_KEYS = [
+    "run_id",
+    "label",
+    "base",
+    "recipe",
+    "tree",
+    "dtype",
+    "batch_size",
+    "temperature",
+    "parameters",
+    "active_parameters",
+    "accept_length",
+    "interval",
+    "plain_tokens_per_s",
+    "tokens_per_s",
+    "speedup",
+    "identical",
+    "prompts",
+    "device",
+    "load",
+    "histogram",
+    "by_depth",
+    "costs",
+    "step_s",
+    "draft_cost_s",
+]
+
+
+def test_the_rows_of_a_report_keep_their_keys_and_are_the_figures_of_the_record(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = recorded("bench-builtin")
+    with Workbench() as workbench:
+        bench_run(workbench, "kept", 0, *record["trees"], plain=record["plain"], **record["setup"])
+    assert main(["report", "--json", "--csv", str(home / "r.csv")]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [list(row) for row in rows] == [ROW_KEYS, ROW_KEYS]
+    first, tree = rows[0], record["trees"][0]
+    for ours, theirs in {"interval": "accept_length_interval", "tokens_per_s": "decode_tokens_per_s"}.items():
+        assert first[ours] == tree[theirs]
+    assert all(first[key] == tree[key] for key in ("tree", "accept_length", "speedup", "histogram", "by_depth"))
+    assert (first["identical"], first["prompts"], first["temperature"]) == (3, 3, 0.0)
+    assert first["step_s"]["propose"] == tree["phases"]["propose_s"] + tree["phases"]["commit_s"]
+    head = (home / "r.csv").read_text().splitlines()[0].split(",")
+    collections = {"interval", "histogram", "by_depth", "costs", "step_s"}
+    assert head[: len(ROW_KEYS) - len(collections)] == [key for key in ROW_KEYS if key not in collections]
+
+
+def test_every_figure_of_a_tree_is_in_the_tables_of_all_faces(
+    home: Path, benches: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Workbench() as workbench:
+        record = workbench.show(benches[0]).results["bench"]
+    print_bench(record)
+    shown = {"bench": capsys.readouterr().out, "dashboard": results_text({"bench": record}).plain}
+    assert main(["report", "--md", str(home / "r.md"), "--json"]) == 0
+    keys = json.loads(capsys.readouterr().out)[0].keys()
+    shown["report"] = (home / "r.md").read_text()
+    [tree] = read_bench(record).record.trees
+    for face, text in shown.items():
+        for column in COLUMNS:
+            assert column.head in text and column.text(tree) in text, face
+    assert {column.name for column in COLUMNS} <= keys
+
+
+def test_a_damaged_bench_is_reported_with_a_warning_and_what_can_be_read(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = {"tree": "6/10/60", "accept_length": "no", "histogram": {"1": None}, "by_depth": 7, "lossless": [1]}
+    trees: Any = (damaged, 3)
+    with Workbench() as workbench:
+        run_id = bench_run(workbench, "hurt", 0, *trees, plain="x")
+    for command in (["report"], ["report", "--json"]):
+        assert main(command) == 0
+        told = capsys.readouterr()
+        assert "6/10/60" in told.out and "hurt" in told.out
+        assert f"warning: run {run_id}: the record is damaged: plain is 'x', not a table, and 5 more" in told.err
+    print_bench({"setup": 1, "plain": None, "trees": [damaged]})
+    assert "the record is damaged: setup is 1, not a table, and 4 more" in capsys.readouterr().out
 
 
 def test_a_bench_without_plain_decoding_is_compared_with_one_that_has_it(
@@ -147,9 +233,9 @@ def test_only_a_sweeps_own_benches_are_in_its_report(benches, home: Path) -> Non
 
 def row(x: float, y: float) -> ResultRow:
     return ResultRow(
-        run_id="r", label="l", base="b", recipe="", tree="t", dtype="", batch_size=1, temperature=0.0, parameters=1,
-        active_parameters=1, accept_length=y, interval=None, plain_tokens_per_s=1.0, tokens_per_s=x, speedup=1.0,
-        identical=1, prompts=1,
+        run_id="r", label="l", base="b", recipe="", dtype="", batch_size=1, temperature=0.0, parameters=1,
+        active_parameters=1, plain_tokens_per_s=1.0,
+        measured=TreeResult(tree="t", accept_length=y, decode_tokens_per_s=x, speedup=1.0),
     )  # fmt: skip
 
 

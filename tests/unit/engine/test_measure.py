@@ -17,6 +17,7 @@ from hetspec_core.engine.decoding.measure import (
     profile,
     speculative_report,
 )
+from hetspec_core.events.results import Lossless
 from hetspec_core.spec import DecodingSpec, TreeSpec
 from tests.fakes.tiny_models import ragged_prompts, tiny_base, tiny_draft
 
@@ -48,45 +49,46 @@ def test_every_track_answers_every_question_once(measured) -> None:
 def test_the_report_counts_what_was_decoded(measured) -> None:
     base, _, questions, plain, track = measured
     report = speculative_report(base_gap(base), questions, plain, track, bootstrap=100)
-    committed = sum(int(length) * count for length, count in report["histogram"].items())
+    committed = sum(length * count for length, count in report.histogram.items())
     assert committed == (12 - 1) * len(questions)  # the first token of each answer is prefill's
-    assert report["accept_length"] == pytest.approx(committed / report["verify_steps"])
-    low, high = report["accept_length_interval"]
-    assert low <= report["accept_length"] <= high
-    assert report["lossless"] == {"prompts": 4, "identical": 4, "differences": []}
-    assert report["speedup"] == pytest.approx(
-        report["decode_tokens_per_s"] / plain_report(plain)["decode_tokens_per_s"]
-    )
-    assert {name: row["prompts"] for name, row in report["categories"].items()} == {"a": 2, "b": 2}
+    assert report.accept_length == pytest.approx(committed / report.verify_steps)
+    assert report.accept_length_interval is not None and report.accept_length is not None
+    low, high = report.accept_length_interval
+    assert low <= report.accept_length <= high
+    assert report.lossless == Lossless(prompts=4, identical=4, differences=[])
+    ours, theirs = report.decode_tokens_per_s, plain_report(plain).decode_tokens_per_s
+    assert ours is not None and theirs is not None
+    assert report.speedup == pytest.approx(ours / theirs)
+    assert {name: row.prompts for name, row in report.categories.items()} == {"a": 2, "b": 2}
 
 
 def test_a_difference_is_found_with_the_gap_of_the_two_likeliest(measured) -> None:
     base, _, questions, plain, _ = measured
     right = plain.completions[0]
     wrong = Completion(right.prompt_tokens, tokens=[*right.tokens[:4], (right.tokens[4] + 1) % 7, *right.tokens[5:]])
-    found = first_difference(base_gap(base), questions[0], right, wrong)
+    found = first_difference(base_gap(base), 0, questions[0], right, wrong)
     assert found is not None
-    assert (found["token"], found["plain"]) == (4, right.tokens[4])
+    assert (found.token, found.plain) == (4, right.tokens[4])
     with torch.inference_mode():
         context = torch.tensor([questions[0].ids + right.tokens[:4]])
         best = base.logits(base.forward(context).hidden[0, -1]).topk(2).values
-    assert found["top2_gap"] == pytest.approx(float(best[0] - best[1]), abs=1e-4)
-    assert first_difference(base_gap(base), questions[0], right, right) is None
+    assert found.top2_gap == pytest.approx(float(best[0] - best[1]), abs=1e-4)
+    assert first_difference(base_gap(base), 0, questions[0], right, right) is None
 
 
 def test_an_answer_that_ends_early_is_a_difference(measured) -> None:
     base, _, questions, plain, _ = measured
     right = plain.completions[0]
     short = Completion(right.prompt_tokens, tokens=right.tokens[:5])
-    found = first_difference(base_gap(base), questions[0], right, short)
+    found = first_difference(base_gap(base), 0, questions[0], right, short)
     assert found is not None
-    assert found["token"] == 5
+    assert found.token == 5
 
 
 def test_the_profile_splits_a_step_by_phase(measured) -> None:
     base, draft, questions, _, _ = measured
     found = profile(base, draft, questions[:2], DECODING)
-    phases, costs = found["phases"], found["costs"]
+    phases, costs = (one.to_json() for one in found)
     assert set(phases) == {"propose_s", "verify_s", "commit_s", "other_s"}
     assert all(seconds >= 0 for seconds in phases.values())
     assert phases["verify_s"] > 0

@@ -31,7 +31,7 @@ def test_a_batch_size_is_warmed_up_off_the_record(size: int, warmup: int, rounds
     found = throughput(backend, served, PROMPTS, way, size, warmup=warmup)
     assert limits == [16] * rounds + [40] * 3
     assert flushed == [rounds], "the prompts of the warm-up are not found again"
-    assert found["completion_tokens"] == 3 * 40
+    assert found.completion_tokens == 3 * 40
 
 
 def test_the_offline_engine_warms_every_batch_size_up() -> None:

@@ -100,9 +100,9 @@ def test_the_share_of_false_winners_is_that_of_the_interval() -> None:
 def test_the_report_says_so_in_words_and_gives_no_flags() -> None:
     decodings = {PLAIN: DecodingSpec(plain=True), "3/1/3": DecodingSpec(tree=TreeSpec.parse("3/1/3"))}
     undecided = report([trial(PLAIN, [10.0] * 3), steady("3/1/3", 9.9, turns=3)], backend="sglang", decodings=decodings)
-    best = undecided["best"]["1"]
-    assert best["tree"] is best["flags"] is best["speedup"] is None
-    assert "no difference was measured" in best["verdict"] and "--limit" in best["advice"]
+    best = undecided.best["1"]
+    assert best.tree is best.flags is best.speedup is None
+    assert "no difference was measured" in best.verdict and "--limit" in best.advice
     decided = report([trial(PLAIN, [10.0] * 6), steady("3/1/3", 5.0, turns=6)], backend="sglang", decodings=decodings)
-    best = decided["best"]["1"]
-    assert best["tree"] == "3/1/3" and best["flags"].startswith("--speculative-num-steps 3") and not best["advice"]
+    best = decided.best["1"]
+    assert best.tree == "3/1/3" and (best.flags or "").startswith("--speculative-num-steps 3") and not best.advice

@@ -90,6 +90,14 @@ def test_benches_of_one_draft_are_pooled_over_their_verify_steps(home: Path) -> 
         assert default_draft(workbench, "tiny").draft.run_id == second
 
 
+def test_a_damaged_bench_decides_nothing(home: Path) -> None:
+    good, hurt = trained(home, 1, "good"), trained(home, 2, "hurt")
+    measured(home, 3, good, {"3": 10})
+    measured(home, 4, hurt, {"9": 10}, questions="no number")
+    with Workbench() as workbench:
+        assert not default_draft(workbench, "tiny").measured
+
+
 def test_a_bench_from_before_a_training_ended_says_nothing_of_its_draft(home: Path) -> None:
     old, new = trained(home, 1, "old"), trained(home, 5, "new")
     measured(home, 2, old, {"3": 10})
