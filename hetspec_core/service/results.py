@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hetspec_core.errors import DataError, NotFoundError
 from hetspec_core.quantities import load_note
 from hetspec_core.service.library import Library
-from hetspec_core.service.sweeps.ledger import Ledger
+from hetspec_core.service.sweeps.ledger import SweepLedger
 
 if TYPE_CHECKING:
     from hetspec_core.service.workbench import Workbench
@@ -84,7 +84,7 @@ def collect(workbench: Workbench, words: Sequence[str]) -> list[ResultRow]:
         UsageError: the query cannot be understood.
     """
     library = Library(workbench)
-    ledger = Ledger(workbench.roots.data, words[0]) if len(words) == 1 and "/" not in words[0] else None
+    ledger = SweepLedger(workbench.roots.data, words[0]) if len(words) == 1 and "/" not in words[0] else None
     if ledger is not None and ledger.exists:
         entries = [entry for entry in ledger.read().values() if entry.stage == "bench"]
         states = {entry.run_id: _state(library, entry.run_id) for entry in entries}

@@ -24,7 +24,7 @@ from hetspec_core.engine.decoding.measure import (
 from hetspec_core.engine.machine import machine_facts, peak_memory_bytes
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
-from hetspec_core.engine.stages.measured_prompts import OUTGROWN, Prompts, opening, read_prompts, turns_of
+from hetspec_core.engine.stages.measured_prompts import OUTGROWN, MeasuredPrompts, opening, read_prompts, turns_of
 from hetspec_core.engine.stages.models import load_pair
 from hetspec_core.errors import SpecError
 
@@ -80,7 +80,7 @@ def run(context: RunContext) -> None:
         context.metric(0, {"accept_length": reports[0]["accept_length"], "speedup": reports[0]["speedup"]})
 
 
-def _run_served(context: RunContext, prompts: Prompts) -> None:
+def _run_served(context: RunContext, prompts: MeasuredPrompts) -> None:
     """The same by SGLang. What is not known from outside (parameters, peak memory) is left out of the setting."""
     from hetspec_core.engine.stages.bench_sglang import measure_served
 
@@ -143,7 +143,7 @@ def _measure(
     base: BaseLM,
     draft: DraftLM | None,
     template: ChatTemplate,
-    prompts: Prompts,
+    prompts: MeasuredPrompts,
     tracks: list[Track],
 ) -> list[Question]:
     """Answer every turn by every track. Later turns go on from plain decoding's answer, so all tracks see the same."""
@@ -173,7 +173,7 @@ def _measure(
 
 
 def _ask(
-    talks: list[_Talk], turn: int, template: ChatTemplate, room: int, prompts: Prompts
+    talks: list[_Talk], turn: int, template: ChatTemplate, room: int, prompts: MeasuredPrompts
 ) -> tuple[list[_Talk], list[Question]]:
     """The conversations that go on with this turn, and what they ask; one that outgrew the context ends before it."""
     going: list[_Talk] = []
@@ -213,7 +213,7 @@ def _setup(
     draft: DraftLM | None,
     template: ChatTemplate,
     questions: list[Question],
-    prompts: Prompts,
+    prompts: MeasuredPrompts,
 ) -> dict[str, Any]:
     """Under which conditions the figures hold."""
     spec = context.spec

@@ -33,7 +33,7 @@ from hetspec_core.engine.decoding.measure import (
     plain_report,
     speculative_report,
 )
-from hetspec_core.engine.stages.measured_prompts import OUTGROWN, Prompts, opening, turns_of
+from hetspec_core.engine.stages.measured_prompts import OUTGROWN, MeasuredPrompts, opening, turns_of
 from hetspec_core.engine.stages.served import draft_folder, sglang_backend
 from hetspec_core.errors import HetSpecError, SpecError
 
@@ -42,7 +42,7 @@ Metas = list[dict[str, Any]]
 _SHORT = 16  # tokens of an answer before the clock starts
 
 
-def measure_served(context: RunContext, prompts: Prompts) -> tuple[dict[str, Any], list[Question]]:
+def measure_served(context: RunContext, prompts: MeasuredPrompts) -> tuple[dict[str, Any], list[Question]]:
     """Measure by SGLang.
 
     Returns:
@@ -100,7 +100,11 @@ def measure_served(context: RunContext, prompts: Prompts) -> tuple[dict[str, Any
 
 
 def check_prompts(
-    context: RunContext, backend: SGLangBackend, prompts: Prompts, ways: Sequence[Track], served: Served | None = None
+    context: RunContext,
+    backend: SGLangBackend,
+    prompts: MeasuredPrompts,
+    ways: Sequence[Track],
+    served: Served | None = None,
 ) -> int:
     """Leave out the prompts that a server could not answer in each of these ways.
 
@@ -135,7 +139,7 @@ class _Servers:
         self._context, self._backend, self._room = context, backend, room
         self._served: Served | None = None
 
-    def first(self, prompts: Prompts, way: Track) -> list[Question]:
+    def first(self, prompts: MeasuredPrompts, way: Track) -> list[Question]:
         """The questions; later turns go on from the answers of the first way, which are made here."""
         bench, conversations = self._context.spec.bench, prompts.conversations
         served = self._open(way)
@@ -239,7 +243,7 @@ class _Engine:
         self._found: dict[str, Any] = {}
         self._version = ""
 
-    def first(self, prompts: Prompts, way: Track) -> list[Question]:
+    def first(self, prompts: MeasuredPrompts, way: Track) -> list[Question]:
         """The first turn of every conversation."""
         questions = []
         for number, conversation in enumerate(prompts.conversations):
