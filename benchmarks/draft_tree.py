@@ -20,7 +20,7 @@ from textual.containers import Horizontal, Vertical
 
 from benchmarks.loop_watch import LoopWatch
 from hetspec_core.events.chat import Step
-from hetspec_core.service.chat import Answer, Meters
+from hetspec_core.service.chat import Answer, SessionTotals
 from hetspec_core.service.traces import load_trace
 from hetspec_tui.screens.chat import meters as chat_meters
 from hetspec_tui.screens.chat.playback import Playback
@@ -83,7 +83,7 @@ async def measure(view: str, seconds: float) -> None:
                 if number % 2 == 0:
                     talk.show([answer_entry("0", answer)])
                 if number % 4 == 0:
-                    meter.show(Meters().figures(answer, answer.settings.label))
+                    meter.show(SessionTotals().figures(answer, answer.settings.label))
                 updates.append((time.process_time() - start) * 1000)
                 number += 1
                 await asyncio.sleep(max(0.0, began + number / RATE - time.perf_counter()))

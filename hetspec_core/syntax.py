@@ -1,35 +1,42 @@
-"""Reading Python's syntax in threads. It executes nothing.
+"""Reading Python's syntax in several threads. It executes nothing.
 
-CPython 3.11 counts the depth of a tree that it builds in one place for all threads, so that two that build one at the
-same moment may find the count of the other and raise SystemError ("AST constructor recursion depth mismatch"). The text
-is sound then, and the next attempt nearly always alone.
+CPython 3.11 counts the depth of the syntax tree that it builds in one counter for all threads. Two threads that build a
+tree at the same time can read each other's count, and one of them raises SystemError ("AST constructor recursion depth
+mismatch"). Every reader of syntax in a program with threads therefore holds one lock.
 """
 
 from __future__ import annotations
 
 import ast
+import threading
 from collections.abc import Callable
-from typing import TypeVar
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
+Words = ParamSpec("Words")
 Answer = TypeVar("Answer")
 
-ATTEMPTS = 50
+_LOCK = threading.RLock()  # reentrant: a finalizer that runs while a tree is built may read syntax itself
 
 
+def one_at_a_time(read: Callable[Words, Answer]) -> Callable[Words, Answer]:
+    """The function, so that no two threads are in a function of this kind at once."""
+
+    @wraps(read)
+    def locked(*words: Words.args, **options: Words.kwargs) -> Answer:
+        with _LOCK:
+            return read(*words, **options)
+
+    return locked
+
+
+@one_at_a_time
 def parse_module(text: str) -> ast.Module:
     """The syntax tree of a file; errors as of `ast.parse`."""
-    return _patiently(lambda: ast.parse(text))
+    return ast.parse(text)
 
 
+@one_at_a_time
 def parse_expression(text: str) -> ast.expr:
     """The syntax tree of an expression; errors as of `ast.parse`."""
-    return _patiently(lambda: ast.parse(text, mode="eval")).body
-
-
-def _patiently(read: Callable[[], Answer]) -> Answer:
-    for _ in range(ATTEMPTS - 1):
-        try:
-            return read()
-        except SystemError:
-            continue
-    return read()
+    return ast.parse(text, mode="eval").body

@@ -11,24 +11,26 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
+from contextlib import suppress
+from functools import lru_cache, partial
 from typing import Any, ClassVar, NoReturn
 
-from textual import on, work
-from textual.actions import ActionError
+from textual import actions, on, work
 from textual.app import App
 from textual.binding import ActiveBinding, Binding, BindingType
 from textual.notifications import SeverityLevel
+from textual.screen import Screen
 
 from hetspec_core import __version__
 from hetspec_core.errors import HetSpecError
 from hetspec_core.service.places import check_home, dashboard_files
+from hetspec_core.syntax import one_at_a_time
 from hetspec_tui import configuration, pages
 from hetspec_tui.command import read_command_line
 from hetspec_tui.desk import Desk
 from hetspec_tui.dialogs import Details
 from hetspec_tui.faults import Faults
-from hetspec_tui.key_order import KeyOrder
+from hetspec_tui.key_order import QUIT_AT_ONCE, KeyOrder, keys_of
 from hetspec_tui.live import Live
 from hetspec_tui.logbook import open_log
 from hetspec_tui.messages import OpenComparison, OpenPage, OpenRun, RunsTouched
@@ -42,9 +44,11 @@ FEW_COLOURS = "ansi-dark"
 """The theme where the terminal has sixteen colours: its own, which are readable together."""
 
 DEFAULT_THEME = "textual-dark"
-PARSE_ATTEMPTS = 5
 
 log = logging.getLogger("hetspec")
+
+# Textual reads the arguments of an action as Python's syntax, while threads of the desk read formulas.
+actions.parse = lru_cache(maxsize=1024)(one_at_a_time(actions.parse))
 
 
 class HetSpecApp(Live, Faults, KeyOrder, App[None]):
@@ -71,27 +75,28 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
     ]
 
     def __init__(self, desk: Desk | None = None) -> None:
-        super().__init__()
         self.desk = desk or Desk()
         self.files = dashboard_files(self.desk.home)
         self.user = read_user_files(self.files.settings, self.files.keys, self.files.themes)
         self.settings, self.problems = self.user.settings, self.user.problems
-        self._state = read_state(self.files.state, self.problems)
+        self._remembered = read_state(self.files.state, self.problems)
         self.pages = pages.available()
+        vars(self)["DEFAULT_MODE"] = self._first_page()  # Textual's constructor reads it
+        super().__init__()
         self._trail: list[str] = []
         for entry in self.pages:
             self.add_mode(entry.name, partial(self._make_page, entry))
         if not self.settings.animations:
             self.animation_level = "none"
         self.set_keymap(self.user.keys)
+        self.quit_keys = keys_of(QUIT_AT_ONCE, self.BINDINGS, self.user.keys)
         self._choose_theme()
-        self._choose_page()
 
     def _choose_theme(self) -> None:
         for theme in self.user.themes:
             self.register_theme(theme)
         usual = FEW_COLOURS if self.console.color_system in ("standard", None) and not self.no_color else ""
-        for name in map(str, (self.settings.theme, self._state.get("theme", ""), usual)):
+        for name in map(str, (self.settings.theme, self._remembered.get("theme", ""), usual)):
             if name in self.available_themes:
                 self.theme = name
                 break
@@ -100,15 +105,17 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
                 self.problems.append(f"{place}: there is no theme {name!r}; ctrl+t shows those there are")
         self._unchosen = self.theme if self.theme in (usual, DEFAULT_THEME) else ""
 
-    def _choose_page(self) -> None:
+    def _first_page(self) -> str:
+        """The name of the page to start with: that of the settings, else the last one, else the dashboard."""
         names = [entry.name for entry in self.pages]
-        wanted = self.settings.first_page or self._state.get("page")
+        wanted = self.settings.first_page or self._remembered.get("page")
         if wanted in names:
-            self._current_mode, self._screen_stacks = wanted, {wanted: []}
-        elif self.settings.first_page:
+            return str(wanted)
+        if self.settings.first_page:
             self.problems.append(
                 f"{place_of(self.files.settings, 'first_page')}: first_page is one of {', '.join(names)}"
             )
+        return pages.HOME
 
     # --- beginning and end --------------------------------------------------------------------------------------------
 
@@ -164,20 +171,22 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
 
     def remember(self) -> None:
         """Write down what to find again at the next start."""
-        known: dict[str, Any] = dict(self._state.get("pages") or {})
-        for name, stack in self._screen_stacks.items():
+        known: dict[str, Any] = dict(self._remembered.get("pages") or {})
+        for name, stack in self._stacks().items():
             if stack and isinstance(stack[0], Page) and stack[0].is_mounted:
                 known[name] = stack[0].state()
-        theme = self._state.get("theme", "") if self.theme == self._unchosen else self.theme  # nobody has chosen that
-        self._state = {"page": self.current_mode, "theme": theme, "pages": known}
+        theme = (
+            self._remembered.get("theme", "") if self.theme == self._unchosen else self.theme
+        )  # nobody has chosen that
+        self._remembered = {"page": self.current_mode, "theme": theme, "pages": known}
         try:
-            write_state(self.files.state, self._state)
+            write_state(self.files.state, self._remembered)
         except OSError as error:
             log.warning("the state cannot be written: %s", error)
 
     def take_up(self, page: Any) -> None:
         """Give a page that has just been mounted what it was at the last start."""
-        known = self._state.get("pages")
+        known = self._remembered.get("pages")
         state = known.get(page.page_name) if isinstance(known, dict) else None
         if page.page_name and isinstance(state, dict):
             try:
@@ -195,7 +204,7 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
 
     def show_title(self, page: Any) -> None:
         """Draw the line above a page, with the screens below it in the breadcrumb."""
-        mode = next((name for name, stack in self._screen_stacks.items() if page in stack), self.current_mode)
+        mode = next((name for name, stack in self._stacks().items() if page in stack), self.current_mode)
         above = [screen for screen in self.get_screen_stack(mode)[1:] if isinstance(screen, Page)]
         crumbs = [one.crumb for one in above[: above.index(page) + 1]] if page in above else []
         for bar in page.query(TitleBar):
@@ -216,17 +225,6 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
                 await self.pop_screen()
         if about is not None and isinstance(self.screen, Page):
             self.screen.receive(about)
-
-    def _parse_action(self, action: Any, default_namespace: Any, namespaces: Any = None) -> Any:
-        """As Textual's, which reads actions as Python's syntax: in CPython 3.11 that may fail for no reason of its own
-        when a thread reads a formula at the same moment (`hetspec_core.syntax`), and would end the dashboard.
-        """
-        for _ in range(PARSE_ATTEMPTS - 1):
-            try:
-                return super()._parse_action(action, default_namespace, namespaces)
-            except ActionError:
-                continue
-        return super()._parse_action(action, default_namespace, namespaces)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "page":
@@ -373,9 +371,17 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
             log.warning("%s %s", title, message)
         super().notify(message, title=title, severity=severity, timeout=timeout, markup=False)
 
+    def _stacks(self) -> dict[str, list[Screen[Any]]]:
+        """The screens of every page that has been opened, the page itself first."""
+        stacks: dict[str, list[Screen[Any]]] = {}
+        for entry in self.pages:
+            with suppress(KeyError):  # not opened yet
+                stacks[entry.name] = self.get_screen_stack(entry.name)
+        return stacks
+
     def open_pages(self) -> Sequence[Page]:
         """Every page that is open, on top or not."""
-        return [screen for stack in self._screen_stacks.values() for screen in stack if isinstance(screen, Page)]
+        return [screen for stack in self._stacks().values() for screen in stack if isinstance(screen, Page)]
 
 
 def _place(node: Any) -> str:

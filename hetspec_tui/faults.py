@@ -1,9 +1,9 @@
-"""What the dashboard makes of a fault of its own: it is told without secrets, and nobody is told one while leaving."""
+"""What the dashboard does about an exception of its own: it shows no values of variables, and nothing after `exit`."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from textual.css.query import NoMatches
 from textual.dom import NoScreen
@@ -21,24 +21,29 @@ log = logging.getLogger("hetspec")
 
 
 class Faults(Base):
-    """Mixed into the app."""
+    """Mixed into the app. `_handle_exception` is the only private name of Textual that the dashboard uses."""
+
+    _has_exited = False
+
+    def exit(self, result: None = None, return_code: int = 0, message: Any = None) -> None:
+        self._has_exited = True
+        super().exit(result, return_code, message)
 
     def _handle_exception(self, error: Exception) -> None:
-        """As Textual's. While the app is being left its parts go one by one, and a screen that was just being put
-        together may find one gone already: nobody is there who could miss it.
+        """As Textual's, but for two cases.
+
+        After `exit` the widgets are removed one by one, and a screen that is still composing may not find one of them;
+        such an error is logged only. Any other error is shown without the values of local variables, which may be
+        secrets: Textual renders an error that has `__rich__` by that method.
         """
         cause = error.error if isinstance(error, WorkerFailed) else error
-        if isinstance(cause, NoMatches | MountError | NoScreen) and (self._exit or not self.is_running):
+        if isinstance(cause, NoMatches | MountError | NoScreen) and (self._has_exited or not self.is_running):
             log.info("on leaving: %s", cause)
             return
+        log.error("the dashboard has crashed", exc_info=cause)
+        if not hasattr(error, "__rich__"):
+            from rich.traceback import Traceback
+
+            shown = Traceback.from_exception(type(cause), cause, cause.__traceback__, show_locals=False, width=None)
+            vars(error)["__rich__"] = lambda: shown
         super()._handle_exception(error)
-
-    def _fatal_error(self) -> None:
-        """Say what went wrong without the values of variables, among which there may be secrets."""
-        from rich.segment import Segments
-        from rich.traceback import Traceback
-
-        log.exception("the dashboard has crashed")
-        trace = Traceback(show_locals=False, width=None)
-        self._exit_renderables.append(Segments(self.console.render(trace, self.console.options)))
-        self._close_messages_no_wait()

@@ -14,9 +14,11 @@ wait: letters go through one queue and keep their order.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from textual import events
+from textual.binding import Binding, BindingsMap, BindingType
 from textual.message import Message
 from textual.message_pump import MessagePump
 
@@ -37,6 +39,18 @@ QUIT_AT_ONCE = "app.quit_now"
 Typed = events.Key | events.Paste
 
 
+def keys_of(name: str, bindings: Iterable[BindingType], keymap: Mapping[str, str]) -> frozenset[str]:
+    """The keys of the binding with id `name`, after a keymap (binding id -> keys, several with commas between)."""
+    given = BindingsMap(bindings)
+    given.apply_keymap(
+        {
+            binding_id: ",".join(binding.key for binding in Binding.make_bindings([Binding(keys, "")]))
+            for binding_id, keys in keymap.items()
+        }
+    )
+    return frozenset(key for key, made in given.key_to_bindings.items() if any(one.id == name for one in made))
+
+
 class Passed(Message):
     """Follows a key: back at the app, it says that all queues on its way have handled what came before it."""
 
@@ -46,7 +60,13 @@ class Passed(Message):
 
 
 class KeyOrder(Base):
-    """Mixed into the app: it passes keys and pastes on one after another."""
+    """Mixed into the app: it passes keys and pastes on one after another.
+
+    Attributes:
+        quit_keys: the keys of the binding `QUIT_AT_ONCE`.
+    """
+
+    quit_keys: frozenset[str] = frozenset()
 
     def __init__(self, *words: Any, **options: Any) -> None:
         super().__init__(*words, **options)
@@ -66,15 +86,11 @@ class KeyOrder(Base):
             await super().on_event(event)
 
     def _quits_at_once(self, event: Typed) -> bool:
-        if isinstance(event, events.Paste):
-            return False
-        chain = self.screen._binding_chain if self._screen_stack else []
-        of_app = next((bindings for node, bindings in chain if node is self), None)
-        return of_app is not None and any(one.id == QUIT_AT_ONCE for one in of_app.key_to_bindings.get(event.key, ()))
+        return isinstance(event, events.Key) and event.key in self.quit_keys and bool(self.screen_stack)
 
     async def _pass_on(self) -> None:
         """Pass on what may act now, in order."""
-        while self._typed and self._screen_stack:
+        while self._typed and self.screen_stack:
             event, focused = self._typed[0], self.focused
             is_text = focused is not None and (
                 isinstance(event, events.Paste) or focused.check_consume_key(event.key, event.character)
@@ -99,7 +115,7 @@ class KeyOrder(Base):
         return tuple(node for node in (self.focused or self.screen).ancestors_with_self if node is not self)
 
     def _send_marker(self) -> None:
-        if self._under_way or not self._screen_stack:
+        if self._under_way or not self.screen_stack:
             return
         self._marker += 1
         self._route = self._way()

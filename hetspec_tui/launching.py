@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, cast, get_args
 
 from hetspec_core.service.forms import COMMON, Field, launch_fields, set_text
-from hetspec_core.service.launch import Choice, What, names
+from hetspec_core.service.launch import LaunchRequest, What, names
 from hetspec_core.service.presets import list_presets
 from hetspec_tui.formatting import count, size
-from hetspec_tui.widgets.cost_card import StageCost, Verdict
+from hetspec_tui.widgets.cost_card import LaunchFindings, StageCost
 from hetspec_tui.widgets.form_row import FormRow
 from hetspec_tui.widgets.picker import Item
 
@@ -43,14 +43,14 @@ HELP = {
 }
 
 
-def fields_of(choice: Choice, seen: Review | None) -> dict[str, Field]:
+def fields_of(choice: LaunchRequest, seen: Review | None) -> dict[str, Field]:
     """Key -> field of every setting that matters to the choice."""
     known = seen.values.get("algorithm.name") if seen is not None else None
     algorithm = str(known.value) if known is not None else "eagle"
     return {field.key: field for field in launch_fields(choice.stages, algorithm=algorithm)}
 
 
-def part_of(choice: Choice, seen: Review | None, part: str) -> str:
+def part_of(choice: LaunchRequest, seen: Review | None, part: str) -> str:
     """Name of the preset of a part: chosen, or the recipe's; for an algorithm the recipe's is told by its card."""
     if part in choice.parts:
         return choice.parts[part]
@@ -58,7 +58,7 @@ def part_of(choice: Choice, seen: Review | None, part: str) -> str:
     return str(known.value) if known is not None and known.value else "none" if part == "draft" and seen else ""
 
 
-def chosen_gpus(choice: Choice) -> tuple[str, ...]:
+def chosen_gpus(choice: LaunchRequest) -> tuple[str, ...]:
     """Indices or UUIDs that the choice names."""
     text = choice.values.get("resources.gpus", "")
     return tuple(part.strip("\" '") for part in text.strip("[]").split(",") if part.strip())
@@ -67,7 +67,7 @@ def chosen_gpus(choice: Choice) -> tuple[str, ...]:
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def rows_of(choice: Choice, seen: Review | None) -> list[FormRow]:
+def rows_of(choice: LaunchRequest, seen: Review | None) -> list[FormRow]:
     """Every row: what is run, the settings changed most, and all others by section."""
     common = {key for stage in choice.stages for key in COMMON[stage]}
     fields = fields_of(choice, seen)
@@ -76,7 +76,7 @@ def rows_of(choice: Choice, seen: Review | None) -> list[FormRow]:
     return _first_rows(choice, seen) + sorted(rows, key=lambda row: order[row.section])
 
 
-def _first_rows(choice: Choice, seen: Review | None) -> list[FormRow]:
+def _first_rows(choice: LaunchRequest, seen: Review | None) -> list[FormRow]:
     def row(key: str, title: str, text: str, source: str = "", *, kind: str = "pick", changed: bool = False) -> FormRow:
         keys = {"from": ("draft",), **{part: (f"{part}.preset", f"{part}.name") for part in PARTS}}.get(key, (key,))
         fault = next((why for name in keys if seen is not None and (why := seen.fault_of(name))), "")
@@ -97,7 +97,7 @@ def _first_rows(choice: Choice, seen: Review | None) -> list[FormRow]:
     return rows
 
 
-def _row(field: Field, choice: Choice, seen: Review | None, common: bool) -> FormRow:
+def _row(field: Field, choice: LaunchRequest, seen: Review | None, common: bool) -> FormRow:
     key = field.key
     found = seen.values.get(key) if seen is not None else None
     text, source = (field.to_text(found.value), found.source) if found is not None else ("", "")
@@ -122,13 +122,13 @@ def _row(field: Field, choice: Choice, seen: Review | None, common: bool) -> For
 # --- changes ----------------------------------------------------------------------------------------------------------
 
 
-def changed(choice: Choice, seen: Review | None, key: str, text: str) -> Choice:
+def changed(choice: LaunchRequest, seen: Review | None, key: str, text: str) -> LaunchRequest:
     """The choice after a row was given another text."""
     match key:
         case "what":
             return replace(choice, what=cast(What, text))
         case "recipe":
-            return Choice(text, choice.what, name=choice.name, datasets=choice.datasets, draft=choice.draft)
+            return LaunchRequest(text, choice.what, name=choice.name, datasets=choice.datasets, draft=choice.draft)
         case "base" | "draft" | "algorithm":
             return replace(choice, parts={**choice.parts, key: text})
         case "datasets":
@@ -149,7 +149,7 @@ def changed(choice: Choice, seen: Review | None, key: str, text: str) -> Choice:
     return replace(choice, values={**choice.values, key: set_text(value)})
 
 
-def reset(choice: Choice, key: str) -> Choice:
+def reset(choice: LaunchRequest, key: str) -> LaunchRequest:
     """The choice without what was chosen for a row."""
     if key in ("name", "from", "datasets", "gpus"):
         return changed(choice, None, key, "")
@@ -161,7 +161,7 @@ def reset(choice: Choice, key: str) -> Choice:
 # --- what can be picked -----------------------------------------------------------------------------------------------
 
 
-def items_for(workbench: Workbench, choice: Choice, seen: Review | None, key: str) -> list[Item]:
+def items_for(workbench: Workbench, choice: LaunchRequest, seen: Review | None, key: str) -> list[Item]:
     """What a row can be. Blocks: it reads the registry, the presets or the GPUs."""
     match key:
         case "what":
@@ -193,7 +193,7 @@ def _products(workbench: Workbench, stage: str, folder: str) -> list[Item]:
     return found
 
 
-def _misfit(choice: Choice, seen: Review | None, part: str, name: str) -> str:
+def _misfit(choice: LaunchRequest, seen: Review | None, part: str, name: str) -> str:
     """Why a base does not fit the draft chosen now, or a draft the base."""
     if seen is None or part == "algorithm":
         return ""
@@ -238,7 +238,7 @@ def cost_of(stage: str, made: Plan) -> StageCost:
     )
 
 
-def verdict_of(seen: Review) -> Verdict:
+def verdict_of(seen: Review) -> LaunchFindings:
     """What stands in the way of a choice, and what to know."""
     assumed = dict.fromkeys(text for made in seen.plans.values() for text in made.assumptions)
-    return Verdict(tuple(map(str, seen.faults)), seen.refusals, seen.notes, tuple(assumed))
+    return LaunchFindings(tuple(map(str, seen.faults)), seen.refusals, seen.notes, tuple(assumed))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hetspec_tui.desk import Desk
 from hetspec_tui.formatting import duration, safe
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from textual.app import App
+    from textual.driver import Driver
 
     from hetspec_core.service import Observer, Overview, RunSummary, Workbench
 
@@ -32,7 +33,13 @@ DISPATCH_S = 5.0
 
 
 class Live(Base):
-    """Mixed into the app: it looks at the runs, whichever page is on top."""
+    """Mixed into the app: it looks at the runs, whichever page is on top.
+
+    Attributes:
+        terminal: writes to the terminal; None before the app runs, and where it runs without a terminal.
+    """
+
+    terminal: Driver | None = None
 
     desk: Desk
     settings: Settings
@@ -41,6 +48,17 @@ class Live(Base):
     _dispatcher: Feed[None] | None = None
     _observer: Observer | None = None
     _fully: bool = False
+
+    def get_driver_class(self) -> type[Driver]:
+        """Textual's class for this terminal; the driver that is made of it becomes `terminal`."""
+        app = self
+
+        class KnownDriver(super().get_driver_class()):
+            def __init__(self, *words: Any, **options: Any) -> None:
+                super().__init__(*words, **options)
+                app.terminal = self
+
+        return KnownDriver
 
     def start_live(self) -> None:
         """Begin to look."""
@@ -96,8 +114,8 @@ class Live(Base):
             return
         if self.settings.notify in ("bell", "both"):
             self.bell()
-        if self.settings.notify in ("desktop", "both") and self._driver is not None:
-            self._driver.write(desktop_notice("HetSpec", text, os.environ))
+        if self.settings.notify in ("desktop", "both") and self.terminal is not None:
+            self.terminal.write(desktop_notice("HetSpec", text, os.environ))
 
     def touch(self, run_ids: tuple[str, ...]) -> None:
         """Let every page that is open know, also those that are not on top; one that is just coming asks by itself."""

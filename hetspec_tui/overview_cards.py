@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len, set_cell_size
 
 from hetspec_tui.formatting import STATE_SIGNS, ago, duration, number, safe, size
-from hetspec_tui.widgets.cards import Card, Line, Piece
+from hetspec_tui.widgets.cards import CardItem, Line, Piece
 from hetspec_tui.widgets.gauges import area, bar, meter, sparkline
 
 if TYPE_CHECKING:
@@ -46,10 +46,10 @@ def fit(text: str, width: int) -> str:
 # --- runs at work and waiting -----------------------------------------------------------------------------------------
 
 
-def live_card(run: LiveRun, now: float, *, chart_lines: int = 0) -> Card:
+def live_card(run: LiveRun, now: float, *, chart_lines: int = 0) -> CardItem:
     """A run at work: what it is, how far it is, its key metric; with its curve in so many lines where there is room."""
     lines = chart_lines if len(run.curve) > 1 else 0
-    return Card(run.summary.run_id, 2 + (lines + 1 if lines else 0), partial(_live_lines, run, now, lines))
+    return CardItem(run.summary.run_id, 2 + (lines + 1 if lines else 0), partial(_live_lines, run, now, lines))
 
 
 def _live_lines(live: LiveRun, now: float, chart_lines: int, width: int) -> list[Line]:
@@ -92,9 +92,9 @@ def _chart(curve: Sequence[float | None], width: int, height: int) -> list[Line]
     return [*lines, []]
 
 
-def queued_card(run: RunSummary, place: int, now: float) -> Card:
+def queued_card(run: RunSummary, place: int, now: float) -> CardItem:
     """A run that waits."""
-    return Card(run.run_id, 1, partial(_queued_lines, run, place, now))
+    return CardItem(run.run_id, 1, partial(_queued_lines, run, place, now))
 
 
 def _queued_lines(run: RunSummary, place: int, now: float, width: int) -> list[Line]:
@@ -121,9 +121,9 @@ def _since(run: RunSummary, now: float) -> str:
 # --- results and concerns ---------------------------------------------------------------------------------------------
 
 
-def recent_card(run: RunSummary, now: float) -> Card:
+def recent_card(run: RunSummary, now: float) -> CardItem:
     """A run that has ended: what came out."""
-    return Card(run.run_id, 1, partial(_recent_lines, run, now))
+    return CardItem(run.run_id, 1, partial(_recent_lines, run, now))
 
 
 def _recent_lines(run: RunSummary, now: float, width: int) -> list[Line]:
@@ -156,10 +156,10 @@ def _result(run: RunSummary) -> str:
     return "  ".join(words) or (duration(run.ended - run.started) if run.ended and run.started else "done")
 
 
-def concern_card(concern: Concern, number_: int, now: float) -> Card:
+def concern_card(concern: Concern, number_: int, now: float) -> CardItem:
     """Something that needs attention; its key is the run's id, or `!` and its number."""
     key = concern.run.run_id if concern.run is not None else f"!{number_}"
-    return Card(key, 2, partial(_concern_lines, concern, now))
+    return CardItem(key, 2, partial(_concern_lines, concern, now))
 
 
 def _concern_lines(concern: Concern, now: float, width: int) -> list[Line]:
@@ -179,14 +179,14 @@ def _concern_lines(concern: Concern, now: float, width: int) -> list[Line]:
 # --- GPUs and the line above ------------------------------------------------------------------------------------------
 
 
-def gpu_cards(report: GpuReport, runs: Mapping[str, str]) -> list[Card]:
+def gpu_cards(report: GpuReport, runs: Mapping[str, str]) -> list[CardItem]:
     """One card for each GPU; `runs` are the names of runs by id. Their key is the run's id, or `gpu` and the index."""
     cards = []
     for status in report.gpus:
         key = status.run_id or f"gpu{status.gpu.index}"
         if any(card.key == key for card in cards):  # a run with several
             key = f"{key} {status.gpu.index}"
-        cards.append(Card(key, 1, partial(_gpu_lines, status, runs)))
+        cards.append(CardItem(key, 1, partial(_gpu_lines, status, runs)))
     return cards
 
 

@@ -13,7 +13,6 @@ from textual.content import Content
 from textual.fuzzy import Matcher
 from textual.markup import escape
 from textual.widgets import Input
-from textual.worker import Worker
 
 from hetspec_core.errors import HetSpecError
 from hetspec_tui import pages
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     from hetspec_tui.desk import HasDesk
 
 MOST_FOUND = 12
+_SUBMIT = "submit"
+"""Group of the worker that waits for a search."""
 
 
 class _Listed(Provider):
@@ -144,24 +145,22 @@ class Palette(CommandPalette):
     The search takes a moment, and until it has ended the list shows what was found for fewer words.
     """
 
-    _search: Worker[None] | None = None
-
-    def _gather_commands(self, search_value: str) -> Worker[None]:
-        self._search = super()._gather_commands(search_value)
-        return self._search
-
     @on(Input.Submitted)
     def _take_when_found(self, event: Input.Submitted) -> None:
-        if self._search is not None and not self._search.is_finished:
+        if self._is_searching():
             event.stop()
             event.prevent_default()
-            self.run_worker(self._take_after(self._search), group="take", exclusive=True)
+            self.run_worker(self._submit_when_found(event.input), group=_SUBMIT, exclusive=True)
 
-    async def _take_after(self, search: Worker[None]) -> None:
-        while not search.is_finished:
+    async def _submit_when_found(self, line: Input) -> None:
+        while self._is_searching():
             await asyncio.sleep(0.01)
         if self.is_current:
-            self._select_or_command()
+            await line.action_submit()
+
+    def _is_searching(self) -> bool:
+        own = [worker for worker in self.workers if worker.node is self and worker.group != _SUBMIT]
+        return any(not worker.is_finished for worker in own)
 
 
 PROVIDERS = (PageCommands, ActionCommands, RunCommands, PresetCommands, ThemeCommands)

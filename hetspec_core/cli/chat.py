@@ -65,7 +65,7 @@ def chat(
     from hetspec_core.cli.chat_commands import Talk
     from hetspec_core.cli.options import backend_options, spec_options
     from hetspec_core.service import Workbench
-    from hetspec_core.service.chat import ChatSession, Conversation, chat_config
+    from hetspec_core.service.chat import ChatHistory, ChatSession, chat_config
     from hetspec_core.service.traces import trace_folder
 
     recipe, questions = recipe_and_texts(questions or [], recipe, saved)
@@ -76,7 +76,7 @@ def chat(
         decoding__sampling__temperature=temperature,
         decoding__sampling__seed=seed,
     ) | backend_options(backend, url)
-    conversation = Conversation.load(load) if load is not None else None
+    conversation = ChatHistory.load(load) if load is not None else None
     with Workbench() as workbench:
         config = chat_config(
             workbench,

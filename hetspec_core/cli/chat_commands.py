@@ -24,7 +24,7 @@ from hetspec_core.cli.interrupts import Interrupts
 from hetspec_core.cli.output import console, note, print_json
 from hetspec_core.errors import Cancelled, HetSpecError, UsageError
 from hetspec_core.events.chat import Garbage, WorkerDied
-from hetspec_core.service.chat import Conversation, conversation_folder, find_draft, with_draft
+from hetspec_core.service.chat import ChatHistory, conversation_folder, find_draft, with_draft
 
 if TYPE_CHECKING:
     from hetspec_core.events.chat import ChatEvent, ChatSettings
@@ -274,7 +274,7 @@ class Talk:
             raise UsageError("/load needs a file")
         path = Path(rest).expanduser()
         kept = conversation_folder() / f"{rest}.json"
-        conversation = Conversation.load(kept if not path.exists() and kept.exists() else path)
+        conversation = ChatHistory.load(kept if not path.exists() and kept.exists() else path)
         self.session.replace_conversation(conversation)
         self._history("")
 

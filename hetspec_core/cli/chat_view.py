@@ -17,7 +17,7 @@ from hetspec_core.service.chat import best_rejected, shown
 
 if TYPE_CHECKING:
     from hetspec_core.events.steps import TreeStep
-    from hetspec_core.service.chat import Answer, Figures, Verdict
+    from hetspec_core.service.chat import Answer, ComparisonResult, Figures
 
 DEPTH_STYLES = ("bold green", "green", "cyan", "blue", "magenta", "bright_magenta")
 """Style of an accepted draft token by its depth; deeper ones have the last."""
@@ -150,7 +150,7 @@ def figure_lines(figures: Figures) -> list[str]:
     return lines
 
 
-def verdict_lines(verdict: Verdict) -> list[str]:
+def verdict_lines(verdict: ComparisonResult) -> list[str]:
     """A comparison as lines."""
     rows = []
     for label, speed, length in (

@@ -28,9 +28,9 @@ def pipeline(
     on with them.
     """
     from hetspec_core.service import Workbench
-    from hetspec_core.service.launch import Choice, start
+    from hetspec_core.service.launch import LaunchRequest, start
 
-    choice = Choice(recipe, "pipeline", more=tuple(overrides), file=file, name=name or "")
+    choice = LaunchRequest(recipe, "pipeline", more=tuple(overrides), file=file, name=name or "")
     with Workbench() as workbench:
         made = start(workbench, choice)
         if is_detached(detach, json=json):

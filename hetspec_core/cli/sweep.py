@@ -17,7 +17,7 @@ from hetspec_core.quantities import format_bytes, format_duration
 if TYPE_CHECKING:
     from hetspec_core.service import Workbench
     from hetspec_core.service.plan import Plan
-    from hetspec_core.service.sweeps.cells import Cell
+    from hetspec_core.service.sweeps.cells import SweepCell
     from hetspec_core.service.sweeps.running import Standing
 
 app = typer.Typer()
@@ -41,7 +41,7 @@ def sweep(
     from hetspec_core.service import Workbench
     from hetspec_core.service.sweeps.cells import expand
     from hetspec_core.service.sweeps.document import read_sweep
-    from hetspec_core.service.sweeps.ledger import Ledger
+    from hetspec_core.service.sweeps.ledger import SweepLedger
     from hetspec_core.service.sweeps.running import SweepRun, standings
 
     wanted = read_sweep(file)
@@ -51,13 +51,13 @@ def sweep(
             _show_plan(workbench, standings(workbench, wanted, cells), as_json=json)
             return
 
-        def say(cell: Cell, run_id: str, state: str) -> None:
+        def say(cell: SweepCell, run_id: str, state: str) -> None:
             if json:
                 print_json({"cell": cell.key, "label": cell.label, "run_id": run_id, "state": state}, lines=True)
             else:
                 note(f"{cell.stage:<8} {run_id}  {state:<10} {cell.label}")
 
-        with Ledger(workbench.roots.data, wanted.name).lock():
+        with SweepLedger(workbench.roots.data, wanted.name).lock():
             run = SweepRun(workbench, wanted, cells, say)
             made = run.submit()
             if is_detached(detach, json=json):

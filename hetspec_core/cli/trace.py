@@ -52,7 +52,7 @@ def show(
 ) -> None:
     """One trace: question, answer and figures, or the tree of one step."""
     from hetspec_core.cli.chat_view import AnswerPrinter, figure_lines, tree_lines
-    from hetspec_core.service.chat import Answer, Meters
+    from hetspec_core.service.chat import Answer, SessionTotals
     from hetspec_core.service.traces import load_trace
 
     found = load_trace(trace)
@@ -77,7 +77,7 @@ def show(
     printer = AnswerPrinter(marks=True)
     printer.show(answer)
     printer.finish()
-    meters = Meters()
+    meters = SessionTotals()
     meters.add(answer)
     for line in figure_lines(meters.figures(answer, answer.settings.label)):
         console().print(line, soft_wrap=True)
@@ -93,7 +93,7 @@ def replay(
     """Let an answer appear again, without a model."""
     from hetspec_core.cli.chat_view import AnswerPrinter, show_end, tree_lines
     from hetspec_core.events.chat import Step, Tokens
-    from hetspec_core.service.chat import Answer, Meters
+    from hetspec_core.service.chat import Answer, SessionTotals
     from hetspec_core.service.traces import load_trace
 
     found = load_trace(trace)
@@ -114,7 +114,7 @@ def replay(
                 console().print(line, soft_wrap=True)
     if not json:
         printer.finish()
-        show_end(answer, Meters().figures(answer, answer.settings.label))
+        show_end(answer, SessionTotals().figures(answer, answer.settings.label))
 
 
 @app.command()

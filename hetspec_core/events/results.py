@@ -164,7 +164,7 @@ class DepthResult(Record):
     joint_rate: Real = None
 
 
-class Difference(Record):
+class AnswerDifference(Record):
     """The first token at which an answer differs from plain decoding's.
 
     Attributes:
@@ -186,7 +186,7 @@ class Lossless(Record):
 
     prompts: Count = None
     identical: Count = None
-    differences: list[Difference] = Field(default_factory=list)
+    differences: list[AnswerDifference] = Field(default_factory=list)
 
 
 class CategoryResult(Record):

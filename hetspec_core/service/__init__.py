@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hetspec_core.config.origins import key_lines, nearest_line
     from hetspec_core.jobs import PARENT_ENDED, Waiting
-    from hetspec_core.service.curves import Curve, CurvePoint, curve
+    from hetspec_core.service.curves import CurvePoint, MetricCurve, curve
     from hetspec_core.service.failure_report import PostMortem, log_names, post_mortem
     from hetspec_core.service.gpus import GpuReport
     from hetspec_core.service.inputs import InputKind
-    from hetspec_core.service.library import Comparison, Discarded, Library, Relative
+    from hetspec_core.service.library import Discarded, Library, Relative, RunComparison
     from hetspec_core.service.logs import LogFile, LogState
     from hetspec_core.service.overview import Concern, LiveRun, Observer, Overview
     from hetspec_core.service.presets import ResolvedValue
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from hetspec_core.service.workbench import RESUMABLE, RunHandle, Workbench
 
 _HOME_OF = {
-    "Comparison": "hetspec_core.service.library",
+    "RunComparison": "hetspec_core.service.library",
     "Concern": "hetspec_core.service.overview",
-    "Curve": "hetspec_core.service.curves",
+    "MetricCurve": "hetspec_core.service.curves",
     "CurvePoint": "hetspec_core.service.curves",
     "Discarded": "hetspec_core.service.library",
     "GpuReport": "hetspec_core.service.gpus",
@@ -66,9 +66,7 @@ _HOME_OF = {
 __all__ = [
     "PARENT_ENDED",
     "RESUMABLE",
-    "Comparison",
     "Concern",
-    "Curve",
     "CurvePoint",
     "Discarded",
     "GpuReport",
@@ -77,11 +75,13 @@ __all__ = [
     "LiveRun",
     "LogFile",
     "LogState",
+    "MetricCurve",
     "Observer",
     "Overview",
     "PostMortem",
     "Relative",
     "ResolvedValue",
+    "RunComparison",
     "RunHandle",
     "RunNews",
     "RunReader",

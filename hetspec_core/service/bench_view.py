@@ -32,7 +32,7 @@ _MOST_DIFFERENCES = 5
 
 
 @dataclass(frozen=True)
-class Column:
+class BenchColumn:
     """A figure of every tree.
 
     Attributes:
@@ -59,22 +59,24 @@ def equal_answers(tree: TreeResult) -> str:
 
 
 COLUMNS = (
-    Column("accept_length", "accept length", lambda tree: tree.accept_length, lambda tree: number(tree.accept_length)),
-    Column(
+    BenchColumn(
+        "accept_length", "accept length", lambda tree: tree.accept_length, lambda tree: number(tree.accept_length)
+    ),
+    BenchColumn(
         "interval",
         "95 %",
         lambda tree: tree.accept_length_interval,
         lambda tree: _range(tree.accept_length_interval),
     ),
-    Column(
+    BenchColumn(
         "tokens_per_s",
         "tokens/s",
         lambda tree: tree.decode_tokens_per_s,
         lambda tree: rate(tree.decode_tokens_per_s),
         lambda plain: rate(plain.decode_tokens_per_s),
     ),
-    Column("speedup", "speedup", lambda tree: tree.speedup, lambda tree: number(tree.speedup), lambda _: "1.00"),
-    Column("identical", "identical", lambda tree: tree.lossless and tree.lossless.identical, equal_answers),
+    BenchColumn("speedup", "speedup", lambda tree: tree.speedup, lambda tree: number(tree.speedup), lambda _: "1.00"),
+    BenchColumn("identical", "identical", lambda tree: tree.lossless and tree.lossless.identical, equal_answers),
 )
 
 
@@ -82,7 +84,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Line:
+class BenchLine:
     """A line of text; `warning` = the figures, or the record, are not what they should be."""
 
     text: str
@@ -121,7 +123,7 @@ class Bars:
     bars: tuple[Bar, ...]
 
 
-Part = Line | Grid | Bars
+Part = BenchLine | Grid | Bars
 
 
 def is_bench(data: Any) -> bool:
@@ -137,7 +139,7 @@ def bench_lines(data: Any) -> list[Part]:
     """
     found = read_bench(data)
     result = found.record
-    parts: list[Part] = [Line(found.note, warning=True)] if found.note else []
+    parts: list[Part] = [BenchLine(found.note, warning=True)] if found.note else []
     parts += _setup(result.setup)
     plain = result.plain
     rows = [] if plain is None else [(plain.tree, *(column.plain(plain) for column in COLUMNS))]
@@ -145,7 +147,7 @@ def bench_lines(data: Any) -> list[Part]:
     parts.append(Grid(("tree", *(column.head for column in COLUMNS)), tuple(rows)))
     parts += _with_prefill(result)
     if plain is not None and plain.sglang is not None:
-        parts += [Line(f"{plain.tree}, {_throughput(batch)}") for batch in plain.sglang.batches]
+        parts += [BenchLine(f"{plain.tree}, {_throughput(batch)}") for batch in plain.sglang.batches]
     for tree in result.trees:
         parts += _tree(tree)
     parts += _words(result)
@@ -158,7 +160,7 @@ def _setup(setup: BenchSetup) -> Iterator[Part]:
         if setup.draft and setup.draft_parameters is not None:
             vocabulary = "" if setup.draft_vocab_size is None else f", vocabulary {setup.draft_vocab_size:,}"
             about += f" ({setup.draft_parameters / 1e6:.1f} M parameters{vocabulary})"
-        yield Line(about)
+        yield BenchLine(about)
     sampling = setup.sampling
     asked = [
         "" if setup.questions is None else f"{setup.questions} prompts of {setup.prompts}",
@@ -173,10 +175,10 @@ def _setup(setup: BenchSetup) -> Iterator[Part]:
     ]
     if any(asked):
         repeats = "" if setup.repeats is None else f"median of {setup.repeats}"
-        yield Line(", ".join(filter(None, [*asked, f"batch {setup.batch_size}", repeats])))
+        yield BenchLine(", ".join(filter(None, [*asked, f"batch {setup.batch_size}", repeats])))
     if setup.device:
         machine = [setup.cpu, "" if setup.threads is None else f"{setup.threads} threads"]
-        yield Line(
+        yield BenchLine(
             f"{setup.device} ({', '.join(filter(None, machine))}), torch {setup.torch}, "
             f"transformers {setup.transformers}"
         )
@@ -184,18 +186,18 @@ def _setup(setup: BenchSetup) -> Iterator[Part]:
     yield from _load(setup)
     served = setup.sglang
     if served is not None:
-        yield Line(f"SGLang {served.version}, {served.mode} {served.url}".rstrip())
+        yield BenchLine(f"SGLang {served.version}, {served.mode} {served.url}".rstrip())
 
 
 def _left_out(reasons: dict[str, LeftOut]) -> Iterator[Part]:
     for reason, left_out in reasons.items():
         named = f" ({left_out.named[0]})" if left_out.named else ""
-        yield Line(f"left out: {left_out.count} {reason}{named}")
+        yield BenchLine(f"left out: {left_out.count} {reason}{named}")
 
 
 def _load(machine: MachineFacts) -> Iterator[Part]:
     if machine.load:
-        yield Line(
+        yield BenchLine(
             f"measured at {machine.load}: other work shared the processor and slowed these figures", warning=True
         )
 
@@ -209,7 +211,7 @@ def _with_prefill(result: BenchResult) -> Iterator[Part]:
         + (f" ({number(way.speedup_end_to_end)})" if isinstance(way, TreeResult) else "")
         for way in ways
     ]
-    yield Line(f"with prefill, tokens/s (speedup): {', '.join(ends)}")
+    yield BenchLine(f"with prefill, tokens/s (speedup): {', '.join(ends)}")
 
 
 def _tree(tree: TreeResult) -> Iterator[Part]:
@@ -239,18 +241,18 @@ def _tree(tree: TreeResult) -> Iterator[Part]:
         )
     counted = tree.sglang
     if counted is not None:
-        yield Line(
+        yield BenchLine(
             f"as SGLang counts: {counted.completion_tokens} tokens / {counted.spec_verify_ct} verify steps = "
             f"{number(counted.accept_length)} (the first token is in it), flags {counted.flags}"
         )
-        yield from (Line(_throughput(batch)) for batch in counted.batches)
+        yield from (BenchLine(_throughput(batch)) for batch in counted.batches)
     if tree.costs is not None and (spent := tree.costs.seconds):
         whole = sum(spent.values()) or 1.0
         shares = ", ".join(f"{name} {seconds:.2f} s ({seconds / whole:.0%})" for name, seconds in spent.items())
-        yield Line(f"where the time goes at batch 1: {shares}")
+        yield BenchLine(f"where the time goes at batch 1: {shares}")
     if tree.phases is not None and (spent := tree.phases.seconds):
         phases = ", ".join(f"{name} {seconds * 1e3:.1f} ms" for name, seconds in spent.items())
-        yield Line(f"a step, in a profiled pass of its own: {phases}")
+        yield BenchLine(f"a step, in a profiled pass of its own: {phases}")
     if len(tree.categories) > 1:
         yield Grid(
             ("category", "prompts", "accept length", "tokens/s", "speedup"),
@@ -267,18 +269,18 @@ def _tree(tree: TreeResult) -> Iterator[Part]:
         )
     for one in tree.lossless.differences[:_MOST_DIFFERENCES] if tree.lossless is not None else ():
         gap = "" if one.top2_gap is None else f"; the base's two likeliest tokens are {one.top2_gap:.2g} apart"
-        yield Line(f"prompt {one.question} differs from plain decoding at token {one.token}{gap}")
+        yield BenchLine(f"prompt {one.question} differs from plain decoding at token {one.token}{gap}")
 
 
 def _words(result: BenchResult) -> Iterator[Part]:
     """What the words of the table mean."""
     served = result.setup.sglang
     first = served is None or served.mode != "engine"
-    yield Line(
+    yield BenchLine(
         f"tree: depth/top_k/num_draft_tokens. tokens/s: {'after the first token' if first else 'prefill included'}."
     )
     equal = " identical: answers equal to plain's." if any(tree.lossless is not None for tree in result.trees) else ""
-    yield Line(f"Accept length: committed tokens per verify step, bonus token included.{equal}")
+    yield BenchLine(f"Accept length: committed tokens per verify step, bonus token included.{equal}")
 
 
 def _throughput(batch: BatchResult) -> str:
@@ -302,7 +304,7 @@ def tune_lines(data: Any) -> list[Part]:
     """
     read = read_record(TuneResult, data)
     result = read.record
-    parts: list[Part] = [Line(read.note, warning=True)] if read.note else []
+    parts: list[Part] = [BenchLine(read.note, warning=True)] if read.note else []
     parts += _left_out(result.prompts.left_out)
     rows = []
     for trial in result.trials:
@@ -316,9 +318,9 @@ def tune_lines(data: Any) -> list[Part]:
     parts += _load(result.machine)
     for size, best in result.best.items():
         if best.tree is None:
-            parts += [Line(f"batch {size}: {best.verdict}"), Line(f"to tell them apart, {best.advice}")]
+            parts += [BenchLine(f"batch {size}: {best.verdict}"), BenchLine(f"to tell them apart, {best.advice}")]
         else:
-            parts.append(Line(f"batch {size}: {best.verdict}, {rate(best.tokens_per_s)} tokens/s: {best.flags}"))
+            parts.append(BenchLine(f"batch {size}: {best.verdict}, {rate(best.tokens_per_s)} tokens/s: {best.flags}"))
     return parts
 
 

@@ -23,7 +23,7 @@ class CurvePoint(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Curve:
+class MetricCurve:
     """A metric of a run, ready to be drawn.
 
     Attributes:
@@ -44,7 +44,7 @@ class Curve:
         return {"run_id": self.run_id, "metric": self.metric, "x": self.axis, "total": self.total, "points": points}
 
 
-def curve(workbench: Workbench, run_id: str, metric: str, points: int, x: Axis = "step") -> Curve:
+def curve(workbench: Workbench, run_id: str, metric: str, points: int, x: Axis = "step") -> MetricCurve:
     """A metric of a run in about `points` points, with what its journal has said until now.
 
     A longer curve is cut into equal stretches of the axis, and of each the lowest and the highest point are taken, and
@@ -78,4 +78,4 @@ def curve(workbench: Workbench, run_id: str, metric: str, points: int, x: Axis =
         place = getattr(point, x)
         if place is not None and point.value is not None:
             drawn.append(CurvePoint(place, point.value, point.step))
-    return Curve(run_id, metric, x, tuple(drawn), workbench.registry.count_points(run_id, metric))
+    return MetricCurve(run_id, metric, x, tuple(drawn), workbench.registry.count_points(run_id, metric))

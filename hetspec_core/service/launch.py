@@ -34,7 +34,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Choice:
+class LaunchRequest:
     """What somebody wants to run.
 
     Attributes:
@@ -93,7 +93,7 @@ class Choice:
 # --- specs ------------------------------------------------------------------------------------------------------------
 
 
-def resolve_stage(workbench: Workbench, choice: Choice, stage: str) -> Resolved:
+def resolve_stage(workbench: Workbench, choice: LaunchRequest, stage: str) -> Resolved:
     """The spec of one stage, with what it is given by runs that are there already.
 
     Raises:
@@ -128,7 +128,7 @@ def training_inputs(
     }
 
 
-def linked(choice: Choice, stage: str, parent: str | None) -> Resolved:
+def linked(choice: LaunchRequest, stage: str, parent: str | None) -> Resolved:
     """The resolved spec of one stage of a pipeline: it takes what the run `parent` makes, under that run's id.
 
     Raises:
@@ -156,7 +156,7 @@ def with_folders(workbench: Workbench, spec: RunSpec) -> RunSpec:
 # --- starting ---------------------------------------------------------------------------------------------------------
 
 
-def start(workbench: Workbench, choice: Choice) -> tuple[str, ...]:
+def start(workbench: Workbench, choice: LaunchRequest) -> tuple[str, ...]:
     """Submit and start what was chosen; gives the run ids in the order in which they will work.
 
     Raises:
@@ -216,7 +216,7 @@ class Pair:
     problem: str = ""
 
 
-def pairs(choice: Choice) -> tuple[Pair, ...]:
+def pairs(choice: LaunchRequest) -> tuple[Pair, ...]:
     """Every base with every draft, under the recipe and algorithm of a choice, whatever else it says."""
     found = []
     plain = replace(choice, values={}, more=(), what="train", name="")
@@ -240,12 +240,12 @@ def names(kind: str) -> dict[str, str]:
     return listed | ({NO_DRAFT: "no draft: for a dataset alone"} if kind == "draft" else {})
 
 
-def resolve_choice(choice: Choice, stage: str, options: Mapping[str, Any]) -> Resolved:
+def resolve_choice(choice: LaunchRequest, stage: str, options: Mapping[str, Any]) -> Resolved:
     """The spec of a stage with some keys given besides; errors as in `config.resolve`."""
     return resolve(choice.recipe, stage=stage, overrides=choice.overrides, file=choice.file, options=options)
 
 
-def _name(choice: Choice, stage: str) -> str | None:
+def _name(choice: LaunchRequest, stage: str) -> str | None:
     if not choice.name:
         return None
     return f"{choice.name}-{stage}" if choice.what == "pipeline" else choice.name

@@ -52,7 +52,7 @@ class Relative:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """Runs side by side.
 
     Attributes:
@@ -210,7 +210,7 @@ class Library:
         others = [other for other in near.get(run_id, ()) if other not in path]
         return Relative(run_id, summary, tuple(self._relative(other, near, path) for other in others))
 
-    def compare(self, run_ids: Sequence[str]) -> Comparison:
+    def compare(self, run_ids: Sequence[str]) -> RunComparison:
         """Settings in which runs differ, and their headline results.
 
         Raises:
@@ -223,7 +223,7 @@ class Library:
         settings = {key: [config.get(key) for config in configs] for key in keys}
         figures = [self.figures(run_id) for run_id in run_ids]
         names = dict.fromkeys(name for one in figures for name in one)
-        return Comparison(
+        return RunComparison(
             runs=runs,
             settings={key: values for key, values in settings.items() if any(value != values[0] for value in values)},
             results={name: [one.get(name) for one in figures] for name in names},

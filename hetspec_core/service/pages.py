@@ -22,7 +22,7 @@ from hetspec_core.service.library import Library
 from hetspec_core.service.report import RunSummary, list_files
 from hetspec_core.service.workbench import Workbench
 
-__all__ = ["Axis", "Curve", "Listing", "Loss", "Pages", "RunLine", "Vocabulary", "split_query"]
+__all__ = ["Axis", "Listing", "Loss", "MetricSeries", "Pages", "RunLine", "Vocabulary", "split_query"]
 
 STAGES = ("dataset", "train", "bench", "generate")
 
@@ -70,7 +70,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
-class Curve:
+class MetricSeries:
     """One metric of one run; `xs` as the axis asked for, a point without an x is left out."""
 
     run: RunSummary
@@ -158,17 +158,19 @@ class Pages:
             lines.append(RunLine(summary, self._values(row.run_id, further) if further else {}))
         return lines
 
-    def curves(self, run_ids: Sequence[str], metric: str, axis: Axis = "step", *, most: int = 2000) -> list[Curve]:
+    def curves(
+        self, run_ids: Sequence[str], metric: str, axis: Axis = "step", *, most: int = 2000
+    ) -> list[MetricSeries]:
         """One metric of several runs, thinned to about `most` points each; a run without it is left out."""
         registry = self.workbench.registry
-        found: list[Curve] = []
+        found: list[MetricSeries] = []
         for line in self.lines(run_ids):
             registry.sync(line.summary.run_id)
             points = registry.curve(line.summary.run_id, metric, most=most, axis=axis)
             pairs = [(getattr(point, axis), point.value) for point in points]
             kept = [(float(x), y) for x, y in pairs if x is not None]
             if kept:
-                found.append(Curve(line.summary, [x for x, _ in kept], [y for _, y in kept]))
+                found.append(MetricSeries(line.summary, [x for x, _ in kept], [y for _, y in kept]))
         return found
 
     def metrics(self, run_ids: Sequence[str]) -> dict[str, int]:

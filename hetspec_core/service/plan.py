@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from hetspec_core.catalog import families
 from hetspec_core.errors import SpecError
-from hetspec_core.service.planning.facts import Facts, Gpu, ProbeFacts, gather_facts
+from hetspec_core.service.planning.facts import Facts, GpuFacts, ProbeFacts, gather_facts
 from hetspec_core.service.planning.memory import memory_parts
 from hetspec_core.service.planning.parameters import ParameterCount, count_base, count_draft
 from hetspec_core.service.planning.timing import (
@@ -36,7 +36,7 @@ from hetspec_core.service.planning.work import (
 )
 from hetspec_core.spec import RunSpec
 
-__all__ = ["Facts", "Gpu", "Part", "Phase", "Plan", "ProbeFacts", "gather_facts", "plan"]
+__all__ = ["Facts", "GpuFacts", "Part", "Phase", "Plan", "ProbeFacts", "gather_facts", "plan"]
 
 
 @dataclass(frozen=True)
@@ -199,11 +199,11 @@ def _workers(spec: RunSpec, device: str) -> int:
     return max(1, wanted.num_gpus, len(wanted.gpus)) if device == "cuda" else wanted.num_workers or 1
 
 
-def _most_free(facts: Facts) -> list[Gpu]:
+def _most_free(facts: Facts) -> list[GpuFacts]:
     return sorted(facts.gpus or (), key=lambda gpu: (gpu.state != "free", -gpu.available_bytes))
 
 
-def _rates(spec: RunSpec, facts: Facts, device: str, gpus: list[Gpu], base: ParameterCount) -> Rates:
+def _rates(spec: RunSpec, facts: Facts, device: str, gpus: list[GpuFacts], base: ParameterCount) -> Rates:
     cores = min(facts.cores, spec.resources.num_threads or facts.cores)
     rates = rates_of(device, gpus[0] if gpus else None, cores)
     flops = measured_flops(facts.probe, base) if facts.probe is not None else None

@@ -14,7 +14,7 @@ from hetspec_core.events.record import ReadRecord
 from hetspec_core.events.results import BenchResult, Lossless, PhaseSeconds, TreeResult, read_bench
 from hetspec_core.service.bench_view import COLUMNS, equal_answers
 from hetspec_core.service.library import Library
-from hetspec_core.service.sweeps.ledger import Ledger
+from hetspec_core.service.sweeps.ledger import SweepLedger
 
 if TYPE_CHECKING:
     from hetspec_core.service.workbench import Workbench
@@ -129,7 +129,7 @@ def collect(workbench: Workbench, words: Sequence[str]) -> list[ResultRow]:
         UsageError: the query cannot be understood.
     """
     library = Library(workbench)
-    ledger = Ledger(workbench.roots.data, words[0]) if len(words) == 1 and "/" not in words[0] else None
+    ledger = SweepLedger(workbench.roots.data, words[0]) if len(words) == 1 and "/" not in words[0] else None
     if ledger is not None and ledger.exists:
         entries = [entry for entry in ledger.read().values() if entry.stage == "bench"]
         states = {entry.run_id: _state(library, entry.run_id) for entry in entries}

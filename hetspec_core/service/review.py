@@ -13,7 +13,7 @@ from typing import TypeVar
 from hetspec_core.errors import HetSpecError, ResourceError, SpecError
 from hetspec_core.service.gpus import gpu_request
 from hetspec_core.service.launch import (
-    Choice,
+    LaunchRequest,
     Pair,
     check_inputs,
     linked,
@@ -63,7 +63,7 @@ class Review:
         pairs: every base with every draft.
     """
 
-    choice: Choice
+    choice: LaunchRequest
     values: Mapping[str, ResolvedValue]
     beneath: Mapping[str, ResolvedValue]
     faults: tuple[Fault, ...]
@@ -82,7 +82,7 @@ class Review:
         return next((fault.text for fault in self.faults if fault.key == key), "")
 
 
-def review(workbench: Workbench, choice: Choice) -> Review:
+def review(workbench: Workbench, choice: LaunchRequest) -> Review:
     """Look at a choice from all sides."""
     faults: list[Fault] = []
     plans: dict[str, Plan] = {}
@@ -95,7 +95,7 @@ def review(workbench: Workbench, choice: Choice) -> Review:
         made = _try(faults, lambda spec=spec: plan(spec, gather_facts(spec, workbench.roots)))
         if made is not None:
             plans[stage] = made
-    beneath = _first(lambda: _plain(replace(choice, values={}, more=())), lambda: _plain(Choice(choice.recipe)))
+    beneath = _first(lambda: _plain(replace(choice, values={}, more=())), lambda: _plain(LaunchRequest(choice.recipe)))
     values = _first(lambda: _plain(choice), lambda: beneath)
     return Review(
         choice=choice,
@@ -109,7 +109,7 @@ def review(workbench: Workbench, choice: Choice) -> Review:
     )
 
 
-def _spec(workbench: Workbench, choice: Choice, stage: str) -> RunSpec:
+def _spec(workbench: Workbench, choice: LaunchRequest, stage: str) -> RunSpec:
     if choice.what == "pipeline":
         return linked(choice, stage, None).spec
     spec = resolve_stage(workbench, choice, stage).spec
@@ -117,7 +117,7 @@ def _spec(workbench: Workbench, choice: Choice, stage: str) -> RunSpec:
     return with_folders(workbench, spec)
 
 
-def _plain(choice: Choice) -> dict[str, ResolvedValue]:
+def _plain(choice: LaunchRequest) -> dict[str, ResolvedValue]:
     """Values by key, for the stage that needs the most; what runs are given is left out."""
     found = resolve_choice(choice, "dataset" if choice.what == "dataset" else "train", {})
     return {

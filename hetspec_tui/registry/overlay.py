@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from hetspec_tui.widgets.curves import Series
 
 if TYPE_CHECKING:
-    from hetspec_core.service.pages import Curve
+    from hetspec_core.service.pages import MetricSeries
 
 
 def usual_metric(names: Sequence[str]) -> str:
@@ -20,6 +20,6 @@ def usual_metric(names: Sequence[str]) -> str:
     return names[0] if names else ""
 
 
-def series_of(curve: Curve) -> Series:
+def series_of(curve: MetricSeries) -> Series:
     """The curve of a run, by the run's id."""
     return Series(curve.run.run_id, curve.run.name or curve.run.run_id, curve.xs, curve.ys)

@@ -24,7 +24,7 @@ from hetspec_tui.widgets.paged_table import PagedTable
 
 if TYPE_CHECKING:
     from hetspec_core.service import Workbench
-    from hetspec_core.service.pages import Curve
+    from hetspec_core.service.pages import MetricSeries
 
 MOST_CURVES = 12
 WIDE = 160
@@ -108,7 +108,7 @@ class RunsBeside(RunActions):
         run_ids = self.chosen[:MOST_CURVES]
         metric = self.metric
 
-        def look(workbench: Workbench) -> tuple[str, list[Curve]]:
+        def look(workbench: Workbench) -> tuple[str, list[MetricSeries]]:
             pages = Pages(workbench)
             names = list(pages.metrics(run_ids))
             name = metric if metric in names else usual_metric(names)

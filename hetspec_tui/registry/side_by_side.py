@@ -15,7 +15,7 @@ from hetspec_tui.registry.columns import state_cell, took_s
 from hetspec_tui.widgets.cells import Cell, Row
 
 if TYPE_CHECKING:
-    from hetspec_core.service import Comparison, RunSummary
+    from hetspec_core.service import RunComparison, RunSummary
 
 _MORE = ("per_s", "accept", "speedup", "top1", "top5", "acc", "tokens_per_step")
 _LESS = ("loss", "perplexity", "ppl", "_ms", "_s", "seconds", "bytes", "latency", "memory", "error")
@@ -41,7 +41,7 @@ def best(name: str, values: Sequence[float | None]) -> set[int]:
     return {place for place, value in known.items() if way * value == top}
 
 
-def rows_of(found: Comparison, now: float, *, changed_only: bool = False) -> list[Row]:
+def rows_of(found: RunComparison, now: float, *, changed_only: bool = False) -> list[Row]:
     """The rows of a comparison.
 
     Args:
@@ -92,7 +92,7 @@ def value_text(value: Any) -> str:
     return number(value) if _is_number(value) else json.dumps(value, default=str)
 
 
-def table_of(found: Comparison) -> tuple[list[str], list[list[Any]]]:
+def table_of(found: RunComparison) -> tuple[list[str], list[list[Any]]]:
     """Heading and lines for a file: results, then settings that differ."""
     head = ["", *(run.run_id for run in found.runs)]
     lines: list[list[Any]] = [

@@ -26,8 +26,8 @@ from hetspec_tui.widgets.chart import Chart
 from hetspec_tui.widgets.paged_table import PagedTable
 
 if TYPE_CHECKING:
-    from hetspec_core.service import Comparison, Workbench
-    from hetspec_core.service.pages import Axis, Curve
+    from hetspec_core.service import RunComparison, Workbench
+    from hetspec_core.service.pages import Axis, MetricSeries
 
 AXES: dict[Axis, str] = {"step": "step", "tokens": "tokens", "wall_s": "time"}
 """What x can be -> its name in the chart."""
@@ -58,7 +58,7 @@ class ComparisonScreen(Page):
         self.metric = ""
         self.axis: Axis = "step"
         self.changed_only = False
-        self.found: Comparison | None = None
+        self.found: RunComparison | None = None
 
     def compose_page(self) -> ComposeResult:
         with Container(id="body"):
@@ -96,7 +96,7 @@ class ComparisonScreen(Page):
 
         run_ids, metric, axis = self.run_ids, self.metric, self.axis
 
-        def look(workbench: Workbench) -> tuple[Comparison, str, list[Curve]]:
+        def look(workbench: Workbench) -> tuple[RunComparison, str, list[MetricSeries]]:
             pages = Pages(workbench)
             for run_id in run_ids:
                 workbench.registry.sync(run_id)
@@ -112,7 +112,7 @@ class ComparisonScreen(Page):
         self.show_curves(curves)
         self.show_facts()
 
-    def show_curves(self, curves: list[Curve]) -> None:
+    def show_curves(self, curves: list[MetricSeries]) -> None:
         """Draw the curves."""
         chart = self.query_one(Chart)
         chart.border_title = Content(safe(self.metric) or "no metric")

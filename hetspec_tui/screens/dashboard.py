@@ -29,7 +29,7 @@ from hetspec_tui.overview_cards import (
     totals,
 )
 from hetspec_tui.page import Page
-from hetspec_tui.widgets.cards import Card, CardList
+from hetspec_tui.widgets.cards import CardItem, CardList
 
 if TYPE_CHECKING:
     from hetspec_core.service import GpuReport, Overview, RunSummary
@@ -311,8 +311,8 @@ def _doing(run: RunSummary) -> str:
     return f"It has worked for {duration(time.time() - run.started)}{step}.\n"
 
 
-def _step_card(page: str, key: str, title: str, about: str) -> Card:
-    return Card(
+def _step_card(page: str, key: str, title: str, about: str) -> CardItem:
+    return CardItem(
         key,
         2,
         lambda width: [[(f" {key} ", "accent strong"), (f" {title}", "strong")], [("    ", ""), (about, "dim")]],

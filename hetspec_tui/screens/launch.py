@@ -13,7 +13,7 @@ from textual.content import Content
 from textual.timer import Timer
 from textual.widgets import Static
 
-from hetspec_core.service.launch import Choice, What, start
+from hetspec_core.service.launch import LaunchRequest, What, start
 from hetspec_core.service.review import Review, review
 from hetspec_tui.dialogs import Confirm
 from hetspec_tui.formatting import safe
@@ -61,7 +61,7 @@ class LaunchScreen(Page):
 
     def __init__(self) -> None:
         super().__init__()
-        self.choice = Choice(FIRST_RECIPE)
+        self.choice = LaunchRequest(FIRST_RECIPE)
         self.seen: Review | None = None
         self._timer: Timer | None = None
 
@@ -89,7 +89,7 @@ class LaunchScreen(Page):
     # --- what it is told, and what it keeps ---------------------------------------------------------------------------
 
     def receive(self, about: dict[str, Any]) -> None:
-        choice = Choice(str(about["recipe"])) if "recipe" in about else self.choice
+        choice = LaunchRequest(str(about["recipe"])) if "recipe" in about else self.choice
         parts = {part: str(about[part]) for part in PARTS if part in about}
         choice = replace(choice, parts={**choice.parts, **parts})
         if about.get("what") in WHATS:
@@ -118,7 +118,7 @@ class LaunchScreen(Page):
         }
         what = state.get("what")
         self._choose(
-            Choice(
+            LaunchRequest(
                 str(state.get("recipe") or FIRST_RECIPE),
                 cast(What, what if what in WHATS else "pipeline"),
                 parts={part: name for part, name in texts.get("parts", {}).items() if part in PARTS},
@@ -129,7 +129,7 @@ class LaunchScreen(Page):
 
     # --- choosing -----------------------------------------------------------------------------------------------------
 
-    def _choose(self, choice: Choice) -> None:
+    def _choose(self, choice: LaunchRequest) -> None:
         self.choice = choice
         if self.is_mounted:
             self._draw()
@@ -182,7 +182,7 @@ class LaunchScreen(Page):
 
     def action_reset_all(self) -> None:
         """Take every change back: the recipe as it is."""
-        self._choose(Choice(self.choice.recipe, self.choice.what))
+        self._choose(LaunchRequest(self.choice.recipe, self.choice.what))
 
     def action_preset(self) -> None:
         """Show the recipe among the presets."""

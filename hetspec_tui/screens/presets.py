@@ -22,7 +22,7 @@ from hetspec_tui.messages import OpenPage
 from hetspec_tui.page import Page
 from hetspec_tui.shelf import difference_of, facts_of, fields_of, items_for, rows_of
 from hetspec_tui.widgets.form import FieldForm
-from hetspec_tui.widgets.name_list import Entry, NameList
+from hetspec_tui.widgets.name_list import NameEntry, NameList
 from hetspec_tui.widgets.picker import Picker
 
 KINDS = tuple(presets.KINDS)
@@ -120,10 +120,10 @@ class PresetsScreen(Page):
             self._draw()
         self._wanted = ""
 
-    def _entry(self, line: PresetLine) -> Entry:
+    def _entry(self, line: PresetLine) -> NameEntry:
         if line.problem:
-            return Entry(line.name, "✖", "$text-error")
-        return Entry(line.name, "◆" if line.reference == self._mark else " " if line.shipped else "●")
+            return NameEntry(line.name, "✖", "$text-error")
+        return NameEntry(line.name, "◆" if line.reference == self._mark else " " if line.shipped else "●")
 
     @on(NameList.Moved)
     def _moved(self, message: NameList.Moved) -> None:

@@ -27,7 +27,7 @@ _GUTTER = 2
 
 
 @dataclass(frozen=True)
-class Card:
+class CardItem:
     """One entry.
 
     Attributes:
@@ -111,14 +111,14 @@ class CardList(ScrollView, can_focus=True):
         super().__init__(id=id)
         self.border_title = title
         self.empty = empty
-        self._cards: list[Card] = []
+        self._cards: list[CardItem] = []
         self._tops: list[int] = []
         self._at: list[int] = []  # line -> number of its card
         self._current = 0
 
     # --- what is shown ------------------------------------------------------------------------------------------------
 
-    def show(self, cards: Sequence[Card]) -> None:
+    def show(self, cards: Sequence[CardItem]) -> None:
         """Show these cards; the current one stays current if it is still there."""
         before = self.key
         self._cards = list(cards)

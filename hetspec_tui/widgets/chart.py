@@ -21,7 +21,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from hetspec_tui.widgets import colours, plot
-from hetspec_tui.widgets.curves import ChartData, Series, Track
+from hetspec_tui.widgets.curves import ChartData, GrowingSeries, Series
 from hetspec_tui.widgets.plot import Drawing, Line, Picture
 
 SMOOTHINGS = (0.0, 0.6, 0.9, 0.97, 0.99)
@@ -93,7 +93,7 @@ class Chart(Widget, can_focus=True):
         self.x_range: tuple[float, float] | None = None
         self.cursor: float | None = None
         self._series: list[Series] = []
-        self._tracks: dict[str, Track] = {}
+        self._tracks: dict[str, GrowingSeries] = {}
         self._untaken: dict[str, Series] = {}
         self._stale = True  # there is something new to draw
         self._next_draw = 0.0
@@ -120,7 +120,7 @@ class Chart(Widget, can_focus=True):
         ):
             self._stale = True
         self._series = list(unique.values())
-        self._tracks = {key: self._tracks.get(key) or Track() for key in unique}
+        self._tracks = {key: self._tracks.get(key) or GrowingSeries() for key in unique}
         self._untaken = dict(unique)
         self._prepare()
 
@@ -393,7 +393,7 @@ class Chart(Widget, can_focus=True):
         self._changed()
 
 
-def _has_positive(track: Track) -> bool:
+def _has_positive(track: GrowingSeries) -> bool:
     curve = track.curve()
     low, high = curve.extremes(0, len(curve))
     return low <= high and high > 0

@@ -65,9 +65,10 @@ class Composer(TextArea):
         self.load_text(text)
         self.move_cursor(self.document.end)
 
-    async def _on_key(self, event: Key) -> None:
+    async def on_key(self, event: Key) -> None:
         # In the widget's own queue, behind the letters that were typed before it; a binding would run in the app's.
-        if any(binding.action == "send" for binding in self._bindings.key_to_bindings.get(event.key, ())):
+        active = None if event.is_printable else self.screen.active_bindings.get(event.key)
+        if active is not None and active.node is self and active.binding.action == "send":
             event.stop()
             event.prevent_default()
             self.action_send()

@@ -45,7 +45,7 @@ class StageCost:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class LaunchFindings:
     """What stands in the way, and what to know: faults must be mended, refusals can be overruled, notes are told."""
 
     faults: tuple[str, ...] = ()
@@ -71,13 +71,13 @@ class CostCard(VerticalScroll):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id, can_focus=False)
         self._costs: tuple[StageCost, ...] = ()
-        self._verdict = Verdict()
+        self._verdict = LaunchFindings()
         self._waiting = True
 
     def compose(self) -> ComposeResult:
         yield Static(id="cost-text", markup=False)
 
-    def show(self, costs: Sequence[StageCost], verdict: Verdict) -> None:
+    def show(self, costs: Sequence[StageCost], verdict: LaunchFindings) -> None:
         """Show what was found."""
         self._costs, self._verdict, self._waiting = tuple(costs), verdict, False
         self._draw()

@@ -122,7 +122,7 @@ class Curve:
             level += 1
 
 
-class Track:
+class GrowingSeries:
     """The points of one series as they grow, and what is made of them: raw or smoothed, linear or as log10.
 
     Smoothing is the exponential moving average, divided by the weight it has gathered, so that it begins at the first

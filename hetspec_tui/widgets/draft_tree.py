@@ -32,7 +32,7 @@ _LEAST_TEXT, _MOST_TEXT = 14, 60  # cells of stem and token; figures far from th
 _SMALL = Size(44, 9)  # in less room a tree is not readable
 
 
-class DraftTree(GrowingView, can_focus=True):
+class DraftTreeView(GrowingView, can_focus=True):
     """A draft tree.
 
     Attributes:
@@ -49,7 +49,7 @@ class DraftTree(GrowingView, can_focus=True):
         "draft-tree--head",
     }
     DEFAULT_CSS = """
-    DraftTree {
+    DraftTreeView {
 
         & .draft-tree--accepted { color: $text-success; text-style: bold; }
         & .draft-tree--path { color: $success; text-style: bold; }

@@ -20,7 +20,7 @@ from hetspec_tui.widgets.choice_list import ChoiceList
 
 
 @dataclass(frozen=True)
-class Entry:
+class NameEntry:
     """One name with a sign of one cell before it and the theme variable of that sign."""
 
     name: str
@@ -99,7 +99,7 @@ class NameList(Vertical):
         ]
         self.query_one("#kinds", Static).update(Content.assemble(*words))
 
-    def show(self, entries: Sequence[Entry], wanted: str, empty: str) -> None:
+    def show(self, entries: Sequence[NameEntry], wanted: str, empty: str) -> None:
         """List names with the cursor on `wanted` if it is there; `empty` is said when there are none."""
         shown = self.query_one("#names", OptionList)
         names = [entry.name for entry in entries]
@@ -116,7 +116,7 @@ class NameList(Vertical):
         else:
             shown.add_option(Option(empty, disabled=True))
 
-    def redraw(self, entries: Sequence[Entry]) -> None:
+    def redraw(self, entries: Sequence[NameEntry]) -> None:
         """Draw the signs of the listed names again."""
         listed = {option.id for option in self.query_one("#names", OptionList).options}
         for entry in entries:
@@ -182,5 +182,5 @@ class SearchNames(Input):
         self._list.focus_names()
 
 
-def _line(entry: Entry) -> Content:
+def _line(entry: NameEntry) -> Content:
     return Content.assemble((f"{entry.sign} ", entry.style), safe(entry.name))

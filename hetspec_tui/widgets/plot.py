@@ -14,7 +14,7 @@ from rich.cells import cell_len, set_cell_size
 from hetspec_tui.formatting import number, safe
 from hetspec_tui.widgets import axes, raster
 from hetspec_tui.widgets.curves import Curve
-from hetspec_tui.widgets.raster import View
+from hetspec_tui.widgets.raster import Viewport
 
 Row = list[tuple[str, str]]
 """Pieces of a row: text and the name of its style: "", "axis", "cross", "title", "flag", "N" or "N dim" of curve N."""
@@ -81,7 +81,7 @@ class Drawing:
     top: int = 0
     width: int = 0
     height: int = 0
-    view: View | None = None
+    view: Viewport | None = None
     values: list[float | None] = field(default_factory=list)
 
 
@@ -123,7 +123,7 @@ def draw(picture: Picture, width: int, height: int) -> Drawing:
     if bounds is None or (y is None and not any(len(curve) for curve in _curves(picture.lines))):
         return Drawing(_message(picture.empty, width, height))
     bottom, top = y or (0.0, 1.0)
-    view = View(bounds[0], bounds[1], bottom, top)
+    view = Viewport(bounds[0], bounds[1], bottom, top)
     framed = width >= _LEAST_WIDTH and height >= _LEAST_HEIGHT
     legend = _legend(picture, width, 1 + (height >= 14) + (height >= 24)) if framed else []
     if not framed:
@@ -172,7 +172,7 @@ def _body(picture: Picture, drawing: Drawing) -> list[Row]:
     return [_row(cells, cross) for cells in grid]
 
 
-def _put_signs(picture: Picture, line: Line, number_: int, grid: list[list[tuple[str, int]]], view: View) -> None:
+def _put_signs(picture: Picture, line: Line, number_: int, grid: list[list[tuple[str, int]]], view: Viewport) -> None:
     """The curve's sign at its last point that is seen; with `signs`, also now and then along it."""
     width, height = len(grid[0]), len(grid)
     columns = [width - 1] if len(picture.lines) > 1 else []
@@ -214,7 +214,7 @@ def _style(owner: int) -> str:
 # --- axes and legend -------------------------------------------------------------------------------------------------
 
 
-def _y_marks(view: View, log: bool, height: int) -> dict[int, str]:
+def _y_marks(view: Viewport, log: bool, height: int) -> dict[int, str]:
     """Row -> label."""
     most = max(2, height // 4) if height >= 4 else 1
     values = axes.log_ticks(view.bottom, view.top, most) if log else axes.ticks(view.bottom, view.top, most)

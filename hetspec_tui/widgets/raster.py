@@ -30,7 +30,7 @@ BRAILLE = _braille()
 
 
 @dataclass(frozen=True)
-class View:
+class Viewport:
     """What is seen: x from `left` to `right`, y from `bottom` to `top`, all of them finite and apart."""
 
     left: float
@@ -58,7 +58,7 @@ def visible(curve: Curve, left: float, right: float) -> tuple[int, int]:
     return bisect_left(curve.xs, left), bisect_right(curve.xs, right)
 
 
-def trace(curve: Curve, view: View, columns: int, rows: int) -> list[int]:
+def trace(curve: Curve, view: Viewport, columns: int, rows: int) -> list[int]:
     """The columns of dots of one curve. Lines join neighbouring points; nothing joins over a gap."""
     canvas = _Canvas(columns, rows)
     start, stop = visible(curve, view.left, view.right)
@@ -70,7 +70,7 @@ def trace(curve: Curve, view: View, columns: int, rows: int) -> list[int]:
     return canvas.masks
 
 
-def _trace_points(canvas: _Canvas, curve: Curve, view: View, start: int, stop: int) -> None:
+def _trace_points(canvas: _Canvas, curve: Curve, view: Viewport, start: int, stop: int) -> None:
     last: tuple[float, float] | None = None
     for index in range(start, stop):
         value = curve.value(index)
@@ -87,7 +87,7 @@ def _trace_points(canvas: _Canvas, curve: Curve, view: View, start: int, stop: i
         last = here
 
 
-def _trace_columns(canvas: _Canvas, curve: Curve, view: View, start: int, stop: int) -> None:
+def _trace_columns(canvas: _Canvas, curve: Curve, view: Viewport, start: int, stop: int) -> None:
     columns, rows, xs = canvas.columns, canvas.rows, curve.xs
     step = (view.right - view.left) / columns
     last: tuple[int, float, float] | None = None  # index of a point, its column and row

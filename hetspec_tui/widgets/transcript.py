@@ -63,7 +63,7 @@ class Token:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TranscriptEntry:
     """One thing that was said.
 
     Attributes:
@@ -88,7 +88,7 @@ class Entry:
 
 @dataclass
 class _Laid:
-    entry: Entry
+    entry: TranscriptEntry
     wrapping: Wrapping | None = None
     taken: int = 0
     drawn: list[Strip] = field(default_factory=list)
@@ -136,7 +136,7 @@ class Transcript(GrowingView, can_focus=True):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.here: int | None = None
-        self._entries: list[Entry] = []
+        self._entries: list[TranscriptEntry] = []
         self._laid: list[_Laid] = []
         self._starts: list[int] = []
         self._grown: list[tuple[int, int]] = []  # lines: the first of them, and how many
@@ -145,7 +145,7 @@ class Transcript(GrowingView, can_focus=True):
     # --- what is shown ----------------------------------------------------------------------------------------------
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[TranscriptEntry]:
         """What is shown."""
         return self._entries
 
@@ -159,7 +159,7 @@ class Transcript(GrowingView, can_focus=True):
         """All lines as text."""
         return [self._draw(number).text.rstrip() for number in range(self._height)]
 
-    def show(self, entries: Sequence[Entry], here: int | None = None) -> None:
+    def show(self, entries: Sequence[TranscriptEntry], here: int | None = None) -> None:
         """Show these; only what is new costs anything.
 
         Args:
@@ -211,7 +211,7 @@ class Transcript(GrowingView, can_focus=True):
         del self._laid[len(self._entries) :]
         for number, entry in enumerate(self._entries):
             if number == len(self._laid):
-                self._laid.append(_Laid(Entry("", "note", "", ())))
+                self._laid.append(_Laid(TranscriptEntry("", "note", "", ())))
             laid = self._laid[number]
             if laid.entry is entry:
                 continue
@@ -224,7 +224,7 @@ class Transcript(GrowingView, can_focus=True):
         self.set_extent(size)
         return again
 
-    def _lay_one(self, number: int, laid: _Laid, entry: Entry, width: int) -> bool:
+    def _lay_one(self, number: int, laid: _Laid, entry: TranscriptEntry, width: int) -> bool:
         old, laid.entry = laid.entry, entry
         if entry.markdown:
             if old.markdown and old.key == entry.key and old.tokens == entry.tokens:
@@ -314,7 +314,7 @@ class Transcript(GrowingView, can_focus=True):
             ]
         )
 
-    def _token_style(self, entry: Entry, token: Token, *, last: bool) -> Style:
+    def _token_style(self, entry: TranscriptEntry, token: Token, *, last: bool) -> Style:
         if entry.voice != "assistant":
             return self._style("" if entry.voice == "user" else entry.voice)
         if last and self.here is not None:

@@ -103,14 +103,14 @@ def branches(frame: TreeFrame) -> list[Branch]:
 
 
 @dataclass(frozen=True)
-class Place:
+class NodePosition:
     """A node in the table view; `parent` is the row of its parent in the level before, from 0."""
 
     node: int
     parent: int
 
 
-def levels(frame: TreeFrame) -> list[list[Place]]:
+def levels(frame: TreeFrame) -> list[list[NodePosition]]:
     """The nodes by level, from 1; in each the accepted one or the bonus first, then by joint draft probability."""
     step, depths = frame.step, frame.step.depths
     joint = [0.0] * len(step.tokens)
@@ -127,7 +127,9 @@ def levels(frame: TreeFrame) -> list[list[Place]]:
     rows = {node: row for nodes in found for row, node in enumerate(nodes)}
     rows[0] = 0
     end = step.path[-1] if step.path else 0
-    return [[Place(node, rows[end if node == BONUS else step.parents[node]]) for node in nodes] for nodes in found]
+    return [
+        [NodePosition(node, rows[end if node == BONUS else step.parents[node]]) for node in nodes] for nodes in found
+    ]
 
 
 def percent(value: float | None) -> str:

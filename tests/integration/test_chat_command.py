@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from hetspec_core.cli.main import main
-from hetspec_core.service.chat import Conversation
+from hetspec_core.service.chat import ChatHistory
 from tests.conftest import REPOSITORY
 from tests.fakes import chat_worker
 from tests.fakes.terminal import own_terminal
@@ -97,7 +97,7 @@ def test_conversations_are_saved_loaded_and_edited(run: Run, tmp_path: Path) -> 
     path = tmp_path / "talk.json"
     status, out, _ = run(lines=f"hello 1\nthen 1\n/edit 0 other 1\n/again\n/history\n/save {path}\n")
     assert status == 0 and "0 user: other 1" in out and "2 user" not in out
-    assert [turn.text for turn in Conversation.load(path).turns] == ["other 1", "T a0 b0 c0"]
+    assert [turn.text for turn in ChatHistory.load(path).turns] == ["other 1", "T a0 b0 c0"]
     status, out, _ = run("--load", str(path), lines="/history\nmore 1\n/history\n")
     assert status == 0 and "1 assistant: T a0 b0 c0" in out and "2 user: more 1" in out
 

@@ -19,7 +19,7 @@ from hetspec_core.errors import RunError, UsageError
 from hetspec_core.events.chat import ChatSettings, Loading, Step, WorkerDied
 from hetspec_core.events.trace import read_trace
 from hetspec_core.process import ProcessIdentity
-from hetspec_core.service.chat import Answer, ChatConfig, ChatSession, Conversation
+from hetspec_core.service.chat import Answer, ChatConfig, ChatHistory, ChatSession
 from hetspec_core.spec import ResourcesSpec
 from tests.conftest import REPOSITORY
 from tests.fakes import chat_worker
@@ -384,7 +384,7 @@ def test_a_conversation_goes_on_in_another_session(session: ChatSession, tmp_pat
     session.change(system_prompt="Be brief.")
     ask(session, "hello")
     session.save(tmp_path / "talk.json")
-    loaded = Conversation.load(tmp_path / "talk.json")
+    loaded = ChatHistory.load(tmp_path / "talk.json")
     assert loaded == session.conversation and loaded.turns[1].pieces[1].origin == "draft"
     with ChatSession(config(), command=chat_worker.COMMAND, conversation=loaded) as other:
         other.start()

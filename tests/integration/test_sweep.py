@@ -12,9 +12,9 @@ from hetspec_core.cli.main import main
 from hetspec_core.errors import NotFoundError, RunError, SpecError
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.service import Library, Workbench
-from hetspec_core.service.sweeps.cells import Cell, expand
+from hetspec_core.service.sweeps.cells import SweepCell, expand
 from hetspec_core.service.sweeps.document import SweepSpec, read_sweep
-from hetspec_core.service.sweeps.ledger import Ledger
+from hetspec_core.service.sweeps.ledger import SweepLedger
 from hetspec_core.service.sweeps.running import SweepRun, standings
 
 FILE = """
@@ -60,7 +60,7 @@ def small(name: str, **more: object) -> SweepSpec:
 def run_of(workbench: Workbench, sweep: SweepSpec) -> tuple[SweepRun, list[str]]:
     said: list[str] = []
 
-    def say(cell: Cell, run_id: str, state: str) -> None:
+    def say(cell: SweepCell, run_id: str, state: str) -> None:
         said.append(f"{cell.stage} {state}")
 
     return SweepRun(workbench, sweep, expand(workbench, sweep), say), said
@@ -152,8 +152,12 @@ def test_runs_that_were_submitted_and_never_started_are_started(workbench: Workb
 
 
 def test_two_commands_do_not_submit_one_sweep_at_a_time(workbench: Workbench) -> None:
-    ledger = Ledger(workbench.roots.data, "grid")
-    with ledger.lock(), pytest.raises(RunError, match="another command"), Ledger(workbench.roots.data, "grid").lock():
+    ledger = SweepLedger(workbench.roots.data, "grid")
+    with (
+        ledger.lock(),
+        pytest.raises(RunError, match="another command"),
+        SweepLedger(workbench.roots.data, "grid").lock(),
+    ):
         pass
 
 

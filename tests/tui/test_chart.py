@@ -16,7 +16,7 @@ from textual.pilot import Pilot
 from hetspec_tui.widgets import plot
 from hetspec_tui.widgets.chart import Chart
 from hetspec_tui.widgets.colours import colour, sign
-from hetspec_tui.widgets.curves import Series, Track
+from hetspec_tui.widgets.curves import GrowingSeries, Series
 from hetspec_tui.widgets.plot import Line, Picture
 
 ODD: dict[str, list[float | None]] = {
@@ -36,7 +36,7 @@ BLANK = {" ", "⠀"}
 
 
 def line(ys: list[float | None], xs: list[float] | None = None, *, log: bool = False, label: str = "loss") -> Line:
-    track = Track()
+    track = GrowingSeries()
     track.take([float(i) for i in range(len(ys))] if xs is None else xs, ys)
     while not track.make(log, 0.0, 1000):
         pass

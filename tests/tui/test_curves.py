@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hetspec_tui.widgets import axes, colours
-from hetspec_tui.widgets.curves import Curve, Track
+from hetspec_tui.widgets.curves import Curve, GrowingSeries
 
 VALUES = st.one_of(st.floats(-1e12, 1e12), st.just(math.nan), st.just(math.inf), st.just(-math.inf), st.none())
 
@@ -19,7 +19,7 @@ def finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def made(track: Track, log: bool = False, smoothing: float = 0.0, most: int = 7) -> Curve:
+def made(track: GrowingSeries, log: bool = False, smoothing: float = 0.0, most: int = 7) -> Curve:
     while not track.make(log, smoothing, most):
         pass
     return track.curve(log, smoothing)
@@ -29,7 +29,7 @@ def made(track: Track, log: bool = False, smoothing: float = 0.0, most: int = 7)
 def test_extremes_of_any_stretch_are_those_of_its_points(
     ys: list[float | None], start: int, stop: int, piece: int
 ) -> None:
-    track = Track()
+    track = GrowingSeries()
     track.take([float(i) for i in range(len(ys))], ys)
     curve = made(track, most=piece)
     start, stop = min(start, len(ys)), min(stop, len(ys))
@@ -42,7 +42,7 @@ def test_a_series_that_grew_is_the_same_as_one_that_came_whole(
     points: list[tuple[float, float | None]], first: int, smoothing: float
 ) -> None:
     xs, ys = [x for x, _ in points], [y for _, y in points]
-    grown, whole = Track(), Track()
+    grown, whole = GrowingSeries(), GrowingSeries()
     grown.take(xs[:first], ys[:first])
     made(grown), made(grown, False, smoothing)
     grown.take(xs, ys)
@@ -54,7 +54,7 @@ def test_a_series_that_grew_is_the_same_as_one_that_came_whole(
 
 
 def test_a_series_that_changed_in_its_middle_is_taken_anew() -> None:
-    track = Track()
+    track = GrowingSeries()
     assert track.take([1, 2, 3], [1.0, 2.0, 3.0])
     made(track)
     assert not track.take([1, 2, 3], [1.0, 2.0, 3.0])
@@ -63,7 +63,7 @@ def test_a_series_that_changed_in_its_middle_is_taken_anew() -> None:
 
 
 def test_smoothing_begins_at_the_first_value_and_leaves_gaps() -> None:
-    track = Track()
+    track = GrowingSeries()
     track.take([1, 2, 3, 4], [4.0, 2.0, None, 2.0])
     curve = made(track, False, 0.5)
     assert [curve.value(i) for i in range(4)] == pytest.approx([4.0, (4 * 0.25 + 2 * 0.5) / 0.75, None, 16 / 7])
@@ -71,7 +71,7 @@ def test_smoothing_begins_at_the_first_value_and_leaves_gaps() -> None:
 
 @given(st.lists(VALUES, min_size=1, max_size=200))
 def test_smoothing_is_the_weighted_mean_of_what_came_before(ys: list[float | None]) -> None:
-    track = Track()
+    track = GrowingSeries()
     track.take(list(range(len(ys))), ys)
     curve = made(track, False, 0.6)
     seen: list[float] = []
@@ -87,13 +87,13 @@ def test_smoothing_is_the_weighted_mean_of_what_came_before(ys: list[float | Non
 
 
 def test_the_logarithm_of_what_is_not_positive_is_a_gap() -> None:
-    track = Track()
+    track = GrowingSeries()
     track.take([1, 2, 3, 4], [100.0, 0.0, -5.0, 1e-9])
     assert [made(track, True).value(i) for i in range(4)] == [2.0, None, None, pytest.approx(-9)]
 
 
 def test_points_that_lie_nowhere_are_left_out() -> None:
-    track = Track()
+    track = GrowingSeries()
     track.take(array("d", [3.0, math.nan, 1.0]), array("d", [30.0, 20.0, 10.0]))
     assert [list(values) for values in track.points] == [[1.0, 3.0], [10.0, 30.0]]
 

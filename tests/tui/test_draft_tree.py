@@ -15,7 +15,7 @@ from hetspec_core.service.chat import shown
 from hetspec_core.service.traces import load_trace
 from hetspec_tui.formatting import safe
 from hetspec_tui.screens.chat.texts import frame_of
-from hetspec_tui.widgets.draft_tree import DraftTree, Row, compact_rows, table_rows, tree_rows
+from hetspec_tui.widgets.draft_tree import DraftTreeView, Row, compact_rows, table_rows, tree_rows
 from hetspec_tui.widgets.tree_layout import BONUS, SIGNS, TreeFrame, branches, levels, percent, place
 
 NASTY = ["\n", "\x1b[2J", "你好", "👨‍👩‍👧", "é́", "", " ", "\t\t", "[bold]x[/]", "‮abc", "️", "a" * 300, "\ud800"]
@@ -127,7 +127,7 @@ def test_ranks_are_said_in_six_cells() -> None:
 
 class TreeApp(App[None]):
     def compose(self) -> ComposeResult:
-        yield DraftTree(empty="nothing\nyet")
+        yield DraftTreeView(empty="nothing\nyet")
 
 
 @pytest.mark.parametrize("size", [(120, 40), (80, 24), (40, 8), (12, 3)])
@@ -139,7 +139,7 @@ def test_the_widget_draws_whole_lines_at_any_size_and_scrolls_to_the_last_node(s
     async def act() -> None:
         app = TreeApp()
         async with app.run_test(size=size) as pilot:
-            tree = app.query_one(DraftTree)
+            tree = app.query_one(DraftTreeView)
             assert tree.rows[0].startswith("nothing"[: size[0]])
             tree.show(frame)
             for view in ("tree", "table", "compact"):

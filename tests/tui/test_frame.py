@@ -9,8 +9,6 @@ import time
 from pathlib import Path
 
 import pytest
-from textual import actions
-from textual.actions import ActionError
 from textual.pilot import Pilot
 
 from hetspec_tui import pages
@@ -148,23 +146,3 @@ def test_an_answer_that_comes_while_the_dashboard_ends_is_nobodys(monkeypatch: p
         app._running = True
 
     drive(act)
-
-
-def test_an_action_that_cannot_be_read_at_one_moment_is_read_at_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    parse = actions.parse
-    failed: list[str] = []
-
-    def now_and_then(action: str) -> object:
-        if action not in failed:
-            failed.append(action)
-            raise ActionError(f"unable to parse {action!r}")
-        return parse(action)
-
-    monkeypatch.setattr("textual.actions.parse", now_and_then)
-
-    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
-        await pilot.press("2")
-        await until(pilot, lambda: app.current_mode == "runs")
-
-    drive(act)
-    assert "page('runs')" in failed

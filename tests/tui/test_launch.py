@@ -17,7 +17,7 @@ from textual.widgets import Input, OptionList, Static
 
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.service import Workbench
-from hetspec_core.service.launch import Choice, linked
+from hetspec_core.service.launch import LaunchRequest, linked
 from hetspec_core.service.review import Review
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.desk import Desk
@@ -256,7 +256,7 @@ def test_s_starts_the_pipeline_and_goes_to_its_first_run() -> None:
 
 def test_a_training_is_given_a_dataset_from_the_list_of_runs() -> None:
     with Workbench() as workbench:
-        made = workbench.submit(linked(Choice("quick-demo", name="data"), "dataset", None)).run_id
+        made = workbench.submit(linked(LaunchRequest("quick-demo", name="data"), "dataset", None)).run_id
         folder = workbench.paths(made).hidden_states
         folder.mkdir()
         counts = {"samples": 3, "tokens": 300, "supervised_tokens": 100}

@@ -15,6 +15,7 @@ import pytest
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.css.query import NoMatches
+from textual.drivers.headless_driver import HeadlessDriver
 from textual.pilot import Pilot
 from textual.screen import ModalScreen
 from textual.widgets import Static
@@ -99,10 +100,9 @@ def test_the_end_of_a_run_is_told_beyond_the_screen_only_on_request(
 
     async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: app.overview is not None and len(app.overview.active) == 2, "the runs at work")
-        assert app._driver is not None
         app.bell = lambda: rung.append(1)  # type: ignore[method-assign]
-        write = app._driver.write
-        app._driver.write = lambda data: (written.append(data), write(data))[1]  # type: ignore[method-assign]
+        app.terminal = HeadlessDriver(app)
+        app.terminal.write = written.append  # type: ignore[method-assign]
         with RunPaths(home / "runs" / FAST).events.open("a") as file:
             file.write(RunEnded(state="succeeded").model_dump_json() + os.linesep)
         await until(pilot, lambda: "smollm2-llama-eagle succeeded after" in toasts(app), "the toast")

@@ -11,7 +11,7 @@ from textual.app import App, ComposeResult
 
 from hetspec_tui.formatting import safe
 from hetspec_tui.widgets.composer import Composer
-from hetspec_tui.widgets.transcript import Entry, Token, Transcript
+from hetspec_tui.widgets.transcript import Token, Transcript, TranscriptEntry
 from hetspec_tui.widgets.wrapping import Wrapping
 
 TEXTS = st.lists(
@@ -58,16 +58,16 @@ def test_an_answer_grows_at_its_end_follows_it_and_becomes_markdown_when_it_is_f
         app = TalkApp()
         async with app.run_test(size=(40, 12)) as pilot:
             talk = app.query_one(Transcript)
-            asked = Entry("0", "user", "you", (Token("why?"),))
+            asked = TranscriptEntry("0", "user", "you", (Token("why?"),))
             tokens = [Token("**Because** "), *(Token(f"w{n} ", "draft", n % 3 + 1, n // 3) for n in range(80))]
             for count in range(1, len(tokens), 7):
-                talk.show([asked, Entry("1", "assistant", "plain", tokens[:count])])
-            talk.show([asked, Entry("1", "assistant", "plain", tokens)])
+                talk.show([asked, TranscriptEntry("1", "assistant", "plain", tokens[:count])])
+            talk.show([asked, TranscriptEntry("1", "assistant", "plain", tokens)])
             await pilot.pause()
             assert "**Because** w0 w1" in " ".join(line.strip() for line in talk.lines)
             assert talk.scroll_offset.y == talk.max_scroll_y > 0
             assert any("w79" in talk.render_line(y).text for y in range(talk.size.height))
-            talk.show([asked, Entry("1", "assistant", "plain", tokens, markdown=True)])
+            talk.show([asked, TranscriptEntry("1", "assistant", "plain", tokens, markdown=True)])
             await pilot.pause()
             assert "Because w0" in "\n".join(talk.lines)
             assert "**" not in "\n".join(talk.lines)
@@ -81,7 +81,7 @@ def test_the_step_that_is_looked_at_is_marked_and_what_came_later_is_dim() -> No
         async with app.run_test(size=(60, 12)):
             talk = app.query_one(Transcript)
             tokens = [Token("a ", "draft", 1, 0), Token("b ", "bonus", 0, 1), Token("c ", "draft", 1, 2)]
-            talk.show([Entry("1", "assistant", "", tokens)], here=1)
+            talk.show([TranscriptEntry("1", "assistant", "", tokens)], here=1)
             styles = {segment.text: segment.style for segment in talk.render_line(0) if segment.style}
             assert styles["b "].bold
             assert styles["b "].bgcolor != styles["a "].bgcolor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import time
 
 import pytest
 
@@ -55,14 +56,23 @@ def test_a_text_that_is_no_python_is_refused_at_once() -> None:
         syntax.parse_module("def")
 
 
-def test_an_error_that_stays_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    tries: list[str] = []
+def test_no_two_threads_are_in_functions_of_this_kind_at_once() -> None:
+    inside, most = 0, 0
 
-    def broken(text: str, mode: str = "exec") -> None:
-        tries.append(text)
-        raise SystemError("for ever")
+    def read() -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.01)
+        inside -= 1
 
-    monkeypatch.setattr("ast.parse", broken)
-    with pytest.raises(SystemError):
-        syntax.parse_module("a")
-    assert len(tries) == syntax.ATTEMPTS
+    threads = [threading.Thread(target=syntax.one_at_a_time(read)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+
+
+def test_a_function_may_read_syntax_while_it_reads_syntax() -> None:
+    assert syntax.one_at_a_time(syntax.parse_expression)("1 + 1") is not None

@@ -17,7 +17,7 @@ from hetspec_core import sglang_versions
 from hetspec_core.engine.backends.sglang_latent import LATENT_CLASS, write_latent
 from hetspec_core.engine.modeling.checkpoint import read_draft
 from hetspec_core.engine.modeling.draft_files import CONFIG, DraftFiles, check_finite, write_draft_folder
-from hetspec_core.engine.modeling.layouts.base import Written
+from hetspec_core.engine.modeling.layouts.base import ExportedDraft
 from hetspec_core.engine.modeling.layouts.eagle import SERVED, TOKEN_MAP, EagleLayout
 from hetspec_core.engine.modeling.layouts.eagle3 import Eagle3Layout
 from hetspec_core.engine.modeling.stored_draft import StoredDraft
@@ -101,7 +101,7 @@ def export_name(source: Path) -> str:
     return f"draft-{key}"
 
 
-def _write(stored: StoredDraft) -> Written:
+def _write(stored: StoredDraft) -> ExportedDraft:
     family = str(stored.config.get("model_type"))
     if stored.algorithm == "eagle3":
         written = Eagle3Layout().write(stored)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hetspec_core.engine.modeling.layouts.base import Written, written_config
+from hetspec_core.engine.modeling.layouts.base import ExportedDraft, written_config
 from hetspec_core.engine.modeling.stored_draft import VOCAB_KEY, StoredDraft
 from hetspec_core.errors import ModelError
 
@@ -15,7 +15,7 @@ FAMILIES = ("llama", "mistral", "qwen3")
 _ELSEWHERE = "`bench` and `chat` with the built-in backend run this one"
 
 
-def write_latent(stored: StoredDraft) -> Written:
+def write_latent(stored: StoredDraft) -> ExportedDraft:
     """Configuration and tensors for SGLang.
 
     The configuration tells SGLang of the state's width and of as many layers as there are passes through them; the
@@ -64,4 +64,4 @@ def write_latent(stored: StoredDraft) -> Written:
         # Transformers takes no Llama configuration whose width its heads do not divide, and this width is the state's.
         config |= {"model_type": "mistral", "sliding_window": None}
     tensors = {name: tensor for name, tensor in stored.tensors.items() if name != VOCAB_KEY}
-    return Written(config, tensors, stored.vocab_ids)
+    return ExportedDraft(config, tensors, stored.vocab_ids)

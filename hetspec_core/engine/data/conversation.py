@@ -84,7 +84,7 @@ class Message:
         return row
 
 
-class Turn(NamedTuple):
+class RawTurn(NamedTuple):
     """A turn as a dataset says it, to be checked by `from_turns`; the attributes are those of `Message`."""
 
     role: Any
@@ -131,7 +131,7 @@ class Conversation:
 
 
 def from_turns(
-    row_id: str, turns: Iterable[Turn | tuple[str, Any]], *, category: str = "", row: Mapping[str, Any] | None = None
+    row_id: str, turns: Iterable[RawTurn | tuple[str, Any]], *, category: str = "", row: Mapping[str, Any] | None = None
 ) -> Conversation:
     """A checked conversation from turns, or from (role as the dataset says it, content) pairs.
 
@@ -150,7 +150,7 @@ def from_turns(
     """
     messages: list[Message] = []
     for number, turn in enumerate(turns, start=1):
-        name, content, weight, finish_reason = turn if isinstance(turn, Turn) else Turn(turn[0], turn[1])
+        name, content, weight, finish_reason = turn if isinstance(turn, RawTurn) else RawTurn(turn[0], turn[1])
         role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
         if role is None:
             raise RowError(f"turn {number} has role {shortened(repr(name))}; known: {', '.join(ROLES)}")

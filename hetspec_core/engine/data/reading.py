@@ -31,7 +31,7 @@ class Malformed:
 
 
 @dataclass
-class Reading:
+class DatasetReading:
     """What came of reading a dataset.
 
     Attributes:
@@ -98,7 +98,7 @@ class Reading:
         return f"{count} of {total} rows of {self.source} cannot be read as {self.format}: {named}{more}"
 
 
-def read_conversations(spec: DatasetSpec) -> Reading:
+def read_conversations(spec: DatasetSpec) -> DatasetReading:
     """Read the conversations that a spec asks for: shuffle, then range, then ids, then limit.
 
     Raises:
@@ -118,7 +118,7 @@ def read_conversations(spec: DatasetSpec) -> Reading:
             )
     name = _detect(rows, order) if spec.format == AUTO else spec.format
     row_format = load_format(name)
-    reading = Reading(rows.name, name)
+    reading = DatasetReading(rows.name, name)
     wanted, seen = set(spec.sample_ids), []
     for index in order:
         if spec.limit is not None and len(reading.conversations) >= spec.limit:

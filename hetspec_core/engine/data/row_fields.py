@@ -14,8 +14,8 @@ from hetspec_core.engine.data.conversation import (
     SYSTEM_COLUMNS,
     UNSET,
     FinishReason,
+    RawTurn,
     RowError,
-    Turn,
     UnusedField,
     label,
 )
@@ -43,7 +43,7 @@ _CALLS = ("tool_calls", "function_call")
 _CUT = frozenset({"length", "max_tokens", "model_length"})
 
 
-def read_turns(turns: Any, list_name: str, role_key: str, content_key: str) -> list[Turn]:
+def read_turns(turns: Any, list_name: str, role_key: str, content_key: str) -> list[RawTurn]:
     """Turns of a row that keeps them in a list of mappings.
 
     `weight` (0 or 1) and `finish_reason` of a turn are read. Text that a tool call follows does not end the turn.
@@ -58,13 +58,13 @@ def read_turns(turns: Any, list_name: str, role_key: str, content_key: str) -> l
     """
     if not isinstance(turns, list):
         raise RowError(f"it has no list `{list_name}`")
-    found: list[Turn] = []
+    found: list[RawTurn] = []
     for number, turn in enumerate(turns, start=1):
         if isinstance(turn, Mapping) and (call := _call(turn)) and turn.get(content_key) in UNSET:
             raise RowError(f"turn {number} has `{call}` and no text; calls of tools are not read")
         if not isinstance(turn, Mapping) or role_key not in turn or content_key not in turn:
             raise RowError(f"turn {number} needs `{role_key}` and `{content_key}`")
-        found.append(Turn(turn[role_key], turn[content_key], _weight(turn), _finish_reason(turn)))
+        found.append(RawTurn(turn[role_key], turn[content_key], _weight(turn), _finish_reason(turn)))
     return found
 
 
@@ -99,7 +99,7 @@ def unused_fields(
     return frozenset(found)
 
 
-def system_conflict(row: Mapping[str, Any], turns: Iterable[Turn]) -> frozenset[UnusedField]:
+def system_conflict(row: Mapping[str, Any], turns: Iterable[RawTurn]) -> frozenset[UnusedField]:
     """The column with a system prompt that is not read, because the turns begin with another one."""
     first = next(iter(turns), None)
     is_system = first is not None and isinstance(first.role, str) and first.role.strip().lower() == "system"

@@ -73,7 +73,7 @@ class Completion:
         return self.total_s - self.first_token_s
 
 
-class Answer:
+class GrowingAnswer:
     """An answer being written: takes tokens until a stop token or the limit.
 
     Args:

@@ -13,7 +13,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from hetspec_core.engine.decoding.completion import Answer, Clock, Completion, StepCount, VerifyStep, no_clock
+from hetspec_core.engine.decoding.completion import Clock, Completion, GrowingAnswer, StepCount, VerifyStep, no_clock
 from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotCache
 from hetspec_core.engine.decoding.plain import decode_plain
 from hetspec_core.engine.decoding.prefill import answer_limit, pad_prompts, synchronize
@@ -86,7 +86,7 @@ class _Speculation:
         limits = [answer_limit(base, prompt, decoding.max_new_tokens) for prompt in prompts]
         stop_ids: frozenset[int] = frozenset() if decoding.ignore_eos else base.stop_ids
         self.answers = [
-            Answer(Completion(len(prompt)), limit, reason, stop_ids)
+            GrowingAnswer(Completion(len(prompt)), limit, reason, stop_ids)
             for prompt, (limit, reason) in zip(prompts, limits, strict=True)
         ]
         committed = max(len(prompt) + limit for prompt, (limit, _) in zip(prompts, limits, strict=True))

@@ -22,9 +22,9 @@ from hetspec_core.engine.decoding.prefill import synchronize
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.events.results import (
+    AnswerDifference,
     CategoryResult,
     DepthResult,
-    Difference,
     Lossless,
     PassCosts,
     PhaseSeconds,
@@ -183,7 +183,7 @@ def base_gap(base: BaseLM) -> Gap:
 
 def first_difference(
     gap: Gap, index: int, question: Question, plain: Completion, other: Completion
-) -> Difference | None:
+) -> AnswerDifference | None:
     """Where two answers part, and how close the base's two likeliest tokens are there; None when they are equal.
 
     Without a mistake they part only where the base is undecided within the rounding of its number type.
@@ -199,8 +199,8 @@ def first_difference(
     if at is None:
         if len(plain.tokens) == len(other.tokens):
             return None
-        return Difference(question=index, token=length, plain=None, speculative=None, top2_gap=None)
-    return Difference(
+        return AnswerDifference(question=index, token=length, plain=None, speculative=None, top2_gap=None)
+    return AnswerDifference(
         question=index,
         token=at,
         plain=plain.tokens[at],

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from hetspec_core.engine.decoding.completion import Answer, Completion
+from hetspec_core.engine.decoding.completion import Completion, GrowingAnswer
 from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotCache
 from hetspec_core.engine.decoding.prefill import answer_limit, pad_prompts, synchronize
 from hetspec_core.engine.decoding.sampling import Sampler
@@ -109,7 +109,7 @@ def decode_plain(
     limits = [answer_limit(base, prompt, decoding.max_new_tokens) for prompt in prompts]
     stop_ids = frozenset() if decoding.ignore_eos else base.stop_ids
     answers = [
-        Answer(Completion(len(prompt)), limit, reason, stop_ids)
+        GrowingAnswer(Completion(len(prompt)), limit, reason, stop_ids)
         for prompt, (limit, reason) in zip(prompts, limits, strict=True)
     ]
     started = time.perf_counter()
@@ -142,7 +142,7 @@ def decode_plain(
 @dataclass
 class _Pending:
     key: Hashable
-    answer: Answer
+    answer: GrowingAnswer
 
 
 @torch.inference_mode()
@@ -214,7 +214,7 @@ def write_answers(
                         limit, reason = answer_limit(base, prompt, max_new_tokens)
                         if max_length is not None:
                             limit = max(1, min(limit, max_length - len(prompt)))
-                        pending[row] = _Pending(key, Answer(Completion(len(prompt)), limit, reason, ends))
+                        pending[row] = _Pending(key, GrowingAnswer(Completion(len(prompt)), limit, reason, ends))
                     first = rows.admit(free, [prompt for _, prompt in fitting], [seed_of(key) for key, _ in fitting])
                     for row, token in zip(free, first, strict=True):
                         yield from _take(rows, pending, row, token)

@@ -70,7 +70,7 @@ class Speedup:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TrialRanking:
     """Which trial is the fastest.
 
     Attributes:
@@ -99,7 +99,7 @@ def speedup(trial: Trial, plain: Trial) -> Speedup | None:
     return Speedup(math.exp(whole), _interval(trial, plain, keys, groups, whole))
 
 
-def verdict(trials: Sequence[Trial], plain_label: str) -> Verdict | None:
+def verdict(trials: Sequence[Trial], plain_label: str) -> TrialRanking | None:
     """The verdict on the trials of one batch size; None when none was measured.
 
     A trial is the fastest when the interval of its speed-up lies above those of all others, plain decoding's 1
@@ -112,13 +112,13 @@ def verdict(trials: Sequence[Trial], plain_label: str) -> Verdict | None:
     plain = next((trial for trial in measured if trial.tree == plain_label), None)
     leading = max(measured, key=lambda trial: trial.tokens_per_s or 0.0)
     if plain is None or len(measured) == 1:
-        return Verdict(None, leading, f"only {leading.tree} was measured, so there is nothing to compare it with")
+        return TrialRanking(None, leading, f"only {leading.tree} was measured, so there is nothing to compare it with")
     speeds = {trial.tree: found for trial in measured if (found := speedup(trial, plain)) is not None}
     ranked = sorted((trial for trial in measured if trial.tree in speeds), key=lambda t: -speeds[t.tree].value)
     leading = ranked[0]
     best = speeds[leading.tree]
     if leading is not plain and best.value > (leading.accept_length or 1.0):
-        return Verdict(
+        return TrialRanking(
             None,
             leading,
             f"no difference was measured: {leading.tree} came out {best.value:.2f} times as fast as plain decoding, "
@@ -126,13 +126,13 @@ def verdict(trials: Sequence[Trial], plain_label: str) -> Verdict | None:
         )
     rivals = [trial for trial in ranked[1:] if not _above(best, speeds[trial.tree])]
     if rivals:
-        return Verdict(
+        return TrialRanking(
             None,
             leading,
             f"no difference was measured: {leading.tree} ({best}) is not apart from {rivals[0].tree} "
             f"({speeds[rivals[0].tree]})" + (f" and {len(rivals) - 1} more" if len(rivals) > 1 else ""),
         )
-    return Verdict(leading, leading, f"{leading.tree} is the fastest ({best})")
+    return TrialRanking(leading, leading, f"{leading.tree} is the fastest ({best})")
 
 
 def trial_result(trial: Trial, plain: Trial | None) -> TrialResult:

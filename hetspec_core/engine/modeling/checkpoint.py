@@ -24,7 +24,7 @@ from hetspec_core.engine.modeling.heads.base import DraftHead, HeadSizes
 from hetspec_core.engine.modeling.norm_ties import NormTies, take_final_norm
 from hetspec_core.engine.modeling.rope_keys import with_older_keys, without_older_keys
 from hetspec_core.engine.modeling.settle import settle
-from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, VOCAB_KEY, Reading, StoredDraft
+from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, VOCAB_KEY, LoadReport, StoredDraft
 from hetspec_core.errors import CheckpointError, ModelError, NotFoundError
 from hetspec_core.spec import AlgorithmSpec, DraftSpec
 
@@ -221,7 +221,7 @@ def assemble_draft(stored: StoredDraft, ends: FrozenEnds, *, base_name: str, fol
     return draft.bind(ends)
 
 
-def read_draft(folder: Path | str, *, base_layers: int | None = None) -> Reading:
+def read_draft(folder: Path | str, *, base_layers: int | None = None) -> LoadReport:
     """Read a draft directory in whatever layout it is.
 
     Args:

@@ -51,7 +51,7 @@ class StoredDraft:
 
 
 @dataclass(frozen=True)
-class Reading:
+class LoadReport:
     """What became of a directory that was read.
 
     Attributes:

@@ -24,7 +24,7 @@ from hetspec_core.engine.decoding.measure import (
 from hetspec_core.engine.machine import machine_facts, peak_memory_bytes
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
-from hetspec_core.engine.stages.measured_prompts import OUTGROWN, Prompts, opening, read_prompts, turns_of
+from hetspec_core.engine.stages.measured_prompts import OUTGROWN, MeasuredPrompts, opening, read_prompts, turns_of
 from hetspec_core.engine.stages.models import load_pair
 from hetspec_core.errors import SpecError
 from hetspec_core.events.results import BenchResult, BenchSetup, SamplingUsed, ServedBy, TreeResult
@@ -80,7 +80,7 @@ def _tell(context: RunContext, result: BenchResult) -> None:
         context.metric(0, {"accept_length": first.accept_length, "speedup": first.speedup})
 
 
-def _run_served(context: RunContext, prompts: Prompts) -> None:
+def _run_served(context: RunContext, prompts: MeasuredPrompts) -> None:
     """The same by SGLang. What is not known from outside (parameters, peak memory) is left out of the setting."""
     from hetspec_core.engine.stages.bench_sglang import measure_served
 
@@ -131,7 +131,7 @@ def _measure(
     base: BaseLM,
     draft: DraftLM | None,
     template: ChatTemplate,
-    prompts: Prompts,
+    prompts: MeasuredPrompts,
     tracks: list[Track],
 ) -> list[Question]:
     """Answer every turn by every track. Later turns go on from plain decoding's answer, so all tracks see the same."""
@@ -161,7 +161,7 @@ def _measure(
 
 
 def _ask(
-    talks: list[_Talk], turn: int, template: ChatTemplate, room: int, prompts: Prompts
+    talks: list[_Talk], turn: int, template: ChatTemplate, room: int, prompts: MeasuredPrompts
 ) -> tuple[list[_Talk], list[Question]]:
     """The conversations that go on with this turn, and what they ask; one that outgrew the context ends before it."""
     going: list[_Talk] = []
@@ -201,7 +201,7 @@ def _setup(
     draft: DraftLM | None,
     template: ChatTemplate,
     questions: list[Question],
-    prompts: Prompts,
+    prompts: MeasuredPrompts,
 ) -> BenchSetup:
     """Under which conditions the figures hold."""
     spec = context.spec
@@ -221,7 +221,7 @@ def _setup(
     )
 
 
-def _asked(context: RunContext, questions: list[Question], prompts: Prompts) -> dict[str, Any]:
+def _asked(context: RunContext, questions: list[Question], prompts: MeasuredPrompts) -> dict[str, Any]:
     """The fields of the setup that say what was asked, whoever answers."""
     spec = context.spec
     prompt_ids = json.dumps([question.ids for question in questions], separators=(",", ":"))

@@ -33,7 +33,7 @@ from hetspec_core.engine.decoding.measure import (
     plain_report,
     speculative_report,
 )
-from hetspec_core.engine.stages.measured_prompts import OUTGROWN, Prompts, opening, turns_of
+from hetspec_core.engine.stages.measured_prompts import OUTGROWN, MeasuredPrompts, opening, turns_of
 from hetspec_core.engine.stages.served import draft_folder, sglang_backend
 from hetspec_core.errors import HetSpecError, SpecError
 from hetspec_core.events.results import BatchResult, PhaseSeconds, PlainResult, ServedBy, SGLangCounts, TreeResult
@@ -44,7 +44,7 @@ _SHORT = 16  # tokens of an answer before the clock starts
 
 
 def measure_served(
-    context: RunContext, prompts: Prompts
+    context: RunContext, prompts: MeasuredPrompts
 ) -> tuple[PlainResult | None, list[TreeResult], ServedBy, list[Question]]:
     """Measure by SGLang.
 
@@ -107,7 +107,11 @@ def measure_served(
 
 
 def check_prompts(
-    context: RunContext, backend: SGLangBackend, prompts: Prompts, ways: Sequence[Track], served: Served | None = None
+    context: RunContext,
+    backend: SGLangBackend,
+    prompts: MeasuredPrompts,
+    ways: Sequence[Track],
+    served: Served | None = None,
 ) -> int:
     """Leave out the prompts that a server could not answer in each of these ways.
 
@@ -143,7 +147,7 @@ class _Servers:
         self._served: Served | None = None
         self.part: tuple[int, int] = (1, 1)
 
-    def first(self, prompts: Prompts, way: Track) -> list[Question]:
+    def first(self, prompts: MeasuredPrompts, way: Track) -> list[Question]:
         """The questions; later turns go on from the answers of the first way, which are made here."""
         bench, conversations = self._context.spec.bench, prompts.conversations
         served = self._open(way)
@@ -248,7 +252,7 @@ class _Engine:
         self._version = ""
         self.part: tuple[int, int] = (1, 1)
 
-    def first(self, prompts: Prompts, way: Track) -> list[Question]:
+    def first(self, prompts: MeasuredPrompts, way: Track) -> list[Question]:
         """The first turn of every conversation."""
         questions = []
         for number, conversation in enumerate(prompts.conversations):

@@ -28,7 +28,7 @@ from hetspec_core.engine.data.conversation import Conversation
 from hetspec_core.engine.data.hidden_states import HiddenStateWriter
 from hetspec_core.engine.data.items import CaptureItem, ItemList, content_id, encode_all
 from hetspec_core.engine.data.manifest import STATES_CHECKED, TOKENIZER_FOLDER, Manifest, StoreIdentity
-from hetspec_core.engine.data.reading import Reading, read_conversations
+from hetspec_core.engine.data.reading import DatasetReading, read_conversations
 from hetspec_core.engine.data.shares import Workplace
 from hetspec_core.engine.machine import has_fast_bfloat16, peak_memory_bytes
 from hetspec_core.engine.modeling.base_lm import BaseLM, load_tokenizer
@@ -186,7 +186,7 @@ def _check_layers(context: RunContext) -> None:
         )
 
 
-def _read(context: RunContext) -> Reading:
+def _read(context: RunContext) -> DatasetReading:
     spec = context.spec.dataset
     reading = read_conversations(spec)
     if context.share.number == 0:  # the others read the same
@@ -332,7 +332,7 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 def _finish(
-    context: RunContext, reading: Reading | None, found: ItemList, manifest: Manifest, facts: dict[str, Any]
+    context: RunContext, reading: DatasetReading | None, found: ItemList, manifest: Manifest, facts: dict[str, Any]
 ) -> None:
     counts = manifest.counts
     use_answers = context.spec.dataset.answers == "data"

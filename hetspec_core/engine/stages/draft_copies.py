@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hetspec_core.engine.modeling.base_lm import FrozenEnds
 from hetspec_core.engine.modeling.draft_files import DraftFiles
-from hetspec_core.engine.modeling.stored_draft import Reading
+from hetspec_core.engine.modeling.stored_draft import LoadReport
 
 _ROUNDED = 0.01  # of a row's length; half types round to a few thousandths
 _ROWS_AT_ONCE = 1 << 14
@@ -60,7 +60,7 @@ class CopyComparison:
         )
 
 
-def compare_copies(folder: DraftFiles, reading: Reading, ends: FrozenEnds) -> Iterator[CopyComparison]:
+def compare_copies(folder: DraftFiles, reading: LoadReport, ends: FrozenEnds) -> Iterator[CopyComparison]:
     """Every tensor that was dropped as a copy of the base's embedding or head.
 
     Args:

@@ -27,7 +27,7 @@ from hetspec_core.engine.modeling.checkpoint import assemble_draft, read_draft
 from hetspec_core.engine.modeling.draft_files import DraftFiles, not_finite
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.modeling.norm_ties import take_final_norm
-from hetspec_core.engine.modeling.stored_draft import VOCAB_KEY, Reading
+from hetspec_core.engine.modeling.stored_draft import VOCAB_KEY, LoadReport
 from hetspec_core.engine.stages.dataset_verify import LEAST_COSINE, compare_sample
 from hetspec_core.engine.stages.draft_copies import compare_copies
 from hetspec_core.engine.stages.draft_steps import compare_modes
@@ -63,7 +63,7 @@ class Patient:
     """What is examined: a draft, its base, and perhaps the dataset that it was trained on."""
 
     folder: Path
-    reading: Reading
+    reading: LoadReport
     base: BaseLM
     template: ChatTemplate
     store: HiddenStateStore | None

@@ -25,7 +25,7 @@ from hetspec_core.engine.modeling.draft_files import DraftFiles, check_finite, n
 from hetspec_core.engine.modeling.layouts.base import Layout
 from hetspec_core.engine.modeling.layouts.eagle import TOKEN_MAP
 from hetspec_core.engine.modeling.rope_keys import with_older_keys
-from hetspec_core.engine.modeling.stored_draft import VOCAB_KEY, Reading, StoredDraft
+from hetspec_core.engine.modeling.stored_draft import VOCAB_KEY, LoadReport, StoredDraft
 from hetspec_core.engine.stages.draft_copies import compare_copies
 from hetspec_core.errors import CheckpointError, UsageError
 from hetspec_core.files import explain, is_full
@@ -115,7 +115,7 @@ def export_draft(source: Path, target: Path, layout_name: str, dtype: str = "") 
     }
 
 
-def describe(reading: Reading) -> dict[str, Any]:
+def describe(reading: LoadReport) -> dict[str, Any]:
     """A reading as JSON types."""
     stored = reading.stored
     back = {native: foreign for foreign, native in reading.renamed.items()}
@@ -141,7 +141,7 @@ def describe(reading: Reading) -> dict[str, Any]:
     }
 
 
-def _fit(reading: Reading, base: BaseSpec | None, folder: Path) -> bool | None:
+def _fit(reading: LoadReport, base: BaseSpec | None, folder: Path) -> bool | None:
     """Load the draft onto the base's embedding and head, and compare its copies of them; None without a base.
 
     Raises:

@@ -27,7 +27,7 @@ Encode = Callable[[Sequence[Message]], list[int]]
 
 
 @dataclass
-class Prompts:
+class MeasuredPrompts:
     """The conversations of a measurement.
 
     Attributes:
@@ -122,7 +122,7 @@ class Prompts:
         return len(turns)
 
 
-def read_prompts(bench: BenchSpec) -> Prompts:
+def read_prompts(bench: BenchSpec) -> MeasuredPrompts:
     """The conversations to measure: FILE[:N] or shipped:NAME, filtered by category and cut to the limit.
 
     Rows that cannot be read are counted as left out.
@@ -142,7 +142,7 @@ def read_prompts(bench: BenchSpec) -> Prompts:
         raise DataError(
             f"{source} has no conversation of category {', '.join(bench.categories)}; it has {', '.join(known)}"
         )
-    prompts = Prompts(source, found[:limit], unread=reading.warning(answers=False))
+    prompts = MeasuredPrompts(source, found[:limit], unread=reading.warning(answers=False))
     for item in reading.malformed:
         prompts.leave_out(UNREADABLE, f"{item.place}: {item.reason}")
     return prompts

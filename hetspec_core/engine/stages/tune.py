@@ -22,7 +22,7 @@ from hetspec_core.engine.decoding.measure import PLAIN, Track
 from hetspec_core.engine.decoding.trials import ADVICE, Trial, trial_result, verdict
 from hetspec_core.engine.machine import machine_facts
 from hetspec_core.engine.stages.bench_sglang import check_prompts, throughput
-from hetspec_core.engine.stages.measured_prompts import Prompts, opening, read_prompts
+from hetspec_core.engine.stages.measured_prompts import MeasuredPrompts, opening, read_prompts
 from hetspec_core.engine.stages.models import load_pair
 from hetspec_core.engine.stages.served import draft_folder, sglang_backend
 from hetspec_core.errors import Cancelled, HetSpecError, SpecError
@@ -114,7 +114,7 @@ def _frontier(trials: Sequence[Trial]) -> list[Trial]:
 # --- the built-in decoding -------------------------------------------------------------------------------------------
 
 
-def _builtin(context: RunContext, ways: Sequence[Track], prompts: Prompts) -> list[Trial]:
+def _builtin(context: RunContext, ways: Sequence[Track], prompts: MeasuredPrompts) -> list[Trial]:
     base, draft = load_pair(context)
     template = ChatTemplate.for_tokenizer(base.tokenizer, context.spec.base.chat_template)
 
@@ -207,7 +207,7 @@ def _plan(context: RunContext, ways: Sequence[Track], limit: float | None = None
                 first = False
 
 
-def _served(context: RunContext, ways: Sequence[Track], prompts: Prompts, *, folder: str) -> list[Trial]:
+def _served(context: RunContext, ways: Sequence[Track], prompts: MeasuredPrompts, *, folder: str) -> list[Trial]:
     spec = context.spec
     trials = {(way.label, size): Trial(way.label, size) for way in ways for size in spec.tune.batch_sizes}
     limit = time.monotonic() + spec.tune.budget_s
@@ -250,7 +250,7 @@ def _parts(prompts: Sequence[list[int]], size: int) -> list[Sequence[list[int]]]
     return [prompts[len(prompts) * part // count : len(prompts) * (part + 1) // count] for part in range(count)]
 
 
-def _openings(context: RunContext, prompts: Prompts) -> list[list[Message]]:
+def _openings(context: RunContext, prompts: MeasuredPrompts) -> list[list[Message]]:
     """The first turns of the prompts, system message included."""
     return [
         [*opening(context, conversation), Message("user", conversation.user_turns[0])]

@@ -1,15 +1,15 @@
 """Chat: a session with a worker that holds base and draft, its conversation, figures and comparisons."""
 
 from hetspec_core.service.chat.answer import Answer, Piece
-from hetspec_core.service.chat.comparison import Comparison, Difference, Verdict
+from hetspec_core.service.chat.comparison import Comparison, ComparisonResult, Divergence
 from hetspec_core.service.chat.conversation import (
-    Conversation,
+    ChatHistory,
     Turn,
     conversation_folder,
     pieces_of,
     saved_conversations,
 )
-from hetspec_core.service.chat.meters import Figures, Meters, TimeSplit
+from hetspec_core.service.chat.meters import Figures, SessionTotals, TimeSplit
 from hetspec_core.service.chat.session import ChatSession
 from hetspec_core.service.chat.setup import (
     SERVED_DRAFT,
@@ -26,18 +26,18 @@ __all__ = [
     "SERVED_DRAFT",
     "Answer",
     "ChatConfig",
+    "ChatHistory",
     "ChatSession",
     "Comparison",
-    "Conversation",
-    "Difference",
+    "ComparisonResult",
+    "Divergence",
     "DraftChoice",
     "Figures",
-    "Meters",
     "Piece",
     "Rejection",
+    "SessionTotals",
     "TimeSplit",
     "Turn",
-    "Verdict",
     "backends",
     "best_rejected",
     "chat_config",

@@ -14,7 +14,7 @@ Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True)
-class Difference:
+class Divergence:
     """The first place where two answers part.
 
     Attributes:
@@ -70,14 +70,14 @@ class Comparison:
         return failed or (not self.order and all(answer.ended for _, answer in self.answers))
 
     @property
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> ComparisonResult | None:
         """What came of it, once both sides have an answer to the end."""
         left, right = ([a for a in self.of(side) if a.end is not None] for side in ("left", "right"))
-        return Verdict.of(left, right) if left and right else None
+        return ComparisonResult.of(left, right) if left and right else None
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ComparisonResult:
     """What came of a comparison; the ratio is right over left.
 
     Attributes:
@@ -96,11 +96,11 @@ class Verdict:
     left_accept_length: float | None
     right_accept_length: float | None
     identical: bool
-    difference: Difference | None
+    difference: Divergence | None
     must_be_identical: bool
 
     @classmethod
-    def of(cls, left: Sequence[Answer], right: Sequence[Answer]) -> Verdict:
+    def of(cls, left: Sequence[Answer], right: Sequence[Answer]) -> ComparisonResult:
         """The verdict over answers that have ended."""
         one, other = left[0], right[0]
         found = first_difference(one, other)
@@ -140,14 +140,14 @@ class Verdict:
         return {**vars(self), "difference": difference, "ratio": self.ratio, "sentence": self.sentence}
 
 
-def first_difference(left: Answer, right: Answer) -> Difference | None:
+def first_difference(left: Answer, right: Answer) -> Divergence | None:
     """Where two answers part; None when they are the same token by token."""
     size = max(len(left.tokens), len(right.tokens))
     for place in range(size):
         one = left.tokens[place] if place < len(left.tokens) else None
         other = right.tokens[place] if place < len(right.tokens) else None
         if one != other:
-            return Difference(place, one, other, _text_from(left, place), _text_from(right, place))
+            return Divergence(place, one, other, _text_from(left, place), _text_from(right, place))
     return None
 
 
@@ -155,7 +155,7 @@ def _text_from(answer: Answer, place: int) -> str:
     return "".join(piece.text for piece in answer.pieces[place:])[:40]
 
 
-def _place(difference: Difference | None) -> int:
+def _place(difference: Divergence | None) -> int:
     return difference.token if difference is not None else 0
 
 

@@ -55,7 +55,7 @@ class Turn(BaseModel):
     tokens_per_s: float | None = None
 
 
-class Conversation(BaseModel):
+class ChatHistory(BaseModel):
     """Turns of user and assistant in alternation, beginning with the user.
 
     Attributes:
@@ -152,7 +152,7 @@ class Conversation(BaseModel):
             raise ResourceError(f"the conversation cannot be written: {error.message}", hint=error.hint) from error
 
     @classmethod
-    def load(cls, path: Path) -> Conversation:
+    def load(cls, path: Path) -> ChatHistory:
         """Read one from a file.
 
         Raises:

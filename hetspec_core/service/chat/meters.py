@@ -85,7 +85,7 @@ class Figures:
         return {**vars(self), **rows, "split": split, "speedup": self.speedup}
 
 
-class Meters:
+class SessionTotals:
     """Adds up the answers of one session, by draft and tree."""
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ from hetspec_core.events.chat import (
 from hetspec_core.paths import roots
 from hetspec_core.service.chat.answer import Answer
 from hetspec_core.service.chat.comparison import Comparison
-from hetspec_core.service.chat.conversation import Conversation
+from hetspec_core.service.chat.conversation import ChatHistory
 from hetspec_core.service.chat.setup import ChatConfig
 from hetspec_core.service.chat.state import ChatState
 from hetspec_core.service.chat.worker_link import WorkerLink, new_log, worker_command
@@ -54,13 +54,13 @@ class ChatSession(ChatState):
         config: ChatConfig,
         *,
         command: Sequence[str] | None = None,
-        conversation: Conversation | None = None,
+        conversation: ChatHistory | None = None,
         record: Path | None = None,
         trees: bool = True,
     ) -> None:
         settings = config.settings
         if conversation is None:
-            conversation = Conversation(base=config.base.name, system_prompt=settings.system_prompt)
+            conversation = ChatHistory(base=config.base.name, system_prompt=settings.system_prompt)
         else:
             settings = settings.model_copy(update={"system_prompt": conversation.system_prompt})
         super().__init__(settings, conversation, record)
@@ -268,7 +268,7 @@ class ChatSession(ChatState):
 
     # --- conversation ------------------------------------------------------------------------------------------------
 
-    def replace_conversation(self, conversation: Conversation | None = None) -> None:
+    def replace_conversation(self, conversation: ChatHistory | None = None) -> None:
         """Go on with another conversation, or with an empty one; its system prompt becomes the present one.
 
         Raises:
@@ -279,7 +279,7 @@ class ChatSession(ChatState):
                 raise RunError("an answer is under way", hint="stop it first")
             if conversation is not None:
                 self.settings = self.settings.model_copy(update={"system_prompt": conversation.system_prompt})
-            self.conversation = conversation or Conversation(
+            self.conversation = conversation or ChatHistory(
                 base=self.config.base.name, system_prompt=self.settings.system_prompt
             )
             self.answer = None

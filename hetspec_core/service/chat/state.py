@@ -29,8 +29,8 @@ from hetspec_core.events.chat import (
 from hetspec_core.events.models import ErrorInfo
 from hetspec_core.service.chat.answer import Answer
 from hetspec_core.service.chat.comparison import Comparison
-from hetspec_core.service.chat.conversation import Conversation
-from hetspec_core.service.chat.meters import Figures, Meters
+from hetspec_core.service.chat.conversation import ChatHistory
+from hetspec_core.service.chat.meters import Figures, SessionTotals
 from hetspec_core.service.chat.recorder import Recorder
 
 SessionState = Literal["new", "loading", "ready", "answering", "calibrating", "dead", "closed"]
@@ -60,14 +60,14 @@ class ChatState:
         recorder: writes traces; `recorder.last` is the newest one.
     """
 
-    def __init__(self, settings: ChatSettings, conversation: Conversation, record: Path | None) -> None:
+    def __init__(self, settings: ChatSettings, conversation: ChatHistory, record: Path | None) -> None:
         self.state: SessionState = "new"
         self.stopping = False
         self.settings = settings
         self.conversation = conversation
         self.answer: Answer | None = None
         self.comparison: Comparison | None = None
-        self.meters = Meters()
+        self.meters = SessionTotals()
         self.loading: Loading | None = None
         self.base: BaseFacts | None = None
         self.draft: DraftFacts | None = None

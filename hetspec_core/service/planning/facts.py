@@ -30,7 +30,7 @@ _MOST_COUNTED_BYTES = 4 << 30  # larger files are not read for the sake of a pla
 
 
 @dataclass(frozen=True)
-class Gpu:
+class GpuFacts:
     """One GPU, its memory in bytes, and its state: free, leased by a run, or busy with somebody else's process."""
 
     name: str
@@ -109,7 +109,7 @@ class Facts:
     free_memory_bytes: int
     disk_path: str
     free_disk_bytes: int
-    gpus: tuple[Gpu, ...] | None
+    gpus: tuple[GpuFacts, ...] | None
     base: BaseFiles
     source: SourceFacts = SourceFacts()
     stored: StoredFacts | None = None
@@ -147,12 +147,12 @@ def existing_parent(path: Path) -> Path:
     return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
 
 
-def find_gpus(data: Path) -> tuple[Gpu, ...] | None:
+def find_gpus(data: Path) -> tuple[GpuFacts, ...] | None:
     """The GPUs of the inventory with their leases, else those that `nvidia-smi` tells; None when neither answers."""
     found = gpu_status(data, read_inventory())
     if found:
         return tuple(
-            Gpu(item.gpu.name, item.gpu.memory_mib * _MIB, item.gpu.free_mib * _MIB, item.state) for item in found
+            GpuFacts(item.gpu.name, item.gpu.memory_mib * _MIB, item.gpu.free_mib * _MIB, item.state) for item in found
         )
     rows = ask_nvidia_smi("name,memory.total,memory.free")
     if rows is None:
@@ -163,7 +163,7 @@ def find_gpus(data: Path) -> tuple[Gpu, ...] | None:
             total, free = (int(value) * _MIB for value in row[1:])
         except ValueError:  # "[N/A]" where the driver does not tell
             total = free = 0
-        gpus.append(Gpu(row[0], total, free))
+        gpus.append(GpuFacts(row[0], total, free))
     return tuple(gpus)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hetspec_core.service.planning.facts import Facts, Gpu, ProbeFacts
+from hetspec_core.service.planning.facts import Facts, GpuFacts, ProbeFacts
 from hetspec_core.service.planning.memory import base_dtype
 from hetspec_core.service.planning.parameters import ParameterCount, count_passes
 from hetspec_core.service.planning.work import BYTES_OF, DataEstimate, store_bytes
@@ -68,7 +68,7 @@ class Rates:
     basis: str
 
 
-def rates_of(device: str, gpu: Gpu | None, cores: int) -> Rates:
+def rates_of(device: str, gpu: GpuFacts | None, cores: int) -> Rates:
     """Rates assumed of a GPU (None = of an unknown one), or of so many processor cores."""
     if device == "cpu":
         basis = f"{CORE_FLOPS / 1e9:g} GFLOP/s for each of {cores} cores, {PROCESSOR_BANDWIDTH / 1e9:g} GB/s of memory"

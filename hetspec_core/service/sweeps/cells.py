@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepCell:
     """One run of a sweep.
 
     Attributes:
@@ -57,19 +57,19 @@ class Cell:
         return Resolved(self.spec.model_copy(update=update), dict(self.origins))
 
 
-def expand(workbench: Workbench, sweep: SweepSpec) -> tuple[Cell, ...]:
+def expand(workbench: Workbench, sweep: SweepSpec) -> tuple[SweepCell, ...]:
     """The cells of a sweep, those that others stand on first. Equal cells are one.
 
     Raises:
         NotFoundError: a recipe, dataset or draft is not there.
         SpecError: a combination does not hold; all problems of all combinations are listed.
     """
-    cells: dict[str, Cell] = {}
+    cells: dict[str, SweepCell] = {}
     problems: list[str] = []
     datasets = _datasets(workbench, sweep, problems)
     for recipe in sweep.recipes:
         parent = datasets.get(recipe)
-        if isinstance(parent, Cell):
+        if isinstance(parent, SweepCell):
             cells.setdefault(parent.key, parent)
         if "train" not in sweep.stages:
             continue
@@ -103,7 +103,7 @@ def expand(workbench: Workbench, sweep: SweepSpec) -> tuple[Cell, ...]:
     return tuple(sorted(cells.values(), key=lambda cell: order[cell.stage]))
 
 
-def _datasets(workbench: Workbench, sweep: SweepSpec, problems: list[str]) -> dict[str, Cell | str]:
+def _datasets(workbench: Workbench, sweep: SweepSpec, problems: list[str]) -> dict[str, SweepCell | str]:
     """Recipe -> its dataset: one that is there, or one to make, shared by all recipes that could be trained on it."""
     if not sweep.recipes:
         return {}
@@ -111,7 +111,7 @@ def _datasets(workbench: Workbench, sweep: SweepSpec, problems: list[str]) -> di
         folder = str(workbench.resolve_input(sweep.dataset, "hidden_states").absolute())
         return dict.fromkeys(sweep.recipes, folder)
     shared: dict[str, list[str]] = {}
-    made: dict[str, Cell] = {}
+    made: dict[str, SweepCell] = {}
     layers: dict[str, set[int]] = {}
     for recipe in sweep.recipes:
         # A grid may choose other algorithms, which read other layers.
@@ -128,7 +128,7 @@ def _datasets(workbench: Workbench, sweep: SweepSpec, problems: list[str]) -> di
             made.setdefault(group, replace(cell, spec=bare, label=f"{cell.spec.base.name} dataset"))
             if recipe not in shared.setdefault(group, []):
                 shared[group].append(recipe)
-    found: dict[str, Cell | str] = {}
+    found: dict[str, SweepCell | str] = {}
     for group, recipes in shared.items():
         cell = made[group]
         data = cell.spec.dataset.model_copy(update={"layers": tuple(sorted(layers[group]))})
@@ -142,17 +142,17 @@ def _cell(
     stage: str,
     options: Mapping[str, Any],
     label: str,
-    parent: Cell | str | None,
+    parent: SweepCell | str | None,
     problems: list[str],
-) -> Cell | None:
-    above = parent.key if isinstance(parent, Cell) else ""
+) -> SweepCell | None:
+    above = parent.key if isinstance(parent, SweepCell) else ""
     try:
         resolved = resolve(recipe, stage=stage, options=options)
     except SpecError as error:
         found = [f"{label} ({stage}): {problem}" for problem in error.problems or [error.message]]
         problems += [problem for problem in found if problem not in problems]
         return None
-    return Cell(_key(resolved.spec, above), label, resolved.spec, above, resolved.origins)
+    return SweepCell(_key(resolved.spec, above), label, resolved.spec, above, resolved.origins)
 
 
 def _key(spec: RunSpec, parent: str) -> str:

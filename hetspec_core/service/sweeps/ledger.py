@@ -16,7 +16,7 @@ from hetspec_core.paths import write_atomic
 
 
 @dataclass(frozen=True)
-class Entry:
+class SubmittedCell:
     """A cell that was submitted."""
 
     run_id: str
@@ -25,7 +25,7 @@ class Entry:
     parent: str = ""
 
 
-class Ledger:
+class SweepLedger:
     """The cells of one sweep that have a run.
 
     Args:
@@ -62,7 +62,7 @@ class Ledger:
         finally:
             held.release()
 
-    def read(self) -> dict[str, Entry]:
+    def read(self) -> dict[str, SubmittedCell]:
         """Cell -> its newest run.
 
         Raises:
@@ -71,13 +71,13 @@ class Ledger:
         if not self.exists:
             return {}
         try:
-            return {key: Entry(**entry) for key, entry in read_json(self.path)["cells"].items()}
+            return {key: SubmittedCell(**entry) for key, entry in read_json(self.path)["cells"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CorruptFileError(
                 f"{self.path} cannot be read: {error}", hint="remove it; the runs stay, and a sweep submits new ones"
             ) from None
 
-    def write(self, cells: dict[str, Entry]) -> None:
+    def write(self, cells: dict[str, SubmittedCell]) -> None:
         """Keep these cells, all of them."""
         kept = {key: asdict(entry) for key, entry in cells.items()}
         write_atomic(self.path, to_json({"sweep": self.name, "cells": kept}, indent=1) + b"\n")

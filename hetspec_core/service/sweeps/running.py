@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from hetspec_core.errors import HetSpecError, NotFoundError
 from hetspec_core.events import Marked
 from hetspec_core.service.library import Library
-from hetspec_core.service.sweeps.cells import Cell
+from hetspec_core.service.sweeps.cells import SweepCell
 from hetspec_core.service.sweeps.document import SweepSpec
-from hetspec_core.service.sweeps.ledger import Entry, Ledger
+from hetspec_core.service.sweeps.ledger import SubmittedCell, SweepLedger
 
 if TYPE_CHECKING:
     from hetspec_core.service.workbench import Workbench
@@ -34,15 +34,15 @@ class Standing:
         action: submit (a new run), resume (it goes on from what is on disk), start, or empty for nothing.
     """
 
-    cell: Cell
+    cell: SweepCell
     run_id: str
     state: str
     action: str
 
 
-def standings(workbench: Workbench, sweep: SweepSpec, cells: Sequence[Cell]) -> list[Standing]:
+def standings(workbench: Workbench, sweep: SweepSpec, cells: Sequence[SweepCell]) -> list[Standing]:
     """How far a sweep is, and what is missing."""
-    entries = Ledger(workbench.roots.data, sweep.name).read()
+    entries = SweepLedger(workbench.roots.data, sweep.name).read()
     states = {cell.key: _state(workbench, entries.get(cell.key)) for cell in cells}
     waiting = workbench.queue.waiting_ids()
     # Submitted, and whoever did so was stopped before it came to start them.
@@ -80,8 +80,8 @@ class SweepRun:
 
     workbench: Workbench
     sweep: SweepSpec
-    cells: Sequence[Cell]
-    say: Callable[[Cell, str, str], None]
+    cells: Sequence[SweepCell]
+    say: Callable[[SweepCell, str, str], None]
     _states: dict[str, str] = field(default_factory=dict)
 
     def submit(self) -> list[Standing]:
@@ -90,7 +90,7 @@ class SweepRun:
         Raises:
             ResourceError: a run folder cannot be written.
         """
-        ledger = Ledger(self.workbench.roots.data, self.sweep.name)
+        ledger = SweepLedger(self.workbench.roots.data, self.sweep.name)
         entries = ledger.read()
         made: list[Standing] = []
         library = Library(self.workbench)
@@ -102,7 +102,7 @@ class SweepRun:
             if action == "submit":
                 asked = cell.linked(f"{self.sweep.name}: {cell.label}", parent.run_id if parent else None)
                 run_id = self.workbench.submit(asked, after=(parent.run_id,) if parent else ()).run_id
-                entries[cell.key] = Entry(run_id, cell.label, cell.stage, cell.parent)
+                entries[cell.key] = SubmittedCell(run_id, cell.label, cell.stage, cell.parent)
                 ledger.write(entries)
                 library.mark(run_id, Marked(add_tags=(self.sweep.tag,)))
                 action = "start"
@@ -180,7 +180,7 @@ class SweepRun:
         return tuple(row.parents) if row is not None else ()
 
 
-def _state(workbench: Workbench, entry: Entry | None) -> str:
+def _state(workbench: Workbench, entry: SubmittedCell | None) -> str:
     if entry is None:
         return "none"
     try:

@@ -14,7 +14,7 @@ from hetspec_core.errors import DataError
 from hetspec_core.events.steps import TreeStep
 from hetspec_core.events.trace import Trace
 from hetspec_core.service.chat.answer import Answer
-from hetspec_core.service.chat.meters import Meters
+from hetspec_core.service.chat.meters import SessionTotals
 from hetspec_core.service.chat.tokens import best_rejected, shown
 
 Format = Literal["json", "svg", "html"]
@@ -48,7 +48,7 @@ def export(trace: Trace, form: Format, *, step: int | None = None) -> str:
 
 def as_data(trace: Trace) -> dict[str, Any]:
     """Header, text, figures and steps as JSON types."""
-    answer, meters = Answer.of(trace), Meters()
+    answer, meters = Answer.of(trace), SessionTotals()
     return {
         "header": trace.header.model_dump(mode="json"),
         "state": answer.state,

@@ -14,8 +14,8 @@ from hetspec_core.events.chat import ChatSettings
 from hetspec_core.service import save_export
 from hetspec_core.service.chat import (
     Answer,
-    Conversation,
-    Meters,
+    ChatHistory,
+    SessionTotals,
     conversation_folder,
     saved_conversations,
     with_draft,
@@ -181,7 +181,7 @@ class ChatDeeds(ChatTalk):
             path = await self.app.push_screen_wait(Prompt("Which file?", hint="a conversation that was saved as JSON"))
         if not path:
             return
-        found = await self.ask(lambda _: Conversation.load(Path(path).expanduser()))
+        found = await self.ask(lambda _: ChatHistory.load(Path(path).expanduser()))
         if found is not None and self.order_quietly(lambda: session.replace_conversation(found)):
             self.close_trace()
             self._turns.clear()
@@ -218,7 +218,7 @@ class ChatDeeds(ChatTalk):
 
     def show_trace(self, trace: Trace) -> None:
         """Look at a recorded answer, which begins to play."""
-        self.trace, self.replayed, self.replay_meters = trace, Answer.of(trace), Meters()
+        self.trace, self.replayed, self.replay_meters = trace, Answer.of(trace), SessionTotals()
         self.replay_meters.add(self.replayed)
         self.playback.follow(self.replayed)
         self.playback.play(time.monotonic())

@@ -10,7 +10,7 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
 from hetspec_core.errors import HetSpecError
-from hetspec_core.service.chat import Answer, ChatSession, Comparison, Verdict, shown
+from hetspec_core.service.chat import Answer, ChatSession, Comparison, ComparisonResult, shown
 from hetspec_tui.formatting import safe
 from hetspec_tui.page import Page
 from hetspec_tui.screens.chat import texts
@@ -132,7 +132,7 @@ class DuelScreen(Page):
             await self.app.run_action("app.back")
 
 
-def verdict_text(verdict: Verdict) -> Content:
+def verdict_text(verdict: ComparisonResult) -> Content:
     """The verdict in three lines: speeds, accept lengths, texts."""
     lines: list[tuple[str, str]] = []
     ratio = verdict.ratio

@@ -26,7 +26,7 @@ from hetspec_tui.screens.chat.setup import Setup
 from hetspec_tui.screens.chat.tree_pane import TreePane, Words
 from hetspec_tui.widgets.composer import Composer
 from hetspec_tui.widgets.draft_tree import VIEWS
-from hetspec_tui.widgets.transcript import Entry, Transcript
+from hetspec_tui.widgets.transcript import Transcript, TranscriptEntry
 
 BEAT_S = 0.05
 _METERS_S = 0.2
@@ -187,7 +187,7 @@ class ChatScreen(ChatDeeds):
         answer = self.playback.answer
         return answer.steps[self.playback.place].index if answer is not None else -1
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[TranscriptEntry]:
         """Everything that was said, the answer that is looked at last."""
         answer, session = self.answer, self.session
         stepping = not self.playback.live
@@ -208,7 +208,7 @@ class ChatScreen(ChatDeeds):
         trouble = texts.trouble_entry(answer)
         return shown if trouble is None else [*shown, trouble]
 
-    def _turn(self, at: int) -> Entry:
+    def _turn(self, at: int) -> TranscriptEntry:
         """A turn as an entry; the same object as long as nothing of it changes, so that nothing is drawn anew."""
         turn = self.session.conversation.turns[at] if self.session is not None else None
         assert turn is not None

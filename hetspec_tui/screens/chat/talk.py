@@ -15,7 +15,7 @@ from textual.widget import Widget
 
 from hetspec_core.errors import HetSpecError, UsageError
 from hetspec_core.events.chat import ChatSettings
-from hetspec_core.service.chat import Answer, ChatConfig, ChatSession, Meters, Turn
+from hetspec_core.service.chat import Answer, ChatConfig, ChatSession, SessionTotals, Turn
 from hetspec_core.service.traces import CALIBRATION_TREES, Trace, trace_folder
 from hetspec_tui.dialogs import Confirm
 from hetspec_tui.formatting import safe
@@ -23,7 +23,7 @@ from hetspec_tui.page import Page
 from hetspec_tui.pickers import Choice, Choose
 from hetspec_tui.screens.chat.setup import NEWEST, Setup
 from hetspec_tui.widgets.composer import Composer
-from hetspec_tui.widgets.transcript import Entry
+from hetspec_tui.widgets.transcript import TranscriptEntry
 
 _READ_ONLY = "this dashboard only looks (--read-only): it loads no models"
 
@@ -42,11 +42,11 @@ class ChatTalk(Page):
         self.session: ChatSession | None = None
         self.trace: Trace | None = None
         self.replayed: Answer | None = None
-        self.replay_meters = Meters()
+        self.replay_meters = SessionTotals()
         self.raw = False
         self.recording = False
         self.editing: int | None = None
-        self._turns: dict[int, tuple[Turn, bool, Entry]] = {}
+        self._turns: dict[int, tuple[Turn, bool, TranscriptEntry]] = {}
         self._wanted: dict[str, Any] = {}
 
     @property

@@ -10,7 +10,7 @@ from hetspec_core.events.chat import ChatMessage, ChatSettings
 from hetspec_core.events.steps import TreeStep
 from hetspec_core.service.chat import Answer, ChatSession, Piece, Turn, best_rejected, pieces_of, shown
 from hetspec_tui.formatting import number, safe
-from hetspec_tui.widgets.transcript import Entry, Token
+from hetspec_tui.widgets.transcript import Token, TranscriptEntry
 from hetspec_tui.widgets.tree_layout import TreeFrame
 
 STATES = {
@@ -102,43 +102,43 @@ def answer_head(label: str, accept: float | None, speed: float | None, reason: s
     return "  ".join([*words, safe(label) or "answer"])
 
 
-def turn_entry(place: int, turn: Turn, *, coloured: bool) -> Entry:
+def turn_entry(place: int, turn: Turn, *, coloured: bool) -> TranscriptEntry:
     """A turn of the conversation."""
     key = f"{place}"
     if turn.role == "user":
-        return Entry(key, "user", "you", (Token(turn.text),))
+        return TranscriptEntry(key, "user", "you", (Token(turn.text),))
     head = answer_head(turn.label, turn.accept_length, turn.tokens_per_s, turn.stop_reason)
     tokens = tokens_of(pieces_of(turn)) or [Token(turn.text)]
-    return Entry(key, "assistant", head, tokens, markdown=not coloured)
+    return TranscriptEntry(key, "assistant", head, tokens, markdown=not coloured)
 
 
-def message_entry(place: int, message: ChatMessage) -> Entry:
+def message_entry(place: int, message: ChatMessage) -> TranscriptEntry:
     """A message of a recorded conversation."""
     voice = "user" if message.role == "user" else "assistant"
-    return Entry(f"m{place}", voice, "you" if voice == "user" else "answer", (Token(message.content),))
+    return TranscriptEntry(f"m{place}", voice, "you" if voice == "user" else "answer", (Token(message.content),))
 
 
-def answer_entry(key: str, answer: Answer, *, coloured: bool = True) -> Entry:
+def answer_entry(key: str, answer: Answer, *, coloured: bool = True) -> TranscriptEntry:
     """An answer that is under way, or that is looked at step by step."""
     reason = answer.end.stop_reason if answer.end is not None else answer.state
     label = answer.settings.label
     head = answer_head(label, answer.stats.accept_length, answer.decode_tokens_per_s, reason)
     if answer.state == "waiting":
         head = f"{safe(label)}  waiting for the models" if answer.started is None else head
-    return Entry(key, "assistant", head, tokens_of(answer.pieces), markdown=not coloured and answer.ended)
+    return TranscriptEntry(key, "assistant", head, tokens_of(answer.pieces), markdown=not coloured and answer.ended)
 
 
-def trouble_entry(answer: Answer) -> Entry | None:
+def trouble_entry(answer: Answer) -> TranscriptEntry | None:
     """Why there is no answer, or no whole one."""
     if not answer.error:
         return None
     text = answer.error + (f"\n{answer.hint}" if answer.hint else "")
     if answer.state == "died":
         text += "\nctrl+r starts a new worker; the conversation is kept."
-    return Entry(f"trouble {answer.ask}", "error", "", (Token(text),))
+    return TranscriptEntry(f"trouble {answer.ask}", "error", "", (Token(text),))
 
 
-def welcome(session: ChatSession | None, *, read_only: bool) -> Entry:
+def welcome(session: ChatSession | None, *, read_only: bool) -> TranscriptEntry:
     """What is said when nothing was said yet."""
     lines = ["Talk to a base and its draft, and watch speculation happen.", ""]
     if read_only:
@@ -159,4 +159,4 @@ def welcome(session: ChatSession | None, *, read_only: bool) -> Entry:
         "Tokens have the colour of where they came from: green to blue were guessed by the draft (bluer = deeper), "
         "yellow ones were chosen by the base itself.",
     ]
-    return Entry("welcome", "note", "", (Token("\n".join(lines)),))
+    return TranscriptEntry("welcome", "note", "", (Token("\n".join(lines)),))

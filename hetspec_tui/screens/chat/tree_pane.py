@@ -19,7 +19,7 @@ from hetspec_core.service.chat import shown
 from hetspec_tui.formatting import number
 from hetspec_tui.screens.chat.playback import Playback
 from hetspec_tui.screens.chat.texts import frame_of
-from hetspec_tui.widgets.draft_tree import DraftTree
+from hetspec_tui.widgets.draft_tree import DraftTreeView
 from hetspec_tui.widgets.tree_layout import BONUS, TreeFrame, percent, place
 
 NO_TREE = "no draft tree yet: every verify step\nof the next answer is drawn here"
@@ -66,7 +66,7 @@ class TreePane(Vertical):
 
         #step { height: 1; padding: 0 1; }
         #why { height: 2; padding: 0 1; color: $text-muted; }
-        DraftTree { padding: 0; }
+        DraftTreeView { padding: 0; }
     }
     """
 
@@ -80,13 +80,13 @@ class TreePane(Vertical):
 
     def compose(self) -> ComposeResult:
         yield Words(id="step")
-        yield DraftTree(empty=NO_TREE, id="tree")
+        yield DraftTreeView(empty=NO_TREE, id="tree")
         yield Words(id="why")
 
     @property
-    def drawing(self) -> DraftTree:
+    def drawing(self) -> DraftTreeView:
         """The tree itself."""
-        return self.query_one(DraftTree)
+        return self.query_one(DraftTreeView)
 
     def draw(self) -> None:
         """Show the step that is looked at now."""

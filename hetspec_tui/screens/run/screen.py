@@ -48,7 +48,7 @@ PANES = {
 }
 
 
-class Reading(VerticalScroll):
+class ScrollableText(VerticalScroll):
     """A text to scroll in."""
 
     ALLOW_MAXIMIZE = True
@@ -114,11 +114,11 @@ class RunScreen(RunDeeds):
                 with TabPane("3 Config", id="config-pane"):
                     yield SettingsView(id="config")
                 for at, name in enumerate(("workers", "files"), 4):
-                    with TabPane(f"{at} {PANES[name]}", id=f"{name}-pane"), Reading():
+                    with TabPane(f"{at} {PANES[name]}", id=f"{name}-pane"), ScrollableText():
                         yield Static(id=name, markup=False)
                 with TabPane("6 Events", id="events-pane"):
                     yield LogView(empty="nothing has happened yet", id="events")
-                with TabPane("7 Result", id="result-pane"), Reading():
+                with TabPane("7 Result", id="result-pane"), ScrollableText():
                     yield Static(id="result", markup=False)
             with VerticalScroll(id="side", can_focus=False):
                 yield Static(id="facts", markup=False)

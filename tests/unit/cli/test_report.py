@@ -223,11 +223,14 @@ def test_a_picture_needs_an_extra_that_is_named(benches, tmp_path: Path, capsys:
 
 
 def test_only_a_sweeps_own_benches_are_in_its_report(benches, home: Path) -> None:
-    from hetspec_core.service.sweeps.ledger import Entry, Ledger
+    from hetspec_core.service.sweeps.ledger import SubmittedCell, SweepLedger
 
     with Workbench() as workbench:
-        entries = {"a": Entry(benches[1], "lr=1", "bench", "t"), "b": Entry("gone", "lr=2", "bench", "t")}
-        Ledger(workbench.roots.data, "grid").write(entries)
+        entries = {
+            "a": SubmittedCell(benches[1], "lr=1", "bench", "t"),
+            "b": SubmittedCell("gone", "lr=2", "bench", "t"),
+        }
+        SweepLedger(workbench.roots.data, "grid").write(entries)
         assert [row.label for row in collect(workbench, ["grid"])] == ["lr=1", "lr=1"]
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hetspec_core.engine.backends.sglang_plugin.records import VerifyStep, pack, unpack
+from hetspec_core.engine.backends.sglang_plugin.records import VerifyBatch, pack, unpack
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernel is defined
@@ -20,7 +20,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 shapes = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 12), st.integers(1, 3), st.integers(3, 9000))
 
 
-def random_step(depth: int, topk: int, nodes: int, rows: int, vocabulary: int, seed: int) -> VerifyStep:
+def random_step(depth: int, topk: int, nodes: int, rows: int, vocabulary: int, seed: int) -> VerifyBatch:
     """A step as SGLang numbers it: candidates in levels, the best nodes of them, and accepted paths of any length."""
     draw = torch.Generator().manual_seed(seed)
     candidates = topk + (depth - 1) * topk**2
@@ -58,7 +58,7 @@ def random_step(depth: int, topk: int, nodes: int, rows: int, vocabulary: int, s
         "seq_lens": torch.randint(1, 5000, (rows,), generator=draw),
     }
     moved = {name: None if value is None else value.to(DEVICE) for name, value in values.items()}
-    return VerifyStep(topk=topk, **moved)  # type: ignore[arg-type]
+    return VerifyBatch(topk=topk, **moved)  # type: ignore[arg-type]
 
 
 @settings(max_examples=30, deadline=None)  # every shape is compiled anew on a GPU

@@ -13,7 +13,7 @@ import torch
 from hetspec_core.engine.backends.sglang_plugin import hooks as hooks_module
 from hetspec_core.engine.backends.sglang_plugin.hooks import TreeHooks
 from hetspec_core.engine.backends.sglang_plugin.publisher import QUEUE_BATCHES, Publisher
-from hetspec_core.engine.backends.sglang_plugin.records import VerifyStep, pack, parents_of, unpack
+from hetspec_core.engine.backends.sglang_plugin.records import VerifyBatch, pack, parents_of, unpack
 from hetspec_core.engine.backends.sglang_trees import TreeFeed, committed_tokens, step_count, tree_step
 
 TOPK = 2
@@ -33,7 +33,7 @@ def test_a_chain_is_its_own_order_and_a_tree_of_one_level_hangs_on_the_root() ->
     assert parents_of(torch.empty(1, 0, dtype=torch.long), torch.tensor([[0, 1, 2]]), 3).tolist() == [[0, 0, 0, 0]]
 
 
-def two_requests(**changes: Any) -> VerifyStep:
+def two_requests(**changes: Any) -> VerifyBatch:
     """A batch of two: the first accepts nodes 1 and 3, the second nothing."""
     torch.manual_seed(0)
     nodes, vocabulary = 6, 12
@@ -53,7 +53,7 @@ def two_requests(**changes: Any) -> VerifyStep:
         "accept_lens": torch.tensor([3, 1], dtype=torch.int32),
         "seq_lens": torch.tensor([20, 30]),
     }
-    return VerifyStep(**values | changes)
+    return VerifyBatch(**values | changes)
 
 
 def test_a_record_says_tree_scores_path_and_bonus_as_the_tensors_do() -> None:

@@ -21,7 +21,7 @@ from hetspec_core.events.results import (
     TuneResult,
     read_bench,
 )
-from hetspec_core.service.bench_view import Bars, Grid, Line, bench_lines, tune_lines
+from hetspec_core.service.bench_view import Bars, BenchLine, Grid, bench_lines, tune_lines
 from tests.fakes.results import BENCHES, recorded
 
 BUILTIN = recorded("bench-builtin")
@@ -94,7 +94,7 @@ def test_a_damaged_value_is_left_out_and_named_and_the_rest_is_read() -> None:
     assert tree.tree == "2/1/2" and [row.depth for row in tree.by_depth] == [2]
     assert found.note.startswith("the record is damaged: trees.0 is 3, not a table, and 1 more;")
     first = bench_lines(data)[0]
-    assert isinstance(first, Line) and first.warning and "trees.0 is 3, not a table" in first.text
+    assert isinstance(first, BenchLine) and first.warning and "trees.0 is 3, not a table" in first.text
 
 
 def test_a_histogram_with_a_damaged_count_is_left_out_as_a_whole() -> None:
@@ -125,7 +125,7 @@ def test_no_damage_of_one_value_ends_in_an_exception(data: st.DataObject, value:
     assert not read_bench(found.record.to_json()).problems, "what was left is whole"
     parts = bench_lines(broken)
     if found.problems:
-        assert parts[0] == Line(found.note, warning=True)
+        assert parts[0] == BenchLine(found.note, warning=True)
     assert any(isinstance(part, Grid) for part in parts)
     assert all(bar.length >= 0 for part in parts if isinstance(part, Bars) for bar in part.bars)
 
@@ -146,7 +146,7 @@ def test_no_damage_of_one_value_of_a_tuning_ends_in_an_exception(data: st.DataOb
     found = read_record(TuneResult, broken)
     json.dumps(found.record.to_json(), allow_nan=False)
     parts = tune_lines(broken)
-    assert not found.problems or parts[0] == Line(found.note, warning=True)
+    assert not found.problems or parts[0] == BenchLine(found.note, warning=True)
 
 
 def test_the_load_of_a_machine_is_that_of_its_facts() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hetspec_core.errors import CorruptFileError, NotFoundError, ResourceError, UsageError
 from hetspec_core.events.chat import Answered, ChatSettings, Tokens
-from hetspec_core.service.chat import Answer, Conversation, pieces_of, saved_conversations
+from hetspec_core.service.chat import Answer, ChatHistory, pieces_of, saved_conversations
 from tests.fakes.chat_worker import step_of
 
 
@@ -28,7 +28,7 @@ ACTIONS = st.lists(st.sampled_from(["ask", "answer", "empty", "again", "edit 0",
 
 @given(ACTIONS)
 def test_roles_always_alternate_beginning_with_the_user(actions: list[str]) -> None:
-    talk = Conversation()
+    talk = ChatHistory()
     for action in actions:
         try:
             if action == "ask":
@@ -48,7 +48,7 @@ def test_roles_always_alternate_beginning_with_the_user(actions: list[str]) -> N
 
 
 def test_an_edited_question_takes_what_followed_with_it_and_an_edited_answer_does_not() -> None:
-    talk = Conversation()
+    talk = ChatHistory()
     for question in ("one", "two"):
         talk.ask(question)
         talk.answer(answer())
@@ -59,18 +59,18 @@ def test_an_edited_question_takes_what_followed_with_it_and_an_edited_answer_doe
 
 
 def test_what_is_saved_is_loaded_with_the_colours_of_its_tokens(tmp_path: Path) -> None:
-    talk = Conversation(system_prompt="Be kind.", base="tiny")
+    talk = ChatHistory(system_prompt="Be kind.", base="tiny")
     talk.ask("Say 中🙂\x1b[2J")
     talk.answer(answer("é\x00"))
     path = tmp_path / "deep" / "talk.json"
     talk.save(path)
-    loaded = Conversation.load(path)
+    loaded = ChatHistory.load(path)
     assert loaded == talk and pieces_of(loaded.turns[1]) == answer("é\x00").pieces
     assert loaded.turns[1].accept_length == 3 and loaded.turns[1].stop_reason == "stop"
     assert saved_conversations(path.parent) == [path] and saved_conversations(tmp_path / "none") == []
     talk.turns.clear()
     talk.save(path)  # over the old one
-    assert Conversation.load(path).turns == []
+    assert ChatHistory.load(path).turns == []
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"turns": 3}', '{"turns": [{"role": "robot", "text": "x"}]}'])
@@ -78,22 +78,22 @@ def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(content)
     with pytest.raises(CorruptFileError, match="is no conversation"):
-        Conversation.load(path)
+        ChatHistory.load(path)
 
 
 def test_newer_missing_and_unwritable_files_are_told(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     path.write_text('{"version": 99}')
     with pytest.raises(CorruptFileError, match="version 99"):
-        Conversation.load(path)
+        ChatHistory.load(path)
     with pytest.raises(NotFoundError):
-        Conversation.load(tmp_path / "nothing.json")
+        ChatHistory.load(tmp_path / "nothing.json")
     with pytest.raises(ResourceError, match="cannot be written"):
-        Conversation().save(path / "below-a-file.json")
+        ChatHistory().save(path / "below-a-file.json")
 
 
 def test_empty_questions_are_refused() -> None:
-    talk = Conversation()
+    talk = ChatHistory()
     for call in (lambda: talk.ask("  \n"), talk.drop_answer, lambda: talk.edit(0, "x")):
         with pytest.raises(UsageError):
             call()

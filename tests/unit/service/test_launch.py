@@ -18,7 +18,7 @@ from hetspec_core.errors import HetSpecError, SpecError
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.service import Workbench, launch
 from hetspec_core.service.forms import Field, launch_fields, set_text
-from hetspec_core.service.launch import Choice, linked, pairs, resolve_stage, start
+from hetspec_core.service.launch import LaunchRequest, linked, pairs, resolve_stage, start
 from hetspec_core.service.presets import list_presets
 from hetspec_core.service.review import review
 from hetspec_core.spec import RunSpec
@@ -50,7 +50,7 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> list[RunSpec]:
 
 def made_by_a_run(workbench: Workbench, stage: str) -> str:
     """A run of that stage that has made what it is for."""
-    spec = linked(Choice("smollm2-llama-eagle", name="earlier"), stage, None)
+    spec = linked(LaunchRequest("smollm2-llama-eagle", name="earlier"), stage, None)
     run_id = workbench.submit(spec).run_id
     paths = workbench.paths(run_id)
     product = paths.hidden_states if stage == "dataset" else paths.draft
@@ -61,7 +61,7 @@ def made_by_a_run(workbench: Workbench, stage: str) -> str:
     return run_id
 
 
-def as_told(choice: Choice, submitted: list[RunSpec]) -> list[RunSpec]:
+def as_told(choice: LaunchRequest, submitted: list[RunSpec]) -> list[RunSpec]:
     """What the command line of the choice submits, by way of a shell's reading of it."""
     submitted.clear()
     program, *words = shlex.split(choice.command)
@@ -71,21 +71,21 @@ def as_told(choice: Choice, submitted: list[RunSpec]) -> list[RunSpec]:
 
 
 CHOICES = (
-    Choice("quick-demo", "dataset"),
-    Choice("quick-demo", "dataset", name='it\'s a "test" $HOME; rm -rf /'),
-    Choice(
+    LaunchRequest("quick-demo", "dataset"),
+    LaunchRequest("quick-demo", "dataset", name='it\'s a "test" $HOME; rm -rf /'),
+    LaunchRequest(
         "smollm2-llama-eagle",
         "dataset",
         parts={"base": "smollm2-135m-instruct", "draft": "qwen3-1l", "algorithm": "eagle-origin"},
         values={"dataset.source": "'my file.jsonl'", "dataset.layers": "[1, 2]", "resources.gpus": '["0", "1"]'},
     ),
-    Choice("quick-demo", "dataset", values={"dataset.limit": "none", "dataset.range": "[0, 5]"}),
+    LaunchRequest("quick-demo", "dataset", values={"dataset.limit": "none", "dataset.range": "[0, 5]"}),
 )
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=range(len(CHOICES)))
 def test_the_command_of_a_choice_makes_the_same_run(
-    workbench: Workbench, submitted: list[RunSpec], choice: Choice
+    workbench: Workbench, submitted: list[RunSpec], choice: LaunchRequest
 ) -> None:
     (told,) = as_told(choice, submitted)
     assert told.spec_hash == resolve_stage(workbench, choice, choice.what).spec.spec_hash
@@ -97,9 +97,9 @@ def test_the_commands_of_train_and_bench_name_what_they_are_given(
 ) -> None:
     data, draft = made_by_a_run(workbench, "dataset"), made_by_a_run(workbench, "train")
     for choice in (
-        Choice("quick-demo", "train", datasets=(data,), values={"training.optimizer.lr": "1e-4"}),
-        Choice("quick-demo", "train", datasets=(data, data), draft=draft, name="again"),
-        Choice("quick-demo", "bench", draft=draft, values={"bench.trees": '["4/4/8", "3/2/6"]'}),
+        LaunchRequest("quick-demo", "train", datasets=(data,), values={"training.optimizer.lr": "1e-4"}),
+        LaunchRequest("quick-demo", "train", datasets=(data, data), draft=draft, name="again"),
+        LaunchRequest("quick-demo", "bench", draft=draft, values={"bench.trees": '["4/4/8", "3/2/6"]'}),
     ):
         (told,) = as_told(choice, submitted)
         mine = resolve_stage(workbench, choice, choice.what).spec
@@ -110,7 +110,7 @@ def test_the_commands_of_train_and_bench_name_what_they_are_given(
 
 
 def test_the_command_of_a_pipeline_makes_the_same_three_runs(workbench: Workbench, submitted: list[RunSpec]) -> None:
-    choice = Choice("quick-demo", parts={"draft": "qwen3-1l"}, values={"training.max_steps": "7"}, name="mine")
+    choice = LaunchRequest("quick-demo", parts={"draft": "qwen3-1l"}, values={"training.max_steps": "7"}, name="mine")
     specs = as_told(choice, submitted)
     assert [spec.stage for spec in specs] == ["dataset", "train", "bench"]
     assert [spec.name for spec in specs] == ["mine-dataset", "mine-train", "mine-bench"]
@@ -144,7 +144,7 @@ def test_what_a_form_takes_means_the_same_after_set_and_a_shell(data: st.DataObj
         value, problem = FIELDS[key].read(typed)
         if not problem:
             values[key] = set_text(value)
-    choice = Choice("quick-demo", "dataset", values=values)
+    choice = LaunchRequest("quick-demo", "dataset", values=values)
     words = shlex.split(choice.command)
     told = tuple(words[place + 1] for place, word in enumerate(words) if word == "--set")
     assert told == choice.overrides
@@ -164,7 +164,7 @@ def test_what_a_form_takes_means_the_same_after_set_and_a_shell(data: st.DataObj
 
 def test_a_pair_that_does_not_fit_says_why() -> None:
     write_preset("draft/wordy", 'extends = "llama-1l"\n[architecture]\nvocab_size = 99000\n')
-    found = {(pair.base, pair.draft): pair.problem for pair in pairs(Choice("quick-demo"))}
+    found = {(pair.base, pair.draft): pair.problem for pair in pairs(LaunchRequest("quick-demo"))}
     assert found["smollm2-135m-instruct", "llama-1l"] == ""
     assert "vocab_size: is 99000; needs at most the base's 49152" in found["smollm2-135m-instruct", "wordy"]
     assert len(found) == len(list_presets("base")) * len(list_presets("draft"))
@@ -172,35 +172,37 @@ def test_a_pair_that_does_not_fit_says_why() -> None:
 
 def test_a_pipeline_that_does_not_hold_leaves_no_run(workbench: Workbench) -> None:
     with pytest.raises(SpecError, match="bench"):
-        start(workbench, Choice("quick-demo", values={"bench.repeats": "0"}))
+        start(workbench, LaunchRequest("quick-demo", values={"bench.repeats": "0"}))
     with pytest.raises(HetSpecError):
-        start(workbench, Choice("quick-demo", "train"))
+        start(workbench, LaunchRequest("quick-demo", "train"))
     assert workbench.runs() == []
 
 
 def test_a_pipeline_runs_to_its_end_without_anybody(workbench: Workbench) -> None:
-    ids = start(workbench, Choice("quick-demo", name="succeed", values={"resources.device": "cpu"}))
+    ids = start(workbench, LaunchRequest("quick-demo", name="succeed", values={"resources.device": "cpu"}))
     assert [workbench.wait(run_id, 60) for run_id in ids] == ["succeeded"] * 3
     assert [run.parents for run in reversed(workbench.runs())] == [(), (ids[0],), (ids[1],)]
 
 
 def test_a_review_gathers_every_fault_at_its_key(workbench: Workbench) -> None:
     values = {"training.max_steps": "-1", "dataset.range": "[5, 2]", "resources.device": "tpu"}
-    seen = review(workbench, Choice("quick-demo", values=values))
+    seen = review(workbench, LaunchRequest("quick-demo", values=values))
     assert not seen.ready
     assert "whole number > 0" in seen.fault_of("training.max_steps")
     assert "0 <= A < B" in seen.fault_of("dataset")
     assert "'cpu'" in seen.fault_of("resources.device")
     assert seen.values["training.epochs"].value == 10  # what is beneath shows while it does not hold
-    assert review(workbench, Choice("quick-demo", "train")).fault_of("datasets")
-    assert "no such directory" in review(workbench, Choice("quick-demo", "train", datasets=("x",))).fault_of("datasets")
-    assert review(workbench, Choice("quick-demo", "bench")).fault_of("draft")
-    missing = review(workbench, Choice("quick-demo", values={"dataset.source": "/no/such.jsonl"}))
+    assert review(workbench, LaunchRequest("quick-demo", "train")).fault_of("datasets")
+    assert "no such directory" in review(workbench, LaunchRequest("quick-demo", "train", datasets=("x",))).fault_of(
+        "datasets"
+    )
+    assert review(workbench, LaunchRequest("quick-demo", "bench")).fault_of("draft")
+    missing = review(workbench, LaunchRequest("quick-demo", values={"dataset.source": "/no/such.jsonl"}))
     assert "/no/such.jsonl" in missing.fault_of("dataset.source")
 
 
 def test_a_review_of_a_good_choice_has_plans_and_what_a_reset_goes_back_to(workbench: Workbench) -> None:
-    seen = review(workbench, Choice("quick-demo", values={"training.optimizer.lr": "0.5"}))
+    seen = review(workbench, LaunchRequest("quick-demo", values={"training.optimizer.lr": "0.5"}))
     assert seen.ready and list(seen.plans) == ["dataset", "train", "bench"]
     assert (seen.values["training.optimizer.lr"].value, seen.values["training.optimizer.lr"].layer) == (0.5, "set")
     assert seen.beneath["training.optimizer.lr"].value == 3e-3
@@ -210,7 +212,7 @@ def test_a_review_of_a_good_choice_has_plans_and_what_a_reset_goes_back_to(workb
 def test_more_gpus_than_there_are_is_a_fault(workbench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HETSPEC_FAKE_GPUS", "2")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    seen = review(workbench, Choice("quick-demo", values={"resources.num_gpus": "3"}))
+    seen = review(workbench, LaunchRequest("quick-demo", values={"resources.num_gpus": "3"}))
     assert "asks for 3 GPUs, and this machine has 2" in seen.fault_of("resources.gpus")
 
 

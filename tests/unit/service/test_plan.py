@@ -15,7 +15,7 @@ from hetspec_core.config import resolve
 from hetspec_core.errors import NotFoundError, SpecError
 from hetspec_core.jobs.gpus import Inventory
 from hetspec_core.paths import Roots
-from hetspec_core.service.plan import Facts, Gpu, Plan, ProbeFacts, gather_facts, plan
+from hetspec_core.service.plan import Facts, GpuFacts, Plan, ProbeFacts, gather_facts, plan
 from hetspec_core.service.planning import facts as facts_module
 from hetspec_core.service.planning.bases import BaseFiles
 from hetspec_core.service.planning.facts import SourceFacts, StoredFacts
@@ -24,7 +24,7 @@ from hetspec_core.spec import Architecture, DatasetSpec, RunSpec
 from tests.fakes.specs import small_spec
 from tests.fakes.stores import sample, writer
 
-H200 = Gpu("NVIDIA H200", 150_000_000_000, 149_000_000_000)
+H200 = GpuFacts("NVIDIA H200", 150_000_000_000, 149_000_000_000)
 FACTS = Facts(
     cores=16,
     memory_bytes=256_000_000_000,
@@ -132,7 +132,7 @@ GROWING = {
     stage=st.sampled_from(["dataset", "train", "bench"]),
     gpus=st.sampled_from([(), (H200,)]),
 )
-def test_larger_sizes_never_need_less(key: str, factor: int, stage: Any, gpus: tuple[Gpu, ...]) -> None:
+def test_larger_sizes_never_need_less(key: str, factor: int, stage: Any, gpus: tuple[GpuFacts, ...]) -> None:
     spec = recipe("smollm2-llama-eagle", stage, "dataset.limit=100", "dataset.max_length=64")
     place = GROWING[key]
     if place == "architecture":
@@ -178,7 +178,7 @@ def test_minutes_cut_the_training_off() -> None:
 
 
 def test_a_run_that_fits_nowhere_is_refused_with_every_reason() -> None:
-    tiny = with_facts(free_memory_bytes=10**6, free_disk_bytes=10**6, gpus=(Gpu("Small", 10**9, 10**9),))
+    tiny = with_facts(free_memory_bytes=10**6, free_disk_bytes=10**6, gpus=(GpuFacts("Small", 10**9, 10**9),))
     made = plan(recipe("llama2-7b-llama-eagle"), tiny)
     assert not made.fits
     assert [reason.split(" ")[0:2] for reason in made.refusals] == [

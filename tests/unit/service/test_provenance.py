@@ -11,7 +11,7 @@ import pytest
 from hetspec_core.config import resolve
 from hetspec_core.errors import NotFoundError
 from hetspec_core.service import Library, Workbench
-from hetspec_core.service.launch import Choice, linked
+from hetspec_core.service.launch import LaunchRequest, linked
 from tests.fakes.specs import small_spec
 
 
@@ -33,7 +33,7 @@ def test_every_value_of_a_run_has_the_source_that_its_recipe_gave_it(workbench: 
 
 
 def test_a_value_that_was_set_after_resolving_does_not_keep_the_source_of_the_old_one(workbench: Workbench) -> None:
-    asked = linked(Choice("quick-demo"), "train", "somewhere")
+    asked = linked(LaunchRequest("quick-demo"), "train", "somewhere")
     training = asked.spec.training.model_copy(update={"seed": 5})
     later = type(asked)(asked.spec.model_copy(update={"training": training}), asked.origins)
     values = {one.key: one for one in Library(workbench).explain(workbench.submit(later).run_id)}

@@ -16,7 +16,7 @@ from hetspec_core.errors import SpecError
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.paths import make_folders, write_atomic
 from hetspec_core.service import Library, Workbench
-from hetspec_core.service.chat import Conversation
+from hetspec_core.service.chat import ChatHistory
 from hetspec_core.spec import ResourcesSpec, RunSpec, SGLangSpec, TreeSpec
 from tests.fakes.specs import small_spec
 
@@ -153,7 +153,7 @@ def test_a_home_that_is_made_is_for_its_user_alone_and_what_is_written_in_it_res
         with Workbench() as workbench:
             spec = small_spec("asked", "generate")
             asked, other = workbench.submit(spec), workbench.submit(small_spec("other"))
-        Conversation(base="b").save(home / "conversations" / "one.json")
+        ChatHistory(base="b").save(home / "conversations" / "one.json")
         os.umask(0o077)
         write_atomic(tmp_path / "strict.txt", "x")
         os.umask(0o022)

@@ -25,7 +25,7 @@ from hetspec_core.engine.backends.sglang_models.fusion import EagleLayer, Fusion
 from hetspec_core.engine.backends.sglang_models.qwen3_eagle import attention_of
 
 
-class ExpertMLP(nn.Module):
+class SglangExpertMLP(nn.Module):
     """The MLP of a layer as a mixture of experts."""
 
     def __init__(self, config: Any, layer_id: int, quant_config: Any, prefix: str) -> None:
@@ -98,7 +98,7 @@ class ExpertMLP(nn.Module):
 
 def make_layer(config: Any, layer_id: int, quant_config: Any, prefix: str) -> nn.Module:
     """One layer whose MLP is a mixture."""
-    mlp = ExpertMLP(config, layer_id, quant_config, add_prefix("mlp", prefix))
+    mlp = SglangExpertMLP(config, layer_id, quant_config, add_prefix("mlp", prefix))
     return EagleLayer(config, layer_id, attention_of(config, layer_id, quant_config, prefix), mlp)
 
 

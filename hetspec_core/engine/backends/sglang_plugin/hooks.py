@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hetspec_core.engine.backends.sglang_plugin import native
 from hetspec_core.engine.backends.sglang_plugin.publisher import Publisher
-from hetspec_core.engine.backends.sglang_plugin.records import MOST_ROWS, Packed, VerifyStep, pack, unpack
+from hetspec_core.engine.backends.sglang_plugin.records import MOST_ROWS, Packed, VerifyBatch, pack, unpack
 from hetspec_core.sglang_inside import differences
 from hetspec_core.syntax import parse_module
 
@@ -49,7 +49,7 @@ class TreeHooks:
         self._scores: dict[int, Tensor] = {}  # by number of nodes: [rows, N]
         self._links: Tensor | None = None
         self._topk = 0
-        self._packs: Callable[[VerifyStep], Packed] | None = None
+        self._packs: Callable[[VerifyBatch], Packed] | None = None
         self.faults = 0
 
     def after_organize(self, result: Any, score_list: Any, *_: Any, **__: Any) -> None:
@@ -87,7 +87,7 @@ class TreeHooks:
             nodes = verify_input.draft_token_num
             if links.shape[0] != len(batch.reqs) or verify_input.draft_token.shape[0] != links.shape[0] * nodes:
                 return
-            step = VerifyStep(
+            step = VerifyBatch(
                 draft_token=verify_input.draft_token,
                 links=links,
                 topk=self._topk,
@@ -128,7 +128,7 @@ class TreeHooks:
             _logger.exception("hetspec: the draft trees are not told (%s); serving goes on", where)
 
 
-def packs_on(device: str) -> Callable[[VerifyStep], Packed]:
+def packs_on(device: str) -> Callable[[VerifyBatch], Packed]:
     """How steps are gathered on a kind of device: at once where Triton has kernels."""
     if device != "cuda":
         return pack

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from hetspec_core.engine.backends.sglang_plugin.records import MOST_ROWS, Packed, VerifyStep
+from hetspec_core.engine.backends.sglang_plugin.records import MOST_ROWS, Packed, VerifyBatch
 
 _BLOCK = 4096
 
@@ -111,7 +111,7 @@ def _tell(
         tl.store(floats + nodes + node, probability)
 
 
-def pack_at_once(step: VerifyStep, most_rows: int = MOST_ROWS) -> Packed:
+def pack_at_once(step: VerifyBatch, most_rows: int = MOST_ROWS) -> Packed:
     """As `records.pack`; probabilities differ by rounding.
 
     Args:

@@ -27,7 +27,7 @@ _COLUMNS = 3  # integers per node: token, parent, rank
 
 
 @dataclass(frozen=True)
-class VerifyStep:
+class VerifyBatch:
     """What SGLang has of a verify step of B requests, on its device.
 
     Attributes:
@@ -119,7 +119,7 @@ def parents_of(parent_list: Tensor, top_scores_index: Tensor, topk: int) -> Tens
 
 
 @torch.no_grad()
-def pack(step: VerifyStep, most_rows: int = MOST_ROWS) -> Packed:
+def pack(step: VerifyBatch, most_rows: int = MOST_ROWS) -> Packed:
     """Gather what a record needs, all on the tensors' device; nothing is waited for. `pack_kernel` does it at once.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hetspec_core.engine.modeling.draft_files import DraftFiles
 from hetspec_core.engine.modeling.rope_keys import contradiction, with_older_keys
-from hetspec_core.engine.modeling.stored_draft import Reading, StoredDraft
+from hetspec_core.engine.modeling.stored_draft import LoadReport, StoredDraft
 from hetspec_core.errors import CheckpointError, ModelError
 
 _MODEL_TYPES = re.compile(r"^[a-z0-9_]+$")
@@ -20,7 +20,7 @@ _NOT_ARCHITECTURE = ("hetspec", "architectures", "auto_map", "transformers_versi
 
 
 @dataclass(frozen=True)
-class Written:
+class ExportedDraft:
     """A draft in a foreign layout, ready to be written.
 
     Attributes:
@@ -50,7 +50,7 @@ class Layout(ABC):
         """Whether the directory is in this layout; looks at JSON first, because weights may be large."""
 
     @abstractmethod
-    def read(self, files: DraftFiles, base_layers: int | None) -> Reading:
+    def read(self, files: DraftFiles, base_layers: int | None) -> LoadReport:
         """Take the directory for what it is.
 
         Args:
@@ -63,7 +63,7 @@ class Layout(ABC):
             ModelError: the draft needs what HetSpec does not have, or the base has to be named.
         """
 
-    def write(self, stored: StoredDraft) -> Written:
+    def write(self, stored: StoredDraft) -> ExportedDraft:
         """The draft in this layout.
 
         Raises:
@@ -137,7 +137,7 @@ class Ledger:
 
     def reading(
         self, layout: str, config: dict[str, Any], settings: dict[str, Any], inferred: dict[str, str]
-    ) -> Reading:
+    ) -> LoadReport:
         """Close the ledger: what is left is the draft's. Whether each has its place is seen when modules are filled."""
         for gone in self.dropped:
             self.renamed.pop(gone, None)
@@ -145,7 +145,7 @@ class Ledger:
             inferred["rope_theta"] = odd
         config = self._with_layers_of_the_tensors(config, inferred)
         stored = StoredDraft(config, settings, self.left)
-        return Reading(stored, layout, inferred, dict(self.renamed), dict(self.dropped), list(self.warnings))
+        return LoadReport(stored, layout, inferred, dict(self.renamed), dict(self.dropped), list(self.warnings))
 
     def _with_layers_of_the_tensors(self, config: dict[str, Any], inferred: dict[str, str]) -> dict[str, Any]:
         """The configuration with as many layers as there are tensors of: published ones may give the base's number.

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from hetspec_core.engine.modeling.draft_files import DraftFiles, read_token_ids
 from hetspec_core.engine.modeling.layouts.base import (
+    ExportedDraft,
     Layout,
     Ledger,
-    Written,
     architecture_config,
     check_config,
     class_prefix,
     written_config,
 )
-from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, VOCAB_KEY, Reading, StoredDraft
+from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, VOCAB_KEY, LoadReport, StoredDraft
 from hetspec_core.errors import CheckpointError, ModelError
 
 SERVED = ("llama", "qwen2", "mistral")
@@ -39,7 +39,7 @@ class EagleLayout(Layout):
     def recognises(self, files: DraftFiles) -> bool:
         return bool(_ARCHITECTURES.search(files.architecture))
 
-    def read(self, files: DraftFiles, base_layers: int | None) -> Reading:
+    def read(self, files: DraftFiles, base_layers: int | None) -> LoadReport:
         check_config(files.config, files.folder)
         ledger = Ledger.of(files)
         ledger.strip("model.")
@@ -53,7 +53,7 @@ class EagleLayout(Layout):
             reading.inferred["draft_vocab_size"] = f"{len(ids)} of {reading.stored.base_vocab_size}: by {TOKEN_MAP}"
         return reading
 
-    def write(self, stored: StoredDraft) -> Written:
+    def write(self, stored: StoredDraft) -> ExportedDraft:
         _check_writable(stored)
         tensors = {name: tensor for name, tensor in stored.tensors.items() if name != VOCAB_KEY}
         weight = tensors["fc.weight"]
@@ -73,7 +73,7 @@ class EagleLayout(Layout):
             tie_word_embeddings=False,
             vocab_size=stored.base_vocab_size,
         )
-        return Written(config, tensors, stored.vocab_ids, tuple(notes))
+        return ExportedDraft(config, tensors, stored.vocab_ids, tuple(notes))
 
 
 def eagle_architecture(model_type: str) -> str:
@@ -100,7 +100,7 @@ def _hot_tokens(file: Path, base_vocab: int) -> Tensor | None:
     return ids if len(ids) < base_vocab else None
 
 
-def read_fusion(layout: str, files: DraftFiles, ledger: Ledger) -> Reading:
+def read_fusion(layout: str, files: DraftFiles, ledger: Ledger) -> LoadReport:
     """Read a ledger of `fc.*`, `layers.i.*` and perhaps norms as a draft of algorithm eagle."""
     config = files.config
     weight = ledger.need("fc.weight", "an EAGLE-1/2 draft")

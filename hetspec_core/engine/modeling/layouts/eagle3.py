@@ -14,16 +14,16 @@ from torch import Tensor
 
 from hetspec_core.engine.modeling.draft_files import DraftFiles
 from hetspec_core.engine.modeling.layouts.base import (
+    ExportedDraft,
     Layout,
     Ledger,
-    Written,
     architecture_config,
     check_config,
     class_prefix,
     written_config,
 )
 from hetspec_core.engine.modeling.layouts.layer_ids import KEY, other_count, told_layers, usual_layers
-from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, VOCAB_KEY, Reading, StoredDraft
+from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, VOCAB_KEY, LoadReport, StoredDraft
 from hetspec_core.errors import CheckpointError, ModelError
 
 _FLAGS = ("fc_norm", "norm_output", "norm_before_residual")
@@ -40,7 +40,7 @@ class Eagle3Layout(Layout):
             return "speculators_model_type" not in config
         return named.endswith("ForCausalLM") and any(name.startswith("midlayer.") for name in files.tensors)
 
-    def read(self, files: DraftFiles, base_layers: int | None) -> Reading:
+    def read(self, files: DraftFiles, base_layers: int | None) -> LoadReport:
         check_config(files.config, files.folder)
         layers, place = told_layers(files.config, files.folder)
         eagle_config = files.config.get("eagle_config") or {}
@@ -53,7 +53,7 @@ class Eagle3Layout(Layout):
         ledger.rename(r"midlayer\.", "layers.0.")
         return read_eagle3(self.name, files, ledger, architecture_config(files.config), told, base_layers)
 
-    def write(self, stored: StoredDraft) -> Written:
+    def write(self, stored: StoredDraft) -> ExportedDraft:
         head = check_eagle3(stored, self.name)
         if min(head["layers"]) < 1:
             raise ModelError(
@@ -82,7 +82,7 @@ class Eagle3Layout(Layout):
             notes.append(f"SGLang's EAGLE-3 class is for llama; a {family} layer needs a class of its own there")
         if any(head.get(name) for name in _FLAGS):
             notes.append("fc_norm, norm_output and norm_before_residual are of EAGLE-3.1: not every server knows them")
-        return Written(config, tensors, notes=tuple(notes))
+        return ExportedDraft(config, tensors, notes=tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Told:
 
 def read_eagle3(
     layout: str, files: DraftFiles, ledger: Ledger, config: dict[str, Any], told: Told, base_layers: int | None
-) -> Reading:
+) -> LoadReport:
     """Read a ledger of `fc`, `layers.0.*`, `norm`, `lm_head` and vocabulary maps as a draft of algorithm eagle3."""
     folder = files.folder
     named = files.architecture or "EAGLE-3"

@@ -12,7 +12,7 @@ from typing import Any
 from hetspec_core.engine.modeling.draft_files import DraftFiles
 from hetspec_core.engine.modeling.layouts.base import Layout, Ledger, check_config
 from hetspec_core.engine.modeling.layouts.eagle import read_fusion
-from hetspec_core.engine.modeling.stored_draft import Reading
+from hetspec_core.engine.modeling.stored_draft import LoadReport
 from hetspec_core.errors import CheckpointError, ModelError
 
 DRAFT_FOLDER = "draft_model"
@@ -31,7 +31,7 @@ class OriginLayout(Layout):
             return True
         return (files.folder / "states.pt").is_file()
 
-    def read(self, files: DraftFiles, base_layers: int | None) -> Reading:
+    def read(self, files: DraftFiles, base_layers: int | None) -> LoadReport:
         combined = files.config if any(key.startswith(_KEY) for key in files.config) else None
         if combined is not None and (files.folder / DRAFT_FOLDER).is_dir():
             files = DraftFiles(files.folder / DRAFT_FOLDER)

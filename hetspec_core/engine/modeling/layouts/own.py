@@ -7,7 +7,7 @@ from typing import Any
 from hetspec_core.engine.modeling.draft_files import DraftFiles
 from hetspec_core.engine.modeling.layouts.base import Layout, check_config
 from hetspec_core.engine.modeling.rope_keys import contradiction
-from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, Reading, StoredDraft
+from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, LoadReport, StoredDraft
 from hetspec_core.errors import CheckpointError
 
 
@@ -19,7 +19,7 @@ class OwnLayout(Layout):
     def recognises(self, files: DraftFiles) -> bool:
         return "hetspec" in files.config
 
-    def read(self, files: DraftFiles, base_layers: int | None) -> Reading:
+    def read(self, files: DraftFiles, base_layers: int | None) -> LoadReport:
         config = dict(files.config)
         settings = config.pop("hetspec")
         if not isinstance(settings, dict):
@@ -35,7 +35,7 @@ class OwnLayout(Layout):
         settings = _before_heads(dict(settings), files)
         odd = contradiction(config)
         inferred = {"rope_theta": odd} if odd else {}
-        return Reading(StoredDraft(config, settings, dict(files.tensors)), self.name, inferred)
+        return LoadReport(StoredDraft(config, settings, dict(files.tensors)), self.name, inferred)
 
 
 def _before_heads(settings: dict[str, Any], files: DraftFiles) -> dict[str, Any]:

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from hetspec_core.engine.modeling.draft_files import DraftFiles
 from hetspec_core.engine.modeling.layouts.base import (
+    ExportedDraft,
     Layout,
     Ledger,
-    Written,
     architecture_config,
     check_config,
     written_config,
 )
 from hetspec_core.engine.modeling.layouts.eagle3 import Told, check_eagle3, read_eagle3, vocab_maps
 from hetspec_core.engine.modeling.layouts.layer_ids import KEY, told_layers
-from hetspec_core.engine.modeling.stored_draft import VOCAB_KEY, Reading, StoredDraft
+from hetspec_core.engine.modeling.stored_draft import VOCAB_KEY, LoadReport, StoredDraft
 from hetspec_core.errors import CheckpointError, ModelError
 
 VERSION = "0.3.0"
@@ -32,7 +32,7 @@ class SpeculatorsLayout(Layout):
     def recognises(self, files: DraftFiles) -> bool:
         return "speculators_model_type" in files.config
 
-    def read(self, files: DraftFiles, base_layers: int | None) -> Reading:
+    def read(self, files: DraftFiles, base_layers: int | None) -> LoadReport:
         config = files.config
         kind = str(config["speculators_model_type"])
         if kind != "eagle3":
@@ -64,7 +64,7 @@ class SpeculatorsLayout(Layout):
             ledger.drop(name, "the base's own")
         return read_eagle3(self.name, files, ledger, architecture_config(layer), told, base_layers)
 
-    def write(self, stored: StoredDraft) -> Written:
+    def write(self, stored: StoredDraft) -> ExportedDraft:
         head = check_eagle3(stored, self.name)
         base = str(stored.settings.get("base") or "")
         layer = written_config(stored.config, vocab_size=stored.base_vocab_size, num_hidden_layers=1)
@@ -101,4 +101,4 @@ class SpeculatorsLayout(Layout):
             "the embedding is the base's and is not in the file",
             "speculators_config.verifier.name_or_path must be what the server knows the base by",
         )
-        return Written(config, tensors, notes=notes)
+        return ExportedDraft(config, tensors, notes=notes)

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from hetspec_core.engine.data.conversation import Message
-from hetspec_core.engine.data.reading import Reading, read_conversations
+from hetspec_core.engine.data.reading import DatasetReading, read_conversations
 from hetspec_core.errors import DataError
 from hetspec_core.spec import DatasetSpec
 
 HI, HELLO = Message("user", "Hi"), Message("assistant", "Hello")
 
 
-def read(folder: Path, *rows: Any) -> Reading:
+def read(folder: Path, *rows: Any) -> DatasetReading:
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return read_conversations(DatasetSpec(source=str(path)))
