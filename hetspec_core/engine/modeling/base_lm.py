@@ -78,16 +78,9 @@ class FrozenEnds:
         """[...] token ids -> [..., H]."""
         return self.embedding(ids)
 
-    def logits(self, hidden: Tensor, rows: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
-        """[..., H] hidden states after the final norm -> [..., V] logits, or [..., len(rows)] for chosen head rows."""
-        weight, bias = rows if rows is not None else (self.head.weight, self.head.bias)
-        logits = nn.functional.linear(hidden, weight, bias) * self.scale
-        return torch.tanh(logits / self.softcap) * self.softcap if self.softcap else logits
-
-    def head_rows(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The head restricted to some tokens: weight [len(ids), H] and bias [len(ids)] or None, copied once."""
-        bias = self.head.bias[ids].contiguous() if self.head.bias is not None else None
-        return self.head.weight[ids].contiguous(), bias
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., H] hidden states after the final norm -> [..., V] logits."""
+        return self.output_head.logits(hidden)
 
 
 class BaseLM:
