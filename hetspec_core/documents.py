@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -202,3 +202,21 @@ def _check_values(value: Any) -> None:
             raise DocumentError(
                 f"has an integer of {len(str(abs(item)))} digits; integers go from -2^63 to 2^63 - 1 (64 bits)"
             )
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "", *, keep_empty: bool = True) -> dict[str, Any]:
+    """Nested tables by dotted key. Lists are values.
+
+    Args:
+        tree: a table as JSON and TOML give it; keys that have dots already stay as they are.
+        prefix: what every key begins with.
+        keep_empty: whether a table without keys is a value; otherwise it is left out.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and (value or not keep_empty):  # not Mapping: it runs for each setting of all runs
+            flat |= flatten(value, f"{name}.", keep_empty=keep_empty)
+        else:
+            flat[name] = value
+    return flat

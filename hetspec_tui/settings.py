@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from textual.color import Color, ColorParseError
 from textual.theme import Theme
 
-from hetspec_core.documents import DocumentError, read_bounded, read_json, read_toml
+from hetspec_core.documents import DocumentError, flatten, read_bounded, read_json, read_toml
 from hetspec_core.service.places import write_atomic
 
 NOTIFY = ("off", "bell", "desktop", "both")
@@ -116,7 +116,7 @@ def settings_schema(first_pages: Sequence[str] = ()) -> dict[str, Any]:
 def read_keys(path: Path, problems: list[str]) -> dict[str, str]:
     """Binding id -> keys, several with commas between; faults are added to `problems`."""
     found: dict[str, str] = {}
-    for name, value in _flat(_read(path, problems)).items():
+    for name, value in flatten(_read(path, problems), keep_empty=False).items():
         keys = [value] if isinstance(value, str) else value
         if not isinstance(keys, list) or not keys or not all(isinstance(key, str) and key.strip() for key in keys):
             place = place_of(path, *name.split("."))
@@ -198,13 +198,6 @@ def _read(path: Path, problems: list[str]) -> dict[str, Any]:
     except DocumentError as error:
         problems.append(f"{path} {error}")  # a TOML error says line and column
     return {}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
 
 
 def _meant(word: object, known: Any) -> str:

@@ -235,6 +235,7 @@ def open_context(
     attempt: int = 1,
     share: Share | None = None,
     cancelled: threading.Event | None = None,
+    spec: RunSpec | None = None,
 ) -> RunContext:
     """Open a run folder for work: read the spec, take the device, set the threads, write resolved.json.
 
@@ -245,13 +246,14 @@ def open_context(
         attempt: number of this start of the run.
         share: the part of the work that it does; all of it when absent.
         cancelled: the flag that signals set; a fresh one when absent.
+        spec: what the folder's spec.toml says, if it is read already.
 
     Raises:
         NotFoundError, SpecError: the folder has no spec, or one that does not hold.
         ResourceError: the device asked for is not there.
     """
     paths = RunPaths(Path(run_dir).absolute())
-    spec = read_spec(paths)
+    spec = spec or read_spec(paths)
     device = resolve_device(spec.resources)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # what is put on "cuda" without an index is put on this one

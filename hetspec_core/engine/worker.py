@@ -91,7 +91,7 @@ def _run_stage(
     from hetspec_core.engine.context import open_context
 
     context = open_context(
-        paths.folder, worker, journal=journal, attempt=attempt, share=share or Share(), cancelled=cancelled
+        paths.folder, worker, journal=journal, attempt=attempt, share=share or Share(), cancelled=cancelled, spec=spec
     )
     context.check_cancelled()
     try:

@@ -1,6 +1,6 @@
 """The index of runs: states derived from journals, and a database that can be made again from the run folders."""
 
-from hetspec_core.runs.found import Found, flatten
+from hetspec_core.runs.found import Found
 from hetspec_core.runs.ingest import Registry
 from hetspec_core.runs.rows import MetricPoint, RunName, RunRow
 from hetspec_core.runs.state import RunFacts, RunState, derive_state, fold
@@ -17,6 +17,5 @@ __all__ = [
     "RunRow",
     "RunState",
     "derive_state",
-    "flatten",
     "fold",
 ]

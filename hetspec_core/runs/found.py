@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hetspec_core.runs.rows import RunRow
 from hetspec_core.runs.state import RunState
@@ -29,15 +28,3 @@ class Found:
     def __iter__(self) -> Iterator[RunRow]:
         for start in range(0, len(self.run_ids), _PAGE):
             yield from self.read(self.run_ids[start : start + _PAGE])
-
-
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key. Lists are values; so are empty tables, which would vanish otherwise."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict) and value:  # not Mapping: this runs a million times for a first look at all runs
-            flat |= flatten(value, f"{name}.")
-        else:
-            flat[name] = value
-    return flat

@@ -21,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from hetspec_core.documents import DocumentError, read_bounded
+from hetspec_core.documents import DocumentError, flatten, read_bounded
 from hetspec_core.errors import HetSpecError, RunError
 from hetspec_core.events import read_pieces
 from hetspec_core.paths import RunPaths, make_folders
@@ -37,7 +37,7 @@ from hetspec_core.runs.database import (
     why_not_usable,
 )
 from hetspec_core.runs.folders import is_run, run_paths, why_unreadable
-from hetspec_core.runs.found import Found, flatten
+from hetspec_core.runs.found import Found
 from hetspec_core.runs.look import changed_runs, run_names
 from hetspec_core.runs.query import Names, parse_order, parse_query
 from hetspec_core.runs.rows import MetricPoint, RunName, RunRow, apply

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from hetspec_core.runs.found import flatten
+from hetspec_core.documents import flatten
 from hetspec_core.runs.rows import Change, MetricPoint, RunRow, storable_data
 
 TABLES = ("runs", "series", "points", "results", "settings", "setting_keys", "texts")

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hetspec_core.documents import flatten
 from hetspec_core.errors import NotFoundError
 from hetspec_core.events import Journal, Submitted, read_events
 from hetspec_core.paths import RunPaths, write_atomic
-from hetspec_core.runs.found import flatten
 from hetspec_core.service.provenance import origins_text
 from hetspec_core.spec import RunSpec
 from hetspec_core.spec.document import from_toml, to_toml

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, get_args
 
 from hetspec_core.config.origins import Layer, Origin, Place
-from hetspec_core.documents import DocumentError, read_json
+from hetspec_core.documents import DocumentError, flatten, read_json
 from hetspec_core.paths import RunPaths
-from hetspec_core.runs.found import flatten
 
 if TYPE_CHECKING:
     from hetspec_core.config.resolve import Resolved

@@ -209,8 +209,6 @@ def _said(event: Event) -> str:
             return f"result of {event.kind}"
         case RunEnded():
             return f"ended: {event.state}" + (f"; ERROR {event.error.message}" if event.error else "")
-        case WaitedInVain():
-            return f"attempt {event.attempt} waited in vain for run {event.run_id}"
         case CancelAsked():
             return "asked to be killed" if event.forced else "asked to stop at the next safe point"
         case WorkerEnded():

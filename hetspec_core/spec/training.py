@@ -54,7 +54,9 @@ class TrainingSpec(Spec):
         default=False, description="Train on hidden states of a base with other weights (e.g. another quantisation)."
     )
     max_length: int = Field(default=2048, gt=3, description="Samples are cut to this many tokens.")
-    tokens_per_batch: int = Field(default=4096, gt=0, description="Tokens of one micro-batch on one device (packed).")
+    tokens_per_batch: int = Field(
+        default=4096, gt=0, description="Most tokens of one micro-batch on one device, padding included."
+    )
     gradient_accumulation: int = Field(default=1, gt=0, description="Micro-batches per optimiser step.")
     optimizer: OptimizerSpec = Field(default_factory=OptimizerSpec)
     precision: Literal["auto", "float32", "bfloat16"] = Field(

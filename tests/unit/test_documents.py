@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hetspec_core.documents import DocumentError, parse_json, parse_toml, read_bounded, read_json, read_toml
+from hetspec_core.documents import DocumentError, flatten, parse_json, parse_toml, read_bounded, read_json, read_toml
 
 HOSTILE_JSON = {
     "deep": b"[" * 200_000,
@@ -106,3 +106,9 @@ def test_a_pipe_that_the_user_named_is_read_and_a_folder_is_not(tmp_path: Path) 
     for streams in (True, False):
         with pytest.raises(DocumentError, match="folder"):
             read_toml(tmp_path, streams=streams)
+
+
+def test_nested_tables_become_dotted_keys() -> None:
+    tree = {"a": {"b": 1, "c": {"d": [1, {"e": 2}]}}, "f.g": None, "empty": {}, "h": {"empty": {}}}
+    assert flatten(tree, keep_empty=False) == {"a.b": 1, "a.c.d": [1, {"e": 2}], "f.g": None}
+    assert flatten(tree) == flatten(tree, keep_empty=False) | {"empty": {}, "h.empty": {}}

@@ -103,7 +103,7 @@ class _ChunkedDistribution(torch.autograd.Function):
         sums = torch.zeros(5, steps, dtype=torch.float32, device=hidden.device)  # the fields of TokenScores
         for start in range(0, rows, how.chunk_rows):
             part = slice(start, start + how.chunk_rows)
-            base = _logits(target_hidden[part], how.base_head)  # [C, V]
+            base = how.base_head.logits(target_hidden[part], torch.float32)  # [C, V]
             best = base.argmax(-1)
             mass, known = None, None
             if how.vocab_ids is not None:
@@ -118,8 +118,8 @@ class _ChunkedDistribution(torch.autograd.Function):
                 counts = torch.ones_like(best) if how.counted is None else how.counted[step, part]
                 counts = counts.float()
                 learnt = counts if known is None else counts * known
-                logits = _logits(hidden[step, part], head)  # [C, Vd]
-                slope = _slope(logits, head)
+                logits = head.logits(hidden[step, part], torch.float32)  # [C, Vd]
+                slope = head.slope(logits)
                 log_q = torch.log_softmax(logits, -1)
                 guesses = log_q.topk(min(10, log_q.shape[-1]), -1).indices
                 hits = (guesses if how.vocab_ids is None else how.vocab_ids[guesses]) == best[:, None]
@@ -158,20 +158,6 @@ class _ChunkedDistribution(torch.autograd.Function):
             None,
             None,
         )
-
-
-def _logits(hidden: Tensor, head: OutputHead) -> Tensor:
-    logits = F.linear(hidden.to(head.weight.dtype), head.weight, head.bias).float()
-    if head.scale != 1.0:
-        logits = logits * head.scale
-    return torch.tanh(logits / head.softcap) * head.softcap if head.softcap is not None else logits
-
-
-def _slope(logits: Tensor, head: OutputHead) -> Tensor | float:
-    """Derivative of the logits by head @ hidden."""
-    if head.softcap is None:
-        return head.scale
-    return head.scale * (1 - (logits / head.softcap).square())
 
 
 def feature_loss(hidden: Tensor, target_hidden: Tensor) -> Tensor:

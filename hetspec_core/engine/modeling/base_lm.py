@@ -6,7 +6,7 @@ separate call. It knows nothing of drafts, trees or data.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from hetspec_core.catalog import families
 from hetspec_core.engine.modeling.attention import ATTENTION_NAME, positions_of, set_window
 from hetspec_core.engine.modeling.attention_survey import survey_config, survey_windows
 from hetspec_core.engine.modeling.output_head import OutputHead
+from hetspec_core.engine.modeling.partial_base import can_load_part, decoder_layers, load_part
 from hetspec_core.engine.modeling.sources import LOADING, fingerprint, materialize
 from hetspec_core.engine.modeling.spread import Room, spread
 from hetspec_core.engine.tokenizer_check import first_fault
@@ -77,16 +78,9 @@ class FrozenEnds:
         """[...] token ids -> [..., H]."""
         return self.embedding(ids)
 
-    def logits(self, hidden: Tensor, rows: tuple[Tensor, Tensor | None] | None = None) -> Tensor:
-        """[..., H] hidden states after the final norm -> [..., V] logits, or [..., len(rows)] for chosen head rows."""
-        weight, bias = rows if rows is not None else (self.head.weight, self.head.bias)
-        logits = nn.functional.linear(hidden, weight, bias) * self.scale
-        return torch.tanh(logits / self.softcap) * self.softcap if self.softcap else logits
-
-    def head_rows(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The head restricted to some tokens: weight [len(ids), H] and bias [len(ids)] or None, copied once."""
-        bias = self.head.bias[ids].contiguous() if self.head.bias is not None else None
-        return self.head.weight[ids].contiguous(), bias
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[..., H] hidden states after the final norm -> [..., V] logits."""
+        return self.output_head.logits(hidden)
 
 
 class BaseLM:
@@ -169,16 +163,11 @@ class BaseLM:
         from transformers import AutoModelForCausalLM
 
         folder = materialize(spec.source)
-        windows = _survey_folder(folder)
+        windows = None if (found := _find_model(folder)) is None else _survey(*found)
         tokenizer = load_tokenizer(spec)
-        try:
-            with LOADING:
-                model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
-        except Exception as error:  # transformers raises whatever its parts raise
-            raise ModelError(
-                f"the base in {folder} could not be loaded: {type(error).__name__}: {str(error).splitlines()[0]}",
-                hint="check that the directory is complete; a model that needs remote code is not supported",
-            ) from error
+        model = _load_model(
+            folder, lambda: AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+        )
         room = None
         if not max_memory:
             model.to(device)
@@ -275,15 +264,34 @@ class BaseLM:
         return BaseOutput(hidden=output.last_hidden_state.to(self.device), layers=captured)
 
 
-def _survey_folder(folder: Path) -> dict[str, int] | None:
-    """Refuse what cannot be decoded with before any weight is read; returns `survey_config` of the model there."""
+def _load_model(folder: Path, load: Callable[[], Any]) -> Any:
+    """What `load` gives; whatever it raises becomes a ModelError."""
+    try:
+        with LOADING:
+            return load()
+    except Exception as error:  # transformers raises whatever its parts raise
+        raise ModelError(
+            f"the base in {folder} could not be loaded: {type(error).__name__}: {str(error).splitlines()[0]}",
+            hint="check that the directory is complete; a model that needs remote code is not supported",
+        ) from error
+
+
+def _find_model(folder: Path) -> tuple[Any, Any] | None:
+    """Class and configuration of the causal language model in a directory; None = only loading it tells."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         kind: Any = AutoModelForCausalLM._model_mapping[type(config)]  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
+        if kind.config_class is config.sub_configs.get("text_config"):  # a model of pictures whose text model is meant
+            config = config.get_text_config()
     except Exception:  # transformers raises whatever its parts raise; loading the model says what is wrong
         return None
+    return kind, config
+
+
+def _survey(kind: Any, config: Any) -> dict[str, int] | None:
+    """Refuse what cannot be decoded with before any weight is read; returns what `survey_config` returns."""
     _check_family(kind, config)
     return survey_config(kind, config)
 
@@ -331,13 +339,30 @@ def load_frozen_ends(
 ) -> tuple[BaseLM, FrozenEnds]:
     """Load a base for training: its ends on `device`, its last layers (to initialise a draft) left on the CPU.
 
+    Of a base in safetensors files only the embedding, the head, the final norm and the last layers are read. A base in
+    another form (pickled or quantised weights, a family that cannot be surveyed without them) is loaded whole into the
+    CPU's memory and cut afterwards.
+
     Returns:
         The base on the CPU, of which only the last `last_layers` decoder layers are kept (its `forward` is of no use),
         and the ends on the device.
+
+    Raises:
+        ModelError: as `BaseLM.load`.
     """
-    base = BaseLM.load(spec, device="cpu", dtype=dtype)
-    layers: nn.ModuleList = base.decoder.layers  # type: ignore[assignment]
-    base.decoder.layers = nn.ModuleList(list(layers)[max(0, len(layers) - last_layers) :])
+    folder = materialize(spec.source)
+    found = _find_model(folder)
+    if found is None or _survey(*found) is None or not can_load_part(folder, found[1]):
+        base = BaseLM.load(spec, device="cpu", dtype=dtype)
+    else:
+        tokenizer = load_tokenizer(spec)
+        model = _load_model(folder, lambda: load_part(folder, *found, dtype=dtype, last_layers=last_layers))
+        # Windows are set on layers; those that are left run no forward.
+        base = BaseLM(model, tokenizer, name=spec.name, fingerprint=fingerprint(folder), windows={})
+        base.check(spec)
+    if hasattr(base.decoder, "layers"):
+        layers = decoder_layers(base.decoder)
+        base.decoder.layers = nn.ModuleList(layers[max(0, len(layers) - last_layers) :])
     base.ends.embedding.to(device)
     base.ends.head.to(device)
     return base, base.ends

@@ -94,6 +94,11 @@ def _pair_options(head: DraftHead) -> dict[str, bool]:
 
 def _copy_last_layers(base: BaseLM, draft: DraftLM) -> None:
     """Copy the base's last layers into the backbone, tensor by tensor; the first layer may lack its input norm."""
+    if not hasattr(base.decoder, "layers"):
+        raise ModelError(
+            f"cannot start from the base's last layers: {type(base.decoder).__name__} has no `layers`",
+            hint="set draft.init = 'random'",
+        )
     source, target = base.decoder.layers, draft.backbone.layers
     if len(source) < len(target):
         raise ModelError(

@@ -62,7 +62,7 @@ class DraftLM(nn.Module):
     backbone: HFBackbone
     head: DraftHead
     _ends: FrozenEnds | None
-    _rows: tuple[Tensor, Tensor | None] | None
+    _reduced_head: OutputHead | None
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class DraftLM(nn.Module):
             self.output_norm.requires_grad_(False)
         # Borrowed from the base, so not registered: neither saved, nor trained, nor moved with this module.
         self.__dict__["_ends"] = None
-        self.__dict__["_rows"] = None
+        self.__dict__["_reduced_head"] = None
 
     def bind(self, base: BaseLM | FrozenEnds) -> DraftLM:
         """Borrow embedding and head of a base. Returns self.
@@ -104,10 +104,10 @@ class DraftLM(nn.Module):
                 hint="use a draft that was made for this base",
             )
         self.__dict__["_ends"] = ends
-        rows = None
+        reduced = None
         if self.vocab is not None and self.head.own_output_head is None:
-            rows = ends.head_rows(self.vocab.ids.to(ends.head.weight.device))
-        self.__dict__["_rows"] = rows
+            reduced = ends.output_head.rows(self.vocab.ids.to(ends.head.weight.device))
+        self.__dict__["_reduced_head"] = reduced
         return self
 
     @property
@@ -158,7 +158,8 @@ class DraftLM(nn.Module):
     @property
     def copied_rows(self) -> list[Tensor]:
         """What was copied of the base's head for a reduced vocabulary; it lies where that head does."""
-        return [] if self._rows is None else [part for part in self._rows if part is not None]
+        head = self._reduced_head
+        return [] if head is None else [part for part in (head.weight, head.bias) if part is not None]
 
     @property
     def num_parameters(self) -> int:
@@ -222,7 +223,7 @@ class DraftLM(nn.Module):
         hidden, own = self.readout(state), self.head.own_output_head
         if own is not None:
             return own(hidden.to(own.weight.dtype))
-        return self.ends.logits(hidden.to(self.ends.head.weight.dtype), self._rows)
+        return self.output_head.logits(hidden)
 
     @property
     def output_head(self) -> OutputHead:
@@ -230,8 +231,7 @@ class DraftLM(nn.Module):
         own = self.head.own_output_head
         if own is not None:
             return OutputHead(own.weight, own.bias)
-        whole = self.ends.output_head
-        return whole if self._rows is None else whole._replace(weight=self._rows[0], bias=self._rows[1])
+        return self.ends.output_head if self._reduced_head is None else self._reduced_head
 
     @property
     def base_head(self) -> OutputHead:
@@ -240,7 +240,7 @@ class DraftLM(nn.Module):
 
     def base_logits(self, hidden: Tensor) -> Tensor:
         """[..., H] hidden states of the base -> [..., V]: what the draft is measured against."""
-        return self.ends.logits(hidden.to(self.ends.head.weight.dtype))
+        return self.ends.logits(hidden)
 
     def to_base_ids(self, draft_ids: Tensor) -> Tensor:
         """Token ids of the base for ids of the draft's vocabulary, any shape."""

@@ -15,7 +15,7 @@ from torch import nn
 
 from hetspec_core.errors import ModelError
 
-_FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
+FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
 _SHIFTS = (0.0, -1.0, 1.0)  # Gemma scales by 1 + weight, others by weight
 
 
@@ -58,7 +58,7 @@ def take_final_norm(norm: nn.Module, decoder: Any) -> None:
     Raises:
         ModelError: the base's norm is of another width or kind.
     """
-    theirs = next((found for name in _FINAL_NORMS if (found := getattr(decoder, name, None)) is not None), None)
+    theirs = next((found for name in FINAL_NORMS if (found := getattr(decoder, name, None)) is not None), None)
     ours, weight = getattr(norm, "weight", None), getattr(theirs, "weight", None)
     if theirs is None or ours is None or weight is None:
         raise ModelError(

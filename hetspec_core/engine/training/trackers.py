@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hetspec_core.documents import flatten
 from hetspec_core.errors import NotFoundError
 from hetspec_core.spec import RunSpec, Scalar
 
@@ -35,7 +36,7 @@ def start_trackers(accelerator: Accelerator, spec: RunSpec, folder: Path) -> Non
     run_id = folder.name
     accelerator.init_trackers(
         spec.training.project,
-        config=flatten(spec.model_dump(mode="json")),
+        config=tracker_config(spec.model_dump(mode="json")),
         init_kwargs={
             "wandb": {"name": run_id, "id": run_id, "resume": "allow", "dir": str(folder)},
             "trackio": {"name": run_id, "resume": "allow"},
@@ -44,18 +45,10 @@ def start_trackers(accelerator: Accelerator, spec: RunSpec, folder: Path) -> Non
     )
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Scalar]:
+def tracker_config(record: dict[str, Any]) -> dict[str, Scalar]:
     """A nested record as dotted keys and scalar values, which is all that every tracker takes."""
-    flat: dict[str, Scalar] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{name}.")
-        elif isinstance(value, Scalar):
-            flat[name] = value
-        elif value is not None:
-            flat[name] = str(value)
-    return flat
+    values = flatten(record, keep_empty=False).items()
+    return {key: value if isinstance(value, Scalar) else str(value) for key, value in values if value is not None}
 
 
 def finish_trackers(accelerator: Accelerator) -> None:

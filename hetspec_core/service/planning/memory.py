@@ -86,6 +86,8 @@ def _training(spec: RunSpec, base: ParameterCount, draft: ParameterCount, device
     own = spec.draft.architecture
     tokens = max(training.tokens_per_batch, min(training.max_length, sizes.max_position_embeddings))
     ends = (base.embedding + base.head) * element
+    copies = spec.draft.checkpoint is None and spec.draft.init == "base_last_layers"
+    copied = base.layers * own.num_hidden_layers // sizes.num_hidden_layers if copies else 0
     reduced = spec.draft.vocab_size is not None and spec.draft.vocab_size < sizes.vocab_size
     per_token = ACTIVATIONS_PER_WIDTH * own.hidden_size + ACTIVATIONS_PER_MLP * _inner_width(own)
     prepared = READ_AHEAD[device] * training.gradient_accumulation
@@ -102,7 +104,7 @@ def _training(spec: RunSpec, base: ParameterCount, draft: ParameterCount, device
         Part("activations", 4 * per_token * own.num_hidden_layers * passes * tokens, on_device=True),
         Part("logits", _chunk(sizes.vocab_size, spec.draft.vocab_size, tokens), on_device=True),
         Part("hidden-state batches", prepared * tokens * states * sizes.hidden_size * stored, on_device=True),
-        Part("base while its ends are taken", base.total * element, when="loading"),
+        Part("part of the base that is read", ends + (base.final_norm + copied) * element, when="loading"),
     ]
 
 

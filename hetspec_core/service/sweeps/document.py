@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from hetspec_core.documents import DocumentError, read_toml
+from hetspec_core.documents import DocumentError, flatten, read_toml
 from hetspec_core.errors import NotFoundError, SpecError
 from hetspec_core.spec._base import Spec
 from hetspec_core.spec.decode import decode
@@ -77,7 +77,7 @@ def read_sweep(path: Path) -> SweepSpec:
     data.setdefault("name", path.stem)
     for key in ("set", "train", "bench"):
         if isinstance(data.get(key), Mapping):
-            data[key] = flat(data[key])
+            data[key] = flatten(data[key], keep_empty=False)
     spec, problems = decode(SweepSpec, data)
     if spec is None:
         raise SpecError(f"{path} does not hold", problems=[str(problem) for problem in problems], hint=_HINT)
@@ -93,11 +93,3 @@ def read_sweep(path: Path) -> SweepSpec:
 
 
 _HINT = "docs/sweeps.md shows a whole file"
-
-
-def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested tables as dotted keys; quoted dotted keys stay as they are."""
-    found: dict[str, Any] = {}
-    for key, value in table.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found

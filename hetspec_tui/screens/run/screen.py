@@ -9,7 +9,7 @@ import os
 import shlex
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -30,9 +30,6 @@ from hetspec_tui.screens.run.settings import SettingsView
 from hetspec_tui.screens.run.sources import FileSource
 from hetspec_tui.widgets.line_source import ListSource
 from hetspec_tui.widgets.log_view import LogView
-
-if TYPE_CHECKING:
-    pass
 
 LOOK_S = 0.1
 _SLOW_S = 2.0

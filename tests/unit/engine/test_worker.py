@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hetspec_core.engine import run_folder
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.worker import describe_error, main, run_attempt, stage_from_catalog
 from hetspec_core.errors import Cancelled, DataError, NotFoundError, SpecError
@@ -45,6 +46,15 @@ def test_a_stage_that_returns_has_succeeded(folder: Path) -> None:
     assert (status, ended.state, ended.error) == (0, "succeeded", None)
     assert (started.stage, started.attempt, started.pid) == ("train", 3, os.getpid())
     assert started.versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+def test_a_worker_reads_the_spec_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+    real = run_folder.from_toml
+    monkeypatch.setattr(run_folder, "from_toml", lambda text, name: (reads.append(name), real(text, name=name))[1])
+    stages: list[str] = []
+    attempt(folder, lambda context: stages.append(context.spec.stage))
+    assert (stages, reads) == (["train"], [str(folder / "spec.toml")])
 
 
 def test_progress_held_back_is_there_before_the_end(folder: Path) -> None:

@@ -303,10 +303,20 @@ def test_facts_are_read_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         gather_facts(recipe("quick-demo", "dataset", "dataset.source='nowhere.jsonl'"), roots)
 
 
+def test_training_reads_the_ends_of_the_base_and_the_layers_that_the_draft_copies() -> None:
+    def read(*overrides: str) -> int:
+        made = plan(recipe("llama2-7b-llama-eagle", "train", *overrides), with_facts(gpus=()))
+        return next(part.bytes for part in made.memory if part.name == "part of the base that is read")
+
+    ends, layer = 2 * (2 * 32000 * 4096 + 4096), 2 * (4 * 4096**2 + 3 * 4096 * 11008 + 2 * 4096)
+    assert read("draft.init='random'") == ends
+    assert read("draft.init='base_last_layers'") == ends + layer
+
+
 def test_what_is_dropped_after_loading_is_not_added_to_what_comes_after() -> None:
     made = plan(recipe("llama2-7b-llama-eagle"), with_facts(gpus=()))
     sizes = {part.name: part.bytes for part in made.memory}
-    loading, process = sizes["base while its ends are taken"], sizes["process (torch, transformers)"]
+    loading, process = sizes["part of the base that is read"], sizes["process (torch, transformers)"]
     working = sum(sizes.values()) - loading - process
     assert made.device_bytes == made.host_bytes == process + max(loading, working)
 

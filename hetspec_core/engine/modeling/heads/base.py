@@ -50,7 +50,7 @@ class Unroll:
     """How a draft runs in training.
 
     Attributes:
-        steps: steps of its own that follow the first one (a training-time test has more than one).
+        steps: steps of the draft's own, the first included (a training-time test has more than one).
         generator: randomness, None when it is measured.
     """
 

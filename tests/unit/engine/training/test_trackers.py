@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from hetspec_core.engine.training.trackers import check_trackers, flatten
+from hetspec_core.engine.training.trackers import check_trackers, tracker_config
 from hetspec_core.errors import NotFoundError
 
 TRACKERS = ("wandb", "tensorboard", "trackio", "mlflow")
@@ -25,4 +25,4 @@ def test_no_tracker_asks_for_nothing() -> None:
 
 def test_a_record_is_flattened_to_dotted_scalars() -> None:
     record = {"a": {"b": 1, "c": {"d": True}}, "e": None, "f": [1, "x"], "g": 0.5}
-    assert flatten(record) == {"a.b": 1, "a.c.d": True, "f": "[1, 'x']", "g": 0.5}
+    assert tracker_config(record) == {"a.b": 1, "a.c.d": True, "f": "[1, 'x']", "g": 0.5}
