@@ -77,14 +77,13 @@ def write_output(path: Path, data: str | bytes, *, mode: int = 0o644) -> None:
         ResourceError: the file system refused it; the sentence says why.
     """
     try:
-        target = path.resolve()
-        kind = _kind(target)
+        kind = _kind(path)  # before links are resolved: /dev/stdout that is a pipe leads to no name on the disk
         if kind is not None and stat.S_ISDIR(kind):
             raise UsageError(f"{path} is a folder; -o needs the name of a file", hint=f"for example {path / 'out'}")
         if kind is None or stat.S_ISREG(kind):
-            write_atomic(target, data, mode=mode)
+            write_atomic(path.resolve(), data, mode=mode)
             return
-        with target.open("wb") as file:
+        with path.open("wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
     except OSError as error:
         told = explain(error, doing=f"{path} was not written")

@@ -38,7 +38,12 @@ def list_presets(
         print_json([{**_about(item.file), "summary": item.summary, "problem": item.problem} for item in listed])
         return
     rows = [
-        (item.file.kind, item.file.name, item.summary or f"cannot be read: {item.problem}", _owner(item.file))
+        (
+            item.file.kind,
+            item.file.name,
+            f"cannot be read: {item.problem}" if item.problem else item.summary,
+            _owner(item.file),
+        )
         for item in listed
     ]
     print_table(("kind", "name", "summary", "whose"), rows)

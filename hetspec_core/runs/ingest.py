@@ -451,10 +451,10 @@ class Registry:
         """Make the row of a run that cannot be read; it is tried again when a journal has grown, or can be opened."""
         connection = self._db.conn
         remove_run(connection, run_id)
-        try:
-            created, sizes = paths.folder.stat().st_mtime, (_size(paths.events), _size(paths.desk))
-        except OSError:
-            created, sizes = 0.0, (0, 0)
+        created, sizes = 0.0, (0, 0)
+        with contextlib.suppress(OSError):  # a folder that may not be entered still has its own time
+            created = paths.folder.stat().st_mtime
+            sizes = (_size(paths.events), _size(paths.desk))
         row = RunRow.unreadable(run_id, why, created)
         if not why_unreadable(paths):  # its files can be opened: what is in them is at fault
             row = replace(row, events_offset=sizes[0], desk_offset=sizes[1])

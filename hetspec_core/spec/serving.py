@@ -142,6 +142,8 @@ class SGLangSpec(Spec):
                 raise ValueError(f"{name} is {url!r}; it needs http://HOST:PORT")
             if "@" in url.partition("://")[2].partition("/")[0]:
                 raise ValueError(f"{name} holds a user name or key; put a key into HETSPEC_SGLANG_API_KEY instead")
+            if "?" in url or "#" in url:
+                raise ValueError(f"{name} has a query; give http://HOST:PORT, and a key in HETSPEC_SGLANG_API_KEY")
         if self.plain_url and not self.url:
             raise ValueError("plain_url goes with url; without one both servers are started")
         if self.engine and self.url:

@@ -59,6 +59,16 @@ def test_a_pipe_is_written_into(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_pipe_that_has_no_name_is_written_into() -> None:
+    reading, writing = os.pipe()
+    try:
+        write_output(Path(f"/dev/fd/{writing}"), "row\n")
+        assert os.read(reading, 100) == b"row\n"
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
 def test_a_full_device_is_told_and_stays_a_device(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/dev/full")
     with pytest.raises(ResourceError, match="full"):

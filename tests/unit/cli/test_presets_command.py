@@ -34,10 +34,12 @@ def test_listing_has_a_line_for_each_preset(capsys: Capture) -> None:
 def test_listing_shows_whose_a_preset_is_and_what_is_wrong_with_it(capsys: Capture) -> None:
     write_preset("algorithm/eagle", 'summary = "[bold]mine[/bold] \\u001b[31m"\nname = "eagle"\n')
     write_preset("algorithm/torn", "a = \n")
+    write_preset("algorithm/terse", 'extends = ["eagle"]\n')
     lines = {line.split()[1]: line for line in run(capsys, "presets", "list", "algorithm").splitlines()}
     assert "[bold]mine[/bold]" in lines["eagle"] and lines["eagle"].endswith("yours, over the shipped one")
     assert "\x1b" not in lines["eagle"], "no control characters from data reach the terminal"
     assert "cannot be read: your preset algorithm/torn is not TOML" in lines["torn"]
+    assert "cannot be read" not in lines["terse"], "a preset without a summary is no fault"
     listed = run_json(capsys, "presets", "list", "algorithm")
     assert isinstance(listed, list) and [item["name"] for item in listed if item["overrides"]] == ["eagle"]
 

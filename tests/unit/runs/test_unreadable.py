@@ -101,6 +101,7 @@ def test_what_another_user_does_not_let_be_read_stops_nothing_and_comes_back_whe
         registry.sync_all()
         (bad,) = registry.find(["state:unreadable"])
         assert bad.run_id == "bad" and "permission denied" in bad.error_message
+        assert bad.created == pytest.approx(paths.folder.stat().st_mtime), "it has the date of its folder"
         assert len(registry.find().run_ids) == 2
         closed.chmod(0o755)
         registry.sync_all()

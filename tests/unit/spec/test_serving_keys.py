@@ -167,3 +167,10 @@ def test_a_home_that_is_made_is_for_its_user_alone_and_what_is_written_in_it_res
     assert mode(home / "conversations" / "one.json") == 0o600
     assert mode(tmp_path / "strict.txt") == 0o600 and mode(tmp_path / "open.txt") == 0o644
     assert mode(tmp_path / "elsewhere") == 0o755
+
+
+@pytest.mark.parametrize("url", [f"http://127.0.0.1:30000/?api_key={KEY}", f"http://127.0.0.1:30000#{KEY}"])
+def test_a_server_address_with_a_query_is_refused_without_repeating_it(url: str) -> None:
+    with pytest.raises(ValueError, match=VARIABLE) as caught:
+        SGLangSpec(url=url)
+    assert KEY not in str(caught.value.errors()[0]["msg"])  # type: ignore[attr-defined]
