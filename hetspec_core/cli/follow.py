@@ -178,7 +178,7 @@ def _raise_end(summary: RunSummary, last: Event | None, log: str) -> None:
         status = last.exit_status
         reason = "" if status is None else f" (signal {_signal_name(-status)})" if status < 0 else f" (status {status})"
         raise StageFailed(
-            f"the worker of run {summary.run_id} is gone without a word{reason}",
+            f"the worker of run {summary.run_id} exited without an end event{reason}",
             hint="; ".join(part for part in (f"its last words: {log}", again) if part),
         )
 

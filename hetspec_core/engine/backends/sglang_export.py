@@ -15,7 +15,7 @@ import torch
 
 from hetspec_core import sglang_versions
 from hetspec_core.engine.backends.sglang_latent import LATENT_CLASS, write_latent
-from hetspec_core.engine.modeling.checkpoint import read_draft
+from hetspec_core.engine.modeling.checkpoint import check_captured_layers, read_draft
 from hetspec_core.engine.modeling.draft_files import CONFIG, DraftFiles, check_finite, write_draft_folder
 from hetspec_core.engine.modeling.layouts.base import ExportedDraft
 from hetspec_core.engine.modeling.layouts.eagle import SERVED, TOKEN_MAP, EagleLayout
@@ -68,6 +68,7 @@ def served_draft(source: Path, base: BaseSpec, parent: Path, sglang: Installed) 
     """
     stored = read_draft(source, base_layers=base.architecture.num_hidden_layers).stored
     _check_pair(stored, base)
+    check_captured_layers(stored, base.architecture.num_hidden_layers, base_name=base.name, folder=source)
     check_finite(stored.tensors, source)
     written = _write(stored)
     architecture = str(written.config["architectures"][0])

@@ -165,16 +165,29 @@ def load_draft(folder: Path | str, base: BaseLM, *, dtype: torch.dtype | None = 
 
     Raises:
         CheckpointError: a file is missing, truncated, or has tensors that do not fit.
-        ModelError: hidden size or vocabulary differ from the base's.
+        ModelError: hidden size or vocabulary differ from the base's, or it reads a layer that the base does not have.
         ResourceError: it does not fit into what a base on several devices has left of them.
     """
     stored = read_draft(folder, base_layers=base.num_layers).stored
+    check_captured_layers(stored, base.num_layers, base_name=base.name, folder=Path(folder))
     draft = assemble_draft(stored, base.ends, base_name=base.name, folder=Path(folder))
     draft = draft.to(dtype or base.dtype).eval()
     if base.room is None:
         return draft.to(base.device)
     settle(draft, base.room)
     return draft
+
+
+def check_captured_layers(stored: StoredDraft, base_layers: int, *, base_name: str, folder: Path) -> None:
+    """Raises ModelError for a draft that reads a layer which a base of `base_layers` decoder layers does not have."""
+    layers = [int(layer) for layer in stored.settings.get("captured_layers") or ()]
+    wrong = [layer for layer in layers if not 0 <= layer <= base_layers]
+    if wrong:
+        raise ModelError(
+            f"the draft in {folder} reads layer {', '.join(map(str, wrong))} of its base; base {base_name} has layers 0 "
+            f"(embeddings) to {base_layers}",
+            hint="use it with the base that it was made for, or correct the layer ids in its config.json",
+        )
 
 
 def assemble_draft(stored: StoredDraft, ends: FrozenEnds, *, base_name: str, folder: Path) -> DraftLM:

@@ -20,7 +20,7 @@ from torch import Tensor
 from hetspec_core.catalog import list_cards, load_card
 from hetspec_core.engine.data.command import answer
 from hetspec_core.engine.modeling.base_lm import load_frozen_ends
-from hetspec_core.engine.modeling.checkpoint import assemble_draft, read_draft
+from hetspec_core.engine.modeling.checkpoint import assemble_draft, check_captured_layers, read_draft
 from hetspec_core.engine.modeling.draft_files import DraftFiles, check_finite, not_finite, write_draft_folder
 from hetspec_core.engine.modeling.layouts.base import Layout
 from hetspec_core.engine.modeling.layouts.eagle import TOKEN_MAP
@@ -152,6 +152,7 @@ def _fit(reading: LoadReport, base: BaseSpec | None, folder: Path) -> bool | Non
             if why.startswith("a copy of the base"):
                 reading.dropped[name] = f"{why}; not compared with it, as no base is named"
         return None
+    check_captured_layers(reading.stored, base.architecture.num_hidden_layers, base_name=base.name, folder=folder)
     _, ends = load_frozen_ends(base, device=torch.device("cpu"), dtype=torch.float32)
     assemble_draft(reading.stored, ends, base_name=base.name, folder=folder)
     for found in compare_copies(DraftFiles(folder), reading, ends):

@@ -407,6 +407,12 @@ def test_layer_ids_that_are_none_are_refused_by_name(eagle3: Path, ids: Any) -> 
         read_draft(eagle3)
 
 
+def test_a_layer_that_the_base_does_not_have_is_refused_before_it_is_read(eagle3: Path, base: BaseLM) -> None:
+    edit(eagle3, config=lambda c: c["eagle_config"].update(eagle_aux_hidden_state_layer_ids=[0, 1, 99]))
+    with pytest.raises(ModelError, match=rf"reads layer 100 of its base; base .* has layers 0 .* to {base.num_layers}"):
+        load_draft(eagle3, base)
+
+
 def test_layer_ids_that_are_usual_in_the_other_count_are_doubted(eagle3: Path) -> None:
     edit(eagle3, config=lambda c: c["eagle_config"].update(eagle_aux_hidden_state_layer_ids=[2, 16, 29]))
     reading = read_draft(eagle3, base_layers=32)
