@@ -200,7 +200,9 @@ class WaitedInVain(EventBase):
 
 
 class FoundLost(EventBase):
-    """The supervisor of this attempt is gone without a word; a negative `exit_status` is a signal, None = not seen."""
+    """The supervisor of this attempt exited without an end event; `exit_status` is None where it was not seen, and
+    negative for a signal.
+    """
 
     type: Literal["found_lost"] = "found_lost"
     attempt: int

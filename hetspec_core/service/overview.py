@@ -252,5 +252,5 @@ def _run_concerns(runs: list[RunSummary], now: float) -> list[Concern]:
             error = run.error or {}
             found.append(Concern("unreadable", error.get("message", ""), error.get("hint", ""), run))
         else:
-            found.append(Concern("lost", "its process is gone without a word", "r resumes it", run))
+            found.append(Concern("lost", "its process exited without an end event", "r resumes it", run))
     return found

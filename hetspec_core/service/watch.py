@@ -16,13 +16,13 @@ class Watch:
     """An iterator over the events of one attempt, which waits for the next one and stops after the last.
 
     Of a task that several workers share, each event of a worker comes under the worker's name, followed by the sum. The
-    last is `RunEnded`, or `FoundLost` when the worker is gone without a word. An exception while it waits (such as
+    last is `RunEnded`, or `FoundLost` when the worker exited without an end event. An exception while it waits (such as
     KeyboardInterrupt) loses nothing: the iteration can be taken up again.
 
     Args:
         paths: the run folder.
         attempt: which attempt; events of earlier ones are left out.
-        find_lost: asked now and then: gives the `FoundLost` event once the worker is gone without a word, else None.
+        find_lost: asked now and then: gives the `FoundLost` event of a worker that exited without an end, else None.
         period_s: seconds between looks at the journal.
     """
 

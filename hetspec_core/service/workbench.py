@@ -246,7 +246,7 @@ class Workbench:
             time.sleep(0.05)
 
     def _find_lost(self, run_id: str, attempt: int) -> FoundLost | None:
-        """The event that says that the attempt is gone without a word; None while it waits or lives, or has ended."""
+        """The event for an attempt that exited without an end event; None while it waits or lives, or has ended."""
         if run_id in self.queue.waiting_ids():
             self.dispatch()
             return None

@@ -184,8 +184,8 @@ def check_captured_layers(stored: StoredDraft, base_layers: int, *, base_name: s
     wrong = [layer for layer in layers if not 0 <= layer <= base_layers]
     if wrong:
         raise ModelError(
-            f"the draft in {folder} reads layer {', '.join(map(str, wrong))} of its base; base {base_name} has layers 0 "
-            f"(embeddings) to {base_layers}",
+            f"the draft in {folder} reads layer {', '.join(map(str, wrong))} of its base; base {base_name} has layers "
+            f"0 (embeddings) to {base_layers}",
             hint="use it with the base that it was made for, or correct the layer ids in its config.json",
         )
 

@@ -104,7 +104,7 @@ def _second(run: RunSummary, width: int, left_s: float | None, gone: bool) -> Co
         text = safe(run.error["message"].split("\n")[0])
         return Content.styled(f"{text}  ", "$error") + Content.styled("e: what went wrong", "bold")
     if run.state == "lost":
-        return Content.styled("its worker is gone without a word  ", "$error") + Content.styled(
+        return Content.styled("its worker exited without an end event  ", "$error") + Content.styled(
             "e: what went wrong", "bold"
         )
     parts: list[Content] = []

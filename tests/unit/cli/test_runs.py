@@ -140,4 +140,4 @@ def test_a_lost_run_says_how_to_go_on(home: Path, capsys: Capture) -> None:
         desk.write(Launched(attempt=1, pid=me.pid, host=me.host, birth="before"))
     assert main(["runs", "follow", "gone"]) == 10
     err = capsys.readouterr().err
-    assert "gone without a word" in err and f"hetspec-core runs resume {run_id}" in err
+    assert "exited without an end event" in err and f"hetspec-core runs resume {run_id}" in err
