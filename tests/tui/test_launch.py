@@ -40,7 +40,7 @@ def fake_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         LocalExecutor,
         "__init__",
-        lambda self, module="tests.fakes.worker", environment=None: init(self, module, environment or {}),
+        lambda self, module="tests.fakes.worker", *more, **named: init(self, module, *more, **named),
     )
 
 
