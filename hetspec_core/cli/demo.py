@@ -11,7 +11,7 @@ from hetspec_core.cli.bench import print_bench
 from hetspec_core.cli.formats import format_number
 from hetspec_core.cli.options import SetOption, spec_options
 from hetspec_core.cli.output import JsonFlag, console, launch, note, print_json
-from hetspec_core.quantities import format_bytes, format_duration
+from hetspec_core.quantities import format_bytes, format_duration, load_note
 
 if TYPE_CHECKING:
     from hetspec_core.service import RunReport, Workbench
@@ -59,7 +59,7 @@ def demo(
         print_json({"runs": run_ids, "took_s": took, "peak_memory_bytes": memory, "bench": result})
         return
     print_bench(result)
-    _say(f"\n{_verdict(result)}")
+    _say(f"\n{verdict(result)}")
     _say(f"The demo took {format_duration(took)}; its largest process {format_bytes(memory)}.")
     _say(
         'Go on: hetspec-core generate "Why is the sky blue?"   '
@@ -97,7 +97,7 @@ def _print_dataset(data: dict[str, Any]) -> None:
     )
 
 
-def _verdict(result: dict[str, Any]) -> str:
+def verdict(result: dict[str, Any]) -> str:
     """One honest sentence on what the draft brings on this machine."""
     from hetspec_core.events.results import read_bench
     from hetspec_core.service.bench_view import number
@@ -108,6 +108,9 @@ def _verdict(result: dict[str, Any]) -> str:
     sentence = f"Accept length {number(wide.accept_length)} with the tree {wide.tree}."
     if best.speedup is None:
         return sentence
+    load = load_note(result.get("setup") or {})
+    if load:
+        return f"{sentence} Other work shared the processor ({load}), so the speeds do not tell which is faster."
     if best.speedup >= 1:
         return f"{sentence} On this machine {best.tree} decodes {best.speedup:.2f} times as fast as plain decoding."
     return (

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hetspec_core.cli.bench import print_bench
+from hetspec_core.cli.demo import verdict as verdict_of_demo
 from hetspec_core.cli.main import main
 from hetspec_core.events import Journal, Result, RunEnded, RunStarted
 from hetspec_core.events.results import TreeResult, read_bench
@@ -300,6 +301,13 @@ def test_an_output_that_is_a_device_stays_one(benches, tmp_path: Path, capsys: p
 def test_a_load_is_told_where_other_work_shared_the_processor(load: Any, cores: Any, note: str) -> None:
     assert load_note({"load_average": load, "cores": cores}) == note
     assert load_note({}) == ""
+
+
+def test_the_demo_names_no_faster_tree_from_figures_measured_under_load() -> None:
+    data = {"plain": PLAIN, "trees": [tree("6/10/60", 2.1, 0.1, 160.0)]}
+    assert "decodes 1.60 times as fast" in verdict_of_demo(data | {"setup": {"load_average": 1.0, "cores": 2}})
+    told = verdict_of_demo(data | {"setup": {"load_average": 12.0, "cores": 2}})
+    assert "Accept length 2.1" in told and "load 12 on 2 cores" in told and "times as fast" not in told
 
 
 def test_a_figure_measured_under_load_says_so_in_every_table(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
