@@ -180,7 +180,7 @@ class Workbench:
         return replace(self.executor, environment={**self.executor.environment, **keys}) if keys else self.executor
 
     def dispatch(self) -> None:
-        """Start the waiting runs that can start now. Whoever ends a run does so too; this heals what a kill left.
+        """Start the waiting runs that can start now. A supervisor that ends does the same; a killed one does not.
 
         Nothing is started from a home that cannot be written.
         """

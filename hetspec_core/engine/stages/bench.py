@@ -222,7 +222,7 @@ def _setup(
 
 
 def _asked(context: RunContext, questions: list[Question], prompts: MeasuredPrompts) -> dict[str, Any]:
-    """The fields of the setup that say what was asked, whoever answers."""
+    """The fields of the setup that describe the request; they are the same for every backend."""
     spec = context.spec
     prompt_ids = json.dumps([question.ids for question in questions], separators=(",", ":"))
     return {
