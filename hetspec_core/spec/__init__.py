@@ -1,7 +1,16 @@
 """Frozen, typed specs of everything a user can ask for. They know no files, no torch and no presets."""
 
 from hetspec_core.spec._base import Scalar, Spec
-from hetspec_core.spec.algorithm import AlgorithmSpec, Eagle3Options, EagleOptions, LatentOptions
+from hetspec_core.spec.algorithm import (
+    AlgorithmOptions,
+    AlgorithmSpec,
+    DraftSizes,
+    Eagle3Options,
+    EagleOptions,
+    HeadParameters,
+    LatentOptions,
+    Passes,
+)
 from hetspec_core.spec.dataset import DatasetSpec
 from hetspec_core.spec.decoding import BenchSpec, DecodingSpec, SamplingSpec, TreeSpec
 from hetspec_core.spec.model import (
@@ -21,20 +30,24 @@ from hetspec_core.spec.tuning import TuneSpec
 
 __all__ = [
     "SCHEMA_VERSION",
+    "AlgorithmOptions",
     "AlgorithmSpec",
     "Architecture",
     "BaseSpec",
     "BenchSpec",
     "DatasetSpec",
     "DecodingSpec",
+    "DraftSizes",
     "DraftSpec",
     "Eagle3Options",
     "EagleOptions",
+    "HeadParameters",
     "HubSource",
     "LatentOptions",
     "ModelSource",
     "OptimizerSpec",
     "PackageSource",
+    "Passes",
     "PathSource",
     "ResourcesSpec",
     "RunSpec",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -17,7 +19,70 @@ class AlgorithmSpec(Spec):
     options: dict[str, Scalar] = Field(default_factory=dict, description="Options; see the algorithm's card.")
 
 
-class ImitationOptions(Spec):
+@dataclass(frozen=True)
+class Passes:
+    """How often a token goes through a draft.
+
+    Attributes:
+        training: passes through the draft's layers in a training step.
+        drafting: passes in one step of the draft while it decodes; each has its own keys and values in the cache.
+        readouts: states of a training step that the output head reads.
+    """
+
+    training: int = 1
+    drafting: int = 1
+    readouts: int = 1
+
+
+@dataclass(frozen=True)
+class DraftSizes:
+    """Sizes that decide how many parameters a head has.
+
+    Attributes:
+        hidden_size: Hd, width of the draft's layers.
+        base_hidden_size: H, width of the base.
+        vocab_size: Vd, tokens that the draft can propose.
+    """
+
+    hidden_size: int
+    base_hidden_size: int
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class HeadParameters:
+    """Parameters that an algorithm adds to a draft's layers.
+
+    Attributes:
+        projections: those of the linear layers around the draft's layers.
+        norms: those of norms that the head owns, its output norm included.
+        output_head: those of an output head of the draft's own; 0 = it uses the base's.
+        logit_products: products that the logits of one state take.
+        reads_pairs: the first layer reads [embedding; state], twice its width.
+        owns_output_norm: the norm behind the last layer is in `norms`.
+    """
+
+    projections: int
+    norms: int
+    output_head: int
+    logit_products: int
+    reads_pairs: bool = False
+    owns_output_norm: bool = False
+
+
+class AlgorithmOptions(Spec, ABC):
+    """Options of an algorithm, and what planning derives from them."""
+
+    def passes(self) -> Passes:
+        """How often a token goes through the draft."""
+        return Passes()
+
+    @abstractmethod
+    def head_parameters(self, sizes: DraftSizes) -> HeadParameters:
+        """What the algorithm's head adds to a draft of these sizes."""
+
+
+class ImitationOptions(AlgorithmOptions):
     """What is shared by algorithms that imitate the base's final hidden states."""
 
     token_loss_weight: float = Field(
@@ -46,6 +111,13 @@ class EagleOptions(ImitationOptions):
 
     fusion_bias: bool = Field(default=True, description="Whether the fusion layer FC([embedding; feature]) has a bias.")
 
+    def head_parameters(self, sizes: DraftSizes) -> HeadParameters:
+        """FC([embedding; feature]), and a projection to the base's width where the draft is not as wide."""
+        width, outer = sizes.hidden_size, sizes.base_hidden_size
+        fusion = 2 * outer * width + (width if self.fusion_bias else 0)
+        up = width * outer if width != outer else 0
+        return HeadParameters(fusion + up, norms=0, output_head=0, logit_products=sizes.vocab_size * outer)
+
 
 class LatentOptions(ImitationOptions):
     """The latent recurrence (the origin's "Experimental"): H refinements of L recurrences of R passes each."""
@@ -68,6 +140,19 @@ class LatentOptions(ImitationOptions):
         default=0, ge=0, description="The gradient reaches back over so many recurrences of a refinement; 0 = all."
     )
 
+    def passes(self) -> Passes:
+        """Every refinement, recurrence and repeat is a pass; the head reads the state after each refinement."""
+        number = self.refinements * self.recurrences * self.repeats
+        return Passes(training=number, drafting=number, readouts=self.refinements)
+
+    def head_parameters(self, sizes: DraftSizes) -> HeadParameters:
+        """FC([embedding; state; latent]), the projection to the base's width, and FC of a learned first latent."""
+        width, outer = sizes.hidden_size, sizes.base_hidden_size
+        fc = (2 * outer + width) * width + width
+        initial = 2 * outer * width + width if self.latent_init == "learned" else 0
+        products = sizes.vocab_size * outer
+        return HeadParameters(fc + width * outer + initial, norms=0, output_head=0, logit_products=products)
+
     @model_validator(mode="after")
     def _check(self) -> LatentOptions:
         if self.latent_init == "learned" and 0 < self.gradient_recurrences < self.recurrences:
@@ -78,7 +163,7 @@ class LatentOptions(ImitationOptions):
         return self
 
 
-class Eagle3Options(Spec):
+class Eagle3Options(AlgorithmOptions):
     """EAGLE-3 (Li et al. 2025, arXiv 2503.01840), with the flags of EAGLE-3.1 checkpoints."""
 
     layers: str = Field(
@@ -101,6 +186,24 @@ class Eagle3Options(Spec):
     norm_before_residual: bool = Field(
         default=False, description="The residual stream of the first layer starts from the normalised state."
     )
+
+    def passes(self) -> Passes:
+        """Every step of the training-time test is a pass, and the head reads its state."""
+        return Passes(training=self.ttt_steps, readouts=self.ttt_steps)
+
+    def head_parameters(self, sizes: DraftSizes) -> HeadParameters:
+        """FC over the captured layers, their norms, the output norm, and an output head of the draft's own."""
+        width, outer = sizes.hidden_size, sizes.base_hidden_size
+        captured = 3 if self.layers == "auto" else len(self.layers.split(","))
+        products = sizes.vocab_size * width
+        return HeadParameters(
+            projections=captured * outer * width + (width * outer if width != outer else 0),
+            norms=width + (captured * outer if self.fc_norm else 0),
+            output_head=products,
+            logit_products=products,
+            reads_pairs=True,
+            owns_output_norm=True,
+        )
 
     def captured_layers(self, base_layers: int) -> tuple[int, ...]:
         """Hugging Face ids of the layers that are read, for a base of so many decoder layers.

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 
+from hetspec_core.catalog import load_card
 from hetspec_core.engine.context import resolve_device
 from hetspec_core.engine.data.chat import ChatTemplate, tokenizer_hash
 from hetspec_core.engine.data.command import answer
@@ -177,9 +178,9 @@ def _norms(patient: Patient) -> Iterator[Found]:
     """The flags of norms against the tensors that are there."""
     tensors, settings = patient.reading.stored.tensors, patient.settings
     pairs = {"skip_first_input_norm": "layers.0.input_layernorm.weight", "skip_output_norm": "norm.weight"}
-    family = str((settings.get("algorithm") or {}).get("name", "eagle"))
-    if family == "eagle3":
-        yield "ok", "an EAGLE-3 layer has all of its norms"
+    algorithm = load_card("algorithms", patient.reading.stored.algorithm)
+    if algorithm.capabilities.get("owns_output_norm"):
+        yield "ok", f"the layers and the head of {algorithm.name} have all of their norms"
         return
     wrong = [
         f"{flag} is {settings[flag]}, and {tensor} is {'there' if tensor in tensors else 'not there'}"

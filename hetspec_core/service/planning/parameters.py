@@ -7,11 +7,12 @@ It knows sizes only: no files, no devices, no number types.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from hetspec_core.spec import AlgorithmSpec, Architecture, DraftSpec
+from hetspec_core.catalog import load_card
+from hetspec_core.errors import HetSpecError
+from hetspec_core.spec import AlgorithmOptions, AlgorithmSpec, Architecture, DraftSizes, DraftSpec, EagleOptions, Passes
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def count_draft(draft: DraftSpec, algorithm: AlgorithmSpec, base_width: int | No
     """Parameters of a draft: its layers, the norms it keeps, and what its algorithm puts around them.
 
     Embedding and, mostly, output head are the base's and are not counted; `head_products` is what the (reduced) head
-    costs. An algorithm of another package is counted as EAGLE-1/2, and the count says that it is not exact.
+    costs. An algorithm whose options do not say how to count is counted as EAGLE-1/2, and the count is not exact.
 
     Args:
         draft: sizes and norms.
@@ -107,67 +108,40 @@ def count_draft(draft: DraftSpec, algorithm: AlgorithmSpec, base_width: int | No
         base_width: H of the base; the draft's own when absent.
     """
     sizes = draft.architecture
-    width, outer = sizes.hidden_size, base_width or sizes.hidden_size
-    words = draft.vocab_size or sizes.vocab_size
+    width = sizes.hidden_size
+    options, known = _options(algorithm)
+    head = options.head_parameters(DraftSizes(width, base_width or width, draft.vocab_size or sizes.vocab_size))
     layers, active = _layers(sizes)
-    head, products, own_norm = _head(algorithm, width, outer, words)
-    pair = algorithm.name == "eagle3"
     # The first layer's own input norm is left out; or it reads pairs, with a second norm and wider projections.
-    first = _pair_surplus(sizes) if pair else -width if draft.skip_first_input_norm else 0
+    first = _pair_surplus(sizes) if head.reads_pairs else -width if draft.skip_first_input_norm else 0
     if draft.tie_layer_norms:
-        first -= _shared_norms(sizes, lone_first=pair or draft.skip_first_input_norm)
+        first -= _shared_norms(sizes, lone_first=head.reads_pairs or draft.skip_first_input_norm)
+    final_norm = 0 if draft.skip_output_norm or head.owns_output_norm else width
+    around = head.projections + head.norms
     return ParameterCount(
         embedding=0,
         layers=layers + first,
-        final_norm=0 if draft.skip_output_norm or pair else width,
-        head=head + own_norm + (products if pair else 0),
-        active=active + first + head + own_norm + (0 if draft.skip_output_norm or pair else width),
-        head_products=products,
-        exact=sizes.model_type in FAMILIES and algorithm.name in ("eagle", "latent", "eagle3"),
+        final_norm=final_norm,
+        head=around + head.output_head,
+        active=active + first + around + final_norm,
+        head_products=head.logit_products,
+        exact=sizes.model_type in FAMILIES and known,
     )
-
-
-@dataclass(frozen=True)
-class Passes:
-    """How often a token goes through a draft's layers.
-
-    Attributes:
-        training: in a training step.
-        drafting: in one step of the draft when it decodes; each has keys and values of its own in the cache.
-    """
-
-    training: int = 1
-    drafting: int = 1
 
 
 def count_passes(algorithm: AlgorithmSpec) -> Passes:
     """Passes of an algorithm, from its options; one for those that are not known."""
-    options = algorithm.options
-    if algorithm.name == "eagle3":
-        return Passes(training=int(options.get("ttt_steps", 7)))
-    if algorithm.name == "latent":
-        number = math.prod(
-            int(options.get(key, usual)) for key, usual in (("refinements", 1), ("recurrences", 2), ("repeats", 1))
-        )
-        return Passes(number, number)
-    return Passes()
+    options, known = _options(algorithm)
+    return options.passes() if known else Passes()
 
 
-def _head(algorithm: AlgorithmSpec, width: int, outer: int, words: int) -> tuple[int, int, int]:
-    """(projections of an algorithm's head, products of one token's logits, norms that the head owns)."""
-    options = algorithm.options
-    up = width * outer
-    if algorithm.name == "latent":
-        learned = options.get("latent_init", "learned") == "learned"
-        fc = (2 * outer + width) * width + width
-        return fc + up + ((2 * outer) * width + width if learned else 0), words * outer, 0
-    if algorithm.name == "eagle3":
-        layers = str(options.get("layers", "auto"))
-        captured = 3 if layers == "auto" else len(layers.split(","))
-        norms = width + (captured * outer if options.get("fc_norm", False) else 0)
-        return captured * outer * width + (up if width != outer else 0), words * width, norms
-    fusion = 2 * outer * width + (width if options.get("fusion_bias", True) else 0)
-    return fusion + (up if width != outer else 0), words * outer, 0
+def _options(algorithm: AlgorithmSpec) -> tuple[AlgorithmOptions, bool]:
+    """The options of an algorithm; EAGLE's and False where its card does not say how to count."""
+    try:
+        options = load_card("algorithms", algorithm.name).check_options(algorithm.options)
+    except HetSpecError:
+        options = None
+    return (options, True) if isinstance(options, AlgorithmOptions) else (EagleOptions(), False)
 
 
 def _pair_surplus(sizes: Architecture) -> int:

@@ -116,7 +116,7 @@ def training_phases(
     """Phases of training; None when neither steps nor minutes are known. `max_minutes` cuts all of it off."""
     training = spec.training
     passes = count_passes(spec.algorithm)
-    heads = 4 * draft.head_products * (passes.training if spec.algorithm.name == "eagle3" else 1)
+    heads = 4 * draft.head_products * passes.readouts
     per_token = 6 * draft.active * passes.training + data.supervised_share * (2 * base.head_products + heads)
     tokens = training.tokens_per_batch * training.gradient_accumulation
     step_s = tokens * per_token / rates.flops

@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hetspec_core.config import load_base, presets
 from hetspec_core.engine.modeling.checkpoint import build_draft
-from hetspec_core.service.planning.parameters import FAMILIES, Passes, count_base, count_draft, count_passes
-from hetspec_core.spec import AlgorithmSpec, Architecture
+from hetspec_core.service.planning.parameters import FAMILIES, count_base, count_draft, count_passes
+from hetspec_core.spec import AlgorithmSpec, Architecture, Passes
 from tests.fakes.tiny_models import draft_spec, tiny_base
 
 SIZES: dict[str, Any] = {
@@ -88,7 +88,9 @@ def test_an_unknown_family_is_counted_as_a_llama_and_says_so() -> None:
 
 
 def test_a_recurrence_and_a_training_time_test_pass_through_the_layers_again() -> None:
-    assert count_passes(AlgorithmSpec()) == Passes(training=1, drafting=1)
-    assert count_passes(AlgorithmSpec(name="eagle3", options={"ttt_steps": 5})) == Passes(training=5, drafting=1)
+    assert count_passes(AlgorithmSpec()) == Passes(training=1, drafting=1, readouts=1)
+    assert count_passes(AlgorithmSpec(name="eagle3", options={"ttt_steps": 5})) == Passes(
+        training=5, drafting=1, readouts=5
+    )
     options = {"refinements": 2, "recurrences": 3, "repeats": 2}
-    assert count_passes(AlgorithmSpec(name="latent", options=options)) == Passes(training=12, drafting=12)
+    assert count_passes(AlgorithmSpec(name="latent", options=options)) == Passes(training=12, drafting=12, readouts=2)
