@@ -1,16 +1,28 @@
-"""A view of lines whose number changes twenty times a second: it grows without the whole screen being laid out anew."""
+"""What answers that grow twenty times a second need: a view that grows without a layout of the screen, and wrapping.
+
+Neither looks again at lines that are complete, so the cost per token does not depend on the length of the answer.
+"""
 
 from __future__ import annotations
 
+import unicodedata
+
+from rich.cells import cell_len
 from rich.style import Style
 from textual.geometry import Size
 from textual.scroll_view import ScrollView
 
+from hetspec_tui.formatting import safe
+
+Run = tuple[str, int]
+"""Text and its tag."""
 _SCROLL = 3
+_TAB = "    "
+_JOINERS = {"\u200d", "\ufe0e", "\ufe0f"}  # terminals disagree on the width of a character that has one of them
 
 
 class GrowingView(ScrollView, inherit_bindings=False):
-    """A scroll view that always has its vertical bar."""
+    """A scroll view whose vertical bar is always there."""
 
     DEFAULT_CSS = """
     GrowingView {
@@ -29,7 +41,7 @@ class GrowingView(ScrollView, inherit_bindings=False):
         self._base: Style | None = None
 
     def set_extent(self, size: Size) -> None:
-        """There are so many lines of such a width now."""
+        """Set the size of the content; a new height alone causes no layout."""
         if size == self.virtual_size:
             return
         if size.width != self.virtual_size.width or not self.is_attached:
@@ -41,7 +53,7 @@ class GrowingView(ScrollView, inherit_bindings=False):
             self.scroll_to(y=self.max_scroll_y, animate=False, immediate=True)
 
     def base_style(self, y: int) -> Style:
-        """Style of line `y` of the screen; found once for all lines of a drawing."""
+        """Style of line `y` of the screen; looked up once per drawing."""
         if y == 0 or self._base is None:
             self._base = self.rich_style
         return self._base
@@ -55,3 +67,83 @@ class GrowingView(ScrollView, inherit_bindings=False):
 
     def on_mouse_scroll_up(self) -> None:
         self.scroll_relative(y=-_SCROLL, animate=False)
+
+
+class Wrapping:
+    """Text broken into lines as it arrives; every letter keeps the tag that it came with.
+
+    Args:
+        width: cells of a line.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.width = max(2, width)
+        self._closed: list[list[Run]] = []
+        self._open: list[tuple[str, int, int]] = []  # letter, cells, tag
+        self._cells = 0
+
+    @property
+    def lines(self) -> list[list[Run]]:
+        """All lines; the last one may still grow."""
+        return [*self._closed, _runs(self._open)]
+
+    def __len__(self) -> int:
+        return len(self._closed) + 1
+
+    def line(self, number: int) -> list[Run]:
+        """One line as pieces of one tag each."""
+        return self._closed[number] if number < len(self._closed) else _runs(self._open)
+
+    def add(self, text: str, tag: int) -> None:
+        """Append text. Line breaks are kept; other control characters are drawn as escapes."""
+        for letter in text:
+            if letter == "\n":
+                self._close(self._open)
+                self._open, self._cells = [], 0
+            elif letter in _JOINERS:
+                continue
+            elif letter.isascii() and letter.isprintable():
+                self._put(letter, 1, tag)
+            else:
+                shown = _TAB if letter == "\t" else safe(letter)
+                if len(shown) > 1:
+                    for part in shown:
+                        self._put(part, 1, tag)
+                else:
+                    self._put(shown, cell_len(shown), tag)
+
+    def _put(self, letter: str, cells: int, tag: int) -> None:
+        if cells == 0 and not (self._open and unicodedata.combining(letter)):
+            return  # a combining mark with no letter before it, or an invisible character
+        if self._cells + cells > self.width:
+            if letter == " ":  # the line break replaces the space
+                self._close(self._open)
+                self._open, self._cells = [], 0
+                return
+            self._break(cells)
+        self._open.append((letter, cells, tag))
+        self._cells += cells
+
+    def _break(self, cells: int) -> None:
+        """Begin a new line after the last space, or after the last letter of a line without spaces."""
+        cut = 0
+        if cells < 2:
+            cut = next((i + 1 for i in range(len(self._open) - 1, -1, -1) if self._open[i][0] == " "), 0)
+        if cut == 0:
+            cut = len(self._open)
+        self._close(self._open[:cut])
+        self._open = self._open[cut:]
+        self._cells = sum(cells for _, cells, _ in self._open)
+
+    def _close(self, letters: list[tuple[str, int, int]]) -> None:
+        self._closed.append(_runs(letters))
+
+
+def _runs(letters: list[tuple[str, int, int]]) -> list[Run]:
+    runs: list[Run] = []
+    start = 0
+    for index in range(1, len(letters) + 1):
+        if index == len(letters) or letters[index][2] != letters[start][2]:
+            runs.append(("".join(letter for letter, _, _ in letters[start:index]), letters[start][2]))
+            start = index
+    return runs

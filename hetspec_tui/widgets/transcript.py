@@ -23,8 +23,7 @@ from textual.strip import Strip
 
 from hetspec_tui.formatting import safe
 from hetspec_tui.widgets.cells import fit
-from hetspec_tui.widgets.growing import GrowingView
-from hetspec_tui.widgets.wrapping import Wrapping
+from hetspec_tui.widgets.growing import GrowingView, Wrapping
 
 Source = Literal["plain", "draft", "bonus"]
 Voice = Literal["user", "assistant", "note", "error"]

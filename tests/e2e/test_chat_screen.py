@@ -11,7 +11,7 @@ from hetspec_tui.app import HetSpecApp
 from hetspec_tui.messages import OpenPage
 from hetspec_tui.screens.chat import ChatScreen
 from hetspec_tui.screens.chat.meters import Meters
-from hetspec_tui.widgets.tree_layout import SIGNS
+from hetspec_tui.widgets.draft_tree import SIGNS
 from tests.conftest import LASTING_HOME, shared_path
 from tests.tui.driving import drive, until
 

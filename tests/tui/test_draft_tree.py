@@ -11,12 +11,23 @@ from rich.cells import cell_len
 from textual.app import App, ComposeResult
 
 from hetspec_core.events.steps import TreeStep
-from hetspec_core.service.chat import shown
+from hetspec_core.service.chat import best_rejected, shown
 from hetspec_core.service.traces import load_trace
 from hetspec_tui.formatting import safe
-from hetspec_tui.screens.chat.texts import frame_of
-from hetspec_tui.widgets.draft_tree import DraftTreeView, Row, compact_rows, table_rows, tree_rows
-from hetspec_tui.widgets.tree_layout import BONUS, SIGNS, TreeFrame, branches, levels, percent, place
+from hetspec_tui.screens.chat.tree_pane import failed_node
+from hetspec_tui.widgets.draft_tree import (
+    BONUS,
+    SIGNS,
+    DraftTreeView,
+    Row,
+    branches,
+    compact_rows,
+    levels,
+    ordinal,
+    percent,
+    table_rows,
+    tree_rows,
+)
 
 NASTY = ["\n", "\x1b[2J", "你好", "👨‍👩‍👧", "é́", "", " ", "\t\t", "[bold]x[/]", "‮abc", "️", "a" * 300, "\ud800"]
 
@@ -49,11 +60,9 @@ def trees(draw: st.DrawFn) -> TreeStep:
     )
 
 
-def numbered(step: TreeStep) -> TreeFrame:
+def numbered(step: TreeStep) -> TreeStep:
     """The step with texts that tell the nodes apart."""
-    frame = frame_of(step)
-    labels = [f"n{node}." for node in range(len(step.tokens))]
-    return TreeFrame(step, labels, "b.", frame.failed, frame.why)
+    return step.model_copy(update={"texts": [f"n{node}." for node in range(len(step.tokens))], "bonus_text": "b."})
 
 
 def text_of(rows: list[Row]) -> str:
@@ -63,32 +72,33 @@ def text_of(rows: list[Row]) -> str:
 @settings(max_examples=40, deadline=None)
 @given(trees(), st.integers(34, 150))
 def test_tree_and_table_show_every_node_once_and_fit(step: TreeStep, width: int) -> None:
-    frame = numbered(step)
-    assert sorted(branch.node for branch in branches(frame)) == [BONUS, *range(len(step.tokens))]
-    assert sorted(spot.node for column in levels(frame) for spot in column) == [BONUS, *range(1, len(step.tokens))]
-    for head, rows in (tree_rows(frame, width), table_rows(frame, width)):
+    step = numbered(step)
+    failed = failed_node(step)
+    assert sorted(branch.node for branch in branches(step, failed)) == [BONUS, *range(len(step.tokens))]
+    columns = levels(step, failed)
+    assert sorted(position.node for column in columns for position in column) == [BONUS, *range(1, len(step.tokens))]
+    for head, rows in (tree_rows(step, failed, shown, width), table_rows(step, failed, shown, width)):
         seen = text_of([head, *rows])
         deepest = max(step.depths)
         if deepest * 2 + 8 < width - 24:  # deeper ones have their stem cut, not their text
             for node in range(len(step.tokens)):
                 assert seen.count(f" n{node}.") == 1, seen
         assert seen.count(" b. ") == 1
-    for row in tree_rows(frame, width)[1]:
+    for row in tree_rows(step, failed, shown, width)[1]:
         assert cell_len("".join(text for text, _ in row)) <= width
 
 
 @settings(max_examples=40, deadline=None)
 @given(trees(), st.integers(20, 150))
 def test_the_path_is_marked_by_sign_and_style_whatever_the_tokens_are(step: TreeStep, width: int) -> None:
-    frame = frame_of(step)
     for draw in (tree_rows, table_rows, compact_rows):
-        _, rows = draw(frame, width)
+        _, rows = draw(step, failed_node(step), shown, width)
         pieces = [(text, style) for row in rows for text, style in row]
         accepted = [text for text, style in pieces if style == "accepted" and text.startswith(SIGNS["accepted"])]
         assert len(accepted) == len(step.path)
         assert len([text for text, style in pieces if style == "bonus" and text.startswith(SIGNS["bonus"])]) == 1
         failed = [text for text, style in pieces if style == "failed" and text.startswith(SIGNS["failed"])]
-        assert len(failed) <= 1 if draw is compact_rows else len(failed) == (frame.failed is not None)
+        assert len(failed) <= 1 if draw is compact_rows else len(failed) == (failed_node(step) is not None)
         for text, _ in pieces:
             assert text == safe(text)
         if draw is not table_rows:  # which scrolls sideways
@@ -98,19 +108,18 @@ def test_the_path_is_marked_by_sign_and_style_whatever_the_tokens_are(step: Tree
 def test_the_accepted_path_is_the_first_that_is_seen() -> None:
     for step in load_trace("shipped:smollm2").steps:
         assert step.tree is not None
-        frame = frame_of(step.tree)
-        nodes = [branch.node for branch in branches(frame)]
+        nodes = [branch.node for branch in branches(step.tree, failed_node(step.tree))]
         assert nodes[: len(step.tree.path) + 2] == [0, *step.tree.path, BONUS]
 
 
 def test_why_the_best_guess_failed_is_said_with_its_rank() -> None:
     step = load_trace("shipped:smollm2").steps[3].tree
     assert step is not None
-    frame = frame_of(step)
-    assert frame.failed is not None
-    rank = step.base_ranks[frame.failed] + 1
-    assert f"number {rank} of the base" in frame.why
-    row = next(row for row in tree_rows(frame, 80)[1] if row[-1][1] == "failed")
+    rejected = best_rejected(step)
+    assert rejected is not None
+    rank = step.base_ranks[rejected.node] + 1
+    assert f"number {rank} of the base" in rejected.sentence
+    row = next(row for row in tree_rows(step, rejected.node, shown, 80)[1] if row[-1][1] == "failed")
     assert row[-1][0].strip() == f"#{rank}"
 
 
@@ -122,26 +131,25 @@ def test_chances_are_said_in_five_cells(value: float | None, text: str) -> None:
 
 
 def test_ranks_are_said_in_six_cells() -> None:
-    assert [place(None), place(0), place(4311), place(128_000)] == ["", "#1", "#4,312", "#128k"]
+    assert [ordinal(0), ordinal(4311), ordinal(128_000)] == ["#1", "#4,312", "#128k"]
 
 
 class TreeApp(App[None]):
     def compose(self) -> ComposeResult:
-        yield DraftTreeView(empty="nothing\nyet")
+        yield DraftTreeView(shown, failed_node, empty="nothing\nyet")
 
 
 @pytest.mark.parametrize("size", [(120, 40), (80, 24), (40, 8), (12, 3)])
 def test_the_widget_draws_whole_lines_at_any_size_and_scrolls_to_the_last_node(size: tuple[int, int]) -> None:
     step = load_trace("shipped:smollm2").steps[3].tree
     assert step is not None
-    frame = frame_of(step)
 
     async def act() -> None:
         app = TreeApp()
         async with app.run_test(size=size) as pilot:
             tree = app.query_one(DraftTreeView)
             assert tree.rows[0].startswith("nothing"[: size[0]])
-            tree.show(frame)
+            tree.show(step)
             for view in ("tree", "table", "compact"):
                 tree.choose(view)
                 await pilot.pause()
@@ -151,7 +159,7 @@ def test_the_widget_draws_whole_lines_at_any_size_and_scrolls_to_the_last_node(s
                 await pilot.pause()
                 last = tree.render_line(tree.size.height - 1 - tree.show_horizontal_scrollbar).text
                 if view == "tree" and size[0] > 30:
-                    assert shown(step.texts[branches(frame)[-1].node]) in last
+                    assert shown(step.texts[branches(step, failed_node(step))[-1].node]) in last
             tree.choose(None)
             assert tree.view == ("tree" if size[0] > 44 and size[1] > 9 else "compact")
 

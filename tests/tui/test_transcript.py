@@ -11,8 +11,8 @@ from textual.app import App, ComposeResult
 
 from hetspec_tui.formatting import safe
 from hetspec_tui.widgets.composer import Composer
+from hetspec_tui.widgets.growing import Wrapping
 from hetspec_tui.widgets.transcript import Token, Transcript, TranscriptEntry
-from hetspec_tui.widgets.wrapping import Wrapping
 
 TEXTS = st.lists(
     st.one_of(st.text(max_size=20), st.sampled_from([" ", "\n", "你好 ", "a\x1bb", "word ", "é"])), max_size=40

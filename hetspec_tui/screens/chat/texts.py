@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from hetspec_core.events.chat import ChatMessage, ChatSettings
-from hetspec_core.events.steps import TreeStep
-from hetspec_core.service.chat import Answer, ChatSession, Piece, Turn, best_rejected, pieces_of, shown
+from hetspec_core.service.chat import Answer, ChatSession, Piece, Turn, pieces_of
 from hetspec_tui.formatting import number, safe
 from hetspec_tui.widgets.transcript import Token, TranscriptEntry
-from hetspec_tui.widgets.tree_layout import TreeFrame
 
 STATES = {
     "new": ("◌", "dim", "not loaded yet"),
@@ -24,18 +22,6 @@ STATES = {
 }
 """State of a session -> sign, colour, words."""
 _SOURCES = {"base": "plain", "draft": "draft", "bonus": "bonus"}
-
-
-def frame_of(step: TreeStep) -> TreeFrame:
-    """A verify step ready to be drawn."""
-    rejected = best_rejected(step)
-    return TreeFrame(
-        step=step,
-        labels=[shown(text) for text in step.texts],
-        bonus=shown(step.bonus_text),
-        failed=rejected.node if rejected is not None else None,
-        why=rejected.sentence if rejected is not None else "nothing more was proposed where the path ended",
-    )
 
 
 def tokens_of(pieces: Sequence[Piece]) -> list[Token]:

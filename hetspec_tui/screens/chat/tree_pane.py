@@ -1,7 +1,4 @@
-"""The draft tree with its step above it and, below it, why the draft's best guess failed; keys to step and play.
-
-It follows a `Playback`; who answers it does not know.
-"""
+"""The draft tree of the step at a playback's position, with its figures, and why the draft's best proposal failed."""
 
 from __future__ import annotations
 
@@ -15,16 +12,21 @@ from textual.content import Content
 from textual.message import Message
 from textual.widget import Widget
 
-from hetspec_core.service.chat import shown
+from hetspec_core.events.steps import TreeStep
+from hetspec_core.service.chat import best_rejected, shown
 from hetspec_tui.formatting import number
 from hetspec_tui.screens.chat.playback import Playback
-from hetspec_tui.screens.chat.texts import frame_of
-from hetspec_tui.widgets.draft_tree import DraftTreeView
-from hetspec_tui.widgets.tree_layout import BONUS, TreeFrame, percent, place
+from hetspec_tui.widgets.draft_tree import DraftTreeView, ordinal, percent
 
 NO_TREE = "no draft tree yet: every verify step\nof the next answer is drawn here"
 PLAIN = "plain decoding: no draft, so no tree.\nf2 chooses a draft."
 NO_TREES = "this answer has no trees"
+
+
+def failed_node(step: TreeStep) -> int | None:
+    """The draft's best proposal where the accepted path ended; None when nothing was proposed there."""
+    rejected = best_rejected(step)
+    return None if rejected is None else rejected.node
 
 
 class Words(Widget):
@@ -76,11 +78,11 @@ class TreePane(Vertical):
     def __init__(self, playback: Playback, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.playback = playback
-        self._frame: TreeFrame | None = None
+        self._step: TreeStep | None = None
 
     def compose(self) -> ComposeResult:
         yield Words(id="step")
-        yield DraftTreeView(empty=NO_TREE, id="tree")
+        yield DraftTreeView(shown, failed_node, empty=NO_TREE, id="tree")
         yield Words(id="why")
 
     @property
@@ -92,13 +94,11 @@ class TreePane(Vertical):
         """Show the step that is looked at now."""
         playback, answer = self.playback, self.playback.answer
         step = answer.steps[playback.place] if answer is not None and playback.count else None
-        if step is None or step.tree is None:
+        self._step = step.tree if step is not None else None
+        if self._step is None:
             plain = answer is not None and answer.settings.plain
-            self._frame = None
             self.drawing.set_empty(NO_TREES if step is not None else PLAIN if plain else NO_TREE)
-        elif self._frame is None or self._frame.step is not step.tree:
-            self._frame = frame_of(step.tree)
-        self.drawing.show(self._frame)
+        self.drawing.show(self._step)
         self.query_one("#step", Words).show(self._step_text())
         self.query_one("#why", Words).show(self._why_text())
 
@@ -115,38 +115,34 @@ class TreePane(Vertical):
             state = ("‖ paused", "$text-warning")
         parts: list[tuple[str, str] | str] = [("step ", "dim"), (f"{playback.place + 1}", "bold")]
         parts += [(f"/{playback.count}  ", "dim"), state]
-        if self._frame is not None:
-            step = self._frame.step
+        if (step := self._step) is not None:
             parts += [("  accepted ", "dim"), (f"{len(step.path)}", "bold $text-success")]
             parts += [(f" of {step.num_nodes}, committed {len(step.committed)}", "dim")]
         return Content.assemble(*parts)
 
     def _why_text(self) -> Content:
-        if self._frame is None:
+        step = self._step
+        if step is None:
             return Content("")
+        rejected, bonus = best_rejected(step), shown(step.bonus_text)
+        why = rejected.sentence if rejected is not None else "nothing more was proposed where the path ended"
         if self.query_one("#why", Words).size.height == 1:
-            return self._why_in_short(self._frame)
-        said = "".join(self._frame.step.texts[node] for node in self._frame.step.path)
-        sign = "✗ " if self._frame.failed is not None else "  "
+            if rejected is None:
+                return Content(f"  {why}")
+            draft, base = percent(rejected.draft_prob), percent(rejected.base_prob)
+            return Content.assemble(
+                ("✗ ", "$text-error"),
+                f"{shown(step.texts[rejected.node])}  draft {draft}, base {base} {ordinal(rejected.rank)}",
+                ("  ★ ", "$text-warning"),
+                f"{bonus} {percent(step.bonus_prob)}",
+            )
+        accepted = "".join(step.texts[node] for node in step.path)
         return Content.assemble(
-            (sign, "$text-error"),
-            self._frame.why,
-            (f"\n● {shown(said)}" if said else "\n● nothing accepted", "$text-success"),
-            (f" ★ {self._frame.bonus}", "$text-warning"),
+            ("✗ " if rejected is not None else "  ", "$text-error"),
+            why,
+            (f"\n● {shown(accepted)}" if accepted else "\n● nothing accepted", "$text-success"),
+            (f" ★ {bonus}", "$text-warning"),
         )
-
-    @staticmethod
-    def _why_in_short(frame: TreeFrame) -> Content:
-        """One line, of which narrow screens show the whole."""
-        failed = frame.failed
-        if failed is None:
-            return Content(f"  {frame.why}")
-        draft, base = percent(frame.draft(failed)), percent(frame.base(failed))
-        parts = [
-            ("✗ ", "$text-error"),
-            f"{frame.label(failed)}  draft {draft}, base {base} {place(frame.rank(failed))}",
-        ]
-        return Content.assemble(*parts, ("  ★ ", "$text-warning"), f"{frame.bonus} {percent(frame.base(BONUS))}")
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
