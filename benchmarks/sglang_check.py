@@ -32,13 +32,13 @@ from benchmarks.sglang_overhead import measure_overhead
 from benchmarks.sglang_references import compare_answers, measure_builtin, measure_engine
 from benchmarks.tree_plugin import hook_costs
 from hetspec_core.config import resolve
-from hetspec_core.engine.backends.sglang_export import ServedDraft
-from hetspec_core.engine.backends.sglang_fleet import Fleet
-from hetspec_core.engine.backends.sglang_launch import interpreter
-from hetspec_core.engine.backends.sglang_server import SGLangServer
-from hetspec_core.engine.backends.sglang_trees import TreeFeed, committed_tokens, tree_step
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.stages.bench import read_prompts
+from hetspec_core.sglang.export import ServedDraft
+from hetspec_core.sglang.launch import interpreter
+from hetspec_core.sglang.server import SGLangServer
+from hetspec_core.sglang.servers import Fleet
+from hetspec_core.sglang.trees import TreeFeed, committed_tokens, tree_step
 from hetspec_core.spec import BenchSpec, ResourcesSpec, SGLangSpec, TreeSpec
 
 RECIPE = "smollm2-llama-eagle"

@@ -10,16 +10,16 @@ import torch
 
 from benchmarks.sglang_matrix import ANSWERS, DEVICE, Check
 from hetspec_core.acceptance import AcceptStats
-from hetspec_core.engine.backends.sglang_counts import step_counts
-from hetspec_core.engine.backends.sglang_fleet import Fleet
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft
+from hetspec_core.sglang.counts import step_counts
+from hetspec_core.sglang.servers import Fleet
 from hetspec_core.spec import DecodingSpec, ResourcesSpec, TreeSpec
 
 
 def measure_engine(check: Check, fleet: Fleet, draft: Path) -> dict[str, Any]:
-    from hetspec_core.engine.backends.sglang_engine_link import EngineJob, run_engine
+    from hetspec_core.sglang.offline import EngineJob, run_engine
 
     job = EngineJob(
         spec=fleet.spec.model_copy(update={"batch_sizes": (1, 8)}),

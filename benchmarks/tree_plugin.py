@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetspec_core.engine.backends.sglang_plugin.hooks import TreeHooks
-from hetspec_core.engine.backends.sglang_plugin.publisher import Publisher
-from hetspec_core.engine.backends.sglang_trees import TreeFeed
+from hetspec_core.sglang.plugin.hooks import TreeHooks
+from hetspec_core.sglang.plugin.publisher import Publisher
+from hetspec_core.sglang.trees import TreeFeed
 from hetspec_core.spec import TreeSpec
 
 VOCABULARY = 49152

@@ -176,7 +176,7 @@ SHIPPED: tuple[Card, ...] = (
     Card(
         axis="stages",
         name="serve",
-        target=f"{_ENGINE}.stages.serve:run",
+        target="hetspec_core.sglang.serve:run",
         options="hetspec_core.spec.serving:SGLangSpec",
         summary="Serve base and draft by SGLang until it is stopped.",
         capabilities={"needs_draft": "unless plain"},
@@ -205,10 +205,15 @@ SHIPPED: tuple[Card, ...] = (
     Card(
         axis="backends",
         name="sglang",
-        target=f"{_ENGINE}.backends.sglang:SGLangBackend",
+        target="hetspec_core.sglang.backend:SGLangBackend",
         options="hetspec_core.spec.serving:SGLangSpec",
         summary="SGLang over HTTP: a running server, or one that is started for base, draft and tree.",
-        capabilities={"decoding": ("trees", "calibrate", "sampling"), "server": True},
+        capabilities={
+            "decoding": ("trees", "calibrate", "sampling"),
+            "server": True,
+            "measurement": "hetspec_core.sglang.bench:SGLangMeasurement",
+            "tree_flags": "hetspec_core.sglang.launch:tree_words",
+        },
         source="docs.sglang.ai",
     ),
 )

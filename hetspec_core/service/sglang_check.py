@@ -8,8 +8,8 @@ import shutil
 import subprocess
 import sys
 
-from hetspec_core import sglang_inside, sglang_versions
 from hetspec_core.service.checks import Check
+from hetspec_core.sglang import versions
 
 VARIABLE = "HETSPEC_SGLANG_PYTHON"
 TIMEOUT_S = 60.0
@@ -34,14 +34,14 @@ def check_sglang(*, has_gpu: bool) -> Check:
         has_gpu: whether there is an NVIDIA GPU.
     """
     python = os.environ.get(VARIABLE) or sys.executable
-    wanted = f"sglang>={sglang_versions.OLDEST},<={sglang_versions.NEWEST}"
+    wanted = f"sglang>={versions.OLDEST},<={versions.NEWEST}"
     install = f"pip install '{wanted}' in an environment of its own, and set {VARIABLE} to its python"
     try:
         done = subprocess.run(
             [python, "-P", "-c", _ASK], capture_output=True, text=True, check=False, timeout=TIMEOUT_S
         )
-        if sglang_inside.is_too_old(done.stderr):
-            return Check("sglang", "error", f"{python} is older than Python 3.11", sglang_inside.NEWER_PYTHON)
+        if versions.is_too_old(done.stderr):
+            return Check("sglang", "error", f"{python} is older than Python 3.11", versions.NEWER_PYTHON)
         found = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         return Check("sglang", "error", f"{python} cannot be asked: {error}", f"set {VARIABLE} to a Python with SGLang")
@@ -51,8 +51,8 @@ def check_sglang(*, has_gpu: bool) -> Check:
         return Check(
             "sglang", "ok", "not installed; only needed to serve by SGLang", f"if it is wanted: {install}", facts
         )
-    if not sglang_versions.is_supported(version):
-        text = f"SGLang {version} in {python} is outside {sglang_versions.RANGE}"
+    if not versions.is_supported(version):
+        text = f"SGLang {version} in {python} is outside {versions.RANGE}"
         return Check("sglang", "error", text, install, facts)
     problems = []
     if not found["kernels"]:
@@ -70,9 +70,9 @@ def check_sglang(*, has_gpu: bool) -> Check:
 def _inside(python: str, version: str, facts: dict[str, object]) -> list[str]:
     """What is wrong with HetSpec's model classes and tree plugin in this SGLang."""
     try:
-        command = [python, "-P", "-c", sglang_inside.question()]
+        command = [python, "-P", "-c", versions.question()]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
-        found = sglang_inside.read_answer(done.stdout)
+        found = versions.read_answer(done.stdout)
     except (OSError, ValueError, KeyError, subprocess.TimeoutExpired) as error:
         return [f"its source cannot be looked at ({type(error).__name__})"]
     parts = (
@@ -82,8 +82,8 @@ def _inside(python: str, version: str, facts: dict[str, object]) -> list[str]:
     )
     problems = [f"not for {name}: {told[0]}{_more(told)}; the rest works" for name, told in parts if told]
     facts["inside"] = "differs" if problems else "fits"
-    if not problems and not sglang_versions.inside_is_known(version):
-        run = sglang_versions.INSIDE_RANGE
+    if not problems and not versions.inside_is_known(version):
+        run = versions.INSIDE_RANGE
         return [f"HetSpec's classes and live tree fit its source, and were run in SGLang {run} only"]
     return problems
 

@@ -192,6 +192,6 @@ def install_modules(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setitem(sys.modules, name, module)
         for name, value in names.items():
             setattr(sys.modules[path], name, value)
-    ours = "hetspec_core.engine.backends.sglang_models."
+    ours = "hetspec_core.sglang.models."
     for short in ("fusion", "qwen3_eagle", "latent_eagle"):
         monkeypatch.delitem(sys.modules, ours + short, raising=False)

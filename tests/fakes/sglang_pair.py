@@ -11,11 +11,11 @@ from typing import Any
 import psutil
 import torch
 
-from hetspec_core.engine.backends.sglang_client import SGLangClient, sampling_params
-from hetspec_core.engine.backends.sglang_fleet import Fleet
-from hetspec_core.engine.backends.sglang_server import SGLangServer
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, save_draft
+from hetspec_core.sglang.client import SGLangClient, sampling_params
+from hetspec_core.sglang.server import SGLangServer
+from hetspec_core.sglang.servers import Fleet
 from hetspec_core.spec import (
     AlgorithmSpec,
     BaseSpec,

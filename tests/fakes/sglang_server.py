@@ -220,7 +220,7 @@ def main() -> None:
     log("ninja: building")
     path = os.environ.get("HETSPEC_SGLANG_TREES")
     if path:
-        from hetspec_core.engine.backends.sglang_plugin.publisher import Publisher
+        from hetspec_core.sglang.plugin.publisher import Publisher
 
         PUBLISHER = Publisher(path)
     server = Server((flag("--host", "127.0.0.1"), int(flag("--port", "0"))), Handler)

@@ -6,7 +6,7 @@ import shutil
 import venv
 from pathlib import Path
 
-from hetspec_core.sglang_inside import NEEDS
+from hetspec_core.sglang.versions import NEEDS
 from hetspec_core.spec import SGLangSpec
 
 SERVER = Path(__file__).with_name("sglang_server.py")

@@ -15,11 +15,11 @@ import pytest
 from hetspec_core.acceptance import AcceptStats
 from hetspec_core.config import resolve
 from hetspec_core.engine.backends.backend import StepSeen, Watcher
-from hetspec_core.engine.backends.sglang import SGLangBackend
-from hetspec_core.engine.backends.sglang_client import ServerFacts
-from hetspec_core.engine.backends.sglang_fleet import check_model
-from hetspec_core.engine.backends.sglang_server import SGLangServer
 from hetspec_core.errors import Cancelled, DataError, HetSpecError, ModelError, StageFailed
+from hetspec_core.sglang.backend import SGLangBackend
+from hetspec_core.sglang.client import ServerFacts
+from hetspec_core.sglang.server import SGLangServer
+from hetspec_core.sglang.servers import check_model
 from hetspec_core.spec import ResourcesSpec, SGLangSpec
 from tests.fakes.sglang_pair import CHAIN, GREEDY, Pair, fleet_of, running, wait_for
 from tests.fakes.sglang_site import site_spec

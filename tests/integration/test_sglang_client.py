@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hetspec_core.engine.backends.sglang_client import SGLangClient, sampling_params
 from hetspec_core.errors import DataError, HetSpecError, ModelError, ResourceError, StageFailed
+from hetspec_core.sglang.client import SGLangClient, sampling_params
 from hetspec_core.spec import SamplingSpec
 from tests.fakes.sglang_pair import Pair, chunks_of, running
 

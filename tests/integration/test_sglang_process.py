@@ -16,17 +16,17 @@ import psutil
 import pytest
 import torch
 
-from hetspec_core.engine.backends.sglang_client import SGLangClient, free_port, port_is_taken
-from hetspec_core.engine.backends.sglang_engine_link import EngineJob
-from hetspec_core.engine.backends.sglang_export import served_draft
-from hetspec_core.engine.backends.sglang_fleet import Fleet
-from hetspec_core.engine.backends.sglang_launch import installed, plan_launch
-from hetspec_core.engine.backends.sglang_server import StartLog, why_it_ended
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, save_draft
-from hetspec_core.engine.stages.serve import client_lines
 from hetspec_core.errors import Cancelled, ModelError, ResourceError, StageFailed
-from hetspec_core.sglang_inside import Installed
+from hetspec_core.sglang.client import SGLangClient, free_port, port_is_taken
+from hetspec_core.sglang.export import served_draft
+from hetspec_core.sglang.launch import installed, plan_launch
+from hetspec_core.sglang.offline import EngineJob
+from hetspec_core.sglang.serve import client_lines
+from hetspec_core.sglang.server import StartLog, why_it_ended
+from hetspec_core.sglang.servers import Fleet
+from hetspec_core.sglang.versions import Installed
 from hetspec_core.spec import AlgorithmSpec, BaseSpec, DraftSpec, ResourcesSpec, SGLangSpec
 from tests.fakes.sglang_pair import CHAIN, GREEDY, Pair, alive, chunks_of, fleet_of
 from tests.fakes.sglang_site import bare_python, make_site, site_spec
@@ -65,7 +65,7 @@ def test_a_log_of_the_real_server_is_understood() -> None:
         "[2026-11-23 09:00:00] server_args=ServerArgs(model_path='/m')",
         "[2026-11-23 09:00:10] Load weight begin. avail mem=139.15 GB",
         "[2026-11-23 09:00:11] Load weight end. elapsed=0.63 s, type=LlamaForCausalLM, avail mem=138.6 GB",
-        "Ignore import error when loading hetspec_core.engine.backends.sglang_models.qwen3_eagle: no module x",
+        "Ignore import error when loading hetspec_core.sglang.models.qwen3_eagle: no module x",
         "[2026-11-23 09:00:20] Capture draft decode CUDA graph begin. backend=full, bs=[1]",
         "[2026-11-23 09:00:40] The server is fired up and ready to roll!",
     ):
@@ -263,7 +263,7 @@ def test_the_socket_of_the_trees_is_gone_as_soon_as_they_are_heard(
             made.append(Path(folder))
         return folder
 
-    monkeypatch.setattr("hetspec_core.engine.backends.sglang_fleet.tempfile.mkdtemp", mkdtemp)
+    monkeypatch.setattr("hetspec_core.sglang.servers.tempfile.mkdtemp", mkdtemp)
     fleet = fleet_of(pair, site_spec(site), tmp_path)
     try:
         served = fleet.server(fleet.export(Path(str(pair[1].checkpoint))), CHAIN)
@@ -318,7 +318,7 @@ def test_a_qwen3_draft_needs_our_class_and_so_a_version_that_it_is_made_for(pair
     launch = plan_launch(
         SGLangSpec(), base=tmp_path, served=served, tree=CHAIN, resources=ResourcesSpec(), port=1, inside=tmp_path
     )
-    assert launch.environment["SGLANG_EXTERNAL_MODEL_PACKAGE"].endswith("sglang_models")
+    assert launch.environment["SGLANG_EXTERNAL_MODEL_PACKAGE"].endswith("sglang.models")
     assert launch.environment["PYTHONPATH"] == str(tmp_path)
     assert served_draft(draft, pair[0], tmp_path / "exports", Installed("0.5.20")) == served  # its source fits
     other = Installed("0.5.23", classes=("srt/models/qwen3.py has no Qwen3Attention",))

@@ -14,11 +14,12 @@ from typing import Any
 import psutil
 import pytest
 
-from hetspec_core.engine.backends.sglang_client import SGLangClient
 from hetspec_core.engine.context import open_context
-from hetspec_core.engine.stages import bench, generate, serve, tune
+from hetspec_core.engine.stages import bench, generate, tune
 from hetspec_core.errors import Cancelled, ModelError, SpecError, StageFailed
 from hetspec_core.events import Log, Progress, Result, read_events
+from hetspec_core.sglang import serve
+from hetspec_core.sglang.client import SGLangClient
 from hetspec_core.spec import BenchSpec, ResourcesSpec, RunSpec, SGLangSpec, TreeSpec, TuneSpec
 from hetspec_core.spec.document import to_toml
 from tests.fakes.results import keys_of, recorded

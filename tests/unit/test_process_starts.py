@@ -31,7 +31,7 @@ PYTHON = re.compile(r"sys\.executable|interpreter\(|\bpython\b|'python[\d.]*'")
 """An expression that names an interpreter."""
 
 COMES_FROM_ELSEWHERE = {
-    "hetspec_core/engine/backends/sglang_server.py:start": "plan_launch in sglang_launch",
+    "hetspec_core/sglang/server.py:start": "plan_launch in launch",
     "hetspec_core/jobs/crew.py:start": "python_command in Member.__init__",
     "hetspec_core/service/chat/worker_link.py:_start": "worker_command",
     "hetspec_tui/editor.py:edit": "the user's editor",
@@ -43,7 +43,7 @@ COMES_FROM_ELSEWHERE = {
 
 MAY_NAME_THE_INTERPRETER = {
     "hetspec_core/process.py:python_command",
-    "hetspec_core/engine/backends/sglang_launch.py:interpreter",
+    "hetspec_core/sglang/launch.py:interpreter",
     "hetspec_core/service/sglang_check.py:check_sglang",
     "hetspec_core/service/doctor.py:_check_python",
     "hetspec_core/service/doctor.py:_check_torch",

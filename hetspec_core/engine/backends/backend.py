@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from hetspec_core.acceptance import StepCount
@@ -98,6 +99,10 @@ class Backend(ABC):
         """
         if options:
             raise SpecError(f"this backend takes no options; seen: {', '.join(options)}")
+
+    def use_folders(self, work: Path, logs: Path) -> None:
+        """Where a backend may write files for its servers, and their logs; called before `open`."""
+        del work, logs  # most write nothing
 
     @abstractmethod
     def open(self, base: BaseSpec, resources: ResourcesSpec) -> BaseFacts:

@@ -26,6 +26,7 @@ from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.stages.measured_prompts import OUTGROWN, MeasuredPrompts, opening, read_prompts, turns_of
 from hetspec_core.engine.stages.models import load_pair
+from hetspec_core.engine.stages.served import draft_folder, measurement_of, open_backend
 from hetspec_core.errors import SpecError
 from hetspec_core.events.results import BenchResult, BenchSetup, SamplingUsed, ServedBy, TreeResult
 
@@ -38,14 +39,12 @@ def run(context: RunContext) -> None:
     """
     spec = context.spec
     prompts = read_prompts(spec.bench)
-    if spec.backend == "sglang":
+    if spec.backend != "builtin":
         _run_served(context, prompts)
         return
     base, draft = load_pair(context)
     if draft is None and not spec.decoding.plain:
-        raise SpecError(
-            "a bench needs a draft", hint="give one: --draft RUN_OR_DIR; or --plain measures the base alone"
-        )
+        raise _needs_draft()
     template = ChatTemplate.for_tokenizer(base.tokenizer, spec.base.chat_template)
     prompts.check(
         context,
@@ -73,6 +72,10 @@ def run(context: RunContext) -> None:
     _tell(context, BenchResult(setup=setup, plain=plain_report(plain), trees=reports))
 
 
+def _needs_draft() -> SpecError:
+    return SpecError("a bench needs a draft", hint="give one: --draft RUN_OR_DIR; or --plain measures the base alone")
+
+
 def _tell(context: RunContext, result: BenchResult) -> None:
     context.result("bench", result.to_json())
     if result.trees:
@@ -81,24 +84,26 @@ def _tell(context: RunContext, result: BenchResult) -> None:
 
 
 def _run_served(context: RunContext, prompts: MeasuredPrompts) -> None:
-    """The same by SGLang. What is not known from outside (parameters, peak memory) is left out of the setting."""
-    from hetspec_core.engine.stages.bench_sglang import measure_served
-
+    """The same by another backend. The setup leaves out what cannot be seen from outside (parameters, peak memory)."""
     spec = context.spec
-    plain, trees, served, questions = measure_served(context, prompts)
+    if not draft_folder(context) and not spec.decoding.plain:
+        raise _needs_draft()
+    with open_backend(context) as backend:
+        found = measurement_of(context, backend).bench(prompts)
+    served = found.served
     setup = BenchSetup(
         **machine_facts(context.device),
-        **_asked(context, questions, prompts),
+        **_asked(context, found.questions, prompts),
         dtype=served.dtype or spec.resources.dtype,
         draft=_served_draft(context, served) if spec.draft and not spec.decoding.plain else "",
         draft_parameters=None,
         draft_vocab_size=None,
         batch_size=served.batch_size,
         repeats=served.repeats,
-        backend="sglang",
+        backend=spec.backend,
         sglang=served,
     )
-    _tell(context, BenchResult(setup=setup, plain=plain, trees=trees))
+    _tell(context, BenchResult(setup=setup, plain=found.plain, trees=found.trees))
 
 
 def _served_draft(context: RunContext, served: ServedBy) -> str:

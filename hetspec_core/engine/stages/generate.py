@@ -94,11 +94,11 @@ def _check(prompts: list[list[int]], room: int, vocab_size: int, about: str) -> 
 
 
 def _answer_served(context: RunContext) -> list[dict[str, Any]]:
-    """The answers of a server of SGLang, as the built-in ones are told."""
-    from hetspec_core.engine.stages.served import draft_folder, sglang_backend
+    """The answers of another backend, in the form of the built-in one's."""
+    from hetspec_core.engine.stages.served import draft_folder, open_backend
 
     spec, answers = context.spec, []
-    with sglang_backend(context) as backend:
+    with open_backend(context) as backend:
         folder = draft_folder(context)
         backend.use_draft(folder, spec.draft.name if spec.draft is not None else "")
         encoded, facts = _encode(context, backend.encode), backend.facts()

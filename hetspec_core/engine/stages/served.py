@@ -1,19 +1,85 @@
-"""The SGLang backend as a run opens it: exports beside the run, logs in its folder, progress in its journal."""
+"""The backend of a run, where it is not the built-in one: opened over the run's base, and measured.
+
+The run's spec names the card of the backend. The card names the backend's class, and as the capability `measurement`
+the `Measurement` that the stages bench and tune use. The stages know no backend by name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from hetspec_core.engine.backends.sglang import SGLangBackend
+from hetspec_core.catalog import load_card
+from hetspec_core.engine.backends.backend import Backend
 from hetspec_core.engine.context import RunContext
+from hetspec_core.engine.decoding.measure import Question, Track
+from hetspec_core.engine.stages.measured_prompts import MeasuredPrompts
 from hetspec_core.errors import ModelError
+from hetspec_core.events.results import BatchResult, PlainResult, ServedBy, TreeResult
 
 
-def exports(context: RunContext) -> Path:
-    """Folder of what is written for SGLang: beside the run's own products, never in a checkpoint."""
-    return context.paths.folder / "sglang"
+@dataclass(frozen=True)
+class BenchFigures:
+    """What a backend measured for a bench.
+
+    Attributes:
+        plain: plain decoding; None at a server that always drafts.
+        trees: one record per tree.
+        served: which server or engine answered.
+        questions: the questions that were asked.
+    """
+
+    plain: PlainResult | None
+    trees: list[TreeResult]
+    served: ServedBy
+    questions: list[Question]
+
+
+class Measurement(ABC):
+    """A backend under measurement; made from the context of the run and the open backend."""
+
+    @abstractmethod
+    def bench(self, prompts: MeasuredPrompts) -> BenchFigures:
+        """Measure plain decoding and the trees of the run's spec.
+
+        Raises:
+            ModelError: the backend cannot decode with the draft.
+            DataError: no prompt fits the context.
+        """
+
+    @abstractmethod
+    def check(self, prompts: MeasuredPrompts, ways: Sequence[Track]) -> int:
+        """Leave out the prompts that cannot be answered in each of these ways.
+
+        Returns:
+            Tokens of the context that prompt and answer may have.
+
+        Raises:
+            DataError: no prompt is left.
+        """
+
+    @abstractmethod
+    def throughput(self, prompts: Sequence[list[int]], way: Track, size: int, *, warmup: int) -> BatchResult:
+        """Answer all prompts, `size` requests at once.
+
+        Args:
+            prompts: token ids of each.
+            way: how they are answered.
+            size: requests at once.
+            warmup: rounds of short answers before the clock starts.
+        """
+
+
+def measurement_of(context: RunContext, backend: Backend) -> Measurement:
+    """The measurement of the run's backend.
+
+    Raises:
+        NotFoundError: the card of the backend names none.
+    """
+    return load_card("backends", context.spec.backend).load_capability("measurement")(context, backend)
 
 
 def draft_folder(context: RunContext) -> str:
@@ -35,15 +101,21 @@ def draft_folder(context: RunContext) -> str:
 
 
 @contextmanager
-def sglang_backend(context: RunContext) -> Iterator[SGLangBackend]:
-    """The backend over the run's base; its servers end with the block."""
-    backend = SGLangBackend()
-    backend.configure(context.spec.sglang.model_dump(mode="json"))
-    backend.folder, backend.logs = exports(context), context.paths.logs
+def open_backend(context: RunContext) -> Iterator[Backend]:
+    """The backend of the run's spec over the run's base; it is closed with the block.
+
+    Exports lie beside the run's own products and never in a checkpoint, logs in the run's folder; progress of a start
+    goes into the run's journal.
+    """
+    spec = context.spec
+    backend: Backend = load_card("backends", spec.backend).load()()
+    section = getattr(spec, spec.backend, None)  # a backend with options has a section of its name
+    backend.configure({} if section is None else section.model_dump(mode="json"))
+    backend.use_folders(context.paths.folder / spec.backend, context.paths.logs)
     backend.on_progress = lambda label, done: context.prepare("start server", done, label)
     backend.stop_asked = context.cancelled.is_set
     try:
-        backend.open(context.spec.base, context.spec.resources)
+        backend.open(spec.base, spec.resources)
         yield backend
     finally:
         backend.close()

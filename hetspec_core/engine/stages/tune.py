@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from hetspec_core.acceptance import AcceptStats
-from hetspec_core.engine.backends.sglang_counts import tree_flags
+from hetspec_core.catalog import load_card
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
@@ -21,10 +21,9 @@ from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.decoding.measure import PLAIN, Track
 from hetspec_core.engine.decoding.trials import ADVICE, Trial, trial_result, verdict
 from hetspec_core.engine.machine import machine_facts
-from hetspec_core.engine.stages.bench_sglang import check_prompts, throughput
 from hetspec_core.engine.stages.measured_prompts import MeasuredPrompts, opening, read_prompts
 from hetspec_core.engine.stages.models import load_pair
-from hetspec_core.engine.stages.served import draft_folder, sglang_backend
+from hetspec_core.engine.stages.served import draft_folder, measurement_of, open_backend
 from hetspec_core.errors import Cancelled, HetSpecError, SpecError
 from hetspec_core.events.results import FastestResult, MachineFacts, TrialResult, TunedPrompts, TuneResult
 from hetspec_core.spec import DecodingSpec
@@ -94,10 +93,10 @@ def report(trials: Sequence[Trial], *, backend: str, decodings: dict[str, Decodi
 def _flags(decoding: DecodingSpec, fastest: Trial, backend: str) -> str:
     if fastest.tree == PLAIN:
         return "no speculation"
-    if backend != "sglang":
+    card = load_card("backends", backend)
+    if "tree_flags" not in card.capabilities:
         return fastest.tree
-    steps, topk, tokens = tree_flags(decoding.tree)
-    return f"--speculative-num-steps {steps} --speculative-eagle-topk {topk} --speculative-num-draft-tokens {tokens}"
+    return " ".join(card.load_capability("tree_flags")(decoding.tree))
 
 
 def _frontier(trials: Sequence[Trial]) -> list[Trial]:
@@ -211,9 +210,10 @@ def _served(context: RunContext, ways: Sequence[Track], prompts: MeasuredPrompts
     spec = context.spec
     trials = {(way.label, size): Trial(way.label, size) for way in ways for size in spec.tune.batch_sizes}
     limit = time.monotonic() + spec.tune.budget_s
-    with sglang_backend(context) as backend:
+    with open_backend(context) as backend:
+        measurement = measurement_of(context, backend)
         backend.use_draft(folder, "draft")
-        check_prompts(context, backend, prompts, ways, backend.served(ways[0].decoding))
+        measurement.check(prompts, ways)
         ids = [backend.encode(each) for each in _openings(context, prompts)]
         done, total, round_s = 0, len(trials), 0.0
         for number in range(spec.tune.repeats):
@@ -229,10 +229,9 @@ def _served(context: RunContext, ways: Sequence[Track], prompts: MeasuredPrompts
                     trial.note = trial.note if number else reason
                     continue
                 try:
-                    served = backend.served(way.decoding)
                     for batch, part in enumerate(_parts(ids, size)):
                         warmup = 0 if batch else spec.bench.warmup
-                        found = throughput(backend, served, part, way, size, warmup=warmup)
+                        found = measurement.throughput(part, way, size, warmup=warmup)
                         trial.turns[number, batch] = (found.completion_tokens or 0, found.total_s or 0.0)
                         trial.steps += found.verify_steps or 0
                         trial.committed += round((found.accept_length or 0.0) * (found.verify_steps or 0))

@@ -162,8 +162,8 @@ MACHINES = {
     "hetspec_core/cli/console.py",
     "hetspec_core/terminal_text.py",
     "hetspec_core/engine/data/command.py",  # one JSON object into a pipe that the desk reads
-    "hetspec_core/engine/backends/sglang_engine.py",  # counts, into a log; it has the standard library only
-    "hetspec_core/sglang_inside.py",  # the same
+    "hetspec_core/sglang/offline_program.py",  # counts, into a log; it has the standard library only
+    "hetspec_core/sglang/versions.py",  # the same
 }
 WRITES = re.compile(
     r"print|(typer|click)\.s?echo|traceback\.print_\w+|sys\.(std|__std)(out|err)(__)?(\.buffer)?\.write(lines)?"

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hetspec_core.engine.backends.sglang_client import sampling_params
 from hetspec_core.engine.decoding.sampling import Sampler, pick, process_logits
 from hetspec_core.events.chat import ChatSettings
+from hetspec_core.sglang.client import sampling_params
 from hetspec_core.spec import SamplingSpec
 
 LOGITS = st.lists(st.integers(-40, 40).map(lambda value: value / 8), min_size=1, max_size=12)

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hetspec_core import sglang_versions
 from hetspec_core.acceptance import AcceptStats
-from hetspec_core.engine.backends.sglang_counts import sglang_accept_length, step_counts, tree_flags, tree_of_flags
+from hetspec_core.sglang import versions
+from hetspec_core.sglang.counts import sglang_accept_length, step_counts
+from hetspec_core.sglang.launch import tree_flags, tree_of_flags
 from hetspec_core.spec import TreeSpec
 
 
@@ -66,7 +67,7 @@ def test_a_server_without_a_histogram_still_gives_the_pooled_accept_length() -> 
     ],
 )
 def test_the_range_of_versions_is_both_ends_included(version: str, supported: bool) -> None:
-    assert sglang_versions.is_supported(version) is supported
+    assert versions.is_supported(version) is supported
 
 
 def test_pyproject_names_the_same_range() -> None:
@@ -75,6 +76,6 @@ def test_pyproject_names_the_same_range() -> None:
     from tests.conftest import REPOSITORY
 
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    wanted = f"sglang>={sglang_versions.OLDEST},<={sglang_versions.NEWEST}"
+    wanted = f"sglang>={versions.OLDEST},<={versions.NEWEST}"
     assert wanted in project["optional-dependencies"]["sglang"]
-    assert all(sglang_versions.is_supported(version) for version in sglang_versions.INSIDE)
+    assert all(versions.is_supported(version) for version in versions.INSIDE)

@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig
 
-from hetspec_core.engine.backends.sglang_export import served_draft
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.errors import ModelError
-from hetspec_core.sglang_inside import Installed
+from hetspec_core.sglang.export import served_draft
+from hetspec_core.sglang.versions import Installed
 from hetspec_core.spec import AlgorithmSpec, BaseSpec, DraftSpec
 from tests.fakes.sglang_modules import Batch, install_modules
 from tests.fakes.tiny_base import make_tiny_base
@@ -56,7 +56,7 @@ def serve(source: Path, base_spec: BaseSpec, exports: Path, monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     served = served_draft(source, base_spec, exports, Installed("0.5.17"))
     assert served.needs_package
-    entry = importlib.import_module(f"hetspec_core.engine.backends.sglang_models.{module}").EntryClass
+    entry = importlib.import_module(f"hetspec_core.sglang.models.{module}").EntryClass
     assert entry.__name__ == served.architecture
     model = entry(AutoConfig.from_pretrained(served.folder))
     model.load_weights(load_file(served.folder / "model.safetensors").items())

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hetspec_core.engine.backends.sglang_launch import plan_launch
-from hetspec_core.engine.backends.sglang_plugin import hooks
-from hetspec_core.engine.backends.sglang_plugin.native import TARGETS, VARIABLE, natively, register_native
+from hetspec_core.sglang.launch import plan_launch
+from hetspec_core.sglang.plugin import hooks
+from hetspec_core.sglang.plugin.native import TARGETS, VARIABLE, natively, register_native
 from hetspec_core.spec import ResourcesSpec, SGLangSpec, TreeSpec
 from tests.fakes.sglang_site import make_site
 

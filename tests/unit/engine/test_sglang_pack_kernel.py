@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hetspec_core.engine.backends.sglang_plugin.records import VerifyBatch, pack, unpack
+from hetspec_core.sglang.plugin.records import VerifyBatch, pack, unpack
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when the kernel is defined
@@ -64,7 +64,7 @@ def random_step(depth: int, topk: int, nodes: int, rows: int, vocabulary: int, s
 @settings(max_examples=30, deadline=None)  # every shape is compiled anew on a GPU
 @given(shape=shapes, half=st.booleans(), seed=st.integers(0, 10**6))
 def test_the_kernel_tells_what_the_readable_way_tells(shape: tuple[int, ...], half: bool, seed: int) -> None:
-    from hetspec_core.engine.backends.sglang_plugin.pack_kernel import pack_at_once
+    from hetspec_core.sglang.plugin.pack_kernel import pack_at_once
 
     depth, topk, nodes, rows, vocabulary = shape
     step = random_step(depth, topk, nodes, rows, vocabulary, seed)
@@ -82,6 +82,6 @@ def test_the_kernel_tells_what_the_readable_way_tells(shape: tuple[int, ...], ha
 
 
 def test_only_the_first_requests_of_a_large_batch_are_told() -> None:
-    from hetspec_core.engine.backends.sglang_plugin.pack_kernel import pack_at_once
+    from hetspec_core.sglang.plugin.pack_kernel import pack_at_once
 
     assert pack_at_once(random_step(2, 2, 4, 3, 50, 0), most_rows=2).numbers.shape[0] == 2

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from hetspec_core.engine.backends.sglang_plugin import hooks as hooks_module
-from hetspec_core.engine.backends.sglang_plugin.hooks import TreeHooks
-from hetspec_core.engine.backends.sglang_plugin.publisher import QUEUE_BATCHES, Publisher
-from hetspec_core.engine.backends.sglang_plugin.records import VerifyBatch, pack, parents_of, unpack
-from hetspec_core.engine.backends.sglang_trees import TreeFeed, committed_tokens, step_count, tree_step
+from hetspec_core.sglang.plugin import hooks as hooks_module
+from hetspec_core.sglang.plugin.hooks import TreeHooks
+from hetspec_core.sglang.plugin.publisher import QUEUE_BATCHES, Publisher
+from hetspec_core.sglang.plugin.records import VerifyBatch, pack, parents_of, unpack
+from hetspec_core.sglang.trees import TreeFeed, committed_tokens, step_count, tree_step
 
 TOPK = 2
 # Depth 3 with topk 2. Candidates: 0, 1 are the root's children; 2..5 those of candidates 0 and 1; 6..9 those of the two

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from hetspec_core.engine.backends import sglang_engine
 from hetspec_core.engine.decoding.completion import Completion
 from hetspec_core.engine.decoding.measure import PLAIN, Track
-from hetspec_core.engine.stages.bench_sglang import throughput
+from hetspec_core.sglang import offline_program
+from hetspec_core.sglang.bench import throughput
 from hetspec_core.spec import DecodingSpec
 
 PROMPTS = [[1], [2], [3]]
@@ -43,6 +43,6 @@ def test_the_offline_engine_warms_every_batch_size_up() -> None:
 
     engine = SimpleNamespace(generate=generate, flush_cache=lambda: asked.append((0, 0)))
     job = {"prompts": PROMPTS, "sampling": {"max_new_tokens": 40}, "warmup": 1}
-    found = sglang_engine._measure(engine, job, 2)
+    found = offline_program._measure(engine, job, 2)
     assert asked == [(2, 16), (0, 0), (2, 40), (1, 40)]
     assert len(found["answers"]) == 3

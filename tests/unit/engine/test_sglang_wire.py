@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hetspec_core.engine.backends import sglang_client, sglang_wire
-from hetspec_core.engine.backends.sglang_client import SGLangClient
-from hetspec_core.engine.backends.sglang_counts import step_counts
 from hetspec_core.errors import DataError, HetSpecError, ModelError, ResourceError, StageFailed
+from hetspec_core.sglang import client, wire
+from hetspec_core.sglang.client import SGLangClient
+from hetspec_core.sglang.counts import step_counts
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 STREAM = HEAD + b"Connection: close\r\n\r\n"
@@ -79,7 +79,7 @@ def tokens(client: SGLangClient, most: int = 4) -> list[int]:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sglang_client, "_SHORT_S", 0.6)
+    monkeypatch.setattr(client, "_SHORT_S", 0.6)
 
 
 @pytest.mark.parametrize("start", [STREAM, HEAD + b"Content-Length: 1000000000000\r\n\r\n"], ids=["open", "declared"])
@@ -137,7 +137,7 @@ def test_the_clock_of_a_stream_begins_anew_with_every_message() -> None:
 
 
 def test_a_line_of_a_stream_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sglang_wire, "LONGEST_LINE", 1 << 16)
+    monkeypatch.setattr(wire, "LONGEST_LINE", 1 << 16)
     with server(endless(STREAM + b"data: ", b"[" * 4096)) as url, pytest.raises(DataError, match="more than"):
         tokens(SGLangClient(url))
 

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hetspec_core.config import resolve
-from hetspec_core.engine.backends.sglang_launch import plan_launch
 from hetspec_core.errors import SpecError
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.paths import make_folders, write_atomic
 from hetspec_core.service import Library, Workbench
 from hetspec_core.service.chat import ChatHistory
+from hetspec_core.sglang.launch import plan_launch
 from hetspec_core.spec import ResourcesSpec, RunSpec, SGLangSpec, TreeSpec
 from tests.fakes.specs import small_spec
 

@@ -1,28 +1,20 @@
-"""Stage bench by SGLang: the record of the built-in bench, measured at servers or at the offline engine.
+"""The measurement of SGLang for the stages bench and tune: at servers, or by the offline engine.
 
-A server decodes one way only, so plain decoding and the trees follow each other instead of taking turns.
+The record is that of the built-in bench. A server decodes one way only, so plain decoding and the trees follow each
+other instead of taking turns.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from hetspec_core.acceptance import AcceptStats
-from hetspec_core.engine.backends.sglang import SGLangBackend
-from hetspec_core.engine.backends.sglang_counts import (
-    histogram_of,
-    sglang_accept_length,
-    step_counts,
-    tree_flags,
-    tree_of_flags,
-)
-from hetspec_core.engine.backends.sglang_engine_link import EngineJob, run_engine
-from hetspec_core.engine.backends.sglang_fleet import Served
+from hetspec_core.acceptance import AcceptStats, StepCount
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.decoding.completion import Completion
@@ -34,35 +26,35 @@ from hetspec_core.engine.decoding.measure import (
     speculative_report,
 )
 from hetspec_core.engine.stages.measured_prompts import OUTGROWN, MeasuredPrompts, opening, turns_of
-from hetspec_core.engine.stages.served import draft_folder, sglang_backend
-from hetspec_core.errors import HetSpecError, SpecError
-from hetspec_core.events.results import BatchResult, PhaseSeconds, PlainResult, ServedBy, SGLangCounts, TreeResult
+from hetspec_core.engine.stages.served import BenchFigures, Measurement, draft_folder
+from hetspec_core.errors import HetSpecError
+from hetspec_core.events.results import BatchResult, PhaseSeconds, ServedBy, SGLangCounts, TreeResult
+from hetspec_core.sglang.backend import SGLangBackend
+from hetspec_core.sglang.counts import histogram_of, sglang_accept_length, step_counts
+from hetspec_core.sglang.launch import tree_flags, tree_of_flags
+from hetspec_core.sglang.offline import EngineJob, run_engine
+from hetspec_core.sglang.servers import Served
 
 Metas = list[dict[str, Any]]
 
 _SHORT = 16  # tokens of an answer before the clock starts
 
 
-def measure_served(
-    context: RunContext, prompts: MeasuredPrompts
-) -> tuple[PlainResult | None, list[TreeResult], ServedBy, list[Question]]:
-    """Measure by SGLang.
+class SGLangMeasurement(Measurement):
+    """SGLang under measurement.
 
-    Returns:
-        Plain decoding (None at a server that always drafts), the trees, what served, and the questions.
-
-    Raises:
-        SpecError: there is no draft.
-        ModelError: SGLang cannot serve the draft.
-        DataError: no prompt fits the context.
+    Args:
+        context: of the run.
+        backend: open.
     """
-    spec = context.spec
-    folder = draft_folder(context)
-    if not folder and not spec.decoding.plain:
-        raise SpecError(
-            "a bench needs a draft", hint="give one: --draft RUN_OR_DIR; or --plain measures the base alone"
-        )
-    with sglang_backend(context) as backend:
+
+    def __init__(self, context: RunContext, backend: SGLangBackend) -> None:
+        self._context, self._backend = context, backend
+
+    def bench(self, prompts: MeasuredPrompts) -> BenchFigures:
+        """As in `Measurement`. At a server that is attached to, its own tree is measured."""
+        context, backend, spec = self._context, self._backend, self._context.spec
+        folder = draft_folder(context)
         backend.use_draft(folder, Path(folder).name)
         attached = bool(spec.sglang.url)
         trees = spec.bench.trees if folder else ()
@@ -73,25 +65,24 @@ def measure_served(
         plain = Track(PLAIN, spec.decoding.model_copy(update={"plain": True}))
         has_plain = not folder or not attached or bool(spec.sglang.plain_url)
         ways = [plain, *tracks] if has_plain else tracks
-        first = None if spec.sglang.engine else backend.served(ways[0].decoding)
-        room = check_prompts(context, backend, prompts, ways, first)
-        measurement = _Engine(context, backend) if spec.sglang.engine else _Servers(context, backend, room)
+        room = self.check(prompts, ways)
+        answers: _Answers = _Engine(context, backend) if spec.sglang.engine else _Servers(context, backend, room)
         questions: list[Question] = []
         metas: dict[str, Metas] = {}
         batches: dict[str, list[BatchResult]] = {}
         reports: list[TreeResult] = []
         for number, way in enumerate(ways):
             context.check_cancelled()
-            measurement.part = (number + 1, len(ways))
+            answers.part = (number + 1, len(ways))
             if number == 0:
-                questions = measurement.first(prompts, way)
-            metas[way.label] = measurement.answer(way, questions, fresh=number == 0)
-            batches[way.label] = measurement.batches(way, questions)
+                questions = answers.first(prompts, way)
+            metas[way.label] = answers.answer(way, questions, fresh=number == 0)
+            batches[way.label] = answers.batches(way, questions)
             if way is plain:
                 continue
             # Now, while a server of this base is up: it is asked how close the likeliest tokens are where answers part.
             reference = plain if has_plain else way
-            report = speculative_report(measurement.gap, questions, reference, way, bootstrap=spec.bench.bootstrap)
+            report = speculative_report(answers.gap, questions, reference, way, bootstrap=spec.bench.bootstrap)
             more: dict[str, Any] = {
                 "phases": PhaseSeconds(),
                 "sglang": _sglang_figures(way, metas[way.label], batches[way.label]),
@@ -103,56 +94,87 @@ def measure_served(
         said = None
         if has_plain:
             said = plain_report(plain).model_copy(update={"sglang": SGLangCounts(batches=batches[PLAIN])})
-        return said, reports, measurement.setup(), questions
+        return BenchFigures(said, reports, answers.setup(), questions)
+
+    def check(self, prompts: MeasuredPrompts, ways: Sequence[Track]) -> int:
+        """As in `Measurement`. A server is started for the first way, unless the offline engine measures."""
+        spec, backend = self._context.spec, self._backend
+        served = None if spec.sglang.engine else backend.served(ways[0].decoding)
+        facts = backend.facts()
+        room = facts.context_tokens
+        if not spec.sglang.url:  # a server that is attached to has left out already what it keeps for its drafts
+            if served is not None:
+                room = min(room, served.facts.context_tokens or room)
+            flags = [tree_flags(way.decoding.tree) for way in ways if not way.decoding.plain]
+            room -= max((max(steps * topk, tokens) for steps, topk, tokens in flags), default=0)
+        prompts.check(self._context, backend.encode, room=room, vocab_size=facts.vocab_size, about=facts.name)
+        return room
+
+    def throughput(self, prompts: Sequence[list[int]], way: Track, size: int, *, warmup: int) -> BatchResult:
+        """As in `Measurement`, at the server of this way."""
+        return throughput(self._backend, self._backend.served(way.decoding), prompts, way, size, warmup=warmup)
 
 
-def check_prompts(
-    context: RunContext,
-    backend: SGLangBackend,
-    prompts: MeasuredPrompts,
-    ways: Sequence[Track],
-    served: Served | None = None,
-) -> int:
-    """Leave out the prompts that a server could not answer in each of these ways.
+class _Answers(ABC):
+    """Who answers the questions of a bench, one way of decoding after another.
 
     Args:
-        context: the run.
-        backend: who asks.
-        prompts: what is checked.
-        ways: how they will be answered.
-        served: a server of the base, which knows its own context; absent for the offline engine.
+        context: of the run.
+        backend: open.
 
-    Returns:
-        Tokens of the context that prompt and answer may have.
-
-    Raises:
-        DataError: no prompt is left.
+    Attributes:
+        part: number of the present way, and of all, for the progress.
     """
-    facts = backend.facts()
-    room = facts.context_tokens
-    if not context.spec.sglang.url:  # of a server that is attached to, what it keeps for its drafts is left out already
-        if served is not None:
-            room = min(room, served.facts.context_tokens or room)
-        flags = [tree_flags(way.decoding.tree) for way in ways if not way.decoding.plain]
-        room -= max((max(steps * topk, tokens) for steps, topk, tokens in flags), default=0)
-    prompts.check(context, backend.encode, room=room, vocab_size=facts.vocab_size, about=facts.name)
-    return room
+
+    def __init__(self, context: RunContext, backend: SGLangBackend) -> None:
+        self._context, self._backend = context, backend
+        self.part: tuple[int, int] = (1, 1)
+
+    @abstractmethod
+    def first(self, prompts: MeasuredPrompts, way: Track) -> list[Question]:
+        """The questions."""
+
+    @abstractmethod
+    def answer(self, way: Track, questions: Sequence[Question], *, fresh: bool) -> Metas:
+        """Answer the questions, and put the completions into the way.
+
+        Args:
+            way: how they are answered.
+            questions: of `first`.
+            fresh: whether this is the way that `first` had.
+
+        Returns:
+            SGLang's own figures of each answer.
+        """
+
+    @abstractmethod
+    def batches(self, way: Track, questions: Sequence[Question]) -> list[BatchResult]:
+        """Throughput of the way that was answered last, for every batch size that is measured apart."""
+
+    @abstractmethod
+    def setup(self) -> ServedBy:
+        """Which server or engine answered."""
+
+    @abstractmethod
+    def gap(self, context_ids: list[int]) -> float | None:
+        """Difference of the log probabilities of the two likeliest tokens after a context; None = not known."""
 
 
-class _Servers:
+class _Servers(_Answers):
     """Answers by servers, one request at a time; prompt and answer have `room` tokens."""
 
     def __init__(self, context: RunContext, backend: SGLangBackend, room: int) -> None:
-        self._context, self._backend, self._room = context, backend, room
+        super().__init__(context, backend)
+        self._room = room
         self._served: Served | None = None
-        self.part: tuple[int, int] = (1, 1)
+        self._metas: Metas = []
 
     def first(self, prompts: MeasuredPrompts, way: Track) -> list[Question]:
         """The questions; later turns go on from the answers of the first way, which are made here."""
         bench, conversations = self._context.spec.bench, prompts.conversations
         served = self._open(way)
         questions: list[Question] = []
-        self._metas: Metas = []
+        self._metas = []
         for number, conversation in enumerate(conversations):
             self._tell(way, number, len(conversations), conversation.category)
             messages = opening(self._context, conversation)
@@ -243,14 +265,13 @@ class _Servers:
         return ordered[(len(ordered) - 1) // 2]
 
 
-class _Engine:
+class _Engine(_Answers):
     """Answers by SGLang's offline engine: first turns, all batch sizes in one process per way."""
 
     def __init__(self, context: RunContext, backend: SGLangBackend) -> None:
-        self._context, self._backend = context, backend
+        super().__init__(context, backend)
         self._found: dict[str, Any] = {}
         self._version = ""
-        self.part: tuple[int, int] = (1, 1)
 
     def first(self, prompts: MeasuredPrompts, way: Track) -> list[Question]:
         """The first turn of every conversation."""
@@ -364,7 +385,7 @@ def throughput(
     return _batch(size, sum(len(completion.tokens) for completion in done), took, steps)
 
 
-def _batch(size: int, tokens: int, total_s: float, steps: Sequence[Any]) -> BatchResult:
+def _batch(size: int, tokens: int, total_s: float, steps: Sequence[StepCount]) -> BatchResult:
     return BatchResult(
         batch_size=size,
         completion_tokens=tokens,

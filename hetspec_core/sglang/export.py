@@ -13,8 +13,6 @@ from pathlib import Path
 
 import torch
 
-from hetspec_core import sglang_versions
-from hetspec_core.engine.backends.sglang_latent import LATENT_CLASS, write_latent
 from hetspec_core.engine.modeling.checkpoint import check_captured_layers, read_draft
 from hetspec_core.engine.modeling.draft_files import CONFIG, DraftFiles, check_finite, write_draft_folder
 from hetspec_core.engine.modeling.layouts.base import ExportedDraft
@@ -22,11 +20,13 @@ from hetspec_core.engine.modeling.layouts.eagle import SERVED, TOKEN_MAP, EagleL
 from hetspec_core.engine.modeling.layouts.eagle3 import Eagle3Layout
 from hetspec_core.engine.modeling.stored_draft import StoredDraft
 from hetspec_core.errors import HetSpecError, ModelError
-from hetspec_core.sglang_inside import Installed
+from hetspec_core.sglang import versions
+from hetspec_core.sglang.latent import LATENT_CLASS, write_latent
+from hetspec_core.sglang.versions import Installed
 from hetspec_core.spec import BaseSpec
 
 OWN_CLASSES = ("HetSpecQwen3Eagle", "HetSpecQwen3MoeEagle", LATENT_CLASS)
-"""What `sglang_models` brings, by the names under which drafts are exported."""
+"""What `models` brings, by the names under which drafts are exported."""
 _EAGLE3 = "LlamaForCausalLMEagle3"
 _FORM = 2
 """Raised when exports change, so that one of an older version is not served: 2 = with the keys of transformers 4."""
@@ -75,9 +75,9 @@ def served_draft(source: Path, base: BaseSpec, parent: Path, sglang: Installed) 
     needs_package = architecture in OWN_CLASSES
     if needs_package and sglang.classes:
         raise ModelError(
-            f"{architecture} is served by a class of HetSpec's, made for SGLang {sglang_versions.INSIDE_RANGE}; "
+            f"{architecture} is served by a class of HetSpec's, made for SGLang {versions.INSIDE_RANGE}; "
             f"this is {sglang.version}, and it differs: {sglang.classes[0]}",
-            hint=f"serve with SGLang {sglang_versions.INSIDE[-1]}, or train a draft of {', '.join(SERVED)}",
+            hint=f"serve with SGLang {versions.INSIDE[-1]}, or train a draft of {', '.join(SERVED)}",
         )
     target = parent / export_name(source)
     token_map = target / TOKEN_MAP if written.token_ids is not None else None

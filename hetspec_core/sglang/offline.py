@@ -1,6 +1,6 @@
 """The process of SGLang's offline engine, seen from here: its job, its end, and what it measured.
 
-It knows files and a process; SGLang itself is imported in that process alone (`sglang_engine`).
+It knows files and a process; SGLang itself is imported in that process alone (`offline_program`).
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from typing import Any
 
 import psutil
 
-from hetspec_core.engine.backends.sglang_client import sampling_params
-from hetspec_core.engine.backends.sglang_export import ServedDraft
-from hetspec_core.engine.backends.sglang_launch import (
+from hetspec_core.errors import Cancelled, StageFailed
+from hetspec_core.paths import private
+from hetspec_core.sglang.client import sampling_params
+from hetspec_core.sglang.export import ServedDraft
+from hetspec_core.sglang.launch import (
     inside_variables,
     interpreter,
     link_inside,
     server_words,
 )
-from hetspec_core.engine.backends.sglang_server import (
+from hetspec_core.sglang.server import (
     Progress,
     StartLog,
     child_environment,
     end_with_parent,
     why_it_ended,
 )
-from hetspec_core.errors import Cancelled, StageFailed
-from hetspec_core.paths import private
 from hetspec_core.spec import DecodingSpec, ResourcesSpec, SGLangSpec, TreeSpec
 
 _LOOK_S = 0.2
 _STARTED = 0.5  # of the whole; the rest is measuring
 _MEASURED = re.compile(r"measured (\d+) of (\d+)")
-MODULE = "hetspec_core.engine.backends.sglang_engine"
+MODULE = "hetspec_core.sglang.offline_program"
 
 
 @dataclass(frozen=True)

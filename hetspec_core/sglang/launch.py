@@ -16,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import hetspec_core
-from hetspec_core import sglang_inside, sglang_versions
-from hetspec_core.engine.backends.sglang_counts import tree_flags
-from hetspec_core.engine.backends.sglang_export import ServedDraft
-from hetspec_core.engine.backends.sglang_plugin import native
-from hetspec_core.engine.backends.sglang_plugin.hooks import VARIABLE
 from hetspec_core.errors import ModelError, ResourceError
 from hetspec_core.paths import write_atomic
+from hetspec_core.sglang import versions
+from hetspec_core.sglang.export import ServedDraft
+from hetspec_core.sglang.plugin import native
+from hetspec_core.sglang.plugin.hooks import VARIABLE
 from hetspec_core.spec import ResourcesSpec, SGLangSpec, TreeSpec
 
-MODEL_PACKAGE = "hetspec_core.engine.backends.sglang_models"
-PLUGIN = "hetspec_core.engine.backends.sglang_plugin.hooks:register"
+MODEL_PACKAGE = "hetspec_core.sglang.models"
+PLUGIN = "hetspec_core.sglang.plugin.hooks:register"
 
 PYTHON_VARIABLE = "HETSPEC_SGLANG_PYTHON"
 """Interpreter that has SGLang, where no spec names one."""
@@ -98,16 +97,16 @@ def environment(spec: SGLangSpec, inside: Path | None = None) -> dict[str, str]:
     return {**own, **spec.environment}
 
 
-def installed(spec: SGLangSpec) -> sglang_inside.Installed:
+def installed(spec: SGLangSpec) -> versions.Installed:
     """The SGLang that would be started.
 
     Raises:
         ResourceError: there is none, or one outside the supported range.
     """
-    command = [interpreter(spec), "-P", "-c", sglang_inside.question()]
+    command = [interpreter(spec), "-P", "-c", versions.question()]
     where = spec.python_path or command[0]
     hint = (
-        f"pip install 'sglang>={sglang_versions.OLDEST},<={sglang_versions.NEWEST}' in an environment of its own, "
+        f"pip install 'sglang>={versions.OLDEST},<={versions.NEWEST}' in an environment of its own, "
         "and name its interpreter: --set sglang.python=PATH; or attach to a running server with --url"
     )
     try:
@@ -122,17 +121,17 @@ def installed(spec: SGLangSpec) -> sglang_inside.Installed:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ResourceError(f"{command[0]} cannot be asked for SGLang: {error}", hint=hint) from error
     try:
-        found = sglang_inside.read_answer(done.stdout)
+        found = versions.read_answer(done.stdout)
     except (ValueError, KeyError):
-        if sglang_inside.is_too_old(done.stderr):
-            raise ResourceError(f"{command[0]} is older than Python 3.11", hint=sglang_inside.NEWER_PYTHON) from None
+        if versions.is_too_old(done.stderr):
+            raise ResourceError(f"{command[0]} is older than Python 3.11", hint=versions.NEWER_PYTHON) from None
         said = [line for line in done.stderr.splitlines() if line.strip()]
         if said and not said[-1].startswith("importlib.metadata.PackageNotFoundError"):
             raise ResourceError(f"{command[0]} cannot tell its SGLang: {said[-1].strip()[:300]}", hint=hint) from None
         raise ResourceError(f"SGLang is not installed in {where}", hint=hint) from None
-    if not sglang_versions.is_supported(found.version):
+    if not versions.is_supported(found.version):
         raise ResourceError(
-            f"SGLang {found.version} in {where} is not supported; supported are {sglang_versions.RANGE}",
+            f"SGLang {found.version} in {where} is not supported; supported are {versions.RANGE}",
             hint=hint,
         )
     return found
@@ -186,6 +185,26 @@ def plan_launch(
     )
 
 
+def tree_flags(tree: TreeSpec) -> tuple[int, int, int]:
+    """(steps, topk, draft tokens): SGLang counts the root among the draft tokens, HetSpec does not: 6/10/59 is 6,10,60.
+
+    A chain of depth D has D tokens and the root.
+    """
+    nodes = min(tree.num_nodes, tree.depth) if tree.top_k == 1 else tree.num_nodes
+    return tree.depth, tree.top_k, nodes + 1
+
+
+def tree_of_flags(steps: int, topk: int, draft_tokens: int) -> TreeSpec:
+    """The inverse of `tree_flags`."""
+    return TreeSpec(depth=steps, top_k=topk, num_draft_tokens=max(1, draft_tokens - 1))
+
+
+def tree_words(tree: TreeSpec) -> list[str]:
+    """The words of SGLang's command line that ask for a tree."""
+    names = ("--speculative-num-steps", "--speculative-eagle-topk", "--speculative-num-draft-tokens")
+    return [word for name, number in zip(names, tree_flags(tree)) for word in (name, str(number))]
+
+
 def server_words(
     spec: SGLangSpec,
     *,
@@ -205,13 +224,11 @@ def server_words(
     if address is not None:
         ours += [("--host", address[0]), ("--port", str(address[1]))]
     if served is not None:
-        steps, topk, tokens = tree_flags(tree)
+        asked = tree_words(tree)
         ours += [
             ("--speculative-algorithm", served.algorithm),
             ("--speculative-draft-model-path", str(served.folder)),
-            ("--speculative-num-steps", str(steps)),
-            ("--speculative-eagle-topk", str(topk)),
-            ("--speculative-num-draft-tokens", str(tokens)),
+            *zip(asked[::2], asked[1::2]),
         ]
         if served.token_map is not None:
             ours.append(("--speculative-token-map", str(served.token_map)))
@@ -249,11 +266,11 @@ def served_dtype(resources: ResourcesSpec) -> str:
 
 
 def is_float32(spec: SGLangSpec, resources: ResourcesSpec) -> bool:
-    """Whether a server runs in float32, for which it needs help from inside (see `sglang_plugin.native`)."""
+    """Whether a server runs in float32, for which it needs help from inside (see `plugin.native`)."""
     return (spec.flag("--dtype") or served_dtype(resources)) in ("float32", "float")
 
 
-def check_float32(spec: SGLangSpec, resources: ResourcesSpec, found: sglang_inside.Installed) -> None:
+def check_float32(spec: SGLangSpec, resources: ResourcesSpec, found: versions.Installed) -> None:
     """See that a server in float32 would be helped from inside, if it is to be one.
 
     Raises:
@@ -261,7 +278,7 @@ def check_float32(spec: SGLangSpec, resources: ResourcesSpec, found: sglang_insi
     """
     if is_float32(spec, resources) and found.native:
         raise ModelError(
-            f"float32 needs help from inside SGLang, and {found.version} differs from {sglang_versions.INSIDE_RANGE}, "
+            f"float32 needs help from inside SGLang, and {found.version} differs from {versions.INSIDE_RANGE}, "
             f"for which it is made: {found.native[0]}",
             hint="serve in bfloat16 or float16 (--set resources.dtype=bfloat16), or with the version it is made for",
         )

@@ -1,4 +1,4 @@
-"""Verify steps as SGLang counts them, in HetSpec's words; and trees as SGLang counts them. Numbers only."""
+"""Verify steps as SGLang counts them, in HetSpec's words. Numbers only."""
 
 from __future__ import annotations
 
@@ -7,24 +7,9 @@ from typing import Any
 
 from hetspec_core.acceptance import StepCount
 from hetspec_core.errors import DataError
-from hetspec_core.spec import TreeSpec
 
 _SURPLUS = 64
 """Verify steps beyond the tokens of an answer that are still believed; each step commits one token at least."""
-
-
-def tree_flags(tree: TreeSpec) -> tuple[int, int, int]:
-    """(steps, topk, draft tokens): SGLang counts the root among the draft tokens, HetSpec does not: 6/10/59 is 6,10,60.
-
-    A chain of depth D has D tokens and the root.
-    """
-    nodes = min(tree.num_nodes, tree.depth) if tree.top_k == 1 else tree.num_nodes
-    return tree.depth, tree.top_k, nodes + 1
-
-
-def tree_of_flags(steps: int, topk: int, draft_tokens: int) -> TreeSpec:
-    """The inverse of `tree_flags`."""
-    return TreeSpec(depth=steps, top_k=topk, num_draft_tokens=max(1, draft_tokens - 1))
 
 
 def step_counts(meta: Mapping[str, Any], completion_tokens: int, depth: int) -> list[StepCount]:

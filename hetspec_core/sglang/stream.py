@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from hetspec_core.engine.backends.backend import StepSeen, Watcher, Written
-from hetspec_core.engine.backends.sglang_client import Chunk
-from hetspec_core.engine.backends.sglang_counts import growth_count, step_counts
-from hetspec_core.engine.backends.sglang_trees import TreeFeed, committed_tokens, step_count, tree_step
 from hetspec_core.events.chat import ChatStop
+from hetspec_core.sglang.client import Chunk
+from hetspec_core.sglang.counts import growth_count, step_counts
+from hetspec_core.sglang.trees import TreeFeed, committed_tokens, step_count, tree_step
 
 _RECORD_S = 0.25  # how long a step waits for its tree
 

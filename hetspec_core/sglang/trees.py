@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 from hetspec_core.acceptance import StepCount
-from hetspec_core.engine.backends.sglang_plugin.records import VERSION
 from hetspec_core.events.steps import TreeStep
+from hetspec_core.sglang.plugin.records import VERSION
 
 _LONGEST_FRAME = 8 << 20
 _MOST_REQUESTS = 64  # whose records are kept; those of requests that nobody asks for are forgotten

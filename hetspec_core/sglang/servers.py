@@ -15,21 +15,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hetspec_core.engine.backends.sglang_client import ServerFacts, SGLangClient, free_port
-from hetspec_core.engine.backends.sglang_counts import tree_flags
-from hetspec_core.engine.backends.sglang_export import ServedDraft, export_name, served_draft
-from hetspec_core.engine.backends.sglang_launch import (
+from hetspec_core.engine.modeling.sources import materialize
+from hetspec_core.errors import ModelError, StageFailed
+from hetspec_core.sglang.client import ServerFacts, SGLangClient, free_port
+from hetspec_core.sglang.export import ServedDraft, export_name, served_draft
+from hetspec_core.sglang.launch import (
     Launch,
     check_float32,
     installed,
     is_float32,
     link_inside,
     plan_launch,
+    tree_flags,
 )
-from hetspec_core.engine.backends.sglang_server import Progress, SGLangServer
-from hetspec_core.engine.backends.sglang_trees import TreeFeed
-from hetspec_core.engine.modeling.sources import materialize
-from hetspec_core.errors import ModelError, StageFailed
+from hetspec_core.sglang.server import Progress, SGLangServer
+from hetspec_core.sglang.trees import TreeFeed
 from hetspec_core.spec import BaseSpec, ResourcesSpec, SGLangSpec, TreeSpec
 
 _END_S = 1.0  # what broke off in the middle of an answer is usually gone by then

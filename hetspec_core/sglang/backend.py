@@ -14,11 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from hetspec_core.engine.backends.backend import Backend, Capability, StepSeen, Watcher, Written, token_name, token_text
-from hetspec_core.engine.backends.sglang_client import SGLangClient, sampling_params
-from hetspec_core.engine.backends.sglang_counts import tree_of_flags
-from hetspec_core.engine.backends.sglang_export import ServedDraft
-from hetspec_core.engine.backends.sglang_fleet import Fleet, Served, check_draft, check_model, died_of
-from hetspec_core.engine.backends.sglang_pen import Pen
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.decoding.completion import Completion
@@ -27,6 +22,11 @@ from hetspec_core.engine.modeling.sources import fingerprint, materialize
 from hetspec_core.errors import Cancelled, DataError, ModelError, SpecError, StageFailed
 from hetspec_core.events.chat import BaseFacts, DraftFacts, ShapeCost
 from hetspec_core.paths import roots
+from hetspec_core.sglang.client import SGLangClient, sampling_params
+from hetspec_core.sglang.export import ServedDraft
+from hetspec_core.sglang.launch import tree_of_flags
+from hetspec_core.sglang.servers import Fleet, Served, check_draft, check_model, died_of
+from hetspec_core.sglang.stream import Pen
 from hetspec_core.spec import BaseSpec, DecodingSpec, ResourcesSpec, SGLangSpec, TreeSpec
 
 
@@ -55,6 +55,10 @@ class SGLangBackend(Backend):
     def configure(self, options: Mapping[str, Any]) -> None:
         """As in `Backend`; the options are those of `SGLangSpec`."""
         self.spec = SGLangSpec.model_validate(dict(options))
+
+    def use_folders(self, work: Path, logs: Path) -> None:
+        """As in `Backend`; drafts are exported into `work`."""
+        self.folder, self.logs = work, logs
 
     def open(self, base: BaseSpec, resources: ResourcesSpec) -> BaseFacts:
         """As in `Backend`. A running server is asked what it is; others are started when an answer wants one."""

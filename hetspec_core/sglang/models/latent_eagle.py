@@ -23,8 +23,8 @@ from sglang.srt.models.qwen2 import Qwen2MLP
 from sglang.srt.utils import add_prefix
 from torch import Tensor, nn
 
-from hetspec_core.engine.backends.sglang_models.fusion import EagleLayer, FusionForCausalLM, MakeLayer, rope_of
-from hetspec_core.engine.backends.sglang_models.qwen3_eagle import attention_of as qwen3_attention
+from hetspec_core.sglang.models.fusion import EagleLayer, FusionForCausalLM, MakeLayer, rope_of
+from hetspec_core.sglang.models.qwen3_eagle import attention_of as qwen3_attention
 
 KEY = "hetspec_latent"
 """Place of the recurrence in the exported configuration."""

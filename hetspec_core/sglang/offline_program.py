@@ -1,6 +1,6 @@
 """SGLang's offline engine over a list of prompts: run by SGLang's interpreter, in a process of its own.
 
-    python -m hetspec_core.engine.backends.sglang_engine JOB.json RESULT.json
+    python -m hetspec_core.sglang.offline_program JOB.json RESULT.json
 
 The job names the words of SGLang's command line, prompts as token ids, sampling and batch sizes. The result is
 rewritten after every batch size, so that what was measured outlives a crash. Besides SGLang it needs the standard

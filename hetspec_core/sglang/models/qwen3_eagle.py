@@ -11,7 +11,7 @@ from sglang.srt.models.qwen3 import Qwen3Attention
 from sglang.srt.utils import add_prefix
 from torch import nn
 
-from hetspec_core.engine.backends.sglang_models.fusion import EagleLayer, FusionForCausalLM, rope_of
+from hetspec_core.sglang.models.fusion import EagleLayer, FusionForCausalLM, rope_of
 
 
 def attention_of(config: Any, layer_id: int, quant_config: Any, prefix: str) -> nn.Module:

@@ -1,9 +1,12 @@
-"""Whether the inside of an SGLang is what HetSpec's model classes and its tree plugin call: read from its source.
+"""Which versions of SGLang are supported, and whether an installed one fits what HetSpec runs inside it.
 
-Nothing of SGLang is imported, so it can be asked without a GPU and before anything starts. Run by SGLang's own
-interpreter (`python -c` with this file's text, see `question`), which also knows the syntax of that source. HetSpec is
-not installed there, so this file imports the standard library only. Names and parameters can be looked at so, what a
-function does cannot: versions that were run are in `sglang_versions.INSIDE`.
+Versions in the range are spoken to over HTTP. Model classes and the tree plugin also need classes and functions of
+SGLang itself: `differences` reads SGLang's source and compares names and parameters. Nothing of SGLang is imported, so
+this works without a GPU and before anything starts. What a function does cannot be compared; `INSIDE` names the
+versions in which HetSpec's parts were run.
+
+SGLang's own interpreter runs this file (`python -c` with its text, see `question`), because it knows the syntax of that
+source. HetSpec is not installed there, so this file imports the standard library only.
 """
 
 from __future__ import annotations
@@ -13,6 +16,40 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+OLDEST = "0.5.11"
+NEWEST = "0.5.23"
+"""Over HTTP all versions from the oldest to the newest are taken."""
+
+RANGE = f"{OLDEST} to {NEWEST}"
+
+INSIDE = ("0.5.17",)
+"""Versions in which model classes and the tree plugin were run. In others they are offered where the source fits."""
+
+INSIDE_RANGE = ", ".join(INSIDE)
+
+
+def numbers(version: str) -> tuple[int, int, int] | None:
+    """0.5.17 or 0.5.17.post1 as numbers; None for what is no version."""
+    found: list[int] = []
+    for part in version.strip().removeprefix("v").split(".")[:3]:
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            return None
+        found.append(int(digits))
+    return (found[0], found[1], found[2]) if len(found) == 3 else None
+
+
+def is_supported(version: str) -> bool:
+    """Whether a version is in the supported range."""
+    seen, oldest, newest = numbers(version), numbers(OLDEST), numbers(NEWEST)
+    return seen is not None and oldest is not None and newest is not None and oldest <= seen <= newest
+
+
+def inside_is_known(version: str) -> bool:
+    """Whether model classes and the tree plugin were run in this version."""
+    return numbers(version) in {numbers(known) for known in INSIDE}
+
 
 _ATTENTION = ("hidden_size", "num_heads", "num_kv_heads", "layer_id", "rope_theta", "rope_scaling")
 _ATTENTION += ("max_position_embeddings", "quant_config", "prefix")

@@ -6,13 +6,13 @@ import shlex
 import time
 from pathlib import Path
 
-from hetspec_core.engine.backends.sglang_client import KEY_VARIABLE
-from hetspec_core.engine.backends.sglang_fleet import Fleet
-from hetspec_core.engine.backends.sglang_launch import Launch
-from hetspec_core.engine.backends.sglang_server import SGLangServer
 from hetspec_core.engine.context import RunContext
-from hetspec_core.engine.stages.served import draft_folder, exports
+from hetspec_core.engine.stages.served import draft_folder
 from hetspec_core.errors import Cancelled, SpecError
+from hetspec_core.sglang.client import KEY_VARIABLE
+from hetspec_core.sglang.launch import Launch
+from hetspec_core.sglang.server import SGLangServer
+from hetspec_core.sglang.servers import Fleet
 
 _LOOK_S = 0.5
 _SETTLED_S = 600.0  # a server that ran so long has earned its restarts back
@@ -26,15 +26,15 @@ def run(context: RunContext) -> None:
         ModelError: SGLang cannot serve this draft.
         StageFailed: it crashed more often than it may be started again.
     """
-    spec = context.spec
+    spec, paths = context.spec, context.paths
     if spec.sglang.url:
         raise SpecError("a server is to be started, and sglang.url names a running one", hint="leave sglang.url out")
-    fleet = Fleet(spec.sglang, spec.base, spec.resources, folder=exports(context), logs=context.paths.logs)
+    fleet = Fleet(spec.sglang, spec.base, spec.resources, folder=paths.folder / "sglang", logs=paths.logs)
     folder = draft_folder(context)
     served = fleet.export(Path(folder)) if folder else None
     launch = fleet.plan(served, spec.decoding.tree)
     context.record(sglang={"version": fleet.version, "command": launch.told, "expects": launch.expects})
-    server = SGLangServer(launch, context.paths.logs / "sglang.log", spec.sglang.request_timeout_s)
+    server = SGLangServer(launch, paths.logs / "sglang.log", spec.sglang.request_timeout_s)
     crashes = 0
     try:
         while True:

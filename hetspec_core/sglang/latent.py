@@ -1,4 +1,4 @@
-"""A latent draft as HetSpec's class in SGLang reads it (`sglang_models/latent_eagle.py`). It knows no other layout."""
+"""A latent draft as HetSpec's class in SGLang reads it (`models/latent_eagle.py`). It knows no other layout."""
 
 from __future__ import annotations
 

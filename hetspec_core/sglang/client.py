@@ -1,7 +1,7 @@
 """SGLang over HTTP: what it is, whether it is well, and answers as they are written.
 
 Only the standard library: one POST whose answer is read line by line needs no client library, and none that could
-clash with those SGLang pins. Every answer is bounded in bytes and in time (`sglang_wire`). It knows the server's words,
+clash with those SGLang pins. Every answer is bounded in bytes and in time (`wire`). It knows the server's words,
 not processes, tokenizers or trees.
 """
 
@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hetspec_core import sglang_versions
-from hetspec_core.engine.backends.sglang_wire import Clock, connect, messages, read_table, read_whole, shown
 from hetspec_core.errors import DataError, ModelError, ResourceError, StageFailed
+from hetspec_core.sglang import versions
+from hetspec_core.sglang.wire import Clock, connect, messages, read_table, read_whole, shown
 from hetspec_core.spec import SamplingSpec
 
 KEY_VARIABLE = "HETSPEC_SGLANG_API_KEY"
@@ -140,10 +140,10 @@ class SGLangClient:
         model = self._get("/model_info", "/get_model_info")
         args = self._get("/server_info", "/get_server_info")
         version = str(args.get("version", ""))
-        if not sglang_versions.is_supported(version):
+        if not versions.is_supported(version):
             named = shown(version) or "of an unknown version"
             raise ResourceError(
-                f"{self.url} is SGLang {named}; supported are {sglang_versions.RANGE}",
+                f"{self.url} is SGLang {named}; supported are {versions.RANGE}",
                 hint="serve with a supported version: `hetspec-core doctor` shows which is installed here",
             )
         classes = model.get("architectures")

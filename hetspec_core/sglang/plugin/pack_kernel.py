@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from hetspec_core.engine.backends.sglang_plugin.records import MOST_ROWS, Packed, VerifyBatch
+from hetspec_core.sglang.plugin.records import MOST_ROWS, Packed, VerifyBatch
 
 _BLOCK = 4096
 

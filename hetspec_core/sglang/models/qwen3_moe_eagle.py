@@ -21,8 +21,8 @@ from sglang.srt.runtime_context import get_parallel
 from sglang.srt.utils import add_prefix
 from torch import Tensor, nn
 
-from hetspec_core.engine.backends.sglang_models.fusion import EagleLayer, FusionForCausalLM
-from hetspec_core.engine.backends.sglang_models.qwen3_eagle import attention_of
+from hetspec_core.sglang.models.fusion import EagleLayer, FusionForCausalLM
+from hetspec_core.sglang.models.qwen3_eagle import attention_of
 
 
 class SglangExpertMLP(nn.Module):

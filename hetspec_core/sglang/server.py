@@ -20,12 +20,12 @@ from pathlib import Path
 
 import psutil
 
-from hetspec_core.engine.backends.sglang_client import ServerFacts, SGLangClient, port_is_taken
-from hetspec_core.engine.backends.sglang_export import OWN_CLASSES
-from hetspec_core.engine.backends.sglang_launch import Launch
 from hetspec_core.errors import Cancelled, ModelError, ResourceError, StageFailed
 from hetspec_core.failures import recognise
 from hetspec_core.paths import private
+from hetspec_core.sglang.client import ServerFacts, SGLangClient, port_is_taken
+from hetspec_core.sglang.export import OWN_CLASSES
+from hetspec_core.sglang.launch import Launch
 
 Progress = Callable[[str, float], None]
 """Told what a server is doing, and how far the whole start is (0 to 1)."""
@@ -63,7 +63,7 @@ _MEMORY_ADVICE = (
     "end what else holds the GPU (`hetspec-core gpus`), or give SGLang less of it: --mem-fraction-static, "
     "--max-total-tokens, --max-running-requests"
 )
-_IGNORED = re.compile(r"Ignore import error when loading (\S*sglang_models\S*): (.*)")
+_IGNORED = re.compile(r"Ignore import error when loading (\S*hetspec_core\.sglang\.models\S*): (.*)")
 
 
 @dataclass

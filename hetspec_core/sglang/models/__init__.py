@@ -2,6 +2,6 @@
 
 SGLang imports every module directly in here and registers what `EntryClass` names; a module that cannot be imported is
 only warned about, so whoever starts a server sees in its log which class took the draft. Made for the versions in
-`sglang_versions.INSIDE`; others are offered them where `sglang_inside` finds no difference. Nothing else of
+`versions.INSIDE`; others are offered them where `versions` finds no difference. Nothing else of
 HetSpec imports this package.
 """

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetspec_core.engine.backends.sglang_plugin import native
-from hetspec_core.engine.backends.sglang_plugin.publisher import Publisher
-from hetspec_core.engine.backends.sglang_plugin.records import MOST_ROWS, Packed, VerifyBatch, pack, unpack
-from hetspec_core.sglang_inside import differences
+from hetspec_core.sglang.plugin import native
+from hetspec_core.sglang.plugin.publisher import Publisher
+from hetspec_core.sglang.plugin.records import MOST_ROWS, Packed, VerifyBatch, pack, unpack
+from hetspec_core.sglang.versions import differences
 from hetspec_core.syntax import parse_module
 
 VARIABLE = "HETSPEC_SGLANG_TREES"
@@ -132,7 +132,7 @@ def packs_on(device: str) -> Callable[[VerifyBatch], Packed]:
     """How steps are gathered on a kind of device: at once where Triton has kernels."""
     if device != "cuda":
         return pack
-    from hetspec_core.engine.backends.sglang_plugin.pack_kernel import pack_at_once
+    from hetspec_core.sglang.plugin.pack_kernel import pack_at_once
 
     return pack_at_once
 
