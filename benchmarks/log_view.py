@@ -23,8 +23,8 @@ from textual.app import App, ComposeResult
 
 from benchmarks.loop_watch import LoopWatch
 from hetspec_core.service.logs import LogFile, LogState
-from hetspec_tui.widgets.line_source import LineFilter, Search
-from hetspec_tui.widgets.log_view import LogView
+from hetspec_tui.widgets.log_lines import LineFilter
+from hetspec_tui.widgets.log_view import LogView, Search
 
 RATE = 50_000
 FLOOD_S = 4.0

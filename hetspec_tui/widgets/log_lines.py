@@ -1,6 +1,6 @@
-"""The lines of a log on the screen: only those that are seen are held, parsed and drawn. Nothing in them is markup.
+"""The lines of a log on the screen. It fetches, parses and draws only the lines in view; lines are never markup.
 
-It is told how many lines there are and asks for the ones it lacks; where they come from it does not know.
+Its owner sets the number of lines and answers `LogLines.Wanted` with the missing ones.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import ClassVar
 
 from rich.ansi import AnsiDecoder
@@ -24,10 +25,49 @@ from textual.strip import Strip
 _HELD = 8192  # lines kept in memory
 _ERROR = re.compile(r"\b(?:ERROR|CRITICAL|FATAL|Traceback|[A-Za-z]*(?:Error|Exception):)")
 _WARNING = re.compile(r"\bWARN(?:ING)?\b|[A-Za-z]*Warning:")
+_MANY = r"(?<!\\)(?:[*+]|\{\d*,\})"
+_SLOW = re.compile(rf"(?<!\\)\([^()]*{_MANY}[^()]*\){_MANY}|(\\.|[^\\])[*+]\??\1[*+]")  # (a+)+ or .*.*
+
+
+class PatternError(ValueError):
+    """A filter is no regular expression, or may take very long; the text of the error gives the reason."""
+
+
+@dataclass(frozen=True)
+class LineFilter:
+    """Shows the lines in which a regular expression matches, or with `inverse` the others.
+
+    Attributes:
+        text: the filter as typed.
+        pattern: its expression; it ignores case when `text` has no capitals.
+        inverse: whether the text begins with `!`.
+    """
+
+    text: str
+    pattern: re.Pattern[str]
+    inverse: bool
+
+    @classmethod
+    def parse(cls, text: str) -> LineFilter | None:
+        """The filter of a text as typed; None when it is empty.
+
+        Raises:
+            PatternError: it is no regular expression, or it repeats a repeat, which takes exponential time.
+        """
+        body = text.removeprefix("!")
+        if not body:
+            return None
+        try:
+            pattern = re.compile(body, 0 if body != body.lower() else re.IGNORECASE)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise PatternError(str(error)) from None
+        if _SLOW.search(body):
+            raise PatternError("a repeat of a repeat can take for ever")
+        return cls(text, pattern, text.startswith("!"))
 
 
 class LogLines(ScrollView, can_focus=True):
-    """Rows of lines. `numbers` None = all lines; otherwise those with these numbers (a filter's matches)."""
+    """Rows of lines: all of them when `numbers` is None, otherwise those with these numbers, the matches."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "log-lines--error",
@@ -63,13 +103,13 @@ class LogLines(ScrollView, can_focus=True):
 
     @dataclass
     class Wanted(Message):
-        """Lines are seen that it does not have."""
+        """Lines in view are missing."""
 
         numbers: list[int]
 
     @dataclass
     class Moved(Message):
-        """Another part is seen, or it follows, or does not any more."""
+        """Another part is in view, or following began or ended."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -82,15 +122,15 @@ class LogLines(ScrollView, can_focus=True):
         self._lines: dict[int, str] = {}
         self._strips: dict[tuple[int, int], list[Strip]] = {}
         self._asked: set[int] = set()
-        self._rows: list[tuple[int, int]] | None = None  # of the viewport: row of lines, part of it
+        self._rows: list[tuple[int, int]] | None = None  # per screen row: row of lines, part of the wrapped line
         self._widest = 0
         self._moving = False
 
-    # --- what it is told ----------------------------------------------------------------------------------------------
+    # --- content ------------------------------------------------------------------------------------------------------
 
     @property
     def rows(self) -> int:
-        """How many rows of lines there are: all lines, or the matches."""
+        """Number of rows: all lines, or the matches."""
         return self._count if self.numbers is None else len(self.numbers)
 
     def number(self, row: int) -> int:
@@ -103,10 +143,10 @@ class LogLines(ScrollView, can_focus=True):
         """Show this many lines.
 
         Args:
-            count: how many there are.
-            lines: some of them by number, those that will be seen if possible.
-            numbers: the lines to show, when not all.
-            closed: lines from here on may have changed: they are asked for again.
+            count: number of all lines.
+            lines: some of them by number; those that will be in view, if possible.
+            numbers: the lines to show; None = all.
+            closed: lines from here on may have changed and are fetched again.
         """
         if closed is not None:
             for number in [number for number in self._lines if number >= closed and number not in lines]:
@@ -119,41 +159,41 @@ class LogLines(ScrollView, can_focus=True):
         self._fit()
 
     def supply(self, lines: Mapping[int, str]) -> None:
-        """Take lines that were asked for."""
+        """Take lines that were wanted."""
         for number, line in lines.items():
             if self._lines.get(number) != line:
                 self._forget_strips(number)
         self._lines.update(lines)
         self._asked.difference_update(lines)
         if len(self._lines) > _HELD:
-            seen = {self.number(row) for row, _ in self.layout_rows()}
-            self._lines = {number: line for number, line in self._lines.items() if number in seen or number in lines}
+            kept = {self.number(row) for row, _ in self.layout_rows()} | set(lines)
+            self._lines = {number: line for number, line in self._lines.items() if number in kept}
             self._strips.clear()
         self._rows = None
         self.refresh()
 
     def forget(self) -> None:
-        """Line numbers mean other lines now."""
+        """Drop all lines: their numbers now mean other lines."""
         self._lines.clear()
         self._asked.clear()
         self.redraw()
 
     def redraw(self) -> None:
-        """Draw all lines anew: the pattern, the wrapping or the theme is another."""
+        """Draw all lines again after a change of pattern, wrapping or theme."""
         self._strips.clear()
         self._rows = None
         self._fit()
         self.refresh()
 
     def line(self, number: int) -> str | None:
-        """A line, if it is here."""
+        """A line; None when it was not fetched."""
         return self._lines.get(number)
 
-    # --- where it is --------------------------------------------------------------------------------------------------
+    # --- position -----------------------------------------------------------------------------------------------------
 
     @property
     def top(self) -> int:
-        """The first row of lines that is seen."""
+        """The first row of lines in view."""
         return round(self.scroll_y)
 
     @property
@@ -161,7 +201,7 @@ class LogLines(ScrollView, can_focus=True):
         return max(1, self.scrollable_content_region.height)
 
     def _fit(self) -> None:
-        """Set the size of the whole, and stay at the end when it follows."""
+        """Set the virtual size; stay at the end when following."""
         height = self.rows + (self._height - 1 if self.wrap and self.rows else 0)
         self.virtual_size = Size(0 if self.wrap else self._widest, height)
         if self.following:
@@ -170,7 +210,7 @@ class LogLines(ScrollView, can_focus=True):
             self._to(max(0, self.rows - 1))
 
     def _last_top(self) -> int:
-        """The top row at which the end of the last line is in the last row of the screen."""
+        """The top row at which the last line ends in the last row of the screen."""
         if not self.wrap:
             return max(0, self.rows - self._height)
         room, row = self._height, self.rows
@@ -186,7 +226,7 @@ class LogLines(ScrollView, can_focus=True):
         self._moving = False
 
     def go_to(self, row: int) -> None:
-        """Show a row near the middle, and do not follow."""
+        """Show a row near the middle, and stop following."""
         self.following = False
         self._to(max(0, min(row - self._height // 3, self._last_top())))
         self.redraw()
@@ -205,15 +245,20 @@ class LogLines(ScrollView, can_focus=True):
 
     def action_go(self, rows: int) -> None:
         """Move by rows."""
-        self._by(rows)
+        last = self._last_top()
+        target = max(0, min(self.top + rows, last))
+        self.following = target >= last
+        self._to(target)
+        self.refresh()
+        self.post_message(self.Moved())
 
     def action_page(self, pages: int) -> None:
         """Move by pages, with one line in common."""
-        self._by(pages * max(1, self._height - 1))
+        self.action_go(pages * max(1, self._height - 1))
 
     def action_first(self) -> None:
         """Go to the first line."""
-        self._by(-self.rows)
+        self.action_go(-self.rows)
 
     def action_last(self) -> None:
         """Go to the end, and follow."""
@@ -222,45 +267,36 @@ class LogLines(ScrollView, can_focus=True):
         self.refresh()
         self.post_message(self.Moved())
 
-    def _by(self, rows: int) -> None:
-        last = self._last_top()
-        target = max(0, min(self.top + rows, last))
-        self.following = target >= last
-        self._to(target)
-        self.refresh()
-        self.post_message(self.Moved())
-
     # --- drawing ------------------------------------------------------------------------------------------------------
 
     def layout_rows(self) -> list[tuple[int, int]]:
-        """What the rows of the screen show: row of lines, and which part of it when it is wrapped."""
+        """Per row of the screen: the row of lines, and the part of it when it is wrapped."""
         if self._rows is not None:
             return self._rows
-        height, found = self._height, []
+        height, rows = self._height, []
         if self.wrap and self.following:
             row = self.rows
-            while row > 0 and len(found) < height:
+            while row > 0 and len(rows) < height:
                 row -= 1
-                found[:0] = [(row, part) for part in range(self._parts(row))]
-            found = found[-height:]
+                rows[:0] = [(row, part) for part in range(self._parts(row))]
+            rows = rows[-height:]
         else:
             row = self.top
-            while row < self.rows and len(found) < height:
-                found += [(row, part) for part in range(self._parts(row))]
+            while row < self.rows and len(rows) < height:
+                rows += [(row, part) for part in range(self._parts(row))]
                 row += 1
-            found = found[:height]
-        self._rows = found
-        missing = [number for row, _ in found if (number := self.number(row)) not in self._lines]
-        wanted = sorted(set(missing) - self._asked)
+            rows = rows[:height]
+        self._rows = rows
+        wanted = sorted({self.number(row) for row, _ in rows} - self._lines.keys() - self._asked)
         if wanted:
             self._asked.update(wanted)
             self.post_message(self.Wanted(wanted))
-        return found
+        return rows
 
     def seen(self) -> list[str]:
-        """The lines on the screen, without colours."""
+        """The lines in view, without colours."""
         numbers = dict.fromkeys(self.number(row) for row, _ in self.layout_rows())
-        return [plain(self._lines.get(number, "")) for number in numbers]
+        return [_text(self._lines.get(number, "")).plain for number in numbers]
 
     def render_line(self, y: int) -> Strip:
         width = self.scrollable_content_region.width
@@ -291,7 +327,7 @@ class LogLines(ScrollView, can_focus=True):
 
     def _make_strips(self, number: int, line: str, width: int) -> list[Strip]:
         base = self.rich_style
-        text = AnsiDecoder().decode_line(line) if "\x1b" in line else Text(line)
+        text = _text(line)
         if not text.spans:
             if _ERROR.search(line):
                 text.stylize(self._style("error"))
@@ -299,8 +335,8 @@ class LogLines(ScrollView, can_focus=True):
                 text.stylize(self._style("warning"))
         if self.pattern is not None:
             style = self._style("match")
-            for found in self.pattern.finditer(text.plain):
-                text.stylize(style, *found.span())
+            for match in self.pattern.finditer(text.plain):
+                text.stylize(style, *match.span())
         if number == self.here:
             text.stylize(self._style("here"))
         gutter = ""
@@ -311,14 +347,10 @@ class LogLines(ScrollView, can_focus=True):
             self._widen(len(gutter) + cell_len(text.plain))
             return [Strip([*lead, *self._segments(text, base)])]
         room = max(1, width - len(gutter))
-        ends = []
-        place = 0
-        for piece in chop_cells(text.plain, room):
-            place += len(piece)
-            ends.append(place)
+        ends = list(accumulate(len(piece) for piece in chop_cells(text.plain, room)))
         parts = text.divide(ends[:-1]) if len(ends) > 1 else [text]
         blank = [Segment(" " * len(gutter), base)] if gutter else []
-        return [Strip([*(blank if at else lead), *self._segments(part, base)]) for at, part in enumerate(parts)]
+        return [Strip([*(blank if index else lead), *self._segments(part, base)]) for index, part in enumerate(parts)]
 
     def _segments(self, text: Text, base: Style) -> list[Segment]:
         if not text.spans:
@@ -344,6 +376,5 @@ class LogLines(ScrollView, can_focus=True):
         super().notify_style_update()
 
 
-def plain(line: str) -> str:
-    """A clean line without its colours."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", line) if "\x1b" in line else line
+def _text(line: str) -> Text:
+    return AnsiDecoder().decode_line(line) if "\x1b" in line else Text(line)

@@ -1,11 +1,13 @@
-"""A log: its lines, a filter, and a line that says where one is. It follows what is written until one scrolls up."""
+"""A log with a filter and a status line. It follows the end of the log until the user scrolls up."""
 
 from __future__ import annotations
 
+import re
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 from textual import on
 from textual.app import ComposeResult
@@ -14,20 +16,93 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Input, Static
 
-from hetspec_tui.widgets.line_source import Known, LineFilter, LineSource, LineState, ListSource, PatternError
-from hetspec_tui.widgets.log_lines import LogLines
+from hetspec_tui.widgets.log_lines import LineFilter, LogLines, PatternError
 
+Search = Callable[[str], "re.Match[str] | None"]
 LOOK_S = 0.1
-_QUIET_LOOKS = 20
-_SPARE = 64  # lines asked for beyond those that are seen
+_QUIET_LOOKS = 20  # looks without news, after which the view looks less often
+_SPARE = 64  # lines fetched beyond those in view
+
+
+class LineState(Protocol):
+    """What is known of the lines of a source; see `service.logs.LogState`."""
+
+    @property
+    def generation(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def closed(self) -> int: ...
+    @property
+    def complete(self) -> bool: ...
+
+
+class LineSource(Protocol):
+    """Numbered lines that may grow. Lines hold no control characters but SGR escapes."""
+
+    async def look(self) -> LineState:
+        """What is known now; the view asks repeatedly."""
+        ...
+
+    async def lines(self, numbers: Sequence[int]) -> list[str]:
+        """The lines of these numbers, which are in rising order."""
+        ...
+
+    async def tail(self, most: int) -> list[str]:
+        """The last lines; available before all earlier lines are known."""
+        ...
+
+    async def find(self, search: Search, start: int, inverse: bool) -> tuple[Sequence[int], int]:
+        """Numbers of the closed lines from `start` on that match (inverse: do not match), and where to continue."""
+        ...
+
+
+@dataclass(frozen=True)
+class Known:
+    """A plain `LineState`."""
+
+    generation: int = 0
+    count: int = 0
+    closed: int = 0
+    complete: bool = True
+
+
+class ListSource:
+    """Lines in memory; they only grow, unless `clear` is called."""
+
+    def __init__(self, lines: Sequence[str] = ()) -> None:
+        self._lines = list(lines)
+        self._generation = 0
+
+    def extend(self, lines: Sequence[str]) -> None:
+        """Add lines at the end."""
+        self._lines.extend(lines)
+
+    def clear(self) -> None:
+        """Remove all lines."""
+        self._lines.clear()
+        self._generation += 1
+
+    async def look(self) -> LineState:
+        return Known(self._generation, len(self._lines), len(self._lines))
+
+    async def lines(self, numbers: Sequence[int]) -> list[str]:
+        return [self._lines[number] for number in numbers if number < len(self._lines)]
+
+    async def tail(self, most: int) -> list[str]:
+        return self._lines[-most:] if most > 0 else []
+
+    async def find(self, search: Search, start: int, inverse: bool) -> tuple[Sequence[int], int]:
+        stop = min(len(self._lines), start + 4096)
+        return [n for n in range(start, stop) if (search(self._lines[n]) is None) == inverse], stop
 
 
 class LogView(Vertical):
-    """A log view. `set_source` says what to show.
+    """A log view; `set_source` sets what it shows.
 
     Args:
-        empty: what is said when there are no lines.
-        follow: begin at the end and stay there; else it is a text that begins at its first line.
+        empty: text shown while there are no lines.
+        follow: begin at the end and stay there; otherwise begin at the first line.
     """
 
     ALLOW_MAXIMIZE = True
@@ -87,11 +162,11 @@ class LogView(Vertical):
 
     @property
     def lines(self) -> LogLines:
-        """The lines on the screen."""
+        """The widget with the lines."""
         return self.query_one(LogLines)
 
     def set_source(self, source: LineSource, *, empty: str | None = None) -> None:
-        """Show other lines."""
+        """Show the lines of another source."""
         self.source = source
         self.empty = self.empty if empty is None else empty
         self._state = Known(generation=-1)
@@ -104,7 +179,7 @@ class LogView(Vertical):
     # --- what is new --------------------------------------------------------------------------------------------------
 
     def _beat(self) -> None:
-        """Look at once while much is written, and less often when nothing was for a while."""
+        """Look at every beat while lines arrive, and at every fourth after a quiet time."""
         self._quiet += 1
         if self._quiet < _QUIET_LOOKS or self._quiet % 4 == 0:
             self._tick()
@@ -139,11 +214,10 @@ class LogView(Vertical):
         if self.filter is not None and self._searched < state.closed:
             await self._search(source)
         changed = (state.generation, state.count, state.closed) != (known.generation, known.count, known.closed)
-        open_line = state.count > state.closed
         self._state = state
         if changed:
             self._quiet = 0
-        if not changed and not open_line and len(self.matches) == matches:
+        if not changed and state.count == state.closed and len(self.matches) == matches:
             return
         numbers = self._shown()
         fresh: dict[int, str] = {}
@@ -151,15 +225,13 @@ class LogView(Vertical):
             rows = state.count if numbers is None else len(numbers)
             height = max(1, lines.size.height)
             wanted = [n if numbers is None else numbers[n] for n in range(max(0, rows - height), rows)]
-            if not state.complete and numbers is None:  # the end is shown before all before it is known
+            if not state.complete and numbers is None:  # show the end before all earlier lines are known
                 texts = await source.tail(height)
-                wanted = wanted[len(wanted) - len(texts) :] if len(texts) <= len(wanted) else wanted
-                fresh = dict(zip(wanted, texts[-len(wanted) :] if wanted else []))
+                fresh = dict(zip(wanted[::-1], texts[::-1]))
             else:
-                texts = await source.lines(wanted)
-                fresh = dict(zip(wanted, texts))
+                fresh = dict(zip(wanted, await source.lines(wanted)))
         if source is self.source:
-            # Before all is known, the last lines stand under numbers that are not theirs.
+            # Until all lines are known, the last lines have wrong numbers.
             closed = min(state.closed, known.closed) if state.complete and known.complete else 0
             lines.show(state.count, fresh, numbers=numbers, closed=closed)
             self._tell()
@@ -201,7 +273,7 @@ class LogView(Vertical):
             self._searched = searched
 
     def set_filter(self, wanted: LineFilter | None) -> None:
-        """Show the lines that a filter lets through."""
+        """Show the lines that pass a filter; None = all lines."""
         if wanted == self.filter:
             return
         self.filter = wanted
@@ -216,13 +288,13 @@ class LogView(Vertical):
         self._tick()
 
     def action_filter(self) -> None:
-        """Type a filter."""
+        """Open the line in which a filter is typed."""
         self._before = self.filter
         entry = self.query_one(Input)
         entry.add_class("-open")
         entry.display = True
         entry.value = self.filter.text if self.filter else ""
-        self.screen.set_focus(entry)  # at once: what is typed right behind must not reach the keys of the screen
+        self.screen.set_focus(entry)  # now: the next letters must not reach the keys of the screen
 
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:
@@ -254,7 +326,7 @@ class LogView(Vertical):
         self._tell()
 
     def action_no_filter(self) -> None:
-        """Leave the typing for what was before it; otherwise show all lines again."""
+        """Cancel the typing of a filter; otherwise show all lines again."""
         if self.query_one(Input).has_class("-open"):
             self.set_filter(self._before)
             self._close_entry()
@@ -272,11 +344,11 @@ class LogView(Vertical):
         """Show the matches only, or among all lines."""
         self.only_matches = not self.only_matches
         lines = self.lines
-        place = lines.number(lines.top) if 0 <= lines.top < lines.rows else 0
+        number = lines.number(lines.top) if 0 <= lines.top < lines.rows else 0
         lines.show(self._state.count, {}, numbers=self._shown())
         lines.redraw()
         if not lines.following:
-            lines.go_to(bisect_left(self.matches, place) if self.only_matches else place)
+            lines.go_to(bisect_left(self.matches, number) if self.only_matches else number)
         self._tell()
 
     def action_match(self, direction: int) -> None:
@@ -285,30 +357,30 @@ class LogView(Vertical):
         if not self.matches:
             self.app.bell()
             return
-        here = (
-            lines.here if lines.here is not None else (lines.number(lines.top) if lines.rows else 0) - (direction > 0)
-        )
-        place = bisect_right(self.matches, here) if direction > 0 else bisect_left(self.matches, here) - 1
-        place %= len(self.matches)  # after the last comes the first
-        lines.here = self.matches[place]
-        lines.go_to(place if self._shown() is not None else lines.here)
+        here = lines.here
+        if here is None:
+            here = (lines.number(lines.top) if lines.rows else 0) - (direction > 0)
+        index = bisect_right(self.matches, here) if direction > 0 else bisect_left(self.matches, here) - 1
+        index %= len(self.matches)  # after the last comes the first
+        lines.here = self.matches[index]
+        lines.go_to(index if self._shown() is not None else lines.here)
         self._tell()
 
     # --- other keys ---------------------------------------------------------------------------------------------------
 
     def action_wrap(self) -> None:
-        """Break long lines, or let them run out of the screen."""
+        """Wrap long lines, or let them run past the right edge."""
         self.lines.wrap = not self.lines.wrap
         self.lines.scroll_to(x=0, animate=False)
         self.lines.redraw()
 
     def action_copy(self) -> None:
-        """Put the lines on the screen on the clipboard."""
-        seen = self.lines.seen()
-        self.app.copy_to_clipboard("\n".join(seen))
-        self.notify(f"{len(seen)} lines are on the clipboard.", timeout=2)
+        """Copy the lines in view to the clipboard."""
+        texts = self.lines.seen()
+        self.app.copy_to_clipboard("\n".join(texts))
+        self.notify(f"{len(texts)} lines are on the clipboard.", timeout=2)
 
-    # --- where one is -------------------------------------------------------------------------------------------------
+    # --- status line --------------------------------------------------------------------------------------------------
 
     @on(LogLines.Moved)
     def _moved(self, message: LogLines.Moved) -> None:
@@ -343,10 +415,10 @@ class LogView(Vertical):
             status.set_class(paused, "-paused")
 
     def view_state(self) -> dict[str, Any]:
-        """How the user looks at it: JSON types."""
+        """The user's choices as JSON types."""
         return {"wrap": self.lines.wrap}
 
     def restore_view(self, state: dict[str, Any]) -> None:
-        """Take up `view_state`."""
+        """Apply a `view_state`."""
         if (state.get("wrap") is True) != self.lines.wrap:
             self.action_wrap()

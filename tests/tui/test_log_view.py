@@ -12,9 +12,8 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from hetspec_core.service.logs import LogFile, LogState
-from hetspec_tui.widgets.line_source import LineFilter, LineSource, ListSource, PatternError, Search
-from hetspec_tui.widgets.log_lines import LogLines
-from hetspec_tui.widgets.log_view import LogView
+from hetspec_tui.widgets.log_lines import LineFilter, LogLines, PatternError
+from hetspec_tui.widgets.log_view import LineSource, ListSource, LogView, Search
 
 
 class FileSource:
@@ -195,6 +194,7 @@ def test_a_wrong_pattern_is_red_and_keeps_the_last_result(wrong: str) -> None:
 def test_repeats_that_end_are_taken() -> None:
     assert LineFilter.parse(r"step \d+ .*loss=(\d+\.)?\d+")
     assert LineFilter.parse(r"(ab){2,5}c*")
+    assert LineFilter.parse(r"(\d{3},)+ (\d+\.){3} (\*x)*")
     assert LineFilter.parse("") is LineFilter.parse("!") is None
     with pytest.raises(PatternError):
         LineFilter.parse("(a|b*)*c")

@@ -28,8 +28,7 @@ from hetspec_tui.screens.run.deeds import FINISHED, RunDeeds
 from hetspec_tui.screens.run.head import RunHead
 from hetspec_tui.screens.run.settings import SettingsView
 from hetspec_tui.screens.run.sources import FileSource
-from hetspec_tui.widgets.line_source import ListSource
-from hetspec_tui.widgets.log_view import LogView
+from hetspec_tui.widgets.log_view import ListSource, LogView
 
 LOOK_S = 0.1
 _SLOW_S = 2.0

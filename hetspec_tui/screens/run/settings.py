@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from hetspec_tui.screens.run.texts import setting_lines
-from hetspec_tui.widgets.line_source import ListSource
-from hetspec_tui.widgets.log_view import LogView
+from hetspec_tui.widgets.log_view import ListSource, LogView
 
 if TYPE_CHECKING:
     from hetspec_core.service import ResolvedValue

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hetspec_core.service import LogFile, LogState
 from hetspec_tui.desk import Desk
-from hetspec_tui.widgets.line_source import Search
+from hetspec_tui.widgets.log_view import Search
 
 
 class FileSource:
