@@ -19,7 +19,8 @@ from hetspec_core.temperature import is_greedy
 PROTOCOL = 1
 """Version of the messages. A worker refuses another one; unknown keys are ignored on both sides."""
 
-ChatStop = Literal["stop", "length", "context", "stopped"]
+StopReason = Literal["stop", "length", "context", "stopped"]
+"""Why an answer ended: a stop token, the token limit, the context length, or a request."""
 PLAIN = "plain"
 
 
@@ -248,23 +249,25 @@ class Tokens(_Message):
 
 
 class Step(_Message):
-    """One verify step.
+    """One verify step. A decoder makes it; the chat worker adds `ask` and `pieces`.
 
     Attributes:
+        ask: number of the question.
+        index: number of the step in its answer, from 0.
         committed: tokens added to the answer: the first `accepted` of them are the draft's, then the bonus token.
         pieces: text that became certain with each of them.
         accepted, offered: as in `acceptance.StepCount`.
         kv_tokens: committed tokens in the base's cache before the step.
         propose_s, verify_s, other_s: seconds of the step; `other_s` is commit, transfers and streaming.
-        elapsed_s: seconds since the question was taken.
+        elapsed_s: seconds since the question was taken; from a decoder, since the batch began.
         tree: the whole tree, when the viewer wants trees.
     """
 
     type: Literal["step"] = "step"
-    ask: int
+    ask: int = 0
     index: int
     committed: list[int]
-    pieces: list[str]
+    pieces: list[str] = Field(default_factory=list)
     accepted: int
     offered: int
     kv_tokens: int = 0
@@ -297,7 +300,7 @@ class Answered(_Message):
     text: str
     tokens: list[int]
     rest: str = ""
-    stop_reason: ChatStop
+    stop_reason: StopReason
     prompt_tokens: int
     first_token_s: float = 0.0
     decode_s: float = 0.0

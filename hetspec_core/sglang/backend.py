@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hetspec_core.engine.backends.backend import Backend, Capability, StepSeen, Watcher, Written, token_name, token_text
+from hetspec_core.engine.backends.backend import Backend, Capability, Watcher, Written, token_name, token_text
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.decoding.completion import Completion
 from hetspec_core.engine.modeling.base_lm import load_tokenizer
 from hetspec_core.engine.modeling.sources import fingerprint, materialize
 from hetspec_core.errors import Cancelled, DataError, ModelError, SpecError, StageFailed
-from hetspec_core.events.chat import BaseFacts, DraftFacts, ShapeCost
+from hetspec_core.events.chat import BaseFacts, DraftFacts, ShapeCost, Step
 from hetspec_core.paths import roots
 from hetspec_core.sglang.client import SGLangClient, sampling_params
 from hetspec_core.sglang.export import ServedDraft
@@ -281,7 +281,7 @@ class SGLangBackend(Backend):
         costs: list[ShapeCost] = []
         for label in trees if self._draft_folder else ():
             tree = TreeSpec.parse(label)
-            steps: list[StepSeen] = []
+            steps: list[Step] = []
             watcher = Watcher(on_tokens=lambda tokens: None, on_step=steps.append, stop_asked=stop_asked, trees=False)
             written = self.answer(prompt, endless.model_copy(update={"plain": False, "tree": tree}), watcher)
             if stop_asked() or not steps:

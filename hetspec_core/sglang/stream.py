@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hetspec_core.engine.backends.backend import StepSeen, Watcher, Written
-from hetspec_core.events.chat import ChatStop
+from hetspec_core.engine.backends.backend import Watcher, Written
+from hetspec_core.events.chat import Step, StopReason
 from hetspec_core.sglang.client import Chunk
 from hetspec_core.sglang.counts import growth_count, step_counts
 from hetspec_core.sglang.trees import TreeFeed, committed_tokens, step_count, tree_step
@@ -83,12 +83,12 @@ class Pen:
                 tree = tree_step(record, self._index, committed, self._text)
             self.written.tokens.extend(committed)
             self._watcher.on_step(
-                StepSeen(
-                    count=count,
-                    tokens=list(committed),
+                Step(
+                    index=self._index,
+                    committed=list(committed),
+                    accepted=count.accepted,
+                    offered=count.offered,
                     kv_tokens=kv_tokens,
-                    propose_s=0.0,
-                    verify_s=0.0,
                     other_s=spent if first else 0.0,
                     tree=tree,
                 )
@@ -115,6 +115,6 @@ class Pen:
         return None
 
 
-def stop_reason(finish: str) -> ChatStop:
+def stop_reason(finish: str) -> StopReason:
     """SGLang's word for the end of an answer, in ours."""
     return "stop" if finish == "stop" else "length" if finish == "length" else "stopped"

@@ -14,8 +14,9 @@ import pytest
 
 from hetspec_core.acceptance import AcceptStats
 from hetspec_core.config import resolve
-from hetspec_core.engine.backends.backend import StepSeen, Watcher
+from hetspec_core.engine.backends.backend import Watcher
 from hetspec_core.errors import Cancelled, DataError, HetSpecError, ModelError, StageFailed
+from hetspec_core.events.chat import Step
 from hetspec_core.sglang.backend import SGLangBackend
 from hetspec_core.sglang.client import ServerFacts
 from hetspec_core.sglang.server import SGLangServer
@@ -36,7 +37,7 @@ def backend_of(pair: Pair, spec: SGLangSpec) -> Iterator[SGLangBackend]:
         backend.close()
 
 
-def listener(steps: list[StepSeen], tokens: list[int], trees: bool = True) -> Watcher:
+def listener(steps: list[Step], tokens: list[int], trees: bool = True) -> Watcher:
     return Watcher(on_tokens=tokens.extend, on_step=steps.append, trees=trees)
 
 
@@ -44,11 +45,11 @@ def test_an_answer_comes_with_the_tree_of_every_step(pair: Pair, site: Path) -> 
     with backend_of(pair, site_spec(site)) as backend:
         assert "trees" in backend.facts().capabilities
         backend.use_draft(str(pair[1].checkpoint), "tiny")
-        steps: list[StepSeen] = []
+        steps: list[Step] = []
         tokens: list[int] = []
         written = backend.answer([1, 2, 3], GREEDY, listener(steps, tokens))
         assert written.tokens == list(range(5, 14)) and tokens == [5]
-        assert [len(step.tokens) for step in steps] == [1, 3, 2, 1, 1]
+        assert [len(step.committed) for step in steps] == [1, 3, 2, 1, 1]
         assert [step.count.accepted for step in steps] == [0, 2, 1, 0, 2]  # the last was cut by the limit
         assert all(step.tree is not None for step in steps)
         tree = steps[1].tree
@@ -58,7 +59,7 @@ def test_an_answer_comes_with_the_tree_of_every_step(pair: Pair, site: Path) -> 
 
 def test_plain_and_draft_take_turns_with_a_server_each(pair: Pair, site: Path) -> None:
     with backend_of(pair, site_spec(site, keep_servers=2)) as backend:
-        steps: list[StepSeen] = []
+        steps: list[Step] = []
         tokens: list[int] = []
         backend.answer([1], GREEDY, listener(steps, tokens))
         assert steps == [] and tokens == list(range(5, 14))
@@ -83,7 +84,7 @@ def test_a_running_server_is_attached_to_and_left_running(pair: Pair, site: Path
             assert facts.tree == "3/1/3" and facts.context_tokens == 500 - 4  # of which drafts keep four
             assert facts.capabilities == ("sampling",), "plain decoding, to compare with, it has none"
             backend.use_draft(server.launch.url, "theirs")
-            steps: list[StepSeen] = []
+            steps: list[Step] = []
             backend.answer([1], GREEDY, listener(steps, []))
             assert len(steps) == 5
             backend.use_draft("", "")
@@ -159,7 +160,7 @@ def test_an_answer_ends_at_the_context_instead_of_being_refused(pair: Pair, site
 def test_steps_that_come_several_at_once_are_counted_as_the_server_counts_them(pair: Pair, site: Path) -> None:
     with backend_of(pair, site_spec(site, "lumps", trees=False)) as backend:
         backend.use_draft(str(pair[1].checkpoint), "tiny")
-        steps: list[StepSeen] = []
+        steps: list[Step] = []
         written = backend.answer([1], GREEDY, listener(steps, []))
         assert written.tokens == list(range(5, 14)) and len(steps) < 5
         assert written.counts is not None and AcceptStats(written.counts).accept_length == pytest.approx(8 / 5)

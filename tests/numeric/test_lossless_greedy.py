@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -15,10 +16,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hetspec_core.catalog import list_cards
-from hetspec_core.engine.decoding.completion import Completion
+from hetspec_core.engine.decoding.completion import Completion, Listener
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.errors import DataError, ModelError
+from hetspec_core.events.chat import Step
 from hetspec_core.spec import DecodingSpec, TreeSpec
 from tests.fakes.tiny_models import FAMILIES, perfect_pair, ragged_prompts, tiny_base, tiny_draft, tiny_model
 
@@ -249,37 +251,67 @@ def test_no_prompts_no_answers(plain: bool) -> None:
     assert generate(base, tiny_draft(base), [], decoding(plain=plain)) == []
 
 
+class Told(Listener):
+    """Keeps what it is told, and asks for the end after a number of calls."""
+
+    def __init__(self, trees: bool = False, stop_after: int | None = None) -> None:
+        self.trees = trees
+        self.tokens: dict[int, list[int]] = defaultdict(list)
+        self.steps: dict[int, list[Step]] = defaultdict(list)
+        self.left = stop_after
+
+    def on_tokens(self, row: int, tokens: list[int]) -> None:
+        self.tokens[row] += tokens
+
+    def on_step(self, row: int, step: Step) -> None:
+        self.tokens[row] += step.committed
+        self.steps[row].append(step)
+
+    def stop_asked(self) -> bool:
+        if self.left is not None:
+            self.left -= 1
+        return self.left is not None and self.left < 0
+
+
 def test_streamed_tokens_and_steps_are_the_answer() -> None:
     base, draft = perfect_pair(seed=1)
-    streamed: dict[int, list[int]] = {row: [] for row in range(len(PROMPTS))}
-    stepped: dict[int, list[int]] = {row: [] for row in range(len(PROMPTS))}
-    answers = generate(
-        base,
-        draft,
-        PROMPTS,
-        decoding("3/2/6"),
-        on_token=lambda row, token: streamed[row].append(token),
-        on_step=lambda step: stepped[step.row].extend(step.committed),
-    )
-    assert list(streamed.values()) == tokens_of(answers)
-    assert [[answer.tokens[0], *stepped[row]] for row, answer in enumerate(answers)] == tokens_of(answers)
+    told = Told()
+    answers = generate(base, draft, PROMPTS, decoding("3/2/6"), listener=told)
+    assert [told.tokens[row] for row in range(len(PROMPTS))] == tokens_of(answers)
+    for row, answer in enumerate(answers):
+        assert [step.count for step in told.steps[row]] == answer.steps
+        assert [step.index for step in told.steps[row]] == list(range(len(answer.steps)))
+
+
+def test_a_listener_ends_an_answer_between_two_steps() -> None:
+    base, draft = perfect_pair(seed=1)
+    whole = generate(base, draft, PROMPTS, decoding("3/2/6"))
+    for way, stop_after in ((draft, 2), (None, 3)):
+        told = Told(stop_after=stop_after)
+        answers = generate(base, way, PROMPTS, decoding("3/2/6"), listener=told)
+        cut = [answer for answer in answers if answer.stop_reason == "stopped"]
+        assert cut
+        for answer, full in zip(answers, whole, strict=True):
+            assert answer.tokens == full.tokens[: len(answer.tokens)]
+            assert answer.stop_reason != "stopped" or len(answer.tokens) < len(full.tokens)
 
 
 def test_steps_show_the_tree_as_both_models_see_it() -> None:
     base = tiny_base()
     draft = tiny_draft(base)
-    steps: list[Any] = []
-    generate(base, draft, PROMPTS[:2], decoding("2/2/5", max_new_tokens=6), on_step=steps.append)
+    told = Told(trees=True)
+    generate(base, draft, PROMPTS[:2], decoding("2/2/5", max_new_tokens=6), listener=told)
     written = {row: list(PROMPTS[row]) for row in range(2)}
     for row in range(2):
         written[row].append(int(base.logits(base.forward(torch.tensor([PROMPTS[row]])).hidden[0, -1]).argmax()))
-    for step in steps:
-        assert step.tokens[0] == written[step.row][-1]
+    for row, step in [(row, step.tree) for row, steps in told.steps.items() for step in steps]:
+        assert step is not None
+        assert step.tokens[0] == written[row][-1] and step.kv_tokens == len(written[row]) - 1
         for index in range(1, len(step.tokens)):
             line, above = [], step.parents[index]
             while above:
                 line, above = [step.tokens[above], *line], step.parents[above]
-            hidden = base.forward(torch.tensor([written[step.row] + line])).hidden[0, -1]
-            log_probs = torch.log_softmax(base.logits(hidden), -1)
-            assert step.base_log_probs[index] == pytest.approx(float(log_probs[step.tokens[index]]), abs=1e-3)
-        written[step.row] += step.committed
+            hidden = base.forward(torch.tensor([written[row] + line])).hidden[0, -1]
+            probs = torch.softmax(base.logits(hidden), -1)
+            assert step.base_probs[index] == pytest.approx(float(probs[step.tokens[index]]), rel=1e-3)
+        written[row] += step.committed

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from hetspec_core.acceptance import AcceptStats
-from hetspec_core.engine.backends.backend import StepSeen, Watcher
+from hetspec_core.engine.backends.backend import Watcher
 from hetspec_core.engine.backends.builtin import BuiltinBackend
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
-from hetspec_core.events.chat import ChatSettings, Reply, Step, Tokens
+from hetspec_core.events.chat import ChatSettings, Reply, Tokens
 from hetspec_core.events.trace import Trace, TraceHeader
 from hetspec_core.service.traces import Positions, predict, read_positions
 from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec
@@ -56,23 +56,9 @@ def record(tree: str, temperature: float) -> Trace:
     backend.use_draft("memory", "tiny")
     replies: list[Reply] = []
 
-    def on_step(step: StepSeen) -> None:
-        count = step.count
-        replies.append(
-            Step(
-                ask=1,
-                index=len(replies),
-                committed=step.tokens,
-                pieces=[""] * len(step.tokens),
-                accepted=count.accepted,
-                offered=count.offered,
-                tree=step.tree,
-            )
-        )
-
     watcher = Watcher(
         on_tokens=lambda tokens: replies.append(Tokens(ask=1, tokens=tokens, pieces=[""])),
-        on_step=on_step,
+        on_step=replies.append,
         every_position=True,
     )
     backend.answer(PROMPT, settings(tree, temperature), watcher)

@@ -15,32 +15,10 @@ from typing import Any, Literal
 from hetspec_core.acceptance import StepCount
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.errors import SpecError
-from hetspec_core.events.chat import BaseFacts, ChatStop, DraftFacts, ShapeCost
-from hetspec_core.events.steps import TreeStep
+from hetspec_core.events.chat import BaseFacts, DraftFacts, ShapeCost, Step, StopReason
 from hetspec_core.spec import BaseSpec, DecodingSpec, ResourcesSpec
 
 Capability = Literal["trees", "every_position", "calibrate", "sampling"]
-
-
-@dataclass(frozen=True)
-class StepSeen:
-    """One verify step as a backend tells it.
-
-    Attributes:
-        count: its numbers.
-        tokens: committed tokens.
-        kv_tokens: committed tokens in the base's cache before the step.
-        propose_s, verify_s, other_s: seconds; 0 where the backend cannot tell.
-        tree: the whole tree, when it was asked for and the backend can tell.
-    """
-
-    count: StepCount
-    tokens: list[int]
-    kv_tokens: int
-    propose_s: float
-    verify_s: float
-    other_s: float
-    tree: TreeStep | None = None
 
 
 @dataclass(frozen=True)
@@ -53,13 +31,15 @@ class Watcher:
         stop_asked: whether the answer should end now; looked at between steps.
         trees: whether steps carry their trees.
         every_position: commit one token per step.
+        phases: whether steps carry the seconds of their phases, which costs a wait for the device per phase.
     """
 
     on_tokens: Callable[[list[int]], None]
-    on_step: Callable[[StepSeen], None]
+    on_step: Callable[[Step], None]
     stop_asked: Callable[[], bool] = lambda: False
     trees: bool = True
     every_position: bool = False
+    phases: bool = True
 
 
 @dataclass
@@ -74,7 +54,7 @@ class Written:
     """
 
     tokens: list[int] = field(default_factory=list)
-    stop_reason: ChatStop = "length"
+    stop_reason: StopReason = "length"
     first_token_s: float = 0.0
     decode_s: float = 0.0
     counts: list[StepCount] | None = None

@@ -1,50 +1,16 @@
-"""What decoding gives back: completions, and the record of every verify step. Plain data, no tensors."""
+"""What decoding gives back, and whom it tells meanwhile: completions and listeners. Plain data, no tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+
+import torch
 
 from hetspec_core.acceptance import StepCount
-
-StopReason = Literal["stop", "length", "context"]
-Clock = Callable[[str], AbstractContextManager[None]]  # names a phase: propose, verify, commit
-
-
-@dataclass(frozen=True)
-class VerifyStep:
-    """One verify step of one row, with its whole tree.
-
-    Attributes:
-        row: index of the prompt in the batch.
-        index: number of the step, from 0.
-        tokens: [N+1] the root, then the draft tokens in level order.
-        parents: [N+1] index of the parent; the root's is 0.
-        draft_log_probs: [N+1] log q given the parent; 0 for the root.
-        base_log_probs: [N+1] log p given the parent, temperature 1; 0 for the root.
-        base_ranks: [N+1] place of the token in the base's distribution at the parent, from 0 (= the likeliest).
-        path: indices of the accepted nodes, without the root.
-        committed: tokens that this step added to the answer: the accepted ones and the bonus token, cut at a stop token
-            or the limit.
-        bonus: the base's own choice behind the last accepted node.
-        bonus_log_prob: log p of it, temperature 1.
-        kv_tokens: committed tokens in the base's cache before the step.
-    """
-
-    row: int
-    index: int
-    tokens: list[int]
-    parents: list[int]
-    draft_log_probs: list[float]
-    base_log_probs: list[float]
-    base_ranks: list[int]
-    path: list[int]
-    committed: list[int]
-    bonus: int
-    bonus_log_prob: float
-    kv_tokens: int
+from hetspec_core.events.chat import Step, StopReason
 
 
 @dataclass
@@ -54,7 +20,7 @@ class Completion:
     Attributes:
         prompt_tokens: tokens of the prompt.
         tokens: the answer, its stop token included; the first one comes from prefill.
-        stop_reason: a stop token, the token limit, or the context length.
+        stop_reason: a stop token, the token limit, the context length, or a listener that asked for the end.
         steps: one per verify step (speculative decoding); the sum of `committed` is len(tokens) - 1.
         first_token_s: seconds from the start to the first token (prefill).
         total_s: seconds from the start to the last token.
@@ -73,8 +39,77 @@ class Completion:
         return self.total_s - self.first_token_s
 
 
+class PhaseClock:
+    """Adds up seconds per phase: prefill, propose, verify, commit.
+
+    The device is waited for at both ends of a phase, so decoding with a clock is slower than without.
+
+    Args:
+        device: of the models.
+
+    Attributes:
+        seconds: phase -> seconds so far.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = {}
+        self._device = device
+        self._told: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        """Time the block as part of a phase."""
+        synchronize(self._device)
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            synchronize(self._device)
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+
+    def lap(self, phase: str) -> float:
+        """Seconds of a phase since the last lap of it."""
+        total = self.seconds.get(phase, 0.0)
+        spent, self._told[phase] = total - self._told.get(phase, 0.0), total
+        return spent
+
+
+class Listener:
+    """Is told of a batch while it is decoded. This one ignores what it is told; override what is needed.
+
+    Attributes:
+        trees: whether steps carry their trees, which costs a transfer of every tree.
+        clock: times the phases, and fills the seconds of every step; None = they are not measured.
+    """
+
+    trees: bool = False
+    clock: PhaseClock | None = None
+
+    def on_tokens(self, row: int, tokens: list[int]) -> None:
+        """Row `row` got tokens that no draft proposed: the first one of an answer, and all of plain decoding."""
+
+    def on_step(self, row: int, step: Step) -> None:
+        """Row `row` got the tokens of a verify step."""
+
+    def token_text(self, token: int) -> str:
+        """What one token says, for the trees of steps."""
+        return ""
+
+    def stop_asked(self) -> bool:
+        """Whether all answers should end now; asked between steps."""
+        return False
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """The context in which a phase runs."""
+        return nullcontext() if self.clock is None else self.clock(name)
+
+
+SILENT = Listener()
+"""Ignores everything. A decoder makes no `Step` for it."""
+
+
 class GrowingAnswer:
-    """An answer being written: takes tokens until a stop token or the limit.
+    """An answer that takes tokens until a stop token or the limit.
 
     Args:
         completion: what is filled.
@@ -99,13 +134,17 @@ class GrowingAnswer:
             taken.append(token)
             self.completion.tokens.append(token)
             if token in self._stop_ids:
-                self.done, self.completion.stop_reason = True, "stop"
+                self.end("stop")
             elif len(self.completion.tokens) >= self._limit:
-                self.done, self.completion.stop_reason = True, self._limit_reason
+                self.end(self._limit_reason)
         return taken
 
+    def end(self, reason: StopReason) -> None:
+        """Take no more tokens."""
+        self.done, self.completion.stop_reason = True, reason
 
-@contextmanager
-def no_clock(_: str) -> Iterator[None]:
-    """A clock that measures nothing."""
-    yield
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device, so that a clock read afterwards is true."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,33 +1,34 @@
 """Speculative decoding of a batch: prefill, then propose, verify, commit until every answer is complete.
 
 The readable reference: a faster path is tested against this one. One transfer to the host per cycle says what was
-committed; everything else stays on the device. Phases are timed from outside through a clock.
+committed; everything else stays on the device.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from hetspec_core.engine.decoding.completion import Clock, Completion, GrowingAnswer, StepCount, VerifyStep, no_clock
+from hetspec_core.acceptance import StepCount
+from hetspec_core.engine.decoding.completion import SILENT, Completion, GrowingAnswer, Listener, synchronize
 from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotCache
 from hetspec_core.engine.decoding.plain import decode_plain
-from hetspec_core.engine.decoding.prefill import answer_limit, pad_prompts, synchronize
+from hetspec_core.engine.decoding.prefill import answer_limit, pad_prompts
 from hetspec_core.engine.decoding.propose import propose, tree_slots
 from hetspec_core.engine.decoding.sampling import Sampler
 from hetspec_core.engine.decoding.tree import DraftTree
 from hetspec_core.engine.decoding.verify import Verdict, verify
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.events.chat import Step
+from hetspec_core.events.steps import TreeStep
 from hetspec_core.spec import DecodingSpec
-
-OnStep = Callable[[VerifyStep], None]
-OnToken = Callable[[int, int], None]
-OnCommit = Callable[[int, StepCount, list[int]], None]
 
 
 def generate(
@@ -36,10 +37,7 @@ def generate(
     prompts: list[list[int]],
     decoding: DecodingSpec,
     *,
-    on_step: OnStep | None = None,
-    on_token: OnToken | None = None,
-    on_commit: OnCommit | None = None,
-    clock: Clock = no_clock,
+    listener: Listener = SILENT,
     most_per_step: int | None = None,
 ) -> list[Completion]:
     """Answer a batch of prompts.
@@ -52,10 +50,7 @@ def generate(
         draft: proposes; None (or `decoding.plain`) = plain decoding.
         prompts: token ids of each prompt.
         decoding: tree shape, sampling and limits.
-        on_step: called for every row and verify step with the whole tree (costs a transfer of the tree).
-        on_token: called with (row, token) for every token of the answer, in order.
-        on_commit: called with (row, count, tokens) for every row and verify step, before `on_step`; costs nothing.
-        clock: phases `prefill`, `propose`, `verify` and `commit` run inside `with clock(phase):`.
+        listener: told of tokens and steps as they come; its clock times prefill, propose, verify and commit.
         most_per_step: a verify step commits no more tokens than this, whatever was accepted; 1 shows the tree at every
             position of the answer. The answer is the same; the accept length is not.
 
@@ -65,8 +60,8 @@ def generate(
     if not prompts:
         return []
     if draft is None or decoding.plain:
-        return decode_plain(base, prompts, decoding, on_token)
-    return _Speculation(base, draft, prompts, decoding, clock, most_per_step).run(on_step, on_token, on_commit)
+        return decode_plain(base, prompts, decoding, listener)
+    return _Speculation(base, draft, prompts, decoding, listener, most_per_step).run()
 
 
 class _Speculation:
@@ -78,10 +73,10 @@ class _Speculation:
         draft: DraftLM,
         prompts: list[list[int]],
         decoding: DecodingSpec,
-        clock: Clock,
+        listener: Listener,
         most_per_step: int | None,
     ) -> None:
-        self.base, self.draft, self.prompts, self.clock = base, draft, prompts, clock
+        self.base, self.draft, self.prompts, self.listener = base, draft, prompts, listener
         self.shape, self.most_per_step = decoding.tree, most_per_step
         limits = [answer_limit(base, prompt, decoding.max_new_tokens) for prompt in prompts]
         stop_ids: frozenset[int] = frozenset() if decoding.ignore_eos else base.stop_ids
@@ -99,34 +94,39 @@ class _Speculation:
         self.active = torch.ones(len(prompts), dtype=torch.bool, device=base.device)
         self.root = torch.zeros(len(prompts), dtype=torch.int64, device=base.device)
         self.state = torch.empty(0, device=base.device)  # [B, S] the draft's, after it has read the root
+        self.now = 0.0  # seconds from the start to the last record
 
     def _cache(self, capacity: int) -> SlotCache:
         return SlotCache(len(self.prompts), -(-capacity // SLOT_STEP) * SLOT_STEP, self.base.device)
 
     @torch.inference_mode()
-    def run(self, on_step: OnStep | None, on_token: OnToken | None, on_commit: OnCommit | None) -> list[Completion]:
-        started = time.perf_counter()
-        with self.clock("prefill"):
+    def run(self) -> list[Completion]:
+        phase, started = self.listener.phase, time.perf_counter()
+        with phase("prefill"):
             self.prefill()
         first_tokens = self.root.tolist()
-        first = time.perf_counter() - started
+        self.now = time.perf_counter() - started
         for row, (answer, token) in enumerate(zip(self.answers, first_tokens, strict=True)):
             answer.take([token])
-            answer.completion.first_token_s = answer.completion.total_s = first
-            if on_token is not None:
-                on_token(row, token)
+            answer.completion.first_token_s = answer.completion.total_s = self.now
+            self.listener.on_tokens(row, [token])
         while not all(answer.done for answer in self.answers):
+            if self.listener.stop_asked():
+                for answer in self.answers:
+                    if not answer.done:
+                        answer.end("stopped")
+                break
             self.active = torch.tensor([not answer.done for answer in self.answers], device=self.base.device)
-            with self.clock("propose"):
+            with phase("propose"):
                 tree = propose(self.draft, self.root, self.state, self.draft_cache, self.shape)
-            with self.clock("verify"):
+            with phase("verify"):
                 verdict, features, logits = self.verify(tree)
                 if self.most_per_step is not None:
                     verdict = verdict.cut(self.most_per_step - 1)
-            with self.clock("commit"):
+            with phase("commit"):
                 counts = self.commit(tree, verdict, features)
             synchronize(self.base.device)
-            self.record(tree, verdict, logits, counts, time.perf_counter() - started, on_step, on_token, on_commit)
+            self.record(tree, verdict, logits, counts, time.perf_counter() - started)
         return [answer.completion for answer in self.answers]
 
     def prefill(self) -> None:
@@ -202,38 +202,41 @@ class _Speculation:
         return [row[1:] for row in host]
 
     def record(
-        self,
-        tree: DraftTree,
-        verdict: Verdict,
-        logits: Tensor,
-        host: list[list[int]],
-        now: float,
-        on_step: OnStep | None,
-        on_token: OnToken | None,
-        on_commit: OnCommit | None,
+        self, tree: DraftTree, verdict: Verdict, logits: Tensor, host: list[list[int]], elapsed_s: float
     ) -> None:
-        """Hand the committed tokens to the answers, and the step to whoever watches."""
-        detail = _TreeOnHost(tree, verdict, logits) if on_step is not None else None
+        """Hand the committed tokens to the answers, and the step to the listener."""
+        listener, before = self.listener, self.now
+        self.now = elapsed_s
+        trees = _TreesOnHost(tree, verdict, logits) if listener.trees else None
+        seconds: dict[str, float] = {}
+        if (clock := listener.clock) is not None:
+            seconds = {"propose_s": clock.lap("propose"), "verify_s": clock.lap("verify")}
+            seconds["other_s"] = max(0.0, elapsed_s - before - sum(seconds.values()))
         for row, answer in enumerate(self.answers):
             if answer.done:
                 continue
             accepted, had_children, *tokens = host[row]
             taken = answer.take(tokens[: accepted + 1])
-            completion = answer.completion
-            completion.total_s = now
-            completion.steps.append(StepCount(len(taken), accepted, accepted + had_children))
-            if on_token is not None:
-                for token in taken:
-                    on_token(row, token)
-            if on_commit is not None:
-                on_commit(row, completion.steps[-1], taken)
-            if on_step is not None and detail is not None:
-                before = self.base_cache.host_lengths[row] - accepted - 1
-                on_step(detail.step(row, len(completion.steps) - 1, accepted, taken, before))
+            steps = answer.completion.steps
+            answer.completion.total_s = elapsed_s
+            steps.append(StepCount(len(taken), accepted, accepted + had_children))
+            if listener is SILENT:
+                continue
+            known = {"index": len(steps) - 1, "committed": taken, **seconds}
+            known["kv_tokens"] = self.base_cache.host_lengths[row] - accepted - 1  # before this step
+            drawn = None if trees is None else trees.step(row, accepted, listener.token_text, known)
+            counted = {"accepted": accepted, "offered": accepted + had_children, "elapsed_s": elapsed_s}
+            listener.on_step(row, Step(**known, **counted, tree=drawn))
 
 
-class _TreeOnHost:
-    """A batch of trees as Python lists, for those who draw them: computed on the device, one transfer."""
+class _TreesOnHost:
+    """A batch of trees as Python lists, for viewers: computed on the device, one transfer.
+
+    Args:
+        tree: B trees of N nodes.
+        verdict: what was accepted.
+        logits: [B, N+1, V] of the base.
+    """
 
     def __init__(self, tree: DraftTree, verdict: Verdict, logits: Tensor) -> None:
         base = torch.log_softmax(logits.float(), dim=-1)
@@ -249,22 +252,35 @@ class _TreeOnHost:
         self._widths = [part.shape[1] for part in parts]
         self._rows: list[list[float]] = torch.cat([part.double() for part in parts], dim=1).tolist()  # ids stay exact
 
-    def step(self, row: int, index: int, accepted: int, committed: list[int], kv_tokens: int) -> VerifyStep:
+    def step(self, row: int, accepted: int, text: Callable[[int], str], known: dict[str, Any]) -> TreeStep:
+        """The tree of one row.
+
+        Args:
+            row: of the batch.
+            accepted: draft tokens that were accepted.
+            text: says what a token says.
+            known: fields of `TreeStep` that a `Step` has as well.
+        """
         values = iter(self._rows[row])
-        tokens, parents, ranks, draft, base, path, bonus, bonus_log_prob = (
+        tokens, parents, ranks, draft_log_probs, base_log_probs, path, (bonus,), (bonus_log_prob,) = (
             list(islice(values, width)) for width in self._widths
         )
-        return VerifyStep(
-            row=row,
-            index=index,
-            tokens=[int(value) for value in tokens],
-            parents=[int(value) for value in parents],
-            draft_log_probs=draft,
-            base_log_probs=base,
-            base_ranks=[int(value) for value in ranks],
-            path=[int(value) for value in path[1 : accepted + 1]],
-            committed=committed,
-            bonus=int(bonus[0]),
-            bonus_log_prob=bonus_log_prob[0],
-            kv_tokens=kv_tokens,
+        ids = [int(token) for token in tokens]
+        return TreeStep(
+            **known,
+            tokens=ids,
+            texts=[text(token) for token in ids],
+            parents=[int(parent) for parent in parents],
+            draft_probs=[_probability(value) for value in draft_log_probs],
+            base_probs=[_probability(value) for value in base_log_probs],
+            base_ranks=[int(rank) for rank in ranks],
+            path=[int(node) for node in path[1 : accepted + 1]],
+            bonus=int(bonus),
+            bonus_text=text(int(bonus)),
+            bonus_prob=_probability(bonus_log_prob),
         )
+
+
+def _probability(log_prob: float) -> float:
+    """Exp to seven significant digits: what float32 holds, and a line of JSON stays short."""
+    return float(f"{math.exp(log_prob):.7g}")

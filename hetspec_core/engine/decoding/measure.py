@@ -6,9 +6,7 @@ It knows completions and clocks; where prompts come from, and who reads the resu
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -16,9 +14,8 @@ from typing import Any
 import torch
 
 from hetspec_core.acceptance import AcceptStats, bootstrap_interval, macro_accept_length
-from hetspec_core.engine.decoding.completion import Completion
-from hetspec_core.engine.decoding.generate import generate
-from hetspec_core.engine.decoding.prefill import synchronize
+from hetspec_core.engine.decoding.completion import Completion, Listener, PhaseClock
+from hetspec_core.engine.decoding.decoder import Decoder
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.events.results import (
@@ -99,7 +96,7 @@ class Track:
 
 
 def measure_questions(
-    base: BaseLM, draft: DraftLM | None, questions: Sequence[Question], tracks: Sequence[Track], repeats: int
+    decoder: Decoder, draft: DraftLM | None, questions: Sequence[Question], tracks: Sequence[Track], repeats: int
 ) -> None:
     """Answer questions as one batch by every track, in turns, `repeats` times; each track keeps its median repeat.
 
@@ -109,33 +106,16 @@ def measure_questions(
     for repeat in range(repeats):
         start = (questions[0].conversation + questions[0].turn + repeat) % len(tracks)
         for track in (*tracks[start:], *tracks[:start]):
-            runs[track.label].append(generate(base, draft, [question.ids for question in questions], track.decoding))
+            prompts = [question.ids for question in questions]
+            runs[track.label].append(decoder.generate(prompts, track.decoding, draft))
     for track in tracks:
         ordered = sorted(runs[track.label], key=lambda rows: max(row.total_s for row in rows))
         track.completions += ordered[(len(ordered) - 1) // 2]
         track.batches.append(len(questions))
 
 
-@dataclass
-class PhaseClock:
-    """Adds up seconds per phase. The device is waited for at both ends of a phase, so a profiled pass is slower."""
-
-    device: torch.device
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        synchronize(self.device)
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            synchronize(self.device)
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
-
-
 def profile(
-    base: BaseLM, draft: DraftLM, questions: Sequence[Question], decoding: DecodingSpec
+    decoder: Decoder, draft: DraftLM, questions: Sequence[Question], decoding: DecodingSpec
 ) -> tuple[PhaseSeconds, PassCosts]:
     """Where the time goes at batch 1, from a pass of its own.
 
@@ -143,10 +123,11 @@ def profile(
         Seconds per verify step of propose, verify, commit and other; and seconds of the whole pass by phase, prefill
         included, with its steps, prompt tokens and completion tokens. Both have no value without a step.
     """
-    clock = PhaseClock(base.device)
+    listener = Listener()
+    clock = listener.clock = PhaseClock(decoder.base.device)
     steps, tokens, decode_s = 0, 0, 0.0
     for question in questions:
-        completion = generate(base, draft, [question.ids], decoding, clock=clock)[0]
+        completion = decoder.generate([question.ids], decoding, draft, listener=listener)[0]
         steps += len(completion.steps)
         tokens += len(completion.tokens)
         decode_s += completion.decode_s

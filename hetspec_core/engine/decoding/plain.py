@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from hetspec_core.engine.decoding.completion import Completion, GrowingAnswer
+from hetspec_core.engine.decoding.completion import SILENT, Completion, GrowingAnswer, Listener, synchronize
 from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotCache
-from hetspec_core.engine.decoding.prefill import answer_limit, pad_prompts, synchronize
+from hetspec_core.engine.decoding.prefill import answer_limit, pad_prompts
 from hetspec_core.engine.decoding.sampling import Sampler
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.spec import DecodingSpec, SamplingSpec
@@ -96,7 +96,7 @@ def decode_plain(
     base: BaseLM,
     prompts: list[list[int]],
     decoding: DecodingSpec,
-    on_token: Callable[[int, int], None] | None = None,
+    listener: Listener = SILENT,
 ) -> list[Completion]:
     """Ordinary decoding of a batch of prompts.
 
@@ -104,7 +104,7 @@ def decode_plain(
         base: the model.
         prompts: token ids of each prompt.
         decoding: sampling and limits.
-        on_token: called with (row, token) as tokens appear.
+        listener: told of tokens as they come.
     """
     limits = [answer_limit(base, prompt, decoding.max_new_tokens) for prompt in prompts]
     stop_ids = frozenset() if decoding.ignore_eos else base.stop_ids
@@ -125,15 +125,18 @@ def decode_plain(
         for row in reversed(range(len(living))):
             prompt = living[row]
             answers[prompt].take([tokens[row]])
-            if on_token is not None:
-                on_token(prompt, tokens[row])
+            answers[prompt].completion.first_token_s = first
+            answers[prompt].completion.total_s = now
+            listener.on_tokens(prompt, [tokens[row]])
             if answers[prompt].done:
-                answers[prompt].completion.first_token_s = first
-                answers[prompt].completion.total_s = now
                 living[row] = living[-1]
                 living.pop()
                 if living:
                     rows.drop(row)
+        if living and listener.stop_asked():
+            for prompt in living:
+                answers[prompt].end("stopped")
+            living.clear()
         if not living:
             return [answer.completion for answer in answers]
         tokens = rows.step()

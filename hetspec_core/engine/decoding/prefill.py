@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hetspec_core.engine.decoding.completion import StopReason
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.errors import DataError
+from hetspec_core.events.chat import StopReason
 
 
 def pad_prompts(prompts: list[list[int]], device: torch.device | str) -> tuple[Tensor, Tensor]:
@@ -42,9 +42,3 @@ def answer_limit(base: BaseLM, prompt: list[int], max_new_tokens: int) -> tuple[
             hint=f"shorten it by {1 - room} tokens or more",
         )
     return (max_new_tokens, "length") if max_new_tokens <= room else (room, "context")
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the device, so that a clock read afterwards is true."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

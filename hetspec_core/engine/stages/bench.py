@@ -10,7 +10,7 @@ from typing import Any
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Conversation, Message
-from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.decoder import Decoder, open_decoder
 from hetspec_core.engine.decoding.measure import (
     PLAIN,
     Question,
@@ -58,15 +58,16 @@ def run(context: RunContext) -> None:
         tracks.append(Track(tree.label, spec.decoding.model_copy(update={"tree": tree, "plain": False})))
 
     context.prepare("warm up")
-    _warm_up(context, base, draft, template, prompts.conversations, tracks)
-    questions = _measure(context, base, draft, template, prompts, tracks)
+    decoder = open_decoder(base)
+    _warm_up(context, decoder, draft, template, prompts.conversations, tracks)
+    questions = _measure(context, decoder, draft, template, prompts, tracks)
     plain, *speculative = tracks
     reports: list[TreeResult] = []
     for track in speculative:
         assert draft is not None  # else there is no such track
         context.check_cancelled()
         report = speculative_report(base_gap(base), questions, plain, track, bootstrap=spec.bench.bootstrap)
-        phases, costs = profile(base, draft, questions[: spec.bench.profile_prompts], track.decoding)
+        phases, costs = profile(decoder, draft, questions[: spec.bench.profile_prompts], track.decoding)
         reports.append(report.model_copy(update={"phases": phases, "costs": costs}))
     setup = _setup(context, base, draft, template, questions, prompts)
     _tell(context, BenchResult(setup=setup, plain=plain_report(plain), trees=reports))
@@ -115,7 +116,7 @@ def _served_draft(context: RunContext, served: ServedBy) -> str:
 
 def _warm_up(
     context: RunContext,
-    base: BaseLM,
+    decoder: Decoder,
     draft: DraftLM | None,
     template: ChatTemplate,
     conversations: list[Conversation],
@@ -127,20 +128,20 @@ def _warm_up(
         ids = template.encode(messages, add_generation_prompt=True).input_ids
         for track in tracks:
             short = track.decoding.model_copy(update={"max_new_tokens": min(16, track.decoding.max_new_tokens)})
-            generate(base, draft, [ids], short)
+            decoder.generate([ids], short, draft)
             context.check_cancelled()
 
 
 def _measure(
     context: RunContext,
-    base: BaseLM,
+    decoder: Decoder,
     draft: DraftLM | None,
     template: ChatTemplate,
     prompts: MeasuredPrompts,
     tracks: list[Track],
 ) -> list[Question]:
     """Answer every turn by every track. Later turns go on from plain decoding's answer, so all tracks see the same."""
-    bench, conversations = context.spec.bench, prompts.conversations
+    base, bench, conversations = decoder.base, context.spec.bench, prompts.conversations
     total = sum(len(turns_of(conversation, bench)) for conversation in conversations)
     questions: list[Question] = []
     for start in range(0, len(conversations), bench.batch_size):
@@ -154,7 +155,7 @@ def _measure(
             if not going:
                 break
             context.progress("bench", len(questions), total, "prompts", note=going[0].conversation.category)
-            measure_questions(base, draft, asked, tracks, bench.repeats)
+            measure_questions(decoder, draft, asked, tracks, bench.repeats)
             questions += asked
             for talk, answer in zip(going, tracks[0].completions[-len(going) :], strict=True):
                 text = base.tokenizer.decode(answer.tokens, skip_special_tokens=True)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import IO
 
 from hetspec_core.catalog import load_card
-from hetspec_core.engine.backends.backend import Backend, StepSeen, Watcher, Written
+from hetspec_core.engine.backends.backend import Backend, Watcher, Written
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.endings import describe_error
 from hetspec_core.engine.stages.text_stream import BackendTokenizer, TextStream
@@ -226,25 +226,12 @@ class ChatWorker:
             pieces = [stream.add(token) for token in tokens]
             self._say(Tokens(ask=ask, tokens=tokens, pieces=pieces, elapsed_s=elapsed_s))
 
-        def on_step(step: StepSeen) -> None:
+        def on_step(step: Step) -> None:
             nonlocal index
             elapsed_s = time.perf_counter() - began
-            self._say(
-                Step(
-                    ask=ask,
-                    index=index,
-                    committed=step.tokens,
-                    pieces=[stream.add(token) for token in step.tokens],
-                    accepted=step.count.accepted,
-                    offered=step.count.offered,
-                    kv_tokens=step.kv_tokens,
-                    propose_s=step.propose_s,
-                    verify_s=step.verify_s,
-                    other_s=step.other_s,
-                    elapsed_s=elapsed_s,
-                    tree=step.tree,
-                )
-            )
+            pieces = [stream.add(token) for token in step.committed]
+            told = {"ask": ask, "index": index, "pieces": pieces, "elapsed_s": elapsed_s}
+            self._say(step.model_copy(update=told))
             index += 1
 
         watcher = Watcher(

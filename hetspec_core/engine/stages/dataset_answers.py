@@ -133,7 +133,7 @@ class _Answering:
 
     def run(self) -> dict[str, str]:
         """Answer what has no answer yet; returns why the template refuses a conversation, by its content id."""
-        from hetspec_core.engine.decoding.plain import write_answers
+        from hetspec_core.engine.decoding.decoder import open_decoder
 
         spec = self.context.spec.dataset
         done = sum(state.turns for state in self.states.values())
@@ -147,8 +147,7 @@ class _Answering:
             base = self.load()
             end = self.template.end_of_turn
             stops = base.stop_ids if end is None else base.stop_ids | {end}
-            written = write_answers(
-                base,
+            written = open_decoder(base).write_answers(
                 prompts,
                 spec.sampling,
                 spec.max_new_tokens,

@@ -48,7 +48,7 @@ def write_prompts(
         DataError: not one attempt gave a usable prompt.
         Cancelled: somebody asked to stop; what was written is kept.
     """
-    from hetspec_core.engine.decoding.plain import write_answers
+    from hetspec_core.engine.decoding.decoder import open_decoder
 
     spec = context.spec.dataset
     goal = spec.limit or DEFAULT_PROMPTS
@@ -72,8 +72,7 @@ def write_prompts(
                 continue
             base = load()
             ends = _EndOfTurn(template, base)
-            written = write_answers(
-                base,
+            written = open_decoder(base).write_answers(
                 ((number, prefix) for number in own),
                 spec.prompt_sampling,
                 MAX_PROMPT_TOKENS,

@@ -17,7 +17,7 @@ from hetspec_core.catalog import load_card
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
-from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.decoder import open_decoder
 from hetspec_core.engine.decoding.measure import PLAIN, Track
 from hetspec_core.engine.decoding.trials import ADVICE, Trial, trial_result, verdict
 from hetspec_core.engine.machine import machine_facts
@@ -122,13 +122,14 @@ def _builtin(context: RunContext, ways: Sequence[Track], prompts: MeasuredPrompt
 
     prompts.check(context, encode, room=base.max_length, vocab_size=base.ends.embedding_rows, about=base.name)
     ids = [encode(each) for each in _openings(context, prompts)]
+    decoder = open_decoder(base)
     for way in ways:
-        generate(base, draft, ids[:1], way.decoding.model_copy(update={"max_new_tokens": _SHORT}))
+        decoder.generate(ids[:1], way.decoding.model_copy(update={"max_new_tokens": _SHORT}), draft)
         context.check_cancelled()
 
     def answer(way: Track, trial: Trial, key: tuple[int, int], batch: list[list[int]]) -> None:
         began = time.perf_counter()
-        done = generate(base, draft, batch, way.decoding)
+        done = decoder.generate(batch, way.decoding, draft)
         stats = AcceptStats.of(done)
         trial.turns[key] = (sum(len(each.tokens) for each in done), time.perf_counter() - began)
         trial.steps += stats.num_steps

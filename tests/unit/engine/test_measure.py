@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hetspec_core.engine.decoding.completion import Completion
+from hetspec_core.engine.decoding.decoder import ReferenceDecoder, open_decoder
 from hetspec_core.engine.decoding.measure import (
     PLAIN,
     Question,
@@ -35,7 +36,7 @@ def measured():
     plain = Track(PLAIN, DECODING.model_copy(update={"plain": True}))
     track = Track("3/2/5", DECODING)
     for question in questions:
-        measure_questions(base, draft, [question], [plain, track], repeats=2)
+        measure_questions(open_decoder(base), draft, [question], [plain, track], repeats=2)
     return base, draft, questions, plain, track
 
 
@@ -87,7 +88,7 @@ def test_an_answer_that_ends_early_is_a_difference(measured) -> None:
 
 def test_the_profile_splits_a_step_by_phase(measured) -> None:
     base, draft, questions, _, _ = measured
-    found = profile(base, draft, questions[:2], DECODING)
+    found = profile(open_decoder(base), draft, questions[:2], DECODING)
     phases, costs = (one.to_json() for one in found)
     assert set(phases) == {"propose_s", "verify_s", "commit_s", "other_s"}
     assert all(seconds >= 0 for seconds in phases.values())
@@ -97,24 +98,24 @@ def test_the_profile_splits_a_step_by_phase(measured) -> None:
     assert costs["prompt_tokens"] == sum(len(question.ids) for question in questions[:2])
 
 
-def test_the_median_repeat_counts(measured, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_median_repeat_counts(measured) -> None:
     base, draft, questions, _, _ = measured
     times = iter([3.0, 1.0, 2.0])
 
-    def answer(*_: object) -> list[Completion]:
-        return [Completion(1, tokens=[1, 2], total_s=next(times))]
+    class Timed(ReferenceDecoder):
+        def generate(self, *_: object, **__: object) -> list[Completion]:
+            return [Completion(1, tokens=[1, 2], total_s=next(times))]
 
-    monkeypatch.setattr("hetspec_core.engine.decoding.measure.generate", answer)
     track = Track(PLAIN, DECODING)
-    measure_questions(base, draft, questions[:1], [track], repeats=3)
+    measure_questions(Timed(base), draft, questions[:1], [track], repeats=3)
     assert [completion.total_s for completion in track.completions] == [2.0]
 
 
 def test_a_batch_answers_as_one_by_one_and_its_rows_share_its_time(measured) -> None:
     base, draft, questions, _, alone = measured
     track = Track("3/2/5", DECODING)
-    measure_questions(base, draft, questions[:3], [track], repeats=1)
-    measure_questions(base, draft, questions[3:], [track], repeats=1)
+    measure_questions(open_decoder(base), draft, questions[:3], [track], repeats=1)
+    measure_questions(open_decoder(base), draft, questions[3:], [track], repeats=1)
     assert [row.tokens for row in track.completions] == [row.tokens for row in alone.completions]
     first = track.completions[:3]
     seconds = max(row.decode_s for row in first) + track.completions[3].decode_s

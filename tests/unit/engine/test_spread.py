@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from hetspec_core.config import resolve
 from hetspec_core.engine.decoding import generate as decoding_module
+from hetspec_core.engine.decoding.completion import SILENT
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.decoding.propose import propose
 from hetspec_core.engine.modeling import spread as module
@@ -135,9 +136,7 @@ def test_a_pair_over_three_devices_never_mixes_tensors_of_two(
         assert set(room.left().values()) == {0}
         if not with_follow:
             stack.enter_context(pytest.raises(RuntimeError, match="same device"))
-        work = decoding_module._Speculation(
-            base, draft, [[1, 2, 3], [4, 5]], decoding, lambda _: contextlib.nullcontext(), None
-        )
+        work = decoding_module._Speculation(base, draft, [[1, 2, 3], [4, 5]], decoding, SILENT, None)
         work.prefill()
         tree = propose(draft, work.root, work.state, work.draft_cache, shape)
         verdict, features, logits = work.verify(tree)

@@ -1,0 +1,133 @@
+"""The interface of a decoder: answers batches of prompts with one base and whatever draft a call names.
+
+All that decodes goes through it: generate, chat, bench, tune, and answers for datasets. The readable path is
+`ReferenceDecoder`; a faster one is held against it token by token.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import TypeVar
+
+from hetspec_core.engine.decoding.completion import SILENT, Completion, Listener
+from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.plain import write_answers
+from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.spec import DecodingSpec, SamplingSpec
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Decoder(ABC):
+    """Decodes with one base. What it prepares for a base or a draft (tables, graphs) lives as long as it does.
+
+    Args:
+        base: the model that decides.
+    """
+
+    name: str
+
+    def __init__(self, base: BaseLM) -> None:
+        self.base = base
+
+    @abstractmethod
+    def generate(
+        self,
+        prompts: list[list[int]],
+        decoding: DecodingSpec,
+        draft: DraftLM | None = None,
+        *,
+        listener: Listener = SILENT,
+        most_per_step: int | None = None,
+    ) -> list[Completion]:
+        """Answer a batch of prompts; rows advance together.
+
+        With greedy decoding in float32 the answers equal plain decoding's token by token. When sampling, they have the
+        base's distribution, and the same seed gives the same answer with every draft and tree, up to rounding.
+
+        Args:
+            prompts: token ids of each prompt.
+            decoding: tree shape, sampling and limits.
+            draft: proposes; None (or `decoding.plain`) = plain decoding.
+            listener: told of tokens and steps as they come, in order.
+            most_per_step: most tokens that a verify step commits; 1 shows the tree at every position of the answer. The
+                answer is the same; the accept length is not.
+
+        Raises:
+            DataError: a prompt is empty, longer than the context, or has a token that the base does not have.
+        """
+
+    @abstractmethod
+    def write_answers(
+        self,
+        prompts: Iterable[tuple[Key, list[int]]],
+        sampling: SamplingSpec,
+        max_new_tokens: int,
+        batch_size: int,
+        seed_of: Callable[[Key], int] = lambda key: 0,
+        *,
+        stop_ids: frozenset[int] | None = None,
+        max_length: int | None = None,
+    ) -> Iterator[tuple[Key, list[int]]]:
+        """Answer many prompts plainly, `batch_size` at a time; a row that ends is refilled with the next prompt.
+
+        Args:
+            prompts: (key, token ids); read as rows become free.
+            sampling: how tokens are chosen.
+            max_new_tokens: most tokens of an answer.
+            batch_size: rows.
+            seed_of: randomness of a prompt, so that its answer does not depend on its neighbours or on the order.
+            stop_ids: tokens that end an answer; the base's when absent.
+            max_length: most tokens of a prompt with its answer; the base's context when absent.
+
+        Yields:
+            (key, answer) as answers end, not in order; an answer ends with its stop token when it reached one.
+        """
+
+
+class ReferenceDecoder(Decoder):
+    """The readable path: eager forwards, one transfer to the host per cycle. Any base, any device."""
+
+    name = "reference"
+
+    def generate(
+        self,
+        prompts: list[list[int]],
+        decoding: DecodingSpec,
+        draft: DraftLM | None = None,
+        *,
+        listener: Listener = SILENT,
+        most_per_step: int | None = None,
+    ) -> list[Completion]:
+        """As in `Decoder`."""
+        return generate(self.base, draft, prompts, decoding, listener=listener, most_per_step=most_per_step)
+
+    def write_answers(
+        self,
+        prompts: Iterable[tuple[Key, list[int]]],
+        sampling: SamplingSpec,
+        max_new_tokens: int,
+        batch_size: int,
+        seed_of: Callable[[Key], int] = lambda key: 0,
+        *,
+        stop_ids: frozenset[int] | None = None,
+        max_length: int | None = None,
+    ) -> Iterator[tuple[Key, list[int]]]:
+        """As in `Decoder`."""
+        return write_answers(
+            self.base,
+            prompts,
+            sampling,
+            max_new_tokens,
+            batch_size,
+            seed_of,
+            stop_ids=stop_ids,
+            max_length=max_length,
+        )
+
+
+def open_decoder(base: BaseLM) -> Decoder:
+    """The decoder for a base."""
+    return ReferenceDecoder(base)
