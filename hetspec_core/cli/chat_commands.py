@@ -212,7 +212,7 @@ class Talk:
             if key in ("draft", "draft_name"):
                 raise UsageError("the draft is changed by /draft", hint="/draft RUN_OR_DIR")
             self.session.change(**{key: (value or None) if key == "system_prompt" else value})
-        settings = self.session.settings.model_dump(exclude={"draft"})
+        settings = self.session.settings.by_short_keys()
         if self.as_json:
             print_json({"type": "settings", **settings}, lines=True)
             return
@@ -232,7 +232,7 @@ class Talk:
             return with_draft(settings, None)
         if word.count("/") == 2 and word.replace("/", "").isdecimal():
             try:
-                return type(settings).model_validate(settings.model_dump() | {"tree": word})
+                return settings.changed(tree=word)
             except ValidationError as error:
                 raise UsageError(error.errors()[0]["msg"]) from None
         return with_draft(settings, find_draft(self.workbench, word, self.session.config.base.name))

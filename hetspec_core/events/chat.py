@@ -6,17 +6,17 @@ one question is a trace (`events.trace`). It knows what may be said, not who run
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from hetspec_core.acceptance import StepCount
 from hetspec_core.events.models import ErrorInfo
 from hetspec_core.events.steps import TreeStep
-from hetspec_core.temperature import is_greedy
+from hetspec_core.spec import DecodingSpec, SamplingSpec
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of the messages. A worker refuses another one; unknown keys are ignored on both sides."""
 
 StopReason = Literal["stop", "length", "context", "stopped"]
@@ -41,37 +41,53 @@ class ChatSettings(_Message):
     Attributes:
         draft: directory of the draft; empty = plain decoding.
         draft_name: what it is called; never a path.
-        tree: depth/top_k/num_draft_tokens.
-        temperature: below 1e-6, 0 included, is greedy; `top_k` 0 and `top_p` 1 leave the distribution whole.
-        seed: of the sampling.
-        max_new_tokens: most tokens of an answer.
-        ignore_eos: go on after a stop token.
         system_prompt: system message before the conversation; None = none.
+        decoding: tree, sampling and limits. The keys in `SHORT_KEYS` may be given without their table, as traces of
+            version 1 have them, and take precedence: `tree="3/2/6"`, `temperature=0.7`.
     """
 
     draft: str = ""
     draft_name: str = ""
-    tree: str = "6/10/60"
-    temperature: float = Field(default=0.0, ge=0)
-    top_k: int = Field(default=0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    seed: int = Field(default=0, ge=0)
-    max_new_tokens: int = Field(default=512, gt=0)
-    ignore_eos: bool = False
     system_prompt: str | None = None
+    decoding: DecodingSpec = Field(default_factory=lambda: DecodingSpec(max_new_tokens=512))
 
-    @field_validator("tree")
+    @model_validator(mode="before")
     @classmethod
-    def _check_tree(cls, tree: str) -> str:
-        parts = tree.split("/")
-        if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-            raise ValueError(f"tree is {tree!r}; it needs depth/top_k/num_draft_tokens, e.g. 6/10/60")
-        return tree
+    def _from_short_keys(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or not any(key in data for key in SHORT_KEYS):
+            return data
+        rest = {key: value for key, value in data.items() if key not in SHORT_KEYS}
+        decoding = rest.get("decoding", {"max_new_tokens": 512})
+        decoding = decoding.model_dump() if isinstance(decoding, DecodingSpec) else dict(decoding)
+        for key, table in SHORT_KEYS.items():
+            if key in data:
+                inner = decoding if table is None else decoding.setdefault(table, {})
+                inner[key] = data[key]
+        return rest | {"decoding": decoding}
+
+    def changed(self, **values: Any) -> ChatSettings:
+        """With other values; keys are those of this model, and `SHORT_KEYS`.
+
+        Raises:
+            ValidationError: a value is not allowed.
+        """
+        return ChatSettings.model_validate(self.model_dump() | values)
+
+    def by_short_keys(self) -> dict[str, Any]:
+        """All values but the draft's directory, those of `SHORT_KEYS` by their last word."""
+        tables = {None: self.decoding, "sampling": self.sampling}
+        short = {key: getattr(tables[table], key) for key, table in SHORT_KEYS.items()} | {"tree": self.tree}
+        return {"draft_name": self.draft_name, **short, "system_prompt": self.system_prompt}
 
     @property
-    def greedy(self) -> bool:
-        """Whether the likeliest token is always taken."""
-        return is_greedy(self.temperature)
+    def tree(self) -> str:
+        """The tree as depth/top_k/num_draft_tokens."""
+        return self.decoding.tree.label
+
+    @property
+    def sampling(self) -> SamplingSpec:
+        """How the base's next token is taken."""
+        return self.decoding.sampling
 
     @property
     def plain(self) -> bool:
@@ -82,6 +98,18 @@ class ChatSettings(_Message):
     def label(self) -> str:
         """The way of decoding in a few words: `plain`, or the draft's name and the tree."""
         return PLAIN if self.plain else f"{self.draft_name or 'draft'} {self.tree}"
+
+
+SHORT_KEYS: dict[str, str | None] = {
+    "tree": None,
+    "max_new_tokens": None,
+    "ignore_eos": None,
+    "temperature": "sampling",
+    "top_k": "sampling",
+    "top_p": "sampling",
+    "seed": "sampling",
+}
+"""Keys of a `DecodingSpec` that settings take by their last word, and the table that each stands in."""
 
 
 # --- requests --------------------------------------------------------------------------------------------------------

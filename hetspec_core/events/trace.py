@@ -31,7 +31,7 @@ from hetspec_core.events.chat import (
 )
 from hetspec_core.paths import make_folders, private
 
-TRACE_VERSION = 1
+TRACE_VERSION = 2  # 1 had the settings of decoding beside each other
 SUFFIX = ".jsonl"
 
 

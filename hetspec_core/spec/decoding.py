@@ -49,7 +49,7 @@ class TreeSpec(Spec):
     @staticmethod
     def _read_label(text: str) -> dict[str, int]:
         parts = text.replace(",", "/").split("/")
-        if len(parts) != 3 or not all(part.strip().isdecimal() for part in parts):
+        if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) for part in parts):
             raise ValueError(f"tree is {text!r}; it needs depth/top_k/num_draft_tokens, e.g. 6/10/60")
         depth, top_k, nodes = (int(part) for part in parts)
         return {"depth": depth, "top_k": top_k, "num_draft_tokens": nodes}

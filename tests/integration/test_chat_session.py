@@ -24,7 +24,7 @@ from hetspec_core.spec import ResourcesSpec
 from tests.conftest import REPOSITORY
 from tests.fakes import chat_worker
 
-SETTINGS = ChatSettings(draft="/drafts/quick", draft_name="quick", tree="2/2/4", max_new_tokens=50)
+SETTINGS = ChatSettings(draft="/drafts/quick", draft_name="quick").changed(tree="2/2/4", max_new_tokens=50)
 
 
 def config(deed: str = "") -> ChatConfig:
@@ -306,7 +306,7 @@ def test_answers_are_made_again_and_edited(session: ChatSession) -> None:
     session.change(temperature=1.0)
     again = session.regenerate()
     until(session, lambda: again.ended)
-    assert again.settings.seed == 1 and len(session.conversation.turns) == 4
+    assert again.settings.sampling.seed == 1 and len(session.conversation.turns) == 4
     edited = session.edit(0, "other 5")
     assert edited is not None
     until(session, lambda: edited.ended)
@@ -407,7 +407,7 @@ def test_a_running_servers_only_tree_is_held_to_everywhere(session: ChatSession)
     until(session, lambda: session.base is not None)
     assert session.base is not None
     session.base = session.base.model_copy(update={"tree": "2/2/4", "capabilities": ("sampling", "calibrate")})
-    other = SETTINGS.model_copy(update={"tree": "6/10/60"})
+    other = SETTINGS.changed(tree="6/10/60")
     plain = SETTINGS.model_copy(update={"draft": ""})
     for deed in (
         lambda: session.change(tree="6/10/60"),

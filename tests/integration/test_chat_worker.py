@@ -46,7 +46,7 @@ from hetspec_core.spec import DecodingSpec
 from tests.fakes.tiny_models import CONTEXT, perfect_pair, tiny_base, tiny_draft
 
 Kind = TypeVar("Kind")
-SETTINGS = ChatSettings(draft="memory", draft_name="tiny", tree="3/2/6", max_new_tokens=24)
+SETTINGS = ChatSettings(draft="memory", draft_name="tiny").changed(tree="3/2/6", max_new_tokens=24)
 
 
 class Words:

@@ -62,7 +62,7 @@ def record(tree: str, temperature: float) -> Trace:
         every_position=True,
     )
     backend.answer(PROMPT, settings(tree, temperature), watcher)
-    return Trace(header=TraceHeader(messages=[], settings=ChatSettings(draft="x", tree=tree)), replies=replies)
+    return Trace(header=TraceHeader(messages=[], settings=ChatSettings(draft="x").changed(tree=tree)), replies=replies)
 
 
 @functools.cache

@@ -46,7 +46,7 @@ def test_a_conversation_is_asked_streamed_changed_and_answered_anew() -> None:
         await pilot.press("s")
         await choose(pilot, "temperature")
         await type_in(pilot, "0.7")
-        await until(pilot, lambda: session(screen).settings.temperature == 0.7)
+        await until(pilot, lambda: session(screen).settings.sampling.temperature == 0.7)
         await pilot.press("s")
         await choose(pilot, "temperature")
         await type_in(pilot, "hot")

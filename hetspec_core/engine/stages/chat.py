@@ -50,7 +50,7 @@ from hetspec_core.events.chat import (
 )
 from hetspec_core.events.models import ErrorInfo
 from hetspec_core.process import end_with
-from hetspec_core.spec import BaseSpec, DecodingSpec, ResourcesSpec, SamplingSpec, TreeSpec
+from hetspec_core.spec import BaseSpec, ResourcesSpec
 
 _QUIT_S = 1.0  # a backend that has not closed by then is left to the kernel
 
@@ -215,7 +215,7 @@ class ChatWorker:
             Started(
                 ask=ask,
                 prompt_tokens=len(prompt),
-                limit_tokens=min(room, settings.max_new_tokens),
+                limit_tokens=min(room, settings.decoding.max_new_tokens),
                 context_tokens=facts.context_tokens,
             )
         )
@@ -242,7 +242,7 @@ class ChatWorker:
             every_position=request.every_position,
         )
         try:
-            written = backend.answer(prompt, _decoding(settings), watcher)
+            written = backend.answer(prompt, settings.decoding, watcher)
         except Cancelled:  # before the first token: a server was still being started
             written = Written(stop_reason="stopped")
         rest = stream.finish()
@@ -265,10 +265,8 @@ class ChatWorker:
         self._stopped.discard(None)
         self._use(request.settings)
         prompt = self._encode(request.messages, request.settings)
-        settings = request.settings.model_copy(update={"max_new_tokens": request.tokens})
-        plain_s, shapes = self.backend.calibrate(
-            prompt, _decoding(settings), request.trees, lambda: self._stop_asked(None)
-        )
+        decoding = request.settings.decoding.model_copy(update={"max_new_tokens": request.tokens})
+        plain_s, shapes = self.backend.calibrate(prompt, decoding, request.trees, lambda: self._stop_asked(None))
         self._say(
             Calibrated(
                 plain_token_s=plain_s,
@@ -293,18 +291,6 @@ class ChatWorker:
     def _close(self) -> None:
         if self._backend is not None:
             self._backend.close()
-
-
-def _decoding(settings: ChatSettings) -> DecodingSpec:
-    return DecodingSpec(
-        tree=TreeSpec.parse(settings.tree),
-        sampling=SamplingSpec(
-            temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p, seed=settings.seed
-        ),
-        max_new_tokens=settings.max_new_tokens,
-        plain=settings.plain,
-        ignore_eos=settings.ignore_eos,
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

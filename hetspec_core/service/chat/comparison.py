@@ -104,7 +104,6 @@ class ComparisonResult:
         """The verdict over answers that have ended."""
         one, other = left[0], right[0]
         found = first_difference(one, other)
-        same = ("max_new_tokens", "ignore_eos", "system_prompt")
         return cls(
             left_label=one.settings.label,
             right_label=other.settings.label,
@@ -114,9 +113,7 @@ class ComparisonResult:
             right_accept_length=AcceptStats([c for a in right for c in a.counts]).accept_length,
             identical=found is None,
             difference=found,
-            must_be_identical=one.settings.greedy
-            and other.settings.greedy
-            and all(getattr(one.settings, key) == getattr(other.settings, key) for key in same),
+            must_be_identical=_same_answer(one.settings, other.settings),
         )
 
     @property
@@ -164,3 +161,11 @@ def _speed(answers: Sequence[Answer]) -> float | None:
     seconds = sum(end.decode_s for end in ends)
     tokens = sum(len(end.tokens) - 1 for end in ends)
     return tokens / seconds if seconds > 0 and tokens > 0 else None
+
+
+def _same_answer(one: ChatSettings, other: ChatSettings) -> bool:
+    """Whether two ways must give the same answer: both are greedy, and all but tree and draft is equal."""
+    if not (one.sampling.greedy and other.sampling.greedy and one.system_prompt == other.system_prompt):
+        return False
+    ways = [way.decoding.model_dump(exclude={"tree", "plain", "sampling"}) for way in (one, other)]
+    return ways[0] == ways[1]

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from hetspec_core.catalog import load_card
 from hetspec_core.errors import RunError, UsageError
 from hetspec_core.events.chat import (
+    SHORT_KEYS,
     Ask,
     Calibrate,
     ChatEvent,
@@ -161,8 +162,8 @@ class ChatSession(ChatState):
         with self._lock:
             self._check_free()
             self.conversation.drop_answer()
-            if not self.settings.greedy:
-                self.settings = self.settings.model_copy(update={"seed": self.settings.seed + 1})
+            if not self.settings.sampling.greedy:
+                self.settings = self.settings.changed(seed=self.settings.sampling.seed + 1)
             return self._ask(self.settings)
 
     def edit(self, index: int, text: str) -> Answer | None:
@@ -249,12 +250,13 @@ class ChatSession(ChatState):
             UsageError: a value is not allowed; it says why.
         """
         with self._lock:
-            unknown = [key for key in values if key not in ChatSettings.model_fields]
+            known = (*ChatSettings.model_fields, *SHORT_KEYS)
+            unknown = [key for key in values if key not in known]
             if unknown:
-                allowed = ", ".join(ChatSettings.model_fields)
+                allowed = ", ".join(known)
                 raise UsageError(f"there is no setting {', '.join(unknown)}", hint=f"there are: {allowed}")
             try:
-                changed = ChatSettings.model_validate(self.settings.model_dump() | values)
+                changed = self.settings.changed(**values)
             except ValidationError as error:
                 first = error.errors()[0]
                 raise UsageError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None

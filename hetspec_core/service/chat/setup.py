@@ -73,17 +73,8 @@ def chat_config(
     if backend:
         given["backend"] = backend
     spec = resolve_saved(workbench, recipe, saved, stage="generate", overrides=overrides, file=file, options=given).spec
-    decoding, sampling = spec.decoding, spec.decoding.sampling
-    settings = ChatSettings(
-        tree=decoding.tree.label,
-        temperature=sampling.temperature,
-        top_k=sampling.top_k,
-        top_p=sampling.top_p,
-        seed=sampling.seed,
-        max_new_tokens=decoding.max_new_tokens,
-        ignore_eos=decoding.ignore_eos,
-        system_prompt=spec.base.system_prompt,
-    )
+    decoding = spec.decoding
+    settings = ChatSettings(system_prompt=spec.base.system_prompt, decoding=decoding)
     notes: list[str] = []
     if not (plain or decoding.plain):
         found = measured_draft(workbench, draft, saved, spec, say=notes.append)

@@ -136,13 +136,11 @@ class ChatState:
         """A running server has a tree of its own; what was asked before that was known is counted under it too."""
         if not tree:
             return
-        self.settings = self.settings.model_copy(update={"tree": tree})
+        self.settings = self.settings.changed(tree=tree)
         if self.answer is not None and not self.answer.ended:
-            self.answer.settings = self.answer.settings.model_copy(update={"tree": tree})
+            self.answer.settings = self.answer.settings.changed(tree=tree)
         if self._queued is not None:
-            self._queued = self._queued.model_copy(
-                update={"settings": self._queued.settings.model_copy(update={"tree": tree})}
-            )
+            self._queued = self._queued.model_copy(update={"settings": self._queued.settings.changed(tree=tree)})
 
     def _apply_to_answer(self, event: Started | Tokens | Step | Answered | Refused | Failed) -> None:
         answer = self.answer

@@ -64,7 +64,7 @@ def read_positions(trace: Trace, name: str = "the trace") -> Positions:
     Raises:
         DataError: it has no trees, or there is a gap in it.
     """
-    shape = TreeSpec.parse(trace.header.settings.tree)
+    shape = trace.header.settings.decoding.tree
     tokens: list[int] = []
     trees: dict[int, PositionTree] = {}
     last: list[tuple[int, TreeStep]] = []

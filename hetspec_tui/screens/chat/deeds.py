@@ -120,7 +120,7 @@ class ChatDeeds(ChatTalk):
 
     async def _set_value(self, key: str) -> None:
         assert self.session is not None
-        present = getattr(self.session.settings, key)
+        present = self.session.settings.by_short_keys()[key]
         text: str | None = OTHER
         if key == "tree":
             text = await self.app.push_screen_wait(Choose("Which tree?", setups.tree_list(present), present))
@@ -324,6 +324,6 @@ class ChatDeeds(ChatTalk):
         if word == _PRESENT:
             return settings
         if re.fullmatch(r"\d+/\d+/\d+", word):
-            return settings.model_copy(update={"tree": word})
+            return settings.changed(tree=word)
         folder = await self.ask(lambda workbench: setups.draft_folder(workbench, word))
         return with_draft(settings, folder) if folder is not None else None

@@ -95,7 +95,7 @@ class Setup:
                 raise
             made = chat_config(workbench, self.recipe, plain=True, options=options)  # none trained yet
         try:
-            settings = ChatSettings.model_validate(made.settings.model_dump() | self.settings)
+            settings = made.settings.changed(**self.settings)
         except ValueError:  # kept by another version
             settings = made.settings
         return dataclasses.replace(made, settings=settings)
@@ -150,12 +150,12 @@ def setting_list(settings: ChatSettings, setup: Setup, base: str) -> list[Choice
     listed = [
         Choice("draft", f"draft           {settings.draft_name or 'none'}", "the small model that guesses"),
         Choice("tree", f"tree            {settings.tree}", "depth/top_k/nodes of its guesses"),
-        Choice("temperature", f"temperature     {settings.temperature:g}", "0 = always the likeliest token"),
+        Choice("temperature", f"temperature     {settings.sampling.temperature:g}", "0 = always the likeliest token"),
         Choice("system_prompt", f"system prompt   {system if system else 'none'}", ""),
-        Choice("max_new_tokens", f"max new tokens  {settings.max_new_tokens}", "most tokens of an answer"),
-        Choice("top_p", f"top_p           {settings.top_p:g}", "when sampling"),
-        Choice("top_k", f"top_k           {settings.top_k}", "when sampling; 0 = all"),
-        Choice("seed", f"seed            {settings.seed}", "when sampling"),
+        Choice("max_new_tokens", f"max new tokens  {settings.decoding.max_new_tokens}", "most tokens of an answer"),
+        Choice("top_p", f"top_p           {settings.sampling.top_p:g}", "when sampling"),
+        Choice("top_k", f"top_k           {settings.sampling.top_k}", "when sampling; 0 = all"),
+        Choice("seed", f"seed            {settings.sampling.seed}", "when sampling"),
         Choice("base", f"base            {base}", "another one is loaded anew"),
         Choice("recipe", f"recipe          {setup.recipe}", "base, its draft and machine, as a preset says"),
         Choice("backend", f"backend         {setup.backend}", "who runs the models; they are loaded anew"),

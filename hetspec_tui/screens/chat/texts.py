@@ -49,7 +49,7 @@ def head_text(session: ChatSession, *, recording: bool, read_only: bool) -> Cont
     ]
     if not settings.plain:
         parts += [("  tree ", "dim"), served_tree(session) or settings.tree]
-    parts += [("  temperature ", "dim"), number(settings.temperature)]
+    parts += [("  temperature ", "dim"), number(settings.sampling.temperature)]
     if session.config.backend != "builtin":
         url = str(session.config.backend_options.get("url", ""))
         parts += [("  by ", "dim"), safe(f"{session.config.backend} {url}".strip())]
@@ -70,7 +70,7 @@ def replay_text(name: str, settings: ChatSettings, base: str) -> Content:
         ("▶ recorded answer ", "$text-accent"),
         (safe(name), "bold"),
         ("  ", ""),
-        (f"{safe(base)}  {safe(settings.label)}  temperature {number(settings.temperature)}", "dim"),
+        (f"{safe(base)}  {safe(settings.label)}  temperature {number(settings.sampling.temperature)}", "dim"),
         ("  esc closes it", "$text-accent"),
     )
 

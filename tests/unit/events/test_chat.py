@@ -22,6 +22,7 @@ from hetspec_core.events.chat import (
     decode_request,
     encode,
 )
+from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec
 from tests.fakes.chat_worker import step_of
 
 
@@ -63,4 +64,25 @@ def test_every_message_has_a_type_of_its_own() -> None:
 @pytest.mark.parametrize("tree", ["", "6", "6/10", "a/b/c", "0/1/1", "1/1/1/1"])
 def test_a_tree_of_another_form_is_refused(tree: str) -> None:
     with pytest.raises(ValidationError, match="depth/top_k/num_draft_tokens"):
-        ChatSettings(tree=tree)
+        ChatSettings().changed(tree=tree)
+
+
+def test_settings_take_keys_of_decoding_without_their_tables_and_have_one_schema() -> None:
+    settings = ChatSettings().changed(tree="3/2/6", temperature=0.7, seed=4, max_new_tokens=9)
+    assert settings.decoding == DecodingSpec(
+        tree=TreeSpec(depth=3, top_k=2, num_draft_tokens=6),
+        sampling=SamplingSpec(temperature=0.7, seed=4),
+        max_new_tokens=9,
+    )
+    assert settings.changed(**settings.by_short_keys()) == settings
+    assert ChatSettings.model_validate(settings.model_dump()) == settings
+
+
+def test_settings_of_older_traces_are_read() -> None:
+    old = (
+        b'{"draft": "x", "tree": "2/2/4", "temperature": 0.5, "top_k": 3, "top_p": 0.9, "seed": 1, "ignore_eos": true}'
+    )
+    settings = ChatSettings.model_validate_json(old)
+    assert (settings.draft, settings.tree, settings.decoding.ignore_eos) == ("x", "2/2/4", True)
+    assert settings.decoding.max_new_tokens == 512
+    assert settings.sampling == SamplingSpec(temperature=0.5, top_k=3, top_p=0.9, seed=1)

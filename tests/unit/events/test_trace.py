@@ -14,7 +14,7 @@ from tests.fakes.chat_worker import step_of
 
 HEADER = TraceHeader(
     messages=[ChatMessage(role="user", content="Hello")],
-    settings=ChatSettings(draft="/home/somebody/runs/x/draft", draft_name="x", tree="2/2/4"),
+    settings=ChatSettings(draft="/home/somebody/runs/x/draft", draft_name="x").changed(tree="2/2/4"),
 )
 REPLIES: list[Reply] = [
     Started(ask=1, prompt_tokens=7, limit_tokens=50, context_tokens=100),

@@ -35,7 +35,7 @@ NASTY = "<script>alert('&')</script>\x1b[2J\x00\u202e\n中🙂"
 
 
 def trace_of(replies: list[Reply], *, tree: str = "2/2/4", question: str = "Hello") -> Trace:
-    settings = ChatSettings(draft="x", draft_name="x", tree=tree)
+    settings = ChatSettings(draft="x", draft_name="x").changed(tree=tree)
     return Trace(
         header=TraceHeader(name=question, messages=[ChatMessage(role="user", content=question)], settings=settings),
         replies=replies,
@@ -73,7 +73,7 @@ def test_the_shipped_trace_is_a_real_answer_with_a_tree_at_every_step() -> None:
     assert answer.whole and answer.state == "done" and len(answer.trees) == len(answer.steps) > 10
     accept_length = answer.stats.accept_length
     assert accept_length is not None and accept_length > 1.5
-    assert trace.header.settings.temperature == 0 and trace.header.base is not None
+    assert trace.header.settings.sampling.temperature == 0 and trace.header.base is not None
     assert all(tree.base_ranks[node] == 0 for tree in answer.trees for node in tree.path)
 
 
