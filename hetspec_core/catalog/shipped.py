@@ -17,6 +17,7 @@ SHIPPED: tuple[Card, ...] = (
             "head": f"{_ENGINE}.modeling.heads.fusion:FusionHead",
             "captured_layers": "final",
             "base_last_layers": True,
+            "sglang": "hetspec_core.sglang.export:write_eagle",
         },
         source="arXiv 2401.15077, arXiv 2406.16858",
     ),
@@ -30,6 +31,7 @@ SHIPPED: tuple[Card, ...] = (
             "head": f"{_ENGINE}.modeling.heads.eagle3:Eagle3Head",
             "captured_layers": "low, middle, high",
             "owns_output_norm": True,
+            "sglang": "hetspec_core.sglang.export:write_eagle3",
         },
         source="arXiv 2503.01840",
     ),
@@ -39,7 +41,11 @@ SHIPPED: tuple[Card, ...] = (
         target=f"{_ENGINE}.algorithms.latent:Latent",
         options="hetspec_core.spec.algorithm:LatentOptions",
         summary="Latent recurrence: a narrow draft goes over its own thought several times per token.",
-        capabilities={"head": f"{_ENGINE}.modeling.heads.latent:LatentHead", "captured_layers": "final"},
+        capabilities={
+            "head": f"{_ENGINE}.modeling.heads.latent:LatentHead",
+            "captured_layers": "final",
+            "sglang": "hetspec_core.sglang.export:write_latent",
+        },
         source="the origin's Experimental; arXiv 2502.05171, arXiv 2510.04871",
     ),
     *(

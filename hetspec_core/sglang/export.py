@@ -1,33 +1,39 @@
-"""A draft and its base as SGLang loads them, written beside the originals; and whether SGLang can serve the draft.
+"""A draft as SGLang loads it, written beside the original; and whether SGLang can serve the draft.
 
-It knows layouts and what SGLang has classes for; it starts nothing.
+The card of an algorithm names the function here that writes its drafts, as capability `sglang`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from hetspec_core.catalog import list_cards, load_card
 from hetspec_core.engine.modeling.checkpoint import check_captured_layers, read_draft
 from hetspec_core.engine.modeling.draft_files import CONFIG, DraftFiles, check_finite, write_draft_folder
-from hetspec_core.engine.modeling.layouts.base import ExportedDraft
+from hetspec_core.engine.modeling.layouts.base import ExportedDraft, written_config
 from hetspec_core.engine.modeling.layouts.eagle import SERVED, TOKEN_MAP, EagleLayout
 from hetspec_core.engine.modeling.layouts.eagle3 import Eagle3Layout
-from hetspec_core.engine.modeling.stored_draft import StoredDraft
+from hetspec_core.engine.modeling.stored_draft import VOCAB_KEY, StoredDraft
 from hetspec_core.errors import HetSpecError, ModelError
 from hetspec_core.sglang import versions
-from hetspec_core.sglang.latent import LATENT_CLASS, write_latent
 from hetspec_core.sglang.versions import Installed
 from hetspec_core.spec import BaseSpec
 
+LATENT_CLASS = "HetSpecLatentEagle"
 OWN_CLASSES = ("HetSpecQwen3Eagle", "HetSpecQwen3MoeEagle", LATENT_CLASS)
-"""What `models` brings, by the names under which drafts are exported."""
-_EAGLE3 = "LlamaForCausalLMEagle3"
+"""Classes of `models`, by the names under which drafts are exported."""
+
+LATENT_FAMILIES = ("llama", "mistral", "qwen3")
+"""Families whose layers the latent class has."""
+
+_EAGLE3_CLASS = "LlamaForCausalLMEagle3"
 _FORM = 2
 """Raised when exports change, so that one of an older version is not served: 2 = with the keys of transformers 4."""
 
@@ -70,7 +76,7 @@ def served_draft(source: Path, base: BaseSpec, parent: Path, sglang: Installed) 
     _check_pair(stored, base)
     check_captured_layers(stored, base.architecture.num_hidden_layers, base_name=base.name, folder=source)
     check_finite(stored.tensors, source)
-    written = _write(stored)
+    written = _writer(stored.algorithm)(stored)
     architecture = str(written.config["architectures"][0])
     needs_package = architecture in OWN_CLASSES
     if needs_package and sglang.classes:
@@ -86,7 +92,7 @@ def served_draft(source: Path, base: BaseSpec, parent: Path, sglang: Installed) 
         more = {} if ids is None else {TOKEN_MAP: lambda file: torch.save(ids, file)}
         tensors = {name: tensor.detach().contiguous().clone() for name, tensor in written.tensors.items()}
         write_draft_folder(target, written.config, tensors, more)
-    algorithm = "EAGLE3" if architecture == _EAGLE3 else "EAGLE"
+    algorithm = "EAGLE3" if architecture == _EAGLE3_CLASS else "EAGLE"
     return ServedDraft(target, architecture, algorithm, token_map, needs_package, source)
 
 
@@ -102,19 +108,22 @@ def export_name(source: Path) -> str:
     return f"draft-{key}"
 
 
-def _write(stored: StoredDraft) -> ExportedDraft:
+def _writer(algorithm: str) -> Callable[[StoredDraft], ExportedDraft]:
+    """What writes drafts of an algorithm, by its card."""
+    card = load_card("algorithms", algorithm)
+    if "sglang" not in card.capabilities:
+        able = ", ".join(each.name for each in list_cards("algorithms") if "sglang" in each.capabilities)
+        raise _cannot(f"it has no class for drafts of algorithm {algorithm}", f"drafts of {able}")
+    return card.load_capability("sglang")
+
+
+def write_eagle(stored: StoredDraft) -> ExportedDraft:
+    """An EAGLE-1/2 draft.
+
+    Raises:
+        ModelError: no class serves it.
+    """
     family = str(stored.config.get("model_type"))
-    if stored.algorithm == "eagle3":
-        written = Eagle3Layout().write(stored)
-        named = str(written.config["architectures"][0])
-        if named != _EAGLE3:
-            raise _cannot(f"it is an EAGLE-3 draft of {family}", f"EAGLE-3 drafts of llama layers ({_EAGLE3})")
-        return written
-    if stored.algorithm == "latent":
-        try:
-            return write_latent(stored)
-        except HetSpecError as error:
-            raise _cannot(error.message, error.hint) from error
     try:
         written = EagleLayout().write(stored)
     except HetSpecError as error:
@@ -126,6 +135,73 @@ def _write(stored: StoredDraft) -> ExportedDraft:
             f"drafts of {', '.join(SERVED)} (SGLang's own), qwen3 and qwen3_moe (HetSpec's)",
         )
     return written
+
+
+def write_eagle3(stored: StoredDraft) -> ExportedDraft:
+    """An EAGLE-3 draft.
+
+    Raises:
+        ModelError: no class serves it.
+    """
+    family = str(stored.config.get("model_type"))
+    written = Eagle3Layout().write(stored)
+    named = str(written.config["architectures"][0])
+    if named != _EAGLE3_CLASS:
+        raise _cannot(f"it is an EAGLE-3 draft of {family}", f"EAGLE-3 drafts of llama layers ({_EAGLE3_CLASS})")
+    return written
+
+
+def write_latent(stored: StoredDraft) -> ExportedDraft:
+    """A latent draft, as `models/latent_eagle.py` reads it.
+
+    The configuration gives SGLang the width of the state, and as many layers as there are passes through them. The rest
+    is in `hetspec_latent`.
+
+    Raises:
+        ModelError: the class cannot serve it.
+    """
+    head, family = stored.head, str(stored.config["model_type"])
+    elsewhere = "`bench` and `chat` with the built-in backend run this one"
+    if head["shift"]:
+        raise _cannot(
+            "a shifted latent is that of a token's parent in the tree, and SGLang hands a step its parents' states "
+            "alone (EagleDraftInput.hidden_states, gathered in select_top_k_tokens), not whose children the tokens are",
+            f"a latent draft trained with shift_latent = false; {elsewhere}",
+        )
+    if family not in LATENT_FAMILIES:
+        raise _cannot(
+            f"HetSpec has no latent class for {family}",
+            f"latent drafts of {', '.join(LATENT_FAMILIES)}; {elsewhere}",
+        )
+    config = written_config(stored.config)
+    depth, width, base_width = int(config["num_hidden_layers"]), int(head["hidden_size"]), int(head["base_size"])
+    heads = int(config["num_attention_heads"])
+    passes = int(head["refinements"]) * int(head["recurrences"]) * int(head["repeats"])
+    more: dict[str, Any] = {
+        "architectures": [LATENT_CLASS],
+        "tie_word_embeddings": False,
+        "vocab_size": stored.base_vocab_size,
+        "hidden_size": base_width,
+        "head_dim": int(config.get("head_dim") or width // heads),
+        "num_hidden_layers": passes * depth,
+        "hetspec_latent": {
+            "family": family,
+            "hidden_size": width,
+            "layers": depth,
+            "refinements": int(head["refinements"]),
+            "recurrences": int(head["recurrences"]),
+            "repeats": int(head["repeats"]),
+            "learned": head["initial"] == "learned",
+            "first_input_norm": not stored.settings.get("skip_first_input_norm", True),
+            "output_norm": not stored.settings.get("skip_output_norm", True),
+        },
+    }
+    config = {key: value for key, value in config.items() if key not in ("layer_types", "max_window_layers")} | more
+    if family == "llama" and base_width % heads:
+        # Transformers takes no Llama configuration whose width its heads do not divide, and this width is the state's.
+        config |= {"model_type": "mistral", "sliding_window": None}
+    tensors = {name: tensor for name, tensor in stored.tensors.items() if name != VOCAB_KEY}
+    return ExportedDraft(config, tensors, stored.vocab_ids)
 
 
 def _check_pair(stored: StoredDraft, base: BaseSpec) -> None:

@@ -20,8 +20,7 @@ from hetspec_core.errors import ModelError, ResourceError
 from hetspec_core.paths import write_atomic
 from hetspec_core.sglang import versions
 from hetspec_core.sglang.export import ServedDraft
-from hetspec_core.sglang.plugin import native
-from hetspec_core.sglang.plugin.hooks import VARIABLE
+from hetspec_core.sglang.plugin import NATIVE_ENVIRONMENT, TREES_VARIABLE
 from hetspec_core.spec import ResourcesSpec, SGLangSpec, TreeSpec
 
 MODEL_PACKAGE = "hetspec_core.sglang.models"
@@ -171,7 +170,7 @@ def plan_launch(
     if hidden:
         variables[WORDS_VARIABLE] = json.dumps(hidden)
     if trees_socket:
-        variables[VARIABLE] = trees_socket
+        variables[TREES_VARIABLE] = trees_socket
     reached = "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
     shown = f"[{reached}]" if ":" in reached else reached
     return Launch(
@@ -256,7 +255,7 @@ def inside_variables(
     if served is not None and served.needs_package:
         variables["SGLANG_EXTERNAL_MODEL_PACKAGE"] = MODEL_PACKAGE
     if is_float32(spec, resources):
-        variables = {**native.ENVIRONMENT, **variables}
+        variables = {**NATIVE_ENVIRONMENT, **variables}
     return variables
 
 
@@ -266,7 +265,7 @@ def served_dtype(resources: ResourcesSpec) -> str:
 
 
 def is_float32(spec: SGLangSpec, resources: ResourcesSpec) -> bool:
-    """Whether a server runs in float32, for which it needs help from inside (see `plugin.native`)."""
+    """Whether a server runs in float32, for which it needs help from inside (see `plugin.hooks`)."""
     return (spec.flag("--dtype") or served_dtype(resources)) in ("float32", "float")
 
 

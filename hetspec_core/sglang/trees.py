@@ -16,7 +16,7 @@ from typing import Any
 
 from hetspec_core.acceptance import StepCount
 from hetspec_core.events.steps import TreeStep
-from hetspec_core.sglang.plugin.records import VERSION
+from hetspec_core.sglang.plugin import RECORD_VERSION
 
 _LONGEST_FRAME = 8 << 20
 _MOST_REQUESTS = 64  # whose records are kept; those of requests that nobody asks for are forgotten
@@ -98,7 +98,7 @@ class TreeFeed:
                     record = msgpack.unpackb(body)
                     if isinstance(record, dict) and record.get("hello"):
                         self._greeted.set()
-                    elif isinstance(record, dict) and record.get("v") == VERSION:
+                    elif isinstance(record, dict) and record.get("v") == RECORD_VERSION:
                         self._keep(record)
         except (OSError, ValueError):
             pass  # it is gone, or speaks another language; either way no more trees come

@@ -1,11 +1,16 @@
-"""The three hooks in SGLang's speculative workers, and the entry point that sets them and those of `native`.
+"""The hooks in SGLang's processes, and the entry point that sets them.
 
-Entry-point group `sglang.srt.plugins`. Without the variables that ask for it, or in an SGLang whose source differs from
-what is hooked here, nothing is. Every hook catches all that goes wrong in it, counts it, and after a few times stays
-away.
+Entry-point group `sglang.srt.plugins`. Two kinds of hooks are set, each only where an environment variable asks for it
+and the source of this SGLang has what the hooks call:
 
-CUDA graphs: `organize_draft_results` is captured, so its hook runs once per graph and leaves a copy into a
-buffer behind that every replay repeats; the other two run in Python at every step.
+- Trees: three hooks in the speculative workers gather every verify step for the publisher. A hook catches every
+  exception, counts it, and does nothing any more after a few. CUDA graphs: `organize_draft_results` is captured, so its
+  hook runs once per graph and leaves a copy into a buffer behind that every replay repeats; the other two run in Python
+  at every step.
+- float32: SGLang takes `--dtype float32`, and its norm kernel then refuses ("failed to dispatch data type Float").
+  Every operation has a `forward_native` beside its `forward_cuda`, with the same arithmetic. The hook calls it when the
+  input is float32. It is for comparing texts, where half precision decides ties by rounding. It is slower: no speed is
+  measured with it.
 """
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
@@ -22,24 +27,84 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetspec_core.sglang.plugin import native
+from hetspec_core.sglang.plugin import NATIVE_VARIABLE, TREES_VARIABLE
 from hetspec_core.sglang.plugin.publisher import Publisher
 from hetspec_core.sglang.plugin.records import MOST_ROWS, Packed, VerifyBatch, pack, unpack
 from hetspec_core.sglang.versions import differences
 from hetspec_core.syntax import parse_module
 
-VARIABLE = "HETSPEC_SGLANG_TREES"
-"""Path of the socket on which trees are told."""
-
 _MOST_FAULTS = 5
 _logger = logging.getLogger(__name__)
+_registered = False
+
+NATIVE_TARGETS = (
+    "sglang.srt.layers.layernorm.RMSNorm.forward_cuda",
+    "sglang.srt.layers.layernorm.GemmaRMSNorm.forward_cuda",
+    "sglang.srt.layers.activation.SiluAndMul.forward_cuda",
+    "sglang.srt.layers.activation.GeluAndMul.forward_cuda",
+    "sglang.srt.layers.rotary_embedding.base.RotaryEmbedding.forward_cuda",
+)
+"""Operations whose kernels take half precision only."""
+
+
+def register() -> None:
+    """Entry point: hook SGLang, once, where a variable asks for it and its source is what the hooks call."""
+    global _registered
+    path, natively = os.environ.get(TREES_VARIABLE, ""), bool(os.environ.get(NATIVE_VARIABLE))
+    if _registered or not (path or natively):
+        return
+    import sglang
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    package = Path(sglang.__path__[0])
+
+    def fits(part: str, what: str) -> bool:
+        found = differences(package, part, parse_module)
+        if found:
+            _logger.warning("hetspec: no %s from SGLang %s, which differs: %s", what, sglang.__version__, found[0])
+        return not found
+
+    _registered = True
+    if natively and fits("native", "help in float32"):
+        for target in NATIVE_TARGETS:
+            HookRegistry.register(target, call_native, HookType.AROUND)
+    if path and fits("plugin", "trees"):
+        hooks = TreeHooks(lambda: _publisher(path))
+        speculative = "sglang.srt.speculative"
+        HookRegistry.register(f"{speculative}.eagle_utils.organize_draft_results", hooks.after_organize, HookType.AFTER)
+        HookRegistry.register(
+            f"{speculative}.eagle_worker_common.build_eagle_verify_input", hooks.after_build, HookType.AFTER
+        )
+        HookRegistry.register(f"{speculative}.eagle_utils.eagle_sample", hooks.after_sample, HookType.AFTER)
+
+
+def _publisher(path: str) -> Publisher | None:
+    """The publisher of this process; None in all ranks but the first, which publishes for all."""
+    if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
+        return None
+    return Publisher(path)
+
+
+def call_native(kernel: Callable[..., Any], operation: Any, *inputs: Any, **named: Any) -> Any:
+    """Around `forward_cuda`: the PyTorch form for float32, the kernel for the rest.
+
+    Args:
+        kernel: the operation's own `forward_cuda`.
+        operation: the module.
+        inputs: its inputs; the first of floating point decides.
+    """
+    floats = (each for each in (*inputs, *named.values()) if isinstance(each, Tensor) and each.is_floating_point())
+    first = next(floats, None)
+    if first is None or first.dtype != torch.float32:
+        return kernel(operation, *inputs, **named)
+    return operation.forward_native(*inputs, **named)
 
 
 class TreeHooks:
-    """What the hooks share.
+    """The hooks of the trees, and what they share.
 
     Args:
-        publisher: made at the first step, in the process that makes steps.
+        publisher: called at the first step, in the process that makes steps.
     """
 
     def __init__(self, publisher: Callable[[], Publisher | None]) -> None:
@@ -49,11 +114,11 @@ class TreeHooks:
         self._scores: dict[int, Tensor] = {}  # by number of nodes: [rows, N]
         self._links: Tensor | None = None
         self._topk = 0
-        self._packs: Callable[[VerifyBatch], Packed] | None = None
+        self._pack: Callable[[VerifyBatch], Packed] | None = None
         self.faults = 0
 
     def after_organize(self, result: Any, score_list: Any, *_: Any, **__: Any) -> None:
-        """Keep the cumulative scores of the nodes where every replay of a graph writes them."""
+        """Copy the cumulative scores of the nodes into a buffer that every replay of the graph writes again."""
         if self.faults >= _MOST_FAULTS:
             return
         try:
@@ -68,7 +133,7 @@ class TreeHooks:
             self._fault("scores")
 
     def after_build(self, result: Any, batch: Any, draft_input: Any, *rest: Any, **named: Any) -> None:
-        """Keep whose child every node is: a copy, because the verification may write where the draft's graph did."""
+        """Copy the parents of the nodes, because the verification may write where the draft's graph did."""
         if not self._wanted():
             return
         try:
@@ -98,11 +163,11 @@ class TreeHooks:
                 accept_lens=accept_lens,
                 seq_lens=batch.seq_lens,
             )
-            first = self._packs is None
-            self._packs = self._packs or packs_on(step.logits.device.type)
-            packed = self._packs(step)
+            first = self._pack is None
+            self._pack = self._pack or pack_on(step.logits.device.type)
+            packed = self._pack(step)
             if first and not publisher.has_viewers:
-                return  # SGLang's own warm-up: the kernel is compiled now, and not when somebody looks
+                return  # SGLang's own warm-up: the kernel is compiled now, and not when a viewer connects
             ready = _to_host(packed)
             ids, at, dropped = [str(request.rid) for request in batch.reqs], time.time(), publisher.dropped
             publisher.put(lambda: unpack(ready(), ids, at, dropped))
@@ -110,7 +175,7 @@ class TreeHooks:
             self._fault("step")
 
     def _wanted(self) -> bool:
-        """Whether the step at hand is to be gathered: somebody looks, or it is the first."""
+        """Whether this step is gathered: there is a viewer, or it is the first step."""
         if self.faults >= _MOST_FAULTS:
             return False
         if not self._made:
@@ -120,7 +185,7 @@ class TreeHooks:
             except Exception:
                 self._fault("socket")
         publisher = self._publisher
-        return publisher is not None and (publisher.has_viewers or self._packs is None)
+        return publisher is not None and (publisher.has_viewers or self._pack is None)
 
     def _fault(self, where: str) -> None:
         self.faults += 1
@@ -128,8 +193,8 @@ class TreeHooks:
             _logger.exception("hetspec: the draft trees are not told (%s); serving goes on", where)
 
 
-def packs_on(device: str) -> Callable[[VerifyBatch], Packed]:
-    """How steps are gathered on a kind of device: at once where Triton has kernels."""
+def pack_on(device: str) -> Callable[[VerifyBatch], Packed]:
+    """How steps are packed on a kind of device: by one kernel where Triton has kernels."""
     if device != "cuda":
         return pack
     from hetspec_core.sglang.plugin.pack_kernel import pack_at_once
@@ -138,7 +203,7 @@ def packs_on(device: str) -> Callable[[VerifyBatch], Packed]:
 
 
 def _to_host(packed: Packed) -> Callable[[], Packed]:
-    """Begin the copy to the host; the function that is given waits for it."""
+    """Begin the copy to the host; the returned function waits for it."""
     numbers = packed.numbers
     if numbers.device.type != "cuda":
         return lambda: packed
@@ -152,43 +217,3 @@ def _to_host(packed: Packed) -> Callable[[], Packed]:
         return Packed(copied, packed.nodes)
 
     return wait
-
-
-_registered = False
-
-
-def register() -> None:
-    """Entry point: hook SGLang, once, where a variable asks for it and its source is what the hooks call."""
-    global _registered
-    path, natively = os.environ.get(VARIABLE, ""), bool(os.environ.get(native.VARIABLE))
-    if _registered or not (path or natively):
-        return
-    import sglang
-    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
-
-    package = Path(sglang.__path__[0])
-
-    def fits(part: str, what: str) -> bool:
-        found = differences(package, part, parse_module)
-        if found:
-            _logger.warning("hetspec: no %s from SGLang %s, which differs: %s", what, sglang.__version__, found[0])
-        return not found
-
-    _registered = True
-    if natively and fits("native", "help in float32"):
-        native.register_native(HookRegistry, HookType.AROUND)
-    if path and fits("plugin", "trees"):
-        hooks = TreeHooks(lambda: _publisher(path))
-        speculative = "sglang.srt.speculative"
-        HookRegistry.register(f"{speculative}.eagle_utils.organize_draft_results", hooks.after_organize, HookType.AFTER)
-        HookRegistry.register(
-            f"{speculative}.eagle_worker_common.build_eagle_verify_input", hooks.after_build, HookType.AFTER
-        )
-        HookRegistry.register(f"{speculative}.eagle_utils.eagle_sample", hooks.after_sample, HookType.AFTER)
-
-
-def _publisher(path: str) -> Publisher | None:
-    """The publisher of this process; the first rank tells for all."""
-    if torch.distributed.is_initialized() and torch.distributed.get_rank() != 0:
-        return None
-    return Publisher(path)

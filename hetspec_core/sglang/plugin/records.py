@@ -1,6 +1,4 @@
-"""One verify step of SGLang as a record: gathered from its tensors on the device, unpacked on the host later.
-
-Tensors in, plain lists out. It knows SGLang's way of numbering nodes, but neither SGLang's modules nor sockets.
+"""One verify step of SGLang as a record: packed from its tensors on the device, unpacked on the host later.
 
 Numbering: node 0 of a request is the root. Candidate c of the draft is the c-th entry of its flattened score list: the
 first topk ones are children of the root, then topk for every node that was expanded. `top_scores_index` says which
@@ -17,18 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-VERSION = 1
-"""Of the records. A reader leaves records of another version alone."""
+from hetspec_core.sglang.plugin import RECORD_VERSION
 
 MOST_ROWS = 8
-"""Requests of a batch that are told; of a large batch nobody looks at all."""
+"""Requests of a batch whose trees are sent; a viewer does not look at all of a large batch."""
 
 _COLUMNS = 3  # integers per node: token, parent, rank
 
 
 @dataclass(frozen=True)
 class VerifyBatch:
-    """What SGLang has of a verify step of B requests, on its device.
+    """SGLang's tensors of a verify step of B requests.
 
     Attributes:
         draft_token: [B (N+1)] the root of every request, then its nodes.
@@ -120,11 +117,11 @@ def parents_of(parent_list: Tensor, top_scores_index: Tensor, topk: int) -> Tens
 
 @torch.no_grad()
 def pack(step: VerifyBatch, most_rows: int = MOST_ROWS) -> Packed:
-    """Gather what a record needs, all on the tensors' device; nothing is waited for. `pack_kernel` does it at once.
+    """Pack what a record needs on the tensors' device, without waiting. `pack_kernel` does the same in one launch.
 
     Args:
         step: the step.
-        most_rows: so many requests of the batch.
+        most_rows: the first so many requests of the batch are packed.
     """
     nodes, logits = step.num_nodes, step.logits
     rows = min(step.num_requests, most_rows)
@@ -154,13 +151,13 @@ def pack(step: VerifyBatch, most_rows: int = MOST_ROWS) -> Packed:
 
 
 def unpack(packed: Packed, request_ids: Sequence[str], at: float, dropped: int) -> list[dict[str, Any]]:
-    """The records of a batch; the tensors are on the host by now.
+    """The records of a batch.
 
     Args:
-        packed: the batch.
+        packed: the batch, on the host.
         request_ids: [B] of the requests.
         at: when the step was made, seconds since the epoch.
-        dropped: batches that were not told so far.
+        dropped: batches that were dropped so far.
     """
     nodes = packed.nodes
     first = packed.numbers.shape[1] - 2 * nodes - 1
@@ -171,7 +168,7 @@ def unpack(packed: Packed, request_ids: Sequence[str], at: float, dropped: int) 
         *accepted, committed, bonus, before = numbers[_COLUMNS * nodes :]
         found.append(
             {
-                "v": VERSION,
+                "v": RECORD_VERSION,
                 "rid": request_id,
                 "at": at,
                 "dropped": dropped,

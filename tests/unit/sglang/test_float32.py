@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from hetspec_core.sglang.launch import plan_launch
-from hetspec_core.sglang.plugin import hooks
-from hetspec_core.sglang.plugin.native import TARGETS, VARIABLE, natively, register_native
+from hetspec_core.sglang.plugin import NATIVE_VARIABLE, TREES_VARIABLE, hooks
+from hetspec_core.sglang.plugin.hooks import NATIVE_TARGETS, call_native
 from hetspec_core.spec import ResourcesSpec, SGLangSpec, TreeSpec
 from tests.fakes.sglang_site import make_site
 
@@ -39,19 +39,7 @@ class Norm(nn.Module):
     ],
 )
 def test_the_first_floating_input_decides_which_form_is_taken(inputs: tuple[Tensor, ...], taken: str) -> None:
-    assert natively(Norm.forward_cuda, Norm(), *inputs) == taken
-
-
-def test_every_target_is_hooked_around() -> None:
-    hooked: list[tuple[str, Any]] = []
-
-    class Registry:
-        def register(self, target: str, hook: Any, kind: Any) -> None:
-            assert hook is natively
-            hooked.append((target, kind))
-
-    register_native(Registry(), "around")
-    assert hooked == [(target, "around") for target in TARGETS]
+    assert call_native(Norm.forward_cuda, Norm(), *inputs) == taken
 
 
 @pytest.mark.parametrize(
@@ -64,7 +52,7 @@ def test_a_server_in_float32_is_told_to_take_the_forms_that_know_it(
     spec = SGLangSpec.model_validate({"flags": flags})
     resources = ResourcesSpec.model_validate({"dtype": dtype})
     launch = plan_launch(spec, base=tmp_path, served=None, tree=TreeSpec(), resources=resources, port=30000)
-    assert (VARIABLE in launch.environment) is helped
+    assert (NATIVE_VARIABLE in launch.environment) is helped
     assert (launch.environment.get("TRITON_F32_DEFAULT") == "ieee") is helped
 
 
@@ -81,7 +69,9 @@ def test_trees_and_float32_are_given_up_each_by_itself(
     class Registry:
         @staticmethod
         def register(target: str, hook: Any, kind: Any) -> None:
-            seen.append("native" if target in TARGETS else "trees")
+            native = target in NATIVE_TARGETS
+            assert (hook is call_native, kind) == (native, "around" if native else "after")
+            seen.append("native" if native else "trees")
 
     sglang, plugins = ModuleType("sglang"), ModuleType("sglang.srt.plugins.hook_registry")
     sglang.__dict__.update(__path__=[str(package)], __version__="0.5.20")
@@ -89,8 +79,8 @@ def test_trees_and_float32_are_given_up_each_by_itself(
     for name in ("sglang", "sglang.srt", "sglang.srt.plugins"):
         monkeypatch.setitem(sys.modules, name, sglang)
     monkeypatch.setitem(sys.modules, plugins.__name__, plugins)
-    monkeypatch.setenv(VARIABLE, "1")
-    monkeypatch.setenv(hooks.VARIABLE, str(tmp_path / "socket"))
+    monkeypatch.setenv(NATIVE_VARIABLE, "1")
+    monkeypatch.setenv(TREES_VARIABLE, str(tmp_path / "socket"))
     monkeypatch.setattr(hooks, "_registered", False)
     hooks.register()
     hooks.register()  # SGLang asks in every process that it starts, and may ask twice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig
 
+from hetspec_core.catalog import load_card
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.errors import ModelError
+from hetspec_core.sglang import export
 from hetspec_core.sglang.export import served_draft
 from hetspec_core.sglang.versions import Installed
 from hetspec_core.spec import AlgorithmSpec, BaseSpec, DraftSpec
@@ -177,3 +180,13 @@ def test_a_latent_draft_that_cannot_be_served_is_refused_with_what_would_work(
     with pytest.raises(ModelError, match=f"SGLang cannot serve this draft: .*{reason}") as failure:
         served_draft(tmp_path / "d", base_spec, tmp_path / "exports", Installed("0.5.17"))
     assert instead in failure.value.hint
+
+
+def test_the_card_of_the_algorithm_says_whether_and_how_its_drafts_are_exported(
+    base_spec: BaseSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path / "d", base_spec, "qwen3", None)
+    monkeypatch.setattr(export, "load_card", lambda axis, name: replace(load_card(axis, name), capabilities={}))
+    with pytest.raises(ModelError, match="no class for drafts of algorithm eagle") as failure:
+        served_draft(tmp_path / "d", base_spec, tmp_path / "exports", Installed("0.5.17"))
+    assert failure.value.hint.endswith("drafts of eagle, eagle3, latent")
