@@ -184,7 +184,7 @@ class RegistryScreen(RunsOrder):
             self._typed = None
             if self.is_whole:
                 self.say_wrong(error, filter_)
-                if self.table.store.keys is None:  # a filter of another time: there is no last list that could stay
+                if not self.table.loaded:  # a saved filter that is wrong now: there is no earlier list to keep
                     self.filter = ""
                     self.load()
             return

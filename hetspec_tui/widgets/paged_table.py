@@ -1,12 +1,12 @@
-"""A table of any number of rows, of which only those near the ones in view are ever fetched and drawn.
+"""A table of any number of rows that fetches and draws only those near the view.
 
-It is told the keys of all rows in their order, and asks for rows by key (`RowsWanted`) when they come near the view;
-whoever shows it answers with `put_rows`. Cursor and marks belong to keys, so they stay when rows come, go and move.
-It knows neither runs nor where rows come from.
+It holds the keys of all rows in order. When rows near the view are missing it posts `RowsWanted`, and its owner answers
+with `put_rows`. Cursor and marks belong to keys, so they stay when rows are added, removed or moved.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,14 +19,14 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from hetspec_tui.widgets.cells import GAP, TONES, Column, Row, share_out
-from hetspec_tui.widgets.row_store import RowStore
-from hetspec_tui.widgets.table_pen import GUTTER, TablePen
+from hetspec_tui.widgets.cells import GAP, GUTTER, TONES, Column, Row, TablePen, share_out
+
+_KEPT = 2000  # rows that are kept after they have left the view
 
 
 @dataclass
 class TableMessage(Message):
-    """Something that a table says."""
+    """A message of a table."""
 
     table: PagedTable
 
@@ -36,11 +36,11 @@ class TableMessage(Message):
 
 
 class PagedTable(ScrollView, can_focus=True):
-    """Rows in columns with a cursor, marks, a heading that stays, and nothing fetched that is not looked at.
+    """Rows in columns, with a cursor, marks and a fixed heading.
 
     Attributes:
         cursor: index of the row that keys act on.
-        empty: what is shown in place of rows when there are none.
+        empty: text that is shown when there are no rows.
         marking: whether rows can be marked.
     """
 
@@ -92,7 +92,7 @@ class PagedTable(ScrollView, can_focus=True):
 
     @dataclass
     class RowsWanted(TableMessage):
-        """Rows near the view are not there: whoever shows the table asks `missing` which, and answers `put_rows`."""
+        """Rows near the view are missing: the owner asks `missing` which ones, and answers with `put_rows`."""
 
         def can_replace(self, message: Message) -> bool:
             return isinstance(message, PagedTable.RowsWanted) and message.table is self.table
@@ -105,13 +105,13 @@ class PagedTable(ScrollView, can_focus=True):
 
     @dataclass
     class Selected(TableMessage):
-        """A row was chosen with Enter or a double click."""
+        """A row was opened with Enter or a double click."""
 
         key: str
 
     @dataclass
     class Marked(TableMessage):
-        """Other rows are marked now."""
+        """The marks have changed."""
 
         marks: tuple[str, ...]
 
@@ -135,7 +135,8 @@ class PagedTable(ScrollView, can_focus=True):
         self.empty = empty
         self.marking = marking
         self.sort: tuple[str, bool] | None = None
-        self.store = RowStore()
+        self._keys: Sequence[str] | None = None
+        self._rows: dict[str, Row | None] = {}  # None = there is no such row any more
         self._marks: dict[str, None] = {}
         self._mark_signs: Mapping[str, tuple[str, str]] = {}
         self._anchor: str | None = None
@@ -143,16 +144,21 @@ class PagedTable(ScrollView, can_focus=True):
         self._pen = TablePen(self, "paged-table")
         self._announced: str | None = None
 
-    # --- what is shown -----------------------------------------------------------------------------------------------
+    # --- content -----------------------------------------------------------------------------------------------------
 
     @property
     def keys(self) -> Sequence[str]:
         """Keys of all rows in order."""
-        return self.store.keys or ()
+        return self._keys or ()
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the keys were set."""
+        return self._keys is not None
 
     @property
     def view(self) -> Size:
-        """Cells of the heading and the rows, without the scrollbars."""
+        """Size of heading and rows, without the scrollbars."""
         return self.scrollable_content_region.size
 
     @property
@@ -162,7 +168,7 @@ class PagedTable(ScrollView, can_focus=True):
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Keys of the marked rows, in the order in which they were marked; some may not be among `keys` now."""
+        """Keys of the marked rows, in the order of marking; some may not be among `keys` now."""
         return tuple(self._marks)
 
     @property
@@ -171,7 +177,7 @@ class PagedTable(ScrollView, can_focus=True):
         return self.marks or ((self.cursor_key,) if self.cursor_key is not None else ())
 
     def set_columns(self, columns: Sequence[Column], sort: tuple[str, bool] | None = None) -> None:
-        """Show other columns; rows that are there are forgotten, because their cells were made for the old ones.
+        """Show other columns. Rows with cells for the old columns are dropped.
 
         Args:
             columns: from left to right.
@@ -179,54 +185,64 @@ class PagedTable(ScrollView, can_focus=True):
         """
         if tuple(columns) != self.columns:
             self.columns = tuple(columns)
-            self.store.forget()
+            self._rows.clear()
         self.sort = sort
         self._lay_out()
 
     def set_keys(self, keys: Sequence[str]) -> None:
-        """Show these rows. The cursor stays on its row, and the row on its line of the screen, as far as possible."""
-        if keys == self.store.keys:
+        """Show these rows. The cursor stays on its row, and that row on its line of the screen, as far as possible."""
+        if keys == self._keys:
             return
         key, line = self.cursor_key, self.cursor - self.scroll_offset.y
         was_at_top = self.scroll_offset.y == 0
-        self.store.keys = keys
-        place = self.store.place(key)
-        if place is None:
-            place = min(self.cursor, len(keys) - 1) if key is not None else 0
+        self._keys = keys
+        index = self._index(key)
+        if index is None:
+            index = min(self.cursor, len(keys) - 1) if key is not None else 0
         self._lay_out()
-        self.set_reactive(PagedTable.cursor, max(0, place))
+        self.set_reactive(PagedTable.cursor, max(0, index))
         if not was_at_top:
-            self._scroll_lines(place - line)
+            self._scroll_lines(index - line)
         self._show_cursor()
         self._announce()
         self._look()
 
-    def missing(self) -> list[str]:
-        """Keys of the rows in view and a screenful around it that are not there, those in view first."""
-        return self.store.missing(self.scroll_offset.y, max(1, self.view.height))
+    def _index(self, key: str | None) -> int | None:
+        with contextlib.suppress(ValueError):
+            return None if key is None else self.keys.index(key)  # faster than to keep a dictionary of all keys
+        return None
 
     def near(self) -> list[str]:
         """Keys of the rows in view."""
-        return self.store.near(self.scroll_offset.y, max(1, self.view.height))
+        top = self.scroll_offset.y
+        return list(self.keys[top : top + max(1, self.view.height)])
+
+    def missing(self) -> list[str]:
+        """Keys of the missing rows in the view and within one screen of it, those in view first."""
+        keys, top, height = self.keys, self.scroll_offset.y, max(1, self.view.height)
+        indices = [*range(top, top + 2 * height), *range(top - height, top)]
+        return [keys[index] for index in indices if 0 <= index < len(keys) and keys[index] not in self._rows]
 
     def put_rows(self, asked: Iterable[str], rows: Iterable[Row]) -> None:
-        """Give the table rows that it asked for, or newer ones.
+        """Take rows that were wanted, or newer ones.
 
         Args:
-            asked: keys of all that were asked for; one without a row is shown as gone.
-            rows: those that there are.
+            asked: keys of all rows that were asked for; those without a row are shown as gone.
+            rows: the rows that exist.
         """
-        changed = self.store.put(asked, rows, self.near())
+        by_key = {row.key: row for row in rows}
+        changed = {key: by_key.get(key) for key in asked if self._rows.get(key, ...) != by_key.get(key)}
+        self._rows.update(changed)
+        if len(self._rows) > _KEPT:
+            self._rows = {key: self._rows[key] for key in (*self.near(), *changed) if key in self._rows}
         if changed:
-            self._pen.forget_rows(changed)
             self.refresh()
         self._look()
 
     def set_mark_signs(self, signs: Mapping[str, tuple[str, str]]) -> None:
-        """Draw the marks of these rows with a sign of one cell in a colour, for example those of their curves."""
+        """Draw the marks of these rows with their own sign (one cell) and colour, for example those of their curves."""
         if signs != self._mark_signs:
             self._mark_signs = dict(signs)
-            self._pen.forget_rows()
             self.refresh()
 
     def set_marks(self, keys: Iterable[str]) -> None:
@@ -234,19 +250,18 @@ class PagedTable(ScrollView, can_focus=True):
         marks = dict.fromkeys(keys)
         if list(marks) != list(self._marks):
             self._marks = marks
-            self._pen.forget_rows()
             self.refresh()
             self.post_message(self.Marked(self, self.marks))
 
     def move_to(self, key: str) -> bool:
         """Put the cursor on a row; False when there is no such row."""
-        place = self.store.place(key)
-        if place is not None:
-            self.cursor = place
-        return place is not None
+        index = self._index(key)
+        if index is not None:
+            self.cursor = index
+        return index is not None
 
     def set_empty(self, text: str) -> None:
-        """Say something else when there are no rows."""
+        """Change the text that is shown when there are no rows."""
         self.empty = text
         self.refresh()
 
@@ -258,11 +273,11 @@ class PagedTable(ScrollView, can_focus=True):
         return super().check_action(action, parameters)
 
     def action_move(self, rows: int) -> None:
-        """Move the cursor by so many rows."""
+        """Move the cursor by rows."""
         self.cursor += rows
 
     def action_turn(self, pages: int) -> None:
-        """Move the cursor by so many screenfuls."""
+        """Move the cursor by screens."""
         self.cursor += pages * max(1, self.view.height - 2)
 
     def action_edge(self, side: int) -> None:
@@ -274,29 +289,29 @@ class PagedTable(ScrollView, can_focus=True):
         self.scroll_to(x=self.scroll_x + side * 12, animate=False)
 
     def action_select(self) -> None:
-        """Choose the row under the cursor."""
+        """Open the row under the cursor."""
         if self.cursor_key is not None:
             self.post_message(self.Selected(self, self.cursor_key))
 
     def action_mark(self) -> None:
-        """Mark the row under the cursor or take its mark away, and go to the next."""
+        """Mark or unmark the row under the cursor, and go to the next."""
         key = self.cursor_key
         if key is not None:
             self._toggle(key)
             self.cursor += 1
 
     def action_mark_range(self) -> None:
-        """Mark all rows from the one that was marked last to the cursor."""
+        """Mark all rows from the last marked one to the cursor."""
         key = self.cursor_key
         if key is None:
             return
-        start = self.store.place(self._anchor)
+        start = self._index(self._anchor)
         low, high = sorted((self.cursor if start is None else start, self.cursor))
         self._anchor = key
         self.set_marks([*self._marks, *self.keys[low : high + 1]])
 
     def action_mark_all(self) -> None:
-        """Mark all rows, or take all marks away when all are marked."""
+        """Mark all rows, or unmark all when all are marked."""
         everything = all(key in self._marks for key in self.keys)
         self.set_marks(() if everything else [*self._marks, *self.keys])
 
@@ -309,20 +324,20 @@ class PagedTable(ScrollView, can_focus=True):
             if column is not None:
                 self.post_message(self.HeadingClicked(self, column))
             return
-        place = self.scroll_offset.y + where.y - 1
-        if place >= len(self.keys):
+        index = self.scroll_offset.y + where.y - 1
+        if index >= len(self.keys):
             return
-        self.cursor = place
+        self.cursor = index
         if event.shift and self.marking:
             self.action_mark_range()
         elif self.marking and (where.x < GUTTER or event.ctrl):
-            self._toggle(self.keys[place])
+            self._toggle(self.keys[index])
         elif event.chain == 2:
             self.action_select()
 
     def _toggle(self, key: str) -> None:
         self._anchor = key
-        self.set_marks([one for one in self._marks if one != key] if key in self._marks else [*self._marks, key])
+        self.set_marks([mark for mark in self._marks if mark != key] if key in self._marks else [*self._marks, key])
 
     def _column_at(self, x: int) -> str | None:
         left = GUTTER - self.scroll_offset.x
@@ -339,8 +354,8 @@ class PagedTable(ScrollView, can_focus=True):
 
     def watch_cursor(self, old: int, new: int) -> None:
         self._show_cursor()
-        for place in (old, new):
-            self.refresh_line(place + 1)
+        for index in (old, new):
+            self.refresh_line(index + 1)
         self._announce()
 
     def _announce(self) -> None:
@@ -378,7 +393,6 @@ class PagedTable(ScrollView, can_focus=True):
     def _lay_out(self) -> None:
         self._widths = share_out(self.columns, self.view.width - GUTTER)
         width = GUTTER + sum(self._widths) + GAP * max(0, len(self._widths) - 1)
-        self._pen.forget_rows()
         self.virtual_size = Size(width, len(self.keys) + 1)
         self.refresh()
 
@@ -391,27 +405,26 @@ class PagedTable(ScrollView, can_focus=True):
         self._pen.forget()
 
     def render_line(self, y: int) -> Strip:
-        """One line of the screen: the heading, a row, or the words for no rows."""
+        """One line of the screen: the heading, a row, or the text for no rows."""
         width, left, pen = self.view.width, self.scroll_offset.x, self._pen
         if y == 0:
             gutter, body = pen.heading(self.columns, self._widths, self.sort)
             style = pen.style("header")
         elif not self.keys:
-            words = "loading…" if self.store.keys is None else self.empty
-            return pen.words(words, y, Size(width, self.view.height))
+            return pen.message(self.empty if self.loaded else "loading…", y, Size(width, self.view.height))
         else:
-            place = self.scroll_offset.y + y - 1
-            style = pen.style("cursor" if place == self.cursor else "")
-            if place >= len(self.keys):
+            index = self.scroll_offset.y + y - 1
+            style = pen.style("cursor" if index == self.cursor else "")
+            if index >= len(self.keys):
                 return Strip.blank(width, style)
-            gutter, body = self._draw_row(self.keys[place], place == self.cursor)
+            gutter, body = self._draw_row(self.keys[index], index == self.cursor)
         return Strip.join([gutter, body.crop_extend(left, left + max(0, width - GUTTER), style)]).crop(0, width)
 
     def _draw_row(self, key: str, is_cursor: bool) -> tuple[Strip, Strip]:
         mark = None if key not in self._marks else self._mark_signs.get(key, ("●", ""))
-        row = self.store.row(key)
+        row = self._rows.get(key)
         if row is None:
-            word = "gone" if self.store.has(key) else "…"
+            word = "gone" if key in self._rows else "…"
             return self._pen.placeholder(word, is_cursor, mark, self.virtual_size.width - GUTTER)
         return self._pen.row(row, self.columns, self._widths, is_cursor, mark)
 

@@ -22,7 +22,7 @@ def open_runs(act: Scene, size: tuple[int, int] = (120, 30), *, read_only: bool 
         await pilot.press("2")
         assert isinstance(app.screen, RegistryScreen)
         screen = app.screen
-        await until(pilot, lambda: screen.table.store.keys is not None and not screen.table.missing(), "the list")
+        await until(pilot, lambda: screen.table.loaded and not screen.table.missing(), "the list")
         await act(app, screen, pilot)
 
     drive(scene, size, read_only=read_only)

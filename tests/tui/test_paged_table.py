@@ -13,9 +13,8 @@ from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 
 from hetspec_tui.formatting import safe
-from hetspec_tui.widgets.cells import GAP, Cell, Column, Row, fit, share_out
+from hetspec_tui.widgets.cells import GAP, GUTTER, Cell, Column, Row, fit, share_out
 from hetspec_tui.widgets.paged_table import PagedTable
-from hetspec_tui.widgets.table_pen import GUTTER
 
 COLUMNS = (Column("name", "Name", 12, grow=1, most=30), Column("state", "State", 9), Column("n", "N", 6, "right"))
 

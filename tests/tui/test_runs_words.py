@@ -11,8 +11,7 @@ from hetspec_core.service.pages import Vocabulary
 from hetspec_tui.registry.columns import DEFAULT, KNOWN, columns_of, value_cell
 from hetspec_tui.registry.orders import tags_of, to_each
 from hetspec_tui.registry.words import completed, hints
-from hetspec_tui.widgets.cells import share_out
-from hetspec_tui.widgets.table_pen import GUTTER
+from hetspec_tui.widgets.cells import GUTTER, share_out
 
 WORDS = Vocabulary(
     metrics=("eval/loss",),

@@ -31,7 +31,7 @@ def test_a_run_that_cannot_be_read_is_shown_and_ends_nothing(home: Path) -> None
         await pilot.press("2")
         screen = app.screen
         assert isinstance(screen, RegistryScreen)
-        await until(pilot, lambda: screen.table.store.keys is not None and not screen.table.missing(), "the list")
+        await until(pilot, lambda: screen.table.loaded and not screen.table.missing(), "the list")
         assert set(keys_of(screen)) == {good, paths.run_id}
         app.post_message(OpenRun(paths.run_id))
         await until(pilot, lambda: getattr(app.screen, "run", None) is not None, "the page of the run")
