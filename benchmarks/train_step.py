@@ -29,10 +29,9 @@ from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft
 from hetspec_core.engine.training.evaluation import HeldOut
 from hetspec_core.engine.training.feed import BatchFeed
-from hetspec_core.engine.training.loop import accumulate_gradients
-from hetspec_core.engine.training.metrics import MetricsWindow
-from hetspec_core.engine.training.optimizer import build_optimizer, clip_gradients
+from hetspec_core.engine.training.loop import accumulate_gradients, build_optimizer, clip_gradients
 from hetspec_core.engine.training.processes import Processes
+from hetspec_core.engine.training.state import MetricsWindow
 from hetspec_core.spec import RunSpec
 
 WARMUP_STEPS = 3
@@ -125,15 +124,16 @@ def measure(
     optimizer = build_optimizer(draft.parameters(), spec.training.optimizer, device)
     noise = torch.Generator(device).manual_seed(0)
     window = MetricsWindow(device, processes)
+    training = spec.training.model_copy(
+        update={"seed": 0, "tokens_per_batch": tokens_per_batch, "gradient_accumulation": 1}
+    )
     feed = BatchFeed(
         store,
         range(len(store)),
-        mask_kind=algorithm.mask,  # type: ignore[arg-type]
+        training,
+        mask_kind=algorithm.mask,
         layers=draft.captured_layers,
         device=device,
-        seed=0,
-        tokens_per_batch=tokens_per_batch,
-        max_length=spec.training.max_length,
     )
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -143,7 +143,7 @@ def measure(
     for number in range(WARMUP_STEPS + steps):
         started = time.perf_counter()
         step = feed.next_step()
-        accumulate_gradients(model, step, algorithm, accelerator, processes, noise, window)
+        accumulate_gradients(model, step, algorithm, processes, noise, window)
         window.add_step(clip_gradients(draft.trainable_parameters(), spec.training.optimizer.clip_norm), step)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -158,12 +158,9 @@ def measure(
     held_out = HeldOut(
         store,
         range(8),
+        training,
         device=device,
-        max_length=spec.training.max_length,
-        tokens_per_batch=tokens_per_batch,
-        starts=spec.training.eval_starts,
         depth=spec.decoding.tree.depth,
-        top_k=10,
         layers=draft.captured_layers,
     )
     held_out.measure(draft, algorithm, processes)

@@ -17,8 +17,8 @@ from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft
 from hetspec_core.engine.training.feed import Position, StepBatches
 from hetspec_core.engine.training.loop import accumulate_gradients
-from hetspec_core.engine.training.metrics import MetricsWindow
 from hetspec_core.engine.training.processes import Processes
+from hetspec_core.engine.training.state import MetricsWindow
 from hetspec_core.spec import AlgorithmSpec, DraftSpec
 from tests.fakes.tiny_training import load_tiny_base, tiny_architecture, write_tiny_base, write_tiny_store
 
@@ -46,11 +46,10 @@ def gradients(
     spec = DraftSpec(name="tiny", architecture=tiny_architecture(layers=1), init="random")
     draft = build_draft(spec, AlgorithmSpec(), base, seed=0)
     algorithm = build_algorithm(AlgorithmSpec(options={"noise": 0.0, "feature_loss_weight": 0.5}))
-    accelerator = Accelerator(cpu=True)
-    processes = Processes(accelerator)
+    processes = Processes(Accelerator(cpu=True))
     window = MetricsWindow(torch.device("cpu"), processes)
     step = step_of(store, cut, idle)
-    accumulate_gradients(draft, step, algorithm, accelerator, processes, None, window)
+    accumulate_gradients(draft, step, algorithm, processes, None, window)
     window.add_step(torch.tensor(0.0), step)
     return torch.cat([p.grad.flatten() for p in draft.parameters() if p.grad is not None]), window.read()["loss"]
 

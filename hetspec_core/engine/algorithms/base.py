@@ -19,7 +19,7 @@ from hetspec_core.engine.modeling.experts import METRICS, watch
 from hetspec_core.engine.modeling.heads.base import Unroll
 
 if TYPE_CHECKING:
-    from hetspec_core.engine.data.batches import Batch
+    from hetspec_core.engine.data.batches import Batch, MaskKind
 
 _BALANCE = "router_loss"
 
@@ -49,7 +49,7 @@ class Algorithm(ABC):
     parts: ClassVar[tuple[str, ...]] = ("token_loss", "top1", "top10", "acceptance")
 
     @property
-    def mask(self) -> str:
+    def mask(self) -> MaskKind:
         """Which token of a position must be the assistant's; see `engine.data.batches`."""
         return "predicted"
 

@@ -19,7 +19,7 @@ from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.spec import EagleOptions, LatentOptions
 
 if TYPE_CHECKING:
-    from hetspec_core.engine.data.batches import Batch
+    from hetspec_core.engine.data.batches import Batch, MaskKind
 
 
 class Eagle(Algorithm):
@@ -35,7 +35,7 @@ class Eagle(Algorithm):
         self.options = options
 
     @property
-    def mask(self) -> str:
+    def mask(self) -> MaskKind:
         return self.options.mask
 
     @property

@@ -27,27 +27,30 @@ from hetspec_core.engine.training.checkpoints import TrainingCheckpoint, Trainin
 from hetspec_core.engine.training.evaluation import SCORE, HeldOut
 from hetspec_core.engine.training.feed import BatchFeed
 from hetspec_core.engine.training.horizon import steps_of_epochs
-from hetspec_core.engine.training.loop import Training, resume, train
-from hetspec_core.engine.training.metrics import MetricsWindow
-from hetspec_core.engine.training.optimizer import build_optimizer
-from hetspec_core.engine.training.processes import Processes
+from hetspec_core.engine.training.loop import Training, build_optimizer, resume, train
+from hetspec_core.engine.training.processes import (
+    Processes,
+    check_trackers,
+    finish_trackers,
+    local_shard,
+    shard,
+    start_trackers,
+)
 from hetspec_core.engine.training.samples import (
     TrainingData,
     check_fits,
     check_ids,
     check_layers,
+    choose_vocabulary,
+    count_assistant_tokens,
     finite_samples,
     select_samples,
+    share_outside,
 )
-from hetspec_core.engine.training.sharding import own_part, shard
-from hetspec_core.engine.training.state import Memory, TrainingState
-from hetspec_core.engine.training.trackers import check_trackers, finish_trackers, start_trackers
-from hetspec_core.engine.training.vocabulary import choose_vocabulary, count_assistant_tokens, share_outside
+from hetspec_core.engine.training.state import MetricsWindow, ResumableState, TrainingState
 from hetspec_core.errors import CheckpointError, SpecError
 from hetspec_core.events import LogLevel
 from hetspec_core.spec import DraftSpec, RunSpec
-
-_BOUND_WIDTH = 10  # children per node of the tree that the evaluation's upper bound is about
 
 
 def run(context: RunContext) -> None:
@@ -78,7 +81,7 @@ def run(context: RunContext) -> None:
     data = select_samples(store, eval_store, spec.training, say)
 
     set_seed(spec.training.seed, device_specific=True)
-    base = _load_ends(context, processes, draft_spec, accelerator.device, precision, fresh=checkpoint is None)
+    base = _load_ends(context, processes, draft_spec, precision, fresh=checkpoint is None)
     for each in {id(each): each for each in (data.store, data.eval_store)}.values():
         check_fits(each, base, allow_other_base=spec.training.allow_other_base, warn=say)
     check_ids(data.store, data.samples, base)
@@ -89,8 +92,8 @@ def run(context: RunContext) -> None:
         check_layers(each, draft.captured_layers)
     outside = _outside_vocabulary(draft, data, spec.training.max_length) if processes.is_main else {}
     if spec.training.strategy == "fsdp" and processes.world_size > 1:
-        shard(draft, accelerator.device, processes.world_size)
-    training = _assemble(context, accelerator, processes, base, draft, data, checkpoints, checkpoint, outside)
+        shard(draft, processes.device, processes.world_size)
+    training = _assemble(context, processes, base, draft, data, checkpoints, checkpoint, outside)
     if checkpoint is not None:
         resume(training, checkpoint)
         say(f"resumed from {checkpoint.path.name}", level="info")
@@ -110,7 +113,7 @@ def run(context: RunContext) -> None:
 
 
 def _say(context: RunContext, processes: Processes, message: str, level: LogLevel = "warning") -> None:
-    """Log a sentence once, however many ranks find it."""
+    """Log a sentence once, not once per rank."""
     if processes.is_main:
         context.log(message, level=level)
 
@@ -174,7 +177,6 @@ def _load_ends(
     context: RunContext,
     processes: Processes,
     draft: DraftSpec,
-    device: torch.device,
     dtype: torch.dtype,
     *,
     fresh: bool,
@@ -184,7 +186,7 @@ def _load_ends(
     layers = draft.architecture.num_hidden_layers if copies else 0
     if processes.is_main:
         context.prepare("load base")
-    base, _ = load_frozen_ends(context.spec.base, device=device, dtype=dtype, last_layers=layers)
+    base, _ = load_frozen_ends(context.spec.base, device=processes.device, dtype=dtype, last_layers=layers)
     if processes.is_main:
         context.prepare("load base", 1)
     return base
@@ -236,7 +238,6 @@ def _outside_vocabulary(draft: DraftLM, data: TrainingData, max_length: int) -> 
 
 def _assemble(
     context: RunContext,
-    accelerator: Accelerator,
     processes: Processes,
     base: BaseLM,
     draft: DraftLM,
@@ -245,26 +246,23 @@ def _assemble(
     checkpoint: TrainingCheckpoint | None,
     outside: dict[str, float],
 ) -> Training:
-    spec, device = context.spec.training, accelerator.device
+    spec, device = context.spec.training, processes.device
     algorithm = build_algorithm(context.spec.algorithm)
     state = TrainingState.from_record(checkpoint.record.get("state", {})) if checkpoint else TrainingState()
     feed = BatchFeed(
         data.store,
         data.samples,
-        mask_kind=algorithm.mask,  # type: ignore[arg-type]
+        spec,
+        mask_kind=algorithm.mask,
         layers=draft.captured_layers,
         device=device,
-        seed=spec.seed,
-        tokens_per_batch=spec.tokens_per_batch,
-        max_length=spec.max_length,
-        gradient_accumulation=spec.gradient_accumulation,
         world_size=processes.world_size,
         rank=processes.rank,
         position=state.position,
     )
     if checkpoint is None and spec.max_minutes is None:
         state.total_steps = _horizon(context, feed)
-    memory = Memory(
+    memory = ResumableState(
         optimizer=build_optimizer(draft.parameters(), spec.optimizer, device),
         names={parameter: name for name, parameter in draft.named_parameters() if parameter.requires_grad},
         noise=torch.Generator(device).manual_seed(spec.seed + processes.rank),
@@ -274,18 +272,13 @@ def _assemble(
     held_out = HeldOut(
         data.eval_store,
         data.held_out,
+        spec,
         device=device,
-        max_length=spec.max_length,
-        tokens_per_batch=spec.tokens_per_batch,
-        starts=spec.eval_starts,
         depth=context.spec.decoding.tree.depth,
-        top_k=_BOUND_WIDTH,
         layers=draft.captured_layers,
     )
     return Training(
-        spec=spec,
         context=context,
-        accelerator=accelerator,
         processes=processes,
         draft=draft,
         algorithm=algorithm,
@@ -342,7 +335,7 @@ def _draft_writer(
 def _record(
     context: RunContext, training: Training, data: TrainingData, precision: torch.dtype, outside: dict[str, float]
 ) -> None:
-    """What became of the spec on this machine, for resolved.json."""
+    """Write to resolved.json what the spec resolved to on this machine."""
     draft = training.draft
     if outside and training.state.step == 0:
         context.metric(0, dict(outside))
@@ -352,7 +345,7 @@ def _record(
             "strategy": context.spec.training.strategy,
             "precision": str(precision).removeprefix("torch."),
             "draft_parameters": draft.num_parameters,
-            "draft_parameters_per_rank": sum(own_part(parameter).numel() for parameter in draft.parameters()),
+            "draft_parameters_per_rank": sum(local_shard(parameter).numel() for parameter in draft.parameters()),
             "draft_active_parameters": draft.num_active_parameters,
             "draft_vocab_size": draft.vocab_size,
             "samples": len(data.samples),

@@ -1,6 +1,6 @@
 """Measuring a draft on held-out samples: the loss and its parts, and the simulated accept length.
 
-It knows drafts, batches and the algorithm's loss; it does not know the training loop, nor when it is called.
+It knows drafts, batches and the algorithm's loss; it does not know the training loop.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from hetspec_core.engine.algorithms import Algorithm
-from hetspec_core.engine.data.batches import Batch, make_batch
+from hetspec_core.engine.data.batches import Batch, MaskKind, make_batch
 from hetspec_core.engine.data.sample_store import SampleStore
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.training.processes import Processes
 from hetspec_core.engine.training.simulation import accept_length, base_choices, follow_paths
+from hetspec_core.spec import TrainingSpec
 
 SCORE = "accept_length"
+BOUND_WIDTH = 10  # children of every node of the tree that `accept_length_bound` is about
 
 
 class HeldOut:
@@ -27,12 +29,9 @@ class HeldOut:
     Args:
         store: where they are.
         samples: which they are; at least one.
+        spec: size of a batch, length that samples are cut to, and simulated verify steps per sample.
         device: where drafts are.
-        max_length: samples are cut to this many tokens.
-        tokens_per_batch: most tokens of a padded batch.
-        starts: starting positions of simulated verify steps per sample.
         depth: steps of a simulated path.
-        top_k: width of the tree bound.
         layers: captured layers that drafts read.
     """
 
@@ -40,27 +39,23 @@ class HeldOut:
         self,
         store: SampleStore,
         samples: Sequence[int],
+        spec: TrainingSpec,
         *,
         device: torch.device,
-        max_length: int,
-        tokens_per_batch: int,
-        starts: int,
         depth: int,
-        top_k: int,
         layers: tuple[int, ...] = (),
     ) -> None:
         self._store = store
         self.samples = list(samples)
         self._device = device
         self._layers = layers
-        self._max_length = max_length
-        self._starts, self._depth, self._top_k = starts, depth, top_k
-        self._groups = self._grouped(tokens_per_batch)
+        self._spec, self._depth = spec, depth
+        self._groups = self._grouped(spec.tokens_per_batch)
         self._choices: dict[int, Tensor] = {}  # the base never changes, so its choices are computed once
 
     def _grouped(self, tokens_per_batch: int) -> list[list[int]]:
         """Samples of like length together, rows times the longest within the limit."""
-        lengths = {index: min(self._store.lengths[index], self._max_length) for index in self.samples}
+        lengths = {index: min(self._store.lengths[index], self._spec.max_length) for index in self.samples}
         groups: list[list[int]] = []
         for index in sorted(self.samples, key=lambda index: (-lengths[index], index)):
             if not groups or (len(groups[-1]) + 1) * lengths[groups[-1][0]] > tokens_per_batch:
@@ -78,8 +73,8 @@ class HeldOut:
             processes: ranks that share the work.
 
         Returns:
-            loss and its parts per supervised token; accept_length (greedy chain), accept_length_bound (a tree with
-            top_k children everywhere: upper bound); acceptance_rate_1... by depth, conditional on the depth before.
+            loss and its parts per supervised token; accept_length (greedy chain), accept_length_bound (upper bound: a
+            tree with BOUND_WIDTH children everywhere); acceptance_rate_1... by depth, conditional on the depth before.
         """
         was_training = draft.training
         draft.eval()
@@ -98,20 +93,25 @@ class HeldOut:
             if number not in self._choices:
                 self._choices[number] = base_choices(draft, batch)
             paths = follow_paths(
-                draft, batch, self._choices[number], per_sample=self._starts, depth=self._depth, width=self._top_k
+                draft,
+                batch,
+                self._choices[number],
+                per_sample=self._spec.eval_starts,
+                depth=self._depth,
+                width=BOUND_WIDTH,
             )
             chain += paths.counts(1)
-            bound += paths.counts(self._top_k)
+            bound += paths.counts(BOUND_WIDTH)
         draft.train(was_training)
         return self._report(algorithm.names(draft), sums, chain, bound, processes)
 
-    def _batch(self, number: int, mask_kind: str) -> Batch:
+    def _batch(self, number: int, mask_kind: MaskKind) -> Batch:
         return make_batch(
             [self._store[index] for index in self._groups[number]],
-            mask_kind=mask_kind,  # type: ignore[arg-type]
+            mask_kind=mask_kind,
             layers=self._layers,
             device=self._device,
-            max_length=self._max_length,
+            max_length=self._spec.max_length,
         )
 
     def _report(

@@ -14,6 +14,7 @@ import torch
 
 from hetspec_core.engine.data.batches import Batch, BatchPlan, MaskKind, make_batch
 from hetspec_core.engine.data.sample_store import SampleStore
+from hetspec_core.spec import TrainingSpec
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,10 @@ class BatchFeed:
     Args:
         store: where samples are.
         samples: those to train on.
+        spec: seed of the order, size and number of micro-batches, and the length that samples are cut to.
         mask_kind: which token must be the assistant's.
-        layers: captured layers that are wanted besides the final states.
-        device: where batches are wanted.
-        seed: of the order.
-        tokens_per_batch: most tokens of a padded micro-batch.
-        max_length: samples are cut to this many tokens.
-        gradient_accumulation: micro-batches per optimiser step.
+        layers: captured layers that are read besides the final states.
+        device: where batches go.
         world_size, rank: how the work is shared.
         position: where to begin.
     """
@@ -68,28 +66,22 @@ class BatchFeed:
         self,
         store: SampleStore,
         samples: Sequence[int],
+        spec: TrainingSpec,
         *,
         mask_kind: MaskKind,
         layers: tuple[int, ...] = (),
         device: torch.device,
-        seed: int,
-        tokens_per_batch: int,
-        max_length: int,
-        gradient_accumulation: int = 1,
         world_size: int = 1,
         rank: int = 0,
         position: Position | None = None,
     ) -> None:
         self._store = store
         self._samples = list(samples)
-        self._lengths = [min(store.lengths[index], max_length) for index in self._samples]
+        self._lengths = [min(store.lengths[index], spec.max_length) for index in self._samples]
         self._mask_kind: MaskKind = mask_kind
         self._layers = layers
         self._device = device
-        self._seed = seed
-        self._tokens_per_batch = tokens_per_batch
-        self._max_length = max_length
-        self._gradient_accumulation = gradient_accumulation
+        self._spec = spec
         self._world_size, self._rank = world_size, rank
         self._plan: tuple[int, BatchPlan] | None = None
         self._next = position or Position()
@@ -103,9 +95,9 @@ class BatchFeed:
         if self._plan is None or self._plan[0] != epoch:
             plan = BatchPlan(
                 self._lengths,
-                seed=self._seed,
+                seed=self._spec.seed,
                 epoch=epoch,
-                tokens_per_batch=self._tokens_per_batch,
+                tokens_per_batch=self._spec.tokens_per_batch,
                 world_size=self._world_size,
                 rank=self._rank,
             )
@@ -144,7 +136,7 @@ class BatchFeed:
     def _cut_step(self, position: Position) -> tuple[list[_Part], Position]:
         """Which samples form the micro-batches of a step, and the position behind them."""
         parts: list[_Part] = []
-        for _ in range(self._gradient_accumulation):
+        for _ in range(self._spec.gradient_accumulation):
             plan = self.plan(position.epoch)
             parts.append(_Part(plan[position.index], filler=plan.is_filler(position.index)))
             last = position.index + 1 == len(plan)
@@ -158,7 +150,7 @@ class BatchFeed:
                 mask_kind=self._mask_kind,
                 layers=self._layers,
                 device=self._device,
-                max_length=self._max_length,
+                max_length=self._spec.max_length,
                 supervised=not part.filler,
             )
             for part in parts

@@ -1,12 +1,22 @@
-"""How many optimiser steps a run takes: by `max_steps`, by `epochs`, or by the time that the first steps took.
+"""How many optimiser steps a run takes, at which learning rate, and where its time goes.
 
-It knows numbers only: no clocks, no model, no data.
+The number of steps comes from `max_steps`, from `epochs`, or from the time that the first steps took.
 """
 
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from hetspec_core.engine.training.processes import Processes
+from hetspec_core.engine.training.state import ResumableState, TrainingState
+from hetspec_core.spec import OptimizerSpec, TrainingSpec
 
 PLANNING_SHARE = 0.05  # of the time budget; long enough to average over batches of different lengths
 MIN_MEASURED_STEPS = 3
@@ -44,7 +54,7 @@ def steps_of_budget(
 
     Args:
         budget_s: the whole time.
-        spent_s: what is gone of it.
+        spent_s: the part of it that is spent.
         steps_done: steps taken in that time.
         costs: measured times.
         eval_every, save_every: steps between evaluations and between checkpoints.
@@ -55,3 +65,110 @@ def steps_of_budget(
     last = costs.eval_s + costs.save_s  # after the last step
     per_step = costs.step_s + costs.eval_s / eval_every + costs.save_s / save_every
     return steps_done + max(1, int((budget_s - spent_s - last) / max(per_step, 1e-9)))
+
+
+def learning_rate(step: int, options: OptimizerSpec, total_steps: int | None) -> float:
+    """Learning rate of an optimiser step.
+
+    Linear warm-up to `options.lr` over `warmup_steps`, then constant, or down to `min_lr_ratio` of the peak at the last
+    step. Being a pure function of the step, it needs no place in a checkpoint.
+
+    Args:
+        step: number of the step, from 1.
+        options: peak, warm-up, shape and floor.
+        total_steps: the horizon; None while it is not planned yet (`max_minutes`), then the peak is held.
+    """
+    if step <= options.warmup_steps:
+        return options.lr * step / options.warmup_steps
+    if options.schedule == "constant" or total_steps is None:
+        return options.lr
+    steps_after_warmup = max(1, total_steps - options.warmup_steps)
+    progress = min(1.0, (step - options.warmup_steps) / steps_after_warmup)
+    shape = 1.0 - progress if options.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * progress))
+    return options.lr * (options.min_lr_ratio + (1.0 - options.min_lr_ratio) * shape)
+
+
+class Clock:
+    """Where the time goes: seconds of training in all, and what one step, evaluation and checkpoint cost.
+
+    Args:
+        spec: the limits that a plan must keep to.
+        state: its `wall_s` is brought up to date, its `total_steps` is planned.
+        processes: ranks that must agree on a plan.
+        memory: its metrics window leaves out the time of evaluations and checkpoints.
+    """
+
+    def __init__(self, spec: TrainingSpec, state: TrainingState, processes: Processes, memory: ResumableState) -> None:
+        self._spec, self._state, self._processes, self._memory = spec, state, processes, memory
+        self._last_s = time.perf_counter()
+        self._first_step_ended_s: float | None = None
+        self._steps = 0
+        self._apart_s = {"eval": 0.0, "save": 0.0}  # not part of a step's time
+        self._cost_s = {"eval": 0.0, "save": 0.0}
+        self.saved_step: int | None = state.step
+
+    def stop(self) -> None:
+        """Bring the run's `wall_s` up to now."""
+        now = time.perf_counter()
+        self._state.wall_s += now - self._last_s
+        self._last_s = now
+
+    def count_step(self) -> None:
+        self._steps += 1
+        if self._first_step_ended_s is None:
+            self._wait_for_device()
+            self._first_step_ended_s = time.perf_counter()
+
+    def may_plan(self) -> bool:
+        """Whether it is time to plan `max_minutes`: enough steps are measured, or `max_steps` is all but reached.
+
+        The main rank decides for all.
+        """
+        self.stop()
+        spec, state = self._spec, self._state
+        ready = enough_measured(self._steps, state.wall_s, (spec.max_minutes or 0.0) * 60)
+        ready = ready or (spec.max_steps is not None and state.step + 1 >= spec.max_steps)
+        return bool(self._processes.agree(float(ready)))
+
+    def plan(self) -> str:
+        """Fix the horizon from what was measured, so that the schedule is a pure function of the step from here on.
+
+        Returns:
+            The plan as a sentence.
+        """
+        spec, state = self._spec, self._state
+        self._wait_for_device()
+        self.stop()
+        measured_s = time.perf_counter() - (self._first_step_ended_s or 0.0) - sum(self._apart_s.values())
+        costs = StepCosts(measured_s / max(1, self._steps - 1), self._cost_s["eval"], self._cost_s["save"])
+        budget_s = (spec.max_minutes or 0.0) * 60
+        total = steps_of_budget(
+            budget_s, state.wall_s, state.step, costs, eval_every=spec.eval_every, save_every=spec.save_every
+        )
+        total = round(self._processes.agree(total))
+        limit = spec.max_steps or total
+        state.total_steps = min(max(state.step + 1, total), limit)
+        return (
+            f"planned {state.total_steps} steps to end within {spec.max_minutes:g} minutes: "
+            f"{costs.step_s:.3g} s a step (measured on {self._steps - 1}), {costs.eval_s:.3g} s an evaluation, "
+            f"{costs.save_s:.3g} s a checkpoint"
+        )
+
+    @contextmanager
+    def measure(self, what: Literal["eval", "save"]) -> Iterator[None]:
+        """Time an evaluation or a checkpoint, and keep it out of the step times."""
+        self._wait_for_device()
+        since_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._wait_for_device()
+            spent_s = time.perf_counter() - since_s
+            self._cost_s[what] = spent_s
+            self._apart_s[what] += spent_s
+            self._memory.window.leave_out(spent_s)
+            self.stop()
+
+    def _wait_for_device(self) -> None:
+        if self._memory.device.type == "cuda":
+            torch.cuda.synchronize(self._memory.device)

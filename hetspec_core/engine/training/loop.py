@@ -1,20 +1,18 @@
 """The training loop: what happens in which order, from the first step to the last checkpoint.
 
-It wires feed, loss, optimizer, metrics, evaluation and checkpoints; each of them is a module of its own. It does not
-know where data and models come from: the stage puts a `Training` together.
+It wires feed, loss, optimizer, metrics, evaluation and checkpoints. It does not know where data and models come from:
+the stage puts a `Training` together.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from hetspec_core.engine.algorithms import Algorithm
 from hetspec_core.engine.context import RunContext
@@ -23,16 +21,13 @@ from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, publish_draft
 from hetspec_core.engine.training.evaluation import SCORE, HeldOut
 from hetspec_core.engine.training.feed import BatchFeed, Position, StepBatches
-from hetspec_core.engine.training.horizon import StepCosts, enough_measured, steps_of_budget
-from hetspec_core.engine.training.metrics import MetricsWindow
-from hetspec_core.engine.training.optimizer import clip_gradients, set_learning_rate
-from hetspec_core.engine.training.processes import Processes
+from hetspec_core.engine.training.horizon import Clock, learning_rate
+from hetspec_core.engine.training.processes import Processes, full, local_shard, no_grad_sync, prepare, unsharded
 from hetspec_core.engine.training.samples import describe
-from hetspec_core.engine.training.schedule import learning_rate
-from hetspec_core.engine.training.sharding import gradients_kept_back, own_part, prepare, whole
-from hetspec_core.engine.training.state import Memory, TrainingState
+from hetspec_core.engine.training.state import MetricsWindow, ResumableState, TrainingState
 from hetspec_core.errors import Cancelled, CheckpointError, RunError
-from hetspec_core.spec import TrainingSpec
+from hetspec_core.events import LogLevel
+from hetspec_core.spec import OptimizerSpec, TrainingSpec
 
 _DIVERGED_HINT = "start a new run with a lower training.optimizer.lr; --from and this run keeps what was learnt"
 
@@ -42,10 +37,8 @@ class Training:
     """Everything that a training run is made of.
 
     Attributes:
-        spec: how long, how often, how fast.
-        context: where to report to.
-        accelerator: devices, precision, distribution, trackers.
-        processes: the ranks.
+        context: the run's spec, and where to report to.
+        processes: the ranks, with the accelerator that joins them.
         draft: float32 weights on the device, bound to its base.
         algorithm: the loss.
         feed: micro-batches from `state.position` on.
@@ -58,47 +51,55 @@ class Training:
         sound_until: position in the data up to which the loss is known to be finite.
     """
 
-    spec: TrainingSpec
     context: RunContext
-    accelerator: Accelerator
     processes: Processes
     draft: DraftLM
     algorithm: Algorithm
     feed: BatchFeed
     held_out: HeldOut | None
     checkpoints: TrainingCheckpoints
-    memory: Memory
+    memory: ResumableState
     state: TrainingState
     write_draft: Callable[[Path], None]
     data_hash: str
     sound_until: Position = field(default_factory=Position)
 
     @property
+    def spec(self) -> TrainingSpec:
+        """How long, how often, how fast."""
+        return self.context.spec.training
+
+    @property
     def window(self) -> MetricsWindow:
         return self.memory.window
+
+    def log(self, message: str, level: LogLevel = "warning") -> None:
+        """Log a sentence once, not once per rank."""
+        if self.processes.is_main:
+            self.context.log(message, level=level)
 
 
 def train(run: Training) -> None:
     """Train until the horizon; ends with an evaluation, a checkpoint, and the best draft in the run folder.
 
     Raises:
-        Cancelled: somebody asked to stop; a checkpoint of the last step was written first.
+        Cancelled: the run was asked to stop; a checkpoint of the last step was written first.
         ResourceError: the disk is full; the checkpoints before are intact.
         RunError: the loss is no longer finite; a stored sample whose states are not is named.
     """
     spec, state = run.spec, run.state
     run.sound_until = state.position
-    model = prepare(run.accelerator, run.draft)
+    model = prepare(run.processes.accelerator, run.draft)
     run.draft.train()
     run.window.start_clock()
-    clock = _Clock(run)
+    clock = Clock(spec, state, run.processes, run.memory)
     while not state.finished:
         step = run.feed.next_step()
         state.step += 1
         state.epoch, state.index = step.after.epoch, step.after.index
         rate = learning_rate(state.step, spec.optimizer, state.total_steps)
         set_learning_rate(run.memory.optimizer, rate)
-        accumulate_gradients(model, step, run.algorithm, run.accelerator, run.processes, run.memory.noise, run.window)
+        accumulate_gradients(model, step, run.algorithm, run.processes, run.memory.noise, run.window)
         norm = clip_gradients(run.draft.trainable_parameters(), spec.optimizer.clip_norm)
         run.memory.optimizer.step()
         run.memory.optimizer.zero_grad(set_to_none=True)
@@ -113,19 +114,60 @@ def train(run: Training) -> None:
         if state.step % spec.save_every == 0 or state.finished or planned or state.best_step == state.step:
             _save(run, clock)
         if planned:
-            clock.plan()
-            _save(run, clock)  # the plan must outlive this process: the schedule hangs on it
+            run.log(clock.plan(), level="info")
+            _save(run, clock)  # the schedule depends on the plan, so a resumed run must have the same one
         if run.processes.is_main:
             run.context.progress("train", state.step, state.total_steps, "steps")
         _stop_if_asked(run, clock)
     _publish(run)
 
 
+def build_optimizer(
+    parameters: Iterable[nn.Parameter], options: OptimizerSpec, device: torch.device
+) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; only matrices decay. Fused where the device has such a kernel.
+
+    Args:
+        parameters: all of the draft's.
+        options: betas and decay; the learning rate is set before every step.
+        device: where the parameters are.
+    """
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in trainable if parameter.ndim >= 2], "weight_decay": options.weight_decay},
+        {"params": [parameter for parameter in trainable if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=options.lr,
+        betas=options.betas,
+        fused=device.type in ("cuda", "cpu"),
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
+    """Scale all gradients so that their joint norm is at most `max_norm` (0 = leave them).
+
+    Returns:
+        The norm before clipping, a scalar on the device: reading it is left to the caller.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = full(torch.nn.utils.get_total_norm(gradients))
+    if max_norm > 0:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return norm
+
+
 def accumulate_gradients(
     model: nn.Module,
     step: StepBatches,
     algorithm: Algorithm,
-    accelerator: Accelerator,
     processes: Processes,
     noise: torch.Generator | None,
     window: MetricsWindow,
@@ -135,18 +177,26 @@ def accumulate_gradients(
     The step is all micro-batches of all ranks. Each micro-batch's loss is a sum, divided by the number of supervised
     tokens of the whole step, so the result does not depend on how the step is cut into micro-batches and ranks. DDP
     averages over ranks where a sum is wanted, hence the factor.
+
+    Args:
+        model: the draft, or its distributed wrapper.
+        step: micro-batches of this rank.
+        algorithm: gives the loss.
+        processes: the ranks.
+        noise: randomness of training; None = no noise.
+        window: counts the loss of every micro-batch.
     """
     supervised = processes.sum(torch.stack([batch.num_supervised for batch in step.batches]).sum())
     share = processes.world_size / supervised.clamp(min=1)
     for number, batch in enumerate(step.batches, 1):
-        with gradients_kept_back(accelerator, model, until_last=number < len(step.batches)):
+        with no_grad_sync(processes.accelerator, model, until_last=number < len(step.batches)):
             output = algorithm.loss(model, batch, noise)
-            accelerator.backward(output.total * share)
+            processes.accelerator.backward(output.total * share)
         window.add_output(output)
 
 
 def resume(run: Training, checkpoint: TrainingCheckpoint) -> None:
-    """Put back what a checkpoint holds besides the draft's weights and the counters.
+    """Restore what a checkpoint holds besides the draft's weights and the counters.
 
     Raises:
         CheckpointError: it belongs to another draft, another number of processes, or other data.
@@ -159,7 +209,7 @@ def resume(run: Training, checkpoint: TrainingCheckpoint) -> None:
     run.memory.restore(checkpoint.tensors, run.processes)
 
 
-def _report(run: Training, rate: float, clock: _Clock) -> None:
+def _report(run: Training, rate: float, clock: Clock) -> None:
     """Read the window (the one place where training waits for the device) and report it."""
     values = run.window.read()
     if not values:
@@ -178,7 +228,7 @@ def _report(run: Training, rate: float, clock: _Clock) -> None:
 
 
 def _not_finite(run: Training, seen: str) -> RunError:
-    """Why figures are no longer finite: a stored sample that was trained on since they were, or else the training."""
+    """The error for figures that are no longer finite: names a stored sample trained on since the last finite ones."""
     found = ""
     for index in run.feed.samples_between(run.sound_until, run.state.position):
         if where := run.feed.store[index].not_finite():
@@ -194,17 +244,16 @@ def _not_finite(run: Training, seen: str) -> RunError:
     )
 
 
-def _evaluate(run: Training, clock: _Clock) -> None:
+def _evaluate(run: Training, clock: Clock) -> None:
     if run.held_out is None:
         return
-    with clock.measure("eval"), whole(run.draft):
+    with clock.measure("eval"), unsharded(run.draft):
         values = run.held_out.measure(run.draft, run.algorithm, run.processes)
     state = run.state
-    if run.processes.is_main and not (math.isfinite(values[SCORE]) and math.isfinite(values["loss"])):
-        run.context.log(
+    if not (math.isfinite(values[SCORE]) and math.isfinite(values["loss"])):
+        run.log(
             f"the evaluation at step {state.step} gave a loss of {values['loss']} and an accept length of "
-            f"{values[SCORE]}; this checkpoint is not taken for the best",
-            level="warning",
+            f"{values[SCORE]}; this checkpoint is not taken for the best"
         )
     if state.is_better(values[SCORE], values["loss"]):
         state.best_step, state.best_score, state.best_loss = state.step, values[SCORE], values["loss"]
@@ -217,23 +266,23 @@ def _emit(run: Training, values: dict[str, float]) -> None:
     state = run.state
     run.context.metric(state.step, dict(values), tokens=state.tokens, wall_s=state.wall_s)
     if run.spec.report_to:
-        run.accelerator.log(values, step=state.step)
+        run.processes.accelerator.log(values, step=state.step)
 
 
-def _save(run: Training, clock: _Clock) -> None:
-    """Write a checkpoint of this step, report it, and clear away superseded ones."""
+def _save(run: Training, clock: Clock) -> None:
+    """Write a checkpoint of this step, report it, and remove superseded ones."""
     state = run.state
     with clock.measure("save"):
-        sound = all(bool(own_part(parameter).isfinite().all()) for parameter in run.draft.trainable_parameters())
+        sound = all(bool(local_shard(parameter).isfinite().all()) for parameter in run.draft.trainable_parameters())
         if run.processes.any(not sound):
             raise _not_finite(
                 run, f"the draft's weights are not finite at step {state.step}; the checkpoints before it are kept"
             )
         tensors = run.memory.collect(run.processes)
-        with whole(run.draft):
+        with unsharded(run.draft):
             if run.processes.is_main:
                 record = {"state": state.record(), "data_hash": run.data_hash, "world_size": run.processes.world_size}
-                run.context.journal.sync()  # a run that goes on from here does not say again what it measured before
+                run.context.journal.sync()  # a run that resumes here does not repeat the metrics before it
                 path = run.checkpoints.save(state.step, write_draft=run.write_draft, tensors=tensors, record=record)
                 best = state.best_step == state.step
                 scores = {SCORE: state.best_score, "loss": state.best_loss} if best else {}
@@ -243,7 +292,7 @@ def _save(run: Training, clock: _Clock) -> None:
     clock.saved_step = state.step
 
 
-def _stop_if_asked(run: Training, clock: _Clock) -> None:
+def _stop_if_asked(run: Training, clock: Clock) -> None:
     """Leave a checkpoint behind and stop, if any rank was asked to."""
     if run.processes.world_size > 1 and run.state.step % run.spec.log_every:
         return  # asking all ranks waits for the device
@@ -267,97 +316,7 @@ def _publish(run: Training) -> None:
         try:
             run.checkpoints.check(step)
         except CheckpointError as error:
-            run.context.log(f"the newest draft is taken for the best one: {error.message}", level="warning")
+            run.log(f"the newest draft is taken for the best one: {error.message}")
             step = state.step
         publish_draft(run.checkpoints.path(step), run.context.paths.draft)
     run.processes.wait()
-
-
-class _Clock:
-    """Where the time goes: seconds of training in all, and what one step, evaluation and checkpoint cost."""
-
-    def __init__(self, run: Training) -> None:
-        self._run = run
-        self._last_s = time.perf_counter()
-        self._first_step_ended_s: float | None = None
-        self._steps = 0
-        self._apart_s = {"eval": 0.0, "save": 0.0}  # not part of a step's time
-        self._cost_s = {"eval": 0.0, "save": 0.0}
-        self.saved_step: int | None = run.state.step
-
-    def stop(self) -> None:
-        """Bring the run's `wall_s` up to now."""
-        now = time.perf_counter()
-        self._run.state.wall_s += now - self._last_s
-        self._last_s = now
-
-    def count_step(self) -> None:
-        self._steps += 1
-        if self._first_step_ended_s is None:
-            self._wait_for_device()
-            self._first_step_ended_s = time.perf_counter()
-
-    def may_plan(self) -> bool:
-        """Whether it is time to plan `max_minutes`: enough steps are measured, or `max_steps` is all but reached.
-
-        The main rank decides for all.
-        """
-        self.stop()
-        spec, state = self._run.spec, self._run.state
-        ready = enough_measured(self._steps, state.wall_s, (spec.max_minutes or 0.0) * 60)
-        ready = ready or (spec.max_steps is not None and state.step + 1 >= spec.max_steps)
-        return bool(self._run.processes.agree(float(ready)))
-
-    def plan(self) -> None:
-        """Fix the horizon from what was measured; from here on the schedule is a pure function of the step."""
-        run, spec, state = self._run, self._run.spec, self._run.state
-        self._wait_for_device()
-        self.stop()
-        measured_s = time.perf_counter() - (self._first_step_ended_s or 0.0) - sum(self._apart_s.values())
-        costs = StepCosts(measured_s / max(1, self._steps - 1), self._cost_s["eval"], self._cost_s["save"])
-        budget_s = (spec.max_minutes or 0.0) * 60
-        total = steps_of_budget(
-            budget_s, state.wall_s, state.step, costs, eval_every=spec.eval_every, save_every=spec.save_every
-        )
-        total = round(run.processes.agree(total))
-        limit = spec.max_steps or total
-        state.total_steps = min(max(state.step + 1, total), limit)
-        if run.processes.is_main:
-            run.context.log(
-                f"planned {state.total_steps} steps to end within {spec.max_minutes:g} minutes: "
-                f"{costs.step_s:.3g} s a step (measured on {self._steps - 1}), {costs.eval_s:.3g} s an evaluation, "
-                f"{costs.save_s:.3g} s a checkpoint"
-            )
-
-    def measure(self, what: str) -> _Apart:
-        """A context that times an evaluation or a checkpoint."""
-        return _Apart(self, what)
-
-    def _wait_for_device(self) -> None:
-        if self._run.memory.device.type == "cuda":
-            torch.cuda.synchronize(self._run.memory.device)
-
-    def _enter(self) -> float:
-        self._wait_for_device()
-        return time.perf_counter()
-
-    def _leave(self, what: str, since_s: float) -> None:
-        self._wait_for_device()
-        spent_s = time.perf_counter() - since_s
-        self._cost_s[what] = spent_s
-        self._apart_s[what] += spent_s
-        self._run.window.leave_out(spent_s)
-        self.stop()
-
-
-class _Apart:
-    """Times one act and keeps it out of the step times."""
-
-    def __init__(self, clock: _Clock, what: str) -> None:
-        self._clock, self._what, self._since_s = clock, what, 0.0
-
-    def __enter__(self) -> None:
-        self._since_s = self._clock._enter()
-
-    def __exit__(self, *_: object) -> None:
-        self._clock._leave(self._what, self._since_s)

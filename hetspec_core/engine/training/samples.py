@@ -1,4 +1,5 @@
-"""Which stored samples a run trains on and which it is evaluated on, and whether they fit its base.
+"""Which stored samples a run trains on and which it evaluates on, whether they fit its base, and what a reduced draft
+vocabulary is chosen from.
 
 It knows stores and specs; it makes no batches and no models.
 """
@@ -7,15 +8,49 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from hetspec_core.engine.data.hidden_states import count_supervised
 from hetspec_core.engine.data.sample_store import SampleStore
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.training.split import pick_evaluated, split_by_id
-from hetspec_core.errors import DataError
+from hetspec_core.errors import DataError, SpecError
 from hetspec_core.spec import TrainingSpec
+
+
+def held_out_order(sample_id: str) -> float:
+    """A number in [0, 1) that depends on the id alone: the same sample is held out whatever is added around it."""
+    return int.from_bytes(hashlib.sha256(sample_id.encode()).digest()[:6]) / 2**48
+
+
+def split_by_id(ids: Sequence[str], fraction: float) -> tuple[list[int], list[int]]:
+    """Split samples into training and held-out ones.
+
+    Args:
+        ids: sample ids.
+        fraction: share to hold out; with a share above 0 and two samples or more, each side gets at least one.
+
+    Returns:
+        Indices of the samples to train on, and of those held out, each in ascending order.
+    """
+    numbers = [held_out_order(sample_id) for sample_id in ids]
+    held = {index for index, number in enumerate(numbers) if number < fraction}
+    ranked = sorted(range(len(ids)), key=lambda index: (numbers[index], index))
+    if fraction > 0 and len(set(numbers)) > 1:
+        if not held:
+            held = {index for index in ranked if numbers[index] == numbers[ranked[0]]}
+        elif len(held) == len(ids):
+            held = {index for index in ranked if numbers[index] < numbers[ranked[-1]]}
+    return [index for index in range(len(ids)) if index not in held], sorted(held)
+
+
+def pick_evaluated(ids: Sequence[str], candidates: Sequence[int], limit: int) -> list[int]:
+    """At most `limit` of the candidates, by the order of their ids' hashes: a stable, unbiased choice."""
+    return sorted(candidates, key=lambda index: (held_out_order(ids[index]), index))[:limit]
+
 
 _NAMED = 5  # samples that a warning names
 
@@ -194,3 +229,44 @@ def check_layers(store: SampleStore, layers: tuple[int, ...]) -> None:
 def describe(store: SampleStore) -> str:
     """The folders of a store, for messages."""
     return ", ".join(str(folder) for folder in store.folders)
+
+
+def count_assistant_tokens(store: SampleStore, samples: Sequence[int], *, vocab_size: int, max_length: int) -> Tensor:
+    """[V] int64: how often the assistant wrote each token in these samples, cut to the length used in training."""
+    counts = torch.zeros(vocab_size, dtype=torch.int64)
+    for index in samples:
+        sample = store[index]
+        written = sample.input_ids[:max_length][sample.assistant_mask[:max_length]]
+        counts += torch.bincount(written.long(), minlength=vocab_size)
+    return counts
+
+
+def choose_vocabulary(counts: Tensor, size: int, always: Iterable[int]) -> Tensor:
+    """The `size` most frequent tokens, and in any case those of `always`; equal counts are taken in the order of ids.
+
+    Args:
+        counts: [V] occurrences.
+        size: Vd.
+        always: special and stop tokens, without which no answer ends.
+
+    Returns:
+        [size] int64, sorted base token ids.
+
+    Raises:
+        SpecError: the size is above the base's vocabulary, or below the number of tokens that must be in it.
+    """
+    must = sorted({token for token in always if 0 <= token < counts.numel()})
+    if not len(must) <= size <= counts.numel():
+        raise SpecError(
+            f"draft.vocab_size is {size}; it needs {len(must)} (the base's special tokens) to {counts.numel()} (all)",
+            hint="set draft.vocab_size within these bounds, or leave it out for the base's vocabulary",
+        )
+    weights = counts.clone()
+    weights[must] = torch.iinfo(torch.int64).max
+    return torch.sort(weights, descending=True, stable=True).indices[:size].sort().values
+
+
+def share_outside(counts: Tensor, ids: Tensor) -> float:
+    """Share of the counted tokens that a vocabulary lacks: no draft with it can ever get those right."""
+    total = int(counts.sum())
+    return 1.0 - int(counts[ids.cpu()].sum()) / total if total else 0.0

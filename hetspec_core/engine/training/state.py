@@ -1,23 +1,29 @@
-"""What a training run is at a step: counters, and everything that random numbers, optimizer and metrics hold.
+"""What a training run is at a step: counters, optimizer, random generators, and the running metrics.
 
-Together with the draft's weights this is enough to go on exactly as if nothing had stopped the run. It knows no files.
+Together with the draft's weights this is enough to continue exactly as if the run had not been stopped. It knows no
+files.
 """
 
 from __future__ import annotations
 
 import math
+import sys
+import time
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hetspec_core.engine.training.feed import Position
-from hetspec_core.engine.training.metrics import MetricsWindow
-from hetspec_core.engine.training.optimizer import load_optimizer_tensors, optimizer_tensors
-from hetspec_core.engine.training.processes import Processes
-from hetspec_core.engine.training.rng import capture_rng, restore_rng
+from hetspec_core.engine.algorithms import LossOutput
+from hetspec_core.engine.training.feed import Position, StepBatches
+from hetspec_core.engine.training.processes import Processes, full, shard_like
 from hetspec_core.errors import CheckpointError
+
+_OPTIMIZER_KEYS = ("exp_avg", "exp_avg_sq", "step")
+_LOSS, _SUPERVISED, _GRAD_NORM, _TOKENS, _STEPS = "loss", "supervised", "grad_norm", "tokens", "steps"
+_MEAN = "mean/"  # before the names of LossOutput.sums, which are divided by the supervised tokens
+_LONGEST, _SHORTEST = "longest", "minus_shortest"
 
 
 @dataclass
@@ -80,9 +86,115 @@ class TrainingState:
         return cls(**{name: record[name] for name in names})
 
 
+class MetricsWindow:
+    """Sums over the steps since the last `read`.
+
+    Args:
+        device: where sums are kept.
+        processes: who else trains.
+    """
+
+    def __init__(self, device: torch.device, processes: Processes) -> None:
+        self._device = device
+        self._processes = processes
+        self._sums: dict[str, Tensor] = {}
+        self.clear()
+
+    def add_output(self, output: LossOutput) -> None:
+        """Count one micro-batch, whose sums are [] tensors."""
+        self._add(_LOSS, output.total.detach())
+        self._add(_SUPERVISED, output.num_supervised)
+        for name, value in output.sums.items():
+            self._add(f"{_MEAN}{name}", value)
+
+    def add_step(self, grad_norm: Tensor, step: StepBatches) -> None:
+        """Count one optimiser step: the [] norm of the gradient (the same on all ranks) and this rank's samples."""
+        share = 1.0 / self._processes.world_size
+        self._add(_GRAD_NORM, grad_norm * share)
+        self._add(_STEPS, torch.full((), share, device=self._device))
+        self._add(_TOKENS, torch.full((), float(step.num_tokens), device=self._device))
+        if step.longest:
+            self._longest = max(self._longest, step.longest)
+            self._shortest = min(self._shortest, step.shortest)
+
+    def _add(self, name: str, value: Tensor) -> None:
+        value = value.to(self._device, torch.float64)
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def read(self) -> dict[str, float]:
+        """Means since the last read over all ranks, and begin anew. Waits for the device once.
+
+        Returns:
+            loss and the parts of it per supervised token, grad_norm per step, tokens_per_s, the tokens of the longest
+            and of the shortest sample, and the raw counts `window_tokens` and `window_supervised`. Empty when no step
+            was counted.
+        """
+        names = list(self._sums)
+        *sums, longest, shortest = self._totals().tolist()
+        totals = dict(zip(names, sums, strict=True))
+        elapsed = time.perf_counter() - self._started_s
+        self.clear()
+        if not totals.get(_STEPS):
+            return {}
+        supervised = max(totals[_SUPERVISED], 1.0)
+        parts = {name: value / supervised for name, value in totals.items() if name.startswith(_MEAN)}
+        return {
+            "loss": totals[_LOSS] / supervised,
+            **{name.removeprefix(_MEAN): value for name, value in parts.items()},
+            "grad_norm": totals[_GRAD_NORM] / totals[_STEPS],
+            "tokens_per_s": totals[_TOKENS] / max(elapsed, 1e-9),
+            "longest_tokens": longest,
+            "shortest_tokens": -shortest,
+            "window_tokens": totals[_TOKENS],
+            "window_supervised": totals[_SUPERVISED],
+        }
+
+    def clear(self) -> None:
+        """Forget everything counted and start the clock."""
+        self._sums = {}
+        self._longest, self._shortest = 0, sys.maxsize
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Count time from now on; what was counted before stays."""
+        self._started_s = time.perf_counter()
+
+    def leave_out(self, seconds: float) -> None:
+        """Take time that was not training (an evaluation, a checkpoint) out of tokens_per_s."""
+        self._started_s += seconds
+
+    def _totals(self) -> Tensor:
+        """[n + 2]: all sums over all ranks, the longest sample, and minus the shortest."""
+        zero = torch.zeros(1, dtype=torch.float64, device=self._device)
+        sums = torch.stack(list(self._sums.values())) if self._sums else zero[:0]
+        extremes = torch.tensor([self._longest, -self._shortest], dtype=torch.float64).to(self._device)
+        return torch.cat([self._processes.sum(sums), self._processes.max(extremes)])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What was counted over all ranks, as [] tensors for a checkpoint."""
+        names = [*self._sums, _LONGEST, _SHORTEST]
+        return {name: value.clone() for name, value in zip(names, self._totals().unbind(), strict=True)}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Continue from the [] tensors of a checkpoint; rank 0 takes the sums, so that they count once."""
+        self.clear()
+        left = dict(tensors)
+        self._longest, self._shortest = int(left.pop(_LONGEST)), -int(left.pop(_SHORTEST))
+        share = 1.0 if self._processes.is_first else 0.0
+        self._sums = {name: tensor.to(self._device, torch.float64) * share for name, tensor in left.items()}
+
+
 @dataclass(frozen=True)
-class Memory:
-    """The parts of a process that remember: optimizer, random generators, the running metrics window."""
+class ResumableState:
+    """What a resumed process needs besides weights and counters: optimizer, random generators, metrics window.
+
+    Attributes:
+        optimizer: with its moments.
+        names: name of every trained parameter.
+        noise: the loop's own generator.
+        window: running metrics.
+        device: where the draft is.
+    """
 
     optimizer: torch.optim.Optimizer
     names: dict[nn.Parameter, str]
@@ -91,7 +203,7 @@ class Memory:
     device: torch.device
 
     def collect(self, processes: Processes) -> dict[str, Tensor]:
-        """Everything as named tensors; all ranks call it together, the main rank's answer is the one to store."""
+        """Everything as named tensors; all ranks have to call it, and the main rank stores its result."""
         tensors = {f"optimizer/{name}": t for name, t in optimizer_tensors(self.optimizer, self.names).items()}
         for name, mine in capture_rng(self.device, self.noise).items():
             for rank, state in enumerate(processes.gather(mine)):
@@ -99,7 +211,7 @@ class Memory:
         return tensors | {f"window/{name}": tensor for name, tensor in self.window.tensors().items()}
 
     def restore(self, tensors: dict[str, Tensor], processes: Processes) -> None:
-        """Put everything back as `collect` found it.
+        """Restore everything from tensors of `collect`.
 
         Raises:
             CheckpointError: the tensors belong to another draft, or to another number of processes.
@@ -117,3 +229,78 @@ class Memory:
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> dict[str, Tensor]:
+    """The optimizer's state as flat tensors: `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step` per parameter.
+
+    The moments are shaped as their parameter [...], the step is []. Shards are put together, so every rank has to call
+    it.
+    """
+    return {
+        f"{name}/{key}": full(optimizer.state[parameter][key].detach())
+        for parameter, name in names.items()
+        for key in _OPTIMIZER_KEYS
+        if key in optimizer.state.get(parameter, {})
+    }
+
+
+def load_optimizer_tensors(
+    optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str], tensors: dict[str, Tensor]
+) -> None:
+    """Restore what `optimizer_tensors` gave, on the devices of the parameters.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over, or of another shape.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    wanted = {f"{names[parameter]}/{key}" for parameter in parameters for key in _OPTIMIZER_KEYS}
+    problems = [f"{name} is missing" for name in sorted(wanted - tensors.keys())]
+    problems += [f"{name} has no place" for name in sorted(tensors.keys() - wanted)]
+    for parameter in parameters:
+        for key in ("exp_avg", "exp_avg_sq"):
+            found = tensors.get(f"{names[parameter]}/{key}")
+            if found is not None and found.shape != parameter.shape:
+                problems.append(f"{names[parameter]}/{key} has shape {list(found.shape)}, not {list(parameter.shape)}")
+    if problems:
+        raise CheckpointError(
+            f"the optimizer state does not fit the draft: {'; '.join(problems[:4])}"
+            + (f" and {len(problems) - 4} more" if len(problems) > 4 else ""),
+            hint="the checkpoint belongs to a draft of another shape; start a new run from it with --from",
+        )
+    whole = optimizer.state_dict()
+    whole["state"] = {
+        index: {
+            key: tensor if key == "step" else shard_like(tensor, parameter)
+            for key in _OPTIMIZER_KEYS
+            for tensor in [tensors[f"{names[parameter]}/{key}"]]
+        }
+        for index, parameter in enumerate(parameters)
+    }
+    optimizer.load_state_dict(whole)
+
+
+def capture_rng(device: torch.device, noise: torch.Generator) -> dict[str, Tensor]:
+    """The states of torch's random number generators, of the same shapes in every process so that they can be gathered.
+
+    Training draws from no other generator: the order of the data depends on seed and epoch alone.
+
+    Args:
+        device: the device whose generator counts besides the CPU's.
+        noise: the loop's own generator.
+
+    Returns:
+        `torch`, `noise` and, on a GPU, `cuda`: [S] uint8 each, on the CPU.
+    """
+    states = {"torch": torch.get_rng_state(), "noise": noise.get_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return {name: tensor.detach().cpu().clone() for name, tensor in states.items()}
+
+
+def restore_rng(states: dict[str, Tensor], device: torch.device, noise: torch.Generator) -> None:
+    """Set the generators to [S] states of `capture_rng`; states of other generators are ignored."""
+    torch.set_rng_state(states["torch"])
+    noise.set_state(states["noise"])
+    if "cuda" in states and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)

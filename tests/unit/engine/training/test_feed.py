@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hetspec_core.engine.data.hidden_states import HiddenStateStore, open_store
 from hetspec_core.engine.training.feed import BatchFeed, Position, StepBatches
 from hetspec_core.errors import CorruptFileError
+from hetspec_core.spec import TrainingSpec
 from tests.fakes.tiny_training import load_tiny_base, write_tiny_base, write_tiny_store
 
 
@@ -24,12 +25,9 @@ def feed_of(store: HiddenStateStore, accumulation: int, position: Position | Non
     return BatchFeed(
         store,
         range(len(store)),
+        TrainingSpec(seed=4, tokens_per_batch=40, max_length=16, gradient_accumulation=accumulation),
         mask_kind="predicted",
         device=torch.device("cpu"),
-        seed=4,
-        tokens_per_batch=40,
-        max_length=16,
-        gradient_accumulation=accumulation,
         position=position,
     )
 

@@ -4,13 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from hetspec_core.engine.training.optimizer import (
-    build_optimizer,
-    clip_gradients,
-    load_optimizer_tensors,
-    optimizer_tensors,
-    set_learning_rate,
-)
+from hetspec_core.engine.training.loop import build_optimizer, clip_gradients, set_learning_rate
+from hetspec_core.engine.training.state import load_optimizer_tensors, optimizer_tensors
 from hetspec_core.errors import CheckpointError
 from hetspec_core.spec import OptimizerSpec
 

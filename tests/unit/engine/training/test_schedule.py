@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hetspec_core.engine.training.schedule import learning_rate
+from hetspec_core.engine.training.horizon import learning_rate
 from hetspec_core.spec import OptimizerSpec
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hetspec_core.engine.training.split import pick_evaluated, split_by_id
+from hetspec_core.engine.training.samples import pick_evaluated, split_by_id
 
 IDS = st.lists(st.text(min_size=1, max_size=8), min_size=2, max_size=60, unique=True)
 

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from hetspec_core.engine.training.trackers import check_trackers, tracker_config
+from hetspec_core.engine.training.processes import check_trackers, tracker_config
 from hetspec_core.errors import NotFoundError
 
 TRACKERS = ("wandb", "tensorboard", "trackio", "mlflow")

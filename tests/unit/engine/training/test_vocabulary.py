@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hetspec_core.engine.training.vocabulary import choose_vocabulary, share_outside
+from hetspec_core.engine.training.samples import choose_vocabulary, share_outside
 from hetspec_core.errors import SpecError
 
 
