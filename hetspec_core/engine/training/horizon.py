@@ -88,7 +88,7 @@ def learning_rate(step: int, options: OptimizerSpec, total_steps: int | None) ->
     return options.lr * (options.min_lr_ratio + (1.0 - options.min_lr_ratio) * shape)
 
 
-class Clock:
+class TrainingClock:
     """Where the time goes: seconds of training in all, and what one step, evaluation and checkpoint cost.
 
     Args:

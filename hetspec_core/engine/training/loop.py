@@ -21,7 +21,7 @@ from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, publish_draft
 from hetspec_core.engine.training.evaluation import SCORE, HeldOut
 from hetspec_core.engine.training.feed import BatchFeed, Position, StepBatches
-from hetspec_core.engine.training.horizon import Clock, learning_rate
+from hetspec_core.engine.training.horizon import TrainingClock, learning_rate
 from hetspec_core.engine.training.processes import Processes, full, local_shard, no_grad_sync, prepare, unsharded
 from hetspec_core.engine.training.samples import describe
 from hetspec_core.engine.training.state import MetricsWindow, ResumableState, TrainingState
@@ -92,7 +92,7 @@ def train(run: Training) -> None:
     model = prepare(run.processes.accelerator, run.draft)
     run.draft.train()
     run.window.start_clock()
-    clock = Clock(spec, state, run.processes, run.memory)
+    clock = TrainingClock(spec, state, run.processes, run.memory)
     while not state.finished:
         step = run.feed.next_step()
         state.step += 1
@@ -209,7 +209,7 @@ def resume(run: Training, checkpoint: TrainingCheckpoint) -> None:
     run.memory.restore(checkpoint.tensors, run.processes)
 
 
-def _report(run: Training, rate: float, clock: Clock) -> None:
+def _report(run: Training, rate: float, clock: TrainingClock) -> None:
     """Read the window (the one place where training waits for the device) and report it."""
     values = run.window.read()
     if not values:
@@ -244,7 +244,7 @@ def _not_finite(run: Training, seen: str) -> RunError:
     )
 
 
-def _evaluate(run: Training, clock: Clock) -> None:
+def _evaluate(run: Training, clock: TrainingClock) -> None:
     if run.held_out is None:
         return
     with clock.measure("eval"), unsharded(run.draft):
@@ -269,7 +269,7 @@ def _emit(run: Training, values: dict[str, float]) -> None:
         run.processes.accelerator.log(values, step=state.step)
 
 
-def _save(run: Training, clock: Clock) -> None:
+def _save(run: Training, clock: TrainingClock) -> None:
     """Write a checkpoint of this step, report it, and remove superseded ones."""
     state = run.state
     with clock.measure("save"):
@@ -292,7 +292,7 @@ def _save(run: Training, clock: Clock) -> None:
     clock.saved_step = state.step
 
 
-def _stop_if_asked(run: Training, clock: Clock) -> None:
+def _stop_if_asked(run: Training, clock: TrainingClock) -> None:
     """Leave a checkpoint behind and stop, if any rank was asked to."""
     if run.processes.world_size > 1 and run.state.step % run.spec.log_every:
         return  # asking all ranks waits for the device
