@@ -37,8 +37,9 @@ from hetspec_core.engine.stages.bench import read_prompts
 from hetspec_core.sglang.export import ServedDraft
 from hetspec_core.sglang.launch import interpreter
 from hetspec_core.sglang.server import SGLangServer
-from hetspec_core.sglang.servers import Fleet
-from hetspec_core.sglang.trees import TreeFeed, committed_tokens, tree_step
+from hetspec_core.sglang.servers import ServerPool
+from hetspec_core.sglang.steps import committed_tokens, tree_step
+from hetspec_core.sglang.stream import TreeFeed
 from hetspec_core.spec import BenchSpec, ResourcesSpec, SGLangSpec, TreeSpec
 
 RECIPE = "smollm2-llama-eagle"
@@ -79,7 +80,7 @@ def main() -> int:
         check.texts.append(tokenizer.decode(check.prompts[-1]))
     check.note("prompts", {"questions": len(check.prompts), "tokens": sum(map(len, check.prompts))})
     drafts = _drafts(check)
-    fleet = _fleet(check, spec.base, check.out / "work")
+    pool = _pool(check, spec.base, check.out / "work")
     exact: dict[str, Any] = {"dtype": "float32", "flags": EAGER, "questions": 6, "max_new_tokens": 64}
     rows = [
         Row("plain", "1/1/1"),
@@ -103,12 +104,12 @@ def main() -> int:
     begun = 0 if wanted else 4  # the others find the kernels that these have compiled; float32 takes longest
     try:
         builtin = threading.Thread(target=lambda: measure_builtin(check, spec.base, drafts), daemon=True)
-        _start(check, fleet, rows[:begun], drafts)
+        _start(check, pool, rows[:begun], drafts)
         if check.options.builtin:
             builtin.start()
         _wait(check, rows[: begun // 2])
         with alone(rows[: begun // 2]):  # who waits for a request keeps a core busy
-            _start(check, fleet, rows[begun:], drafts)
+            _start(check, pool, rows[begun:], drafts)
             _wait(check, rows[begun // 2 :])
         if check.options.builtin:
             builtin.join(timeout=max(1.0, check.left_s() - 120))
@@ -123,7 +124,7 @@ def main() -> int:
                 row.server.stop(grace_s=3.0)
     check.attempt("left behind", lambda: _left_behind(), 0)
     if check.options.engine:
-        check.attempt("engine", lambda: measure_engine(check, fleet, drafts["llama"]), 80)
+        check.attempt("engine", lambda: measure_engine(check, pool, drafts["llama"]), 80)
     check.attempt("agreement", lambda: compare_answers(check, spec.base))
     _pack_logs(check)
     _table(check)
@@ -160,14 +161,14 @@ def _drafts(check: Check) -> dict[str, Path]:
     return found
 
 
-def _fleet(check: Check, base: Any, folder: Path) -> Fleet:
+def _pool(check: Check, base: Any, folder: Path) -> ServerPool:
     spec = SGLangSpec(python_path=check.options.sglang, environment=BUNDLE if check.options.sglang else {}, flags=FLAGS)
-    fleet = Fleet(spec, base, ResourcesSpec(dtype="bfloat16"), folder=folder, logs=check.out / "logs")
-    check.note("sglang", fleet.version)
-    return fleet
+    pool = ServerPool(spec, base, ResourcesSpec(dtype="bfloat16"), folder=folder, logs=check.out / "logs")
+    check.note("sglang", pool.version)
+    return pool
 
 
-def _start(check: Check, fleet: Fleet, rows: list[Row], drafts: dict[str, Path]) -> None:
+def _start(check: Check, pool: ServerPool, rows: list[Row], drafts: dict[str, Path]) -> None:
     """Start these servers at once, on the GPUs in turn.
 
     The main thread does, because the kernel ends them with the thread that did.
@@ -175,11 +176,11 @@ def _start(check: Check, fleet: Fleet, rows: list[Row], drafts: dict[str, Path])
     gpus = max(1, torch.cuda.device_count())
     for number, row in enumerate(rows):
         try:
-            fleet.resources = ResourcesSpec.model_validate({"dtype": row.dtype})
-            served: ServedDraft | None = fleet.export(drafts[row.draft]) if row.draft else None
+            pool.resources = ResourcesSpec.model_validate({"dtype": row.dtype})
+            served: ServedDraft | None = pool.export(drafts[row.draft]) if row.draft else None
             if row.trees and not row.socket:
                 row.socket = f"/tmp/hetspec-{os.getpid()}-{abs(hash(row.name)) % 10**6}"
-            launch = fleet.plan(served, TreeSpec.parse(row.tree), trees_socket=row.socket)
+            launch = pool.plan(served, TreeSpec.parse(row.tree), trees_socket=row.socket)
             launch.command.extend(row.flags)
             if gpus > 1:
                 launch.environment["CUDA_VISIBLE_DEVICES"] = str(number % gpus)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.sglang_matrix import Check, Row, alone, ask, ready_rows
-from hetspec_core.sglang.trees import TreeFeed
+from hetspec_core.sglang.stream import TreeFeed
 
 BARE = ("llama 6/10/59", "llama 6/10/59 again")
 HOOKED = ("llama 6/10/59 with the plugin", "llama 6/10/59 with the plugin again")

@@ -13,18 +13,18 @@ from hetspec_core.acceptance import AcceptStats
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft
-from hetspec_core.sglang.counts import step_counts
-from hetspec_core.sglang.servers import Fleet
+from hetspec_core.sglang.servers import ServerPool
+from hetspec_core.sglang.steps import step_counts
 from hetspec_core.spec import DecodingSpec, ResourcesSpec, TreeSpec
 
 
-def measure_engine(check: Check, fleet: Fleet, draft: Path) -> dict[str, Any]:
+def measure_engine(check: Check, pool: ServerPool, draft: Path) -> dict[str, Any]:
     from hetspec_core.sglang.offline import EngineJob, run_engine
 
     job = EngineJob(
-        spec=fleet.spec.model_copy(update={"batch_sizes": (1, 8)}),
-        base=fleet.base_folder,
-        served=fleet.export(draft),
+        spec=pool.spec.model_copy(update={"batch_sizes": (1, 8)}),
+        base=pool.base_folder,
+        served=pool.export(draft),
         tree=TreeSpec.parse("5/4/7"),
         resources=ResourcesSpec(dtype="bfloat16"),
         prompts=check.prompts,

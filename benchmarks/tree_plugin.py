@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hetspec_core.sglang.plugin.hooks import TreeHooks
 from hetspec_core.sglang.plugin.publisher import Publisher
-from hetspec_core.sglang.trees import TreeFeed
+from hetspec_core.sglang.stream import TreeFeed
 from hetspec_core.spec import TreeSpec
 
 VOCABULARY = 49152

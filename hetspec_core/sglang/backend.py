@@ -1,7 +1,6 @@
-"""SGLang as a backend: a running server, or servers that are started for the base, the draft and the tree at hand.
+"""SGLang as a backend: a running server, or servers that are started for the base, the draft and the tree.
 
-Tokens are made and read here by the base's own tokenizer; the server gets token ids and gives token ids. Nothing of
-SGLang is imported.
+The base's tokenizer encodes and decodes here; the server takes and returns token ids. Nothing of SGLang is imported.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from hetspec_core.paths import roots
 from hetspec_core.sglang.client import SGLangClient, sampling_params
 from hetspec_core.sglang.export import ServedDraft
 from hetspec_core.sglang.launch import tree_of_flags
-from hetspec_core.sglang.servers import Fleet, Served, check_draft, check_model, died_of
-from hetspec_core.sglang.stream import Pen
+from hetspec_core.sglang.servers import RunningServer, ServerPool, check_draft, check_model
+from hetspec_core.sglang.stream import AnswerStream
 from hetspec_core.spec import BaseSpec, DecodingSpec, ResourcesSpec, SGLangSpec, TreeSpec
 
 
@@ -41,9 +40,9 @@ class SGLangBackend(Backend):
         self._base: BaseSpec | None = None
         self._tokenizer: Any = None
         self._template: ChatTemplate | None = None
-        self._fleet: Fleet | None = None
-        self._attached: Served | None = None
-        self._plain: Served | None = None
+        self._pool: ServerPool | None = None
+        self._attached: RunningServer | None = None
+        self._plain: RunningServer | None = None
         self._draft: ServedDraft | None = None
         self._draft_folder = ""
         self._stop_ids: list[int] = []
@@ -61,7 +60,7 @@ class SGLangBackend(Backend):
         self.folder, self.logs = work, logs
 
     def open(self, base: BaseSpec, resources: ResourcesSpec) -> BaseFacts:
-        """As in `Backend`. A running server is asked what it is; others are started when an answer wants one."""
+        """As in `Backend`. A running server is asked for its facts; others are started for the first answer."""
         folder = materialize(base.source)
         self._base = base
         self._tokenizer = load_tokenizer(base)
@@ -75,7 +74,7 @@ class SGLangBackend(Backend):
             self._context = (facts.context_tokens or self._context) - facts.reserved_tokens
         else:
             self._context = self._base_context = self.spec.number("--context-length") or self._context
-            self._fleet = Fleet(
+            self._pool = ServerPool(
                 self.spec,
                 base,
                 resources,
@@ -95,10 +94,10 @@ class SGLangBackend(Backend):
             facts = self._attached.facts
             machine = {"sglang": facts.version, "url": self._attached.client.url}
             tree = tree_of_flags(*facts.tree).label if facts.tree else ""
-        elif self._fleet is not None:
-            machine = {"sglang": self._fleet.version}
+        elif self._pool is not None:
+            machine = {"sglang": self._pool.version}
         capabilities = self.capabilities
-        if self._attached is not None:  # its plugin tells nobody else; and calibrating takes plain decoding
+        if self._attached is not None:  # its plugin serves another process; and calibrating takes plain decoding
             plain = self._plain is not None or not self._attached.facts.speculates
             capabilities = ("calibrate", "sampling") if plain else ("sampling",)
         return BaseFacts(
@@ -114,10 +113,10 @@ class SGLangBackend(Backend):
         )
 
     def use_draft(self, folder: str, name: str) -> DraftFacts | None:
-        """As in `Backend`; the draft is exported, a server that has it starts with the first answer.
+        """As in `Backend`. The draft is exported; a server with it starts for the first answer.
 
         Raises:
-            ModelError: SGLang cannot serve the draft, or the server that was attached to has none, or another one.
+            ModelError: SGLang cannot serve the draft, or the running server has none or another one.
         """
         if not folder:
             self._draft, self._draft_folder = None, ""
@@ -132,7 +131,7 @@ class SGLangBackend(Backend):
             self._draft_folder = folder
             return DraftFacts(name=name)
         if folder != self._draft_folder:
-            self._draft, self._draft_folder = self._need_fleet().export(Path(folder)), folder
+            self._draft, self._draft_folder = self._need_pool().export(Path(folder)), folder
         return DraftFacts(name=name, vocab_size=self._need_base().architecture.vocab_size)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
@@ -146,7 +145,7 @@ class SGLangBackend(Backend):
         return self._tokenizer.decode(list(tokens), skip_special_tokens=True)
 
     def token_text(self, token: int) -> str:
-        """What one token says; the vocabulary's own name for a piece of a character."""
+        """The text of one token; the vocabulary's own name for a piece of a character."""
         text = self._texts.get(token)
         if text is None:
             text = self._texts[token] = token_text(self._tokenizer, token)
@@ -157,24 +156,24 @@ class SGLangBackend(Backend):
         return token_name(self._tokenizer, token)
 
     @property
-    def fleet(self) -> Fleet:
+    def pool(self) -> ServerPool:
         """The servers that are started here.
 
         Raises:
-            SpecError: no base is open, or a running server was attached to.
+            SpecError: no base is open, or a running server is used.
         """
-        return self._need_fleet()
+        return self._need_pool()
 
     @property
     def exported(self) -> ServedDraft | None:
         """The present draft in SGLang's layout."""
         return self._draft
 
-    def served(self, decoding: DecodingSpec) -> Served:
+    def served(self, decoding: DecodingSpec) -> RunningServer:
         """The server that decodes this way.
 
         Raises:
-            ModelError: the server that was attached to decodes another way.
+            ModelError: the running server decodes another way.
             ResourceError, StageFailed: it cannot be started.
         """
         plain = decoding.plain or not self._draft_folder
@@ -187,28 +186,30 @@ class SGLangBackend(Backend):
                 f"{self._attached.client.url} makes every answer with its draft; SGLang cannot leave it out",
                 hint="name a second server without one: --set sglang.plain_url=http://HOST:PORT",
             )
-        return self._need_fleet().server(None if plain else self._draft, decoding.tree)
+        return self._need_pool().server(None if plain else self._draft, decoding.tree)
 
     def answer(self, prompt: list[int], decoding: DecodingSpec, watcher: Watcher) -> Written:
         """As in `Backend`."""
         return self._write(self.served(decoding), prompt, decoding, watcher).written
 
-    def complete(self, served: Served, prompt: list[int], decoding: DecodingSpec) -> tuple[Completion, dict[str, Any]]:
-        """Answer a prompt for a measurement: the steps are those that the server counted.
+    def complete(
+        self, served: RunningServer, prompt: list[int], decoding: DecodingSpec
+    ) -> tuple[Completion, dict[str, Any]]:
+        """Answer a prompt for a measurement, with the steps that the server counted.
 
         Returns:
             The answer, and the server's own figures of it.
 
         Raises:
-            Cancelled: `stop_asked` said so.
+            Cancelled: `stop_asked` returned true.
         """
         quiet = Watcher(
             on_tokens=lambda tokens: None, on_step=lambda step: None, stop_asked=self.stop_asked, trees=False
         )
-        pen = None if self.stop_asked() else self._write(served, prompt, decoding, quiet)
-        if pen is None or (pen.written.stop_reason == "stopped" and self.stop_asked()):
+        stream = None if self.stop_asked() else self._write(served, prompt, decoding, quiet)
+        if stream is None or (stream.written.stop_reason == "stopped" and self.stop_asked()):
             raise Cancelled("the measurement was asked to stop")
-        written = pen.written
+        written = stream.written
         completion = Completion(
             prompt_tokens=len(prompt),
             tokens=written.tokens,
@@ -217,9 +218,11 @@ class SGLangBackend(Backend):
             first_token_s=written.first_token_s,
             total_s=written.first_token_s + written.decode_s,
         )
-        return completion, pen.meta
+        return completion, stream.meta
 
-    def _write(self, served: Served, prompt: list[int], decoding: DecodingSpec, watcher: Watcher) -> Pen:
+    def _write(
+        self, served: RunningServer, prompt: list[int], decoding: DecodingSpec, watcher: Watcher
+    ) -> AnswerStream:
         request_id = uuid.uuid4().hex
         facts = served.facts
         # SGLang refuses a request that could overrun its context, instead of ending the answer there.
@@ -244,7 +247,8 @@ class SGLangBackend(Backend):
             sampling["stop_token_ids"] = self._stop_ids
         speculates = facts.speculates
         depth = facts.tree[0] if facts.tree else decoding.tree.depth
-        pen = Pen(self.token_text, watcher, len(prompt), depth, served.feed if watcher.trees else None, request_id)
+        feed = served.feed if watcher.trees else None
+        stream = AnswerStream(self.token_text, watcher, len(prompt), depth, feed, request_id)
         chunks = served.client.generate(prompt, sampling, request_id=request_id, stop_asked=watcher.stop_asked)
         try:
             for chunk in chunks:
@@ -253,20 +257,20 @@ class SGLangBackend(Backend):
                         f"{served.client.url} answered with token id {beyond[0]}; the base has {size} tokens",
                         hint="it serves another model than the recipe's base",
                     )
-                pen.take(chunk, speculates)
+                stream.take(chunk, speculates)
         except StageFailed as error:
-            raise died_of(served, error) from error
+            raise served.why_it_broke_off(error) from error
         finally:
             if served.feed is not None:
                 served.feed.forget(request_id)
-        if pen.written.stop_reason == "length" and limit < decoding.max_new_tokens:
-            pen.written.stop_reason = "context"
-        return pen
+        if stream.written.stop_reason == "length" and limit < decoding.max_new_tokens:
+            stream.written.stop_reason = "context"
+        return stream
 
     def calibrate(
         self, prompt: list[int], decoding: DecodingSpec, trees: Sequence[str], stop_asked: Callable[[], bool]
     ) -> tuple[float, list[ShapeCost]]:
-        """As in `Backend`; whole requests are timed, a step's phases cannot be told apart from outside."""
+        """As in `Backend`. Whole requests are timed, because the phases of a step cannot be seen from outside."""
         own = self.facts().tree
         if other := [label for label in trees if own and label != own]:
             raise ModelError(
@@ -293,25 +297,25 @@ class SGLangBackend(Backend):
 
     def close(self) -> None:
         """As in `Backend`."""
-        if self._fleet is not None:
-            self._fleet.close()
-        self._fleet = self._attached = self._plain = None
+        if self._pool is not None:
+            self._pool.close()
+        self._pool = self._attached = self._plain = None
 
-    def _attach(self, url: str, base: BaseSpec) -> Served:
+    def _attach(self, url: str, base: BaseSpec) -> RunningServer:
         client = SGLangClient(url, self.spec.request_timeout_s)
         facts = client.facts()
         check_model(facts, base, url)
-        return Served(client, facts)
+        return RunningServer(client, facts)
 
     def _need_base(self) -> BaseSpec:
         if self._base is None:
             raise SpecError("no base is open", hint="open one first")
         return self._base
 
-    def _need_fleet(self) -> Fleet:
-        if self._fleet is None:
+    def _need_pool(self) -> ServerPool:
+        if self._pool is None:
             raise SpecError("no base is open", hint="open one first")
-        return self._fleet
+        return self._pool
 
 
 def stop_ids(folder: Path, tokenizer: Any) -> list[int]:

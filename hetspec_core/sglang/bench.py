@@ -30,10 +30,10 @@ from hetspec_core.engine.stages.served import BenchFigures, Measurement, draft_f
 from hetspec_core.errors import HetSpecError
 from hetspec_core.events.results import BatchResult, PhaseSeconds, ServedBy, SGLangCounts, TreeResult
 from hetspec_core.sglang.backend import SGLangBackend
-from hetspec_core.sglang.counts import histogram_of, sglang_accept_length, step_counts
 from hetspec_core.sglang.launch import tree_flags, tree_of_flags
 from hetspec_core.sglang.offline import EngineJob, run_engine
-from hetspec_core.sglang.servers import Served
+from hetspec_core.sglang.servers import RunningServer
+from hetspec_core.sglang.steps import histogram_of, sglang_accept_length, step_counts
 
 Metas = list[dict[str, Any]]
 
@@ -166,7 +166,7 @@ class _Servers(_Answers):
     def __init__(self, context: RunContext, backend: SGLangBackend, room: int) -> None:
         super().__init__(context, backend)
         self._room = room
-        self._served: Served | None = None
+        self._served: RunningServer | None = None
         self._metas: Metas = []
 
     def first(self, prompts: MeasuredPrompts, way: Track) -> list[Question]:
@@ -247,14 +247,14 @@ class _Servers(_Answers):
             return best[0][0] - best[1][0] if len(best) > 1 else None
         return None
 
-    def _open(self, way: Track) -> Served:
+    def _open(self, way: Track) -> RunningServer:
         self._served = served = self._backend.served(way.decoding)
         short = way.decoding.model_copy(update={"max_new_tokens": min(_SHORT, way.decoding.max_new_tokens)})
         for _ in range(self._context.spec.bench.warmup):
             self._backend.complete(served, self._backend.encode([Message("user", "Hello.")]), short)
         return served
 
-    def _one(self, served: Served, question: Question, way: Track) -> tuple[Completion, dict[str, Any]]:
+    def _one(self, served: RunningServer, question: Question, way: Track) -> tuple[Completion, dict[str, Any]]:
         """The median repeat of one question."""
         runs: list[tuple[Completion, dict[str, Any]]] = []
         for _ in range(self._context.spec.bench.repeats):
@@ -287,8 +287,8 @@ class _Engine(_Answers):
         plain = way.decoding.plain
         self._found = run_engine(
             EngineJob(
-                spec=self._backend.fleet.spec,
-                base=self._backend.fleet.base_folder,
+                spec=self._backend.pool.spec,
+                base=self._backend.pool.base_folder,
                 served=None if plain else self._backend.exported,
                 tree=way.decoding.tree,
                 resources=spec.resources,
@@ -360,7 +360,7 @@ class _Engine(_Answers):
 
 
 def throughput(
-    backend: SGLangBackend, served: Served, prompts: Sequence[list[int]], way: Track, size: int, *, warmup: int
+    backend: SGLangBackend, served: RunningServer, prompts: Sequence[list[int]], way: Track, size: int, *, warmup: int
 ) -> BatchResult:
     """All prompts, `size` requests at once.
 

@@ -12,7 +12,7 @@ from hetspec_core.errors import Cancelled, SpecError
 from hetspec_core.sglang.client import KEY_VARIABLE
 from hetspec_core.sglang.launch import Launch
 from hetspec_core.sglang.server import SGLangServer
-from hetspec_core.sglang.servers import Fleet
+from hetspec_core.sglang.servers import ServerPool
 
 _LOOK_S = 0.5
 _SETTLED_S = 600.0  # a server that ran so long has earned its restarts back
@@ -29,11 +29,11 @@ def run(context: RunContext) -> None:
     spec, paths = context.spec, context.paths
     if spec.sglang.url:
         raise SpecError("a server is to be started, and sglang.url names a running one", hint="leave sglang.url out")
-    fleet = Fleet(spec.sglang, spec.base, spec.resources, folder=paths.folder / "sglang", logs=paths.logs)
+    pool = ServerPool(spec.sglang, spec.base, spec.resources, folder=paths.folder / "sglang", logs=paths.logs)
     folder = draft_folder(context)
-    served = fleet.export(Path(folder)) if folder else None
-    launch = fleet.plan(served, spec.decoding.tree)
-    context.record(sglang={"version": fleet.version, "command": launch.told, "expects": launch.expects})
+    served = pool.export(Path(folder)) if folder else None
+    launch = pool.plan(served, spec.decoding.tree)
+    context.record(sglang={"version": pool.version, "command": launch.told, "expects": launch.expects})
     server = SGLangServer(launch, paths.logs / "sglang.log", spec.sglang.request_timeout_s)
     crashes = 0
     try:

@@ -1,7 +1,4 @@
-"""The servers of one base: started when a draft and tree are asked for, kept while they are used, ended together.
-
-It joins export, command line and process; it knows no prompts and no answers.
-"""
+"""The servers of one base: started for a draft and a tree, kept while they are used, and stopped together."""
 
 from __future__ import annotations
 
@@ -29,21 +26,21 @@ from hetspec_core.sglang.launch import (
     tree_flags,
 )
 from hetspec_core.sglang.server import Progress, SGLangServer
-from hetspec_core.sglang.trees import TreeFeed
+from hetspec_core.sglang.stream import TreeFeed
 from hetspec_core.spec import BaseSpec, ResourcesSpec, SGLangSpec, TreeSpec
 
-_END_S = 1.0  # what broke off in the middle of an answer is usually gone by then
+_END_S = 1.0  # a server that broke off in the middle of an answer has usually ended by then
 
 
 @dataclass
-class Served:
-    """A server that is up.
+class RunningServer:
+    """A server that is ready.
 
     Attributes:
-        client: to ask it.
-        facts: what it says of itself.
-        server: its process; None for one that was attached to.
-        feed: its trees, or None.
+        client: sends requests to it.
+        facts: what it reports of itself.
+        server: its process; None for a server that was not started here.
+        feed: the records of its tree plugin, or None.
     """
 
     client: SGLangClient
@@ -51,9 +48,23 @@ class Served:
     server: SGLangServer | None = None
     feed: TreeFeed | None = None
 
+    def close(self) -> None:
+        """Stop it, if it was started here."""
+        if self.feed is not None:
+            self.feed.close()
+        if self.server is not None:
+            self.server.stop()
 
-class Fleet:
-    """Servers of one base.
+    def why_it_broke_off(self, error: StageFailed) -> StageFailed:
+        """The error of an answer that broke off: by the server's log if the process has ended, else `error`."""
+        limit = time.monotonic() + _END_S
+        while self.server is not None and self.server.alive and time.monotonic() < limit:
+            time.sleep(0.02)
+        return error if self.server is None or self.server.alive else self.server.died()
+
+
+class ServerPool:
+    """The servers of one base.
 
     Args:
         spec: how they are started.
@@ -61,13 +72,13 @@ class Fleet:
         resources: number type.
         folder: for exports and links; its parent must be writable.
         logs: folder of their logs.
-        on_progress: told how far a start is.
-        stop_asked: whether a start should be given up.
+        on_progress: called with the progress of a start.
+        stop_asked: whether a start should be cancelled.
 
     Raises:
-        ResourceError: there is no SGLang, or one outside the supported range.
-        SpecError: it is started with a key, which is not in the environment.
-        ModelError: it is to run in float32, and its source is not one that can be helped to.
+        ResourceError: SGLang is not installed, or its version is not supported.
+        SpecError: a server is started with a key that is not in the environment.
+        ModelError: the servers are to run in float32, and this SGLang cannot be hooked for it.
     """
 
     def __init__(
@@ -88,13 +99,13 @@ class Fleet:
         self.installed = installed(spec)
         check_float32(spec, resources, self.installed)
         self.base_folder = materialize(base.source)
-        self._running: dict[str, Served] = {}  # the one used last stands last
+        self._running: dict[str, RunningServer] = {}  # the least recently used first
         self._starts = 0
         self._crashes = 0
 
     @property
     def version(self) -> str:
-        """Of the SGLang that is started."""
+        """Version of the SGLang that is started."""
         return self.installed.version
 
     def export(self, draft: Path) -> ServedDraft:
@@ -122,8 +133,8 @@ class Fleet:
             trees_socket=trees_socket,
         )
 
-    def server(self, served: ServedDraft | None, tree: TreeSpec) -> Served:
-        """A server of this draft and tree, started if none is up; others may be ended for it.
+    def server(self, served: ServedDraft | None, tree: TreeSpec) -> RunningServer:
+        """A server of this draft and tree. It is started if none is running; others may be stopped for it.
 
         Raises:
             ModelError, ResourceError, StageFailed: it cannot be started; the message says why.
@@ -131,31 +142,29 @@ class Fleet:
         key = "plain" if served is None else f"{served.folder} {tree_flags(tree)}"
         found = self._running.pop(key, None)
         if found is not None and found.server is not None and not found.server.alive:
-            if found.feed is not None:
-                found.feed.close()
             try:
                 self._count_crash(found.server)
             finally:
-                found.server.stop()  # what it has left behind
+                found.close()  # ends the processes that it left
             found = None
         if found is None:
             while len(self._running) >= self.spec.keep_servers:
-                self._end(self._running.pop(next(iter(self._running))))
+                self._running.pop(next(iter(self._running))).close()
             found = self._start(served, tree)
         self._running[key] = found
         return found
 
     def close(self) -> None:
-        """End all servers."""
+        """Stop all servers."""
         for served in self._running.values():
-            self._end(served)
+            served.close()
         self._running.clear()
 
-    def _start(self, served: ServedDraft | None, tree: TreeSpec) -> Served:
+    def _start(self, served: ServedDraft | None, tree: TreeSpec) -> RunningServer:
         self._starts += 1
         tells = served is not None and self.spec.trees and not self.installed.plugin
-        # A short path: the names of sockets have at most a hundred bytes or so. It goes as soon as the feed is
-        # connected, so that whoever is killed later leaves nothing behind.
+        # A short path: names of sockets have at most about a hundred bytes. The folder is removed as soon as the feed
+        # is connected, so that a process that is killed later leaves no folder behind.
         folder = Path(tempfile.mkdtemp(prefix="hetspec-")) if tells else None
         path = str(folder / "trees") if folder is not None else ""
         try:
@@ -170,47 +179,30 @@ class Fleet:
         finally:
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
-        return Served(server.client, facts, server, feed)
+        return RunningServer(server.client, facts, server, feed)
 
     def _count_crash(self, server: SGLangServer) -> None:
         self._crashes += 1
         if self._crashes > self.spec.restarts:
             raise server.died()
 
-    def _end(self, served: Served) -> None:
-        if served.feed is not None:
-            served.feed.close()
-        if served.server is not None:
-            served.server.stop()
 
-
-def died_of(served: Served, error: StageFailed) -> StageFailed:
-    """The better of two reasons: what the process left in its log, if it is gone, else what was seen on the wire."""
-    server = served.server
-    limit = time.monotonic() + _END_S
-    while server is not None and server.alive and time.monotonic() < limit:
-        time.sleep(0.02)
-    if server is None or server.alive:
-        return error
-    return server.died()
-
-
-def check_draft(served: Served, folder: str, url: str) -> None:
-    """See that a running server drafts with the draft that is meant.
+def check_draft(served: RunningServer, folder: str, url: str) -> None:
+    """Check that a running server drafts with the draft that is meant.
 
     Args:
-        served: the server, which has one.
-        folder: directory of the draft, or `url` for whichever the server has.
+        served: the server, which has a draft.
+        folder: directory of the draft, or `url` for the server's own.
         url: of the server.
 
     Raises:
-        ModelError: the server has another one.
+        ModelError: the server has another draft.
     """
     theirs = served.facts.draft
     if folder == url or not theirs or Path(theirs).absolute() == Path(folder).absolute():
         return
     with contextlib.suppress(OSError):
-        if Path(theirs).name == export_name(Path(folder)):  # as `serve` has exported it
+        if Path(theirs).name == export_name(Path(folder)):  # as `serve` exported it
             return
     raise ModelError(
         f"{url} drafts with {theirs}, and not with {folder} as it is now",
@@ -219,10 +211,10 @@ def check_draft(served: Served, folder: str, url: str) -> None:
 
 
 def check_model(facts: ServerFacts, base: BaseSpec, url: str) -> None:
-    """See that a server has a base of the family that is meant; it does not tell its weights.
+    """Check that a server has a base of the family that is meant. A server does not report its weights.
 
     Raises:
-        ModelError: it has another one.
+        ModelError: it has another base.
     """
     model, wanted = facts.model, base.architecture.model_type
     # Its type, or the family in the name of its class: Gemma3ForCausalLM is of type gemma3_text.
@@ -238,7 +230,7 @@ def check_model(facts: ServerFacts, base: BaseSpec, url: str) -> None:
     try:
         sizes = json.loads(local.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return  # it is on another machine, or a name on the hub: the family has to do
+        return  # it is on another machine, or a name on the hub: only the family can be compared
     for key in ("hidden_size", "num_hidden_layers", "vocab_size"):
         if key in sizes and sizes[key] != getattr(base.architecture, key):
             raise ModelError(

@@ -1,33 +1,137 @@
-"""An answer of SGLang as it is written: pieces in, tokens and verify steps out to whoever watches.
+"""An answer of SGLang while it is written: tokens from the server's stream, and records from the tree plugin beside it.
 
-A server's stream tells tokens; with the tree plugin a record of each step comes beside it. It joins the two and knows
-no server.
+`AnswerStream` joins the two and reports tokens and verify steps to a watcher. `TreeFeed` is the viewer's end of the
+plugin's socket.
 """
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from hetspec_core.engine.backends.backend import Watcher, Written
 from hetspec_core.events.chat import Step, StopReason
 from hetspec_core.sglang.client import Chunk
-from hetspec_core.sglang.counts import growth_count, step_counts
-from hetspec_core.sglang.trees import TreeFeed, committed_tokens, step_count, tree_step
+from hetspec_core.sglang.plugin import RECORD_VERSION
+from hetspec_core.sglang.steps import committed_tokens, growth_count, step_count, step_counts, tree_step
 
 _RECORD_S = 0.25  # how long a step waits for its tree
+_LONGEST_FRAME = 8 << 20
+_MOST_REQUESTS = 64  # whose records are kept; the oldest are dropped first
+_MOST_RECORDS = 4096
+_CONNECT_S = 5.0
 
 
-class Pen:
-    """Takes the pieces of one answer and tells a watcher.
+class TreeFeed:
+    """Records of one server, read by a thread.
 
     Args:
-        text: what one token says.
-        watcher: who listens.
+        path: socket of the plugin.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.dropped = 0
+        self.alive = False
+        self._path = path
+        self._records: dict[str, deque[dict[str, Any]]] = {}
+        self._news = threading.Condition()
+        self._socket: socket.socket | None = None
+        self._greeted = threading.Event()
+
+    def open(self, timeout_s: float = _CONNECT_S) -> bool:
+        """Connect; False when there is no plugin at the other end. An answer needs no trees, so nothing is raised."""
+        limit = time.monotonic() + timeout_s
+        while True:
+            link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                link.connect(self._path)
+            except OSError:
+                link.close()
+                if time.monotonic() >= limit:
+                    return False
+                time.sleep(0.1)
+                continue
+            self._socket, self.alive = link, True
+            threading.Thread(target=self._read, args=(link,), name="sglang-trees", daemon=True).start()
+            return self._greeted.wait(max(0.0, limit - time.monotonic()))
+
+    def take(self, request_id: str, timeout_s: float) -> dict[str, Any] | None:
+        """The next record of a request; None when none comes in time."""
+        limit = time.monotonic() + timeout_s
+        with self._news:
+            while not (waiting := self._records.get(request_id)):
+                left = limit - time.monotonic()
+                if left <= 0 or not self.alive:
+                    return None
+                self._news.wait(left)
+            return waiting.popleft()
+
+    def give_back(self, request_id: str, record: dict[str, Any]) -> None:
+        """Put a record back in front, because it belongs to a later step."""
+        with self._news:
+            self._records.setdefault(request_id, deque(maxlen=_MOST_RECORDS)).appendleft(record)
+
+    def forget(self, request_id: str) -> None:
+        """Drop the remaining records of a request."""
+        with self._news:
+            self._records.pop(request_id, None)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.alive = False
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.close()
+
+    def _read(self, link: socket.socket) -> None:
+        import msgpack
+
+        try:
+            with link.makefile("rb") as stream:
+                while len(head := stream.read(4)) == 4:
+                    size = struct.unpack(">I", head)[0]
+                    if size > _LONGEST_FRAME or len(body := stream.read(size)) < size:
+                        break
+                    record = msgpack.unpackb(body)
+                    if isinstance(record, dict) and record.get("hello"):
+                        self._greeted.set()
+                    elif isinstance(record, dict) and record.get("v") == RECORD_VERSION:
+                        self._keep(record)
+        except (OSError, ValueError):
+            pass  # the server ended, or sent something else: no more trees come
+        with self._news:
+            self.alive = False
+            self._news.notify_all()
+
+    def _keep(self, record: dict[str, Any]) -> None:
+        with self._news:
+            self.dropped = int(record.get("dropped", 0))
+            request_id = str(record.get("rid"))
+            if request_id not in self._records:
+                while len(self._records) >= _MOST_REQUESTS:
+                    del self._records[next(iter(self._records))]
+                self._records[request_id] = deque(maxlen=_MOST_RECORDS)
+            self._records[request_id].append(record)
+            self._news.notify_all()
+
+
+class AnswerStream:
+    """Takes the pieces of one answer and reports tokens and steps to a watcher.
+
+    Args:
+        text: the text of one token.
+        watcher: what listens.
         prompt_tokens: tokens before the answer.
         depth: levels of the server's tree.
         feed: records of its tree plugin, or None.
-        request_id: which of them are of this answer.
+        request_id: selects the records of this answer.
     """
 
     def __init__(
@@ -48,13 +152,13 @@ class Pen:
         self.written.stop_reason = "stopped"  # until the server says why it ended
 
     def take(self, chunk: Chunk, speculates: bool) -> None:
-        """A piece: the first token is prefill's; of the rest every growth is one verify step, or several at once."""
+        """Take a piece. The first token of an answer is prefill's; the others are of one verify step or of several."""
         new = list(chunk.tokens)
         if new and not self.written.tokens:
             self.written.first_token_s = self._last_s = chunk.at_s
-            self._say([new.pop(0)])
+            self._report([new.pop(0)])
         if new and not speculates:
-            self._say(new)
+            self._report(new)
         elif new:
             self._steps(new, chunk.at_s)
         self._last_s = chunk.at_s
@@ -64,7 +168,7 @@ class Pen:
             if speculates:
                 self.written.counts = step_counts(chunk.meta, len(self.written.tokens), self._depth)
 
-    def _say(self, tokens: list[int]) -> None:
+    def _report(self, tokens: list[int]) -> None:
         self.written.tokens.extend(tokens)
         self._watcher.on_tokens(tokens)
 
@@ -97,10 +201,10 @@ class Pen:
             first, new = False, new[len(committed) :]
 
     def _record(self, new: list[int]) -> dict[str, Any] | None:
-        """The record of the step that committed these tokens, or the first of them; None when it was not told.
+        """The record of the step that committed these tokens, or the first of them; None when there is none.
 
-        Records may be missing, because a full queue drops some. One of an earlier step is passed over, one of a later
-        step is kept for it.
+        Records may be missing, because a full queue drops some. A record of an earlier step is skipped; one of a later
+        step is kept for that step.
         """
         if self._feed is None:
             return None
@@ -116,5 +220,5 @@ class Pen:
 
 
 def stop_reason(finish: str) -> StopReason:
-    """SGLang's word for the end of an answer, in ours."""
+    """HetSpec's word for SGLang's reason to end an answer."""
     return "stop" if finish == "stop" else "length" if finish == "length" else "stopped"

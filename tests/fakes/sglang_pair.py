@@ -15,7 +15,7 @@ from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, save_draft
 from hetspec_core.sglang.client import SGLangClient, sampling_params
 from hetspec_core.sglang.server import SGLangServer
-from hetspec_core.sglang.servers import Fleet
+from hetspec_core.sglang.servers import ServerPool
 from hetspec_core.spec import (
     AlgorithmSpec,
     BaseSpec,
@@ -44,22 +44,22 @@ def make_pair(folder: Path) -> Pair:
     return base_spec, draft_spec
 
 
-def fleet_of(pair: Pair, spec: SGLangSpec, tmp_path: Path, **more: Any) -> Fleet:
-    return Fleet(spec, pair[0], ResourcesSpec(), folder=tmp_path / "exports", logs=tmp_path / "logs", **more)
+def pool_of(pair: Pair, spec: SGLangSpec, tmp_path: Path, **more: Any) -> ServerPool:
+    return ServerPool(spec, pair[0], ResourcesSpec(), folder=tmp_path / "exports", logs=tmp_path / "logs", **more)
 
 
 @contextmanager
 def running(pair: Pair, site: Path, tmp_path: Path, mode: str = "well", draft: bool = True) -> Iterator[SGLangServer]:
     """A server of the fake, with the tiny draft or without."""
     tmp_path.mkdir(exist_ok=True)  # the run folder, which the product never makes anew
-    fleet = fleet_of(pair, site_spec(site, mode, trees=False), tmp_path)
-    served = fleet.export(Path(str(pair[1].checkpoint))) if draft else None
+    pool = pool_of(pair, site_spec(site, mode, trees=False), tmp_path)
+    served = pool.export(Path(str(pair[1].checkpoint))) if draft else None
     try:
-        found = fleet.server(served, CHAIN).server
+        found = pool.server(served, CHAIN).server
         assert found is not None
         yield found
     finally:
-        fleet.close()
+        pool.close()
 
 
 def alive(pid: int) -> bool:

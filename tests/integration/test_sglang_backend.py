@@ -22,7 +22,7 @@ from hetspec_core.sglang.client import ServerFacts
 from hetspec_core.sglang.server import SGLangServer
 from hetspec_core.sglang.servers import check_model
 from hetspec_core.spec import ResourcesSpec, SGLangSpec
-from tests.fakes.sglang_pair import CHAIN, GREEDY, Pair, fleet_of, running, wait_for
+from tests.fakes.sglang_pair import CHAIN, GREEDY, Pair, pool_of, running, wait_for
 from tests.fakes.sglang_site import site_spec
 
 
@@ -99,7 +99,7 @@ def test_a_running_server_is_attached_to_and_left_running(pair: Pair, site: Path
 def test_a_server_of_another_model_or_version_is_refused(
     pair: Pair, site: Path, tmp_path: Path, mode: str, words: str
 ) -> None:
-    fleet = fleet_of(pair, site_spec(site, mode, trees=False), tmp_path)
+    fleet = pool_of(pair, site_spec(site, mode, trees=False), tmp_path)
     launch = fleet.plan(None, CHAIN)
     server = SGLangServer(launch, tmp_path / "log")
     server.start()

@@ -25,10 +25,10 @@ from hetspec_core.sglang.launch import installed, plan_launch
 from hetspec_core.sglang.offline import EngineJob
 from hetspec_core.sglang.serve import client_lines
 from hetspec_core.sglang.server import StartLog, why_it_ended
-from hetspec_core.sglang.servers import Fleet
+from hetspec_core.sglang.servers import ServerPool
 from hetspec_core.sglang.versions import Installed
 from hetspec_core.spec import AlgorithmSpec, BaseSpec, DraftSpec, ResourcesSpec, SGLangSpec
-from tests.fakes.sglang_pair import CHAIN, GREEDY, Pair, alive, chunks_of, fleet_of
+from tests.fakes.sglang_pair import CHAIN, GREEDY, Pair, alive, chunks_of, pool_of
 from tests.fakes.sglang_site import bare_python, make_site, site_spec
 
 # --- child process --------------------------------------------------------------------------------------------------
@@ -37,8 +37,8 @@ from tests.fakes.sglang_site import bare_python, make_site, site_spec
 def test_a_start_is_told_step_by_step_and_its_end_leaves_no_process(pair: Pair, site: Path, tmp_path: Path) -> None:
     told: list[tuple[str, float]] = []
     spec = site_spec(site, "slow", trees=False)
-    fleet = fleet_of(pair, spec, tmp_path, on_progress=lambda label, done: told.append((label, done)))
-    server = fleet.server(fleet.export(Path(str(pair[1].checkpoint))), CHAIN).server
+    pool = pool_of(pair, spec, tmp_path, on_progress=lambda label, done: told.append((label, done)))
+    server = pool.server(pool.export(Path(str(pair[1].checkpoint))), CHAIN).server
     assert server is not None and server.pid is not None
     labels = [label for label, _ in told]
     assert "weights are loaded" in labels and labels[-1] == "the server is ready"
@@ -46,7 +46,7 @@ def test_a_start_is_told_step_by_step_and_its_end_leaves_no_process(pair: Pair, 
     assert server.told.classes == ("LlamaForCausalLM", "LlamaForCausalLMEagle")
     family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
     assert len(family) == 2
-    fleet.close()
+    pool.close()
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
 
 
@@ -77,7 +77,7 @@ def test_a_log_of_the_real_server_is_understood() -> None:
 
 def test_a_server_that_does_not_start_gives_its_own_last_error(pair: Pair, site: Path, tmp_path: Path) -> None:
     with pytest.raises(StageFailed, match="status 3: ValueError: no such model"):
-        fleet_of(pair, site_spec(site, "die_at_start"), tmp_path).server(None, CHAIN)
+        pool_of(pair, site_spec(site, "die_at_start"), tmp_path).server(None, CHAIN)
 
 
 def test_a_server_whose_part_was_killed_is_told_by_that_and_not_by_how_it_cleaned_up(tmp_path: Path) -> None:
@@ -103,10 +103,10 @@ def test_a_server_that_found_no_memory_says_what_to_do(tmp_path: Path) -> None:
 
 def test_a_start_is_given_up_when_it_is_asked_to_or_takes_too_long(pair: Pair, site: Path, tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
-        fleet_of(pair, site_spec(site), tmp_path, stop_asked=lambda: True).server(None, CHAIN)
+        pool_of(pair, site_spec(site), tmp_path, stop_asked=lambda: True).server(None, CHAIN)
     spec = site_spec(site, "slow", start_timeout_s=0.4)
     with pytest.raises(StageFailed, match="not ready after 0 s"):
-        fleet_of(pair, spec, tmp_path).server(None, CHAIN)
+        pool_of(pair, spec, tmp_path).server(None, CHAIN)
 
 
 def test_a_taken_port_is_said_before_anything_starts(pair: Pair, site: Path, tmp_path: Path) -> None:
@@ -115,34 +115,34 @@ def test_a_taken_port_is_said_before_anything_starts(pair: Pair, site: Path, tmp
         taken.listen()
         spec = site_spec(site, port=taken.getsockname()[1])
         with pytest.raises(ResourceError, match="taken by another program"):
-            fleet_of(pair, spec, tmp_path).server(None, CHAIN)
+            pool_of(pair, spec, tmp_path).server(None, CHAIN)
 
 
 def test_another_class_than_the_wanted_one_is_an_error(pair: Pair, site: Path, tmp_path: Path) -> None:
-    fleet = fleet_of(pair, site_spec(site, "wrong_class"), tmp_path)
+    pool = pool_of(pair, site_spec(site, "wrong_class"), tmp_path)
     with pytest.raises(ModelError, match="needs class LlamaForCausalLMEagle, and SGLang loaded LlamaForCausalLM"):
-        fleet.server(fleet.export(Path(str(pair[1].checkpoint))), CHAIN)
+        pool.server(pool.export(Path(str(pair[1].checkpoint))), CHAIN)
 
 
 def test_a_crashed_server_is_started_again_once(pair: Pair, site: Path, tmp_path: Path) -> None:
-    fleet = fleet_of(pair, site_spec(site), tmp_path)
+    pool = pool_of(pair, site_spec(site), tmp_path)
     try:
-        first = fleet.server(None, CHAIN).server
+        first = pool.server(None, CHAIN).server
         assert first is not None and first.pid is not None
         helpers = [child.pid for child in psutil.Process(first.pid).children()]
         assert len(helpers) == 1
         psutil.Process(first.pid).kill()
         psutil.wait_procs([psutil.Process(first.pid)], timeout=5)
-        second = fleet.server(None, CHAIN).server
+        second = pool.server(None, CHAIN).server
         assert second is not None and second is not first and second.alive and second.pid is not None
         helpers += [child.pid for child in psutil.Process(second.pid).children()]
-        assert fleet.server(None, CHAIN).server is second
+        assert pool.server(None, CHAIN).server is second
         psutil.Process(second.pid).kill()
         time.sleep(0.2)
         with pytest.raises(StageFailed, match="ended with status -9"):
-            fleet.server(None, CHAIN)
+            pool.server(None, CHAIN)
     finally:
-        fleet.close()
+        pool.close()
     assert not [each for each in helpers if psutil.pid_exists(each) and alive(each)]
 
 
@@ -170,27 +170,27 @@ def test_sglang_in_an_environment_of_its_own_serves(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # nothing of ours lies where its Python begins to look
     spec = site_spec(site, python=str(bare_python(tmp_path / "own")), trees=False)
-    fleet = fleet_of(pair, spec, tmp_path)
+    pool = pool_of(pair, spec, tmp_path)
     try:
-        served = fleet.server(fleet.export(Path(str(pair[1].checkpoint))), CHAIN)
+        served = pool.server(pool.export(Path(str(pair[1].checkpoint))), CHAIN)
         assert len(chunks_of(served.client)) == 6
     finally:
-        fleet.close()
+        pool.close()
 
 
 @pytest.mark.parametrize("part", ["RotaryEmbedding", "eagle_sample"])
 def test_float32_is_refused_where_it_could_not_be_helped_to(pair: Pair, tmp_path: Path, part: str) -> None:
     site = make_site(tmp_path / "other", "0.5.20", without=(part,))
 
-    def fleet() -> Fleet:
+    def pool() -> ServerPool:
         resources = ResourcesSpec(dtype="float32")
-        return Fleet(site_spec(site), pair[0], resources, folder=tmp_path / "exports", logs=tmp_path / "logs")
+        return ServerPool(site_spec(site), pair[0], resources, folder=tmp_path / "exports", logs=tmp_path / "logs")
 
     if part == "eagle_sample":  # the trees are missing then, not the help
-        assert "HETSPEC_SGLANG_NATIVE" in fleet().plan(None, CHAIN).environment
+        assert "HETSPEC_SGLANG_NATIVE" in pool().plan(None, CHAIN).environment
         return
     with pytest.raises(ModelError, match=r"0\.5\.20 differs from .*: srt/layers/rotary_embedding/base.py has no Rot"):
-        fleet()  # so for servers and for the offline engine
+        pool()  # so for servers and for the offline engine
 
 
 @pytest.mark.parametrize("host", ["nonexistent.invalid", "10.255.255.1"])
@@ -209,9 +209,9 @@ def family(pid: int) -> list[psutil.Process]:
 def test_a_server_with_a_key_is_asked_with_it_and_shows_it_nowhere(
     pair: Pair, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fleet = fleet_of(pair, site_spec(site, flags=("--api-key", "s3cret"), trees=False), tmp_path)
+    pool = pool_of(pair, site_spec(site, flags=("--api-key", "s3cret"), trees=False), tmp_path)
     try:
-        served = fleet.server(None, CHAIN)
+        served = pool.server(None, CHAIN)
         assert len(chunks_of(served.client)) == 9
         assert served.server is not None
         told = served.server.log.read_text() + served.server.launch.shown
@@ -232,23 +232,23 @@ def test_a_server_with_a_key_is_asked_with_it_and_shows_it_nowhere(
         pasted = "\n".join(client_lines(served.server.launch, "r", ""))
         assert "Authorization: Bearer $HETSPEC_SGLANG_API_KEY" in pasted and "s3cret" not in pasted
     finally:
-        fleet.close()
+        pool.close()
 
 
 def test_a_class_of_ours_must_be_named_by_the_log_and_one_of_sglangs_need_not(
     pair: Pair, site: Path, tmp_path: Path
 ) -> None:
     qwen3 = draft_of(tmp_path / "q", pair[0], "qwen3", AlgorithmSpec(), model_type="qwen3", head_dim=8)
-    fleet = fleet_of(pair, site_spec(site, "mute", trees=False), tmp_path)
+    pool = pool_of(pair, site_spec(site, "mute", trees=False), tmp_path)
     try:
-        assert fleet.server(fleet.export(Path(str(pair[1].checkpoint))), CHAIN).facts.speculates
+        assert pool.server(pool.export(Path(str(pair[1].checkpoint))), CHAIN).facts.speculates
         with pytest.raises(
             ModelError, match="needs class HetSpecQwen3Eagle, and SGLang's log does not name"
         ) as failure:
-            fleet.server(fleet.export(qwen3), CHAIN)
+            pool.server(pool.export(qwen3), CHAIN)
         assert "--log-level info" in failure.value.hint
     finally:
-        fleet.close()
+        pool.close()
 
 
 def test_the_socket_of_the_trees_is_gone_as_soon_as_they_are_heard(
@@ -264,15 +264,15 @@ def test_the_socket_of_the_trees_is_gone_as_soon_as_they_are_heard(
         return folder
 
     monkeypatch.setattr("hetspec_core.sglang.servers.tempfile.mkdtemp", mkdtemp)
-    fleet = fleet_of(pair, site_spec(site), tmp_path)
+    pool = pool_of(pair, site_spec(site), tmp_path)
     try:
-        served = fleet.server(fleet.export(Path(str(pair[1].checkpoint))), CHAIN)
+        served = pool.server(pool.export(Path(str(pair[1].checkpoint))), CHAIN)
         assert served.feed is not None and served.feed.alive
         assert len(made) == 1 and not made[0].exists(), "whoever is killed from now on leaves nothing behind"
         chunks_of(served.client, request_id="r")
         assert served.feed.take("r", 5.0) is not None
     finally:
-        fleet.close()
+        pool.close()
 
 
 # --- command line and export ----------------------------------------------------------------------------------------
