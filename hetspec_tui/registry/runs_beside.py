@@ -18,8 +18,8 @@ from hetspec_tui.pickers import Choice, Choose
 from hetspec_tui.registry.details import details
 from hetspec_tui.registry.overlay import series_of, usual_metric
 from hetspec_tui.registry.run_actions import RunActions
-from hetspec_tui.widgets import colours
 from hetspec_tui.widgets.chart import Chart
+from hetspec_tui.widgets.curves import colour, sign
 from hetspec_tui.widgets.paged_table import PagedTable
 
 if TYPE_CHECKING:
@@ -123,10 +123,9 @@ class RunsBeside(RunActions):
         chart.border_title = Content(f"{safe(name) or 'no metric'}{more}")
         chart.border_subtitle = "m metric"
         chart.set_series([series_of(curve) for curve in curves], x_name="step")
-        places = chart.colours
         dark = self.app.current_theme.dark
         self.table.set_mark_signs(
-            {key: (colours.sign(place), colours.colour(place, dark=dark)) for key, place in places.items()}
+            {key: (sign(index), colour(index, dark=dark)) for key, index in chart.colours.items()}
         )
 
     @work(group="dialog", exclusive=True)

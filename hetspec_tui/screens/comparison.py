@@ -20,9 +20,9 @@ from hetspec_tui.page import Page
 from hetspec_tui.pickers import Choice, Choose
 from hetspec_tui.registry.overlay import series_of, usual_metric
 from hetspec_tui.registry.side_by_side import rows_of, table_of
-from hetspec_tui.widgets import colours
 from hetspec_tui.widgets.cells import Column
 from hetspec_tui.widgets.chart import Chart
+from hetspec_tui.widgets.curves import colour_indices, sign
 from hetspec_tui.widgets.paged_table import PagedTable
 
 if TYPE_CHECKING:
@@ -124,13 +124,13 @@ class ComparisonScreen(Page):
         if self.found is None:
             return
         runs = self.found.runs
-        places = colours.places(run.run_id for run in runs)
+        indices = colour_indices(run.run_id for run in runs)
         names = [run.name or run.run_id for run in runs]
         if len(set(names)) < len(names):
             names = [f"{run.name or run.stage} {run.run_id[-4:]}" for run in runs]
         columns = [Column("what", "", 26, grow=2, most=48)]
         columns += [
-            Column(run.run_id, f"{colours.sign(places[run.run_id])} {safe(name)}", 16, "right", 1, 30)
+            Column(run.run_id, f"{sign(indices[run.run_id])} {safe(name)}", 16, "right", 1, 30)
             for run, name in zip(runs, names, strict=True)
         ]
         if len(runs) == 2:

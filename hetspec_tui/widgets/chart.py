@@ -1,14 +1,13 @@
-"""Curves in the terminal: braille dots, a crosshair, zoom, logarithms, smoothing. It is told what to show.
+"""A chart of curves in braille dots, with crosshair, zoom, logarithmic scale and smoothing.
 
-Long series are prepared in small pieces between which the event loop goes on, so that no amount of points stops the
-screen; meanwhile what is ready is drawn.
+Series are prepared one after the other. The event loop runs between two of them, so long series do not block it.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,24 +19,23 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from hetspec_tui.widgets import colours, plot
-from hetspec_tui.widgets.curves import ChartData, GrowingSeries, Series
+from hetspec_tui.widgets import plot
+from hetspec_tui.widgets.curves import ChartData, PreparedSeries, Series, colour, colour_indices, sign
 from hetspec_tui.widgets.plot import Drawing, Line, Picture
 
 SMOOTHINGS = (0.0, 0.6, 0.9, 0.97, 0.99)
 _ZOOM = 1.5
-_PIECE = 8192  # points prepared at a time
-_BUDGET_S = 0.02  # of preparing before the loop goes on
-_REDRAW_S = 0.15  # between drawings of what is half prepared
-_ZOOM_LIMIT = 1e-9  # of all of x; beyond it numbers are not told apart any more
+_BUDGET_S = 0.02  # time of preparation before the event loop runs again
+_REDRAW_S = 0.15  # time between drawings during the preparation
+_ZOOM_LIMIT = 1e-9  # least visible share of x; floats do not resolve less
 
 
 class Chart(Widget, can_focus=True):
     """A chart of several series.
 
     Args:
-        x_name: what x is, see `plot.Picture`.
-        empty: what is said when there are no points.
+        x_name: the name of x, see `plot.Picture`.
+        empty: text that is shown when there are no points.
     """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"chart--axis", "chart--cross", "chart--title", "chart--flag"}
@@ -68,7 +66,7 @@ class Chart(Widget, can_focus=True):
 
     @dataclass
     class ViewChanged(Message):
-        """The user looks in another way: logarithm, smoothing, zoom or crosshair."""
+        """Scale, smoothing, zoom or crosshair was changed by the user."""
 
         chart: Chart
 
@@ -93,8 +91,9 @@ class Chart(Widget, can_focus=True):
         self.x_range: tuple[float, float] | None = None
         self.cursor: float | None = None
         self._series: list[Series] = []
-        self._tracks: dict[str, GrowingSeries] = {}
-        self._untaken: dict[str, Series] = {}
+        self._prepared: dict[str, PreparedSeries] = {}
+        self._waiting: dict[str, Series] = {}  # to be prepared
+        self._steps: Iterator[None] = iter(())
         self._stale = True  # there is something new to draw
         self._next_draw = 0.0
         self._preparing = False
@@ -102,7 +101,7 @@ class Chart(Widget, can_focus=True):
         self._strips: list[Strip] | None = None
         self._dragged_from: tuple[int, tuple[float, float]] | None = None
 
-    # --- what is shown ----------------------------------------------------------------------------------------------
+    # --- content ----------------------------------------------------------------------------------------------------
 
     @property
     def series(self) -> list[Series]:
@@ -110,45 +109,40 @@ class Chart(Widget, can_focus=True):
         return self._series
 
     def set_series(self, series: Sequence[Series], *, x_name: str | None = None) -> None:
-        """Show these series, in this order. Of a series that has grown at its end only the new points cost anything."""
+        """Show these series, in this order. A series that has not changed costs only the comparison."""
         if x_name is not None and x_name != self.x_name:
             self.x_name = x_name
             self.x_range = self.cursor = None
-        unique = {one.key: one for one in series}
-        if list(unique) != [one.key for one in self._series] or any(
-            one.label != old.label for one, old in zip(unique.values(), self._series)
-        ):
-            self._stale = True
+        unique = {entry.key: entry for entry in series}
+        labels = [(entry.key, entry.label) for entry in unique.values()]
+        self._stale |= labels != [(entry.key, entry.label) for entry in self._series]
         self._series = list(unique.values())
-        self._tracks = {key: self._tracks.get(key) or GrowingSeries() for key in unique}
-        self._untaken = dict(unique)
+        self._prepared = {key: self._prepared.get(key) or PreparedSeries() for key in unique}
+        self._waiting = {k: entry for k, entry in unique.items() if self._prepared[k].given != (entry.xs, entry.ys)}
         self._prepare()
 
     @property
     def colours(self) -> dict[str, int]:
-        """Key -> place of its colour and sign (`colours.colour`, `colours.sign`)."""
-        return colours.places(self._tracks)
+        """Key -> index of its colour and sign (`curves.colour`, `curves.sign`)."""
+        return colour_indices(self._prepared)
 
     def drawing(self) -> Drawing:
-        """What is drawn now."""
+        """The current drawing."""
         if self._strips is None:
             self._strips = self._build()
         return self._drawing
 
     def snapshot(self) -> ChartData:
-        """The points that are seen, to be written somewhere else."""
-        return ChartData(
-            self.x_name,
-            [(one.label, *self._tracks[one.key].copy()) for one in self._series],
-            self.x_range,
-        )
+        """The points in view, for an export."""
+        points = [(entry.label, self._prepared[entry.key]) for entry in self._series]
+        return ChartData(self.x_name, [(label, made.xs, made.ys) for label, made in points], self.x_range)
 
     def view_state(self) -> dict[str, Any]:
-        """How the user looks at it: JSON types."""
+        """The user's choices as JSON types."""
         return {"log": self.log_scale, "smoothing": self.smoothing}
 
     def restore_view(self, state: dict[str, Any]) -> None:
-        """Take up `view_state`; what is odd in it is left out."""
+        """Apply a `view_state`; invalid entries are ignored."""
         self.log_scale = state.get("log") is True
         if state.get("smoothing") in SMOOTHINGS:
             self.smoothing = float(state["smoothing"])
@@ -158,59 +152,54 @@ class Chart(Widget, can_focus=True):
     # --- preparing and drawing --------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
+        self._steps = self._preparation()
         if not self._preparing:
-            self._go_on()
+            self._continue()
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         now = time.perf_counter()
-        self._preparing = not (self._take(now + _BUDGET_S) and self._make_kinds(now + _BUDGET_S))
-        if self._preparing and self.is_mounted:
-            self.set_timer(0.005, self._go_on)
-        elif self._preparing:  # there is no loop yet that would have to go on
-            self._go_on()
+        limit = now + _BUDGET_S if self.is_mounted else math.inf
+        self._preparing = any(time.perf_counter() > limit for _ in self._steps)
+        if self._preparing:
+            self.set_timer(0.005, self._continue)
         if self._stale and (not self._preparing or now >= self._next_draw):
             self._next_draw = now + _REDRAW_S
-            self._stale = self._preparing
+            self._stale = False
             self._strips = None
             self.refresh()
 
-    def _take(self, limit: float) -> bool:
-        """Look at the series that were set; False = the time is over."""
-        while self._untaken:
-            key = next(iter(self._untaken))
-            one = self._untaken.pop(key)
-            self._stale |= self._tracks[key].take(one.xs, one.ys)
-            if time.perf_counter() > limit:
-                return False
-        return True
+    def _preparation(self) -> Iterator[None]:
+        """Prepare what is waiting, and all curves of the present scale and smoothing; yields after every step."""
+        while self._waiting:
+            key, entry = next(iter(self._waiting.items()))
+            prepared = PreparedSeries(entry.xs, entry.ys)
+            yield
+            yield from self._curves(prepared)
+            self._prepared[key] = prepared
+            self._stale = True
+            del self._waiting[key]
+        for prepared in list(self._prepared.values()):
+            yield from self._curves(prepared)
 
-    def _make_kinds(self, limit: float) -> bool:
-        if not self._make((False, 0.0), limit):
-            return False
-        log = self._log_is_on()
-        return self._make((log, 0.0), limit) and self._make((log, self.smoothing), limit)
-
-    def _make(self, kind: tuple[bool, float], limit: float) -> bool:
-        """Prepare the curves of a kind; False = the time is over."""
-        for track in self._tracks.values():
-            while not track.make(*kind, _PIECE):
+    def _curves(self, prepared: PreparedSeries) -> Iterator[None]:
+        log = self.log_scale and (prepared.has_positive or self._log_is_on())
+        for smoothing in dict.fromkeys((0.0, self.smoothing)):
+            if prepared.make(log, smoothing):
                 self._stale = True
-                if time.perf_counter() > limit:
-                    return False
-        return True
+                yield
 
     def _log_is_on(self) -> bool:
-        """Logarithmic only where there is something to take the logarithm of."""
-        return self.log_scale and any(_has_positive(track) for track in self._tracks.values())
+        """Whether y is logarithmic: the user wants it, and a value is positive."""
+        return self.log_scale and any(prepared.has_positive for prepared in self._prepared.values())
 
     def picture(self) -> Picture:
-        """What is to be drawn."""
-        log, places = self._log_is_on(), self.colours
+        """What to draw."""
+        log, indices = self._log_is_on(), self.colours
         lines = []
-        for one in self._series:
-            track = self._tracks[one.key]
-            raw = track.curve(log) if self.smoothing else None
-            lines.append(Line(one.label, colours.sign(places[one.key]), track.curve(log, self.smoothing), raw))
+        for entry in self._series:
+            prepared = self._prepared[entry.key]
+            raw = prepared.curve(log) if self.smoothing else None
+            lines.append(Line(entry.label, sign(indices[entry.key]), prepared.curve(log, self.smoothing), raw))
         flags = ["log y"] if log else ["no value above 0 for log y"] if self.log_scale and lines else []
         flags += [f"smoothed {self.smoothing:g}"] if self.smoothing else []
         flags += ["zoomed"] if self.x_range else []
@@ -233,12 +222,12 @@ class Chart(Widget, can_focus=True):
         for name in ("axis", "cross", "title", "flag"):
             styles[name] = self.get_component_rich_style(f"chart--{name}")
         dark = self.app.current_theme.dark
-        for index, one in enumerate(self._series):
-            own = base + Style(color=colours.colour(self.colours[one.key], dark=dark))
-            styles[str(index)], styles[f"{index} dim"] = own, own + Style(dim=True)
+        for number, index in enumerate(self.colours.values()):
+            style = base + Style(color=colour(index, dark=dark))
+            styles[str(number)], styles[f"{number} dim"] = style, style + Style(dim=True)
         strips = []
         for row in self._drawing.rows:
-            strip = Strip([Segment(text, styles.get(style, base)) for text, style in row])
+            strip = Strip([Segment(text, styles.get(name, base)) for text, name in row])
             strips.append(strip.adjust_cell_length(size.width, base))
         return strips
 
@@ -262,7 +251,7 @@ class Chart(Widget, can_focus=True):
         self.refresh()
         self.post_message(self.ViewChanged(self))
 
-    def _look_again(self) -> None:
+    def _reprepare(self) -> None:
         self._stale = True
         self._prepare()
         self.post_message(self.ViewChanged(self))
@@ -272,49 +261,48 @@ class Chart(Widget, can_focus=True):
     def action_log(self) -> None:
         """Make y logarithmic, or linear again."""
         self.log_scale = not self.log_scale
-        self._look_again()
+        self._reprepare()
 
     def action_smooth(self) -> None:
-        """Smooth more; after the most, not at all."""
-        place = SMOOTHINGS.index(self.smoothing) if self.smoothing in SMOOTHINGS else -1
-        self.smoothing = SMOOTHINGS[(place + 1) % len(SMOOTHINGS)]
-        self._look_again()
+        """Use the next smoothing; after the strongest, none."""
+        self.smoothing = SMOOTHINGS[(SMOOTHINGS.index(self.smoothing) + 1) % len(SMOOTHINGS)]
+        self._reprepare()
 
     def action_zoom(self, direction: int) -> None:
-        """See less of x (1) or more of it (-1), around the crosshair."""
+        """Zoom in (1) or out (-1) around the crosshair."""
         self._zoom(direction, self.cursor)
 
     def action_reset(self) -> None:
-        """See everything."""
+        """Show all of x."""
         self.x_range = None
         self._changed()
 
     def action_pan(self, direction: int) -> None:
-        """Look further left (-1) or right (1)."""
+        """Move the view left (-1) or right (1)."""
         bounds = self._bounds()
         if bounds:
             self._look_at(bounds[0] + direction * (bounds[1] - bounds[0]) / 4, bounds[1] - bounds[0])
 
     def action_move(self, cells: int) -> None:
-        """Move the crosshair by cells, and the view with it at its edge."""
+        """Move the crosshair by cells; at the edge the view moves too."""
         drawing = self.drawing()
         if drawing.view is None or drawing.width < 1:
             return
         if self.cursor is None:
-            place = drawing.width - 1 if cells < 0 else 0
+            column = drawing.width - 1 if cells < 0 else 0
         else:
-            place = math.floor(drawing.view.column(self.cursor, drawing.width)) + cells
-        if not 0 <= place < drawing.width:
+            column = math.floor(drawing.view.column(self.cursor, drawing.width)) + cells
+        if not 0 <= column < drawing.width:
             if self.x_range is not None:
                 self.action_pan(1 if cells > 0 else -1)
-            place = max(0, min(place, drawing.width - 1))
+            column = max(0, min(column, drawing.width - 1))
         view = self.drawing().view
         if view is not None:
-            self.cursor = view.x(place, drawing.width)
+            self.cursor = view.x(column, drawing.width)
         self._changed()
 
     def action_no_cursor(self) -> None:
-        """Take the crosshair away."""
+        """Remove the crosshair."""
         self.cursor = None
         self._changed()
 
@@ -364,7 +352,7 @@ class Chart(Widget, can_focus=True):
         inside = 0 <= offset.x - drawing.left < drawing.width and 0 <= offset.y - drawing.top < drawing.height
         return drawing.view.x(offset.x - drawing.left, drawing.width) if inside else None
 
-    # --- the part of x that is seen ---------------------------------------------------------------------------------
+    # --- the visible part of x --------------------------------------------------------------------------------------
 
     def _bounds(self) -> tuple[float, float] | None:
         return self.x_range or plot.x_bounds(self.picture().lines)
@@ -391,9 +379,3 @@ class Chart(Widget, can_focus=True):
             left = max(whole[0], min(left, whole[1] - width))
             self.x_range = (left, left + width) if left + width > left else None
         self._changed()
-
-
-def _has_positive(track: GrowingSeries) -> bool:
-    curve = track.curve()
-    low, high = curve.extremes(0, len(curve))
-    return low <= high and high > 0

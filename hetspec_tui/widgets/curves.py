@@ -1,8 +1,7 @@
-"""Points of curves, prepared so that any stretch of them is drawn at once. It knows numbers, not how they are drawn.
+"""Curves of a chart: their points, colours and signs, and their braille dots. No widgets.
 
-Of each curve a pyramid of minima and maxima is kept: level k has one entry for 16 of level k-1. The extremes of any
-stretch then take a few short looks, however long the curve is, and a spike of one point is never lost. All of it grows
-with the curve; nothing is computed twice.
+Each curve has a pyramid of minima and maxima: level k has one entry for 16 of level k-1. The extremes of any stretch
+then take a few short looks, and a spike of a single point is always drawn.
 """
 
 from __future__ import annotations
@@ -10,18 +9,64 @@ from __future__ import annotations
 import csv
 import io
 import math
+import zlib
 from array import array
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from operator import le
 
+DARK = ("#5fafff", "#ffaf5f", "#87d75f", "#ff87d7", "#d7d75f", "#af87ff", "#5fd7d7", "#ff8787", "#d7afaf", "#87afaf")
+LIGHT = ("#005fd7", "#af5f00", "#008700", "#af0087", "#878700", "#5f00d7", "#008787", "#d70000", "#875f5f", "#5f5f87")
+"""Colours of curves on dark and on light themes, of the 256 that most terminals have; a theme has too few."""
+SIGNS = "●■▲◆▼★○□△◇"
+"""Signs in the order of the colours, for terminals and eyes that do not tell colours apart."""
+
+DOTS_X, DOTS_Y = 2, 4
+"""Columns and rows of dots in one cell."""
 FAN = 16
 GREATEST = 1e300
-"""Beyond it a value counts as not finite, so that differences of values are finite."""
+"""A larger value counts as not finite, so that differences of values are finite."""
 
-_SETTLED = 1e-9  # of the weight that debiasing divides by
+_FAR = 1e9  # positions farther outside are clipped to this many dots
+_SETTLED = 1e-9  # weight below which the debiasing of the moving average ends
 _NAN = math.nan
+
+
+# --- colours ---------------------------------------------------------------------------------------------------------
+
+
+def colour_indices(keys: Iterable[str]) -> dict[str, int]:
+    """Key -> index of its colour and sign. It follows from the key alone, unless an earlier key has that index.
+
+    Later keys never change the indices of earlier ones, so adding a run to a chart changes no colour.
+    """
+    indices: dict[str, int] = {}
+    taken: set[int] = set()
+    for key in keys:
+        if key in indices:
+            continue
+        index = zlib.crc32(key.encode(errors="replace")) % len(DARK)
+        if len(taken) < len(DARK):
+            while index in taken:
+                index = (index + 1) % len(DARK)
+            taken.add(index)
+        indices[key] = index
+    return indices
+
+
+def colour(index: int, *, dark: bool = True) -> str:
+    """The colour of an index as #rrggbb."""
+    colours = DARK if dark else LIGHT
+    return colours[index % len(colours)]
+
+
+def sign(index: int) -> str:
+    """The sign of an index, one cell wide."""
+    return SIGNS[index % len(SIGNS)]
+
+
+# --- points ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -29,9 +74,9 @@ class Series:
     """One curve to draw.
 
     Attributes:
-        key: what its colour and place follow from; the same key next time is the same curve.
+        key: identifies the curve; its colour follows from it.
         label: its name in the legend.
-        xs: where its points are; need not be sorted.
+        xs: x of its points, in any order.
         ys: their values; None, nan and infinities are gaps.
     """
 
@@ -43,14 +88,14 @@ class Series:
 
 @dataclass(frozen=True)
 class ChartData:
-    """The points of a chart, apart from the widget: `series` is label, x and values (a gap is nan)."""
+    """The points of a chart; `series` is label, x and values (a gap is nan)."""
 
     x_name: str
     series: list[tuple[str, array[float], array[float]]]
     x_range: tuple[float, float] | None
 
     def to_csv(self) -> str:
-        """One line per point that is seen: series, x, value; a gap has no value."""
+        """One line per point in view: series, x, value; a gap has no value."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("series", self.x_name, "value"))
@@ -65,14 +110,24 @@ class ChartData:
 class Curve:
     """Points in the order of x, with their pyramid.
 
+    Args:
+        xs: x of the points, rising.
+        ys: their values; nan is a gap.
+
     Attributes:
-        xs: array of x.
-        levels: per level minima and maxima; in level 0 a gap has its minimum (inf) above its maximum (-inf).
+        levels: minima and maxima per level; in level 0 a gap has its minimum (inf) above its maximum (-inf).
     """
 
-    def __init__(self) -> None:
-        self.xs = array("d")
-        self.levels: list[tuple[array[float], array[float]]] = [(array("d"), array("d"))]
+    def __init__(self, xs: array[float], ys: Sequence[float]) -> None:
+        self.xs = xs
+        lows = array("d", [math.inf if y != y else y for y in ys])
+        highs = array("d", [-math.inf if y != y else y for y in ys])
+        self.levels = [(lows, highs)]
+        while len(lows) >= 2 * FAN:
+            starts = range(0, len(lows) // FAN * FAN, FAN)
+            lows = array("d", [min(lows[i : i + FAN]) for i in starts])
+            highs = array("d", [max(highs[i : i + FAN]) for i in starts])
+            self.levels.append((lows, highs))
 
     def __len__(self) -> int:
         return len(self.xs)
@@ -82,18 +137,12 @@ class Curve:
         low = self.levels[0][0][index]
         return None if low == math.inf else low
 
-    def extend(self, xs: array[float], ys: Sequence[float]) -> None:
-        """Add points behind the last one; nan is a gap."""
-        lows, highs = self.levels[0]
-        self.xs.extend(xs)
-        if math.isnan(sum(ys)):
-            lows.extend([math.inf if y != y else y for y in ys])
-            highs.extend([-math.inf if y != y else y for y in ys])
-        else:
-            more = ys if isinstance(ys, array) else array("d", ys)
-            lows.extend(more)
-            highs.extend(more)
-        self._build()
+    def between(self, index: int, x: float) -> float | None:
+        """The value at x on the line from the point before `index` to the point `index`; None = there is no line."""
+        if not 0 < index < len(self.xs):
+            return None
+        (x0, x1), (y0, y1) = self.xs[index - 1 : index + 1], (self.value(index - 1), self.value(index))
+        return None if y0 is None or y1 is None else y0 + (y1 - y0) * ((x - x0) / (x1 - x0))
 
     def extremes(self, start: int, stop: int) -> tuple[float, float]:
         """Minimum and maximum of the points from `start` to before `stop`; (inf, -inf) when all are gaps."""
@@ -110,140 +159,149 @@ class Curve:
             start, stop = inner_start, inner_stop
         return low, high
 
-    def _build(self) -> None:
-        level = 0
-        while len(self.levels[level][0]) >= 2 * FAN:
-            if level + 1 == len(self.levels):
-                self.levels.append((array("d"), array("d")))
-            (lows, highs), (upper_lows, upper_highs) = self.levels[level], self.levels[level + 1]
-            places = range(len(upper_lows) * FAN, len(lows) // FAN * FAN, FAN)
-            upper_lows.extend([min(lows[place : place + FAN]) for place in places])
-            upper_highs.extend([max(highs[place : place + FAN]) for place in places])
-            level += 1
 
+class PreparedSeries:
+    """The points of one series in the order of x, and the curves made of them: raw or smoothed, linear or as log10.
 
-class GrowingSeries:
-    """The points of one series as they grow, and what is made of them: raw or smoothed, linear or as log10.
-
-    Smoothing is the exponential moving average, divided by the weight it has gathered, so that it begins at the first
-    value and not at zero.
+    Attributes:
+        xs, ys: the points; a gap is nan.
+        has_positive: whether a value is above 0, so that a logarithm shows something.
     """
 
-    def __init__(self) -> None:
-        self._given = (array("d"), array("d"))
-        self._xs = array("d")
-        self._ys = array("d")
-        self._made: dict[tuple[bool, float], _Made] = {}
+    def __init__(self, xs: Sequence[float] = (), ys: Sequence[float | None] = ()) -> None:
+        self.given = (xs, ys)
+        self.xs = array("d", xs[: len(ys)])
+        self.ys = array("d", [_NAN if y is None or not abs(y) <= GREATEST else y for y in ys[: len(xs)]])
+        if self.xs and not (all(map(le, self.xs, self.xs[1:])) and self.xs[0] >= -GREATEST and self.xs[-1] <= GREATEST):
+            pairs = sorted(((x, y) for x, y in zip(self.xs, self.ys) if abs(x) <= GREATEST), key=lambda pair: pair[0])
+            self.xs, self.ys = array("d", [x for x, _ in pairs]), array("d", [y for _, y in pairs])
+        self.has_positive = any(y > 0 for y in self.ys)
+        self._curves: dict[tuple[bool, float], Curve] = {}
 
-    def __len__(self) -> int:
-        return len(self._xs)
-
-    @property
-    def points(self) -> tuple[array[float], array[float]]:
-        """X and value of every point, by x; a gap is nan."""
-        return self._xs, self._ys
-
-    def copy(self) -> tuple[array[float], array[float]]:
-        """The points, apart from what comes later."""
-        return self._xs[:], self._ys[:]
-
-    def take(self, xs: Sequence[float], ys: Sequence[float | None]) -> bool:
-        """Take the series as it is now; whether anything is new. What only grew at its end is not made again."""
-        size = min(len(xs), len(ys))
-        new_xs, new_ys = _doubles(xs, size), _doubles(ys, size)
-        old_xs, old_ys = self._given
-        known = len(old_xs)
-        grown = size >= known and _same(new_xs, old_xs, known) and _same(new_ys, old_ys, known)
-        if grown and size == known:
+    def make(self, log: bool, smoothing: float) -> bool:
+        """Make the curve of a kind; False when it is there already."""
+        if (log, smoothing) in self._curves:
             return False
-        self._given = (new_xs, new_ys)
-        if grown and known:
-            tail_xs = new_xs[known:]
-            if _is_sorted(tail_xs) and (not self._xs or tail_xs[0] >= self._xs[-1]):
-                self._xs.extend(tail_xs)
-                self._ys.extend(_finite(new_ys[known:]))
-                return True
-        self._made.clear()
-        self._xs, self._ys = new_xs[:], _finite(new_ys)
-        if not _is_sorted(new_xs):
-            pairs = sorted(((x, y) for x, y in zip(new_xs, self._ys) if abs(x) <= GREATEST), key=lambda pair: pair[0])
-            self._xs, self._ys = array("d", [x for x, _ in pairs]), array("d", [y for _, y in pairs])
+        values: Sequence[float] = _smoothed(self.ys, smoothing) if smoothing else self.ys
+        if log:
+            values = [math.log10(value) if value > 0 else _NAN for value in values]
+        self._curves[log, smoothing] = Curve(self.xs, values)
         return True
 
-    def make(self, log: bool, smoothing: float, most: int) -> bool:
-        """Go on making the curve of this kind, by at most `most` points; whether it is complete."""
-        made = self._of(log, smoothing)
-        start = len(made.curve)
-        stop = min(len(self._xs), start + most)
-        if start < stop:
-            ys = self._ys[start:stop]
-            values: Sequence[float] = made.smooth(ys, smoothing) if smoothing else ys
-            if log:
-                values = _logarithms(values)
-            made.curve.extend(self._xs[start:stop], values)
-        return stop == len(self._xs)
-
     def curve(self, log: bool = False, smoothing: float = 0.0) -> Curve:
-        """The curve of this kind, as far as it is made."""
-        return self._of(log, smoothing).curve
-
-    def _of(self, log: bool, smoothing: float) -> _Made:
-        return self._made.setdefault((log, smoothing), _Made())
+        """The curve of a kind; without points as long as it is not made."""
+        return self._curves.get((log, smoothing)) or Curve(array("d"), ())
 
 
-class _Made:
-    def __init__(self) -> None:
-        self.curve = Curve()
-        self._average = 0.0
-        self._missing = 1.0  # 1 - the weight gathered so far
-
-    def smooth(self, ys: array[float], smoothing: float) -> list[float]:
-        """The next values, smoothed; a gap stays one and does not count."""
-        rest = 1.0 - smoothing
-        average, missing = self._average, self._missing
-        if missing == 0.0 and not math.isnan(sum(ys)):  # settled and without gaps: the fast way
-            values = list(accumulate(ys, lambda last, y: last * smoothing + y * rest, initial=average))[1:]
-            self._average = values[-1] if values else average
-            return values
-        values = []
-        for y in ys:
-            if y == y:
-                average = average * smoothing + y * rest
-                missing *= smoothing
-                if missing < _SETTLED:
-                    missing = 0.0
-                values.append(average / (1.0 - missing))
-            else:
-                values.append(_NAN)
-        self._average, self._missing = average, missing
-        return values
+def _smoothed(ys: Sequence[float], smoothing: float) -> list[float]:
+    """The exponential moving average divided by the weight gathered so far, so that it begins at the first value."""
+    values, average, missing = [], 0.0, 1.0  # missing = 1 - the weight gathered so far
+    for y in ys:
+        if y == y:
+            average = average * smoothing + y * (1.0 - smoothing)
+            missing = missing * smoothing if missing > _SETTLED else 0.0
+            values.append(average / (1.0 - missing))
+        else:
+            values.append(_NAN)
+    return values
 
 
-def _doubles(values: Sequence[float | None], size: int) -> array[float]:
-    if isinstance(values, array) and values.typecode == "d":
-        return values[:size]
-    try:
-        return array("d", values[:size])  # pyright: ignore[reportArgumentType, reportCallIssue] - None is met below
-    except TypeError:
-        return array("d", [_NAN if value is None else value for value in values[:size]])
+# --- dots ------------------------------------------------------------------------------------------------------------
 
 
-def _same(new: array[float], old: array[float], size: int) -> bool:
-    """Whether the first `size` numbers are the same bits; nan is the same as nan here."""
-    return memoryview(new)[:size].tobytes() == memoryview(old)[:size].tobytes()
+@dataclass(frozen=True)
+class Viewport:
+    """What is in view: x from `left` to `right`, y from `bottom` to `top`, all finite, the bounds apart."""
+
+    left: float
+    right: float
+    bottom: float
+    top: float
+
+    def column(self, x: float, columns: int) -> float:
+        """Position of x among `columns` columns, from the left."""
+        return max(-_FAR, min(_FAR, (x - self.left) / (self.right - self.left) * columns))
+
+    def row(self, y: float, rows: int) -> float:
+        """Position of y among `rows` rows, from the top; whole numbers are the middles of rows."""
+        return max(-_FAR, min(_FAR, (self.top - y) / (self.top - self.bottom) * (rows - 1)))
+
+    def x(self, column: float, columns: int) -> float:
+        """The x in the middle of a column."""
+        return self.left + (column + 0.5) / columns * (self.right - self.left)
 
 
-def _is_sorted(xs: array[float]) -> bool:
-    """Whether no x is before the one in front of it; false also for an x that is not finite."""
-    return all(map(le, xs, xs[1:])) and (not xs or (xs[0] >= -GREATEST and xs[-1] <= GREATEST))
+def visible(curve: Curve, left: float, right: float) -> tuple[int, int]:
+    """The points with x from `left` to `right`, as a range."""
+    return bisect_left(curve.xs, left), bisect_right(curve.xs, right)
 
 
-def _finite(ys: array[float]) -> array[float]:
-    if not ys or (math.isfinite(sum(ys)) and min(ys) >= -GREATEST and max(ys) <= GREATEST):
-        return ys
-    return array("d", [y if -GREATEST <= y <= GREATEST else _NAN for y in ys])
+def trace(curve: Curve, view: Viewport, columns: int, rows: int) -> list[int]:
+    """The dots of a curve: per column of dots an integer, with bit 0 for the top row.
+
+    A column has the dots from the least to the greatest value in it: of its points, and of the lines that cross its
+    edges. Lines join neighbouring points and stop at gaps.
+    """
+    masks = [0] * columns
+    step = (view.right - view.left) / columns
+    end, right = bisect_left(curve.xs, view.left), view.left
+    for column in range(columns):
+        begin, left = end, right
+        if column < columns - 1:
+            right = view.left + (column + 1) * step
+            end = bisect_left(curve.xs, right, begin)
+        else:
+            right = view.right
+            end = bisect_right(curve.xs, right, begin)
+        low, high = curve.extremes(begin, end)
+        edges = [
+            view.row(value, rows)
+            for value in (curve.between(begin, left), curve.between(end, right))
+            if value is not None
+        ]
+        if low <= high:
+            top, bottom = view.row(high, rows), view.row(low, rows)
+        elif len(edges) == 2:
+            top = bottom = sum(edges) / 2
+        else:
+            continue
+        top = min([top, *(edge + 0.5 for edge in edges)])  # the dot at an edge belongs to the next column
+        bottom = max([bottom, *(edge - 0.5 for edge in edges)])
+        first, last = max(0, math.floor(top + 0.5)), min(rows - 1, math.floor(bottom + 0.5))
+        if first <= last:
+            masks[column] = ((1 << (last - first + 1)) - 1) << first
+    return masks
 
 
-def _logarithms(values: Sequence[float]) -> list[float]:
-    log10 = math.log10
-    return [log10(value) if value > 0 else _NAN for value in values]
+def _braille() -> list[str]:
+    left, right = (0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80)
+    signs = []
+    for code in range(256):
+        dots = sum(bit for row, bit in enumerate(left) if code >> row & 1)
+        dots += sum(bit for row, bit in enumerate(right) if code >> (4 + row) & 1)
+        signs.append(chr(0x2800 + dots))
+    return signs
+
+
+BRAILLE = _braille()
+"""Dots of a cell as left + 16 * right, each with bit 0 for the top row -> character."""
+
+
+def put_dots(masks: list[int], grid: list[list[tuple[str, int]]], owner: int) -> None:
+    """Put the dots of a curve into a grid of cells (character, owner); the last curve with a dot in a cell owns it.
+
+    Args:
+        masks: columns of dots, two for each column of cells.
+        grid: rows of cells.
+        owner: number of the curve.
+    """
+    for column in range(len(masks) // DOTS_X):
+        left, right = masks[2 * column], masks[2 * column + 1]
+        both = left | right
+        if not both:
+            continue
+        first, last = ((both & -both).bit_length() - 1) // DOTS_Y, (both.bit_length() - 1) // DOTS_Y
+        for row in range(first, min(last, len(grid) - 1) + 1):
+            code = (left >> (DOTS_Y * row) & 15) | (right >> (DOTS_Y * row) & 15) << 4
+            if code:
+                grid[row][column] = (BRAILLE[code], owner)

@@ -1,27 +1,25 @@
-"""A whole chart as rows of styled text: legend, axes, curves, crosshair. Pure: the same picture gives the same rows.
-
-It knows curves and where they go, not where they come from, nor which key was pressed.
-"""
+"""A whole chart as rows of styled text: legend, axes, curves, crosshair. Pure: the same picture gives the same rows."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rich.cells import cell_len, set_cell_size
 
-from hetspec_tui.formatting import number, safe
-from hetspec_tui.widgets import axes, raster
-from hetspec_tui.widgets.curves import Curve
-from hetspec_tui.widgets.raster import Viewport
+from hetspec_tui.formatting import duration, number, safe
+from hetspec_tui.widgets.curves import DOTS_X, DOTS_Y, Curve, Viewport, put_dots, trace, visible
 
 Row = list[tuple[str, str]]
-"""Pieces of a row: text and the name of its style: "", "axis", "cross", "title", "flag", "N" or "N dim" of curve N."""
+"""Pieces of a row: text, and a style name: "", "axis", "cross", "title", "flag", "N" or "N dim" for curve N."""
 
-_NOBODY = -1
-_LEAST_WIDTH, _LEAST_HEIGHT = 16, 5  # below, only the curves are drawn
-_SIGN_EVERY = 24  # cells between signs on a curve where colours are not told apart
+_NO_OWNER, _CROSS = -1, -2
+_LEAST_WIDTH, _LEAST_HEIGHT = 16, 5  # a smaller chart has neither axes nor legend
+_SIGN_EVERY = 24  # cells between the signs on a curve
+_SUFFIXES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+_TIMES_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400)
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,8 @@ class Line:
     Attributes:
         label: its name.
         sign: its sign, one cell.
-        curve: what is drawn; log10 of the values when the picture is logarithmic.
-        raw: drawn dim below it (the points that were smoothed); None = nothing.
+        curve: its points; log10 of the values when the picture is logarithmic.
+        raw: the points before smoothing, drawn dim below it; None = not smoothed.
     """
 
     label: str
@@ -47,13 +45,13 @@ class Picture:
 
     Attributes:
         lines: the curves; later ones lie above.
-        x_name: what x is: step, tokens, or anything; "time" is seconds.
-        log: the curves are log10 of what they show.
-        x_range: what of x is seen; None = all of it.
+        x_name: the name of x; "time" is seconds.
+        log: the curves are log10 of the values.
+        x_range: the visible part of x; None = all.
         cursor: x of the crosshair; None = none.
         flags: words about the view, at the end of the legend.
-        signs: put signs on the curves, because colours are not told apart.
-        empty: what is said when there is nothing.
+        signs: draw signs along the curves, for terminals without colours.
+        empty: text that is shown when there are no points.
     """
 
     lines: tuple[Line, ...] = ()
@@ -68,12 +66,10 @@ class Picture:
 
 @dataclass
 class Drawing:
-    """The rows of a chart, and where its curves are in them.
+    """The rows of a chart, one per line of the widget, and the area of its curves in cells.
 
     Attributes:
-        rows: one per line of the widget.
-        left, top, width, height: place of the curves, in cells.
-        view: what is seen there; None when there is nothing.
+        view: what the area shows; None when there are no points.
     """
 
     rows: list[Row]
@@ -82,33 +78,30 @@ class Drawing:
     width: int = 0
     height: int = 0
     view: Viewport | None = None
-    values: list[float | None] = field(default_factory=list)
 
 
 def x_bounds(lines: tuple[Line, ...]) -> tuple[float, float] | None:
     """Least and greatest x of all curves; None when they have no points."""
-    found = [(curve.xs[0], curve.xs[-1]) for curve in _curves(lines) if len(curve)]
-    if not found:
-        return None
-    return axes.widen(min(low for low, _ in found), max(high for _, high in found), 0.0)
+    curves = [curve for curve in _curves(lines) if len(curve)]
+    return widen(min(curve.xs[0] for curve in curves), max(curve.xs[-1] for curve in curves), 0.0) if curves else None
 
 
 def y_bounds(lines: tuple[Line, ...], left: float, right: float) -> tuple[float, float] | None:
-    """Least and greatest value that is seen from `left` to `right`; None when there is none."""
+    """Least and greatest value from `left` to `right`; None when there is none."""
     low, high = math.inf, -math.inf
     for curve in _curves(lines):
-        start, stop = raster.visible(curve, left, right)
-        if start >= stop and 0 < start < len(curve):  # between two points: the line that joins them
+        start, stop = visible(curve, left, right)
+        if start >= stop and 0 < start < len(curve):  # between two points: use the line that joins them
             start, stop = start - 1, start + 1
         least, greatest = curve.extremes(start, stop)
         low, high = min(low, least), max(high, greatest)
-    return None if low > high else axes.widen(low, high, 0.03)
+    return None if low > high else widen(low, high, 0.03)
 
 
 def nearest(curve: Curve, x: float) -> int | None:
     """Index of the point nearest to x that is no gap, within a few points; None when there is none."""
-    place = bisect_left(curve.xs, x)
-    near = [i for i in range(place - 3, place + 3) if 0 <= i < len(curve) and curve.value(i) is not None]
+    index = bisect_left(curve.xs, x)
+    near = [i for i in range(index - 3, index + 3) if 0 <= i < len(curve) and curve.value(i) is not None]
     return min(near, key=lambda i: abs(curve.xs[i] - x), default=None)
 
 
@@ -118,7 +111,7 @@ def draw(picture: Picture, width: int, height: int) -> Drawing:
         return Drawing([])
     bounds = x_bounds(picture.lines)
     if picture.x_range is not None and bounds is not None:
-        bounds = axes.widen(*picture.x_range, 0.0)
+        bounds = widen(*picture.x_range, 0.0)
     y = None if bounds is None else y_bounds(picture.lines, *bounds)
     if bounds is None or (y is None and not any(len(curve) for curve in _curves(picture.lines))):
         return Drawing(_message(picture.empty, width, height))
@@ -136,11 +129,8 @@ def draw(picture: Picture, width: int, height: int) -> Drawing:
     drawing = Drawing([], gutter + 1, len(legend), width - gutter - 1, space, view)
     rows = _body(picture, drawing)
     for index, row in enumerate(rows):
-        label = marks.get(index, "")
-        row.insert(
-            0, (set_cell_size(label, gutter).rjust(gutter) if cell_len(label) > gutter else label.rjust(gutter), "axis")
-        )
-        row.insert(1, ("┤" if index in marks else "│", "axis"))
+        label = marks.get(index, "").rjust(gutter)
+        row[:0] = [(set_cell_size(label, gutter), "axis"), ("┤" if index in marks else "│", "axis")]
     drawing.rows = [*legend, *rows, *_x_axis(picture, drawing, gutter)]
     return drawing
 
@@ -158,56 +148,54 @@ def _message(text: str, width: int, height: int) -> list[Row]:
 def _body(picture: Picture, drawing: Drawing) -> list[Row]:
     """The rows of the curves alone."""
     width, height, view = drawing.width, drawing.height, drawing.view
-    grid: list[list[tuple[str, int]]] = [[(" ", _NOBODY)] * width for _ in range(height)]
+    grid: list[list[tuple[str, int]]] = [[(" ", _NO_OWNER)] * width for _ in range(height)]
     if view is None:
         return [[(" " * width, "")] for _ in grid]
-    columns, dots = width * raster.DOTS_X, height * raster.DOTS_Y
-    for number_, line in enumerate(picture.lines):
+    columns, dots = width * DOTS_X, height * DOTS_Y
+    for index, line in enumerate(picture.lines):
         if line.raw is not None:
-            raster.cells(raster.trace(line.raw, view, columns, dots), grid, 2 * number_ + 1)
-    for number_, line in enumerate(picture.lines):
-        raster.cells(raster.trace(line.curve, view, columns, dots), grid, 2 * number_)
-        _put_signs(picture, line, number_, grid, view)
+            put_dots(trace(line.raw, view, columns, dots), grid, 2 * index + 1)
+    for index, line in enumerate(picture.lines):
+        put_dots(trace(line.curve, view, columns, dots), grid, 2 * index)
+        _put_signs(picture, line, index, grid, view)
     cross = None if picture.cursor is None else math.floor(min(view.column(picture.cursor, width), width - 1e-6))
     return [_row(cells, cross) for cells in grid]
 
 
-def _put_signs(picture: Picture, line: Line, number_: int, grid: list[list[tuple[str, int]]], view: Viewport) -> None:
-    """The curve's sign at its last point that is seen; with `signs`, also now and then along it."""
+def _put_signs(picture: Picture, line: Line, order: int, grid: list[list[tuple[str, int]]], view: Viewport) -> None:
+    """Put the sign of a curve at its last visible point and, with `signs`, also along it."""
     width, height = len(grid[0]), len(grid)
     columns = [width - 1] if len(picture.lines) > 1 else []
     if picture.signs:
-        columns += range((number_ * 5) % _SIGN_EVERY, width, _SIGN_EVERY)
+        columns += range((order * 5) % _SIGN_EVERY, width, _SIGN_EVERY)
     for column in columns:
         index = nearest(line.curve, view.x(column, width))
         if index is None:
             continue
         value = line.curve.value(index)
         x = view.column(line.curve.xs[index], width)
-        at, row = math.floor(min(x, width - 1e-6)), math.floor(view.row(value or 0.0, height) + 0.5)
-        if value is not None and 0 <= at < width and 0 <= row < height:
-            grid[row][at] = (line.sign, 2 * number_)
+        cell, row = math.floor(min(x, width - 1e-6)), math.floor(view.row(value or 0.0, height) + 0.5)
+        if value is not None and 0 <= cell < width and 0 <= row < height:
+            grid[row][cell] = (line.sign, 2 * order)
 
 
 def _row(cells: list[tuple[str, int]], cross: int | None) -> Row:
     row: Row = []
-    text, last = "", _NOBODY
+    text, last = "", _NO_OWNER
     for column, (letter, owner) in enumerate(cells):
-        if column == cross and owner == _NOBODY:
-            letter, owner = "│", -2
+        if column == cross and owner == _NO_OWNER:
+            letter, owner = "│", _CROSS
         if owner != last and text:
             row.append((text, _style(last)))
             text = ""
         last = owner
         text += letter
-    if text:
-        row.append((text, _style(last)))
-    return row
+    return [*row, (text, _style(last))] if text else row
 
 
 def _style(owner: int) -> str:
     if owner < 0:
-        return "cross" if owner == -2 else ""
+        return "cross" if owner == _CROSS else ""
     return f"{owner // 2} dim" if owner % 2 else str(owner // 2)
 
 
@@ -217,8 +205,8 @@ def _style(owner: int) -> str:
 def _y_marks(view: Viewport, log: bool, height: int) -> dict[int, str]:
     """Row -> label."""
     most = max(2, height // 4) if height >= 4 else 1
-    values = axes.log_ticks(view.bottom, view.top, most) if log else axes.ticks(view.bottom, view.top, most)
-    texts = [number(value, 3) for value in values] if log else axes.labels(values)
+    values = log_ticks(view.bottom, view.top, most) if log else ticks(view.bottom, view.top, most)
+    texts = [number(value, 3) for value in values] if log else tick_labels(values)
     marks: dict[int, str] = {}
     for value, text in zip(values, texts):
         row = math.floor(view.row(math.log10(value) if log else value, height) + 0.5)
@@ -232,11 +220,11 @@ def _x_axis(picture: Picture, drawing: Drawing, gutter: int) -> list[Row]:
     if view is None:
         return []
     is_time = picture.x_name == "time"
-    values = axes.ticks(view.left, view.right, max(1, width // 12), time=is_time)
+    values = ticks(view.left, view.right, max(1, width // 12), time=is_time)
     line, below = ["─"] * width, [" "] * width
     name = f" {picture.x_name}"
     free = 0
-    for value, text in zip(values, axes.labels(values, time=is_time)):
+    for value, text in zip(values, tick_labels(values, time=is_time)):
         at = min(width - 1, math.floor(view.column(value, width)))
         line[at] = "┬"
         start = min(max(0, at - len(text) // 2), width - len(text))
@@ -252,20 +240,20 @@ def _x_axis(picture: Picture, drawing: Drawing, gutter: int) -> list[Row]:
 
 
 def _legend(picture: Picture, width: int, most_rows: int) -> list[Row]:
-    """Sign, name and value of every curve, in rows that fit; the last one says how many are left out."""
+    """Sign, name and value of every curve, in rows that fit; the last row ends with the number of omitted ones."""
     entries: list[tuple[str, str]] = []
     if picture.cursor is not None:
-        entries.append((f"{picture.x_name} {axes.labels([picture.cursor], time=picture.x_name == 'time')[0]}", "title"))
+        entries.append((f"{picture.x_name} {tick_labels([picture.cursor], time=picture.x_name == 'time')[0]}", "title"))
     for index, line in enumerate(picture.lines):
         entries.append((f"{line.sign} {safe(line.label)} {_value(picture, line)}", str(index)))
     entries += [(flag, "flag") for flag in picture.flags]
     rows: list[Row] = [[]]
     used = 0
-    for place, (text, style) in enumerate(entries):
+    for index, (text, style) in enumerate(entries):
         wide = cell_len(text)
         if used and used + 2 + wide > width:
             if len(rows) == most_rows:
-                left = f"+{len(entries) - place}"
+                left = f"+{len(entries) - index}"
                 if used + 2 + len(left) <= width:
                     rows[-1] += [("  ", ""), (left, "axis")]
                 break
@@ -294,3 +282,87 @@ def _value(picture: Picture, line: Line) -> str:
     if value is None:
         return "-"
     return number(10.0**value if picture.log and value < 300 else value)
+
+
+# --- ticks -----------------------------------------------------------------------------------------------------------
+
+
+def round_step(span: float, most: int) -> float:
+    """The smallest step of 1, 2 or 5 times a power of ten that divides `span` into at most `most` parts."""
+    rough = span / max(most, 1)
+    if not rough > 0 or not math.isfinite(rough):
+        return 1.0
+    power = 10.0 ** max(-307, math.floor(math.log10(rough)))
+    for factor in (1, 2, 5, 10):
+        if factor * power >= rough * (1 - 1e-9):
+            return factor * power
+    return 10 * power
+
+
+def ticks(low: float, high: float, most: int, *, time: bool = False) -> list[float]:
+    """At most about `most` round values from `low` to `high`, in order.
+
+    With `time` the values are seconds, and the steps are round in minutes, hours or days.
+    """
+    if most < 1 or not high > low:
+        return []
+    span = high - low
+    step = round_step(span, most)
+    if time and step > 1:
+        days = 86400.0 * round_step(span / 86400, most)
+        step = next((float(seconds) for seconds in _TIMES_S if span / seconds <= most), days)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    if not 0 <= last - first + 1 <= 2 * most + 3:
+        return []
+    values = [factor * step for factor in range(first, last + 1)]
+    if len(values) < 2 <= most and not time:  # a single number gives no scale: allow one more than there is room for
+        finer = round_step(span, most + 1) if round_step(span, most + 1) < step else step / 2
+        factors = range(math.ceil(low / finer - 1e-9), math.floor(high / finer + 1e-9) + 1)
+        return [factor * finer for factor in factors] if 2 <= len(factors) <= most + 1 else values
+    return values
+
+
+def log_ticks(low: float, high: float, most: int) -> list[float]:
+    """At most about `most` round values from 10**low to 10**high: powers of ten, and multiples if there is room."""
+    if most < 1 or not high > low:
+        return []
+    first, last = max(math.floor(low), -308), min(math.ceil(high), 308)
+    for factors in (range(1, 10), (1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        values = [
+            factor * 10.0**power
+            for power in range(first, last + 1)
+            for factor in factors
+            if low - 1e-9 <= power + math.log10(factor) <= high + 1e-9
+        ]
+        if 2 <= len(values) <= most:
+            return values
+    if last - first > most:
+        stride = math.ceil((last - first) / most)
+        return [10.0**power for power in range(first, last + 1, stride) if low <= power <= high]
+    return [value for value in ticks(10.0**low, 10.0**high, most) if value > 0]
+
+
+def tick_labels(values: list[float], *, time: bool = False) -> list[str]:
+    """Ticks as text: with enough decimals to tell them apart, and one suffix for all."""
+    if not values:
+        return []
+    if time:
+        return [duration(value) if value >= 0 else f"-{duration(-value)}" for value in values]
+    step = min((after - before for before, after in itertools.pairwise(values)), default=abs(values[0]) or 1.0)
+    greatest = max(abs(value) for value in values)
+    scale, suffix = next(((scale, suffix) for scale, suffix in _SUFFIXES if greatest >= 10 * scale), (1.0, ""))
+    if greatest >= 1e16 or (0 < greatest < 1e-3) or step <= 0:
+        return [number(value, 3) for value in values]
+    decimals = max(0, math.ceil(-math.log10(step / scale) - 1e-9))
+    if decimals > 6:
+        return [number(value, 6) for value in values]
+    return [f"{value / scale:,.{decimals}f}{suffix if value else ''}" for value in values]
+
+
+def widen(low: float, high: float, share: float) -> tuple[float, float]:
+    """Bounds with a margin of this share on both sides; equal bounds are moved apart."""
+    pad = (high - low) * share
+    if not high + pad > low - pad:
+        pad = abs(low) * 0.05 or 1.0
+    return low - pad, high + pad

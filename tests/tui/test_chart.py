@@ -15,8 +15,7 @@ from textual.pilot import Pilot
 
 from hetspec_tui.widgets import plot
 from hetspec_tui.widgets.chart import Chart
-from hetspec_tui.widgets.colours import colour, sign
-from hetspec_tui.widgets.curves import GrowingSeries, Series
+from hetspec_tui.widgets.curves import PreparedSeries, Series, colour, sign
 from hetspec_tui.widgets.plot import Line, Picture
 
 ODD: dict[str, list[float | None]] = {
@@ -36,11 +35,9 @@ BLANK = {" ", "⠀"}
 
 
 def line(ys: list[float | None], xs: list[float] | None = None, *, log: bool = False, label: str = "loss") -> Line:
-    track = GrowingSeries()
-    track.take([float(i) for i in range(len(ys))] if xs is None else xs, ys)
-    while not track.make(log, 0.0, 1000):
-        pass
-    return Line(label, "●", track.curve(log))
+    prepared = PreparedSeries([float(i) for i in range(len(ys))] if xs is None else xs, ys)
+    prepared.make(log, 0.0)
+    return Line(label, "●", prepared.curve(log))
 
 
 def texts(picture: Picture, width: int = 60, height: int = 12) -> list[str]:
@@ -120,6 +117,11 @@ def test_the_last_curve_owns_a_cell() -> None:
     assert {style for row in drawing.rows for text, style in row if set(text) - BLANK} == {"1"}
 
 
+def test_the_sign_at_the_end_of_a_curve_has_its_style() -> None:
+    drawing = plot.draw(Picture(lines=(line([1.0] * 9), line([2.0] * 9))), 10, 4)
+    assert [style for row in drawing.rows for text, style in row if "●" in text] == ["1", "0"]
+
+
 def test_the_legend_shows_last_values_or_those_at_the_crosshair() -> None:
     lines = (line([5.0, 4.0, 3.0], label="loss"), line([None, 8.0, None], label="eval/loss"))
     assert texts(Picture(lines=lines))[0].startswith("● loss 3  ● eval/loss 8")
@@ -170,11 +172,11 @@ def strips(chart: Chart) -> list[str]:
 
 def test_curve_and_legend_have_the_same_colour() -> None:
     async def act(chart: Chart, pilot: Pilot[None]) -> None:
-        place = chart.colours["a"]
+        index = chart.colours["a"]
         legend = next(segment for segment in chart.render_line(0) if "line a" in segment.text)
         drawn = [s for y in range(2, 20) for s in chart.render_line(y) if any("⠀" < c <= "⣿" for c in s.text)]
-        assert legend.text.startswith(sign(place))
-        expected = colour(place, dark=chart.app.current_theme.dark)
+        assert legend.text.startswith(sign(index))
+        expected = colour(index, dark=chart.app.current_theme.dark)
         assert legend.style is not None and legend.style.color is not None
         assert legend.style.color.name == expected
         assert expected in {s.style.color.name for s in drawn if s.style and s.style.color}
@@ -271,7 +273,7 @@ def test_without_colours_signs_stand_along_the_curves() -> None:
         chart.app.no_color = True
         chart._changed()
         marked = "".join(strips(chart)[1:])
-        assert all(marked.count(sign(place)) > plain.count(sign(place)) for place in chart.colours.values())
+        assert all(marked.count(sign(index)) > plain.count(sign(index)) for index in chart.colours.values())
 
     drive(act)
 
