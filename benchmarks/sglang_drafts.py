@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from hetspec_core.engine.modeling.draft_files import DraftFiles, write_draft_folder
-from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION
+from hetspec_core.engine.modeling.draft_files import FORMAT_VERSION, DraftFiles, write_draft_folder
 
 EXPERTS, ZERO = 5, 1
 

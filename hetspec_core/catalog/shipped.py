@@ -14,7 +14,7 @@ SHIPPED: tuple[Card, ...] = (
         options="hetspec_core.spec.algorithm:EagleOptions",
         summary="EAGLE-1/2: continue the base's final hidden states, one fused token and feature at a time.",
         capabilities={
-            "head": f"{_ENGINE}.modeling.heads.fusion:FusionHead",
+            "head": f"{_ENGINE}.algorithms.eagle:FusionHead",
             "captured_layers": "final",
             "base_last_layers": True,
             "sglang": "hetspec_core.sglang.export:write_eagle",
@@ -28,7 +28,7 @@ SHIPPED: tuple[Card, ...] = (
         options="hetspec_core.spec.algorithm:Eagle3Options",
         summary="EAGLE-3: three layers of the base in, own output head, own states shown in training.",
         capabilities={
-            "head": f"{_ENGINE}.modeling.heads.eagle3:Eagle3Head",
+            "head": f"{_ENGINE}.algorithms.eagle3:Eagle3Head",
             "captured_layers": "low, middle, high",
             "owns_output_norm": True,
             "sglang": "hetspec_core.sglang.export:write_eagle3",
@@ -42,7 +42,7 @@ SHIPPED: tuple[Card, ...] = (
         options="hetspec_core.spec.algorithm:LatentOptions",
         summary="Latent recurrence: a narrow draft goes over its own thought several times per token.",
         capabilities={
-            "head": f"{_ENGINE}.modeling.heads.latent:LatentHead",
+            "head": f"{_ENGINE}.algorithms.latent:LatentHead",
             "captured_layers": "final",
             "sglang": "hetspec_core.sglang.export:write_latent",
         },
@@ -118,13 +118,13 @@ SHIPPED: tuple[Card, ...] = (
     Card(
         axis="layouts",
         name="hetspec",
-        target=f"{_ENGINE}.modeling.layouts.own:OwnLayout",
+        target=f"{_ENGINE}.modeling.layouts.base:OwnLayout",
         summary="HetSpec's own: a `hetspec` block in config.json says how the draft is put together.",
     ),
     Card(
         axis="layouts",
         name="origin",
-        target=f"{_ENGINE}.modeling.layouts.origin:OriginLayout",
+        target=f"{_ENGINE}.modeling.layouts.eagle:OriginLayout",
         summary="Combined models and checkpoints of specforge_het: draft_model/states.pt.",
     ),
     Card(

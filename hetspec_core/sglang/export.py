@@ -16,11 +16,17 @@ import torch
 
 from hetspec_core.catalog import list_cards, load_card
 from hetspec_core.engine.modeling.checkpoint import check_captured_layers, read_draft
-from hetspec_core.engine.modeling.draft_files import CONFIG, DraftFiles, check_finite, write_draft_folder
+from hetspec_core.engine.modeling.draft_files import (
+    CONFIG,
+    VOCAB_KEY,
+    DraftFiles,
+    StoredDraft,
+    check_finite,
+    write_draft_folder,
+)
 from hetspec_core.engine.modeling.layouts.base import ExportedDraft, written_config
 from hetspec_core.engine.modeling.layouts.eagle import SERVED, TOKEN_MAP, EagleLayout
 from hetspec_core.engine.modeling.layouts.eagle3 import Eagle3Layout
-from hetspec_core.engine.modeling.stored_draft import VOCAB_KEY, StoredDraft
 from hetspec_core.errors import HetSpecError, ModelError
 from hetspec_core.sglang import versions
 from hetspec_core.sglang.versions import Installed

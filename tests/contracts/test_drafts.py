@@ -15,7 +15,8 @@ from hetspec_core.engine.data.batches import Batch, make_batch
 from hetspec_core.engine.data.hidden_states import open_store
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM, BaseOutput
-from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, save_draft
+from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft
+from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.training.simulation import accept_length, base_choices, follow_paths
 from hetspec_core.service.planning.parameters import count_draft

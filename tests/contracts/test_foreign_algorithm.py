@@ -12,7 +12,8 @@ import torch
 from hetspec_core.catalog import load_card, registry
 from hetspec_core.engine.algorithms import build_algorithm
 from hetspec_core.engine.decoding.generate import generate
-from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, save_draft
+from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft
+from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.errors import CheckpointError
 from hetspec_core.spec import AlgorithmSpec, DecodingSpec, TreeSpec
 from tests.fakes.tiny_models import draft_spec, ragged_prompts, tiny_base
@@ -21,8 +22,8 @@ from tests.numeric.test_losses import MASK, make_batch
 CODE = '''
 import torch
 from hetspec_core.catalog import Card
-from hetspec_core.engine.algorithms.base import Algorithm, LossOutput
-from hetspec_core.engine.modeling.heads.base import DraftHead
+from hetspec_core.engine.algorithms.losses import Algorithm, LossOutput
+from hetspec_core.engine.modeling.draft_lm import DraftHead
 from hetspec_core.spec import Spec
 from pydantic import Field
 

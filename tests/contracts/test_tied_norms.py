@@ -15,7 +15,8 @@ from hetspec_core.engine.data.batches import Batch, make_batch
 from hetspec_core.engine.data.hidden_states import open_store
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, save_draft
+from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft
+from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.stages.draft_doctor import examine
 from hetspec_core.engine.stages.draft_exchange import export_draft, import_draft

@@ -12,7 +12,8 @@ import psutil
 import torch
 
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.checkpoint import build_draft, save_draft
+from hetspec_core.engine.modeling.checkpoint import build_draft
+from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.sglang.client import SGLangClient, sampling_params
 from hetspec_core.sglang.server import SGLangServer
 from hetspec_core.sglang.servers import ServerPool

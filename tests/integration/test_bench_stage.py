@@ -13,7 +13,8 @@ from hetspec_core.cli.bench import print_bench
 from hetspec_core.cli.tune import print_tuning
 from hetspec_core.engine.context import open_context
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.checkpoint import build_draft, save_draft
+from hetspec_core.engine.modeling.checkpoint import build_draft
+from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.engine.stages import bench, generate, tune
 from hetspec_core.errors import CheckpointError, DataError, ModelError, NotFoundError
 from hetspec_core.events import Log, Result, Text, read_events

@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from hetspec_core.catalog import list_cards
 from hetspec_core.cli.main import main
+from hetspec_core.engine.algorithms.eagle import FusionHead
 from hetspec_core.engine.data.chat import ChatTemplate, tokenizer_hash
 from hetspec_core.engine.data.hidden_states import HiddenStateWriter, Sample
 from hetspec_core.engine.data.manifest import StoreIdentity
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.checkpoint import build_draft, save_draft
-from hetspec_core.engine.modeling.heads.fusion import FusionHead
+from hetspec_core.engine.modeling.checkpoint import build_draft
+from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.engine.stages.draft_doctor import examine
 from hetspec_core.engine.stages.draft_exchange import export_draft, import_draft, inspect
 from hetspec_core.spec import AlgorithmSpec, DraftSpec

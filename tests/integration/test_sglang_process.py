@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.checkpoint import build_draft, save_draft
+from hetspec_core.engine.modeling.checkpoint import build_draft
+from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.errors import Cancelled, ModelError, ResourceError, StageFailed
 from hetspec_core.sglang.client import SGLangClient, free_port, port_is_taken
 from hetspec_core.sglang.export import served_draft

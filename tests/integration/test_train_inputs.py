@@ -16,7 +16,8 @@ import torch
 from hetspec_core.engine.data.hidden_states import HiddenStateWriter, open_store
 from hetspec_core.engine.data.manifest import MANIFEST_NAME
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.checkpoint import build_draft, save_draft
+from hetspec_core.engine.modeling.checkpoint import build_draft
+from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.engine.stages.train import run
 from hetspec_core.engine.training.samples import select_samples
 from hetspec_core.engine.training.state import TrainingState

@@ -14,8 +14,8 @@ from hetspec_core.engine.algorithms import LossOutput
 from hetspec_core.engine.algorithms.eagle import Eagle
 from hetspec_core.engine.algorithms.losses import TokenScores, distribution_loss, feature_loss
 from hetspec_core.engine.data.batches import Batch
+from hetspec_core.engine.modeling.base_lm import OutputHead
 from hetspec_core.engine.modeling.draft_lm import DraftLM
-from hetspec_core.engine.modeling.output_head import OutputHead
 from hetspec_core.spec import EagleOptions
 from tests.fakes.tiny_models import HIDDEN, VOCAB, tiny_base, tiny_draft
 

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from hetspec_core.engine.algorithms.eagle3 import Eagle3
 from hetspec_core.engine.algorithms.latent import Latent
 from hetspec_core.engine.data.batches import Batch
-from hetspec_core.engine.modeling.draft_lm import DraftLM
-from hetspec_core.engine.modeling.heads.base import Unroll
+from hetspec_core.engine.modeling.draft_lm import DraftLM, Unroll
 from hetspec_core.spec import Eagle3Options, LatentOptions
 from tests.fakes.tiny_models import HIDDEN, VOCAB, tiny_base, tiny_draft
 

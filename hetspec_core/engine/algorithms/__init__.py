@@ -1,9 +1,9 @@
-"""Algorithms: each is a loss for a draft. They know models and batches, not the loop and not decoding."""
+"""Algorithms: each is a loss for a draft and, where it has one of its own, a head. They know neither the loop nor decoding."""
 
 from __future__ import annotations
 
 from hetspec_core.catalog import load_card
-from hetspec_core.engine.algorithms.base import Algorithm, LossOutput
+from hetspec_core.engine.algorithms.losses import Algorithm, LossOutput
 from hetspec_core.spec import AlgorithmSpec
 
 

@@ -1,25 +1,64 @@
-"""EAGLE-1/2: the draft continues the base's final hidden states (arXiv 2401.15077; the tree of 2406.16858 is not here).
+"""EAGLE-1/2: the draft continues the base's final hidden states (arXiv 2401.15077).
 
-At t the draft reads [E(x_{t+1}); f_t] and gives g_t. Training pulls softmax(W g_t) to the base's softmax(W f_{t+1}),
-and, with a weight of its own, g_t to f_{t+1}. The latent recurrence imitates the same states, so this loss is its loss
-too, put on the state after every refinement. It is a loss and nothing more: batches, the loop and decoding live
-elsewhere.
+At t the draft reads [E(x_{t+1}); f_t] through one fusion layer (figure 6) and gives g_t. Training pulls softmax(W g_t)
+to the base's softmax(W f_{t+1}) and, with a weight of its own, g_t to f_{t+1}. A backbone of another width than the
+base's is put between two projections: states stay in the base's space, where the base's output head reads them.
+
+The latent recurrence imitates the same states, so this loss is its loss too, put on the state after every refinement.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from hetspec_core.engine.algorithms.base import Algorithm, LossOutput
-from hetspec_core.engine.algorithms.losses import distribution_loss, feature_loss
-from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.algorithms.losses import Algorithm, LossOutput, distribution_loss, feature_loss
+from hetspec_core.engine.modeling.draft_lm import DraftHead, DraftLM, HeadSizes
 from hetspec_core.spec import EagleOptions, LatentOptions
 
 if TYPE_CHECKING:
     from hetspec_core.engine.data.batches import Batch, MaskKind
+    from hetspec_core.engine.modeling.backbones import HFBackbone
+    from hetspec_core.spec import EagleOptions
+
+
+class FusionHead(DraftHead):
+    """FC([embedding; state]) -> the backbone's input, and up to the base's width behind the backbone.
+
+    Args:
+        hidden_size: Hd.
+        base_size: H; the states are so wide.
+        bias: whether FC has a bias.
+    """
+
+    def __init__(self, hidden_size: int, base_size: int, *, bias: bool = True) -> None:
+        super().__init__(hidden_size=hidden_size, base_size=base_size, bias=bias)
+        self.fc = nn.Linear(2 * base_size, hidden_size, bias=bias)
+        self.up = nn.Linear(hidden_size, base_size, bias=False) if hidden_size != base_size else nn.Identity()
+
+    @classmethod
+    def build(cls, options: EagleOptions, sizes: HeadSizes) -> FusionHead:
+        return cls(sizes.hidden_size, sizes.base_hidden_size, bias=options.fusion_bias)
+
+    def forward(self, embedding: Tensor, state: Tensor) -> Tensor:
+        """[B, T, H] embeddings of x_{t+1} and [B, T, H] states of x_t -> [B, T, Hd]."""
+        return self.fc(torch.cat([embedding, state], dim=-1))
+
+    def step(self, backbone: HFBackbone, embedding: Tensor, state: Tensor, **where: Any) -> Tensor:
+        return self.up(backbone(self(embedding, state), **where))
+
+    def pass_feature_through(self) -> None:
+        """Start as the identity on the feature; needs a backbone as wide as the base."""
+        if self.fc.in_features != 2 * self.fc.out_features:
+            super().pass_feature_through()
+        with torch.no_grad():
+            self.fc.weight.zero_()
+            width = self.fc.out_features
+            self.fc.weight[:, width:].copy_(torch.eye(width))
+            if self.fc.bias is not None:
+                self.fc.bias.zero_()
 
 
 class Eagle(Algorithm):

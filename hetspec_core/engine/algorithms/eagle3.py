@@ -1,26 +1,153 @@
-"""EAGLE-3: a draft that is shown its own states in training (arXiv 2503.01840, section 3.2, "training-time test").
+"""EAGLE-3: three of the base's layers in, an output head of the draft's own out, and its own states shown in training.
 
-Step k at t has read the true tokens up to x_{t+1+k} and its own states of the steps before, and guesses x_{t+2+k}: its
-distribution is pulled to the base's softmax(W f_{t+1+k}), restricted to the draft's vocabulary. Nothing pulls its state
-to a state of the base. The loss is sum_k decay^k loss_k, each a mean over the supervised positions of the whole step.
-It is a loss and nothing more.
+(arXiv 2503.01840, section 3.2, "training-time test".) Step k at t has read the true tokens up to x_{t+1+k} and its own
+states of the steps before, and guesses x_{t+2+k}: its distribution is pulled to the base's softmax(W f_{t+1+k}),
+restricted to the draft's vocabulary. Nothing pulls its state to a state of the base. The loss is sum_k decay^k loss_k,
+each a mean over the supervised positions of the whole step.
+
+Names of tensors are those of the published checkpoints: `fc`, `fc_norm.i`, `norm`, `lm_head`; the pair layer in the
+backbone is their `midlayer`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hetspec_core.engine.algorithms.base import Algorithm, LossOutput
-from hetspec_core.engine.algorithms.losses import distribution_loss
-from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.algorithms.losses import Algorithm, LossOutput, distribution_loss
+from hetspec_core.engine.modeling.base_lm import BaseOutput, FrozenEnds
+from hetspec_core.engine.modeling.draft_lm import DraftHead, DraftLM, HeadSizes, Unroll
+from hetspec_core.engine.modeling.ttt_attention import UnrolledKeys
 from hetspec_core.spec import Eagle3Options
 
 if TYPE_CHECKING:
     from hetspec_core.engine.data.batches import Batch
+    from hetspec_core.engine.modeling.backbones import HFBackbone
+    from hetspec_core.spec import Eagle3Options
+
+
+class StateNorm(nn.RMSNorm):
+    """RMS norm in float32 whatever the state's type, as the field's decoders have it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = nn.functional.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps)
+        return normed.to(x.dtype)
+
+
+class Eagle3Head(DraftHead):
+    """FC over captured layers, norm and output head.
+
+    Args:
+        hidden_size: Hd; states are so wide.
+        base_size: H.
+        vocab_size: Vd, rows of the output head.
+        layers: Hugging Face ids of the captured layers, low to high.
+        norm_eps: epsilon of the norms.
+        fc_norm: EAGLE-3.1: each captured state is normalised before FC.
+        norm_output: EAGLE-3.1: the normalised state goes to the next step instead of the raw one.
+        norm_before_residual: the residual stream of the pair layer starts from the normalised state.
+    """
+
+    reads_pairs: ClassVar[bool] = True
+    owns_output_norm: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        hidden_size: int,
+        base_size: int,
+        *,
+        vocab_size: int,
+        layers: tuple[int, ...],
+        norm_eps: float = 1e-6,
+        fc_norm: bool = False,
+        norm_output: bool = False,
+        norm_before_residual: bool = False,
+    ) -> None:
+        super().__init__(
+            hidden_size=hidden_size,
+            base_size=base_size,
+            vocab_size=vocab_size,
+            layers=tuple(layers),
+            norm_eps=norm_eps,
+            fc_norm=fc_norm,
+            norm_output=norm_output,
+            norm_before_residual=norm_before_residual,
+        )
+        self.fc = nn.Linear(len(layers) * base_size, hidden_size, bias=False)
+        self.fc_norm = nn.ModuleList([StateNorm(base_size, eps=norm_eps) for _ in layers] if fc_norm else [])
+        self.embed_proj = nn.Linear(base_size, hidden_size, bias=False) if hidden_size != base_size else nn.Identity()
+        self.norm = StateNorm(hidden_size, eps=norm_eps)
+        self.lm_head = nn.Linear(hidden_size, vocab_size, bias=False)
+        self._layers = tuple(layers)
+        self._norm_output = norm_output
+
+    @classmethod
+    def build(cls, options: Eagle3Options, sizes: HeadSizes) -> Eagle3Head:
+        return cls(
+            sizes.hidden_size,
+            sizes.base_hidden_size,
+            vocab_size=sizes.vocab_size,
+            layers=options.captured_layers(sizes.base_layers),
+            norm_eps=sizes.norm_eps,
+            fc_norm=options.fc_norm,
+            norm_output=options.norm_output,
+            norm_before_residual=options.norm_before_residual,
+        )
+
+    @property
+    def captured_layers(self) -> tuple[int, ...]:
+        return self._layers
+
+    @property
+    def own_output_head(self) -> nn.Linear:
+        return self.lm_head
+
+    def base_features(self, output: BaseOutput) -> Tensor:
+        """The captured layers side by side: [B, T, K H]."""
+        return torch.cat([output.layers[layer] for layer in self._layers], dim=-1)
+
+    def first_state(self, features: Tensor) -> Tensor:
+        """g_t = FC([h_low; h_mid; h_high]): [B, T, K H] -> [B, T, Hd]."""
+        features = features.to(self.fc.weight.dtype)
+        if self.fc_norm:
+            parts = features.chunk(len(self._layers), dim=-1)
+            features = torch.cat([norm(part) for norm, part in zip(self.fc_norm, parts, strict=True)], dim=-1)
+        return self.fc(features)
+
+    def step(self, backbone: HFBackbone, embedding: Tensor, state: Tensor, **where: Any) -> Tensor:
+        state = backbone(torch.cat([self.embed_proj(embedding), state], dim=-1), **where)
+        return self.norm(state) if self._norm_output else state
+
+    def unroll(
+        self, backbone: HFBackbone, embedding: Tensor, features: Tensor, positions: Tensor, how: Unroll
+    ) -> tuple[Tensor, ...]:
+        """Training-time test: step k at t reads x_{t+1+k} and its own state of step k - 1 at t.
+
+        It attends to the true pairs 0..t and to its own steps at t, as in decoding.
+
+        Returns:
+            `how.steps` tensors [B, T, Hd]; number k at t predicts x_{t+2+k}.
+        """
+        state, keys = self.first_state(features), UnrolledKeys()
+        states = []
+        for number in range(how.steps):
+            state = self.step(backbone, embedding, state, positions=positions + number, unrolled=keys)
+            states.append(state)
+            embedding = nn.functional.pad(embedding[:, 1:], (0, 0, 0, 1))
+        return tuple(states)
+
+    def readout(self, state: Tensor) -> Tensor:
+        return state if self._norm_output else self.norm(state)
+
+    def start_output_head(self, ends: FrozenEnds, ids: Tensor | None) -> None:
+        """Start from the base's rows when they are as wide; they are trained on from there."""
+        rows = ends.head.weight if ids is None else ends.head.weight[ids.to(ends.head.weight.device)]
+        if rows.shape == self.lm_head.weight.shape:
+            with torch.no_grad():
+                self.lm_head.weight.copy_(rows)
 
 
 class Eagle3(Algorithm):

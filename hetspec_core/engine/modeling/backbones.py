@@ -1,11 +1,13 @@
 """Draft backbones: decoder layers of any Hugging Face family, by configuration.
 
-The family's own model class is built without embedding; the layers, rotary embedding and mask handling are Hugging
-Face's. It knows nothing of heads, algorithms or bases.
+The family's own model class is built without embedding; layers, rotary embedding and masks are Hugging Face's.
+EAGLE-3's first layer (`PairLayer`) takes attention, MLP and its place in the decoder from such a layer. Configurations
+are written with the rotary keys of transformers 4 and 5. It knows nothing of heads, algorithms or bases.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -14,11 +16,66 @@ from transformers import Cache
 
 from hetspec_core.engine.modeling.attention import ATTENTION_NAME
 from hetspec_core.engine.modeling.experts import ExpertMLP, expert_mlps, install_experts
-from hetspec_core.engine.modeling.pair_layer import PairLayer
 from hetspec_core.engine.modeling.sources import LOADING
-from hetspec_core.engine.modeling.unrolled import UnrolledKeys
+from hetspec_core.engine.modeling.ttt_attention import UnrolledKeys
 from hetspec_core.errors import ModelError
 from hetspec_core.spec import Architecture
+
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+
+
+class PairLayer(nn.Module):
+    """A decoder layer that reads [embedding; state], 2 H wide, and gives a state, H wide.
+
+    Args:
+        layer: the layer to take attention, MLP and norms from.
+        config: its configuration.
+        norm_before_residual: the residual stream starts from the normalised state.
+
+    Raises:
+        ModelError: the family's layers are put together in another way.
+    """
+
+    def __init__(self, layer: Any, config: Any, *, norm_before_residual: bool) -> None:
+        super().__init__()
+        if not all(hasattr(layer, name) for name in ("self_attn", "mlp", "post_attention_layernorm")) or not all(
+            isinstance(getattr(layer.self_attn, name, None), nn.Linear) for name in _PROJECTIONS
+        ):
+            raise ModelError(
+                f"{type(layer).__name__} has no q_proj, k_proj and v_proj of its own behind an input_layernorm",
+                hint="take a backbone of the Llama, Qwen, Mistral or Gemma families for this algorithm",
+            )
+        self.hidden_norm = copy.deepcopy(layer.input_layernorm)
+        self.input_layernorm = layer.input_layernorm
+        self.self_attn = layer.self_attn
+        for name in _PROJECTIONS:
+            narrow: nn.Linear = getattr(layer.self_attn, name)
+            wide = nn.Linear(2 * narrow.in_features, narrow.out_features, bias=narrow.bias is not None)
+            nn.init.normal_(wide.weight, std=config.initializer_range)
+            if wide.bias is not None:
+                nn.init.zeros_(wide.bias)
+            setattr(self.self_attn, name, wide)
+        # Gemma normalises what attention and MLP give as well, under names that others use for the norm between them.
+        self._sandwich = hasattr(layer, "pre_feedforward_layernorm")
+        self.post_attention_layernorm = layer.post_attention_layernorm
+        if self._sandwich:
+            self.pre_feedforward_layernorm = layer.pre_feedforward_layernorm
+            self.post_feedforward_layernorm = layer.post_feedforward_layernorm
+        self.mlp = layer.mlp
+        self._norm_before_residual = norm_before_residual
+
+    def forward(self, hidden_states: Tensor, **context: Any) -> Tensor:
+        """[B, T, 2 H] -> [B, T, H]; the context is what the family's decoder hands to its layers."""
+        embedding, state = hidden_states.chunk(2, dim=-1)
+        normed = self.hidden_norm(state)
+        residual = normed if self._norm_before_residual else state
+        pair = torch.cat([self.input_layernorm(embedding), normed], dim=-1)
+        attended, _ = self.self_attn(hidden_states=pair, **context)
+        if self._sandwich:
+            residual = residual + self.post_attention_layernorm(attended)
+            return residual + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(residual)))
+        residual = residual + attended
+        return residual + self.mlp(self.post_attention_layernorm(residual))
 
 
 def backbone_config(architecture: Architecture, num_layers: int) -> Any:
@@ -180,3 +237,50 @@ class _LaterLayers(Cache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Unused: positions are always given."""
         return 0
+
+
+_TABLE = "rope_parameters"
+_FULL, _SLIDING = "full_attention", "sliding_attention"
+_OWN_KEY = ("rope_theta", "partial_rotary_factor")
+"""Entries of the table that transformers 4 has at the top level and not in `rope_scaling`."""
+_OLDER = ("rope_theta", "rope_scaling", "rope_local_base_freq")
+
+
+def with_older_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with the keys of transformers 4 beside `rope_parameters`; unchanged without that table."""
+    tables = _tables(config)
+    if tables is None:
+        return config
+    full, sliding = tables
+    scaling = {key: value for key, value in full.items() if key not in _OWN_KEY}
+    found: dict[str, Any] = {key: full[key] for key in _OWN_KEY if key in full}
+    found["rope_scaling"] = scaling if scaling.get("rope_type", "default") != "default" else None
+    if sliding is not None and "rope_theta" in sliding:
+        found["rope_local_base_freq"] = sliding["rope_theta"]
+    return config | found
+
+
+def without_older_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration for transformers 5: where it has `rope_parameters`, that table alone counts."""
+    if _tables(config) is None:
+        return config
+    return {key: value for key, value in config.items() if key not in _OLDER}
+
+
+def contradiction(config: dict[str, Any]) -> str:
+    """How `rope_theta` contradicts `rope_parameters`; empty when it does not."""
+    tables, older = _tables(config), config.get("rope_theta")
+    if tables is None or older is None or "rope_theta" not in tables[0] or tables[0]["rope_theta"] == older:
+        return ""
+    return f"{tables[0]['rope_theta']}: by rope_parameters; rope_theta says {older}, and readers of that key differ"
+
+
+def _tables(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
+    """The table of layers that look at everything, and that of sliding windows where a family has two."""
+    table = config.get(_TABLE)
+    if not isinstance(table, dict) or not table:
+        return None
+    full, sliding = table.get(_FULL), table.get(_SLIDING)
+    if isinstance(full, dict):
+        return full, sliding if isinstance(sliding, dict) else None
+    return table, None

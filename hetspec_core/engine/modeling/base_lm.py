@@ -1,29 +1,64 @@
-"""The base: any Hugging Face causal language model, frozen, cut into decoder, embedding and head.
-
-Decoding and capture need the hidden states after the final norm, and logits of chosen positions only; so the head is a
-separate call. It knows nothing of drafts, trees or data.
-"""
+"""An output projection as plain tensors, so that losses need not know models. Logits are computed here only."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hetspec_core.catalog import families
 from hetspec_core.engine.modeling.attention import ATTENTION_NAME, positions_of, set_window
 from hetspec_core.engine.modeling.attention_survey import survey_config, survey_windows
-from hetspec_core.engine.modeling.output_head import OutputHead
+from hetspec_core.engine.modeling.device_map import Room, spread
 from hetspec_core.engine.modeling.partial_base import can_load_part, decoder_layers, load_part
 from hetspec_core.engine.modeling.sources import LOADING, fingerprint, materialize
-from hetspec_core.engine.modeling.spread import Room, spread
 from hetspec_core.engine.tokenizer_check import first_fault
 from hetspec_core.errors import ModelError, ResourceError
 from hetspec_core.spec import BaseSpec
+
+
+class OutputHead(NamedTuple):
+    """An output projection: logits = cap * tanh(scale * (hidden @ weight^T + bias) / cap), or uncapped.
+
+    Attributes:
+        weight: [V, H].
+        bias: [V] or None.
+        scale: factor of the logits.
+        softcap: cap, or None.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, hidden: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """[..., H] hidden states -> [..., V].
+
+        Args:
+            hidden: states after the final norm; multiplied in the type of the weight.
+            dtype: type in which the products are scaled and capped; that of the weight when absent.
+        """
+        logits = F.linear(hidden.to(self.weight.dtype), self.weight, self.bias).to(dtype or self.weight.dtype)
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return torch.tanh(logits / self.softcap) * self.softcap if self.softcap else logits
+
+    def slope(self, logits: Tensor) -> Tensor | float:
+        """Derivative of the logits by the products: [..., V], or one factor for all."""
+        if not self.softcap:
+            return self.scale
+        return self.scale * (1 - (logits / self.softcap).square())
+
+    def rows(self, ids: Tensor) -> OutputHead:
+        """The head of some tokens, [len(ids)] on the weight's device: weight and bias are copied once."""
+        bias = None if self.bias is None else self.bias[ids].contiguous()
+        return self._replace(weight=self.weight[ids].contiguous(), bias=bias)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,4 @@
-"""Building, saving and loading drafts.
-
-A draft directory is `config.json` (the backbone's Hugging Face configuration, plus a `hetspec` block that says how head
-and backbone are put together) and `model.safetensors` with the names that the field uses
-(`fc.weight`, `layers.0...`). Directories of other programs are read through `layouts`.
-"""
+"""Building and loading drafts: from a spec, and from a draft directory in any layout (`layouts`)."""
 
 from __future__ import annotations
 
@@ -16,15 +11,21 @@ import torch
 from torch import Tensor
 
 from hetspec_core.catalog import list_cards, load_card
-from hetspec_core.engine.modeling.backbones import HFBackbone, backbone_config
+from hetspec_core.engine.modeling.backbones import HFBackbone, backbone_config, without_older_keys
 from hetspec_core.engine.modeling.base_lm import BaseLM, FrozenEnds
-from hetspec_core.engine.modeling.draft_files import DraftFiles, check_finite, first_line, write_draft_folder
-from hetspec_core.engine.modeling.draft_lm import DraftLM, DraftVocab
-from hetspec_core.engine.modeling.heads.base import DraftHead, HeadSizes
+from hetspec_core.engine.modeling.device_map import Room, block_bytes, move_parts, place_layers, weight_bytes
+from hetspec_core.engine.modeling.draft_files import (
+    VOCAB_KEY,
+    DraftFiles,
+    LoadReport,
+    StoredDraft,
+    check_finite,
+    first_line,
+    native_names,
+    parameters_and_buffers,
+)
+from hetspec_core.engine.modeling.draft_lm import DraftHead, DraftLM, DraftVocab, HeadSizes
 from hetspec_core.engine.modeling.norm_ties import NormTies, take_final_norm
-from hetspec_core.engine.modeling.rope_keys import with_older_keys, without_older_keys
-from hetspec_core.engine.modeling.settle import settle
-from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, VOCAB_KEY, LoadReport, StoredDraft
 from hetspec_core.errors import CheckpointError, ModelError, NotFoundError
 from hetspec_core.spec import AlgorithmSpec, DraftSpec
 
@@ -118,43 +119,6 @@ def _copy_last_layers(base: BaseLM, draft: DraftLM) -> None:
                 parameter.copy_(given)
 
 
-def save_draft(
-    draft: DraftLM, folder: Path, *, algorithm: AlgorithmSpec, facts: dict[str, Any], dtype: torch.dtype | None = None
-) -> None:
-    """Write a draft directory; it appears whole or not at all, and replaces an older one of the same name.
-
-    Args:
-        draft: what to save.
-        folder: where.
-        algorithm: recorded, so that the directory alone is enough to load.
-        facts: further facts to record (base name and fingerprint, recipe, step, metrics).
-        dtype: type on disk; the weights' own when absent.
-    """
-    tensors = {name: _stored(parameter, dtype) for name, parameter in _native_names(draft).items()}
-    if draft.vocab is not None:
-        tensors[VOCAB_KEY] = draft.vocab.ids.to("cpu", torch.int64).contiguous()
-    backbone = draft.backbone
-    first_norm = getattr(backbone.layers[0], "input_layernorm", None)
-    record = with_older_keys(draft.config.to_dict()) | {
-        "architectures": ["HetSpecDraft"],
-        "hetspec": {
-            "format_version": FORMAT_VERSION,
-            "algorithm": algorithm.model_dump(mode="json", exclude={"summary"}),
-            "head": draft.head.settings,
-            "backbone": backbone.card_name,
-            "skip_first_input_norm": isinstance(first_norm, torch.nn.Identity),
-            "skip_output_norm": isinstance(backbone.decoder.norm, torch.nn.Identity),
-            "tie_layer_norms": draft.ties.layers,
-            "tie_output_norm": draft.ties.output,
-            "base_vocab_size": draft.ends.vocab_size,
-            "base_hidden_size": draft.ends.hidden_size,
-            "captured_layers": list(draft.captured_layers),
-            **facts,
-        },
-    }
-    write_draft_folder(folder, record, tensors, make_parents=False)
-
-
 def load_draft(folder: Path | str, base: BaseLM, *, dtype: torch.dtype | None = None) -> DraftLM:
     """Load a draft directory, in whatever layout, and bind it to a base, on the base's device or devices.
 
@@ -176,6 +140,31 @@ def load_draft(folder: Path | str, base: BaseLM, *, dtype: torch.dtype | None = 
         return draft.to(base.device)
     settle(draft, base.room)
     return draft
+
+
+def settle(draft: DraftLM, room: Room) -> list[torch.device]:
+    """Move a draft's parts into what the base has left, and have inputs follow; as much as can be on the first device.
+
+    Args:
+        draft: on the CPU, bound to the base.
+        room: of the base.
+
+    Returns:
+        The device of each layer.
+
+    Raises:
+        ResourceError: the draft does not fit.
+    """
+    layers = draft.backbone.layers
+    # Layers that share their norms are one block: a tensor has one device.
+    blocks = [list(layers)] if draft.ties.layers else [[layer] for layer in layers]
+    inside = {id(parameter) for parameter in layers.parameters()}
+    ends = sum(weight_bytes(parameter) for parameter in draft.parameters() if id(parameter) not in inside)
+    ends += sum(map(weight_bytes, draft.copied_rows))
+    sizes = [block_bytes(block) for block in blocks]
+    placed = place_layers(sizes, ends, room.left(), what="the draft beside the base", from_last=False)
+    move_parts(draft, draft.backbone.decoder, blocks, placed, ends, room)
+    return [room.device(index) for index, block in zip(placed, blocks, strict=True) for _ in block]
 
 
 def check_captured_layers(stored: StoredDraft, base_layers: int, *, base_name: str, folder: Path) -> None:
@@ -231,7 +220,7 @@ def assemble_draft(stored: StoredDraft, ends: FrozenEnds, *, base_name: str, fol
 
     with torch.device("meta"):  # sizes that do not fit the tensors are found before any memory is spent on them
         shadow, shadow_head = parts()
-        _refuse(_misfits(_state(shadow_head) | _state(shadow.decoder), tensors), folder)
+        _refuse(_misfits(parameters_and_buffers(shadow_head) | parameters_and_buffers(shadow.decoder), tensors), folder)
     backbone, head = parts()
     ties = NormTies(bool(settings.get("tie_layer_norms", False)), bool(settings.get("tie_output_norm", False)))
     draft = DraftLM(backbone, head, vocab=vocab, ties=ties)
@@ -294,25 +283,6 @@ def _head_of(settings: dict[str, Any], folder: Path) -> tuple[type[DraftHead], d
     return kind, dict(recorded)
 
 
-def _native_names(draft: DraftLM) -> dict[str, Tensor]:
-    """Every tensor of head and backbone by the name that it has on disk."""
-    return _state(draft.head) | _state(draft.backbone.decoder)
-
-
-def _state(module: torch.nn.Module) -> dict[str, Tensor]:
-    """What `state_dict` gives of a plain module; of one that FSDP has put together for the moment, that gives parts."""
-    found = {name: parameter.detach() for name, parameter in module.named_parameters(remove_duplicate=False)}
-    for prefix, part in module.named_modules():
-        for name, buffer in part.named_buffers(recurse=False):
-            if name not in part._non_persistent_buffers_set:
-                found[f"{prefix}.{name}".lstrip(".")] = buffer
-    return found
-
-
-def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor.detach().to("cpu", dtype or tensor.dtype).contiguous().clone()
-
-
 def _misfits(wanted: dict[str, Tensor], tensors: dict[str, Tensor]) -> list[str]:
     """Why tensors of a file and places of a draft do not belong together, one entry for each name."""
     problems = [f"{name} is missing" for name in sorted(wanted.keys() - tensors.keys())]
@@ -335,7 +305,7 @@ def _refuse(problems: list[str], folder: Path) -> None:
 
 def _fill(draft: DraftLM, tensors: dict[str, Tensor], folder: Path) -> None:
     """Copy every tensor into its place; nothing may be missing and nothing left over."""
-    wanted = _native_names(draft)
+    wanted = native_names(draft)
     problems = _misfits(wanted, tensors)
     first: dict[Tensor, str] = {}
     for name, parameter in draft.backbone.decoder.named_parameters(remove_duplicate=False):  # tied ones have several

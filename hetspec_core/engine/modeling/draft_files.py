@@ -1,5 +1,8 @@
-"""The files of a draft directory, in whatever layout: JSON and tensors in, a whole directory out. Nothing is unpickled
-but plain tensors, and no code of a checkpoint runs. It does not know what the files mean.
+"""A draft as plain data, the files of a draft directory in any layout, and saving a draft.
+
+A draft directory of HetSpec is `config.json` (the backbone's Hugging Face configuration, plus a `hetspec` block that
+says how head and backbone are put together) and `model.safetensors` with the names that the field uses (`fc.weight`,
+`layers.0...`). Nothing is unpickled but plain tensors, and no code of a checkpoint runs.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,9 +24,73 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hetspec_core.documents import INT64, MIB, DocumentError, read_json
+from hetspec_core.engine.modeling.backbones import with_older_keys
+from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.errors import CheckpointError
 from hetspec_core.files import explain
 from hetspec_core.paths import sync_folder
+from hetspec_core.spec import AlgorithmSpec
+
+FORMAT_VERSION = 1
+VOCAB_KEY = "draft_vocab_ids"
+"""Tensor [Vd]: sorted token ids of the base that a reduced vocabulary consists of."""
+
+
+@dataclass(frozen=True)
+class StoredDraft:
+    """One draft in HetSpec's own words.
+
+    Attributes:
+        config: the backbone's Hugging Face configuration.
+        settings: the `hetspec` block: algorithm, head, norms, captured layers, base.
+        tensors: by their names in HetSpec's layout, `draft_vocab_ids` among them.
+    """
+
+    config: dict[str, Any]
+    settings: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @property
+    def algorithm(self) -> str:
+        """Card of the algorithm."""
+        return str((self.settings.get("algorithm") or {}).get("name", "eagle"))
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """Arguments of the head's constructor."""
+        return dict(self.settings.get("head") or {})
+
+    @property
+    def vocab_ids(self) -> Tensor | None:
+        """[Vd] base token ids of a reduced vocabulary; None = the base's."""
+        return self.tensors.get(VOCAB_KEY)
+
+    @property
+    def base_vocab_size(self) -> int:
+        """V of the base."""
+        return int(self.settings.get("base_vocab_size") or self.config["vocab_size"])
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of a directory that was read.
+
+    Attributes:
+        stored: the draft.
+        layout: card of the layout that it was in.
+        inferred: what the files do not say outright -> what was taken for true, and why.
+        renamed: tensor in the files -> its name here, where the two differ.
+        dropped: tensor in the files -> why it is not needed. Every other tensor is in `stored`.
+        warnings: what the files leave in doubt, one sentence each.
+    """
+
+    stored: StoredDraft
+    layout: str
+    inferred: dict[str, str] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -250,6 +318,62 @@ def _unreadable(file: Path, error: Exception) -> CheckpointError:
 def first_line(error: Exception) -> str:
     """What an exception says, or its name."""
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def save_draft(
+    draft: DraftLM, folder: Path, *, algorithm: AlgorithmSpec, facts: dict[str, Any], dtype: torch.dtype | None = None
+) -> None:
+    """Write a draft directory; it appears whole or not at all, and replaces an older one of the same name.
+
+    Args:
+        draft: what to save.
+        folder: where.
+        algorithm: recorded, so that the directory alone is enough to load.
+        facts: further facts to record (base name and fingerprint, recipe, step, metrics).
+        dtype: type on disk; the weights' own when absent.
+    """
+    tensors = {name: _stored(parameter, dtype) for name, parameter in native_names(draft).items()}
+    if draft.vocab is not None:
+        tensors[VOCAB_KEY] = draft.vocab.ids.to("cpu", torch.int64).contiguous()
+    backbone = draft.backbone
+    first_norm = getattr(backbone.layers[0], "input_layernorm", None)
+    record = with_older_keys(draft.config.to_dict()) | {
+        "architectures": ["HetSpecDraft"],
+        "hetspec": {
+            "format_version": FORMAT_VERSION,
+            "algorithm": algorithm.model_dump(mode="json", exclude={"summary"}),
+            "head": draft.head.settings,
+            "backbone": backbone.card_name,
+            "skip_first_input_norm": isinstance(first_norm, torch.nn.Identity),
+            "skip_output_norm": isinstance(backbone.decoder.norm, torch.nn.Identity),
+            "tie_layer_norms": draft.ties.layers,
+            "tie_output_norm": draft.ties.output,
+            "base_vocab_size": draft.ends.vocab_size,
+            "base_hidden_size": draft.ends.hidden_size,
+            "captured_layers": list(draft.captured_layers),
+            **facts,
+        },
+    }
+    write_draft_folder(folder, record, tensors, make_parents=False)
+
+
+def native_names(draft: DraftLM) -> dict[str, Tensor]:
+    """Every tensor of head and backbone by the name that it has on disk."""
+    return parameters_and_buffers(draft.head) | parameters_and_buffers(draft.backbone.decoder)
+
+
+def parameters_and_buffers(module: torch.nn.Module) -> dict[str, Tensor]:
+    """What `state_dict` gives of a plain module; of one that FSDP has put together for the moment, that gives parts."""
+    found = {name: parameter.detach() for name, parameter in module.named_parameters(remove_duplicate=False)}
+    for prefix, part in module.named_modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if name not in part._non_persistent_buffers_set:
+                found[f"{prefix}.{name}".lstrip(".")] = buffer
+    return found
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.detach().to("cpu", dtype or tensor.dtype).contiguous().clone()
 
 
 def write_draft_folder(

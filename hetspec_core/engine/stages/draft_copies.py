@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from hetspec_core.engine.modeling.base_lm import FrozenEnds
-from hetspec_core.engine.modeling.draft_files import DraftFiles
-from hetspec_core.engine.modeling.stored_draft import LoadReport
+from hetspec_core.engine.modeling.draft_files import DraftFiles, LoadReport
 
 _ROUNDED = 0.01  # of a row's length; half types round to a few thousandths
 _ROWS_AT_ONCE = 1 << 14

@@ -25,10 +25,9 @@ from hetspec_core.engine.data.hidden_states import HiddenStateStore
 from hetspec_core.engine.data.manifest import resolve_store
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import assemble_draft, read_draft
-from hetspec_core.engine.modeling.draft_files import DraftFiles, not_finite
+from hetspec_core.engine.modeling.draft_files import VOCAB_KEY, DraftFiles, LoadReport, not_finite
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.modeling.norm_ties import take_final_norm
-from hetspec_core.engine.modeling.stored_draft import VOCAB_KEY, LoadReport
 from hetspec_core.engine.stages.dataset_verify import LEAST_COSINE, compare_sample
 from hetspec_core.engine.stages.draft_copies import compare_copies
 from hetspec_core.engine.stages.draft_steps import compare_modes

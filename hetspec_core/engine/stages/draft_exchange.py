@@ -19,13 +19,20 @@ from torch import Tensor
 
 from hetspec_core.catalog import list_cards, load_card
 from hetspec_core.engine.data.command import answer
+from hetspec_core.engine.modeling.backbones import with_older_keys
 from hetspec_core.engine.modeling.base_lm import load_frozen_ends
 from hetspec_core.engine.modeling.checkpoint import assemble_draft, check_captured_layers, read_draft
-from hetspec_core.engine.modeling.draft_files import DraftFiles, check_finite, not_finite, write_draft_folder
+from hetspec_core.engine.modeling.draft_files import (
+    VOCAB_KEY,
+    DraftFiles,
+    LoadReport,
+    StoredDraft,
+    check_finite,
+    not_finite,
+    write_draft_folder,
+)
 from hetspec_core.engine.modeling.layouts.base import Layout
 from hetspec_core.engine.modeling.layouts.eagle import TOKEN_MAP
-from hetspec_core.engine.modeling.rope_keys import with_older_keys
-from hetspec_core.engine.modeling.stored_draft import VOCAB_KEY, LoadReport, StoredDraft
 from hetspec_core.engine.stages.draft_copies import compare_copies
 from hetspec_core.errors import CheckpointError, UsageError
 from hetspec_core.files import explain, is_full

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotCache
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.draft_lm import DraftLM
-from hetspec_core.engine.modeling.heads.base import Unroll
+from hetspec_core.engine.modeling.draft_lm import DraftLM, Unroll
 
 OWN_STEPS = 3
 _RELATIVE = 1e-3  # of the logits' own size; float32 on both sides differs by about a thousandth of that

@@ -19,7 +19,8 @@ from hetspec_core.engine.data.eagle_files import EagleFiles
 from hetspec_core.engine.data.sample_store import SampleStore, open_samples
 from hetspec_core.engine.machine import has_fast_bfloat16, peak_memory_bytes
 from hetspec_core.engine.modeling.base_lm import BaseLM, load_frozen_ends
-from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, save_draft
+from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft
+from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.run_folder import find_product
 from hetspec_core.engine.stages.models import check_tokenizer

@@ -1,4 +1,4 @@
-"""Latent drafts in SGLang: the recurrence of `engine/modeling/heads/latent.py` inside one step of its EAGLE worker.
+"""Latent drafts in SGLang: the recurrence of `engine/algorithms/latent.py` inside one step of its EAGLE worker.
 
 A token passes through the same layers again and again, and every pass looks at the keys of that pass alone. To SGLang
 this is a draft of passes x layers layers: the exported `num_hidden_layers` says so, and so its pool has key/value

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from hetspec_core.engine.modeling import draft_files
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, read_settings, save_draft
+from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, read_settings
+from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.stages.draft_exchange import export_draft, import_draft, inspect
 from hetspec_core.errors import CheckpointError, HetSpecError, ModelError, ResourceError

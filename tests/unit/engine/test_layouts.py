@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from hetspec_core.catalog import list_cards
+from hetspec_core.engine.modeling.backbones import with_older_keys, without_older_keys
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, read_draft, save_draft
+from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, read_draft
+from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
-from hetspec_core.engine.modeling.rope_keys import with_older_keys, without_older_keys
 from hetspec_core.engine.stages.draft_exchange import export_draft, import_draft, inspect
 from hetspec_core.errors import CheckpointError, HetSpecError, ModelError, UsageError
 from hetspec_core.spec import AlgorithmSpec

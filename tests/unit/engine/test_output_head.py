@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hetspec_core.engine.modeling.output_head import OutputHead
+from hetspec_core.engine.modeling.base_lm import OutputHead
 from tests.fakes.tiny_models import tiny_base, tiny_draft
 
 _IDS = torch.tensor([1, 4, 7])

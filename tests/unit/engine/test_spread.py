@@ -17,12 +17,12 @@ from hetspec_core.engine.decoding import generate as decoding_module
 from hetspec_core.engine.decoding.completion import SILENT
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.decoding.propose import propose
-from hetspec_core.engine.modeling import spread as module
+from hetspec_core.engine.modeling import device_map as module
 from hetspec_core.engine.modeling.attention_survey import survey_windows
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, save_draft
-from hetspec_core.engine.modeling.settle import settle
-from hetspec_core.engine.modeling.spread import Room, follow, memory_bytes, place_layers, spread
+from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, settle
+from hetspec_core.engine.modeling.device_map import Room, follow, memory_bytes, place_layers, spread
+from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.errors import ResourceError, SpecError
 from hetspec_core.spec import AlgorithmSpec, DecodingSpec, TreeSpec
 from tests.fakes.tiny_models import algorithm_spec, draft_spec, ragged_prompts, tiny_base, tiny_draft, tiny_model

@@ -16,7 +16,8 @@ from transformers import AutoConfig
 
 from hetspec_core.catalog import load_card
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, save_draft
+from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft
+from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.errors import ModelError
 from hetspec_core.sglang import export

@@ -1,4 +1,7 @@
-"""What every layout is, and the ledger in which each tensor of a foreign directory is accounted for."""
+"""What every layout is, and the ledger in which each tensor of a foreign directory is accounted for.
+
+HetSpec's own layout is here too: a `hetspec` block in `config.json` says how the draft is put together.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from hetspec_core.engine.modeling.draft_files import DraftFiles
-from hetspec_core.engine.modeling.rope_keys import contradiction, with_older_keys
-from hetspec_core.engine.modeling.stored_draft import LoadReport, StoredDraft
+from hetspec_core.engine.modeling.backbones import contradiction, with_older_keys
+from hetspec_core.engine.modeling.draft_files import FORMAT_VERSION, DraftFiles, LoadReport, StoredDraft
 from hetspec_core.errors import CheckpointError, ModelError
 
 _MODEL_TYPES = re.compile(r"^[a-z0-9_]+$")
@@ -196,3 +198,42 @@ def class_prefix(model_type: str) -> str:
     if not _MODEL_TYPES.match(model_type):
         raise ModelError(f"model_type {model_type!r} is no name of a family")
     return "".join(part.capitalize() for part in model_type.split("_"))
+
+
+class OwnLayout(Layout):
+    """What `save_draft` writes."""
+
+    name = "hetspec"
+
+    def recognises(self, files: DraftFiles) -> bool:
+        return "hetspec" in files.config
+
+    def read(self, files: DraftFiles, base_layers: int | None) -> LoadReport:
+        config = dict(files.config)
+        settings = config.pop("hetspec")
+        if not isinstance(settings, dict):
+            raise CheckpointError(
+                f"{files.folder / 'config.json'}: hetspec is not a table", hint="fetch or write the draft again"
+            )
+        version = settings.get("format_version", FORMAT_VERSION)
+        if version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{files.folder} has draft format {version}; this version reads {FORMAT_VERSION}", hint="update HetSpec"
+            )
+        check_config(config, files.folder)
+        settings = _before_heads(dict(settings), files)
+        odd = contradiction(config)
+        inferred = {"rope_theta": odd} if odd else {}
+        return LoadReport(StoredDraft(config, settings, dict(files.tensors)), self.name, inferred)
+
+
+def _before_heads(settings: dict[str, Any], files: DraftFiles) -> dict[str, Any]:
+    """Drafts that were written before heads were recorded: the tensors say the rest."""
+    tensors = files.tensors
+    settings.setdefault("skip_first_input_norm", "layers.0.input_layernorm.weight" not in tensors)
+    settings.setdefault("skip_output_norm", "norm.weight" not in tensors)
+    fusion = tensors.get("fc.weight")
+    if "head" not in settings and fusion is not None and fusion.ndim == 2:
+        size = int(fusion.shape[0])
+        settings["head"] = {"hidden_size": size, "base_size": size, "bias": "fc.bias" in tensors}
+    return settings

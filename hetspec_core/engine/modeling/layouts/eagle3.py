@@ -1,7 +1,11 @@
 """EAGLE-3 as its authors, SpecForge and SGLang write it (`midlayer`, `d2t`, `t2d`), and as ModelOpt does (`layers.0`).
 
-`d2t` holds offsets: draft id i stands for token i + d2t[i] of the base. How captured layers are counted depends on the
-key that names them (`layer_ids`).
+`d2t` holds offsets: draft id i stands for token i + d2t[i] of the base.
+
+Two ways of counting captured layers are in use. HetSpec, speculators and vLLM count as Hugging Face does (0 =
+embeddings, i = output of layer i); SGLang, SpecForge and ModelOpt count the outputs of layers from 0, so their id is
+one less. The key that names the layers tells which way it is: inside `eagle_config`, and under `target_layer_ids`,
+outputs are counted.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hetspec_core.engine.modeling.draft_files import DraftFiles
+from hetspec_core.engine.modeling.draft_files import FORMAT_VERSION, VOCAB_KEY, DraftFiles, LoadReport, StoredDraft
 from hetspec_core.engine.modeling.layouts.base import (
     ExportedDraft,
     Layout,
@@ -22,9 +26,82 @@ from hetspec_core.engine.modeling.layouts.base import (
     class_prefix,
     written_config,
 )
-from hetspec_core.engine.modeling.layouts.layer_ids import KEY, other_count, told_layers, usual_layers
-from hetspec_core.engine.modeling.stored_draft import FORMAT_VERSION, VOCAB_KEY, LoadReport, StoredDraft
 from hetspec_core.errors import CheckpointError, ModelError
+
+KEY = "eagle_aux_hidden_state_layer_ids"
+_NAMES = (KEY, "aux_hidden_state_layer_ids", "target_layer_ids")
+_MOST = 1 << 12
+"""More layers than any base has."""
+
+_EMBEDDINGS = "counted from 0 = embeddings"
+_OUTPUTS = "counted by outputs from 0: one added"
+
+
+def told_layers(config: dict[str, Any], folder: object) -> tuple[tuple[int, ...] | None, str]:
+    """Captured layers by Hugging Face id in the order of the file, None where it names none; and where it names them.
+
+    Raises:
+        CheckpointError: a key holds something else than a list of layers.
+    """
+    nested = config.get("eagle_config") or {}
+    if not isinstance(nested, dict):
+        raise CheckpointError(f"{folder}/config.json: eagle_config is no table", hint="fetch the draft again")
+    found: dict[str, tuple[int, ...]] = {}
+    for prefix, table in (("eagle_config.", nested), ("", config)):
+        for name in _NAMES:
+            ids = _ids(table.get(name), f"{prefix}{name}", folder)
+            if ids:
+                found[f"{prefix}{name}"] = tuple(number + _counts_outputs(f"{prefix}{name}") for number in ids)
+    if not found:
+        return None, ""
+    place, layers = next(iter(found.items()))
+    where = f"{place}, {_OUTPUTS if _counts_outputs(place) else _EMBEDDINGS}"
+    odd = [f"{other} would give {_shown(ids)}" for other, ids in found.items() if ids != layers]
+    return layers, f"{where}; {', '.join(odd)}" if odd else where
+
+
+def other_count(layers: tuple[int, ...], place: str, base_layers: int | None) -> str:
+    """A warning for ids that are the usual layers if they are counted the other way; empty where they are not.
+
+    Args:
+        layers: as they were taken.
+        place: what `told_layers` said of them.
+        base_layers: number of the base's decoder layers; None = not known.
+    """
+    if base_layers is None or len(layers) != 3:
+        return ""
+    step = -1 if _OUTPUTS in place else 1
+    if tuple(number + step for number in layers) != usual_layers(base_layers):
+        return ""
+    return (
+        f"the layers {_shown(layers)} are taken as the key counts them ({place}); counted the other way they are "
+        f"the usual {_shown(usual_layers(base_layers))} of a base of {base_layers} layers, so the file may mean those"
+    )
+
+
+def usual_layers(base_layers: int) -> tuple[int, int, int]:
+    """The layers of a draft that names none: 2, N/2 and N-3 by Hugging Face id."""
+    return 2, base_layers // 2, base_layers - 3
+
+
+def _counts_outputs(place: str) -> bool:
+    return place.startswith("eagle_config.") or place == "target_layer_ids"
+
+
+def _ids(value: Any, place: str, folder: object) -> list[int]:
+    if value is None:
+        return []
+    if not isinstance(value, list) or not all(type(number) is int and 0 <= number < _MOST for number in value):
+        raise CheckpointError(
+            f"{folder}/config.json: {place} is {str(value)[:60]}; it must be a list of layers of the base",
+            hint="fetch the draft again, or write the ids as whole numbers",
+        )
+    return value
+
+
+def _shown(layers: tuple[int, ...]) -> str:
+    return ", ".join(map(str, layers))
+
 
 _FLAGS = ("fc_norm", "norm_output", "norm_before_residual")
 

@@ -5,7 +5,7 @@ Captured layers are counted as Hugging Face does (0 = embeddings), as here.
 
 from __future__ import annotations
 
-from hetspec_core.engine.modeling.draft_files import DraftFiles
+from hetspec_core.engine.modeling.draft_files import VOCAB_KEY, DraftFiles, LoadReport, StoredDraft
 from hetspec_core.engine.modeling.layouts.base import (
     ExportedDraft,
     Layout,
@@ -14,9 +14,7 @@ from hetspec_core.engine.modeling.layouts.base import (
     check_config,
     written_config,
 )
-from hetspec_core.engine.modeling.layouts.eagle3 import Told, check_eagle3, read_eagle3, vocab_maps
-from hetspec_core.engine.modeling.layouts.layer_ids import KEY, told_layers
-from hetspec_core.engine.modeling.stored_draft import VOCAB_KEY, LoadReport, StoredDraft
+from hetspec_core.engine.modeling.layouts.eagle3 import KEY, Told, check_eagle3, read_eagle3, told_layers, vocab_maps
 from hetspec_core.errors import CheckpointError, ModelError
 
 VERSION = "0.3.0"

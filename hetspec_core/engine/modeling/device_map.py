@@ -1,8 +1,8 @@
-"""A pair that is too large for one device: layers on several, the embedding, norms, heads and fusion on the first.
+"""A pair that is too large for one device: the base's layers on several, everything else on the first.
 
-So everything that decoding touches stays on one device; what moves from layer to layer is one hidden state, and the
-keys and values lie beside the layer that wrote them. The base fills the devices from the last one on, so that what is
-left over is left where the draft and the logits are. It knows modules and sizes, not models.
+Embedding, norms, heads and fusion stay on the first device, so all that decoding touches is there. One hidden state
+moves from layer to layer, and keys and values lie beside the layer that wrote them. The base fills the devices from the
+last one on, so that the free memory is where the draft and the logits are. It knows modules and sizes, not models.
 """
 
 from __future__ import annotations
