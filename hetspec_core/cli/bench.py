@@ -9,20 +9,19 @@ import typer
 
 from hetspec_core.cli.follow import DetachOption, launch_detached
 from hetspec_core.cli.options import (
+    BACKEND_OPTIONS,
     DEFAULT_RECIPE,
-    BackendOption,
     DraftOption,
     FileOption,
-    NameOption,
+    JsonFlag,
     RecipeArgument,
     SavedOption,
     SetOption,
-    UrlOption,
-    backend_options,
+    SpecValues,
     spec_options,
-    trees_of,
+    with_backend,
 )
-from hetspec_core.cli.output import JsonFlag, console, launch, note, print_json
+from hetspec_core.cli.output import console, launch, note, print_json
 from hetspec_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,23 +30,37 @@ if TYPE_CHECKING:
     from hetspec_core.service.bench_view import Grid, Part
 
 app = typer.Typer()
+BatchSizes = Annotated[
+    list[int], typer.Option("--batch-size", min=1, help="Prompts decoded together; may be repeated.")
+]
 
 
 @app.command()
+@spec_options(
+    {
+        "--name": "name",
+        "--plain": "decoding.plain",
+        "--prompts": "bench.prompts",
+        "--limit": "bench.limit",
+        "--category": "bench.categories",
+        "--sample-id": "bench.sample_ids",
+        "--tree": "bench.trees",
+        "--first-turn-only": "bench.first_turn_only",
+        "--max-new-tokens": "decoding.max_new_tokens",
+        "--temperature": "decoding.sampling.temperature",
+        "--repeats": "bench.repeats",
+        "--dtype": "resources.dtype",
+        **BACKEND_OPTIONS,
+        "--engine": "sglang.engine",
+    }
+)
 def bench(
+    *,
     recipe: RecipeArgument = DEFAULT_RECIPE,
     draft: DraftOption = None,
     saved: SavedOption = None,
-    plain: Annotated[bool, typer.Option("--plain", help="The base alone, without a draft.")] = False,
-    prompts: Annotated[str | None, typer.Option(help="MT-Bench form: FILE[:N] or shipped:NAME.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="First so many conversations.")] = None,
-    category: Annotated[list[str], typer.Option(help="Only this category; may be repeated.")] = [],  # noqa: B006
-    sample_id: Annotated[
-        list[str], typer.Option(metavar="ID", help="Only the conversation of this id; may be repeated.")
-    ] = [],  # noqa: B006
-    tree: Annotated[
-        list[str], typer.Option(help="depth/top_k/num_draft_tokens; may be repeated. top_k 1 is a chain.")
-    ] = [],  # noqa: B006
+    given: SpecValues,
+    batch_size: BatchSizes = [],  # noqa: B006
     chat_template: Annotated[
         str | None,
         typer.Option(
@@ -55,22 +68,8 @@ def bench(
             "The base's own when absent."
         ),
     ] = None,
-    first_turn_only: Annotated[bool, typer.Option("--first-turn-only", help="Leave the second turns out.")] = False,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="0 = greedy.")] = None,
-    batch_size: Annotated[
-        list[int], typer.Option(min=1, help="Conversations decoded together; by SGLang it may be repeated.")
-    ] = [],  # noqa: B006
-    repeats: Annotated[
-        int | None, typer.Option(min=1, help="Times each prompt is measured; the median counts.")
-    ] = None,
-    dtype: Annotated[str | None, typer.Option(help="Number type: float32, bfloat16 or float16.")] = None,
-    backend: BackendOption = None,
-    url: UrlOption = None,
-    engine: Annotated[bool, typer.Option("--engine", help="Measure SGLang's offline engine, not a server.")] = False,
     overrides: SetOption = [],  # noqa: B006
     file: FileOption = None,
-    name: NameOption = None,
     detach: DetachOption = False,
     out: Annotated[
         Path | None, typer.Option("--out", help="File to append the result to, one JSON line a run.")
@@ -83,37 +82,26 @@ def bench(
     from hetspec_core.service.lines import append_line, result_line
     from hetspec_core.service.saved import measured_draft, resolve_saved
 
-    options = spec_options(
-        name=name,
-        base__chat_template=chat_template,
-        base__system_prompt=MT_BENCH_SYSTEM_PROMPT if chat_template == "sglang" else None,
-        bench__prompts=prompts,
-        bench__limit=limit,
-        bench__categories=category or None,
-        bench__sample_ids=sample_id or None,
-        bench__trees=trees_of(tree),
-        bench__first_turn_only=first_turn_only or None,
-        bench__batch_size=batch_size[0] if len(batch_size) == 1 else None,
-        bench__repeats=repeats,
-        decoding__max_new_tokens=max_new_tokens,
-        decoding__plain=plain or None,
-        decoding__sampling__temperature=temperature,
-        resources__dtype=dtype,
-        sglang__engine=engine or None,
-        sglang__batch_sizes=batch_size or None,
-    ) | backend_options("sglang" if engine and backend is None else backend, url)
+    if "sglang.engine" in given and "backend" not in given:
+        given["backend"] = "sglang"
+    options: SpecValues = with_backend(given) | {
+        "base.chat_template": chat_template,
+        "base.system_prompt": MT_BENCH_SYSTEM_PROMPT if chat_template == "sglang" else None,
+        "bench.batch_size": batch_size[0] if len(batch_size) == 1 else None,
+        "sglang.batch_sizes": batch_size or None,
+    }
     if len(batch_size) > 1 and options["backend"] != "sglang":
         raise UsageError(
             "the built-in bench has one --batch-size", hint="run it once for each, or use --backend sglang"
         )
     with Workbench() as workbench:
-        given: dict[str, Any] = {"stage": "bench", "overrides": overrides, "file": file, "options": options}
-        if not plain:
-            spec = resolve_saved(workbench, recipe, saved, **given).spec
+        layers: dict[str, Any] = {"stage": "bench", "overrides": overrides, "file": file, "options": options}
+        if "decoding.plain" not in given:
+            spec = resolve_saved(workbench, recipe, saved, **layers).spec
             found = measured_draft(workbench, draft, saved, spec, say=note)
             if found is not None:
                 options["draft.checkpoint"] = str(found)
-        asked = resolve_saved(workbench, recipe, saved, **given)
+        asked = resolve_saved(workbench, recipe, saved, **layers)
         if detach and out is not None:
             raise UsageError("--out needs the result, and --detach does not wait for it", hint="leave one of them out")
         if detach:

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hetspec_core.cli.options import (
-    BackendOption,
+    BACKEND_OPTIONS,
     DraftOption,
     FileOption,
     FirstOrOption,
+    JsonFlag,
     SavedOption,
     SetOption,
-    UrlOption,
+    SpecValues,
     recipe_and_texts,
-    trees_of,
+    spec_options,
+    with_backend,
 )
-from hetspec_core.cli.output import JsonFlag, console, note, print_json
+from hetspec_core.cli.output import console, note, print_json
 from hetspec_core.cli.streams import read_stdin_line
 from hetspec_core.errors import Cancelled, DataError, StageFailed, UsageError
 
@@ -31,7 +33,18 @@ app = typer.Typer()
 
 
 @app.command()
+@spec_options(
+    {
+        "--plain": "decoding.plain",
+        "--tree": "decoding.tree",
+        "--max-new-tokens": "decoding.max_new_tokens",
+        "--temperature": "decoding.sampling.temperature",
+        "--seed": "decoding.sampling.seed",
+        **BACKEND_OPTIONS,
+    }
+)
 def chat(
+    *,
     questions: Annotated[
         list[str] | None,
         typer.Argument(
@@ -41,11 +54,7 @@ def chat(
     recipe: FirstOrOption = None,
     draft: DraftOption = None,
     saved: SavedOption = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Ordinary decoding, without a draft.")] = False,
-    tree: Annotated[str | None, typer.Option(help="depth/top_k/num_draft_tokens; top_k 1 is a chain.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="0 = greedy.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the sampling.")] = None,
+    given: SpecValues,
     system: Annotated[str | None, typer.Option("--system", help="System prompt.")] = None,
     load: Annotated[Path | None, typer.Option("--load", help="Conversation to go on with.")] = None,
     record: Annotated[bool, typer.Option("--record", help="Write a trace of every answer.")] = False,
@@ -55,27 +64,18 @@ def chat(
     every_position: Annotated[
         bool, typer.Option("--every-position", help="Commit one token per step, so that a trace suits the simulator.")
     ] = False,
-    backend: BackendOption = None,
-    url: UrlOption = None,
     overrides: SetOption = [],  # noqa: B006 - Typer reads the default, nobody changes it
     file: FileOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Chat with a base and its draft: accepted tokens in colour, /tree, /stats, /ab, /set and more; see /help."""
     from hetspec_core.cli.chat_commands import Talk
-    from hetspec_core.cli.options import backend_options, spec_options
     from hetspec_core.service import Workbench
     from hetspec_core.service.chat import ChatHistory, ChatSession, chat_config
     from hetspec_core.service.traces import trace_folder
 
     recipe, questions = recipe_and_texts(questions or [], recipe, saved)
-    shapes = trees_of([tree] if tree else [])
-    options = spec_options(
-        decoding__tree=shapes[0] if shapes else None,
-        decoding__max_new_tokens=max_new_tokens,
-        decoding__sampling__temperature=temperature,
-        decoding__sampling__seed=seed,
-    ) | backend_options(backend, url)
+    plain = given.pop("decoding.plain", False)
     conversation = ChatHistory.load(load) if load is not None else None
     with Workbench() as workbench:
         config = chat_config(
@@ -85,7 +85,7 @@ def chat(
             saved=saved,
             plain=plain,
             overrides=overrides,
-            options=options,
+            options=with_backend(given),
             file=file,
         )
         for text in config.notes:

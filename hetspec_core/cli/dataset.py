@@ -9,8 +9,17 @@ import typer
 
 from hetspec_core.cli.console import console, note, print_json
 from hetspec_core.cli.follow import DetachOption
-from hetspec_core.cli.options import GpusOption, WorkersOption, worker_options
-from hetspec_core.cli.output import JsonFlag
+from hetspec_core.cli.options import (
+    FileOption,
+    GpusOption,
+    JsonFlag,
+    RecipeArgument,
+    SetOption,
+    SpecValues,
+    WorkersOption,
+    spec_options,
+    worker_options,
+)
 from hetspec_core.errors import CorruptFileError, UsageError
 
 if TYPE_CHECKING:
@@ -31,29 +40,26 @@ _BAR = 30
 
 
 @app.command()
+@spec_options(
+    {
+        "--name": "name",
+        "--source": "dataset.source",
+        "--answers": "dataset.answers",
+        "--format": "dataset.format",
+        "--limit": "dataset.limit",
+    }
+)
 def generate(
-    recipe: Annotated[str, typer.Argument(help="Recipe preset; see `hetspec-core presets list recipe`.")],
-    source: Annotated[
-        str | None,
-        typer.Option(help="File, saved dataset directory, hub:owner/name[@revision][:file], shipped:NAME, or self."),
-    ] = None,
-    answers: Annotated[
-        str | None, typer.Option(help="data: take the answers from the source; base: the base writes them.")
-    ] = None,
-    row_format: Annotated[
-        str | None, typer.Option("--format", help="Form of the rows: auto, sharegpt, messages or prompts.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many conversations.")] = None,
+    *,
+    recipe: RecipeArgument,
+    given: SpecValues,
     rows: Annotated[
         str | None, typer.Option("--range", metavar="A:B", help="Rows A to B (B excluded) after the shuffle.")
     ] = None,
     gpus: GpusOption = None,
     workers: WorkersOption = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
-    file: Annotated[Path | None, typer.Option(help="TOML file in the form of a recipe, put over the recipe.")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="KEY=VALUE over the recipe, the value as TOML; may be repeated.")
-    ] = None,
+    file: FileOption = None,
+    overrides: SetOption = [],  # noqa: B006
     detach: DetachOption = None,
     json: JsonFlag = False,
 ) -> None:
@@ -65,17 +71,11 @@ def generate(
     from hetspec_core.config import resolve
     from hetspec_core.service import Workbench
 
-    if source == "self" and answers is None:
-        answers = "base"  # there is no other way
-    options: dict[str, Any] = {
-        "dataset.source": _absolute(source),
-        "dataset.answers": answers,
-        "dataset.format": row_format,
-        "dataset.limit": limit,
-        "dataset.range": _parse_range(rows),
-        "name": name,
-    } | worker_options(gpus, workers)
-    asked = resolve(recipe, stage="dataset", overrides=overrides or (), file=file, options=options)
+    source = given.get("dataset.source")
+    options: SpecValues = {"dataset.answers": "base" if source == "self" else None}  # there is no other way
+    options |= given | {"dataset.source": _absolute(source), "dataset.range": _parse_range(rows)}
+    options |= worker_options(gpus, workers)
+    asked = resolve(recipe, stage="dataset", overrides=overrides, file=file, options=options)
     with Workbench() as workbench:
         if is_detached(detach, json=json):
             launch_detached(workbench, asked, json=json)

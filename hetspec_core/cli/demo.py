@@ -9,8 +9,8 @@ import typer
 
 from hetspec_core.cli.bench import print_bench
 from hetspec_core.cli.formats import format_number
-from hetspec_core.cli.options import SetOption, spec_options
-from hetspec_core.cli.output import JsonFlag, console, launch, note, print_json
+from hetspec_core.cli.options import JsonFlag, SetOption
+from hetspec_core.cli.output import console, launch, note, print_json
 from hetspec_core.quantities import format_bytes, format_duration, load_note
 
 if TYPE_CHECKING:
@@ -33,23 +33,23 @@ def demo(
     with Workbench() as workbench:
         runs: list[RunReport] = []
 
-        def stage(name: str, told: str, **options: Any) -> RunReport:
+        def stage(name: str, told: str, options: dict[str, Any]) -> RunReport:
             if not json:
                 note(told)
-            report = _launch(workbench, recipe, name, overrides, runs, quiet=json, **options)
+            report = _launch(workbench, recipe, name, overrides, runs, options, quiet=json)
             runs.append(report)
             return report
 
-        data = stage("dataset", "1/3  The base answers prompts, and its hidden states are kept.")
+        data = stage("dataset", "1/3  The base answers prompts, and its hidden states are kept.", {})
         if not json:
             _print_dataset(data.results["dataset"])
         trained = stage(
-            "train", "2/3  A draft learns them.", training__datasets=[_folder(workbench, data, "hidden_states")]
+            "train", "2/3  A draft learns them.", {"training.datasets": [_folder(workbench, data, "hidden_states")]}
         )
         measured = stage(
             "bench",
             "3/3  The draft is measured on prompts that it has not seen.",
-            draft__checkpoint=_folder(workbench, trained, "draft"),
+            {"draft.checkpoint": _folder(workbench, trained, "draft")},
         )
     took = time.monotonic() - started
     result = measured.results["bench"]
@@ -73,16 +73,16 @@ def _launch(
     stage: str,
     overrides: list[str],
     before: list[RunReport],
+    options: dict[str, Any],
     *,
     quiet: bool,
-    **options: Any,
 ) -> RunReport:
     """Run one stage of the recipe as a child of the runs before it."""
     from hetspec_core.config import resolve
 
     parents = [report.summary.run_id for report in before[-1:]]
-    given = spec_options(name=f"demo-{stage}", parents=parents or None, **options)
-    asked = resolve(recipe, stage=stage, overrides=overrides, options=given)
+    named = {"name": f"demo-{stage}", "parents": parents or None}
+    asked = resolve(recipe, stage=stage, overrides=overrides, options=named | options)
     return launch(workbench, asked, quiet=quiet)
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from hetspec_core.cli.output import JsonFlag, console, print_json
+from hetspec_core.cli.options import JsonFlag
+from hetspec_core.cli.output import console, print_json
 
 if TYPE_CHECKING:
     from hetspec_core.service.doctor import Check

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hetspec_core.cli.console import console, note, print_json
-from hetspec_core.cli.output import JsonFlag
+from hetspec_core.cli.options import JsonFlag
 from hetspec_core.cli.tables import print_table
 from hetspec_core.errors import UsageError
 

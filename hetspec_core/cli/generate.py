@@ -9,20 +9,19 @@ import typer
 from hetspec_core.cli.follow import PlainView
 from hetspec_core.cli.formats import format_number
 from hetspec_core.cli.options import (
-    BackendOption,
+    BACKEND_OPTIONS,
     DraftOption,
     FileOption,
     FirstOrOption,
-    NameOption,
+    JsonFlag,
     SavedOption,
     SetOption,
-    UrlOption,
-    backend_options,
+    SpecValues,
     recipe_and_texts,
     spec_options,
-    trees_of,
+    with_backend,
 )
-from hetspec_core.cli.output import JsonFlag, launch, note, print_json, print_text
+from hetspec_core.cli.output import launch, note, print_json, print_text
 from hetspec_core.cli.streams import read_stdin
 from hetspec_core.errors import UsageError
 from hetspec_core.events import Text
@@ -34,7 +33,22 @@ app = typer.Typer()
 
 
 @app.command()
+@spec_options(
+    {
+        "--name": "name",
+        "--plain": "decoding.plain",
+        "--tree": "decoding.tree",
+        "--max-new-tokens": "decoding.max_new_tokens",
+        "--temperature": "decoding.sampling.temperature",
+        "--top-k": "decoding.sampling.top_k",
+        "--top-p": "decoding.sampling.top_p",
+        "--seed": "decoding.sampling.seed",
+        "--ignore-eos": "decoding.ignore_eos",
+        **BACKEND_OPTIONS,
+    }
+)
 def generate(
+    *,
     words: Annotated[
         list[str],
         typer.Argument(
@@ -45,19 +59,9 @@ def generate(
     recipe: FirstOrOption = None,
     draft: DraftOption = None,
     saved: SavedOption = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Ordinary decoding, without a draft.")] = False,
-    tree: Annotated[str | None, typer.Option(help="depth/top_k/num_draft_tokens; top_k 1 is a chain.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, help="0 = greedy.")] = None,
-    top_k: Annotated[int | None, typer.Option(min=0, help="Sample from the k likeliest tokens; 0 = all.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Sample from the likeliest tokens with this mass.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the sampling.")] = None,
-    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Go on after a stop token.")] = False,
-    backend: BackendOption = None,
-    url: UrlOption = None,
+    given: SpecValues,
     overrides: SetOption = [],  # noqa: B006 - Typer reads the default, nobody changes it
     file: FileOption = None,
-    name: NameOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Answer prompts with a base and its draft; losslessly, so the draft changes the speed and not the text.
@@ -78,27 +82,15 @@ def generate(
     for number, (prompt, text) in enumerate(zip(prompts, texts), 1):
         if not text.strip():
             raise UsageError(f"prompt {number} is empty" + (" (read from stdin)" if prompt == "-" else ""))
-    shapes = trees_of([tree] if tree else [])
-    options = spec_options(
-        name=name,
-        prompts=texts,
-        decoding__tree=shapes[0] if shapes else None,
-        decoding__plain=plain or None,
-        decoding__ignore_eos=ignore_eos or None,
-        decoding__max_new_tokens=max_new_tokens,
-        decoding__sampling__temperature=temperature,
-        decoding__sampling__top_k=top_k,
-        decoding__sampling__top_p=top_p,
-        decoding__sampling__seed=seed,
-    ) | backend_options(backend, url)
+    options = with_backend(given) | {"prompts": texts}
     with Workbench() as workbench:
-        given: dict[str, Any] = {"stage": "generate", "overrides": overrides, "file": file, "options": options}
-        if not plain:
-            spec = resolve_saved(workbench, recipe, saved, **given).spec
+        layers: dict[str, Any] = {"stage": "generate", "overrides": overrides, "file": file, "options": options}
+        if "decoding.plain" not in given:
+            spec = resolve_saved(workbench, recipe, saved, **layers).spec
             found = measured_draft(workbench, draft, saved, spec, say=note)
             if found is not None:
                 options["draft.checkpoint"] = str(found)
-        asked = resolve_saved(workbench, recipe, saved, **given)
+        asked = resolve_saved(workbench, recipe, saved, **layers)
         view = None if json else AnswerView(several=len(texts) > 1)
         report = launch(workbench, asked, quiet=json, view=view)
     answers: list[dict[str, Any]] = report.results["generate"]["answers"]

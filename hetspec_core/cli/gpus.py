@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from hetspec_core.cli.output import JsonFlag, note, print_json
+from hetspec_core.cli.options import JsonFlag
+from hetspec_core.cli.output import note, print_json
 from hetspec_core.service import Workbench
 
 if TYPE_CHECKING:

@@ -1,13 +1,28 @@
-"""Options that several commands share, and what they mean: which recipe, which draft, which values on top."""
+"""Options of several commands, and options that are keys of the spec.
+
+A command names the keys of the spec that it has options for in one table, `{"--lr": "training.optimizer.lr"}`.
+`spec_options` takes the type, the bounds and the help of each option from the field of the spec.
+"""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from hetspec_core.errors import UsageError
+from hetspec_core.spec import RunSpec, TreeSpec
+from hetspec_core.spec.decode import did_you_mean
 
 DEFAULT_RECIPE = "smollm2-llama-eagle"
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 RunWord = Annotated[str, typer.Argument(metavar="RUN", help="Run id, the beginning of one, or a run's name.")]
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe preset; see `presets list recipe`.")]
@@ -22,7 +37,6 @@ SetOption = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec, e.g. decoding.tree=3/2/6.")
 ]
 FileOption = Annotated[Path | None, typer.Option("--file", help="TOML file in the form of a recipe, put over it.")]
-NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run.")]
 GpusOption = Annotated[int | None, typer.Option("--gpus", min=0, help="GPUs to use, one worker on each; 0 = the CPU.")]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="Workers on the CPU, which is then used whatever GPUs there are.")
@@ -35,7 +49,6 @@ DraftOption = Annotated[
         help="Train run or draft directory; if absent the best by benches that compare, else the newest.",
     ),
 ]
-
 SavedOption = Annotated[
     str | None,
     typer.Option(
@@ -45,27 +58,116 @@ SavedOption = Annotated[
     ),
 ]
 
-
-BackendOption = Annotated[
-    str | None, typer.Option("--backend", help="Who runs base and draft: builtin or sglang; see `catalog backends`.")
-]
-UrlOption = Annotated[
-    str | None,
-    typer.Option("--url", metavar="URL", help="Running server of SGLang, http://HOST:PORT; else one is started."),
-]
+SpecValues = dict[str, Any]
+"""Dotted key of the spec -> the value that the command line gives. A key whose option is not given is absent."""
 
 
-def backend_options(backend: str | None, url: str | None) -> dict[str, Any]:
-    """Keys of the spec for a backend; a URL means SGLang.
+def spec_options(table: Mapping[str, str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each key of a table. The command receives their values as its parameter `given`.
+
+    The options have no default: what is not given comes from the recipe. The option of a list may be repeated, that of
+    a truth value is a flag, and that of a tree takes depth/top_k/num_draft_tokens.
+
+    Args:
+        table: flag -> dotted key of the spec, e.g. `{"--lr": "training.optimizer.lr"}`.
+    """
+    options = [_option(flag, key) for flag, key in table.items()]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**arguments: Any) -> None:
+            words = {key: arguments.pop(_parameter(key)) for key in table.values()}
+            given = {key: _value(spec_field(key), word) for key, word in words.items()}
+            command(given={key: value for key, value in given.items() if value is not None}, **arguments)
+
+        parameters: list[inspect.Parameter] = []
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            parameters += options if parameter.name == "given" else [parameter]
+        setattr(run, "__signature__", inspect.Signature(parameters))  # noqa: B010 - Typer reads it
+        return run
+
+    return decorate
+
+
+def spec_field(key: str) -> FieldInfo:
+    """The field of a dotted key of the run spec."""
+    model: Any = RunSpec
+    *sections, last = key.split(".")
+    for name in sections:
+        model = model.model_fields[name].annotation
+    return model.model_fields[last]
+
+
+def _option(flag: str, key: str) -> inspect.Parameter:
+    """The parameter of a key, in the form that Typer reads."""
+    field = spec_field(key)
+    kind, repeated = _kind(field)
+    about = (field.description or "").rstrip(".")
+    if kind is TreeSpec:
+        about += ", as depth/top_k/num_draft_tokens; top_k 1 is a chain"
+    low, high = (None, None) if repeated else _bounds(field, kind)
+    option = typer.Option(
+        flag,
+        help=f"{about}; may be repeated." if repeated else f"{about}.",
+        metavar="|".join(get_args(kind)) if get_origin(kind) is Literal else None,
+        min=low,
+        max=high,
+    )
+    simple: Any = kind if kind in (bool, int, float) else str
+    optional = list[simple] if repeated else bool if simple is bool else simple | None
+    return inspect.Parameter(
+        _parameter(key),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=[] if repeated else False if simple is bool else None,
+        annotation=Annotated[optional, option],
+    )
+
+
+def _parameter(key: str) -> str:
+    return key.replace(".", "__")
+
+
+def _kind(field: FieldInfo) -> tuple[Any, bool]:
+    """The type of one value, and whether the field is a list of them."""
+    branches = get_args(field.annotation)
+    if get_origin(field.annotation) is tuple:
+        return branches[0], True
+    present = [branch for branch in branches if branch is not type(None)]
+    return (present[0], False) if len(present) < len(branches) else (field.annotation, False)
+
+
+def _bounds(field: FieldInfo, kind: Any) -> tuple[int | None, int | None]:
+    """Least and greatest value that Typer can check; an excluded bound is one only for whole numbers."""
+    found = {name: getattr(item, name) for item in field.metadata for name in ("ge", "gt", "lt") if hasattr(item, name)}
+    if kind is not int:
+        return found.get("ge"), None
+    low, high = found.get("gt"), found.get("lt")
+    return found.get("ge") if low is None else low + 1, None if high is None else high - 1
+
+
+def _value(field: FieldInfo, given: Any) -> Any:
+    """What an option gives for its key; None where it is not given."""
+    kind, repeated = _kind(field)
+    if kind is not TreeSpec:
+        return given or None if repeated or kind is bool else given
+    if repeated:
+        return trees_of(given)
+    return None if given is None else (trees_of([given]) or [None])[0]
+
+
+BACKEND_OPTIONS = {"--backend": "backend", "--url": "sglang.url"}
+
+
+def with_backend(given: SpecValues) -> SpecValues:
+    """The values of `BACKEND_OPTIONS` among others, with the backend that a URL stands for.
 
     Raises:
         UsageError: a URL is given for another backend.
     """
-    from hetspec_core.errors import UsageError
-
+    backend, url = given.get("backend"), given.get("sglang.url")
     if url and backend not in (None, "", "sglang"):
         raise UsageError(f"--url names a server of SGLang, and --backend is {backend}", hint="leave one of them out")
-    return spec_options(backend="sglang" if url else backend or None, sglang__url=url)
+    return given | {"backend": "sglang" if url else backend or None}
 
 
 def recipe_and_texts(words: list[str], recipe: str | None, saved: str | None) -> tuple[str, list[str]]:
@@ -82,8 +184,6 @@ def recipe_and_texts(words: list[str], recipe: str | None, saved: str | None) ->
         UsageError: the first word is nearly the name of a recipe, or it is one beside --from.
     """
     from hetspec_core.config.library import preset_files
-    from hetspec_core.errors import UsageError
-    from hetspec_core.spec.decode import did_you_mean
 
     if recipe is not None or not words:
         return recipe or DEFAULT_RECIPE, words
@@ -102,16 +202,11 @@ def recipe_and_texts(words: list[str], recipe: str | None, saved: str | None) ->
 
 
 def trees_of(words: list[str]) -> list[dict[str, int]] | None:
-    """Tree shapes from depth/top_k/num_draft_tokens, or None when there is none.
+    """Tree shapes from depth/top_k/num_draft_tokens, or None when no word is given.
 
     Raises:
-        UsageError: one has another form.
+        UsageError: a word has another form.
     """
-    from pydantic import ValidationError
-
-    from hetspec_core.errors import UsageError
-    from hetspec_core.spec import TreeSpec
-
     shapes = []
     for word in words:
         try:
@@ -123,23 +218,17 @@ def trees_of(words: list[str]) -> list[dict[str, int]] | None:
     return shapes or None
 
 
-def spec_options(**values: Any) -> dict[str, Any]:
-    """Dotted spec keys for a command's own options; `bench__trees=x` stands for `bench.trees`."""
-    return {key.replace("__", "."): value for key, value in values.items()}
-
-
-def worker_options(gpus: int | None, workers: int | None) -> dict[str, Any]:
+def worker_options(gpus: int | None, workers: int | None) -> SpecValues:
     """Keys of the resources for a number of GPUs, or of workers on the CPU.
 
     Raises:
         UsageError: both are given.
     """
-    from hetspec_core.errors import UsageError
-
     if gpus and workers:
         raise UsageError(
             f"--gpus {gpus} and --workers {workers} exclude each other",
             hint="each GPU has one worker; --workers is for the CPU",
         )
     device = "cpu" if workers or gpus == 0 else None
-    return spec_options(resources__num_gpus=gpus, resources__num_workers=workers, resources__device=device)
+    given = {"resources.num_gpus": gpus, "resources.num_workers": workers, "resources.device": device}
+    return {key: value for key, value in given.items() if value is not None}

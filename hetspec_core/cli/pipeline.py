@@ -8,8 +8,8 @@ import typer
 
 from hetspec_core.cli.bench import print_bench
 from hetspec_core.cli.follow import DetachOption, follow, is_detached
-from hetspec_core.cli.options import FileOption, RecipeArgument, SetOption
-from hetspec_core.cli.output import JsonFlag, note, print_json
+from hetspec_core.cli.options import FileOption, JsonFlag, RecipeArgument, SetOption
+from hetspec_core.cli.output import note, print_json
 
 app = typer.Typer()
 

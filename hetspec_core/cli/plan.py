@@ -10,12 +10,13 @@ from hetspec_core.cli.formats import format_number
 from hetspec_core.cli.options import (
     FileOption,
     GpusOption,
+    JsonFlag,
     RecipeArgument,
     SetOption,
     WorkersOption,
     worker_options,
 )
-from hetspec_core.cli.output import JsonFlag, console, launch, print_json
+from hetspec_core.cli.output import console, launch, print_json
 from hetspec_core.errors import ResourceError, UsageError
 from hetspec_core.quantities import format_bytes, format_duration
 

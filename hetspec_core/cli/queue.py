@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hetspec_core.cli.formats import format_age
-from hetspec_core.cli.options import RunWord
-from hetspec_core.cli.output import JsonFlag, note, print_json
+from hetspec_core.cli.options import JsonFlag, RunWord
+from hetspec_core.cli.output import note, print_json
 from hetspec_core.errors import UsageError
 from hetspec_core.service import Workbench
 

@@ -10,7 +10,7 @@ import typer
 
 from hetspec_core.cli.console import console, note, print_json
 from hetspec_core.cli.formats import format_number
-from hetspec_core.cli.output import JsonFlag
+from hetspec_core.cli.options import JsonFlag
 from hetspec_core.cli.tables import print_table
 from hetspec_core.errors import UsageError
 

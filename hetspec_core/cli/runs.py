@@ -13,8 +13,8 @@ import typer
 from hetspec_core.cli import queue, runs_compare, runs_edit, runs_list
 from hetspec_core.cli.follow import DetachOption, is_detached, leave
 from hetspec_core.cli.formats import format_number, format_time
-from hetspec_core.cli.options import RunWord
-from hetspec_core.cli.output import JsonFlag, console, follow, note, print_json, print_log_line
+from hetspec_core.cli.options import JsonFlag, RunWord
+from hetspec_core.cli.output import console, follow, note, print_json, print_log_line
 from hetspec_core.cli.runs_list import STATE_STYLES
 from hetspec_core.errors import NotFoundError, RunError
 from hetspec_core.quantities import format_bytes, format_duration

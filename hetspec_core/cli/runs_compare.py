@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hetspec_core.cli.formats import format_number
-from hetspec_core.cli.options import RunWord
-from hetspec_core.cli.output import JsonFlag, console, note, print_json, say
+from hetspec_core.cli.options import JsonFlag, RunWord
+from hetspec_core.cli.output import console, note, print_json, say
 from hetspec_core.cli.tables import print_table
 from hetspec_core.errors import UsageError
 from hetspec_core.service import Library, Workbench

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from hetspec_core.cli.formats import format_age
-from hetspec_core.cli.options import RunWord
-from hetspec_core.cli.output import JsonFlag, follow, note, print_json, say
+from hetspec_core.cli.options import JsonFlag, RunWord
+from hetspec_core.cli.output import follow, note, print_json, say
 from hetspec_core.cli.tables import print_table
 from hetspec_core.errors import Cancelled, RunError, UsageError
 from hetspec_core.events import Marked

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hetspec_core.cli.formats import format_age, format_number
-from hetspec_core.cli.options import RunWord
-from hetspec_core.cli.output import JsonFlag, console, note, print_data, print_json
+from hetspec_core.cli.options import JsonFlag, RunWord
+from hetspec_core.cli.output import console, note, print_data, print_json
 from hetspec_core.cli.tables import cell_text, print_table
 from hetspec_core.errors import NotFoundError, UsageError
 from hetspec_core.runs import MetricPoint

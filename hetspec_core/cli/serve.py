@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hetspec_core.cli.follow import PlainView, launch_detached
-from hetspec_core.cli.options import DraftOption, FileOption, GpusOption, NameOption, SetOption, spec_options, trees_of
-from hetspec_core.cli.output import JsonFlag, console, launch, note, print_json
+from hetspec_core.cli.options import (
+    DraftOption,
+    FileOption,
+    GpusOption,
+    JsonFlag,
+    SetOption,
+    SpecValues,
+    spec_options,
+)
+from hetspec_core.cli.output import console, launch, note, print_json
 from hetspec_core.errors import Cancelled, StageFailed
 
 if TYPE_CHECKING:
@@ -23,25 +30,29 @@ _LOOK_S = 0.5
 
 
 @app.command()
+@spec_options(
+    {
+        "--name": "name",
+        "--plain": "decoding.plain",
+        "--tree": "decoding.tree",
+        "--port": "sglang.port",
+        "--host": "sglang.host",
+        "--sglang-python": "sglang.python",
+    }
+)
 def serve(
+    *,
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe preset; see `presets list recipe`.")],
     flags: Annotated[
         list[str] | None,
         typer.Argument(metavar="[-- FLAG...]", help="Flags of SGLang's server, passed on as they are."),
     ] = None,
     draft: DraftOption = None,
-    plain: Annotated[bool, typer.Option("--plain", help="Serve the base alone.")] = False,
-    tree: Annotated[str | None, typer.Option(help="depth/top_k/num_draft_tokens; top_k 1 is a chain.")] = None,
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; a free one when absent.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; this machine alone when absent.")] = None,
+    given: SpecValues,
     gpus: GpusOption = None,
-    sglang_python: Annotated[
-        Path | None, typer.Option("--sglang-python", help="Interpreter that has SGLang; this one when absent.")
-    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Leave it running; `runs cancel` ends it.")] = False,
     overrides: SetOption = [],  # noqa: B006 - Typer reads the default, nobody changes it
     file: FileOption = None,
-    name: NameOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Serve a base and its draft by SGLang; prints the URL and lines to paste into a client."""
@@ -49,21 +60,14 @@ def serve(
     from hetspec_core.service import Workbench
     from hetspec_core.service.drafts import find_draft
 
-    shapes = trees_of([tree] if tree else [])
-    options = spec_options(
-        name=name,
-        backend="sglang",
-        decoding__plain=plain or None,
-        decoding__tree=shapes[0] if shapes else None,
-        sglang__flags=list(flags) if flags else None,
-        sglang__port=port,
-        sglang__host=host,
-        sglang__python=str(sglang_python) if sglang_python is not None else None,
-        sglang__tp_size=gpus or None,
-        resources__num_gpus=gpus,
-    )
+    options: SpecValues = given | {
+        "backend": "sglang",
+        "sglang.flags": list(flags) if flags else None,
+        "sglang.tp_size": gpus or None,
+        "resources.num_gpus": gpus,
+    }
     with Workbench() as workbench:
-        if not plain:
+        if "decoding.plain" not in given:
             base = resolve(recipe, stage="serve", overrides=overrides, file=file, options=options).spec.base.name
             options["draft.checkpoint"] = str(find_draft(workbench, draft, base, say=note))
         asked = resolve(recipe, stage="serve", overrides=overrides, file=file, options=options)

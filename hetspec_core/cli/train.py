@@ -11,13 +11,14 @@ from hetspec_core.cli.formats import format_number
 from hetspec_core.cli.options import (
     FileOption,
     GpusOption,
-    NameOption,
+    JsonFlag,
     SetOption,
+    SpecValues,
     WorkersOption,
     spec_options,
     worker_options,
 )
-from hetspec_core.cli.output import JsonFlag, console, launch
+from hetspec_core.cli.output import console, launch
 from hetspec_core.errors import UsageError
 from hetspec_core.quantities import format_duration
 
@@ -28,7 +29,21 @@ app = typer.Typer()
 
 
 @app.command()
+@spec_options(
+    {
+        "--name": "name",
+        "--max-steps": "training.max_steps",
+        "--epochs": "training.epochs",
+        "--max-minutes": "training.max_minutes",
+        "--lr": "training.optimizer.lr",
+        "--report-to": "training.report_to",
+        "--nodes": "resources.num_nodes",
+        "--node-rank": "resources.node_rank",
+        "--rendezvous": "resources.rendezvous",
+    }
+)
 def train(
+    *,
     recipe: Annotated[
         str | None,
         typer.Argument(metavar="[RECIPE]", help="Recipe preset; with --from alone, the configuration saved there."),
@@ -45,23 +60,11 @@ def train(
             "--from", metavar="RUN_OR_DIR", help="Begin from the draft of a run or directory; without RECIPE, as saved."
         ),
     ] = None,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data, without a number of steps.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Plan the steps to end within this time.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
-    report_to: Annotated[
-        list[str], typer.Option(help="Tracker: wandb, tensorboard, trackio or mlflow; may be repeated.")
-    ] = [],  # noqa: B006
+    given: SpecValues,
     gpus: GpusOption = None,
     workers: WorkersOption = None,
-    nodes: Annotated[int | None, typer.Option(min=1, help="Machines that train together, a command on each.")] = None,
-    node_rank: Annotated[int | None, typer.Option(min=0, help="Which of them this one is, from 0.")] = None,
-    rendezvous: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Where they meet: a free port of machine 0.")
-    ] = None,
     overrides: SetOption = [],  # noqa: B006
     file: FileOption = None,
-    name: NameOption = None,
     detach: DetachOption = None,
     json: JsonFlag = False,
 ) -> None:
@@ -75,24 +78,14 @@ def train(
     if recipe is None and initial is None:
         raise UsageError("there is no recipe", hint="name one, see `presets list recipe`; or --from RUN_OR_DIR")
     with Workbench() as workbench:
-        options = training_inputs(workbench, dataset, held_out=eval_dataset, initial=initial) | spec_options(
-            name=name,
-            training__max_steps=max_steps,
-            training__epochs=epochs,
-            training__max_minutes=max_minutes,
-            training__optimizer__lr=lr,
-            training__report_to=report_to or None,
-            resources__num_nodes=nodes,
-            resources__node_rank=node_rank,
-            resources__rendezvous=rendezvous,
-        )
-        options |= worker_options(gpus, workers)
+        options = training_inputs(workbench, dataset, held_out=eval_dataset, initial=initial)
+        options |= given | worker_options(gpus, workers)
         saved = initial if recipe is None else None
         resolved = resolve_saved(
             workbench, recipe or "", saved, stage="train", overrides=overrides, file=file, options=options
         )
         spec = resolved.spec
-        _check_epochs(epochs, spec.training)
+        _check_epochs(given.get("training.epochs"), spec.training)
         check_inputs(spec)
         if is_detached(detach, json=json):
             launch_detached(workbench, resolved, json=json)

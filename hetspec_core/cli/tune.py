@@ -6,41 +6,44 @@ from typing import Annotated, Any
 
 import typer
 
-from hetspec_core.cli.bench import print_parts
+from hetspec_core.cli.bench import BatchSizes, print_parts
 from hetspec_core.cli.options import (
     DEFAULT_RECIPE,
-    BackendOption,
     DraftOption,
     FileOption,
-    NameOption,
+    JsonFlag,
     RecipeArgument,
     SetOption,
-    backend_options,
+    SpecValues,
     spec_options,
-    trees_of,
+    with_backend,
 )
-from hetspec_core.cli.output import JsonFlag, launch, note, print_json
+from hetspec_core.cli.output import launch, note, print_json
 
 app = typer.Typer()
 
 
 @app.command()
+@spec_options(
+    {
+        "--name": "name",
+        "--backend": "backend",
+        "--tree": "tune.trees",
+        "--repeats": "tune.repeats",
+        "--prompts": "bench.prompts",
+        "--limit": "bench.limit",
+        "--max-new-tokens": "decoding.max_new_tokens",
+    }
+)
 def tune(
+    *,
     recipe: RecipeArgument = DEFAULT_RECIPE,
     draft: DraftOption = None,
-    backend: BackendOption = None,
-    tree: Annotated[list[str], typer.Option(help="Shape to try; may be repeated. A usual set when absent.")] = [],  # noqa: B006
-    batch_size: Annotated[list[int], typer.Option(min=1, help="Prompts at once; may be repeated.")] = [],  # noqa: B006
-    repeats: Annotated[
-        int | None, typer.Option(min=1, help="Times that every shape answers every prompt, as far as the time allows.")
-    ] = None,
+    given: SpecValues,
+    batch_size: BatchSizes = [],  # noqa: B006
     minutes: Annotated[float | None, typer.Option(help="Time for all of it; 15 when absent.")] = None,
-    prompts: Annotated[str | None, typer.Option(help="MT-Bench form: FILE[:N] or shipped:NAME.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="First so many conversations.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of one answer.")] = None,
     overrides: SetOption = [],  # noqa: B006
     file: FileOption = None,
-    name: NameOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Measure tree shapes and batch sizes in turns, and report the frontier, and the fastest where they differ."""
@@ -48,16 +51,10 @@ def tune(
     from hetspec_core.service import Workbench
     from hetspec_core.service.drafts import find_draft
 
-    options = spec_options(
-        name=name,
-        tune__trees=trees_of(tree),
-        tune__batch_sizes=batch_size or None,
-        tune__repeats=repeats,
-        tune__budget_s=None if minutes is None else 60 * minutes,
-        bench__prompts=prompts,
-        bench__limit=limit,
-        decoding__max_new_tokens=max_new_tokens,
-    ) | backend_options(backend, None)
+    options = with_backend(given) | {
+        "tune.batch_sizes": batch_size or None,
+        "tune.budget_s": None if minutes is None else 60 * minutes,
+    }
     with Workbench() as workbench:
         base = resolve(recipe, stage="tune", overrides=overrides, file=file, options=options).spec.base.name
         options["draft.checkpoint"] = str(find_draft(workbench, draft, base, say=note))

@@ -15,7 +15,7 @@ class DatasetSpec(Spec):
 
     source: str = Field(
         default="shipped:prompts",
-        description="A file (.jsonl, .json, .parquet), a saved dataset directory, hub:owner/name[@revision], "
+        description="A file (.jsonl, .json, .parquet), a saved dataset directory, hub:owner/name[@revision][:file], "
         "shipped:NAME, or self (the base writes the prompts itself).",
     )
     format: str = Field(

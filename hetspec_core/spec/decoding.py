@@ -58,7 +58,9 @@ class TreeSpec(Spec):
 class SamplingSpec(Spec):
     """How the next token is taken from the base's distribution. A temperature below 1e-6, 0 included, is greedy."""
 
-    temperature: float = Field(default=0.0, ge=0, description="0 = greedy, and so is anything below 1e-6.")
+    temperature: float = Field(
+        default=0.0, ge=0, description="Sampling temperature; 0 is greedy, and so is anything below 1e-6."
+    )
     top_k: int = Field(default=0, ge=0, description="Keep the k likeliest tokens; 0 = all.")
     top_p: float = Field(default=1.0, gt=0, le=1, description="Keep the smallest set of tokens with this mass.")
     seed: int = Field(default=0, ge=0, description="Seed of the sampling.")
@@ -72,8 +74,8 @@ class SamplingSpec(Spec):
 class DecodingSpec(Spec):
     """One way of answering: tree and sampling, or plain decoding."""
 
-    tree: TreeSpec = Field(default_factory=TreeSpec)
-    sampling: SamplingSpec = Field(default_factory=SamplingSpec)
+    tree: TreeSpec = Field(default_factory=TreeSpec, description="Shape of the draft tree.")
+    sampling: SamplingSpec = Field(default_factory=SamplingSpec, description="How tokens are drawn.")
     max_new_tokens: int = Field(default=256, gt=0, description="Most tokens of one answer.")
     plain: bool = Field(default=False, description="Ordinary decoding without a draft.")
     ignore_eos: bool = Field(default=False, description="Go on after a stop token, to the token limit.")

@@ -27,7 +27,7 @@ class RunSpec(Spec):
 
     schema_version: Literal[1] = SCHEMA_VERSION
     stage: Stage = Field(description="What the worker does.")
-    name: str = Field(default="", description="Human name of the run.")
+    name: str = Field(default="", description="Name of the run.")
     recipe: str = Field(default="", description="Recipe preset that it came from.")
     base: BaseSpec
     draft: DraftSpec | None = Field(default=None, description="Absent for base-only runs.")
@@ -36,7 +36,9 @@ class RunSpec(Spec):
     training: TrainingSpec = Field(default_factory=TrainingSpec)
     decoding: DecodingSpec = Field(default_factory=DecodingSpec)
     bench: BenchSpec = Field(default_factory=BenchSpec)
-    backend: str = Field(default="builtin", description="Who runs base and draft; see `catalog backends`.")
+    backend: str = Field(
+        default="builtin", description="Who runs base and draft: builtin or sglang; see `catalog backends`."
+    )
     sglang: SGLangSpec = Field(default_factory=SGLangSpec)
     tune: TuneSpec = Field(default_factory=TuneSpec)
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)

@@ -25,7 +25,7 @@ _SECRET_VALUE = re.compile(r"(hf_|sk-|gh[pousr]_|xox[abp]-)[A-Za-z0-9_-]{16,}")
 class SGLangSpec(Spec):
     """SGLang: a running server (`url`), or one that is started with `flags`."""
 
-    url: str = Field(default="", description="Server to use, http://HOST:PORT; empty = start one.")
+    url: str = Field(default="", description="Running server to use, http://HOST:PORT; empty = start one.")
     plain_url: str = Field(
         default="", description="Server of the same base without speculation, to compare with; for `url` alone."
     )
@@ -36,7 +36,7 @@ class SGLangSpec(Spec):
     environment: dict[str, str] = Field(default_factory=dict, description="Variables of SGLang alone.")
     flags: tuple[str, ...] = Field(default=(), description="Further words of SGLang's command line, as they are.")
     host: str = Field(default="127.0.0.1", description="Address that a started server listens on.")
-    port: int = Field(default=0, ge=0, lt=65536, description="Its port; 0 = a free one.")
+    port: int = Field(default=0, ge=0, lt=65536, description="Port of a started server; 0 = a free one.")
     start_timeout_s: float = Field(default=900.0, gt=0, description="Seconds until a started server must be ready.")
     request_timeout_s: float = Field(
         default=300.0, gt=0, description="Seconds that a request may take; of a stream, seconds without a message."
