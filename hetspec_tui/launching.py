@@ -13,7 +13,7 @@ from hetspec_core.service.launch import LaunchRequest, What, names
 from hetspec_core.service.presets import list_presets
 from hetspec_tui.formatting import count, size
 from hetspec_tui.widgets.cost_card import LaunchFindings, StageCost
-from hetspec_tui.widgets.form_row import FormRow
+from hetspec_tui.widgets.form import FormRow
 from hetspec_tui.widgets.picker import Item
 
 if TYPE_CHECKING:

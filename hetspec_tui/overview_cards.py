@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
 
-from hetspec_tui.formatting import STATE_SIGNS, ago, duration, number, safe, size
+from hetspec_tui.formatting import STATE_SIGNS, ago, area, bar, duration, meter, number, safe, size, sparkline
 from hetspec_tui.widgets.cards import CardItem, Line, Piece
-from hetspec_tui.widgets.gauges import area, bar, meter, sparkline
 
 if TYPE_CHECKING:
     from hetspec_core.service import Concern, GpuReport, LiveRun, Overview, RunSummary

@@ -14,7 +14,7 @@ from textual.content import Content
 from hetspec_core.service.forms import Field, fields
 from hetspec_core.service.launch import names
 from hetspec_tui.formatting import count, duration, safe, size
-from hetspec_tui.widgets.form_row import FormRow
+from hetspec_tui.widgets.form import FormRow
 from hetspec_tui.widgets.picker import Item
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from textual.geometry import Size
 from textual.strip import Strip
 
 from hetspec_core.events.steps import TreeStep
+from hetspec_tui.formatting import bar
 from hetspec_tui.widgets.cells import fit
-from hetspec_tui.widgets.gauges import bar
 from hetspec_tui.widgets.growing import GrowingView
 
 Kind = Literal["root", "accepted", "rejected", "failed", "bonus"]

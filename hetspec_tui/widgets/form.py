@@ -1,7 +1,7 @@
-"""A form of one line per field, for hundreds of fields: a list to move in, and one line in which a field is edited.
+"""A form with one line per field, for hundreds of fields: a list, and one line in which a field is edited.
 
-What is typed is checked with every key; a value that does not hold cannot be accepted, and its reason stands below it.
-It knows rows of text, not what they mean: who shows it says what a text is worth and acts on `Changed` and `Reset`.
+The text is checked at every key press. An invalid value cannot be accepted, and the reason stands below it. The owner
+of the form gives the check and acts on `Changed`, `Reset` and `Picked`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,42 @@ from textual.widgets.option_list import Option
 
 from hetspec_tui.formatting import safe
 from hetspec_tui.widgets.choice_list import ChoiceList
-from hetspec_tui.widgets.form_row import FormRow
 
 Check = Callable[[str, str], str]
-"""(key, text) -> what is wrong with it; empty when nothing is."""
+"""(key, text) -> why the text is invalid; empty when it is valid."""
 
 _HEAD = "head:"
+
+
+@dataclass(frozen=True)
+class FormRow:
+    """One field of a form.
+
+    Attributes:
+        key: its name in messages; the search looks at it too.
+        title: its name in the form.
+        section: the heading above it.
+        kind: how it is edited: bool (toggled), pick (the owner opens a list), fixed (the owner gives the reason), or
+            anything else (a line of text).
+        text: its value as it would be typed.
+        source: where the value comes from; `short` in a few letters.
+        needs: the values that it takes.
+        help: its purpose.
+        changed: whether the user has set it here.
+        fault: why the value is invalid; empty when it is valid.
+    """
+
+    key: str
+    title: str
+    section: str
+    kind: str = "text"
+    text: str = ""
+    source: str = ""
+    short: str = ""
+    needs: str = ""
+    help: str = ""
+    changed: bool = False
+    fault: str = ""
 
 
 class FieldList(ChoiceList):
@@ -37,10 +67,10 @@ class FieldList(ChoiceList):
 
 
 class FieldForm(Vertical):
-    """Fields with search, editing as you type, and reset.
+    """Fields with search, editing and reset.
 
     Args:
-        check: asked with every key that is typed.
+        check: called at every key press.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -125,13 +155,13 @@ class FieldForm(Vertical):
 
     @dataclass
     class Reset(Message):
-        """A field is to go back to what is beneath it."""
+        """The user wants the value that the field would have without this form."""
 
         key: str
 
     @dataclass
     class Picked(Message):
-        """A field of kind `pick` or `fixed` was entered: its list is to be opened, or something said."""
+        """A field of kind `pick` or `fixed` was entered: the owner opens its list, or gives the reason."""
 
         key: str
 
@@ -180,14 +210,14 @@ class FieldForm(Vertical):
     def action_search(self) -> None:
         """Search the fields."""
         self.add_class("-searching")
-        self.screen.set_focus(self.query_one("#form-search"))  # at once: what is typed right behind must reach it
+        self.screen.set_focus(self.query_one("#form-search"))  # now: the next letters must reach it
 
     def action_to_list(self) -> None:
-        """Go to what was found."""
+        """Go to the list."""
         self.screen.set_focus(self.list)
 
     def action_leave(self) -> None:
-        """Leave the field as it was, or show every field again."""
+        """Cancel the editing, or show every field again."""
         if self.editing:
             self.leave_editor()
         else:
@@ -196,21 +226,21 @@ class FieldForm(Vertical):
             self.screen.set_focus(self.list)
 
     def action_reset(self) -> None:
-        """Ask for the field to go back to what is beneath."""
+        """Ask for the reset of the highlighted field."""
         row = self.highlighted
         if row is not None and row.changed:
             self.post_message(self.Reset(row.key))
 
     def action_first_fault(self) -> None:
-        """Go to the first field that does not hold."""
+        """Go to the first invalid field."""
         row = self.first_fault()
         if row is not None:
             self.go_to(row.key)
 
-    # --- what is shown ------------------------------------------------------------------------------------------------
+    # --- content ------------------------------------------------------------------------------------------------------
 
     def show(self, rows: Sequence[FormRow]) -> None:
-        """Show these fields; the highlighted one and the place in the list stay if they can."""
+        """Show these fields; the highlighted one and the position in the list stay if possible."""
         before = self._rows
         self._rows = {row.key: row for row in rows}
         if [row.key for row in rows] == list(before) and self.list.option_count:
@@ -228,7 +258,7 @@ class FieldForm(Vertical):
         return self._rows.get(option.id or "") if option is not None else None
 
     def go_to(self, key: str) -> None:
-        """Put the cursor on a field, whatever was searched for."""
+        """Put the cursor on a field, even if the search hides it."""
         if key in self._rows and not self._is_listed(key):
             self.query_one("#form-search", Input).value = ""
             self._words = ""
@@ -238,7 +268,7 @@ class FieldForm(Vertical):
         self.screen.set_focus(self.list)
 
     def first_fault(self) -> FormRow | None:
-        """The first field that does not hold, in the order of the list."""
+        """The first invalid field, in the order of the list."""
         return next((row for row in self._rows.values() if row.fault), None)
 
     def _is_listed(self, key: str) -> bool:
@@ -341,7 +371,7 @@ class FieldForm(Vertical):
             with line.prevent(Input.Changed):
                 line.value = row.text
             line.cursor_position = len(row.text)
-            self.screen.set_focus(line)  # at once: what is typed right behind must reach it
+            self.screen.set_focus(line)  # now: the next letters must reach it
             self._show_about()
             self._judge(row.text)
 
@@ -373,7 +403,7 @@ class FieldForm(Vertical):
             self.post_message(self.Changed(key, event.value))
 
     def leave_editor(self) -> None:
-        """Leave the field as it is."""
+        """Close the editor without a change."""
         self._editing = ""
         self.remove_class("-editing")
         self.screen.set_focus(self.list)

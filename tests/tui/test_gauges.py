@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hetspec_tui.widgets.gauges import BLOCKS, area, bar, meter, sparkline
+from hetspec_tui.formatting import BLOCKS, area, bar, meter, sparkline
 
 VALUES = st.lists(st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True)), max_size=200)
 

@@ -9,8 +9,7 @@ from textual.content import Content
 from textual.widget import Widget
 
 from hetspec_core.service.chat import Figures
-from hetspec_tui.formatting import number
-from hetspec_tui.widgets.gauges import bar
+from hetspec_tui.formatting import bar, number
 
 _WIDE = 60
 Piece = tuple[str, str]
