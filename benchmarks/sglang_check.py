@@ -33,7 +33,7 @@ from benchmarks.sglang_references import compare_answers, measure_builtin, measu
 from benchmarks.tree_plugin import hook_costs
 from hetspec_core.config import resolve
 from hetspec_core.engine.data.chat import ChatTemplate
-from hetspec_core.engine.stages.bench import read_prompts
+from hetspec_core.engine.stages.measured_prompts import read_prompts
 from hetspec_core.sglang.export import ServedDraft
 from hetspec_core.sglang.launch import interpreter
 from hetspec_core.sglang.server import SGLangServer
@@ -201,7 +201,7 @@ def _wait(check: Check, rows: list[Row]) -> None:
         except Exception as error:
             row.error = f"{type(error).__name__}: {error}"
         row.ready_s = time.monotonic() - began
-        told = row.server.told.classes if row.server is not None else ()
+        told = row.server.start_log.classes if row.server is not None else ()
         found = {"ready_s": round(row.ready_s, 1), "steps": steps, "classes": told, "error": row.error}
         check.note(f"start of {row.name}", found)
 

@@ -11,7 +11,6 @@ import sys
 from hetspec_core.service.checks import Check
 from hetspec_core.sglang import versions
 
-VARIABLE = "HETSPEC_SGLANG_PYTHON"
 TIMEOUT_S = 60.0
 _PARTS = ("sglang-kernel", "torch", "transformers", "flashinfer-python", "pyzmq", "msgspec", "hetspec")
 _ASK = f"""
@@ -33,9 +32,9 @@ def check_sglang(*, has_gpu: bool) -> Check:
     Args:
         has_gpu: whether there is an NVIDIA GPU.
     """
-    python = os.environ.get(VARIABLE) or sys.executable
-    wanted = f"sglang>={versions.OLDEST},<={versions.NEWEST}"
-    install = f"pip install '{wanted}' in an environment of its own, and set {VARIABLE} to its python"
+    variable = versions.PYTHON_VARIABLE
+    python = os.environ.get(variable) or sys.executable
+    install = f"pip install '{versions.REQUIREMENT}' in an environment of its own, and set {variable} to its python"
     try:
         done = subprocess.run(
             [python, "-P", "-c", _ASK], capture_output=True, text=True, check=False, timeout=TIMEOUT_S
@@ -44,7 +43,7 @@ def check_sglang(*, has_gpu: bool) -> Check:
             return Check("sglang", "error", f"{python} is older than Python 3.11", versions.NEWER_PYTHON)
         found = json.loads(done.stdout)
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        return Check("sglang", "error", f"{python} cannot be asked: {error}", f"set {VARIABLE} to a Python with SGLang")
+        return Check("sglang", "error", f"{python} cannot be asked: {error}", f"set {variable} to a Python with SGLang")
     version = found.get("sglang")
     facts: dict[str, object] = {"python": python, **found}
     if version is None:

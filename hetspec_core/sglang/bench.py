@@ -176,7 +176,7 @@ class _Servers(_Answers):
         questions: list[Question] = []
         self._metas = []
         for number, conversation in enumerate(conversations):
-            self._tell(way, number, len(conversations), conversation.category)
+            self._progress(way, number, len(conversations), conversation.category)
             messages = opening(self._context, conversation)
             for turn, text in enumerate(turns_of(conversation, bench)):
                 messages.append(Message("user", text))
@@ -190,7 +190,7 @@ class _Servers(_Answers):
                 way.completions.append(completion)
                 self._metas.append(meta)
                 messages.append(Message("assistant", self._backend.text(completion.tokens)))
-        self._tell(way, len(conversations), len(conversations))
+        self._progress(way, len(conversations), len(conversations))
         if OUTGROWN in prompts.left_out:
             prompts.warn(self._context, OUTGROWN)
         return questions
@@ -202,14 +202,14 @@ class _Servers(_Answers):
         served = self._open(way)
         metas: Metas = []
         for number, question in enumerate(questions):
-            self._tell(way, number, len(questions), question.category)
+            self._progress(way, number, len(questions), question.category)
             completion, meta = self._one(served, question, way)
             way.completions.append(completion)
             metas.append(meta)
-        self._tell(way, len(questions), len(questions))
+        self._progress(way, len(questions), len(questions))
         return metas
 
-    def _tell(self, way: Track, done: int, total: int, category: str = "") -> None:
+    def _progress(self, way: Track, done: int, total: int, category: str = "") -> None:
         self._context.progress(f"bench {way.label}", done, total, "prompts", category, part=self.part)
 
     def batches(self, way: Track, questions: Sequence[Question]) -> list[BatchResult]:
@@ -225,7 +225,7 @@ class _Servers(_Answers):
         return found
 
     def setup(self) -> ServedBy:
-        """What served."""
+        """As in `_Answers`."""
         assert self._served is not None
         facts = self._served.facts
         return ServedBy(
@@ -240,7 +240,7 @@ class _Servers(_Answers):
         )
 
     def gap(self, context_ids: list[int]) -> float | None:
-        """How far apart the logits of the two likeliest tokens after a context are, as the present server sees it."""
+        """As in `_Answers`; the present server is asked."""
         assert self._served is not None
         with contextlib.suppress(HetSpecError):
             best = self._served.client.next_log_probs(context_ids)
@@ -259,7 +259,7 @@ class _Servers(_Answers):
         runs: list[tuple[Completion, dict[str, Any]]] = []
         for _ in range(self._context.spec.bench.repeats):
             self._context.check_cancelled()
-            served.client.flush_cache()  # or the prompt of a repeat would not be read at all
+            served.client.flush_cache()  # otherwise the prompt of a repeat is not computed
             runs.append(self._backend.complete(served, question.ids, way.decoding))
         ordered = sorted(runs, key=lambda run: run[0].total_s)
         return ordered[(len(ordered) - 1) // 2]
@@ -344,7 +344,7 @@ class _Engine(_Answers):
         return self._context.spec.sglang.batch_sizes[len(self._found["batches"]) :]
 
     def setup(self) -> ServedBy:
-        """What ran."""
+        """As in `_Answers`."""
         return ServedBy(
             mode="engine",
             version=self._version,
@@ -355,7 +355,7 @@ class _Engine(_Answers):
         )
 
     def gap(self, context_ids: list[int]) -> float | None:
-        """The engine is gone by then; nobody can tell."""
+        """As in `_Answers`; the engine has ended by then, and the gap is not known."""
         return None
 
 

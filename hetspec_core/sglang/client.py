@@ -1,8 +1,7 @@
-"""SGLang over HTTP: what it is, whether it is well, and answers as they are written.
+"""A client of SGLang's HTTP API: facts of a server, its health, and answers while they are written.
 
-Only the standard library: one POST whose answer is read line by line needs no client library, and none that could
-clash with those SGLang pins. Every answer is bounded in bytes and in time (`wire`). It knows the server's words,
-not processes, tokenizers or trees.
+It uses the standard library: one POST whose answer is read line by line needs no client library, which could conflict
+with those that SGLang pins. Every answer is bounded in bytes and in time (`wire`).
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from hetspec_core.sglang.wire import Clock, connect, messages, read_table, read_
 from hetspec_core.spec import SamplingSpec
 
 KEY_VARIABLE = "HETSPEC_SGLANG_API_KEY"
-"""API key of the servers that are asked; one that is started with `--api-key` is asked with that."""
+"""Environment variable: API key of the servers. A server that is started with `--api-key` gets that key instead."""
 
 _SHORT_S = 10.0
 _MOST_TOKEN_ID = 1 << 31
 _SURPLUS = 1024
-"""Tokens beyond the limit that a server may send: its last verify step may go over it."""
+"""Tokens that a server may send beyond the limit: its last verify step may exceed it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Chunk:
     """A piece of an answer.
 
     Attributes:
-        tokens: those that are new since the piece before.
+        tokens: new tokens since the last piece.
         meta: the server's `meta_info`.
         at_s: seconds since the request was sent.
     """
@@ -49,21 +48,21 @@ class Chunk:
 
     @property
     def finish(self) -> str:
-        """Why the answer ended: stop, length, abort; empty while it goes on."""
+        """Why the answer ended: stop, length, abort; empty before its end."""
         reason = self.meta.get("finish_reason")
         return str(reason.get("type", "")) if isinstance(reason, dict) else str(reason or "")
 
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """What a server says of itself.
+    """What a server reports of itself.
 
     Attributes:
         version: of SGLang.
         model: path of its base, as it was given.
-        args: its settings, `server_info` whole.
+        args: its settings, all of `server_info`.
         architectures: of its base.
-        model_type: of its base, as in its config.json; empty when the server does not tell.
+        model_type: of its base, as in its config.json; empty when the server does not report it.
     """
 
     version: str
@@ -79,7 +78,7 @@ class ServerFacts:
 
     @property
     def speculates(self) -> bool:
-        """Whether every answer is made with a draft."""
+        """Whether the server decodes with a draft."""
         return bool(self.args.get("speculative_algorithm"))
 
     @property
@@ -89,19 +88,20 @@ class ServerFacts:
         found = [self.args.get(name) for name in names]
         if not self.speculates or not all(isinstance(value, int) for value in found):
             return None
-        return tuple(found)  # type: ignore[return-value] - three numbers, as was just looked at
+        return tuple(found)  # type: ignore[return-value] - three numbers, as just checked
 
     @property
     def reserved_tokens(self) -> int:
-        """Places of the context that the server keeps for drafts: the larger of topk x steps and draft tokens (SGLang
-        0.5.17, `compute_num_reserved_tokens`).
+        """Tokens of the context that the server reserves for drafts: the larger of topk x steps and draft tokens.
+
+        See `compute_num_reserved_tokens` of SGLang 0.5.17.
         """
         steps, topk, tokens = self.tree or (0, 0, 0)
         return max(steps * topk, tokens)
 
     @property
     def context_tokens(self) -> int:
-        """Prompt and answer together; 0 when the server does not say."""
+        """Limit of prompt and answer together; 0 when the server does not report it."""
         for name in ("context_length", "max_req_input_len"):
             value = self.args.get(name)
             if isinstance(value, int) and value > 0:
@@ -110,12 +110,12 @@ class ServerFacts:
 
 
 class SGLangClient:
-    """One server.
+    """A client of one server.
 
     Args:
         url: http://HOST:PORT.
         timeout_s: seconds that a request may take; of a stream, seconds without a message.
-        api_key: of the server; that of the environment (HETSPEC_SGLANG_API_KEY) when empty.
+        api_key: key of the server; that of the environment (HETSPEC_SGLANG_API_KEY) when empty.
     """
 
     def __init__(self, url: str, timeout_s: float = 300.0, api_key: str = "") -> None:
@@ -132,10 +132,10 @@ class SGLangClient:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def facts(self) -> ServerFacts:
-        """Ask the server what it is, and hold its version against the supported range.
+        """Ask the server for its facts, and check that its version is supported.
 
         Raises:
-            ResourceError: nobody answers in time, or it is no SGLang, or one of another version.
+            ResourceError: there is no answer in time, or it is no SGLang, or its version is not supported.
         """
         model = self._get("/model_info", "/get_model_info")
         args = self._get("/server_info", "/get_server_info")
@@ -157,7 +157,7 @@ class SGLangClient:
         )
 
     def healthy(self) -> bool:
-        """Whether the server generates now. It makes one token to find out."""
+        """Whether the server can generate: it makes one token."""
         with contextlib.suppress(OSError, http.client.HTTPException):
             connection = self._connect(Clock(_SHORT_S))
             try:
@@ -175,14 +175,14 @@ class SGLangClient:
         request_id: str = "",
         stop_asked: Callable[[], bool] = lambda: False,
     ) -> Iterator[Chunk]:
-        """Answer a prompt; a piece for every message of the server that brings tokens, the last with its figures.
+        """Answer a prompt: one piece per message of the server, the last with its figures.
 
-        When `stop_asked` says so between two pieces, the server is told to stop and the iterator ends.
+        When `stop_asked` returns true between two pieces, the server is told to stop and the iterator ends.
 
         Raises:
             ModelError: the server refuses the request.
-            StageFailed: it ended, or fell silent, in the middle of the answer.
-            DataError: it said something that is no message.
+            StageFailed: it ended, or sent nothing in time, in the middle of the answer.
+            DataError: it sent something that is no message.
         """
         body: dict[str, Any] = {"input_ids": prompt, "sampling_params": sampling, "stream": True}
         if request_id:
@@ -242,12 +242,12 @@ class SGLangClient:
             raise DataError(f"{self.url} gave no log probabilities: {type(error).__name__}") from error
 
     def abort(self, request_id: str) -> None:
-        """Tell the server to drop a request; what it answers does not matter."""
+        """Tell the server to drop a request, and ignore errors."""
         with contextlib.suppress(Exception), self._post("/abort_request", {"rid": request_id}, Clock(_SHORT_S)) as it:
             read_whole(it, self.url)
 
     def flush_cache(self) -> None:
-        """Empty the prefix cache, so that a prompt is read anew."""
+        """Empty the prefix cache, so that a prompt is computed again."""
         with contextlib.suppress(Exception), self._post("/flush_cache", {}, Clock(self._timeout_s)) as response:
             read_whole(response, self.url)
 
@@ -257,7 +257,7 @@ class SGLangClient:
         return connect(self._host, self._port, clock, secure=self._secure)
 
     def _get(self, *paths: str) -> dict[str, Any]:
-        """The JSON object of the first of several paths that is there; later names are older ones."""
+        """The JSON object of the first of several paths that exists; older names come later."""
         status = 0
         for path in paths:
             connection = self._connect(Clock(_SHORT_S))
@@ -315,7 +315,7 @@ class SGLangClient:
 
 
 def sampling_params(sampling: SamplingSpec, max_new_tokens: int, *, ignore_eos: bool) -> dict[str, Any]:
-    """Sampling in SGLang's words."""
+    """Sampling parameters for a request to SGLang."""
     found: dict[str, Any] = {
         "temperature": 0.0 if sampling.greedy else sampling.temperature,
         "max_new_tokens": max_new_tokens,
@@ -327,7 +327,7 @@ def sampling_params(sampling: SamplingSpec, max_new_tokens: int, *, ignore_eos: 
 
 
 def free_port(host: str) -> int:
-    """A port that nobody listens on now.
+    """A free port.
 
     Raises:
         ResourceError: nothing can listen at this host.
@@ -341,7 +341,7 @@ def free_port(host: str) -> int:
 
 
 def port_is_taken(host: str, port: int) -> bool:
-    """Whether somebody listens there already.
+    """Whether another program listens on a port.
 
     Raises:
         ResourceError: nothing can listen there, for another reason.

@@ -1,7 +1,7 @@
-"""The command line and environment of a server of SGLang, and what HetSpec puts inside it.
+"""The command line and the environment of SGLang's processes, and how HetSpec's parts get into them.
 
-Inside means: the external model package and the tree plugin. They reach SGLang's interpreter through a folder of links
-on its PYTHONPATH, which holds this package and an entry point, and nothing else of our environment. It starts nothing.
+These parts are the external model package and the plugin. SGLang's interpreter finds them in a folder on its
+PYTHONPATH, which holds a link to this package and an entry point, and nothing else of HetSpec's environment.
 """
 
 from __future__ import annotations
@@ -26,12 +26,9 @@ from hetspec_core.spec import ResourcesSpec, SGLangSpec, TreeSpec
 MODEL_PACKAGE = "hetspec_core.sglang.models"
 PLUGIN = "hetspec_core.sglang.plugin.hooks:register"
 
-PYTHON_VARIABLE = "HETSPEC_SGLANG_PYTHON"
-"""Interpreter that has SGLang, where no spec names one."""
-
 SERVER_MODULE = "sglang.launch_server"
 WORDS_VARIABLE = "HETSPEC_SGLANG_WORDS"
-"""In the environment of a server that is started with keys: the words of its command line that hold them, by place."""
+"""Environment variable of a server with keys: the words of its command line that hold them, by index."""
 
 _START_WITH_KEYS = f"""\
 import json, os, runpy, sys
@@ -39,7 +36,7 @@ for place, word in json.loads(os.environ.pop("{WORDS_VARIABLE}")).items():
     sys.argv[1 + int(place)] = word
 runpy.run_module("{SERVER_MODULE}", run_name="__main__", alter_sys=True)
 """
-# A command line can be read by every user of the machine, an environment by its own user only.
+# Every user of the machine can read a command line; only its own user can read an environment.
 
 _ASK_S = 120.0
 _ALIASES = {"--tp-size": ("--tp", "--tensor-parallel-size"), "--model-path": ("--model",)}
@@ -51,11 +48,11 @@ class Launch:
 
     Attributes:
         command: its command line, without keys.
-        environment: variables on top of this process's own.
-        url: where it will answer.
+        environment: variables in addition to this process's own.
+        url: its address.
         host, port: the same in parts.
         expects: class that must serve the draft; empty without one.
-        api_key: what requests to it must carry; empty when it wants none.
+        api_key: key that requests must carry; empty when it needs none.
     """
 
     command: list[str]
@@ -68,12 +65,12 @@ class Launch:
 
     @property
     def shown(self) -> str:
-        """The command line, to be pasted into a shell; a key is left out of it."""
-        return shlex.join(self.told)
+        """The command line for a shell, without keys."""
+        return shlex.join(self.public_command)
 
     @property
-    def told(self) -> list[str]:
-        """The words of the command line as records and logs have them; a key is not in them."""
+    def public_command(self) -> list[str]:
+        """The words of the command line for records and logs, without keys."""
         if _START_WITH_KEYS not in self.command:
             return self.command
         place = self.command.index(_START_WITH_KEYS)
@@ -81,13 +78,13 @@ class Launch:
 
 
 def interpreter(spec: SGLangSpec) -> str:
-    """The Python that has SGLang: of the spec, of the environment, or this one."""
-    named = spec.python or os.environ.get(PYTHON_VARIABLE, "")
+    """The Python that has SGLang: the spec's, the environment's, or this one."""
+    named = spec.python or os.environ.get(versions.PYTHON_VARIABLE, "")
     return str(Path(named).expanduser()) if named else sys.executable
 
 
 def environment(spec: SGLangSpec, inside: Path | None = None) -> dict[str, str]:
-    """Variables of SGLang's process: PYTHONPATH is its own, not ours, with the folder of links behind it.
+    """Variables of SGLang's process. PYTHONPATH is SGLang's own followed by the folder of links, not this process's.
 
     PYTHONSAFEPATH is `-P` for the Pythons that SGLang itself starts.
     """
@@ -97,15 +94,15 @@ def environment(spec: SGLangSpec, inside: Path | None = None) -> dict[str, str]:
 
 
 def installed(spec: SGLangSpec) -> versions.Installed:
-    """The SGLang that would be started.
+    """The SGLang that the interpreter of the spec has.
 
     Raises:
-        ResourceError: there is none, or one outside the supported range.
+        ResourceError: it has none, or one whose version is not supported.
     """
     command = [interpreter(spec), "-P", "-c", versions.question()]
     where = spec.python_path or command[0]
     hint = (
-        f"pip install 'sglang>={versions.OLDEST},<={versions.NEWEST}' in an environment of its own, "
+        f"pip install '{versions.REQUIREMENT}' in an environment of its own, "
         "and name its interpreter: --set sglang.python=PATH; or attach to a running server with --url"
     )
     try:
@@ -150,14 +147,14 @@ def plan_launch(
     """The command line of a server.
 
     Args:
-        spec: how to start it; a key that was taken out of it is taken from the environment.
+        spec: how to start it; keys that were removed from it are read from the environment.
         base: directory of the base.
         served: the draft, or None for plain decoding.
         tree: shape of the draft tree.
         resources: number type.
         port: where it listens.
         inside: folder of links, see `link_inside`.
-        trees_socket: where the plugin shall tell trees; empty = nowhere.
+        trees_socket: path of the socket on which the plugin sends trees; empty = no trees.
     """
     spec = spec.opened(os.environ)
     host = spec.flag("--host") or spec.host
@@ -185,9 +182,10 @@ def plan_launch(
 
 
 def tree_flags(tree: TreeSpec) -> tuple[int, int, int]:
-    """(steps, topk, draft tokens): SGLang counts the root among the draft tokens, HetSpec does not: 6/10/59 is 6,10,60.
+    """(steps, topk, draft tokens) of a tree, as SGLang counts.
 
-    A chain of depth D has D tokens and the root.
+    SGLang counts the root as a draft token, HetSpec does not: 6/10/59 is 6,10,60. A chain of depth D has D tokens and
+    the root.
     """
     nodes = min(tree.num_nodes, tree.depth) if tree.top_k == 1 else tree.num_nodes
     return tree.depth, tree.top_k, nodes + 1
@@ -213,11 +211,11 @@ def server_words(
     resources: ResourcesSpec,
     address: tuple[str, int] | None = None,
 ) -> list[str]:
-    """The words of SGLang's command line, for a server or the offline engine. What the user gave is left to the user.
+    """The words of SGLang's command line, for a server or the offline engine. A flag of the user's replaces HetSpec's.
 
     Args:
         spec, base, served, tree, resources: as of `plan_launch`.
-        address: where a server listens; None for the engine, which does not.
+        address: host and port of a server; None for the offline engine.
     """
     ours: list[tuple[str, str]] = [("--model-path", str(base)), ("--dtype", served_dtype(resources))]
     if address is not None:
@@ -250,7 +248,7 @@ def server_words(
 def inside_variables(
     spec: SGLangSpec, inside: Path | None, served: ServedDraft | None, resources: ResourcesSpec
 ) -> dict[str, str]:
-    """`environment`, with what a draft of HetSpec's own classes and float32 want besides."""
+    """`environment`, and the variables that drafts of HetSpec's own classes and float32 need."""
     variables = environment(spec, inside)
     if served is not None and served.needs_package:
         variables["SGLANG_EXTERNAL_MODEL_PACKAGE"] = MODEL_PACKAGE
@@ -260,20 +258,20 @@ def inside_variables(
 
 
 def served_dtype(resources: ResourcesSpec) -> str:
-    """Number type of the base; `auto` is bfloat16, as on a GPU here (SGLang's own would look at the files)."""
+    """Number type of the base. `auto` is bfloat16, as the built-in decoding on a GPU; SGLang's own reads the files."""
     return "bfloat16" if resources.dtype == "auto" else resources.dtype
 
 
 def is_float32(spec: SGLangSpec, resources: ResourcesSpec) -> bool:
-    """Whether a server runs in float32, for which it needs help from inside (see `plugin.hooks`)."""
+    """Whether a server runs in float32, for which SGLang must be hooked (see `plugin.hooks`)."""
     return (spec.flag("--dtype") or served_dtype(resources)) in ("float32", "float")
 
 
 def check_float32(spec: SGLangSpec, resources: ResourcesSpec, found: versions.Installed) -> None:
-    """See that a server in float32 would be helped from inside, if it is to be one.
+    """Check that SGLang can be hooked for float32, if the server runs in float32.
 
     Raises:
-        ModelError: the source of this SGLang is not one that can be helped.
+        ModelError: the source of this SGLang does not fit the hooks.
     """
     if is_float32(spec, resources) and found.native:
         raise ModelError(
@@ -284,7 +282,7 @@ def check_float32(spec: SGLangSpec, resources: ResourcesSpec, found: versions.In
 
 
 def link_inside(folder: Path) -> Path:
-    """A folder for SGLang's PYTHONPATH that holds this package and its entry point, by a link and two small files."""
+    """Write a folder for SGLang's PYTHONPATH: a link to this package, and two small files with its entry point."""
     folder.mkdir(parents=True, exist_ok=True)
     package = Path(hetspec_core.__file__).resolve().parent
     link = folder / "hetspec_core"

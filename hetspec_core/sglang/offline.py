@@ -1,6 +1,6 @@
-"""The process of SGLang's offline engine, seen from here: its job, its end, and what it measured.
+"""SGLang's offline engine as a child of this process: its job, its progress, and what it measured.
 
-It knows files and a process; SGLang itself is imported in that process alone (`offline_program`).
+The child runs `offline_program`, which imports SGLang.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ MODULE = "hetspec_core.sglang.offline_program"
 
 @dataclass(frozen=True)
 class EngineJob:
-    """What the engine shall do.
+    """A job for the offline engine.
 
     Attributes:
-        spec: how it is started; `batch_sizes` are measured one after another.
+        spec: how the engine is started; `batch_sizes` are measured one after another.
         base: directory of the base.
         served: the draft, or None.
         tree: shape of the draft tree.
         resources: number type.
         prompts: token ids.
         decoding: sampling and limit.
-        warmup: short answers before the clock starts.
+        warmup: rounds of short answers before the clock starts.
     """
 
     spec: SGLangSpec
@@ -69,7 +69,7 @@ class EngineJob:
 
     @property
     def words(self) -> list[str]:
-        """The engine's settings as words of SGLang's command line, the same as a server's."""
+        """The settings of the engine as words of a server's command line."""
         return server_words(self.spec, base=self.base, served=self.served, tree=self.tree, resources=self.resources)
 
 
@@ -81,15 +81,15 @@ def run_engine(
     on_progress: Progress = lambda label, done: None,
     stop_asked: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
-    """Let the engine do a job, to its end.
+    """Run the engine until its job is done.
 
     Returns:
-        `version`, `start_s`, `server`, per batch size in `batches` its `answers` (tokens, meta, batch_s) and `total_s`,
-        and in `ended` why there are fewer batch sizes than were asked for; empty when there are all.
+        `version`, `start_s`, `server`; in `batches` the `answers` (tokens, meta, batch_s) and `total_s` per batch size;
+        in `ended` why batch sizes are missing, empty when none are.
 
     Raises:
-        StageFailed: it ended, or was not done in time, before the first batch size was measured.
-        Cancelled: `stop_asked` said so.
+        StageFailed: the engine ended, or was not done in time, before the first batch size was measured.
+        Cancelled: `stop_asked` returned true.
     """
     with tempfile.TemporaryDirectory(prefix="hetspec-") as place:
         folder = Path(place)
@@ -106,7 +106,7 @@ def run_engine(
         }
         question.write_text(json.dumps(about), encoding="utf-8")
         variables = inside_variables(job.spec, link_inside(folder / "inside"), job.served, job.resources)
-        log.parent.mkdir(parents=log.parent.name != "logs", exist_ok=True)  # a deleted run does not come back
+        log.parent.mkdir(parents=log.parent.name != "logs", exist_ok=True)  # a deleted run must not come back
         command = [interpreter(job.spec), "-P", "-m", MODULE, str(question), str(result)]
         with open(log, "ab", opener=private) as output:
             began = output.tell()
@@ -144,7 +144,7 @@ def _follow(
 ) -> None:
     told, limit = StartLog(), time.monotonic() + timeout_s
     while True:
-        over = process.poll() is not None  # its last words are read all the same
+        over = process.poll() is not None  # the rest of its log is read nevertheless
         with log.open("rb") as file:
             file.seek(position)
             new = file.read()

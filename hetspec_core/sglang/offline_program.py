@@ -1,10 +1,10 @@
-"""SGLang's offline engine over a list of prompts: run by SGLang's interpreter, in a process of its own.
+"""The program that runs SGLang's offline engine over a list of prompts, in a process of SGLang's interpreter.
 
     python -m hetspec_core.sglang.offline_program JOB.json RESULT.json
 
-The job names the words of SGLang's command line, prompts as token ids, sampling and batch sizes. The result is
-rewritten after every batch size, so that what was measured outlives a crash. Besides SGLang it needs the standard
-library only.
+The job has the words of SGLang's command line, prompts as token ids, sampling and batch sizes. The result is rewritten
+after every batch size, so that a crash does not lose what was measured. The program needs SGLang and the standard
+library.
 """
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
 
     result["version"] = __version__
     began = time.perf_counter()
-    load_plugins()  # before the words are read, as a server does
+    load_plugins()  # before the words are parsed, as a server does
     engine = Engine(server_args=prepare_server_args(job["words"]))
     result["start_s"] = time.perf_counter() - began
     try:
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
         kept = ("speculative_num_steps", "speculative_eagle_topk", "speculative_num_draft_tokens")
         kept = (*kept, "attention_backend", "dtype")
         result["server"] = {name: info.get(name) for name in kept}
-        print(f"measured 0 of {len(job['batch_sizes'])}", flush=True)  # the log is all that HetSpec sees meanwhile
+        print(f"measured 0 of {len(job['batch_sizes'])}", flush=True)  # HetSpec reads the progress from the log
         for number, size in enumerate(job["batch_sizes"], start=1):
             result["batches"].append(_measure(engine, job, int(size)))
             _write(Path(arguments[1]), result)
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _measure(engine: Any, job: dict[str, Any], size: int) -> dict[str, Any]:
-    """All prompts, `size` at a time, after short answers of as many: their kernels may have to be compiled."""
+    """Answer all prompts, `size` at a time, after a warm-up of that size, which compiles kernels."""
     prompts, sampling = job["prompts"], job["sampling"]
     for _ in range(int(job["warmup"])):
         engine.generate(input_ids=prompts[:size], sampling_params={**sampling, "max_new_tokens": 16})
@@ -66,7 +66,7 @@ def _measure(engine: Any, job: dict[str, Any], size: int) -> dict[str, Any]:
 
 
 def _plain(meta: dict[str, Any]) -> dict[str, Any]:
-    """What JSON can say of the figures of an answer."""
+    """The figures of an answer that JSON can hold."""
     return {key: value for key, value in meta.items() if isinstance(value, str | int | float | list | dict | None)}
 
 

@@ -1,4 +1,4 @@
-"""Stage serve: base and draft behind a server of SGLang, until somebody stops it."""
+"""Stage serve: a server of SGLang with base and draft, until it is stopped."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from hetspec_core.sglang.server import SGLangServer
 from hetspec_core.sglang.servers import ServerPool
 
 _LOOK_S = 0.5
-_SETTLED_S = 600.0  # a server that ran so long has earned its restarts back
+_SETTLED_S = 600.0  # after so long a run the count of crashes starts again
 
 
 def run(context: RunContext) -> None:
-    """Export the draft, start the server, say where it is, and keep it up.
+    """Export the draft, start the server, report its address, and start it again after a crash.
 
     Raises:
-        Cancelled: somebody stopped it, which is how a server ends.
+        Cancelled: it was stopped, which is how a server ends.
         ModelError: SGLang cannot serve this draft.
-        StageFailed: it crashed more often than it may be started again.
+        StageFailed: it crashed more often than `sglang.restarts`.
     """
     spec, paths = context.spec, context.paths
     if spec.sglang.url:
@@ -33,7 +33,7 @@ def run(context: RunContext) -> None:
     folder = draft_folder(context)
     served = pool.export(Path(folder)) if folder else None
     launch = pool.plan(served, spec.decoding.tree)
-    context.record(sglang={"version": pool.version, "command": launch.told, "expects": launch.expects})
+    context.record(sglang={"version": pool.version, "command": launch.public_command, "expects": launch.expects})
     server = SGLangServer(launch, paths.logs / "sglang.log", spec.sglang.request_timeout_s)
     crashes = 0
     try:
@@ -72,14 +72,14 @@ def run(context: RunContext) -> None:
 
 
 def _watch(context: RunContext, server: SGLangServer) -> None:
-    """Wait until the server is gone, or it is to be stopped."""
+    """Wait until the server ends, or the run is cancelled."""
     while server.alive:
         if context.cancelled.wait(_LOOK_S):
             raise Cancelled("the server was stopped")
 
 
 def client_lines(launch: Launch, recipe: str, draft: str) -> list[str]:
-    """Lines to paste that use the server."""
+    """Shell lines that use the server."""
     name = recipe or "RECIPE"
     way = f"--draft {shlex.quote(draft)}" if draft else "--plain"
     body = '{"text": "The capital of France is", "sampling_params": {"max_new_tokens": 32, "temperature": 0}}'

@@ -1,6 +1,6 @@
-"""A server of SGLang as a child of this process: started, watched until it is ready, ended with all that it started.
+"""A server of SGLang as a child of this process: started, watched until it is ready, and stopped with its processes.
 
-It reads the server's log for what a user wants to know while waiting. It knows processes and log lines, no models.
+The progress of a start, and the reason of a crash, are read from the server's log.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from hetspec_core.sglang.export import OWN_CLASSES
 from hetspec_core.sglang.launch import Launch
 
 Progress = Callable[[str, float], None]
-"""Told what a server is doing, and how far the whole start is (0 to 1)."""
+"""Called with what a server is doing, and the progress of the whole start (0 to 1)."""
 
 MARK = "HETSPEC_SGLANG_SERVER"
-"""In the environment of a server and of all that it starts: which server it is."""
+"""Environment variable of a server and of all processes that it starts: identifies the server."""
 
 _LOOK_S = 0.2
-_ASK_S, _SELDOM_ASK_S = 0.3, 5.0  # between questions whether it is ready, when it may be and before
+_ASK_S, _SELDOM_ASK_S = 0.3, 5.0  # between two health checks: when it may be ready, and before
 _NEARLY = 0.9
 _GRACE_S = 20.0
 _END_S = 5.0
@@ -68,13 +68,13 @@ _IGNORED = re.compile(r"Ignore import error when loading (\S*hetspec_core\.sglan
 
 @dataclass
 class StartLog:
-    """What the log of a starting server has said so far.
+    """What the log of a starting server reported so far.
 
     Attributes:
-        label: what it is doing.
-        done: how far it is, 0 to 1.
+        label: what the server is doing.
+        done: progress, 0 to 1.
         classes: classes whose weights were loaded, base first.
-        ignored: modules of ours that SGLang could not import, and why.
+        ignored: modules of HetSpec that SGLang could not import, and why.
     """
 
     label: str = "SGLang starts"
@@ -83,7 +83,7 @@ class StartLog:
     ignored: tuple[str, ...] = ()
 
     def read(self, line: str) -> bool:
-        """Take a line; whether it told anything new."""
+        """Take a line; returns whether it changed anything."""
         before = (self.label, self.done, self.classes, self.ignored)
         if hit := _CLASS.search(line):
             self.classes = (*self.classes, hit[1])
@@ -101,8 +101,8 @@ class SGLangServer:
 
     Args:
         launch: how it is started.
-        log: file for its output, appended to.
-        request_timeout_s: for the client.
+        log: file to which its output is appended.
+        request_timeout_s: of the client.
     """
 
     def __init__(self, launch: Launch, log: Path, request_timeout_s: float = 300.0) -> None:
@@ -110,14 +110,14 @@ class SGLangServer:
         self.log = log
         self.client = SGLangClient(launch.url, request_timeout_s, launch.api_key)
         self.facts: ServerFacts | None = None
-        self.told = StartLog()
+        self.start_log = StartLog()
         self._process: subprocess.Popen[bytes] | None = None
         self._offset = 0
         self._mark = uuid.uuid4().hex
 
     @property
     def pid(self) -> int | None:
-        """Id of the process, while it runs."""
+        """Id of the process while it runs."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     @property
@@ -129,7 +129,7 @@ class SGLangServer:
         """Start the process; `wait_ready` waits for it.
 
         Raises:
-            ResourceError: the port is taken, or no process can be made.
+            ResourceError: the port is taken, or the process cannot be started.
         """
         launch = self.launch
         if port_is_taken(launch.host, launch.port):
@@ -137,11 +137,11 @@ class SGLangServer:
                 f"port {launch.port} of {launch.host} is taken by another program",
                 hint="leave the port out (a free one is found), or attach to the server that has it with --url",
             )
-        end_marked(self._mark)  # what a server that crashed has left
-        # `logs` of a run is made with one that is there: a deleted run does not come back.
+        end_marked(self._mark)  # processes that a crashed server left
+        # The folder `logs` of a run is not created here: a deleted run must not come back.
         self.log.parent.mkdir(parents=self.log.parent.name != "logs", exist_ok=True)
-        self.told, self.facts = StartLog(), None
-        with open(self.log, "ab", opener=private) as output:  # SGLang prints its settings, a key among them
+        self.start_log, self.facts = StartLog(), None
+        with open(self.log, "ab", opener=private) as output:  # private, because SGLang prints its settings with the key
             output.write(f"--- {launch.shown}\n".encode())
             output.flush()
             self._offset = output.tell()
@@ -152,7 +152,7 @@ class SGLangServer:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env=child_environment({**launch.environment, MARK: self._mark}),
-                    preexec_fn=end_with_parent(),  # our group, so that whoever ends us ends it too
+                    preexec_fn=end_with_parent(),  # in this process's group, so that a signal to the group reaches it
                 )
             except OSError as error:
                 raise ResourceError(f"{launch.command[0]} cannot be started: {error.strerror}") from error
@@ -163,26 +163,28 @@ class SGLangServer:
         on_progress: Progress = lambda label, done: None,
         stop_asked: Callable[[], bool] = lambda: False,
     ) -> ServerFacts:
-        """Wait until the server answers, and see that it serves what it was asked to.
+        """Wait until the server answers, and check that the wanted class took the draft.
+
+        Any failure stops the server.
 
         Raises:
-            StageFailed: it ended, or was not ready in time; the server is ended then.
+            StageFailed: it ended, or was not ready in time.
             ModelError: another class than the wanted one took the draft.
-            Cancelled: `stop_asked` said so.
+            Cancelled: `stop_asked` returned true.
         """
         asked = time.monotonic()
         limit = asked + timeout_s
         position, rest = self._offset, ""
-        on_progress(self.told.label, self.told.done)
+        on_progress(self.start_log.label, self.start_log.done)
         try:
             while True:
                 position, rest, news = self._read_log(position, rest)
                 if news:
-                    on_progress(self.told.label, self.told.done)
+                    on_progress(self.start_log.label, self.start_log.done)
                 if not self.alive:
-                    raise self._died()
+                    raise self.died()
                 now = time.monotonic()
-                if now - asked >= (_ASK_S if self.told.done >= _NEARLY else _SELDOM_ASK_S):
+                if now - asked >= (_ASK_S if self.start_log.done >= _NEARLY else _SELDOM_ASK_S):
                     asked = now
                     if self.client.healthy():
                         break
@@ -190,7 +192,7 @@ class SGLangServer:
                     raise Cancelled("the start of the server was stopped")
                 if now >= limit:
                     raise StageFailed(
-                        f"the server was not ready after {timeout_s:.0f} s; last it said: {self.told.label}",
+                        f"the server was not ready after {timeout_s:.0f} s; last it said: {self.start_log.label}",
                         hint=f"look into {self.log}; --set sglang.start_timeout_s=... gives it longer",
                     )
                 time.sleep(_LOOK_S)
@@ -204,7 +206,7 @@ class SGLangServer:
         return self.facts
 
     def stop(self, grace_s: float = _GRACE_S) -> None:
-        """End the server and everything that it started: asked first, made to after `grace_s`."""
+        """Stop the server and its processes: by SIGTERM, and by SIGKILL after `grace_s`."""
         process = self._process
         if process is None:
             return
@@ -224,27 +226,24 @@ class SGLangServer:
         self._process = None
 
     def died(self) -> StageFailed:
-        """The error that tells how a server that is gone ended."""
-        return self._died()
-
-    def _died(self) -> StageFailed:
+        """The error that says how the server ended."""
         status = None if self._process is None else self._process.poll()
         return why_it_ended("SGLang's server", status, self.log, self._offset)
 
     def _check_class(self) -> None:
         wanted = self.launch.expects
-        if not wanted or wanted in self.told.classes:
+        if not wanted or wanted in self.start_log.classes:
             return
-        if not self.told.classes:
+        if not self.start_log.classes:
             if wanted not in OWN_CLASSES:
                 return  # SGLang has no other class of that name
             raise ModelError(
                 f"the draft needs class {wanted}, and SGLang's log does not name the class that it loaded",
                 hint=f"start it with --log-level info; the log is {self.log}",
             )
-        ignored = f"; SGLang could not import {'; '.join(self.told.ignored)}" if self.told.ignored else ""
+        ignored = f"; SGLang could not import {'; '.join(self.start_log.ignored)}" if self.start_log.ignored else ""
         raise ModelError(
-            f"the draft needs class {wanted}, and SGLang loaded {', '.join(self.told.classes)}{ignored}",
+            f"the draft needs class {wanted}, and SGLang loaded {', '.join(self.start_log.classes)}{ignored}",
             hint=f"the log is {self.log}; a version of SGLang that HetSpec's classes are made for serves it",
         )
 
@@ -256,17 +255,17 @@ class SGLangServer:
         except OSError:
             return position, rest, False
         *lines, rest = re.split(r"[\r\n]", rest + new.decode(errors="replace"))
-        news = [self.told.read(line) for line in lines]
+        news = [self.start_log.read(line) for line in lines]
         return position + len(new), rest, any(news)
 
 
 def why_it_ended(who: str, status: int | None, log: Path, offset: int) -> StageFailed:
-    """The error that tells how a process of SGLang ended, by what it left in its log behind `offset`."""
+    """The error that says how a process of SGLang ended, by its log from `offset` on."""
     tail = _tail(log, offset)
     known = recognise(tail)
     lines = [line.strip() for line in tail.splitlines() if line.strip() and not _CLEANING_UP.search(line)]
     errors = [line for line in lines if re.match(r"^[\w.]*(Error|Exception)\b.*:", line)]
-    reason = known.message if known is not None else (errors or lines or ["it left no word"])[-1][:300]
+    reason = known.message if known is not None else (errors or lines or ["its log is empty"])[-1][:300]
     shown = "".join(char if char.isprintable() else " " for char in reason)
     advice = f"{_MEMORY_ADVICE}; " if known is not None and known.kind == "gpu_memory" else ""
     return StageFailed(f"{who} ended with status {status}: {shown}", hint=f"{advice}its log is {log}")
@@ -302,7 +301,7 @@ def end_marked(mark: str) -> None:
 
 
 def _await_end(processes: Iterable[psutil.Process]) -> None:
-    """Wait a moment until these are gone, or wait for a parent that takes its time to reap them."""
+    """Wait a moment until these processes have ended; a zombie counts, as its parent may be slow to reap it."""
     limit = time.monotonic() + _END_S
     for process in processes:
         with contextlib.suppress(psutil.Error):

@@ -19,18 +19,23 @@ from pathlib import Path
 
 OLDEST = "0.5.11"
 NEWEST = "0.5.23"
-"""Over HTTP all versions from the oldest to the newest are taken."""
+"""HetSpec speaks to all versions from the oldest to the newest over HTTP."""
 
 RANGE = f"{OLDEST} to {NEWEST}"
+REQUIREMENT = f"sglang>={OLDEST},<={NEWEST}"
+"""For pip."""
+
+PYTHON_VARIABLE = "HETSPEC_SGLANG_PYTHON"
+"""Environment variable: the interpreter that has SGLang, where no spec names one."""
 
 INSIDE = ("0.5.17",)
-"""Versions in which model classes and the tree plugin were run. In others they are offered where the source fits."""
+"""Versions in which model classes and the tree plugin were run. Other versions get them where their source fits."""
 
 INSIDE_RANGE = ", ".join(INSIDE)
 
 
 def numbers(version: str) -> tuple[int, int, int] | None:
-    """0.5.17 or 0.5.17.post1 as numbers; None for what is no version."""
+    """0.5.17 or 0.5.17.post1 as numbers; None for a text that is no version."""
     found: list[int] = []
     for part in version.strip().removeprefix("v").split(".")[:3]:
         digits = part[: len(part) - len(part.lstrip("0123456789"))]
@@ -105,18 +110,18 @@ NEEDS: dict[str, tuple[tuple[str, str, tuple[str, ...], tuple[str, ...]], ...]] 
         for method in ("forward_cuda", "forward_native")
     ),
 }
-"""Part of ours -> file below `sglang/srt`, name, first parameters in order, parameters anywhere."""
+"""Part of HetSpec -> file below `sglang/srt`, name, first parameters in order, parameters anywhere."""
 
 
 @dataclass(frozen=True)
 class Installed:
-    """An SGLang that could be started.
+    """An installed SGLang.
 
     Attributes:
-        version: its own word.
-        classes: where it is not what HetSpec's model classes call; empty = it fits.
-        plugin: where it is not what the tree plugin calls.
-        native: where it is not what its help in float32 calls.
+        version: as it reports it.
+        classes: where it differs from what HetSpec's model classes call; empty = it fits.
+        plugin: where it differs from what the tree plugin calls.
+        native: where it differs from what the hooks for float32 call.
     """
 
     version: str
@@ -126,7 +131,7 @@ class Installed:
 
 
 def read_answer(text: str) -> Installed:
-    """What `question` printed.
+    """Parse what the program of `question` printed.
 
     Raises:
         ValueError: it is no such answer.
@@ -152,12 +157,12 @@ def question() -> str:
 
 
 def differences(package: Path, part: str, parse: Callable[[str], ast.Module] = ast.parse) -> list[str]:
-    """Where an SGLang is not what a part of ours calls; none = it fits.
+    """Where an SGLang differs from what a part of HetSpec calls; none = it fits.
 
     Args:
         package: directory of the package `sglang`.
         part: one of `NEEDS`.
-        parse: reads a file's syntax; in a process with threads `hetspec_core.syntax.parse_module`.
+        parse: parses a file; in a process with threads `hetspec_core.syntax.parse_module`.
     """
     found: list[str] = []
     for file, name, first, anywhere in NEEDS[part]:
@@ -180,7 +185,7 @@ def differences(package: Path, part: str, parse: Callable[[str], ast.Module] = a
 
 
 def _parameters(tree: ast.Module, name: str) -> list[str] | None:
-    """Parameters of a function, method or class (its `__init__`, or the fields of a tuple); None = it is not there."""
+    """Parameters of a function, method or class (of `__init__`, or the fields of a tuple); None = it does not exist."""
     owner, _, method = name.partition(".")
     node = _named(tree.body, owner)
     if isinstance(node, ast.ClassDef):
@@ -207,7 +212,7 @@ def _is_name(target: ast.expr) -> bool:
 
 
 def _answer() -> dict[str, object]:
-    """Version of the SGLang that this interpreter would import, and where it differs."""
+    """Version of the SGLang that this interpreter imports, and where it differs."""
     import importlib.metadata
     import importlib.util
 

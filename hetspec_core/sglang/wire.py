@@ -1,7 +1,7 @@
-"""HTTP to a server that may do anything: bounded in bytes, and in time by a clock over the whole request.
+"""HTTP with limits: an answer is bounded in bytes, and a request in time by a clock over the whole of it.
 
-A timeout of a socket begins anew with every byte, so a server that sends one now and then would hold a request for
-ever. Here every read ends at the clock's end. It knows HTTP, JSON and event streams, and not SGLang's API.
+The timeout of a socket restarts with every byte, so a server that sends a byte now and then could hold a request for
+ever. Here every read ends when the clock does. This file knows HTTP, JSON and event streams, not SGLang's API.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from hetspec_core.documents import MIB, DocumentError, parse_json
 from hetspec_core.errors import DataError, ModelError, StageFailed
 
 MOST_BYTES = 16 * MIB
-"""The longest answer that is no stream."""
+"""Limit of an answer that is no stream."""
 LONGEST_LINE = 64 * MIB
-"""The longest line of a stream. SGLang may repeat the whole answer in each."""
+"""Limit of a line of a stream. SGLang may repeat the whole answer in each."""
 _SHOWN = 200
 
 
 class Clock:
-    """The end of what a request may take; a stream restarts it with every message.
+    """The time limit of a request; a stream restarts it with every message.
 
     Args:
-        seconds: from now, and from every restart.
+        seconds: limit from now, and from every restart.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -36,7 +36,7 @@ class Clock:
         self.restart()
 
     def restart(self) -> None:
-        """Begin anew."""
+        """Start the time again."""
         self._end = time.monotonic() + self.seconds
 
     @property
@@ -53,7 +53,7 @@ class Clock:
 
 
 class _TimedSocket(io.RawIOBase):
-    """The reading side of a connected socket; every read ends at the clock's end."""
+    """The reading side of a connected socket; a read ends when the clock does."""
 
     def __init__(self, sock: socket.socket, clock: Clock) -> None:
         self._socket, self._clock = sock, clock
@@ -72,7 +72,7 @@ class _TimedSocket(io.RawIOBase):
 
 
 class _TimedResponse(http.client.HTTPResponse):
-    """An answer whose status line, headers and body are read against a clock."""
+    """An answer whose status line, headers and body are read within the limit of a clock."""
 
     def __init__(self, sock: socket.socket, *rest: Any, clock: Clock, **more: Any) -> None:
         super().__init__(sock, *rest, **more)
@@ -82,7 +82,7 @@ class _TimedResponse(http.client.HTTPResponse):
 
 
 def connect(host: str, port: int, clock: Clock, *, secure: bool) -> http.client.HTTPConnection:
-    """A connection whose one request is bounded by a clock; nothing is sent yet."""
+    """A connection for one request within the limit of a clock; nothing is sent yet."""
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
     connection = kind(host, port, timeout=clock.left_s)
     connection.response_class = functools.partial(_TimedResponse, clock=clock)  # type: ignore[assignment]
@@ -123,12 +123,12 @@ def read_table(body: bytes, url: str) -> dict[str, Any]:
 
 
 def messages(response: http.client.HTTPResponse, url: str, clock: Clock) -> Iterator[dict[str, Any]]:
-    """The messages of an event stream, to its `[DONE]` or its end. The clock runs from one message to the next.
+    """The messages of an event stream, up to `[DONE]` or its end. The clock limits the time between two messages.
 
     Raises:
         StageFailed: the stream broke off, or no message came in time.
         DataError: a line is too long, or a message is no JSON object.
-        ModelError: a message says that the request is refused.
+        ModelError: a message refuses the request.
     """
     while True:
         try:
@@ -161,7 +161,7 @@ def messages(response: http.client.HTTPResponse, url: str, clock: Clock) -> Iter
 
 
 def shown(value: object) -> str:
-    """A piece of foreign text in one line."""
+    """Text from a server in one line, cut to a few words."""
     try:
         text = str(value)
     except RecursionError:

@@ -44,7 +44,7 @@ def test_a_start_is_told_step_by_step_and_its_end_leaves_no_process(pair: Pair, 
     labels = [label for label, _ in told]
     assert "weights are loaded" in labels and labels[-1] == "the server is ready"
     assert [done for _, done in told] == sorted(done for _, done in told)
-    assert server.told.classes == ("LlamaForCausalLM", "LlamaForCausalLMEagle")
+    assert server.start_log.classes == ("LlamaForCausalLM", "LlamaForCausalLMEagle")
     family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
     assert len(family) == 2
     pool.close()

@@ -1,7 +1,7 @@
-"""What HetSpec's EAGLE classes share: fusion of embedding and state, layers without norms in between, and loading.
+"""The common part of HetSpec's EAGLE classes in SGLang: fusion of embedding and state, decoder layers, and loading.
 
-A family brings a layer: `layer(positions, hidden_states, forward_batch) -> hidden_states`, residual streams included.
-The class is for one pipeline rank, as EAGLE drafts are in SGLang.
+A family adds a layer: `layer(positions, hidden_states, forward_batch) -> hidden_states`, residual streams included. The
+classes support one pipeline rank, as EAGLE drafts in SGLang do.
 """
 
 # pyright: reportMissingImports=false
@@ -28,21 +28,21 @@ STACKED = (
     ("gate_up_proj", "gate_proj", 0),
     ("gate_up_proj", "up_proj", 1),
 )
-"""Parameter here, its part in a checkpoint, and which part it is."""
+"""Parameter of the module, the name of its part in a checkpoint, and the number of the part."""
 
 MakeLayer = Callable[[Any, int, Any, str], nn.Module]
 
 
 class EagleLayer(nn.Module):
-    """A decoder layer: attention and an MLP, each behind a norm; the first layer of EAGLE has no norm before attention.
+    """A decoder layer: attention and an MLP, each after a norm; the first layer of EAGLE has no norm before attention.
 
     Args:
         config: of the draft.
-        layer_id: place in the draft.
+        layer_id: index in the draft.
         attention: called with positions, hidden states and batch.
-        mlp: hidden states in and out, summed over the ranks already.
-        first_input_norm: whether the first layer has a norm before attention nevertheless.
-        attention_is_reduced: whether the attention's output is summed over the ranks; it is done here if not.
+        mlp: hidden states in and out, summed over the ranks.
+        first_input_norm: whether the first layer has a norm before attention.
+        attention_is_reduced: whether the attention's output is summed over the ranks; otherwise it is summed here.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class EagleLayer(nn.Module):
 
 
 class FusionModel(nn.Module):
-    """Embedding, fusion and layers; what SGLang calls the model of a causal language model."""
+    """Embedding, fusion and layers: SGLang's `model` of a causal language model."""
 
     def __init__(self, config: Any, make_layer: MakeLayer, quant_config: Any, prefix: str) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class FusionForCausalLM(nn.Module):
 
     @classmethod
     def make_model(cls, config: Any, quant_config: Any, prefix: str) -> Any:
-        """What lies between the ends: `embed_tokens`, and a forward from tokens to states."""
+        """The part before the output head: `embed_tokens`, and a forward from tokens to states."""
         return FusionModel(config, cls.make_layer, quant_config, prefix)
 
     @torch.no_grad()
@@ -152,11 +152,11 @@ class FusionForCausalLM(nn.Module):
         return self.model.embed_tokens
 
     def get_embed_and_head(self) -> tuple[Tensor, Tensor]:
-        """Weights of both ends."""
+        """Weights of the embedding and the output head."""
         return self.model.embed_tokens.weight, self.lm_head.weight
 
     def set_embed_and_head(self, embed: Tensor, head: Tensor) -> None:
-        """Take the base's ends in the place of our own."""
+        """Use the base's embedding and output head."""
         del self.model.embed_tokens.weight
         del self.lm_head.weight
         self.model.embed_tokens.weight = embed
@@ -165,10 +165,10 @@ class FusionForCausalLM(nn.Module):
         torch.cuda.synchronize()
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Fill the modules from a checkpoint; a tensor without a place, or a place without its tensor, is an error.
+        """Load a checkpoint. A tensor without a parameter, or a parameter without a tensor, is an error.
 
         Raises:
-            ValueError: names do not fit; SGLang logs it and does not start.
+            ValueError: names do not match; SGLang logs it and does not start.
         """
         places = dict(self.named_parameters())
         filled: set[str] = set()
@@ -182,7 +182,7 @@ class FusionForCausalLM(nn.Module):
             raise ValueError(f"the draft's checkpoint lacks {', '.join(empty[:5])}")
 
     def load_weight(self, name: str, tensor: Tensor, places: dict[str, nn.Parameter]) -> str:
-        """Fill one tensor in; returns the name of the parameter that took it (or a part of it)."""
+        """Load one tensor; returns the name of the parameter that took it, or took it as a part."""
         for target, part, number in STACKED:
             if f".{part}." in name:
                 place = name.replace(f".{part}.", f".{target}.")
@@ -201,7 +201,7 @@ class FusionForCausalLM(nn.Module):
 
 
 def rope_of(config: Any) -> dict[str, Any]:
-    """Rotary settings of a configuration, in transformers' newer or older form, as SGLang's attention takes them."""
+    """Rotary arguments of SGLang's attention, from a configuration in transformers' newer or older form."""
     parameters = getattr(config, "rope_parameters", None)
     if parameters and "rope_theta" in parameters:
         return {"rope_theta": parameters["rope_theta"], "rope_scaling": parameters}

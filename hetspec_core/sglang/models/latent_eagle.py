@@ -1,10 +1,10 @@
 """Latent drafts in SGLang: the recurrence of `engine/algorithms/latent.py` inside one step of its EAGLE worker.
 
-A token passes through the same layers again and again, and every pass looks at the keys of that pass alone. To SGLang
-this is a draft of passes x layers layers: the exported `num_hidden_layers` says so, and so its pool has key/value
-places for each of them. Layer number i of pass p is a twin of layer i: the same weights, and p x layers + i as its
-place. The exported `hidden_size` is the base's, as wide as the states that the worker carries; the layers' own width
-and everything else of the recurrence stand in `hetspec_latent`.
+A token passes through the same layers several times, and every pass attends to the keys of that pass alone. For SGLang
+this is a draft of passes x layers layers: the exported `num_hidden_layers` says so, and its pool has key/value slots
+for each of them. Layer number i of pass p is a twin of layer i: the same weights, and p x layers + i as its layer id.
+The exported `hidden_size` is the base's, the width of the states that the worker carries; the layers' own width and all
+other settings of the recurrence are in `hetspec_latent`.
 """
 
 # pyright: reportMissingImports=false
@@ -27,7 +27,7 @@ from hetspec_core.sglang.models.fusion import EagleLayer, FusionForCausalLM, Mak
 from hetspec_core.sglang.models.qwen3_eagle import attention_of as qwen3_attention
 
 KEY = "hetspec_latent"
-"""Place of the recurrence in the exported configuration."""
+"""Key of the recurrence in the exported configuration."""
 
 
 def _llama_attention(config: Any, layer_id: int, quant_config: Any, prefix: str) -> nn.Module:
@@ -68,7 +68,7 @@ LAYERS: dict[str, MakeLayer] = {
     "mistral": _layer_of(_llama_attention, reduced=True),
     "qwen3": _layer_of(qwen3_attention, reduced=False),
 }
-"""By the draft's family."""
+"""Layers by the family of the draft."""
 
 
 class LatentModel(nn.Module):
@@ -133,7 +133,7 @@ class LatentModel(nn.Module):
 
 
 def twin_of(layer: Any, layer_id: int) -> Any:
-    """The same layer, weights shared, with the key/value places of another number."""
+    """The same layer with shared weights and the key/value slots of another layer id."""
     twin = _share(layer)
     twin.self_attn = _share(layer.self_attn)
     twin.self_attn.attn = _share(layer.self_attn.attn)
@@ -142,7 +142,7 @@ def twin_of(layer: Any, layer_id: int) -> Any:
 
 
 def _share(module: nn.Module) -> Any:
-    """A module of the same parts, in which a part can be replaced without touching the original."""
+    """A copy of a module with the same parts; replacing a part does not change the original."""
     found = copy.copy(module)
     found.__dict__["_modules"] = dict(module._modules)
     return found
@@ -153,7 +153,7 @@ class HetSpecLatentEagle(FusionForCausalLM):
 
     @classmethod
     def make_model(cls, config: Any, quant_config: Any, prefix: str) -> nn.Module:
-        """Instead of the fusion model."""
+        """The latent model in place of the fusion model."""
         return LatentModel(config, quant_config, prefix)
 
 

@@ -15,7 +15,7 @@ from hetspec_core.sglang.models.fusion import EagleLayer, FusionForCausalLM, rop
 
 
 def attention_of(config: Any, layer_id: int, quant_config: Any, prefix: str) -> nn.Module:
-    """Qwen3's attention, whose queries and keys are normalised."""
+    """Qwen3's attention, which normalises queries and keys."""
     return Qwen3Attention(
         hidden_size=config.hidden_size,
         num_heads=config.num_attention_heads,

@@ -1,8 +1,8 @@
-"""EAGLE-1/2 drafts of Qwen3-MoE layers in SGLang, with experts that compute nothing and shared ones.
+"""EAGLE-1/2 drafts of Qwen3-MoE layers in SGLang, with zero-compute and shared experts.
 
 The mixture is that of HetSpec's training (`engine/modeling/experts.py`): softmax over all experts, the k likeliest,
-their weights summed to one if the configuration says so. Experts without compute come behind the others; an assignment
-to one of them goes to expert 0 with weight 0, and what it gives is added apart.
+their weights normalised if the configuration says so. Zero-compute experts have the last numbers; an assignment to one
+of them goes to expert 0 with weight 0, and its output is added separately.
 """
 
 # pyright: reportMissingImports=false
@@ -108,7 +108,7 @@ class HetSpecQwen3MoeEagle(FusionForCausalLM):
     make_layer = staticmethod(make_layer)
 
     def load_weight(self, name: str, tensor: Tensor, places: dict[str, nn.Parameter]) -> str:
-        """As in the class above; HetSpec holds all experts of a layer in two tensors, SGLang loads them one by one."""
+        """As in the base class. HetSpec stores the experts of a layer in two tensors; SGLang loads them one by one."""
         prefix, _, last = name.rpartition(".experts.")
         if last not in ("gate_up_proj", "down_proj"):
             return super().load_weight(name, tensor, places)

@@ -190,7 +190,7 @@ class TreeHooks:
     def _fault(self, where: str) -> None:
         self.faults += 1
         if self.faults <= _MOST_FAULTS:
-            _logger.exception("hetspec: the draft trees are not told (%s); serving goes on", where)
+            _logger.exception("hetspec: the draft trees are not sent (%s); serving goes on", where)
 
 
 def pack_on(device: str) -> Callable[[VerifyBatch], Packed]:

@@ -1,7 +1,7 @@
-"""`records.pack` as one kernel: a step is told in one launch instead of forty, which the serving thread would pay for.
+"""`records.pack` as one Triton kernel: one launch per step instead of forty, which would slow the serving thread.
 
-One program per node, and one per request for the bonus token: it finds whose child the node is, and goes once over the
-base's logits there. Triton is what SGLang itself runs on; nothing else imports this module.
+There is one program per node, and one per request for the bonus token. A program finds the parent of its node, and
+reads the base's logits there once. SGLang requires Triton; nothing else imports this module.
 """
 
 # pyright: reportMissingImports=false, reportMissingTypeStubs=false, reportUnreachable=false

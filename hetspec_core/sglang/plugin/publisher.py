@@ -1,7 +1,7 @@
-"""Records to whoever looks: a local socket, a bounded queue, a thread. The caller never waits and never fails.
+"""The publisher of records: a local socket, a bounded queue and a thread. The caller never waits and never fails.
 
-A frame is four bytes of length (big endian) and one record in msgpack. When the queue is full a batch is dropped and
-counted; a viewer that is too slow is cut off. It knows bytes and a socket, not what a record means.
+A frame is four bytes of length (big endian) and one record in msgpack. When the queue is full, a batch is dropped and
+counted; a viewer that is too slow is disconnected.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _BUFFER_BYTES = 1 << 20
 _LOOK_S = 0.2
 
 HELLO = {"hello": True}
-"""What a viewer gets first."""
+"""The first record that a viewer gets."""
 
 Batch = Callable[[], Iterable[dict[str, Any]]]
-"""Gives the records of a batch; called in the publisher's thread, where it may wait for a copy."""
+"""Returns the records of a batch; called in the publisher's thread, where it may wait for a copy."""
 
 
 def encode(record: dict[str, Any]) -> bytes:
-    """A record as a frame. SGLang brings msgspec, HetSpec msgpack; they write the same bytes."""
+    """A record as a frame. SGLang installs msgspec, HetSpec msgpack; they write the same bytes."""
     try:
         import msgspec  # pyright: ignore[reportMissingImports]
 
@@ -46,10 +46,10 @@ class Publisher:
     """A listening socket at a path, and the thread that serves it.
 
     Args:
-        path: of the socket; what lies there is replaced, because a server that crashed leaves it behind.
+        path: of the socket; an existing file is replaced, because a crashed server leaves its socket.
 
     Raises:
-        OSError: the socket cannot be made.
+        OSError: the socket cannot be created.
     """
 
     def __init__(self, path: str) -> None:
@@ -70,14 +70,14 @@ class Publisher:
         self._thread.start()
 
     def put(self, batch: Batch) -> None:
-        """Hand a batch over; it is dropped and counted when too many wait already."""
+        """Queue a batch; it is dropped and counted when the queue is full."""
         try:
             self._queue.put_nowait(batch)
         except queue.Full:
             self.dropped += 1
 
     def close(self) -> None:
-        """End the thread and take the socket away."""
+        """Stop the thread and remove the socket."""
         self._closing.set()
         self._thread.join(timeout=2.0)
         with contextlib.suppress(OSError):
@@ -95,24 +95,24 @@ class Publisher:
                 return
             try:
                 frames = [encode(record) for record in batch()] if self._viewers else []
-            except Exception:  # whatever a step was, the next one may be well, and serving does not care
+            except Exception:  # the next step may be good, and serving must go on
                 self.failed += 1
                 continue
             for frame in frames:
                 self._send(frame)
 
     def _look(self) -> None:
-        """Let new viewers in, and see who has left."""
+        """Accept new viewers, and drop those that disconnected."""
         with contextlib.suppress(BlockingIOError):
             viewer, _ = self._listener.accept()
             viewer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
             viewer.settimeout(_LOOK_S)
             self._viewers.append(viewer)
             self.has_viewers = True
-            self._send(encode(HELLO), viewer)  # from now on nothing is missed, and the viewer may know
+            self._send(encode(HELLO), viewer)  # from now on the viewer gets every record
         if self._viewers:
-            gone, _, _ = select.select(self._viewers, [], [], 0)  # they never speak: what can be read is their end
-            for viewer in gone:
+            closed, _, _ = select.select(self._viewers, [], [], 0)  # viewers send nothing: readable means closed
+            for viewer in closed:
                 self._drop(viewer)
         self.has_viewers = bool(self._viewers)
 
@@ -120,7 +120,7 @@ class Publisher:
         for viewer in viewers or tuple(self._viewers):
             try:
                 viewer.sendall(frame)
-            except OSError:  # gone, or so slow that half a frame is out and the rest would make no sense
+            except OSError:  # disconnected, or so slow that only half a frame was sent
                 self._drop(viewer)
 
     def _drop(self, viewer: socket.socket) -> None:

@@ -129,14 +129,14 @@ def test_the_command_line_of_a_server_has_no_key_and_its_records_read_as_before(
     about = {"base": tmp_path, "served": None, "tree": TreeSpec(), "resources": ResourcesSpec(), "port": 1}
     launch = plan_launch(SGLangSpec(flags=("--api-key", KEY, "--tp", "2")), **about)  # type: ignore[arg-type]
     assert KEY not in " ".join(launch.command) and launch.api_key == KEY
-    assert launch.told[1:4] == ["-P", "-m", "sglang.launch_server"] and launch.told[-4:] == [
+    assert launch.public_command[1:4] == ["-P", "-m", "sglang.launch_server"] and launch.public_command[-4:] == [
         "--api-key",
         "***",
         "--tp",
         "2",
     ]
     plain = plan_launch(SGLangSpec(), **about)  # type: ignore[arg-type]
-    assert plain.command == plain.told and plain.command[1:4] == ["-P", "-m", "sglang.launch_server"]
+    assert plain.command == plain.public_command and plain.command[1:4] == ["-P", "-m", "sglang.launch_server"]
 
 
 def mode(path: Path) -> int:
