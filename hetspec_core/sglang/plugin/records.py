@@ -72,7 +72,7 @@ class Packed:
     Attributes:
         numbers: [B, 3 (N+1) + D + 4 + 2 (N+1) + 1] int32. Integers first: tokens, parents, ranks; accepted nodes, root
             first, -1 behind the last; number of committed tokens, bonus token, length of the base's cache before the
-            step. Then the bits of float32: cumulative draft probabilities (NaN = not known), base probabilities, that of
+            step. Then the bits of float32: cumulative draft probabilities (NaN = unknown), base probabilities, that of
             the bonus.
         nodes: N+1.
     """
