@@ -1,4 +1,4 @@
-"""Where one writes: Enter sends, ctrl+j breaks the line, up and down bring back what was sent."""
+"""The line of the chat: Enter sends, ctrl+j breaks the line, up and down recall what was sent."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Composer(TextArea):
 
     @dataclass
     class Sent(Message):
-        """Enter was pressed on a text that is not empty."""
+        """Enter was pressed while the text was not empty."""
 
         text: str
 
@@ -47,26 +47,26 @@ class Composer(TextArea):
         )
         self.cursor_blink = False
         self._sent: list[str] = []
-        self._at = 0
+        self._index = 0  # in `_sent`; its length = the draft of the user
         self._own = ""
 
     @property
     def sent_before(self) -> list[str]:
-        """What was sent, the newest last."""
+        """The sent texts, the newest last."""
         return self._sent
 
     def remember(self, texts: Sequence[str]) -> None:
-        """Take over what was sent before."""
+        """Set the texts that were sent before."""
         self._sent = list(texts)[-_KEPT:]
-        self._at = len(self._sent)
+        self._index = len(self._sent)
 
     def put(self, text: str) -> None:
-        """Replace what is written, the cursor behind it."""
+        """Replace the text and put the cursor at its end."""
         self.load_text(text)
         self.move_cursor(self.document.end)
 
     async def on_key(self, event: Key) -> None:
-        # In the widget's own queue, behind the letters that were typed before it; a binding would run in the app's.
+        # Handled in the widget's queue, after the letters typed before it; a binding would run in the queue of the app.
         active = None if event.is_printable else self.screen.active_bindings.get(event.key)
         if active is not None and active.node is self and active.binding.action == "send":
             event.stop()
@@ -74,21 +74,21 @@ class Composer(TextArea):
             self.action_send()
 
     def action_send(self) -> None:
-        """Send what is written."""
+        """Send the text."""
         text = self.text.strip()
         if text:
             self.post_message(self.Sent(text))
 
     def sent(self, text: str) -> None:
-        """It was taken: empty the line."""
+        """Clear the line after the owner has taken the text."""
         if not self._sent or self._sent[-1] != text:
             self._sent = [*self._sent, text][-_KEPT:]
-        self._at = len(self._sent)
+        self._index = len(self._sent)
         self.load_text("")
 
     def render_lines(self, crop: Region) -> list[Strip]:
-        # A refresh that was on its way can meet a line that has left its page. It has no background then, and the
-        # one that Textual falls back to in the themes of sixteen colours, "ansi_default", is no colour to Rich.
+        # A late refresh can reach a detached line. It has no background then, and Textual's fallback in themes of
+        # sixteen colours, "ansi_default", is no colour to Rich.
         if not self.is_attached:
             return [Strip.blank(crop.width)] * crop.height
         return super().render_lines(crop)
@@ -106,11 +106,11 @@ class Composer(TextArea):
             super().action_cursor_down(select)
 
     def _recall(self, by: int) -> bool:
-        place = self._at + by
-        if not 0 <= place <= len(self._sent):
+        index = self._index + by
+        if not 0 <= index <= len(self._sent):
             return False
-        if self._at == len(self._sent):
+        if self._index == len(self._sent):
             self._own = self.text
-        self._at = place
-        self.put(self._own if place == len(self._sent) else self._sent[place])
+        self._index = index
+        self.put(self._own if index == len(self._sent) else self._sent[index])
         return True

@@ -1,7 +1,4 @@
-"""What is about to be spent, on a card: time, memory and disk of every stage, whether it fits, and what to know.
-
-It knows figures and sentences only; who shows it asks the service.
-"""
+"""A card with the cost of a launch: time, memory and disk of every stage, whether it fits, and notes."""
 
 from __future__ import annotations
 
@@ -18,17 +15,17 @@ from hetspec_tui.formatting import count, duration, safe, size
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one stage needs: seconds, bytes, and parameters; None = cannot be known beforehand.
+    """The cost of one stage.
 
     Attributes:
         stage: its name.
-        seconds: how long.
-        device_bytes: peak on one device, or of the machine's memory on a processor; `device` says which.
-        free_device_bytes: what is free there; None = not known.
-        disk_bytes, free_disk_bytes: what it writes, and what there is.
-        base, draft: parameters; None for a stage without a draft.
-        about: further figures in words, e.g. samples and steps.
-        refused: whether it cannot fit.
+        seconds: expected duration; None = unknown.
+        device_bytes: peak memory of one device, or of the machine when it runs on a processor; `device` says which.
+        free_device_bytes: free memory there; None = unknown.
+        disk_bytes, free_disk_bytes: bytes that it writes, and free bytes.
+        base, draft: numbers of parameters; None for a stage without a draft.
+        about: further figures in words, for example samples and steps.
+        refused: whether it does not fit.
     """
 
     stage: str
@@ -46,7 +43,7 @@ class StageCost:
 
 @dataclass(frozen=True)
 class LaunchFindings:
-    """What stands in the way, and what to know: faults must be mended, refusals can be overruled, notes are told."""
+    """Faults must be corrected, refusals can be overruled; notes and assumptions are information."""
 
     faults: tuple[str, ...] = ()
     refusals: tuple[str, ...] = ()
@@ -55,7 +52,7 @@ class LaunchFindings:
 
 
 class CostCard(VerticalScroll):
-    """The card. In a narrow place one line a stage; in a roomy one every figure."""
+    """The card. A low one has one line per stage, a high one every figure."""
 
     can_focus = False
     DEFAULT_CSS = """
@@ -78,7 +75,7 @@ class CostCard(VerticalScroll):
         yield Static(id="cost-text", markup=False)
 
     def show(self, costs: Sequence[StageCost], verdict: LaunchFindings) -> None:
-        """Show what was found."""
+        """Show these costs and findings."""
         self._costs, self._verdict, self._waiting = tuple(costs), verdict, False
         self._draw()
 
@@ -87,7 +84,7 @@ class CostCard(VerticalScroll):
 
     @property
     def text(self) -> str:
-        """What is shown, without styles."""
+        """The text of the card without styles."""
         return self._content().plain
 
     def _draw(self) -> None:
@@ -104,11 +101,11 @@ class CostCard(VerticalScroll):
         verdict = self._verdict
         if roomy:
             lines.append(Content(""))
-        lines += [_said("✖", text, "$text-error") for text in verdict.faults]
-        lines += [_said("!", f"does not fit: {text}", "$text-warning") for text in verdict.refusals]
-        lines += [_said("·", text, "$foreground-muted") for text in verdict.notes]
+        lines += [_line("✖", text, "$text-error") for text in verdict.faults]
+        lines += [_line("!", f"does not fit: {text}", "$text-warning") for text in verdict.refusals]
+        lines += [_line("·", text, "$foreground-muted") for text in verdict.notes]
         if roomy and self._costs:
-            lines += [_said("·", f"assumed: {text}", "$foreground-muted") for text in verdict.assumptions]
+            lines += [_line("·", f"assumed: {text}", "$foreground-muted") for text in verdict.assumptions]
         return Content("\n").join(lines)
 
     def _summary(self) -> Content:
@@ -138,8 +135,8 @@ class CostCard(VerticalScroll):
         free = "unknown" if cost.free_device_bytes is None else size(cost.free_device_bytes)
         models = f"base {count(cost.base)}" + (f", draft {count(cost.draft)}" if cost.draft is not None else "")
         details = [models, cost.about, f"free: {free} {cost.device}, {size(cost.free_disk_bytes)} disk"]
-        return [Content(""), head, *(_said(" ", text, "$foreground-muted") for text in details if text)]
+        return [Content(""), head, *(_line(" ", text, "$foreground-muted") for text in details if text)]
 
 
-def _said(sign: str, text: str, style: str) -> Content:
+def _line(sign: str, text: str, style: str) -> Content:
     return Content.assemble((f"{sign} {safe(text)}", style))

@@ -13,7 +13,6 @@ from typing import ClassVar, Literal
 
 from rich.cells import cell_len
 from rich.segment import Segment
-from rich.style import Style
 from textual.binding import Binding, BindingType
 from textual.events import Resize
 from textual.geometry import Size
@@ -295,7 +294,6 @@ class DraftTreeView(GrowingView, can_focus=True):
         self._laid_for: tuple[str, int] | None = None  # view and width
         self._widest = 0
         self._strips: dict[int, Strip] = {}
-        self._styles: dict[str, Style] = {}
 
     # --- what is shown ----------------------------------------------------------------------------------------------
 
@@ -360,15 +358,7 @@ class DraftTreeView(GrowingView, can_focus=True):
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
-        self._styles.clear()
         self._strips.clear()
-
-    def _style(self, name: str) -> Style:
-        style = self._styles.get(name)
-        if style is None:
-            style = self.get_component_rich_style(f"draft-tree--{name}", partial=True) if name else Style()
-            self._styles[name] = style
-        return style
 
     def render_line(self, y: int) -> Strip:
         base, (left, top), width = self.base_style(y), self.scroll_offset, self.size.width
@@ -378,6 +368,7 @@ class DraftTreeView(GrowingView, can_focus=True):
         strip = self._strips.get(index)
         if strip is None:
             row = self._head if index < 0 else self._rows[index]
-            strip = Strip([Segment(text, self._style(name)) for text, name in row], _width(row))
+            segments = [Segment(text, self.part_style(f"draft-tree--{name}") if name else None) for text, name in row]
+            strip = Strip(segments, _width(row))
             self._strips[index] = strip
         return strip.crop_extend(left, left + width, base).apply_style(base)

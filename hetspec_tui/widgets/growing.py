@@ -39,6 +39,7 @@ class GrowingView(ScrollView, inherit_bindings=False):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._base: Style | None = None
+        self._styles: dict[str, Style] = {}
 
     def set_extent(self, size: Size) -> None:
         """Set the size of the content; a new height alone causes no layout."""
@@ -58,9 +59,17 @@ class GrowingView(ScrollView, inherit_bindings=False):
             self._base = self.rich_style
         return self._base
 
+    def part_style(self, name: str) -> Style:
+        """Style of a component class without its background; looked up once."""
+        style = self._styles.get(name)
+        if style is None:
+            style = self._styles[name] = self.get_component_rich_style(name, partial=True)
+        return style
+
     def notify_style_update(self) -> None:
         super().notify_style_update()
         self._base = None
+        self._styles.clear()
 
     def on_mouse_scroll_down(self) -> None:
         self.scroll_relative(y=_SCROLL, animate=False)

@@ -1,12 +1,13 @@
-"""What was said, as it is said: each token in the colour of where it came from, or a finished answer as Markdown.
+"""A conversation while it grows: each token in the colour of its source, or a complete answer as Markdown.
 
-Lines are broken as text comes and drawn when they are seen; the last entry grows at no more cost than what is new. It
-is told what to show, and takes nothing of it for markup but a finished answer's Markdown.
+Text is wrapped as it arrives and drawn when it is in view, so a longer answer costs no more per token. Only a complete
+answer is read as Markdown; no other text is read as markup.
 """
 
 from __future__ import annotations
 
 import io
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -29,7 +30,7 @@ Source = Literal["plain", "draft", "bonus"]
 Voice = Literal["user", "assistant", "note", "error"]
 DEPTHS_DARK = ("#5fd787", "#5fd7af", "#5fd7d7", "#5fafd7", "#5f87d7", "#8787d7")
 DEPTHS_LIGHT = ("#007f3f", "#007f5f", "#00707f", "#005f9f", "#003f9f", "#3f3f9f")
-"""Colours of accepted draft tokens by depth; deeper ones have the last."""
+"""Colours of accepted draft tokens by depth; deeper ones have the last colour."""
 _INDENT = 2
 _CODE_THEMES = {True: "ansi_dark", False: "ansi_light"}
 _LOOK = Theme(
@@ -49,8 +50,8 @@ class Token:
     """Text of one token.
 
     Attributes:
-        text: raw; it is made safe here.
-        source: where it came from.
+        text: raw text; the widget makes it safe.
+        source: the model or step that gave it.
         depth: level in its draft tree, from 1.
         step: verify step that committed it; -1 = none.
     """
@@ -63,14 +64,14 @@ class Token:
 
 @dataclass(frozen=True)
 class TranscriptEntry:
-    """One thing that was said.
+    """One message, note or error.
 
     Attributes:
-        key: the same as long as only its end grows.
-        voice: who says it.
+        key: stays the same while the entry only grows at its end.
+        voice: its author.
         head: a line above it; empty = none.
-        tokens: what is said. An entry that grows is given with more tokens each time.
-        markdown: draw it as Markdown; for what is finished.
+        tokens: its text. A growing entry is given again with more tokens.
+        markdown: draw it as Markdown; for complete answers.
     """
 
     key: str
@@ -81,7 +82,7 @@ class TranscriptEntry:
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """The whole text."""
         return "".join(token.text for token in self.tokens)
 
 
@@ -99,7 +100,7 @@ class _Laid:
 
 
 class Transcript(GrowingView, can_focus=True):
-    """Entries below each other. It follows its end unless it was scrolled up."""
+    """Entries below each other. It follows its end unless the user has scrolled up."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "transcript--user",
@@ -139,18 +140,17 @@ class Transcript(GrowingView, can_focus=True):
         self._laid: list[_Laid] = []
         self._starts: list[int] = []
         self._grown: list[tuple[int, int]] = []  # lines: the first of them, and how many
-        self._styles: dict[str, Style] = {}
 
-    # --- what is shown ----------------------------------------------------------------------------------------------
+    # --- content ---------------------------------------------------------------------------------------------------
 
     @property
     def entries(self) -> list[TranscriptEntry]:
-        """What is shown."""
+        """The entries."""
         return self._entries
 
     @property
     def _greets(self) -> bool:
-        """Whether there is nothing but notes, which are read from their beginning."""
+        """Whether there are only notes; the view then stays at their beginning."""
         return all(entry.voice == "note" for entry in self._entries)
 
     @property
@@ -159,11 +159,11 @@ class Transcript(GrowingView, can_focus=True):
         return [self._draw(number).text.rstrip() for number in range(self._height)]
 
     def show(self, entries: Sequence[TranscriptEntry], here: int | None = None) -> None:
-        """Show these; only what is new costs anything.
+        """Show these entries; only new text costs time.
 
         Args:
-            entries: all of them, in order.
-            here: verify step of the last entry to point at; what came later is dim. None = show all alike.
+            entries: all entries, in order.
+            here: verify step of the last entry to mark; later tokens are dim. None = no mark.
         """
         at_end, greeted = self.scroll_offset.y >= self.max_scroll_y, self._greets
         again = here != self.here
@@ -171,7 +171,7 @@ class Transcript(GrowingView, can_focus=True):
         again |= self._lay_out()
         if again:
             self.refresh()
-        else:  # what grows at its end has two places that are new: its head and its last lines
+        else:  # a growing entry changes in two places: its head and its last lines
             for first, count in self._grown:
                 self.refresh(Region(0, first - self.scroll_offset.y, self.size.width, count))
         if self._greets:
@@ -201,7 +201,7 @@ class Transcript(GrowingView, can_focus=True):
         return self._starts[-1] + self._laid[-1].height if self._laid else 0
 
     def _lay_out(self) -> bool:
-        """Break what is new into lines; whether more changed than what is in `_grown`."""
+        """Wrap new text; True when more has changed than the lines in `_grown`."""
         self._grown.clear()
         width = self.size.width - 1  # the bar at the right may appear with the next token
         if width < _INDENT + 2:
@@ -219,8 +219,7 @@ class Transcript(GrowingView, can_focus=True):
         for laid in self._laid:
             self._starts.append(line)
             line += laid.height
-        size = Size(self.size.width, line)
-        self.set_extent(size)
+        self.set_extent(Size(self.size.width, line))
         return again
 
     def _lay_one(self, number: int, laid: _Laid, entry: TranscriptEntry, width: int) -> bool:
@@ -232,7 +231,7 @@ class Transcript(GrowingView, can_focus=True):
             return True
         taken = laid.taken
         grown = laid.wrapping is not None and old.key == entry.key and taken <= len(entry.tokens)
-        if grown and taken:  # an answer that was edited or given anew has the key of the one before
+        if grown and taken:  # an edited or repeated answer has the same key
             grown = entry.tokens[0] == old.tokens[0] and entry.tokens[taken - 1] == old.tokens[taken - 1]
         if not grown:
             laid.wrapping, laid.drawn, taken = Wrapping(width - _INDENT), [], 0
@@ -268,7 +267,6 @@ class Transcript(GrowingView, can_focus=True):
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
-        self._styles.clear()
         self._again()
 
     def _again(self) -> None:
@@ -287,10 +285,10 @@ class Transcript(GrowingView, can_focus=True):
         return self._draw(y + self.scroll_offset.y).adjust_cell_length(width, base).apply_style(base)
 
     def _draw(self, number: int) -> Strip:
-        at = next((at for at in range(len(self._starts) - 1, -1, -1) if self._starts[at] <= number), None)
-        if at is None:
+        index = bisect_right(self._starts, number) - 1
+        if index < 0:
             return Strip([])
-        laid, line = self._laid[at], number - self._starts[at]
+        laid, line = self._laid[index], number - self._starts[index]
         entry = laid.entry
         if line >= laid.height - 1:  # the empty line below an entry
             return Strip([])
@@ -302,16 +300,10 @@ class Transcript(GrowingView, can_focus=True):
             line -= 1
         if laid.wrapping is None:
             return Strip([mark, *laid.drawn[line]])
-        last = at == len(self._laid) - 1
-        return Strip(
-            [
-                mark,
-                *(
-                    Segment(text, self._token_style(entry, entry.tokens[tag], last=last))
-                    for text, tag in laid.wrapping.line(line)
-                ),
-            ]
-        )
+        last = index == len(self._laid) - 1
+        runs = laid.wrapping.line(line)
+        segments = [Segment(text, self._token_style(entry, entry.tokens[tag], last=last)) for text, tag in runs]
+        return Strip([mark, *segments])
 
     def _token_style(self, entry: TranscriptEntry, token: Token, *, last: bool) -> Style:
         if entry.voice != "assistant":
@@ -328,16 +320,10 @@ class Transcript(GrowingView, can_focus=True):
         return self._style(f"draft {min(token.depth, len(DEPTHS_DARK))}" if name == "draft" else name)
 
     def _style(self, name: str) -> Style:
-        style = self._styles.get(name)
-        if style is None:
-            style = self._styles[name] = self._make_style(name)
-        return style
-
-    def _make_style(self, name: str) -> Style:
         if name.startswith("draft "):
             colours = DEPTHS_DARK if self.app.current_theme.dark else DEPTHS_LIGHT
             return Style(color=colours[max(1, int(name[6:])) - 1], bold=self.app.no_color or None)
         if name in ("", "assistant"):
             return Style()
-        style = self.get_component_rich_style(f"transcript--{name}", partial=True)
+        style = self.part_style(f"transcript--{name}")
         return style + Style(underline=True) if name == "bonus" and self.app.no_color else style
