@@ -34,7 +34,7 @@ from hetspec_core.engine.backends.builtin import BuiltinBackend
 from hetspec_core.engine.context import open_context
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.stages import bench, dataset, train
-from hetspec_core.paths import write_atomic
+from hetspec_core.files import write_atomic
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import DecodingSpec, ResourcesSpec, TreeSpec
 

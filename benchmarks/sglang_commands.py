@@ -26,7 +26,7 @@ import tomli_w
 
 from benchmarks.sglang_check import BUNDLE, FLAGS, RECIPE
 from hetspec_core.engine.data import chat_families
-from hetspec_core.paths import write_atomic
+from hetspec_core.files import write_atomic
 from hetspec_core.process import python_command, python_environment
 from hetspec_core.prompts import MT_BENCH_SYSTEM_PROMPT
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.sglang_matrix import Check, Row, ready_rows
 from hetspec_core.config import resolve
-from hetspec_core.paths import write_atomic
+from hetspec_core.files import write_atomic
 
 RECIPE = "smollm2-llama-eagle"
 

@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from hetspec_core.acceptance import AcceptStats
-from hetspec_core.paths import write_atomic
+from hetspec_core.files import write_atomic
 from hetspec_core.sglang.client import sampling_params
 from hetspec_core.sglang.server import SGLangServer
 from hetspec_core.sglang.steps import step_counts

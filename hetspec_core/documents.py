@@ -1,21 +1,31 @@
-"""Bounded readers of JSON and TOML: whatever a file or a server holds, the result is a value or a `DocumentError`.
+"""Readers of JSON and TOML with bounds, and of Python's syntax in several threads.
 
-Python's own readers raise more than their syntax errors: RecursionError for deep nesting, ValueError for numbers of
-thousands of digits, UnicodeDecodeError, and they wait for ever at a named pipe. A caller that reads through here has
-one exception for the content, and OSError for the file system. This module knows no file of HetSpec by name.
+Python's own readers of JSON and TOML raise more than their syntax errors: RecursionError for deep nesting, ValueError
+for numbers of thousands of digits, UnicodeDecodeError, and they block at a named pipe. The readers here raise
+`DocumentError` for the content and OSError for the file system.
+
+CPython 3.11 counts the depth of the syntax tree that it builds in one counter for all threads. Two threads that build a
+tree at the same time can read each other's count, and one of them raises SystemError ("AST constructor recursion depth
+mismatch"). Every reader of syntax in a program with threads therefore holds one lock.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import os
 import re
 import stat
+import threading
 import tomllib
 from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ParamSpec, TypeVar
+
+Words = ParamSpec("Words")
+Answer = TypeVar("Answer")
 
 MIB = 1024 * 1024
 LIMIT_BYTES = 16 * MIB
@@ -220,3 +230,29 @@ def flatten(tree: Mapping[str, Any], prefix: str = "", *, keep_empty: bool = Tru
         else:
             flat[name] = value
     return flat
+
+
+_SYNTAX_LOCK = threading.RLock()  # reentrant: a finalizer that runs while a tree is built may read syntax itself
+
+
+def one_at_a_time(read: Callable[Words, Answer]) -> Callable[Words, Answer]:
+    """The function, so that no two threads are in a function of this kind at once."""
+
+    @wraps(read)
+    def locked(*words: Words.args, **options: Words.kwargs) -> Answer:
+        with _SYNTAX_LOCK:
+            return read(*words, **options)
+
+    return locked
+
+
+@one_at_a_time
+def parse_module(text: str) -> ast.Module:
+    """The syntax tree of a file; errors as of `ast.parse`."""
+    return ast.parse(text)
+
+
+@one_at_a_time
+def parse_expression(text: str) -> ast.expr:
+    """The syntax tree of an expression; errors as of `ast.parse`."""
+    return ast.parse(text, mode="eval").body

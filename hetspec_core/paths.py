@@ -1,13 +1,11 @@
 """Every place on disk that HetSpec uses: its roots, and the file names inside a run folder.
 
-It knows names only; what is in the files is the business of `events`, `runs` and the engine. The one act it offers is
-writing a small file atomically, because everybody needs that and nobody may do it otherwise.
+It knows names only; `files` writes, and `events`, `runs` and the engine know what is in the files.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -198,36 +196,6 @@ class RunPaths:
         return self.logs / f"{worker}.log"
 
 
-def write_atomic(path: Path, data: str | bytes, *, mode: int = 0o644, make_folder: bool = True) -> None:
-    """Write `data` to `path` so that a reader, or a power cut, sees the old file or the new one and nothing between.
-
-    Args:
-        path: where.
-        data: the whole content; text is written as UTF-8.
-        mode: permission bits of the new file, less those that the umask takes.
-        make_folder: make the parent folder when it is missing. Not for what belongs to a run: a run folder that
-            somebody has deleted must not come back as a ruin.
-
-    Raises:
-        OSError: the disk is full, or there is no such folder.
-    """
-    if make_folder:
-        make_folders(path.parent)
-    raw = data.encode() if isinstance(data, str) else data
-    name = str(path.parent / f".{path.name}.{secrets.token_hex(4)}")
-    handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
 def make_folders(folder: Path, places: Roots | None = None) -> None:
     """Make a folder and what is missing above it. A root of HetSpec is made for this user alone (mode 0700).
 
@@ -243,17 +211,3 @@ def make_folders(folder: Path, places: Roots | None = None) -> None:
             root.parent.mkdir(parents=True, exist_ok=True)
             root.mkdir(mode=0o700, exist_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-
-
-def private(path: str, flags: int) -> int:
-    """Open a file that only its user may read when it is new; an `opener` for `open`."""
-    return os.open(path, flags, 0o600)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""Identity of a process: its id, its birth and its host; and how a Python of ours is started. It knows nothing of runs.
+"""Processes: identity, how a Python of ours is started, and how processes end with their parent or by a mark.
 
 A process id alone names nobody, because the kernel hands ids out again. With the moment the kernel started the process
 it does. On Linux that moment is counted from the boot (field 22 of /proc/PID/stat) and goes with the boot's own id, so
@@ -12,9 +12,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
 
 _PROC = Path("/proc")
 _PR_SET_PDEATHSIG = 1
@@ -120,9 +124,48 @@ def end_with(parent: int) -> None:
     """
     if sys.platform != "linux":
         return
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    _end_with_parent(ctypes.CDLL(None).prctl, parent)
+
+
+def end_with_this() -> Callable[[], None] | None:
+    """A `preexec_fn` that has the kernel end the child when this process ends, however that happens (Linux)."""
+    if sys.platform != "linux":
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()  # looked up here: between fork and exec nothing may be loaded
+    return lambda: _end_with_parent(prctl, parent)
+
+
+def _end_with_parent(prctl: Callable[..., int], parent: int) -> None:
+    prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != parent:  # it ended before the kernel was told
         os._exit(1)
+
+
+def end_marked(variable: str, is_meant: Callable[[str], bool]) -> list[psutil.Process]:
+    """Kill every process whose environment has a variable with a value that is meant; returns these processes.
+
+    A process is recognised by its environment, so one that was given the number of an earlier one is safe.
+    """
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        try:
+            value = process.environ().get(variable)
+            if value is not None and is_meant(value):
+                process.kill()
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def signal_name(number: int) -> str:
+    """SIGKILL for 9, and so on."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _birth(pid: int) -> str | None:

@@ -1,10 +1,16 @@
-"""How sizes and spans of time are written for people, in the command line, the dashboard and errors alike."""
+"""How sizes and spans of time are written for people, and the temperature below which sampling is greedy."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from typing import Any
+
+LOWEST_TEMPERATURE = 1e-6
+"""The smallest temperature that is sampled with; anything below, 0 included, takes the likeliest token.
+
+Dividing logits by a smaller number overflows float32. SGLang has the same limit (`_SAMPLING_EPS`).
+"""
 
 
 def format_bytes(size: float) -> str:
@@ -44,3 +50,8 @@ def format_duration(seconds: float | None) -> str:
     if whole < 86400:
         return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
     return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
+
+
+def is_greedy(temperature: float) -> bool:
+    """Whether this temperature always takes the likeliest token."""
+    return temperature < LOWEST_TEMPERATURE

@@ -7,7 +7,6 @@ end of the command: a failed run raises its own error.
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from typing import TYPE_CHECKING, Annotated, Protocol
 
@@ -29,6 +28,7 @@ from hetspec_core.events import (
     Progress,
     RunEnded,
 )
+from hetspec_core.process import signal_name
 from hetspec_core.quantities import format_duration
 from hetspec_core.service import PARENT_ENDED, RESUMABLE
 
@@ -176,7 +176,7 @@ def _raise_end(summary: RunSummary, last: Event | None, log: str) -> None:
         raise _failure(error, log, again)
     if isinstance(last, FoundLost):
         status = last.exit_status
-        reason = "" if status is None else f" (signal {_signal_name(-status)})" if status < 0 else f" (status {status})"
+        reason = "" if status is None else f" ({_signal(-status)})" if status < 0 else f" (status {status})"
         raise StageFailed(
             f"the worker of run {summary.run_id} exited without an end event{reason}",
             hint="; ".join(part for part in (f"its last words: {log}", again) if part),
@@ -193,11 +193,8 @@ def _failure(error: ErrorInfo, log: str, again: str) -> HetSpecError:
     return StageFailed(error.message, hint=hint)
 
 
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return str(number)
+def _signal(number: int) -> str:
+    return f"signal {signal_name(number).removeprefix('signal ')}"
 
 
 # --- views -------------------------------------------------------------------------------------------------------

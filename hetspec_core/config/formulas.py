@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from hetspec_core.syntax import parse_expression
+from hetspec_core.documents import parse_expression
 
 Number = int | float
 Value = bool | int | float | str

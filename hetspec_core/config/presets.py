@@ -10,7 +10,7 @@ from hetspec_core.config import library
 from hetspec_core.config.library import KINDS, Preset, PresetFile, load
 from hetspec_core.documents import DocumentError, read_bounded
 from hetspec_core.errors import HetSpecError, SpecError, UsageError
-from hetspec_core.paths import write_atomic
+from hetspec_core.files import write_atomic
 
 
 @dataclass(frozen=True)

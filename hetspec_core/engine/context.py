@@ -29,7 +29,8 @@ from hetspec_core.events import (
     Progress,
     Result,
 )
-from hetspec_core.paths import RunPaths, write_atomic
+from hetspec_core.files import write_atomic
+from hetspec_core.paths import RunPaths
 from hetspec_core.spec import ResourcesSpec, RunSpec
 
 MAIN_WORKER = "worker-0"

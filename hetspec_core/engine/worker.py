@@ -25,7 +25,8 @@ from hetspec_core.engine.endings import describe_error
 from hetspec_core.engine.run_folder import Share, read_spec, versions
 from hetspec_core.errors import Cancelled, HetSpecError, NotFoundError, RunError
 from hetspec_core.events import EndState, ErrorInfo, Journal, RunEnded, RunStarted
-from hetspec_core.paths import RunPaths, write_atomic
+from hetspec_core.files import write_atomic
+from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.terminal_text import say
 

@@ -32,6 +32,7 @@ from hetspec_core.events.models import (
     Submitted,
     Unknown,
 )
+from hetspec_core.files import append_line
 
 DURABLE = (CheckpointSaved, Artifact, Result, RunEnded, Submitted, Launched, FoundLost, Marked, Moved)
 """Events that are on the disk when they have been written; they state what is there, or an end."""
@@ -52,7 +53,6 @@ class Journal:
         self.path = path
         self.worker = worker
         self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self._torn = _ends_torn(self._file)
 
     def write(self, event: EventBase) -> None:
         """Append one event; the ones that state what is on disk, or an end, are forced to disk before the return.
@@ -62,14 +62,7 @@ class Journal:
                 closes it.
         """
         stamped = event if event.worker else event.model_copy(update={"worker": self.worker})
-        line = stamped.model_dump_json().encode() + b"\n"
-        if self._torn:
-            line = b"\n" + line
-        self._torn = True
-        written = os.write(self._file, line)
-        while written < len(line):  # a disk about to be full takes a part; the rest then raises
-            written += os.write(self._file, line[written:])
-        self._torn = False
+        append_line(self._file, stamped.model_dump_json().encode())
         if isinstance(event, DURABLE):
             os.fsync(self._file)
 
@@ -88,11 +81,6 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _ends_torn(file: int) -> bool:
-    size = os.fstat(file).st_size
-    return size > 0 and os.pread(file, 1, size - 1) != b"\n"
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:

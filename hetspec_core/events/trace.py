@@ -29,7 +29,8 @@ from hetspec_core.events.chat import (
     decode_reply,
     encode,
 )
-from hetspec_core.paths import make_folders, private
+from hetspec_core.files import private
+from hetspec_core.paths import make_folders
 
 TRACE_VERSION = 2  # 1 had the settings of decoding beside each other
 SUFFIX = ".jsonl"

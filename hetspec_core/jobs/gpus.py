@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from hetspec_core.jobs import locks
+from hetspec_core.files import is_locked, take_lock
 
 FAKE_VARIABLE = "HETSPEC_FAKE_GPUS"
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -130,7 +130,7 @@ def lease_path(data: Path, uuid: str) -> Path:
 
 def take_lease(data: Path, uuid: str, run_id: str) -> int | None:
     """Lease a GPU for a run; returns the file to hold, None when another has it."""
-    file = locks.take(lease_path(data, uuid), patience_s=_LEASE_PATIENCE_S)
+    file = take_lock(lease_path(data, uuid), patience_s=_LEASE_PATIENCE_S)
     if file is not None:
         os.ftruncate(file, 0)
         os.pwrite(file, run_id.encode(), 0)
@@ -142,7 +142,7 @@ def gpu_status(data: Path, inventory: Inventory) -> list[GpuStatus]:
     found = []
     for gpu in inventory.gpus:
         path = lease_path(data, gpu.uuid)
-        if locks.is_taken(path):
+        if is_locked(path):
             found.append(GpuStatus(gpu, "leased", path.read_text(encoding="utf-8")))
         else:
             found.append(GpuStatus(gpu, "busy" if gpu.processes else "free"))

@@ -9,7 +9,8 @@ import socket
 from pathlib import Path
 from typing import Any, Literal
 
-from hetspec_core.jobs import locks, records
+from hetspec_core.files import is_locked
+from hetspec_core.jobs import records
 from hetspec_core.paths import RunPaths
 
 Outcome = Literal["open", "succeeded", "failed", "cancelled", "lost", "gone"]
@@ -23,7 +24,7 @@ def outcome(data: Path, run_id: str) -> Outcome:
     paths = RunPaths(data / "runs" / run_id)
     if not paths.spec.is_file():
         return "gone"
-    if (data / "queue" / f"{run_id}.json").exists() or locks.is_taken(paths.supervisor_lock):
+    if (data / "queue" / f"{run_id}.json").exists() or is_locked(paths.supervisor_lock):
         return "open"
     launched, ended = _newest(paths.desk, "launched"), _newest(paths.events, "run_ended")
     attempt = int(launched.get("attempt", 0)) if launched else 0

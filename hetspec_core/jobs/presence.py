@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hetspec_core.jobs import locks
+from hetspec_core.files import is_locked
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
 
@@ -30,7 +30,7 @@ def is_at_work(paths: RunPaths, process: ProcessIdentity, *, supervised: bool = 
         return alive
     if supervised:
         try:
-            return locks.is_taken(paths.supervisor_lock)
+            return is_locked(paths.supervisor_lock)
         except OSError:
             return None
     named = run_folder_of(process)

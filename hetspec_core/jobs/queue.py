@@ -21,13 +21,14 @@ from pathlib import Path
 
 from hetspec_core.documents import read_json
 from hetspec_core.errors import Cancelled, HetSpecError, NotFoundError
-from hetspec_core.jobs import locks, records
+from hetspec_core.files import locked, write_atomic
+from hetspec_core.jobs import records
 from hetspec_core.jobs.crew import CrewPlan
 from hetspec_core.jobs.gpus import GpuStatus, gpu_status, is_named, read_inventory
 from hetspec_core.jobs.local import LocalExecutor, LocalJob
 from hetspec_core.jobs.outcome import outcome
 from hetspec_core.jobs.slots import SlotStatus, slot_status
-from hetspec_core.paths import RunPaths, write_atomic
+from hetspec_core.paths import RunPaths
 
 PARENT_ENDED = "ParentEnded"
 """Kind of the error of a run that was ended because one that it waited for did not succeed."""
@@ -154,7 +155,7 @@ class Queue:
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Held by whoever changes the queue."""
-        return locks.held(self.data / "queue.lock")
+        return locked(self.data / "queue.lock")
 
     def move(self, run_id: str, *, priority: int | None = None, before: str | None = None) -> None:
         """Give a waiting run another priority, or the place just before another one.

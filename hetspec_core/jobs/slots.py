@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hetspec_core.errors import UsageError
-from hetspec_core.jobs import locks
+from hetspec_core.files import is_locked, take_lock
 
 SLOTS_VARIABLE = "HETSPEC_CPU_SLOTS"
 USUAL_SLOTS = 1
@@ -54,7 +54,7 @@ def slot_status(data: Path) -> list[SlotStatus]:
     for number in range(count):
         path = _path(data, f"cpu-{number}")
         holder = ""
-        if locks.is_taken(path):  # the name is written right after the lock is taken
+        if is_locked(path):  # the name is written right after the lock is taken
             holder = path.read_text(encoding="utf-8", errors="replace") or "another run"
         found.append(SlotStatus(f"cpu-{number}", holder))
     return found
@@ -62,7 +62,7 @@ def slot_status(data: Path) -> list[SlotStatus]:
 
 def take_slot(data: Path, name: str, run_id: str) -> int | None:
     """Take a slot for a run; returns the file to hold, None when another run has it."""
-    file = locks.take(_path(data, name), patience_s=_LEASE_PATIENCE_S)
+    file = take_lock(_path(data, name), patience_s=_LEASE_PATIENCE_S)
     if file is not None:
         os.ftruncate(file, 0)
         os.pwrite(file, run_id.encode(), 0)

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from hetspec_core.errors import HetSpecError, ResourceError, RunError
-from hetspec_core.jobs import children, endings, locks, records
+from hetspec_core.files import take_lock
+from hetspec_core.jobs import children, endings, records
 from hetspec_core.jobs.crew import CrewKind, CrewPlan, Meeting, Member, threads_each
 from hetspec_core.jobs.gpus import VISIBLE_VARIABLE, take_lease
 from hetspec_core.jobs.local import KILL_SIGNAL, WORKER_MODULE
@@ -98,7 +99,7 @@ class Supervisor:
         if not self.paths.spec.is_file():
             raise RunError(f"run {self.paths.run_id} was deleted")
         try:
-            lock = locks.take(self.paths.supervisor_lock, patience_s=_LOCK_PATIENCE_S, make_folder=False)
+            lock = take_lock(self.paths.supervisor_lock, patience_s=_LOCK_PATIENCE_S, make_folder=False)
         except FileNotFoundError:
             raise RunError(f"run {self.paths.run_id} was deleted") from None
         if lock is None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import sqlite3
 import sys
@@ -26,7 +24,6 @@ _OUT_OF_ROOM = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 _LOCKED = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 _NOT_WRITABLE = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM})
 _OF_ONE_RUN = frozenset({sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH})
-_POLL_S = 0.02
 _MOST_HOLDERS = 4
 
 
@@ -189,27 +186,6 @@ def identity(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
-
-
-@contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock of a file, made when missing.
-
-    Raises:
-        TimeoutError: another process has held it for `BUSY_TIMEOUT_S`.
-        OSError: the file cannot be made.
-    """
-    with path.open("a") as file:
-        limit = time.monotonic() + BUSY_TIMEOUT_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= limit:
-                    raise TimeoutError(errno.ETIMEDOUT, "another process holds the lock", str(path)) from None
-                time.sleep(_POLL_S)
-        yield
 
 
 def put_aside(path: Path) -> None:

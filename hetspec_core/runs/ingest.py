@@ -24,9 +24,10 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from hetspec_core.documents import DocumentError, flatten, read_bounded
 from hetspec_core.errors import HetSpecError, RunError
 from hetspec_core.events import read_pieces
+from hetspec_core.files import locked
 from hetspec_core.paths import RunPaths, make_folders
 from hetspec_core.runs.database import (
-    exclusive,
+    BUSY_TIMEOUT_S,
     identity,
     is_damaged,
     is_locked,
@@ -114,7 +115,9 @@ class Registry:
         self.trouble = ""
         try:
             make_folders(path.parent)
-            with exclusive(path.with_suffix(".lock")):  # switching to WAL and migrating do not wait for each other
+            with locked(
+                path.with_suffix(".lock"), patience_s=BUSY_TIMEOUT_S
+            ):  # switching to WAL and migrating do not wait for each other
                 self._open()
         except OSError as error:
             if not (why := why_not_usable(error, path)):
@@ -136,7 +139,7 @@ class Registry:
 
     def _make_again(self) -> None:
         try:
-            with exclusive(self.path.with_suffix(".lock")):
+            with locked(self.path.with_suffix(".lock"), patience_s=BUSY_TIMEOUT_S):
                 with contextlib.suppress(sqlite3.Error):
                     self._db.close()
                 if identity(self.path) == self._file:  # otherwise another process has made a new one already

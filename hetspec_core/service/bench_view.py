@@ -23,7 +23,7 @@ from hetspec_core.events.results import (
     TuneResult,
     read_bench,
 )
-from hetspec_core.temperature import is_greedy
+from hetspec_core.quantities import is_greedy
 
 _MOST_DIFFERENCES = 5
 

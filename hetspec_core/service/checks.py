@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 
 from hetspec_core.config import load_base, presets, resolve
 from hetspec_core.errors import HetSpecError
-from hetspec_core.jobs import locks
+from hetspec_core.files import is_locked
 from hetspec_core.paths import Roots
 from hetspec_core.runs import Registry
 from hetspec_core.runs.state import UNREADABLE
@@ -174,7 +174,7 @@ def check_locks(roots: Roots) -> Iterator[Check]:
 
 def _is_held(path: Path) -> bool:
     try:
-        return locks.is_taken(path)
+        return is_locked(path)
     except OSError:  # a lock that cannot be opened is somebody else's business
         return False
 

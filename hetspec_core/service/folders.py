@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 import socket
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING
 from hetspec_core.documents import flatten
 from hetspec_core.errors import NotFoundError
 from hetspec_core.events import Journal, Submitted, read_events
-from hetspec_core.paths import RunPaths, write_atomic
+from hetspec_core.files import take_lock, write_atomic
+from hetspec_core.paths import RunPaths
 from hetspec_core.service.provenance import origins_text
 from hetspec_core.spec import RunSpec
 from hetspec_core.spec.document import from_toml, to_toml
@@ -105,11 +105,11 @@ def desk_lock(paths: RunPaths) -> Iterator[None]:
         NotFoundError: there is no such run.
     """
     try:
-        file = os.open(paths.folder / ".desk.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        file = take_lock(paths.folder / ".desk.lock", patience_s=None, make_folder=False)
     except FileNotFoundError:
         raise NotFoundError(f"there is no run {paths.run_id!r}") from None
+    assert file is not None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
         yield
     finally:
         os.close(file)

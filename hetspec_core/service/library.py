@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from hetspec_core.documents import DocumentError
 from hetspec_core.errors import NotFoundError, ResourceError, RunError
 from hetspec_core.events import Journal, Marked, Moved, read_events
-from hetspec_core.files import NOT_WRITABLE, is_full
-from hetspec_core.jobs import locks
-from hetspec_core.paths import RunPaths, sync_folder
+from hetspec_core.files import NOT_WRITABLE, is_full, is_locked, sync_folder
+from hetspec_core.paths import RunPaths
 from hetspec_core.runs import RunRow
 from hetspec_core.runs.folders import run_id_of, run_paths, why_unreadable
 from hetspec_core.runs.state import FINISHED, UNREADABLE
@@ -418,6 +417,6 @@ def _size(path: Path) -> int:
 def _is_kept(paths: RunPaths) -> bool:
     """Whether a supervisor holds the run; its journals do not say it."""
     try:
-        return locks.is_taken(paths.folder / ".supervisor.lock")
+        return is_locked(paths.folder / ".supervisor.lock")
     except OSError:
         return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import stat
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
 
+from hetspec_core import files
 from hetspec_core.errors import ResourceError
 from hetspec_core.files import explain
 
@@ -40,21 +40,18 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
     Raises:
         ResourceError: the file cannot be written; the sentence says why.
     """
-    line = to_json(record, inf_nan_mode="null", fallback=str) + b"\n"
+    line = to_json(record, inf_nan_mode="null", fallback=str)
     path = path.expanduser()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         access = os.O_RDWR if path.is_file() or not path.exists() else os.O_WRONLY
         handle = os.open(path, access | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)  # or the end of somebody's line is looked at before all of it is there
-            about = os.fstat(handle)
-            size, is_file = about.st_size, stat.S_ISREG(about.st_mode)
-            if is_file and size and os.pread(handle, 1, size - 1) != b"\n":
-                line = b"\n" + line
-            if os.write(handle, line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if is_file:  # a pipe or a terminal, as in --out /dev/stdout, cannot be synced
+            fcntl.flock(handle, fcntl.LOCK_EX)  # another process may be in the middle of its line
+            files.append_line(handle, line)
+            if stat.S_ISREG(
+                os.fstat(handle).st_mode
+            ):  # a pipe or a terminal, as in --out /dev/stdout, cannot be synced
                 os.fsync(handle)
         finally:
             os.close(handle)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hetspec_core.paths import Roots, check_home, roots, write_atomic
+from hetspec_core.files import write_atomic
+from hetspec_core.paths import Roots, check_home, roots
 
 __all__ = ["DashboardFiles", "check_home", "dashboard_files", "write_atomic"]
 

@@ -19,7 +19,8 @@ from hetspec_core.config.parts import as_recipe, stage_of
 from hetspec_core.config.resolve import Resolved, resolve_preset
 from hetspec_core.documents import DocumentError, parse_toml, read_bounded
 from hetspec_core.errors import HetSpecError, SpecError, UsageError
-from hetspec_core.paths import Roots, write_atomic
+from hetspec_core.files import write_atomic
+from hetspec_core.paths import Roots
 from hetspec_core.service.plan import Plan, gather_facts, plan
 
 __all__ = ["KINDS", "Difference", "PresetLine", "PresetView", "ResolvedValue"]

@@ -5,7 +5,6 @@ It reads the two journals from where it stopped, and leaves metrics and progress
 
 from __future__ import annotations
 
-import signal
 import time
 from dataclasses import dataclass, field, replace
 
@@ -33,6 +32,7 @@ from hetspec_core.events import (
     read_pieces,
 )
 from hetspec_core.paths import RunPaths
+from hetspec_core.process import signal_name
 from hetspec_core.runs.state import FINISHED
 from hetspec_core.service.library import Library
 from hetspec_core.service.report import RunSummary, is_there
@@ -242,10 +242,8 @@ def exit_words(status: int | None) -> str:
         return "a status that nobody saw"
     if status >= 0:
         return f"status {status}"
-    try:
-        return f"signal {signal.Signals(-status).name} ({-status})"
-    except ValueError:
-        return f"signal {-status}"
+    name = signal_name(-status)
+    return name if name.startswith("signal ") else f"signal {name} ({-status})"
 
 
 def _size(paths: RunPaths, name: str) -> int:

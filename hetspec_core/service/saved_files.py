@@ -7,8 +7,7 @@ import time
 from pathlib import Path
 
 from hetspec_core.errors import ResourceError
-from hetspec_core.files import explain
-from hetspec_core.paths import write_atomic
+from hetspec_core.files import explain, write_atomic
 from hetspec_core.service.workbench import Workbench
 
 

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from hetspec_core.errors import NotFoundError, ResourceError, RunError
 from hetspec_core.events import CancelAsked, EventBase, FoundLost, Journal
-from hetspec_core.files import DISK_FULL, NOT_WRITABLE
-from hetspec_core.jobs import LocalExecutor, LocalJob, Queue, end_marked, is_at_work, is_copy, locks, run_folder_of
-from hetspec_core.paths import HOME_VARIABLE, Roots, RunPaths, make_folders, roots, sync_folder
+from hetspec_core.files import DISK_FULL, NOT_WRITABLE, sync_folder, take_lock
+from hetspec_core.jobs import LocalExecutor, LocalJob, Queue, end_marked, is_at_work, is_copy, run_folder_of
+from hetspec_core.paths import HOME_VARIABLE, Roots, RunPaths, make_folders, roots
 from hetspec_core.runs import Registry, RunFacts, RunRow, RunState, derive_state
 from hetspec_core.runs.folders import is_run, read_facts, run_paths
 from hetspec_core.runs.rows import with_facts
@@ -349,7 +349,7 @@ class Workbench:
     def _queue_held(self) -> Iterator[None]:
         """The queue's lock; without it where it cannot be had, because a run must be stoppable all the same."""
         try:
-            lock = locks.take(self.roots.data / "queue.lock", patience_s=_QUEUE_LOCK_S)
+            lock = take_lock(self.roots.data / "queue.lock", patience_s=_QUEUE_LOCK_S)
         except OSError:
             lock = None
         try:

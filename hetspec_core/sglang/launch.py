@@ -17,7 +17,7 @@ from typing import Any
 
 import hetspec_core
 from hetspec_core.errors import ModelError, ResourceError
-from hetspec_core.paths import write_atomic
+from hetspec_core.files import write_atomic
 from hetspec_core.sglang import versions
 from hetspec_core.sglang.export import ServedDraft
 from hetspec_core.sglang.plugin import NATIVE_ENVIRONMENT, TREES_VARIABLE

@@ -19,7 +19,8 @@ from typing import Any
 import psutil
 
 from hetspec_core.errors import Cancelled, StageFailed
-from hetspec_core.paths import private
+from hetspec_core.files import private
+from hetspec_core.process import end_with_this
 from hetspec_core.sglang.client import sampling_params
 from hetspec_core.sglang.export import ServedDraft
 from hetspec_core.sglang.launch import (
@@ -32,7 +33,6 @@ from hetspec_core.sglang.server import (
     Progress,
     StartLog,
     child_environment,
-    end_with_parent,
     why_it_ended,
 )
 from hetspec_core.spec import DecodingSpec, ResourcesSpec, SGLangSpec, TreeSpec
@@ -116,7 +116,7 @@ def run_engine(
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=child_environment(variables),
-                preexec_fn=end_with_parent(),
+                preexec_fn=end_with_this(),
                 cwd=folder,
             )
         late: StageFailed | None = None

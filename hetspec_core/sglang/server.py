@@ -6,12 +6,10 @@ The progress of a start, and the reason of a crash, are read from the server's l
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +20,8 @@ import psutil
 
 from hetspec_core.errors import Cancelled, ModelError, ResourceError, StageFailed
 from hetspec_core.failures import recognise
-from hetspec_core.paths import private
+from hetspec_core.files import private, tail
+from hetspec_core.process import end_marked, end_with_this
 from hetspec_core.sglang.client import ServerFacts, SGLangClient, port_is_taken
 from hetspec_core.sglang.export import OWN_CLASSES
 from hetspec_core.sglang.launch import Launch
@@ -137,7 +136,7 @@ class SGLangServer:
                 f"port {launch.port} of {launch.host} is taken by another program",
                 hint="leave the port out (a free one is found), or attach to the server that has it with --url",
             )
-        end_marked(self._mark)  # processes that a crashed server left
+        _end_family(self._mark)  # processes that a crashed server left
         # The folder `logs` of a run is not created here: a deleted run must not come back.
         self.log.parent.mkdir(parents=self.log.parent.name != "logs", exist_ok=True)
         self.start_log, self.facts = StartLog(), None
@@ -152,7 +151,7 @@ class SGLangServer:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     env=child_environment({**launch.environment, MARK: self._mark}),
-                    preexec_fn=end_with_parent(),  # in this process's group, so that a signal to the group reaches it
+                    preexec_fn=end_with_this(),  # in this process's group, so that a signal to the group reaches it
                 )
             except OSError as error:
                 raise ResourceError(f"{launch.command[0]} cannot be started: {error.strerror}") from error
@@ -222,7 +221,7 @@ class SGLangServer:
             process.kill()
         process.wait()
         _await_end(family)
-        end_marked(self._mark)
+        _end_family(self._mark)
         self._process = None
 
     def died(self) -> StageFailed:
@@ -261,24 +260,14 @@ class SGLangServer:
 
 def why_it_ended(who: str, status: int | None, log: Path, offset: int) -> StageFailed:
     """The error that says how a process of SGLang ended, by its log from `offset` on."""
-    tail = _tail(log, offset)
-    known = recognise(tail)
-    lines = [line.strip() for line in tail.splitlines() if line.strip() and not _CLEANING_UP.search(line)]
+    last_words = tail(log, offset, most_bytes=_TAIL_BYTES)
+    known = recognise(last_words)
+    lines = [line.strip() for line in last_words.splitlines() if line.strip() and not _CLEANING_UP.search(line)]
     errors = [line for line in lines if re.match(r"^[\w.]*(Error|Exception)\b.*:", line)]
     reason = known.message if known is not None else (errors or lines or ["its log is empty"])[-1][:300]
     shown = "".join(char if char.isprintable() else " " for char in reason)
     advice = f"{_MEMORY_ADVICE}; " if known is not None and known.kind == "gpu_memory" else ""
     return StageFailed(f"{who} ended with status {status}: {shown}", hint=f"{advice}its log is {log}")
-
-
-def _tail(log: Path, offset: int) -> str:
-    try:
-        with log.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(offset, size - _TAIL_BYTES))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""
 
 
 def child_environment(ours: Mapping[str, str]) -> dict[str, str]:
@@ -289,15 +278,9 @@ def child_environment(ours: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def end_marked(mark: str) -> None:
+def _end_family(mark: str) -> None:
     """End every process that a server has started, be its parent alive or not; they inherit its mark."""
-    found: list[psutil.Process] = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(MARK) == mark:
-                process.kill()
-                found.append(process)
-    _await_end(found)
+    _await_end(end_marked(MARK, lambda value: value == mark))
 
 
 def _await_end(processes: Iterable[psutil.Process]) -> None:
@@ -314,17 +297,3 @@ def _descendants(pid: int) -> set[psutil.Process]:
         return set(psutil.Process(pid).children(recursive=True))
     except psutil.Error:
         return set()
-
-
-def end_with_parent() -> Callable[[], None] | None:
-    """What the child does first, so that the kernel ends it with this process (Linux); its own children do likewise."""
-    if sys.platform != "linux":
-        return None
-    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
-
-    def bind() -> None:
-        prctl(1, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return bind

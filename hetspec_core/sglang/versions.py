@@ -162,7 +162,7 @@ def differences(package: Path, part: str, parse: Callable[[str], ast.Module] = a
     Args:
         package: directory of the package `sglang`.
         part: one of `NEEDS`.
-        parse: parses a file; in a process with threads `hetspec_core.syntax.parse_module`.
+        parse: parses a file; in a process with threads `hetspec_core.documents.parse_module`.
     """
     found: list[str] = []
     for file, name, first, anywhere in NEEDS[part]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from hetspec_core.quantities import is_greedy
 from hetspec_core.spec._base import Spec
-from hetspec_core.temperature import is_greedy
 
 
 class TreeSpec(Spec):

@@ -104,9 +104,9 @@ def test_a_full_disk_stops_a_real_run_and_costs_it_nothing(
 
 
 def supervisor_lives(paths: RunPaths) -> bool:
-    from hetspec_core.jobs import locks
+    from hetspec_core.files import is_locked
 
-    return locks.is_taken(paths.folder / ".supervisor.lock")
+    return is_locked(paths.folder / ".supervisor.lock")
 
 
 def content_of(paths: RunPaths) -> dict[str, int]:

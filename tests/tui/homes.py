@@ -19,7 +19,7 @@ from hetspec_core.events import (
     RunStarted,
     Submitted,
 )
-from hetspec_core.jobs import locks
+from hetspec_core.files import take_lock
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.service.provenance import origins_text
@@ -42,7 +42,7 @@ def write_run(home: Path, run_id: str, name: str, events: list[EventBase], stage
         lines = [event for event in events if isinstance(event, Submitted | Launched | Marked) == mine]
         path.write_text("".join(event.model_dump_json() + "\n" for event in lines))
     if _says_that_this_process_works(events):
-        _held.append(locks.take(paths.supervisor_lock))
+        _held.append(take_lock(paths.supervisor_lock))
     return paths
 
 

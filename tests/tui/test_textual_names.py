@@ -21,7 +21,7 @@ from textual.binding import Binding
 from textual.drivers.headless_driver import HeadlessDriver
 
 import hetspec_tui
-from hetspec_core import syntax
+from hetspec_core import documents
 from hetspec_tui import pages
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.desk import Desk
@@ -137,7 +137,7 @@ def test_actions_and_formulas_can_be_read_at_the_same_moment() -> None:
                 if which % 2:
                     actions.parse(f"page(('a', [{number}, {which}]))")
                 else:
-                    syntax.parse_expression(f"(1, (2, [{number}]))")
+                    documents.parse_expression(f"(1, (2, [{number}]))")
             except Exception as error:
                 failed.append(error)
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from hetspec_core import syntax
+from hetspec_core import documents
 
 
 class Slow:
@@ -33,7 +33,7 @@ def test_threads_that_read_at_the_same_moment_all_get_their_trees() -> None:
         for _ in range(300):
             Slow()
             try:
-                syntax.parse_expression(text)
+                documents.parse_expression(text)
             except SystemError as error:
                 failed.append(error)
 
@@ -51,9 +51,9 @@ def test_threads_that_read_at_the_same_moment_all_get_their_trees() -> None:
 
 def test_a_text_that_is_no_python_is_refused_at_once() -> None:
     with pytest.raises(SyntaxError):
-        syntax.parse_expression("1 +")
+        documents.parse_expression("1 +")
     with pytest.raises(SyntaxError):
-        syntax.parse_module("def")
+        documents.parse_module("def")
 
 
 def test_no_two_threads_are_in_functions_of_this_kind_at_once() -> None:
@@ -66,7 +66,7 @@ def test_no_two_threads_are_in_functions_of_this_kind_at_once() -> None:
         time.sleep(0.01)
         inside -= 1
 
-    threads = [threading.Thread(target=syntax.one_at_a_time(read)) for _ in range(4)]
+    threads = [threading.Thread(target=documents.one_at_a_time(read)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -75,4 +75,4 @@ def test_no_two_threads_are_in_functions_of_this_kind_at_once() -> None:
 
 
 def test_a_function_may_read_syntax_while_it_reads_syntax() -> None:
-    assert syntax.one_at_a_time(syntax.parse_expression)("1 + 1") is not None
+    assert documents.one_at_a_time(documents.parse_expression)("1 + 1") is not None

@@ -14,6 +14,7 @@ from typing import Any
 
 from hetspec_core.engine.data.manifest import disk_error
 from hetspec_core.errors import CorruptFileError
+from hetspec_core.files import append_line
 
 _SYNC_PERIOD_S = 1.0
 
@@ -57,12 +58,10 @@ class AppendLog:
         Raises:
             ResourceError: the disk is full; the records before are intact.
         """
-        line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
         before = os.fstat(self._handle).st_size
         try:
-            written = os.write(self._handle, line)
-            while written < len(line):  # a disk that fills up takes a part first
-                written += os.write(self._handle, line[written:])
+            append_line(self._handle, line)
             if time.monotonic() - self._synced_s > _SYNC_PERIOD_S:
                 self.sync()
         except OSError as error:

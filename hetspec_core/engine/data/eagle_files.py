@@ -22,7 +22,8 @@ from torch import Tensor
 from hetspec_core.engine.data.manifest import StoreIdentity
 from hetspec_core.engine.data.shards import STORE_DTYPES, Sample, count_supervised
 from hetspec_core.errors import CorruptFileError, DataError
-from hetspec_core.paths import roots, write_atomic
+from hetspec_core.files import write_atomic
+from hetspec_core.paths import roots
 
 SUFFIX = ".ckpt"
 _KEYS = ("input_ids", "hidden_state", "loss_mask")

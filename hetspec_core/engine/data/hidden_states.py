@@ -10,7 +10,7 @@ It knows tensors and files; it does not know models, templates or batches.
 from __future__ import annotations
 
 import bisect
-import fcntl
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,6 +35,7 @@ from hetspec_core.engine.data.shards import (
     write_shard,
 )
 from hetspec_core.errors import CorruptFileError, DataError, RunError
+from hetspec_core.files import take_lock
 
 __all__ = ["STORE_DTYPES", "HiddenStateStore", "HiddenStateWriter", "Sample", "count_supervised", "open_store"]
 
@@ -247,13 +248,10 @@ def open_store(paths: Sequence[Path]) -> HiddenStateStore:
 
 
 def _lock(folder: Path) -> BinaryIO:
-    """An advisory lock that the kernel releases when the process dies, however it dies."""
-    handle = (folder / ".lock").open("wb")
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.close()
+    """The open file that holds the lock of a store; the kernel releases it when the process ends."""
+    file = take_lock(folder / ".lock", make_folder=False)
+    if file is None:
         raise RunError(
             f"another process is writing to {folder}", hint="wait for it, or cancel its run, then start this one again"
-        ) from None
-    return handle
+        )
+    return os.fdopen(file, "wb")

@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hetspec_core.errors import CorruptFileError, DataError, NotFoundError, ResourceError
-from hetspec_core.files import explain, is_full
-from hetspec_core.paths import RunPaths, write_atomic
+from hetspec_core.files import explain, is_full, write_atomic
+from hetspec_core.paths import RunPaths
 
 MANIFEST_NAME = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"  # beside the manifest: samples can be read as text without the base

@@ -29,7 +29,7 @@ from hetspec_core.engine.data.manifest import (
     write_manifest,
 )
 from hetspec_core.errors import DataError
-from hetspec_core.paths import sync_folder
+from hetspec_core.files import sync_folder
 
 
 def merge(destination: Path, sources: Sequence[Path]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from hetspec_core.engine.data.manifest import (
     file_checksum,
 )
 from hetspec_core.errors import CorruptFileError, DataError
-from hetspec_core.paths import sync_folder
+from hetspec_core.files import sync_folder
 
 STORE_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 FIRST_SUPERVISED = 2  # the draft predicts x_{t+2}: tokens 0 and 1 can never be supervised

@@ -32,7 +32,8 @@ from hetspec_core.engine.data.manifest import (
 from hetspec_core.engine.data.merge import link_or_copy
 from hetspec_core.engine.run_folder import Share
 from hetspec_core.errors import DataError
-from hetspec_core.paths import RunPaths, sync_folder, write_atomic
+from hetspec_core.files import sync_folder, write_atomic
+from hetspec_core.paths import RunPaths
 
 _FACTS = "share.json"
 

@@ -27,8 +27,7 @@ from hetspec_core.documents import INT64, MIB, DocumentError, read_json
 from hetspec_core.engine.modeling.backbones import with_older_keys
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.errors import CheckpointError
-from hetspec_core.files import explain
-from hetspec_core.paths import sync_folder
+from hetspec_core.files import explain, replace_folder, sync_folder
 from hetspec_core.spec import AlgorithmSpec
 
 FORMAT_VERSION = 1
@@ -414,14 +413,3 @@ def write_draft_folder(
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-
-
-def replace_folder(staging: Path, folder: Path) -> None:
-    """Put a finished directory in the place of another. The old one stands until the new one is complete."""
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    staging.rename(folder)
-    sync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)

@@ -22,7 +22,8 @@ import torch
 from hetspec_core.engine.modeling.gguf_tokenizer import build_tokenizer, read_tokenizer_keys
 from hetspec_core.engine.tokenizer_check import first_fault
 from hetspec_core.errors import CorruptFileError, ModelError, ResourceError
-from hetspec_core.paths import roots, sync_folder
+from hetspec_core.files import replace_folder, sync_folder
+from hetspec_core.paths import roots
 from hetspec_core.spec import HubSource, ModelSource, PackageSource, PathSource
 
 LOADING = threading.RLock()
@@ -147,13 +148,10 @@ def _dequantise(file: Path, target: Path) -> None:
                 os.fsync(handle.fileno())
         sync_folder(staging)
         staging.chmod(0o755)
-        if target.exists():  # a half-made directory of an older format
-            shutil.rmtree(target)
-        staging.rename(target)
+        replace_folder(staging, target)  # there may be a half-made directory of an older format
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
-    sync_folder(target.parent)
 
 
 def _gguf_tokenizer(file: Path) -> Any:

@@ -27,10 +27,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hetspec_core.engine.modeling.draft_files import replace_folder
 from hetspec_core.errors import CheckpointError, ResourceError
-from hetspec_core.files import is_full
-from hetspec_core.paths import sync_folder
+from hetspec_core.files import is_full, replace_folder, sync_folder
 
 FORMAT_VERSION = 1
 RECORD = "state.json"

@@ -19,8 +19,9 @@ from typing import IO
 
 from hetspec_core.events.chat import ChatEvent, Garbage, Quit, Request, WorkerDied, decode_reply, encode
 from hetspec_core.failures import recognise
-from hetspec_core.paths import make_folders, private
-from hetspec_core.process import python_command, python_environment
+from hetspec_core.files import private, tail
+from hetspec_core.paths import make_folders
+from hetspec_core.process import python_command, python_environment, signal_name
 
 ENGINE = "hetspec_core.engine.stages.chat"
 _LONGEST_LINE = 16 << 20
@@ -190,30 +191,20 @@ class WorkerLink:
         self._ended.set()
 
     def _why(self, status: int) -> str:
-        tail = self._log_tail()
-        known = recognise(tail)
+        last_words = self._log_tail()
+        known = recognise(last_words)
         if known is not None:
             return f"the chat worker ended: {known.message}"
         if status == -signal.SIGKILL:
             return "the chat worker was killed (SIGKILL); if nobody did it, the machine was out of memory"
         if status < 0:
-            try:
-                name = signal.Signals(-status).name
-            except ValueError:
-                name = f"signal {-status}"
-            return f"the chat worker was ended by {name}"
-        last = next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "")
+            return f"the chat worker was ended by {signal_name(-status)}"
+        last = next((line.strip() for line in reversed(last_words.splitlines()) if line.strip()), "")
         last = "".join(char for char in last[:200] if char.isprintable())
         return f"the chat worker ended with status {status}" + (f": {last}" if last else "")
 
     def _log_tail(self) -> str:
-        try:
-            with self.log.open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - _LOG_TAIL_BYTES))
-                return file.read().decode(errors="replace")
-        except OSError:
-            return ""
+        return tail(self.log, most_bytes=_LOG_TAIL_BYTES)
 
 
 def _torn(line: bytes) -> Garbage:

@@ -12,7 +12,7 @@ from pydantic_core import to_json
 
 from hetspec_core.documents import read_json
 from hetspec_core.errors import CorruptFileError, RunError
-from hetspec_core.paths import write_atomic
+from hetspec_core.files import write_atomic
 
 
 @dataclass(frozen=True)

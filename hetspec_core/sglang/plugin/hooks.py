@@ -27,11 +27,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hetspec_core.documents import parse_module
 from hetspec_core.sglang.plugin import NATIVE_VARIABLE, TREES_VARIABLE
 from hetspec_core.sglang.plugin.publisher import Publisher
 from hetspec_core.sglang.plugin.records import MOST_ROWS, Packed, VerifyBatch, pack, unpack
 from hetspec_core.sglang.versions import differences
-from hetspec_core.syntax import parse_module
 
 _MOST_FAULTS = 5
 _logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import pytest
 
 from hetspec_core.cli.main import main
 from hetspec_core.events import Event, Journal, Launched, Metric, Result, RunEnded, RunStarted
-from hetspec_core.jobs import locks
+from hetspec_core.files import locked
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.service import Library, Workbench
 from hetspec_core.service.folders import submit_folder
@@ -175,7 +175,7 @@ def test_a_running_run_is_neither_deleted_nor_repeated(runs: dict[str, str], hom
         me = ProcessIdentity.of()
         desk.write(Launched(attempt=1, pid=me.pid, host=me.host, birth=me.birth))
         lock = workbench.paths(runs["bench"]).supervisor_lock
-    with locks.held(lock):
+    with locked(lock):
         assert main(["runs", "delete", runs["bench"], "--yes"]) == 9
         assert "runs cancel" in capsys.readouterr().err
         assert main(["runs", "retry", runs["bench"]]) == 9

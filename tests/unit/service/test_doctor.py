@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hetspec_core.paths import Roots, roots, write_atomic
+from hetspec_core.files import write_atomic
+from hetspec_core.paths import Roots, roots
 from hetspec_core.service import Workbench, doctor
 from hetspec_core.service.checks import (
     Check,

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from hetspec_core.config import resolve
 from hetspec_core.errors import SpecError
+from hetspec_core.files import write_atomic
 from hetspec_core.jobs import LocalExecutor
-from hetspec_core.paths import make_folders, write_atomic
+from hetspec_core.paths import make_folders
 from hetspec_core.service import Library, Workbench
 from hetspec_core.service.chat import ChatHistory
 from hetspec_core.sglang.launch import plan_launch
