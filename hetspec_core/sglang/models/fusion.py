@@ -17,6 +17,7 @@ from sglang.srt.layers.layernorm import RMSNorm
 from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from sglang.srt.model_loader.weight_utils import default_weight_loader
+from sglang.srt.models.qwen2 import Qwen2MLP
 from sglang.srt.runtime_context import get_parallel
 from sglang.srt.utils import add_prefix
 from torch import Tensor, nn
@@ -198,6 +199,11 @@ class FusionForCausalLM(nn.Module):
         if place not in places:
             raise ValueError(f"the draft's checkpoint has {name}, which {place} of the model is not there for")
         return places[place]
+
+
+def mlp_of(config: Any, width: int, quant_config: Any, prefix: str) -> nn.Module:
+    """A dense MLP of this inner width, summed over the ranks."""
+    return Qwen2MLP(config.hidden_size, width, config.hidden_act, quant_config=quant_config, prefix=prefix)
 
 
 def rope_of(config: Any) -> dict[str, Any]:

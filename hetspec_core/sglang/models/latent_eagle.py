@@ -19,11 +19,10 @@ import torch
 from sglang.srt.layers.layernorm import RMSNorm
 from sglang.srt.layers.vocab_parallel_embedding import VocabParallelEmbedding
 from sglang.srt.models.llama import LlamaAttention
-from sglang.srt.models.qwen2 import Qwen2MLP
 from sglang.srt.utils import add_prefix
 from torch import Tensor, nn
 
-from hetspec_core.sglang.models.fusion import EagleLayer, FusionForCausalLM, MakeLayer, rope_of
+from hetspec_core.sglang.models.fusion import EagleLayer, FusionForCausalLM, MakeLayer, mlp_of, rope_of
 from hetspec_core.sglang.models.qwen3_eagle import attention_of as qwen3_attention
 
 KEY = "hetspec_latent"
@@ -49,13 +48,7 @@ def _layer_of(attention: Callable[..., nn.Module], *, reduced: bool) -> MakeLaye
     """Layers of this attention and a dense MLP."""
 
     def make(config: Any, layer_id: int, quant_config: Any, prefix: str) -> nn.Module:
-        mlp = Qwen2MLP(
-            config.hidden_size,
-            config.intermediate_size,
-            config.hidden_act,
-            quant_config=quant_config,
-            prefix=add_prefix("mlp", prefix),
-        )
+        mlp = mlp_of(config, config.intermediate_size, quant_config, add_prefix("mlp", prefix))
         made = attention(config, layer_id, quant_config, prefix)
         norm = bool(getattr(config, KEY)["first_input_norm"])
         return EagleLayer(config, layer_id, made, mlp, first_input_norm=norm, attention_is_reduced=reduced)

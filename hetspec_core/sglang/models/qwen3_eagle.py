@@ -6,12 +6,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from sglang.srt.models.qwen2 import Qwen2MLP
 from sglang.srt.models.qwen3 import Qwen3Attention
 from sglang.srt.utils import add_prefix
 from torch import nn
 
-from hetspec_core.sglang.models.fusion import EagleLayer, FusionForCausalLM, rope_of
+from hetspec_core.sglang.models.fusion import EagleLayer, FusionForCausalLM, mlp_of, rope_of
 
 
 def attention_of(config: Any, layer_id: int, quant_config: Any, prefix: str) -> nn.Module:
@@ -33,13 +32,7 @@ def attention_of(config: Any, layer_id: int, quant_config: Any, prefix: str) -> 
 
 def make_layer(config: Any, layer_id: int, quant_config: Any, prefix: str) -> nn.Module:
     """One dense layer."""
-    mlp = Qwen2MLP(
-        config.hidden_size,
-        config.intermediate_size,
-        config.hidden_act,
-        quant_config=quant_config,
-        prefix=add_prefix("mlp", prefix),
-    )
+    mlp = mlp_of(config, config.intermediate_size, quant_config, add_prefix("mlp", prefix))
     return EagleLayer(config, layer_id, attention_of(config, layer_id, quant_config, prefix), mlp)
 
 

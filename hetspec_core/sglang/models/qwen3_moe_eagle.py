@@ -16,12 +16,11 @@ from sglang.srt.distributed import tensor_model_parallel_all_reduce
 from sglang.srt.layers.linear import ReplicatedLinear
 from sglang.srt.layers.moe.ep_moe.layer import get_moe_impl_class
 from sglang.srt.layers.moe.topk import StandardTopKOutput
-from sglang.srt.models.qwen2 import Qwen2MLP
 from sglang.srt.runtime_context import get_parallel
 from sglang.srt.utils import add_prefix
 from torch import Tensor, nn
 
-from hetspec_core.sglang.models.fusion import EagleLayer, FusionForCausalLM
+from hetspec_core.sglang.models.fusion import EagleLayer, FusionForCausalLM, mlp_of
 from hetspec_core.sglang.models.qwen3_eagle import attention_of
 
 
@@ -49,17 +48,8 @@ class SglangExpertMLP(nn.Module):
         )
         constant = zero and self.kind == "constant"
         self.constants = nn.Parameter(torch.zeros(zero, config.hidden_size)) if constant else None
-        self.shared = (
-            Qwen2MLP(
-                config.hidden_size,
-                config.moe_intermediate_size * shared,
-                config.hidden_act,
-                quant_config=quant_config,
-                prefix=add_prefix("shared", prefix),
-            )
-            if shared
-            else None
-        )
+        shared_width = config.moe_intermediate_size * shared
+        self.shared = mlp_of(config, shared_width, quant_config, add_prefix("shared", prefix)) if shared else None
         gated = bool(shared and getattr(config, "shared_expert_gate", False))
         self.shared_gate = nn.Linear(config.hidden_size, 1, bias=False) if gated else None
 
@@ -81,9 +71,8 @@ class SglangExpertMLP(nn.Module):
             output = output + rest
         if self.shared is not None:
             extra = self.shared(hidden_states)
-            output = output + (
-                extra if self.shared_gate is None else torch.sigmoid(self.shared_gate(hidden_states)) * extra
-            )
+            gate = 1.0 if self.shared_gate is None else torch.sigmoid(self.shared_gate(hidden_states))
+            output = output + gate * extra
         return output
 
     def _without_compute(self, hidden_states: Tensor, weights: Tensor, chosen: Tensor, real: Tensor) -> Tensor | None:
