@@ -26,7 +26,7 @@ from hetspec_core.paths import RunPaths
 from hetspec_core.runs import Registry
 from hetspec_core.service import Library, Workbench, curve
 from hetspec_core.spec import Architecture, BaseSpec, PathSource, RunSpec
-from hetspec_core.spec.document import to_toml
+from hetspec_core.spec.run import to_toml
 
 METRICS = ("loss", "eval/accept_length")
 WORDS = ("amber", "basalt", "cedar", "dune", "ember", "fjord", "grove", "heath", "inlet", "juniper")

@@ -152,7 +152,7 @@ SHIPPED: tuple[Card, ...] = (
         axis="stages",
         name="dataset",
         target=f"{_ENGINE}.stages.dataset:run",
-        options="hetspec_core.spec.dataset:DatasetSpec",
+        options="hetspec_core.spec.training:DatasetSpec",
         summary="Conversations in, hidden states of the base out.",
     ),
     Card(
@@ -191,7 +191,7 @@ SHIPPED: tuple[Card, ...] = (
         axis="stages",
         name="tune",
         target=f"{_ENGINE}.stages.tune:run",
-        options="hetspec_core.spec.tuning:TuneSpec",
+        options="hetspec_core.spec.decoding:TuneSpec",
         summary="Try tree shapes and batch sizes within a time budget, and name the best.",
         capabilities={"needs_draft": True},
     ),

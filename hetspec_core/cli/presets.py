@@ -31,9 +31,9 @@ def list_presets(
     """List presets; yours go over the shipped ones of the same name."""
     from hetspec_core.cli.console import print_json
     from hetspec_core.cli.tables import print_table
-    from hetspec_core.config import presets as shelf
+    from hetspec_core.config.library import list_presets as list_files
 
-    listed = shelf.list(kind)
+    listed = list_files(kind)
     if as_json:
         print_json([{**_about(item.file), "summary": item.summary, "problem": item.problem} for item in listed])
         return
@@ -114,9 +114,9 @@ def copy_preset(
 ) -> None:
     """Copy a preset into your folder, to be edited there."""
     from hetspec_core.cli.console import print_json, say
-    from hetspec_core.config import presets as shelf
+    from hetspec_core.config.library import copy_preset as copy_file
 
-    path = shelf.copy(name, new)
+    path = copy_file(name, new)
     if as_json:
         print_json({"path": str(path)})
     else:

@@ -2,6 +2,5 @@
 
 from hetspec_core.config.origins import Origin
 from hetspec_core.config.resolve import Resolved, load_base, resolve
-from hetspec_core.spec.document import from_toml, to_toml
 
-__all__ = ["Origin", "Resolved", "from_toml", "load_base", "resolve", "to_toml"]
+__all__ = ["Origin", "Resolved", "load_base", "resolve"]

@@ -1,12 +1,13 @@
-"""The shelf of presets: which files there are, shipped and the user's, and what `extends` makes of them.
+"""The presets: which files there are, shipped and the user's, what `extends` makes of them, and copies of them.
 
-It knows files and layers; what a key means is decided in `resolve`.
+What a key means is decided in `resolve`.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib.resources
+import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,7 +19,8 @@ from typing import Any
 
 from hetspec_core import documents
 from hetspec_core.config.origins import Key, Leaf, Place, Table, key_lines, merge, nearest_line, to_table
-from hetspec_core.errors import NotFoundError, SpecError
+from hetspec_core.errors import HetSpecError, NotFoundError, SpecError, UsageError
+from hetspec_core.files import write_atomic
 from hetspec_core.paths import roots
 from hetspec_core.spec.decode import did_you_mean
 
@@ -32,6 +34,10 @@ KINDS: dict[str, str] = {
 
 NO_DRAFT = "none"
 PARTS = ("base", "draft", "algorithm")
+LENDER = "smollm2-llama-eagle"
+"""The recipe that lends the other parts to a part on its own; its base is the one that every installation has."""
+
+_BORROWED = Place("preset", f"preset recipe/{LENDER}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SUFFIX = ".toml"
 
@@ -307,3 +313,107 @@ def expand(kind: str, data: Mapping[str, Any]) -> dict[str, Any]:
         with suppress(ValueError):  # what is no tree is left as it is: decoding the spec reports it with its key
             full["decoding"] = {**decoding, "tree": TreeSpec.parse(decoding["tree"]).model_dump()}
     return full
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One line of a list of presets.
+
+    Attributes:
+        file: where it stands.
+        summary: its one line; empty when it cannot be read.
+        problem: why it cannot be read; empty when it can.
+    """
+
+    file: PresetFile
+    summary: str
+    problem: str = ""
+
+
+def list_presets(kind: str | None = None) -> tuple[Listed, ...]:
+    """All presets, or those of one kind; one that cannot be read is listed with its problem.
+
+    Raises:
+        NotFoundError: there is no such kind.
+    """
+    kinds = KINDS if kind is None else (kind,)
+    return tuple(_listed(file) for name in kinds for file in preset_files(name).values())
+
+
+def _listed(file: PresetFile) -> Listed:
+    try:
+        return Listed(file, load_file(file).summary)
+    except HetSpecError as error:
+        return Listed(file, "", error.message)
+
+
+def copy_preset(reference: str, name: str) -> Path:
+    """Copy a preset's file into the user's folder under a new name, and return the new file's path.
+
+    Raises:
+        NotFoundError: there is no such preset.
+        UsageError: the user has one of that name already.
+        SpecError: the name is not allowed, the preset cannot be read, or the copy cannot be written.
+    """
+    file = find_anywhere(reference)
+    kind, slash, bare = name.partition("/")
+    if slash and kind != file.kind:
+        raise UsageError(f"{file.reference} is a {file.kind} preset and cannot become {name}")
+    new = bare if slash else name
+    check_name(new)
+    target = user_folder() / file.kind / f"{new}.toml"
+    if os.path.lexists(target):
+        raise UsageError(f"{target} is there already", hint="choose another name, or delete that file")
+    try:
+        data = documents.read_bounded(file.path)
+    except (OSError, documents.DocumentError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise SpecError(f"{file.path} cannot be copied: {reason}") from None
+    try:
+        write_atomic(target, data)
+    except OSError as error:
+        raise SpecError(f"{target} cannot be written: {error.strerror}") from None
+    return target
+
+
+# --- a part as a recipe -----------------------------------------------------------------------------------------------
+
+
+def lent_parts() -> dict[str, str]:
+    """Part -> name of the preset that `LENDER` takes for it."""
+    table = load("recipe", LENDER).table
+    names: dict[str, str] = {}
+    for part in PARTS:
+        section = table.get(part)
+        chosen = section.get("preset") if isinstance(section, dict) else None
+        if isinstance(chosen, Leaf):
+            names[part] = str(chosen.value)
+    return names
+
+
+def as_recipe(preset: Preset, partners: Mapping[str, str] | None = None) -> Preset:
+    """A base, draft or algorithm preset as a recipe, so that it is resolved and checked by the same rules.
+
+    The sizes of a draft need a base, and an algorithm is checked against both. Parts that are not named come from
+    `LENDER`. A recipe is returned as it is.
+
+    Args:
+        preset: a preset of any kind.
+        partners: part -> preset name, in place of those of `LENDER`; the entry of the part itself is ignored.
+    """
+    kind = preset.file.kind
+    if kind == "recipe":
+        return preset
+    names = lent_parts() | dict(partners or {})
+    table: Table = {part: {"preset": Leaf(name, _BORROWED)} for part, name in names.items() if part != kind}
+    # As in `resolve`: an algorithm's name is its card, which its preset says; a model's is that of its preset.
+    own: Table = {} if kind == "algorithm" else {"name": Leaf(preset.file.name, Place("preset", preset.file.label))}
+    table[kind] = merge(own, preset.table)
+    if kind == "base":  # it is checked without a draft
+        table["draft"] = {"preset": Leaf(NO_DRAFT, _BORROWED)}
+    return Preset(preset.file, table, preset.lineage)
+
+
+def stage_of(kind: str) -> str:
+    """The stage that a preset of this kind is checked for: a base for dataset, the rest for train."""
+    return "dataset" if kind == "base" else "train"

@@ -17,7 +17,7 @@ from typing import Any, get_args
 from hetspec_core.config import library
 from hetspec_core.config.checks import add_captured_layers, cross_check, find_card
 from hetspec_core.config.keys import GIVEN, LOOSE, SECTIONS, meant, spec_class, without_absent
-from hetspec_core.config.library import NO_DRAFT, PARTS, Preset, expand
+from hetspec_core.config.library import NO_DRAFT, PARTS, Preset, as_recipe, expand
 from hetspec_core.config.origins import (
     DEFAULT,
     Key,
@@ -32,7 +32,6 @@ from hetspec_core.config.origins import (
     plain,
     to_table,
 )
-from hetspec_core.config.parts import as_recipe
 from hetspec_core.config.sizes import compute_sizes
 from hetspec_core.documents import DocumentError, parse_toml
 from hetspec_core.errors import HetSpecError, SpecError, UsageError

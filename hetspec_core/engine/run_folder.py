@@ -13,7 +13,7 @@ import hetspec_core
 from hetspec_core.errors import NotFoundError, SpecError
 from hetspec_core.paths import RunPaths, roots
 from hetspec_core.spec import RunSpec
-from hetspec_core.spec.document import from_toml
+from hetspec_core.spec.run import from_toml
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "safetensors")
 

@@ -45,7 +45,7 @@ from hetspec_core.runs.rows import MetricPoint, RunName, RunRow, apply
 from hetspec_core.runs.state import UNREADABLE
 from hetspec_core.runs.tables import put_labels, put_row, put_settings, put_texts, put_values, remove_all, remove_run
 from hetspec_core.runs.thin import Axis, count_points, thin
-from hetspec_core.spec.document import from_toml
+from hetspec_core.spec.run import from_toml
 
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z]+-[a-z0-9]{4}")
 _BATCH_RUNS, _BATCH_S = 2000, 2.0  # of one transaction; other processes wait a little longer than that

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from hetspec_core.config import load_base, presets, resolve
+from hetspec_core.config import library, load_base, resolve
 from hetspec_core.errors import HetSpecError
 from hetspec_core.files import is_locked
 from hetspec_core.paths import Roots
@@ -189,7 +189,7 @@ def _is_old(path: Path) -> bool:
 def check_presets() -> Check:
     """Whether every preset can be read, and every recipe resolves for every stage."""
     problems: dict[str, str] = {}
-    listed = presets.list()
+    listed = library.list_presets()
     for item in listed:
         if item.problem:
             problems[item.file.reference] = item.problem
@@ -215,7 +215,7 @@ def check_presets() -> Check:
 def check_bases(roots: Roots) -> Check:
     """Which bases of the presets are on this machine."""
     found: dict[str, dict[str, str]] = {}
-    for item in presets.list("base"):
+    for item in library.list_presets("base"):
         if not item.problem:
             files = find_base(load_base(item.file.name).source, roots)
             found[item.file.name] = {"presence": files.presence, "where": files.where, "hint": files.hint}

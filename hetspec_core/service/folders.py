@@ -19,7 +19,7 @@ from hetspec_core.files import take_lock, write_atomic
 from hetspec_core.paths import RunPaths
 from hetspec_core.service.provenance import origins_text
 from hetspec_core.spec import RunSpec
-from hetspec_core.spec.document import from_toml, to_toml
+from hetspec_core.spec.run import from_toml, to_toml
 from hetspec_core.spec.serving import HIDDEN
 
 if TYPE_CHECKING:

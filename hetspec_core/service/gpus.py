@@ -29,7 +29,7 @@ from hetspec_core.jobs import (
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import run_variables
 from hetspec_core.spec import RunSpec
-from hetspec_core.spec.document import from_toml
+from hetspec_core.spec.run import from_toml
 
 
 @dataclass(frozen=True)

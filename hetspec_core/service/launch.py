@@ -234,9 +234,7 @@ def pairs(choice: LaunchRequest) -> tuple[Pair, ...]:
 
 def names(kind: str) -> dict[str, str]:
     """Name -> summary of the presets of a kind, and `none` among the drafts."""
-    from hetspec_core.config import presets as shelf
-
-    listed = {item.file.name: item.summary or item.problem for item in shelf.list(kind)}
+    listed = {item.file.name: item.summary or item.problem for item in library.list_presets(kind)}
     return listed | ({NO_DRAFT: "no draft: for a dataset alone"} if kind == "draft" else {})
 
 

@@ -30,7 +30,7 @@ from hetspec_core.service.provenance import read_origins, resolved_as
 from hetspec_core.service.report import RunSummary, read_spec
 from hetspec_core.service.workbench import Workbench, refuse_unreadable
 from hetspec_core.spec import RunSpec
-from hetspec_core.spec.document import from_toml
+from hetspec_core.spec.run import from_toml
 
 if TYPE_CHECKING:
     from hetspec_core.service.presets import ResolvedValue

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hetspec_core.config import library
-from hetspec_core.config import presets as shelf
-from hetspec_core.config.library import KINDS, Preset, PresetFile
+from hetspec_core.config.library import KINDS, Preset, PresetFile, as_recipe, stage_of
 from hetspec_core.config.origins import leaves
-from hetspec_core.config.parts import as_recipe, stage_of
 from hetspec_core.config.resolve import Resolved, resolve_preset
 from hetspec_core.documents import DocumentError, parse_toml, read_bounded
 from hetspec_core.errors import HetSpecError, SpecError, UsageError
@@ -111,7 +109,7 @@ def list_presets(kind: str | None = None, search: str = "") -> tuple[PresetLine,
         NotFoundError: there is no such kind.
     """
     words = search.casefold().split()
-    lines = (_line(item.file, item.summary, item.problem) for item in shelf.list(kind))
+    lines = (_line(item.file, item.summary, item.problem) for item in library.list_presets(kind))
     return tuple(line for line in lines if all(word in f"{line.reference} {line.summary}".casefold() for word in words))
 
 
@@ -189,7 +187,7 @@ def copy(reference: str, name: str) -> PresetLine:
         SpecError: the name is not allowed, or the file cannot be written.
     """
     kind = library.find_anywhere(reference).kind
-    path = shelf.copy(reference, name)
+    path = library.copy_preset(reference, name)
     file = library.find(kind, path.stem)
     return _line(file, "", "")
 

@@ -14,7 +14,7 @@ from hetspec_core.events import Artifact, CheckpointSaved, FoundLost, Log, read_
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs import MetricPoint, RunRow, RunState
 from hetspec_core.spec import RunSpec
-from hetspec_core.spec.document import from_toml
+from hetspec_core.spec.run import from_toml
 
 
 @dataclass(frozen=True)

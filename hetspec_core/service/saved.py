@@ -20,7 +20,7 @@ from hetspec_core.errors import HetSpecError, NotFoundError, SpecError
 from hetspec_core.paths import RunPaths
 from hetspec_core.service.drafts import find_draft
 from hetspec_core.spec import RunSpec
-from hetspec_core.spec.document import from_toml
+from hetspec_core.spec.run import from_toml
 
 if TYPE_CHECKING:
     from hetspec_core.service.workbench import Workbench

@@ -1,6 +1,5 @@
 """Frozen, typed specs of everything a user can ask for. They know no files, no torch and no presets."""
 
-from hetspec_core.spec._base import Scalar, Spec
 from hetspec_core.spec.algorithm import (
     AlgorithmOptions,
     AlgorithmSpec,
@@ -11,8 +10,8 @@ from hetspec_core.spec.algorithm import (
     LatentOptions,
     Passes,
 )
-from hetspec_core.spec.dataset import DatasetSpec
-from hetspec_core.spec.decoding import BenchSpec, DecodingSpec, SamplingSpec, TreeSpec
+from hetspec_core.spec.decode import Scalar, Spec
+from hetspec_core.spec.decoding import BenchSpec, DecodingSpec, SamplingSpec, TreeSpec, TuneSpec
 from hetspec_core.spec.model import (
     Architecture,
     BaseSpec,
@@ -22,11 +21,9 @@ from hetspec_core.spec.model import (
     PackageSource,
     PathSource,
 )
-from hetspec_core.spec.resources import ResourcesSpec
-from hetspec_core.spec.run import SCHEMA_VERSION, RunSpec, Stage
+from hetspec_core.spec.run import SCHEMA_VERSION, ResourcesSpec, RunSpec, Stage
 from hetspec_core.spec.serving import SGLangSpec
-from hetspec_core.spec.training import OptimizerSpec, TrainingSpec
-from hetspec_core.spec.tuning import TuneSpec
+from hetspec_core.spec.training import DatasetSpec, OptimizerSpec, TrainingSpec
 
 __all__ = [
     "SCHEMA_VERSION",

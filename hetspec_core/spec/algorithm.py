@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from hetspec_core.spec._base import Scalar, Spec
+from hetspec_core.spec.decode import Scalar, Spec
 
 
 class AlgorithmSpec(Spec):

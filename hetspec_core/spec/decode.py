@@ -1,6 +1,7 @@
-"""Strict decoding of plain data into specs: every fault at once, each one sentence with its dotted key.
+"""What every spec is, and strict decoding of plain data into specs.
 
-Numbers are not made from text and text not from numbers. It knows specs, not where the data came from.
+Decoding reports every fault at once, each in one sentence with its dotted key. It makes no number from a text and no
+text from a number.
 """
 
 from __future__ import annotations
@@ -12,10 +13,37 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from hetspec_core.documents import INT64
+
+Scalar = bool | int | float | str
+
+
+class Spec(BaseModel):
+    """A frozen record that refuses unknown keys, and integers beyond 64 bits, which neither TOML nor the registry has.
+
+    Field descriptions are the help of forms and of `presets show`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, strict=False, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _check_integers(self) -> Spec:
+        for name, value in self:
+            if not _fits(value):
+                raise ValueError(f"{name} has an integer beyond 64 bits")
+        return self
+
+
+def _fits(value: Any) -> bool:
+    if isinstance(value, int):
+        return -INT64 <= value < INT64
+    if isinstance(value, tuple | list):
+        return all(map(_fits, value))
+    return all(map(_fits, value.values())) if isinstance(value, dict) else True
+
 
 Model = TypeVar("Model", bound=BaseModel)
 _SHOWN = 80  # characters of a value that are shown in an error

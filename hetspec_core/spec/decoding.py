@@ -1,11 +1,11 @@
-"""Specs of decoding: the draft tree, sampling, and when to stop."""
+"""Specs of decoding: the draft tree, sampling, when to stop, and what is measured."""
 
 from __future__ import annotations
 
 from pydantic import Field, model_validator
 
 from hetspec_core.quantities import is_greedy
-from hetspec_core.spec._base import Spec
+from hetspec_core.spec.decode import Spec
 
 
 class TreeSpec(Spec):
@@ -108,3 +108,19 @@ class BenchSpec(Spec):
         if len(set(labels)) != len(labels):
             raise ValueError(f"trees has the same shape twice: {', '.join(labels)}")
         return self
+
+
+_SHAPES = ("1/1/1", "2/1/2", "3/1/3", "4/1/4", "3/4/7", "5/4/7", "4/8/15", "5/8/31", "6/10/59")
+
+
+class TuneSpec(Spec):
+    """A search over tree shapes and batch sizes."""
+
+    trees: tuple[TreeSpec, ...] = Field(
+        default=tuple(TreeSpec.parse(shape) for shape in _SHAPES), min_length=1, description="Shapes to try, in order."
+    )
+    batch_sizes: tuple[int, ...] = Field(default=(1,), min_length=1, description="Prompts at once.")
+    repeats: int = Field(
+        default=3, gt=0, description="Times that every prompt is answered by every shape, as far as the time allows."
+    )
+    budget_s: float = Field(default=900.0, gt=0, description="Seconds for all of it; what does not fit is left out.")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hetspec_core.spec._base import Scalar, Spec
+from hetspec_core.spec.decode import Scalar, Spec
 
 
 class HubSource(Spec):

@@ -1,4 +1,4 @@
-"""The spec of a run: everything a worker needs, frozen into `spec.toml` of the run folder."""
+"""The spec of a run, and its file `spec.toml`: everything that a worker needs, frozen when the run is submitted."""
 
 from __future__ import annotations
 
@@ -6,17 +6,81 @@ import hashlib
 import json
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from hetspec_core.spec._base import Spec
+from hetspec_core.documents import DocumentError, parse_toml
+from hetspec_core.errors import SpecError
 from hetspec_core.spec.algorithm import AlgorithmSpec
-from hetspec_core.spec.dataset import DatasetSpec
-from hetspec_core.spec.decoding import BenchSpec, DecodingSpec
+from hetspec_core.spec.decode import Spec, decode
+from hetspec_core.spec.decoding import BenchSpec, DecodingSpec, TuneSpec
 from hetspec_core.spec.model import BaseSpec, DraftSpec
-from hetspec_core.spec.resources import ResourcesSpec
 from hetspec_core.spec.serving import SGLangSpec
-from hetspec_core.spec.training import TrainingSpec
-from hetspec_core.spec.tuning import TuneSpec
+from hetspec_core.spec.training import DatasetSpec, TrainingSpec
+
+
+class ResourcesSpec(Spec):
+    """Devices, number type and threads."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto = cuda when there is one.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="Number type of the base: auto = bfloat16 on a GPU, float32 on a CPU (bfloat16 for datasets stored "
+        "in it, where the processor multiplies in it).",
+    )
+    num_threads: int | None = Field(
+        default=None, gt=0, description="CPU threads of a worker; the machine's cores when absent."
+    )
+    num_gpus: int = Field(
+        default=1,
+        ge=0,
+        description="GPUs wanted, when the device is cuda; datasets and training have a worker on each.",
+    )
+    num_workers: int | None = Field(
+        default=None,
+        gt=0,
+        description="Workers of a dataset or a training on a CPU; one when absent. On GPUs there is one on each.",
+    )
+    num_nodes: int = Field(default=1, gt=0, description="Machines that train together, each with a run of its own.")
+    node_rank: int = Field(default=0, ge=0, description="Which of them this one is, from 0.")
+    rendezvous: str | None = Field(
+        default=None, description="HOST:PORT of machine 0, where the machines that train together meet."
+    )
+    gpus: tuple[str, ...] = Field(default=(), description="Only these GPUs, each an index or a UUID; empty = any.")
+    min_free_gib: float = Field(default=0.0, ge=0, description="Only GPUs with so much free memory, in GiB.")
+    cpu_slots: int | None = Field(
+        default=None,
+        ge=0,
+        description="Processor slots of a run that leases no GPU; it waits until so many are free (HETSPEC_CPU_SLOTS, "
+        "one on a machine). Absent = 1 for dataset, train, bench and tune, else 0; 0 = it starts at once.",
+    )
+    max_memory: dict[str, str] = Field(
+        default_factory=dict,
+        description="Spread base and draft over GPUs, for bench, generate and chat: index of a GPU of the run -> what "
+        "it may hold of the weights, e.g. {0 = '17.5GiB', 1 = '17GiB'}.",
+    )
+    share_busy: bool = Field(default=False, description="Take GPUs on which a process of somebody else's works too.")
+    priority: int = Field(
+        default=0, description="Place among runs that wait for GPUs or a processor slot; higher is earlier."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> ResourcesSpec:
+        if self.node_rank >= self.num_nodes:
+            raise ValueError(f"node_rank is {self.node_rank}; of {self.num_nodes} nodes it needs 0 to num_nodes - 1")
+        if any(not index.isdecimal() for index in self.max_memory):
+            raise ValueError(f"max_memory names {', '.join(self.max_memory)}; GPUs are 0, 1, ... within the run")
+        if len(self.max_memory) > max(self.num_gpus, len(self.gpus)):
+            raise ValueError(
+                f"max_memory names {len(self.max_memory)} GPUs, num_gpus is {self.num_gpus}; set num_gpus to as many"
+            )
+        if self.num_nodes > 1 and self.rendezvous is None:
+            raise ValueError(f"{self.num_nodes} nodes need rendezvous = 'HOST:PORT' of node 0, the same on all of them")
+        if self.rendezvous is not None:
+            host, _, port = self.rendezvous.rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+                raise ValueError(f"rendezvous is {self.rendezvous!r}; it needs HOST:PORT, e.g. node-0:29500")
+        return self
+
 
 Stage = Literal["dataset", "train", "bench", "generate", "serve", "tune"]
 SCHEMA_VERSION = 1
@@ -50,3 +114,40 @@ class RunSpec(Spec):
         """First 16 hex digits of the SHA-256 of the canonical JSON: equal specs have equal hashes."""
         canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def to_toml(spec: RunSpec) -> str:
+    """The whole spec as TOML, defaults included, so that a later version's defaults cannot change an old run."""
+    import tomli_w  # only those who submit a run write one
+
+    return tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True))
+
+
+def from_toml(text: str, *, name: str = "spec.toml") -> RunSpec:
+    """Read what `to_toml` wrote.
+
+    Args:
+        text: the TOML text.
+        name: what to call it in errors, e.g. its path.
+
+    Raises:
+        SpecError: it is not TOML, was written by a newer version, or does not hold; every problem is listed.
+    """
+    try:
+        data = parse_toml(text)
+    except DocumentError as error:
+        raise SpecError(f"{name} {error}", hint="the file is damaged; submit the run again") from None
+    version = data.get("schema_version", SCHEMA_VERSION)
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise SpecError(
+            f"{name} has schema_version {version}; this version of HetSpec reads up to {SCHEMA_VERSION}",
+            hint="update HetSpec, or submit the run again with this version",
+        )
+    spec, problems = decode(RunSpec, data)
+    if spec is None:
+        raise SpecError(
+            f"{name} does not hold",
+            problems=[str(problem) for problem in problems],
+            hint="it was written by another version of HetSpec, or edited; submit the run again",
+        )
+    return spec

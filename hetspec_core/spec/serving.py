@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pydantic import Field, model_validator
 
 from hetspec_core.errors import SpecError
-from hetspec_core.spec._base import Spec
+from hetspec_core.spec.decode import Spec
 
 HIDDEN = "***"
 """What a sealed spec has in place of a key."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hetspec_core.catalog import load_card, registry
+from hetspec_core.catalog import load_card, reload
 from hetspec_core.engine.algorithms import build_algorithm
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft
@@ -84,9 +84,9 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     (info / "entry_points.txt").write_text("[hetspec.cards]\nadding = foreign_algorithm:card\n")
     (tmp_path / "foreign_algorithm.py").write_text(CODE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    registry.reload()
+    reload()
     yield
-    registry.reload()
+    reload()
     sys.modules.pop("foreign_algorithm", None)
 
 
@@ -112,6 +112,6 @@ def test_without_its_package_a_draft_says_what_is_missing(tmp_path: Path, reques
     request.getfixturevalue("installed")
     save_draft(build_draft(draft_spec(base), SPEC, base), tmp_path / "draft", algorithm=SPEC, facts={})
     (tmp_path / "foreign-1.0.dist-info" / "entry_points.txt").unlink()
-    registry.reload()
+    reload()
     with pytest.raises(CheckpointError, match="no card 'adding' on axis algorithms"):
         load_draft(tmp_path / "draft", base)

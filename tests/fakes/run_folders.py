@@ -9,7 +9,7 @@ from hetspec_core.events import ErrorInfo, Event, Marked, Metric, Progress, RunE
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs.state import RunState
 from hetspec_core.spec import RunSpec
-from hetspec_core.spec.document import to_toml
+from hetspec_core.spec.run import to_toml
 from tests.fakes.specs import small_spec
 
 ELSEWHERE = "elsewhere.example"

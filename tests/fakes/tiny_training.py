@@ -17,7 +17,7 @@ from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.events import Event, Metric, read_events
 from hetspec_core.paths import RunPaths
 from hetspec_core.spec import Architecture, BaseSpec, DraftSpec, PathSource, RunSpec
-from hetspec_core.spec.document import to_toml
+from hetspec_core.spec.run import to_toml
 
 HIDDEN = 32
 VOCAB = 48

@@ -29,7 +29,7 @@ from hetspec_core.spec import (
     TreeSpec,
     TuneSpec,
 )
-from hetspec_core.spec.document import to_toml
+from hetspec_core.spec.run import to_toml
 from tests.fakes.results import keys_of, recorded
 from tests.fakes.tiny_base import make_tiny_base
 

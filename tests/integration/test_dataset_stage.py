@@ -22,7 +22,7 @@ from hetspec_core.engine.stages.dataset_verify import verify
 from hetspec_core.errors import CorruptFileError, DataError, HetSpecError, ModelError, NotFoundError, SpecError
 from hetspec_core.events import Log, Progress, Result, read_events
 from hetspec_core.spec import BaseSpec, DatasetSpec, ResourcesSpec, RunSpec
-from hetspec_core.spec.document import to_toml
+from hetspec_core.spec.run import to_toml
 from tests.conftest import REPOSITORY
 from tests.fakes.tiny_base import make_tiny_base, make_word_tokenizer
 

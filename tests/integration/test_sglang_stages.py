@@ -21,7 +21,7 @@ from hetspec_core.events import Log, Progress, Result, read_events
 from hetspec_core.sglang import serve
 from hetspec_core.sglang.client import SGLangClient
 from hetspec_core.spec import BenchSpec, ResourcesSpec, RunSpec, SGLangSpec, TreeSpec, TuneSpec
-from hetspec_core.spec.document import to_toml
+from hetspec_core.spec.run import to_toml
 from tests.fakes.results import keys_of, recorded
 from tests.fakes.sglang_pair import CHAIN, GREEDY, Pair, chunks_of, running, wait_for
 from tests.fakes.sglang_site import site_spec

@@ -24,7 +24,7 @@ from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.service.provenance import origins_text
 from hetspec_core.spec import Stage
-from hetspec_core.spec.document import to_toml
+from hetspec_core.spec.run import to_toml
 from tests.fakes.specs import small_spec
 
 NOW = 1_800_000_000.0

@@ -11,8 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from hetspec_core.documents import DocumentError, flatten, read_toml
 from hetspec_core.errors import NotFoundError, SpecError
-from hetspec_core.spec._base import Spec
-from hetspec_core.spec.decode import decode
+from hetspec_core.spec.decode import Spec, decode
 
 STAGES = ("dataset", "train", "bench")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

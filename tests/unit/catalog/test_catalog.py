@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hetspec_core.catalog import AXES, Card, broken, list_cards, load_card, registry
+from hetspec_core.catalog import AXES, Card, broken, list_cards, load_card, reload
 from hetspec_core.errors import NotFoundError, SpecError
 from hetspec_core.spec import EagleOptions
 
@@ -21,9 +21,9 @@ def other_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    registry.reload()
+    reload()
     yield tmp_path
-    registry.reload()
+    reload()
     sys.modules.pop("other_cards", None)
 
 
@@ -31,7 +31,7 @@ def register(folder: Path, code: str, *entries: str) -> None:
     (folder / "other_cards.py").write_text(f"from hetspec_core.catalog import Card\n{code}")
     lines = "\n".join(f"e{number} = {entry}" for number, entry in enumerate(entries))
     (folder / "other-1.0.dist-info" / "entry_points.txt").write_text(f"[hetspec.cards]\n{lines}\n")
-    registry.reload()
+    reload()
 
 
 MAMBA = 'Card(axis="backbones", name="mamba", target="other_cards:Mamba", summary="Mamba layers.")'

@@ -6,18 +6,19 @@ import time
 
 import pytest
 
-from hetspec_core.config import from_toml, load_base, presets, resolve, to_toml
+from hetspec_core.config import library, load_base, resolve
 from hetspec_core.config.resolve import STAGES
 from hetspec_core.errors import NotFoundError
 from hetspec_core.spec import Architecture
+from hetspec_core.spec.run import from_toml, to_toml
 
-NAMES = {kind: [item.file.name for item in presets.list(kind) if item.file.shipped] for kind in presets.KINDS}
+NAMES = {kind: [item.file.name for item in library.list_presets(kind) if item.file.shipped] for kind in library.KINDS}
 EVERY = [(kind, name) for kind, names in NAMES.items() for name in names]
 
 
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_it_loads_and_says_what_it_is(kind: str, name: str) -> None:
-    preset = presets.load(kind, name)
+    preset = library.load(kind, name)
     assert preset.file.shipped
     assert 10 <= len(preset.summary) <= 120 and not preset.summary.endswith(".")
 
@@ -55,7 +56,7 @@ def count_parameters(sizes: Architecture) -> int:
 @pytest.mark.parametrize("kind", ["base", "draft", "algorithm"])
 def test_every_part_is_used_by_a_recipe(kind: str) -> None:
     used = {str(resolve(name, stage="dataset").origins[f"{kind}.summary"].value) for name in NAMES["recipe"]}
-    assert {presets.load(kind, name).summary for name in NAMES[kind]} <= used
+    assert {library.load(kind, name).summary for name in NAMES[kind]} <= used
 
 
 def test_the_mixtures_draft_is_as_wide_as_the_experts_of_one_token() -> None:

@@ -14,7 +14,7 @@ from hetspec_core.engine.context import RunContext, open_context, resolve_device
 from hetspec_core.errors import Cancelled, NotFoundError, ResourceError, SpecError
 from hetspec_core.events import Artifact, CheckpointSaved, Metric, Progress, Result, read_events
 from hetspec_core.spec import ResourcesSpec
-from hetspec_core.spec.document import to_toml
+from hetspec_core.spec.run import to_toml
 from tests.fakes.specs import small_spec
 
 

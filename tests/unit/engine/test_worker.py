@@ -20,7 +20,7 @@ from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.worker import describe_error, main, run_attempt, stage_from_catalog
 from hetspec_core.errors import Cancelled, DataError, NotFoundError, SpecError
 from hetspec_core.events import Progress, RunEnded, RunStarted, read_events
-from hetspec_core.spec.document import to_toml
+from hetspec_core.spec.run import to_toml
 from tests.fakes.specs import small_spec
 
 REPOSITORY = Path(__file__).resolve().parents[3]

@@ -183,7 +183,7 @@ def test_a_curve_is_thinned_without_losing_its_ends_and_peaks(tmp_path: Path) ->
 
 
 def test_parents_are_those_named_and_those_whose_folders_are_used(tmp_path: Path) -> None:
-    from hetspec_core.spec.document import to_toml
+    from hetspec_core.spec.run import to_toml
     from tests.fakes.specs import small_spec
 
     used = "20261123-215959-dataset-k3f9"

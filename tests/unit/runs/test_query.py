@@ -15,7 +15,7 @@ from hetspec_core.paths import RunPaths
 from hetspec_core.runs import Registry
 from hetspec_core.runs.state import STATES
 from hetspec_core.spec import RunSpec
-from hetspec_core.spec.document import to_toml
+from hetspec_core.spec.run import to_toml
 from tests.fakes.specs import small_spec
 
 STARTED = RunStarted(time=10.0, stage="train", pid=1, host="nowhere.example", birth="b")

@@ -33,7 +33,7 @@ from hetspec_core.paths import RunPaths
 from hetspec_core.runs import Registry
 from hetspec_core.runs.rows import RunRow, apply
 from hetspec_core.service import RunSummary
-from hetspec_core.spec.document import to_toml
+from hetspec_core.spec.run import to_toml
 from tests.fakes.specs import small_spec
 
 

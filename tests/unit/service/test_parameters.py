@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from hetspec_core.config import load_base, presets
+from hetspec_core.config import library, load_base
 from hetspec_core.engine.modeling.checkpoint import build_draft
 from hetspec_core.service.planning.parameters import FAMILIES, count_base, count_draft, count_passes
 from hetspec_core.spec import AlgorithmSpec, Architecture, Passes
@@ -55,7 +55,7 @@ def test_a_base_has_as_many_parameters_as_are_counted(family: str, extra: dict[s
     assert counted.total == sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("name", [item.file.name for item in presets.list("base") if item.file.shipped])
+@pytest.mark.parametrize("name", [item.file.name for item in library.list_presets("base") if item.file.shipped])
 def test_a_shipped_base_has_its_published_number_of_parameters(name: str) -> None:
     base = load_base(name)
     assert count_base(base.architecture).total == base.parameters

@@ -15,7 +15,7 @@ from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.service import Watch, Workbench
 from hetspec_core.service import workbench as module
-from hetspec_core.spec.document import from_toml
+from hetspec_core.spec.run import from_toml
 from tests.fakes.specs import small_spec
 
 

@@ -23,7 +23,7 @@ from hetspec_core.spec import (
     TrainingSpec,
     TreeSpec,
 )
-from hetspec_core.spec.document import from_toml, to_toml
+from hetspec_core.spec.run import from_toml, to_toml
 
 texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=12)
 names = texts.filter(bool)
