@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from hetspec_core.engine.machine import machine_facts
+from hetspec_core.engine.context import machine_facts
 from hetspec_core.engine.run_folder import versions
 
 

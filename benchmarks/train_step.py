@@ -22,9 +22,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks import machine
 from hetspec_core.config import resolve
 from hetspec_core.engine.algorithms import build_algorithm
+from hetspec_core.engine.context import peak_memory_bytes
 from hetspec_core.engine.data.hidden_states import HiddenStateStore, HiddenStateWriter, Sample, open_store
 from hetspec_core.engine.data.manifest import StoreIdentity
-from hetspec_core.engine.machine import peak_memory_bytes
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft
 from hetspec_core.engine.training.evaluation import HeldOut

@@ -100,19 +100,19 @@ SHIPPED: tuple[Card, ...] = (
     Card(
         axis="formats",
         name="sharegpt",
-        target=f"{_ENGINE}.data.formats.sharegpt:ShareGPT",
+        target=f"{_ENGINE}.data.formats:ShareGPT",
         summary="Rows with `conversations`: a list of {from: human or gpt, value}.",
     ),
     Card(
         axis="formats",
         name="messages",
-        target=f"{_ENGINE}.data.formats.messages:Messages",
+        target=f"{_ENGINE}.data.formats:Messages",
         summary="Rows with `messages`: a list of {role, content}, as the OpenAI API writes them.",
     ),
     Card(
         axis="formats",
         name="prompts",
-        target=f"{_ENGINE}.data.formats.prompts:Prompts",
+        target=f"{_ENGINE}.data.formats:Prompts",
         summary="Rows with `prompt` or `turns`: questions without answers.",
     ),
     Card(

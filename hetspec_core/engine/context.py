@@ -1,12 +1,15 @@
-"""The worker's view of its run: the spec, the folder, the device, and the ways to speak to the desk.
+"""The worker's view of its run (spec, folder, device, reports to the desk), and facts of the machine.
 
-It knows the run folder and torch's devices; it does not know any stage, model or algorithm. Everything a stage reports
-goes through here, so that a stage can be driven in a test by a context on a temporary folder.
+Everything that a stage reports goes through `RunContext`, so a test can drive a stage with a context on a temporary
+folder. It knows the run folder and torch's devices; it does not know any stage, model or algorithm.
 """
 
 from __future__ import annotations
 
 import os
+import platform
+import resource
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from pydantic_core import to_json
 
 from hetspec_core.engine.run_folder import Share, read_spec, versions
@@ -90,7 +94,7 @@ class RunContext:
         dtype: number type of the base.
         attempt: 1 for the first start, one more for each resume.
         share: the part of the work that this worker does.
-        cancelled: set when somebody asked to stop; a stage calls `check_cancelled` at its safe points instead.
+        cancelled: set when the run is asked to stop; a stage calls `check_cancelled` at its safe points instead.
     """
 
     spec: RunSpec
@@ -108,7 +112,7 @@ class RunContext:
         """Write one event to the journal.
 
         Raises:
-            OSError: the disk is full or gone.
+            OSError: the disk is full or cannot be written.
         """
         self.journal.write(event)
 
@@ -122,11 +126,11 @@ class RunContext:
         *,
         part: tuple[int, int] = (1, 1),
     ) -> None:
-        """Say how far a task is. Cheap enough for every step: at most five a second per task reach the journal.
+        """Report how far a task is. Cheap enough for every step: at most five a second per task reach the journal.
 
-        The first, the last (`done` == `total`) and a step back are always written. Of a worker that does a share it is
-        the share's; readers add the shares up (`events.Tally`). `part` is (2, 3) for the second of three tasks that
-        follow one another: lists show how far the run is over all of them.
+        The first, the last (`done` == `total`) and a step back are always written. A worker that does a share reports
+        the progress of its share; readers add the shares up (`events.Tally`). `part` is (2, 3) for the second of three
+        consecutive tasks: lists show the progress over all of them.
         """
         event = Progress(
             task=task,
@@ -148,14 +152,14 @@ class RunContext:
         self.emit(event)
 
     def prepare(self, task: str, done: float = 0.0, note: str = "") -> None:
-        """Say what comes before the run's work, such as loading a model, and how far that is, from 0 to 1.
+        """Report a task before the run's work, such as loading a model, and its progress from 0 to 1.
 
-        Lists name the task; how far the run is they take from `progress` alone.
+        Lists show the task's name; they take the progress of the run from `progress` alone.
         """
         self.emit(Progress(task=task, done=done, total=1.0, note=note, workers=self.share.count, prepares=True))
 
     def flush_progress(self) -> None:
-        """Write the progress that was held back, so that the journal's last word on every task is the true one."""
+        """Write the progress that was held back, so that the journal ends with the true progress of every task."""
         for state in self._tasks.values():
             if state.held is not None:
                 held, state.held = state.held, None
@@ -168,7 +172,7 @@ class RunContext:
         self.emit(Metric(step=step, values=values, tokens=tokens, wall_s=wall_s))
 
     def log(self, message: str, level: LogLevel = "info") -> None:
-        """Say one sentence to the reader of the run."""
+        """Report one sentence to the reader of the run."""
         self.emit(Log(message=message, level=level))
 
     def checkpoint(
@@ -182,7 +186,7 @@ class RunContext:
         self.emit(Artifact(kind=kind, path=self._relative(path), summary=summary or {}))
 
     def result(self, kind: str, data: dict[str, Any]) -> None:
-        """Report what the run was for, and write it to result.json."""
+        """Report the final result of the run, and write it to result.json."""
         event = Result(kind=kind, data=data)
         about = {"kind": kind, "run_id": self.paths.run_id, "stage": self.spec.stage, "time": event.time}
         document = {**about, "data": data}
@@ -190,9 +194,9 @@ class RunContext:
         self.emit(event)
 
     def record(self, **facts: Any) -> None:
-        """Add facts to resolved.json: what became of the spec on this machine (sizes, seeds, fingerprints).
+        """Add facts to resolved.json: what the spec resolved to on this machine (sizes, seeds, fingerprints).
 
-        Of several workers the first one writes it; what it has to say is true of all.
+        Of several workers only the first one writes it; the facts are the same for all.
         """
         if self.journal.worker != MAIN_WORKER:
             return
@@ -202,7 +206,7 @@ class RunContext:
         )
 
     def check_cancelled(self) -> None:
-        """Stop here if somebody asked for it; call it where stopping leaves a state that can be resumed.
+        """Stop here if the run was asked to; call it where stopping leaves a state that can be resumed.
 
         Raises:
             Cancelled: SIGTERM or SIGINT has arrived.
@@ -243,11 +247,11 @@ def open_context(
     Args:
         run_dir: the run folder, with its spec.toml.
         worker: name of this worker; `worker-0` writes resolved.json.
-        journal: an open journal to go on with; opened here when absent.
+        journal: an open journal to write to; opened here when absent.
         attempt: number of this start of the run.
         share: the part of the work that it does; all of it when absent.
         cancelled: the flag that signals set; a fresh one when absent.
-        spec: what the folder's spec.toml says, if it is read already.
+        spec: the folder's spec.toml, if it was read already.
 
     Raises:
         NotFoundError, SpecError: the folder has no spec, or one that does not hold.
@@ -257,7 +261,7 @@ def open_context(
     spec = spec or read_spec(paths)
     device = resolve_device(spec.resources)
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # what is put on "cuda" without an index is put on this one
+        torch.cuda.set_device(device)  # tensors on "cuda" without an index go to this one
     set_threads(spec.resources)
     context = RunContext(
         spec=spec,
@@ -275,8 +279,6 @@ def open_context(
 
 
 def _machine_facts(context: RunContext) -> dict[str, Any]:
-    import platform
-
     spec = context.spec
     cuda = context.device.type == "cuda"
     return {
@@ -300,8 +302,6 @@ def _machine_facts(context: RunContext) -> dict[str, Any]:
 
 
 def _cpu_name() -> str:
-    import platform
-
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -329,3 +329,38 @@ def _git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """Device, processor, threads, load and versions, as JSON data."""
+    facts: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    if device.type == "cuda":
+        facts["cuda"] = torch.version.cuda
+        facts["gpu_memory_bytes"] = torch.cuda.get_device_properties(device).total_memory
+    return facts
+
+
+def peak_memory_bytes(device: torch.device) -> dict[str, int]:
+    """Highest use so far: of this process, and of the GPU's memory as torch counts it."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if device.type == "cuda":
+        peak["gpu"] = torch.cuda.max_memory_allocated(device)
+    return peak
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16; a processor that has to emulate it is slower than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))

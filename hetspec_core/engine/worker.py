@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hetspec_core.engine.endings import describe_error
+from hetspec_core.engine.reporting import describe_error
 from hetspec_core.engine.run_folder import Share, read_spec, versions
 from hetspec_core.errors import Cancelled, HetSpecError, NotFoundError, RunError
 from hetspec_core.events import EndState, ErrorInfo, Journal, RunEnded, RunStarted

@@ -25,7 +25,7 @@ from hetspec_core.engine.decoding.measure import (
     plain_report,
     speculative_report,
 )
-from hetspec_core.engine.stages.measured_prompts import OUTGROWN, MeasuredPrompts, opening, turns_of
+from hetspec_core.engine.stages.inputs import OUTGROWN, MeasuredPrompts, opening, turns_of
 from hetspec_core.engine.stages.served import BenchFigures, Measurement, draft_folder
 from hetspec_core.errors import HetSpecError
 from hetspec_core.events.results import BatchResult, PhaseSeconds, ServedBy, SGLangCounts, TreeResult

@@ -10,12 +10,11 @@ from pathlib import Path
 import torch
 
 from hetspec_core.engine.backends.backend import Backend, Watcher, Written, token_name, token_text
-from hetspec_core.engine.context import resolve_device, resolve_dtype, set_threads
+from hetspec_core.engine.context import machine_facts, resolve_device, resolve_dtype, set_threads
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.decoding.completion import Listener, PhaseClock
 from hetspec_core.engine.decoding.decoder import Decoder, open_decoder
-from hetspec_core.engine.machine import machine_facts
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM

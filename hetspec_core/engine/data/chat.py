@@ -2,14 +2,18 @@
 
 The assistant mask comes from the template itself: `{% generation %}` marks around each answer and its end-of-turn
 token, which the draft must learn to predict as well. Shipped templates (see `chat_families`) equal the tokenizers' own,
-with the marks added. It knows tokenizers; it knows no model weights and no dataset.
+with the marks added. `weight` and `finish_reason` of a message take parts of its span away. The tokenizer's offsets turn
+a span of characters into one range of tokens, so no single token can be left out of it. It knows tokenizers; it knows no
+model weights and no dataset.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +21,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from hetspec_core.engine.data import assistant_mask, chat_families
+from hetspec_core.engine.data import chat_families
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.tokenizer_check import first_fault
 from hetspec_core.errors import DataError, NotFoundError
@@ -106,13 +110,13 @@ class ChatTemplate:
         """
         text, spans = self._render(messages, add_generation_prompt)
         try:
-            spans = assistant_mask.supervised_spans(text, spans, messages, lambda: self.answer_end)
+            spans = supervised_spans(text, spans, messages, lambda: self.answer_end)
         except ValueError as error:
             raise DataError(f"chat template {self.name} cannot be used for the conversation: {error}") from None
         tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids: list[int] = tokens["input_ids"]
-        begins = assistant_mask.token_begins(text, ids, tokens["offset_mapping"], lambda: self._untrimmed)
-        return Encoded(ids, assistant_mask.token_mask(begins, spans))
+        begins = token_begins(text, ids, tokens["offset_mapping"], lambda: self._untrimmed)
+        return Encoded(ids, token_mask(begins, spans))
 
     @cached_property
     def answer_end(self) -> str:
@@ -156,7 +160,7 @@ class ChatTemplate:
 
     @cached_property
     def _untrimmed(self) -> Any:
-        return assistant_mask.without_post_processor(self.tokenizer)
+        return without_post_processor(self.tokenizer)
 
     def user_prefix(self, system: str | None = None) -> list[int]:
         """Token ids after which the base, left alone, writes a user's turn (Magpie, arXiv 2406.08464, section 2).
@@ -286,3 +290,101 @@ def _special_tokens(tokenizer: Any) -> dict[str, str]:
 def _choices() -> str:
     families = ", ".join(chat_families.FAMILIES)
     return f"set base.chat_template to one of {families}, or to a .jinja file with {{% generation %}} marks"
+
+
+Span = tuple[int, int]
+
+
+def supervised_spans(
+    text: str, spans: Sequence[Span], messages: Sequence[Message], answer_end: Callable[[], str]
+) -> list[Span]:
+    """The characters that are learnt, in order.
+
+    Args:
+        text: the rendered conversation.
+        spans: (start, end) of every generation block of it.
+        messages: the conversation. An answer of weight 0 is left out; of an answer whose writer did not end the turn
+            (`finish_reason` other than "stop") the text is kept and `answer_end` behind it is left out.
+        answer_end: gives what the template writes inside a block behind the answer's text; called where it is needed.
+
+    Raises:
+        ValueError: a message asks for an exception and the blocks cannot be assigned to the answers.
+    """
+    answers = [message for message in messages if message.role == "assistant"]
+    if all(message.weight and message.finish_reason == "stop" for message in answers):
+        return list(spans)
+    if len(spans) != len(answers):
+        raise ValueError(f"it marks {len(spans)} spans for {len(answers)} answers, so that none can be left out")
+    found: list[Span] = []
+    for (start, end), message in zip(spans, answers, strict=True):
+        if not message.weight:
+            continue
+        if message.finish_reason != "stop":
+            if not text.endswith(answer_end(), start, end):
+                raise ValueError("the end of a turn is not found behind an answer that was cut")
+            end -= len(answer_end())
+        found.append((start, end))
+    return found
+
+
+def token_mask(begins: Sequence[int], spans: Sequence[Span]) -> list[bool]:
+    """[T], True from the first token that begins at or behind a span's start to the last that begins before its end.
+
+    A token that begins before the span belongs to the text before it: at inference the base writes the answer after the
+    prompt's tokens.
+
+    Args:
+        begins: [T] where each token begins, not decreasing.
+        spans: (start, end) characters.
+    """
+    mask = [False] * len(begins)
+    for start, end in spans:
+        first, last = bisect_left(begins, start), bisect_left(begins, end)
+        mask[first:last] = [True] * (last - first)
+    return mask
+
+
+def token_begins(
+    text: str, ids: Sequence[int], offsets: Sequence[Span], untrimmed_tokenizer: Callable[[], Any]
+) -> list[int]:
+    """[T] the character at which each token begins, not decreasing.
+
+    Post-processors with `trim_offsets` take the spaces out of the offsets: a token of spaces only covers nothing, and
+    " word" begins at its letter. Where the offsets leave characters uncovered, those without the post-processor are
+    taken. A token that covers nothing even then begins where the token before it ends.
+
+    Args:
+        text: what was tokenized.
+        ids: [T] its tokens.
+        offsets: [T] (start, end) of each as the tokenizer gives them.
+        untrimmed_tokenizer: gives `without_post_processor` of the tokenizer; called where it is needed.
+    """
+    if _has_gaps(offsets, len(text)):
+        untrimmed = untrimmed_tokenizer().encode(text, add_special_tokens=False)
+        if untrimmed.ids == list(ids):
+            offsets = untrimmed.offsets
+    begins: list[int] = []
+    begin = covered = 0
+    for start, end in offsets:
+        begin = max(begin, start if start < end else covered)
+        covered = max(covered, end)
+        begins.append(begin)
+    return begins
+
+
+def _has_gaps(offsets: Sequence[Span], length: int) -> bool:
+    covered = 0
+    for start, end in offsets:
+        if start > covered or start >= end:
+            return True
+        covered = max(covered, end)
+    return covered < length
+
+
+def without_post_processor(tokenizer: Any) -> Any:
+    """A copy of the tokenizer's Rust part whose offsets cover every character; padding and truncation are off."""
+    made = copy.deepcopy(tokenizer.backend_tokenizer)
+    made.post_processor = None
+    made.no_padding()
+    made.no_truncation()
+    return made

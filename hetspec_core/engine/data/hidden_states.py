@@ -4,7 +4,8 @@ Durability: a shard is written under a temporary name, synced, renamed, and then
 at any moment the store is what it was before that shard, or has the shard: a complete shard that the manifest did not
 get to name is taken in when the store is opened for writing again, and temporary files are removed.
 
-It knows tensors and files; it does not know models, templates or batches.
+Training reads samples through `SampleStore`, from these stores or from EAGLE's files (`open_samples`). It knows tensors
+and files; it does not know models, templates or batches.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import bisect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
+from hetspec_core.engine.data.eagle_files import EagleFiles, holds_eagle_files
 from hetspec_core.engine.data.manifest import (
     MANIFEST_NAME,
     Manifest,
@@ -255,3 +257,45 @@ def _lock(folder: Path) -> BinaryIO:
             f"another process is writing to {folder}", hint="wait for it, or cancel its run, then start this one again"
         )
     return os.fdopen(file, "wb")
+
+
+class SampleStore(Protocol):
+    """Samples by number.
+
+    Attributes:
+        folders: where they lie.
+        ids: of the samples.
+        lengths: tokens of each.
+        supervised: tokens of each that a draft can be asked to predict.
+    """
+
+    folders: tuple[Path, ...]
+    ids: list[str]
+    lengths: list[int]
+    supervised: list[int]
+
+    @property
+    def identity(self) -> StoreIdentity:
+        """What all samples share; an empty fingerprint and a vocabulary of 0 are not known."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
+
+
+def open_samples(paths: Sequence[Path]) -> SampleStore:
+    """Open stores, run folders that hold one, or folders of EAGLE's files, as one set of samples.
+
+    Raises:
+        NotFoundError, CorruptFileError, DataError: as `HiddenStateStore` and `EagleFiles`; also for some of each.
+    """
+    foreign = [path for path in paths if not (path / MANIFEST_NAME).is_file() and holds_eagle_files(path)]
+    if not foreign:
+        return open_store(paths)
+    if len(foreign) < len(paths):
+        raise DataError(
+            f"{foreign[0]} holds EAGLE's files, and the other datasets are HetSpec's",
+            hint="train on one kind of them at a time: HetSpec's name their base, EAGLE's do not",
+        )
+    return EagleFiles(foreign)

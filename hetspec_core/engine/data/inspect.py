@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hetspec_core.engine.data.command import answer
 from hetspec_core.engine.data.manifest import TOKENIZER_FOLDER, check_sizes, read_manifest, resolve_store
+from hetspec_core.engine.reporting import answer
 
 _BUCKETS = 8
 

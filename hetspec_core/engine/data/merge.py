@@ -16,7 +16,6 @@ from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
-from hetspec_core.engine.data.command import answer
 from hetspec_core.engine.data.manifest import (
     STATES_CHECKED,
     TOKENIZER_FOLDER,
@@ -28,6 +27,7 @@ from hetspec_core.engine.data.manifest import (
     resolve_store,
     write_manifest,
 )
+from hetspec_core.engine.reporting import answer
 from hetspec_core.errors import DataError
 from hetspec_core.files import sync_folder
 

@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from hetspec_core.engine.data.conversation import UNSET, Conversation, RowError, UnusedField, label, shortened
-from hetspec_core.engine.data.formats.row_format import AUTO, detect_format, format_names, load_format
-from hetspec_core.engine.data.json_rows import Rows
-from hetspec_core.engine.data.sources import open_rows
+from hetspec_core.engine.data.formats import AUTO, detect_format, format_names, load_format
+from hetspec_core.engine.data.sources import Rows, open_rows
 from hetspec_core.errors import DataError
 from hetspec_core.spec import DatasetSpec
 

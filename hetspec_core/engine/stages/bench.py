@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from hetspec_core.engine.context import RunContext
+from hetspec_core.engine.context import RunContext, machine_facts, peak_memory_bytes
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Conversation, Message
 from hetspec_core.engine.decoding.decoder import Decoder, open_decoder
@@ -21,11 +21,9 @@ from hetspec_core.engine.decoding.measure import (
     profile,
     speculative_report,
 )
-from hetspec_core.engine.machine import machine_facts, peak_memory_bytes
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
-from hetspec_core.engine.stages.measured_prompts import OUTGROWN, MeasuredPrompts, opening, read_prompts, turns_of
-from hetspec_core.engine.stages.models import load_pair
+from hetspec_core.engine.stages.inputs import OUTGROWN, MeasuredPrompts, load_pair, opening, read_prompts, turns_of
 from hetspec_core.engine.stages.served import draft_folder, measurement_of, open_backend
 from hetspec_core.errors import SpecError
 from hetspec_core.events.results import BenchResult, BenchSetup, SamplingUsed, ServedBy, TreeResult

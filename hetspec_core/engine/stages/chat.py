@@ -19,7 +19,7 @@ from typing import IO
 from hetspec_core.catalog import load_card
 from hetspec_core.engine.backends.backend import Backend, Watcher, Written
 from hetspec_core.engine.data.conversation import Message
-from hetspec_core.engine.endings import describe_error
+from hetspec_core.engine.reporting import describe_error
 from hetspec_core.engine.stages.text_stream import BackendTokenizer, TextStream
 from hetspec_core.errors import Cancelled, DataError, HetSpecError, SpecError
 from hetspec_core.events.chat import (

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from hetspec_core.documents import DocumentError, read_json
-from hetspec_core.engine.context import RunContext
+from hetspec_core.engine.context import RunContext, has_fast_bfloat16, peak_memory_bytes
 from hetspec_core.engine.data.capture import capture
 from hetspec_core.engine.data.chat import ChatTemplate, tokenizer_hash
 from hetspec_core.engine.data.conversation import Conversation
@@ -30,7 +30,6 @@ from hetspec_core.engine.data.items import CaptureItem, ItemList, content_id, en
 from hetspec_core.engine.data.manifest import STATES_CHECKED, TOKENIZER_FOLDER, Manifest, StoreIdentity
 from hetspec_core.engine.data.reading import DatasetReading, read_conversations
 from hetspec_core.engine.data.shares import Workplace
-from hetspec_core.engine.machine import has_fast_bfloat16, peak_memory_bytes
 from hetspec_core.engine.modeling.base_lm import BaseLM, load_tokenizer
 from hetspec_core.engine.modeling.sources import fingerprint, materialize
 from hetspec_core.engine.stages.dataset_answers import answer_conversations

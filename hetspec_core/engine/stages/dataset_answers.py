@@ -18,11 +18,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hetspec_core.engine.context import RunContext
-from hetspec_core.engine.data.append_log import AppendLog
 from hetspec_core.engine.data.chat import ChatTemplate, Encoded
 from hetspec_core.engine.data.conversation import Conversation, FinishReason, Message
 from hetspec_core.engine.data.items import ItemList, content_id
-from hetspec_core.engine.data.shares import Workplace
+from hetspec_core.engine.data.shares import AppendLog, Workplace
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.errors import DataError
 

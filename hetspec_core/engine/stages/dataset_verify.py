@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from hetspec_core.engine.context import resolve_device, resolve_dtype
-from hetspec_core.engine.data.command import answer
 from hetspec_core.engine.data.hidden_states import HiddenStateStore, Sample
 from hetspec_core.engine.data.manifest import Manifest, check_checksum, resolve_store
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.stages.measured_prompts import check_ids
+from hetspec_core.engine.reporting import answer
+from hetspec_core.engine.stages.inputs import check_ids
 from hetspec_core.errors import CorruptFileError, DataError, ModelError
 from hetspec_core.spec import BaseSpec, ResourcesSpec
 

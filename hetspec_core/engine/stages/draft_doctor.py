@@ -19,7 +19,6 @@ import torch
 from hetspec_core.catalog import load_card
 from hetspec_core.engine.context import resolve_device
 from hetspec_core.engine.data.chat import ChatTemplate, tokenizer_hash
-from hetspec_core.engine.data.command import answer
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.data.hidden_states import HiddenStateStore
 from hetspec_core.engine.data.manifest import resolve_store
@@ -28,9 +27,9 @@ from hetspec_core.engine.modeling.checkpoint import assemble_draft, read_draft
 from hetspec_core.engine.modeling.draft_files import VOCAB_KEY, DraftFiles, LoadReport, not_finite
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.modeling.norm_ties import take_final_norm
+from hetspec_core.engine.reporting import answer
 from hetspec_core.engine.stages.dataset_verify import LEAST_COSINE, compare_sample
-from hetspec_core.engine.stages.draft_copies import compare_copies
-from hetspec_core.engine.stages.draft_steps import compare_modes
+from hetspec_core.engine.stages.draft_comparison import compare_copies, compare_modes
 from hetspec_core.errors import HetSpecError
 from hetspec_core.spec import BaseSpec, ResourcesSpec
 

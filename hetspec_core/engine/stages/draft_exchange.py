@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from hetspec_core.catalog import list_cards, load_card
-from hetspec_core.engine.data.command import answer
 from hetspec_core.engine.modeling.backbones import with_older_keys
 from hetspec_core.engine.modeling.base_lm import load_frozen_ends
 from hetspec_core.engine.modeling.checkpoint import assemble_draft, check_captured_layers, read_draft
@@ -33,7 +32,8 @@ from hetspec_core.engine.modeling.draft_files import (
 )
 from hetspec_core.engine.modeling.layouts.base import Layout
 from hetspec_core.engine.modeling.layouts.eagle import TOKEN_MAP
-from hetspec_core.engine.stages.draft_copies import compare_copies
+from hetspec_core.engine.reporting import answer
+from hetspec_core.engine.stages.draft_comparison import compare_copies
 from hetspec_core.errors import CheckpointError, UsageError
 from hetspec_core.files import explain, is_full
 from hetspec_core.spec import BaseSpec

@@ -12,8 +12,7 @@ from hetspec_core.engine.backends.builtin import BuiltinBackend
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import from_prompts
-from hetspec_core.engine.stages.measured_prompts import Encode, check_ids
-from hetspec_core.engine.stages.models import load_pair
+from hetspec_core.engine.stages.inputs import Encode, check_ids, load_pair
 from hetspec_core.engine.stages.text_stream import BackendTokenizer, TextStream
 from hetspec_core.errors import DataError, SpecError
 from hetspec_core.events import Text

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hetspec_core.engine.data.command import answer
+from hetspec_core.engine.reporting import answer
 from hetspec_core.errors import ResourceError, UsageError
 
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")

@@ -16,7 +16,7 @@ from hetspec_core.catalog import load_card
 from hetspec_core.engine.backends.backend import Backend
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.decoding.measure import Question, Track
-from hetspec_core.engine.stages.measured_prompts import MeasuredPrompts
+from hetspec_core.engine.stages.inputs import MeasuredPrompts
 from hetspec_core.errors import ModelError
 from hetspec_core.events.results import BatchResult, PlainResult, ServedBy, TreeResult
 

@@ -14,15 +14,13 @@ from functools import partial
 
 from hetspec_core.acceptance import AcceptStats
 from hetspec_core.catalog import load_card
-from hetspec_core.engine.context import RunContext
+from hetspec_core.engine.context import RunContext, machine_facts
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.decoding.decoder import open_decoder
 from hetspec_core.engine.decoding.measure import PLAIN, Track
 from hetspec_core.engine.decoding.trials import ADVICE, Trial, trial_result, verdict
-from hetspec_core.engine.machine import machine_facts
-from hetspec_core.engine.stages.measured_prompts import MeasuredPrompts, opening, read_prompts
-from hetspec_core.engine.stages.models import load_pair
+from hetspec_core.engine.stages.inputs import MeasuredPrompts, load_pair, opening, read_prompts
 from hetspec_core.engine.stages.served import draft_folder, measurement_of, open_backend
 from hetspec_core.errors import Cancelled, HetSpecError, SpecError
 from hetspec_core.events.results import FastestResult, MachineFacts, TrialResult, TunedPrompts, TuneResult

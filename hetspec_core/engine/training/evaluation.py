@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hetspec_core.engine.algorithms import Algorithm
 from hetspec_core.engine.data.batches import Batch, MaskKind, make_batch
-from hetspec_core.engine.data.sample_store import SampleStore
+from hetspec_core.engine.data.hidden_states import SampleStore
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.training.processes import Processes
 from hetspec_core.engine.training.simulation import accept_length, base_choices, follow_paths

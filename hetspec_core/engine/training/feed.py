@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from hetspec_core.engine.data.batches import Batch, BatchPlan, MaskKind, make_batch
-from hetspec_core.engine.data.sample_store import SampleStore
+from hetspec_core.engine.data.hidden_states import SampleStore
 from hetspec_core.spec import TrainingSpec
 
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from hetspec_core.engine.algorithms import Algorithm
-from hetspec_core.engine.context import RunContext
-from hetspec_core.engine.machine import peak_memory_bytes
+from hetspec_core.engine.context import RunContext, peak_memory_bytes
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, publish_draft
 from hetspec_core.engine.training.evaluation import SCORE, HeldOut

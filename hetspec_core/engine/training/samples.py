@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hetspec_core.engine.data.hidden_states import count_supervised
-from hetspec_core.engine.data.sample_store import SampleStore
+from hetspec_core.engine.data.hidden_states import SampleStore, count_supervised
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.errors import DataError, SpecError
 from hetspec_core.spec import TrainingSpec

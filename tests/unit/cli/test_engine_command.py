@@ -14,7 +14,7 @@ import pytest
 
 from hetspec_core.cli import engine_command
 from hetspec_core.cli.engine_command import ask_engine, last_error
-from hetspec_core.engine.data.command import answer
+from hetspec_core.engine.reporting import answer
 from hetspec_core.errors import StageFailed
 
 TRACEBACK = """loading

@@ -161,7 +161,7 @@ def test_visible_text_keeps_scripts_and_emoji_that_need_joiners() -> None:
 MACHINES = {
     "hetspec_core/cli/console.py",
     "hetspec_core/terminal_text.py",
-    "hetspec_core/engine/data/command.py",  # one JSON object into a pipe that the desk reads
+    "hetspec_core/engine/reporting.py",  # one JSON object into a pipe that the desk reads
     "hetspec_core/sglang/offline_program.py",  # counts, into a log; it has the standard library only
     "hetspec_core/sglang/versions.py",  # the same
 }

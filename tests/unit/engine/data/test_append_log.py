@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hetspec_core.engine.data.append_log import AppendLog
+from hetspec_core.engine.data.shares import AppendLog
 from hetspec_core.errors import CorruptFileError, ResourceError
 
 
@@ -43,7 +43,7 @@ def test_damaged_line_is_named(tmp_path: Path) -> None:
 _FULL = """
 import resource, sys
 from pathlib import Path
-from hetspec_core.engine.data.append_log import AppendLog
+from hetspec_core.engine.data.shares import AppendLog
 from hetspec_core.errors import ResourceError
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 with AppendLog(Path(sys.argv[1])) as log:

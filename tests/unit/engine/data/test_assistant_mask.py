@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from hetspec_core.engine.data.assistant_mask import supervised_spans, token_begins, token_mask
-from hetspec_core.engine.data.chat import ChatTemplate, Encoded
+from hetspec_core.engine.data.chat import ChatTemplate, Encoded, supervised_spans, token_begins, token_mask
 from hetspec_core.engine.data.conversation import Message
 
 SPECIAL = ["<unk>", "<|im_start|>", "<|im_end|>"]

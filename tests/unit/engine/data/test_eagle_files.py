@@ -11,7 +11,7 @@ import torch
 
 from hetspec_core.engine.data import eagle_files
 from hetspec_core.engine.data.eagle_files import EagleFiles
-from hetspec_core.engine.data.sample_store import open_samples
+from hetspec_core.engine.data.hidden_states import open_samples
 from hetspec_core.errors import CorruptFileError, DataError
 
 

@@ -1,11 +1,21 @@
-"""What a user is told of an exception that ended something. It knows errors, not who runs what."""
+"""What a user is told of an error: of a run that ended, and of an engine command outside a run.
+
+The desk starts engine commands as child processes, because it may not import the engine. A command prints one JSON
+object, a result or an error, and exits with the error's status. It knows no single command and no stage.
+"""
 
 from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
 
 from hetspec_core.errors import Cancelled, HetSpecError, ResourceError
 from hetspec_core.events import ErrorInfo
 from hetspec_core.failures import recognise
-from hetspec_core.files import DISK_FULL
+from hetspec_core.files import DISK_FULL, ROOM_HINT, explain, is_full
 
 CRASH_STATUS = 1
 
@@ -60,3 +70,39 @@ def _exhausted(error: BaseException) -> ResourceError | None:
             )
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def answer(command: Callable[[], dict[str, Any]]) -> int:
+    """Run a command and print what came of it.
+
+    Whatever libraries print goes to stderr: stdout holds the one JSON object and nothing else.
+
+    Returns:
+        The exit status: 0, or that of the error.
+    """
+    real_stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        result, status = command(), 0
+    except Exception as error:
+        told = _told(error)
+        if told is None:  # a fault of the program: its traceback goes to stderr, and the desk tells the last line
+            raise
+        about = {"kind": type(told).__name__, "message": told.message, "hint": told.hint, "exit_code": told.exit_code}
+        result, status = {"error": about}, told.exit_code
+    finally:
+        sys.stdout.flush()
+        os.dup2(real_stdout, 1)
+        os.close(real_stdout)
+    sys.stdout.write(json.dumps(result) + "\n")
+    sys.stdout.flush()
+    return status
+
+
+def _told(error: Exception) -> HetSpecError | None:
+    """The error for the user: HetSpec's own as it is, one of the file system explained; None for any other."""
+    if isinstance(error, HetSpecError):
+        return error
+    if isinstance(error, OSError):
+        return explain(error)
+    return ResourceError("the disk is full, or a quota is used up", hint=ROOM_HINT) if is_full(error) else None

@@ -1,6 +1,10 @@
-"""One draft, two ways over the same tokens: the forward of training, and steps with a key/value cache as in decoding.
+"""A draft against its base and against itself, for `draft doctor` and `draft import`.
 
-It says where their logits part. It knows the seam of drafts, not their algorithms.
+HetSpec's drafts read the base's own embedding and head. A copy in the draft's files that differs shows that the draft
+was trained with other embeddings than it will read: those of another base or revision, or some trained with it.
+
+The forward of training and the steps of decoding must give the same logits for the same tokens. It knows the seam of
+drafts, not their algorithms.
 """
 
 from __future__ import annotations
@@ -12,8 +16,82 @@ import torch
 from torch import Tensor
 
 from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotCache
-from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.engine.modeling.base_lm import BaseLM, FrozenEnds
+from hetspec_core.engine.modeling.draft_files import DraftFiles, LoadReport
 from hetspec_core.engine.modeling.draft_lm import DraftLM, Unroll
+
+_ROUNDED = 0.01  # of a row's length; half types round to a few thousandths
+_ROWS_AT_ONCE = 1 << 14
+
+
+@dataclass(frozen=True)
+class CopyComparison:
+    """One copy against the base's own.
+
+    Attributes:
+        name: the tensor in the files.
+        shape: of the copy.
+        own_shape: of the base's.
+        largest: largest absolute difference of two numbers; NaN where the copy holds NaN, or the shapes differ.
+        rows: rows (tokens) that differ by more than rounding.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    own_shape: tuple[int, ...]
+    largest: float = float("nan")
+    rows: int = 0
+
+    @property
+    def same_shape(self) -> bool:
+        return self.shape == self.own_shape
+
+    @property
+    def equal(self) -> bool:
+        """Whether the copy is the base's but for rounding."""
+        return self.same_shape and self.rows == 0
+
+    @property
+    def sentence(self) -> str:
+        """What was seen."""
+        if not self.same_shape:
+            return f"{self.name} is {list(self.shape)}, the base's {list(self.own_shape)}"
+        if self.rows == 0:
+            return f"{self.name} is the base's (up to {self.largest:.1g})"
+        return (
+            f"{self.name} differs from the base's by up to {self.largest:.3g}, "
+            f"in {self.rows:,} of {self.shape[0]:,} rows by more than rounding"
+        )
+
+
+def compare_copies(folder: DraftFiles, reading: LoadReport, ends: FrozenEnds) -> Iterator[CopyComparison]:
+    """Every tensor that was dropped as a copy of the base's embedding or head.
+
+    Args:
+        folder: the directory that `reading` came from.
+        reading: says which tensors were dropped.
+        ends: the base's.
+    """
+    own = {"embed_tokens.weight": ends.embedding.weight, "lm_head.weight": ends.head.weight}
+    for name in reading.dropped:
+        weight = next((weight for suffix, weight in own.items() if name.endswith(suffix)), None)
+        if isinstance(weight, Tensor) and name in folder.tensors:
+            yield _compare_copy(name, folder.tensors[name], weight.detach())
+
+
+def _compare_copy(name: str, copy: Tensor, own: Tensor) -> CopyComparison:
+    shapes = tuple(copy.shape), tuple(own.shape)
+    if shapes[0] != shapes[1]:
+        return CopyComparison(name, *shapes)
+    largest, rows = 0.0, 0
+    for held, wanted in zip(copy.split(_ROWS_AT_ONCE), own.split(_ROWS_AT_ONCE), strict=True):
+        wanted = wanted.float().cpu()
+        error = (held.float() - wanted).abs()
+        largest = max(largest, float(error.max())) if not bool(error.isnan().any()) else float("nan")
+        alike = torch.linalg.vector_norm(error, dim=-1) <= _ROUNDED * torch.linalg.vector_norm(wanted, dim=-1)
+        rows += int((~alike).sum())
+    return CopyComparison(name, *shapes, largest, rows)
+
 
 OWN_STEPS = 3
 _RELATIVE = 1e-3  # of the logits' own size; float32 on both sides differs by about a thousandth of that
@@ -58,7 +136,7 @@ def compare_modes(base: BaseLM, draft: DraftLM, ids: Tensor) -> Iterator[ModeCom
     cache = _Cache(draft, tokens.shape[1] + OWN_STEPS)
     start = draft.first_state(features)
     decoded = torch.cat([cache.step(tokens[:, t : t + 1], start[:, t : t + 1]) for t in range(tokens.shape[1])], 1)
-    yield _compared("first step", draft.logits(trained[0]), draft.logits(decoded[0]))
+    yield _compare_logits("first step", draft.logits(trained[0]), draft.logits(decoded[0]))
 
     unrolled = draft(tokens, features, unroll=Unroll(OWN_STEPS + 1))
     if len(unrolled) != OWN_STEPS + 1:  # training shows this algorithm one step only
@@ -75,7 +153,9 @@ def compare_modes(base: BaseLM, draft: DraftLM, ids: Tensor) -> Iterator[ModeCom
                 state = cache.step(tokens[:, place + ahead : place + ahead + 1], state)
             mine.append(unrolled[number][0, place])
             theirs.append(state[0, 0])
-        found = _compared(f"own step {number}", draft.logits(torch.stack(mine)), draft.logits(torch.stack(theirs)))
+        found = _compare_logits(
+            f"own step {number}", draft.logits(torch.stack(mine)), draft.logits(torch.stack(theirs))
+        )
         yield ModeComparison(found.what, found.error, found.scale, places[found.position])
 
 
@@ -99,7 +179,7 @@ class _Cache:
         return found
 
 
-def _compared(what: str, trained: Tensor, decoded: Tensor) -> ModeComparison:
+def _compare_logits(what: str, trained: Tensor, decoded: Tensor) -> ModeComparison:
     """[T, V] twice."""
     error = (trained.float() - decoded.float()).abs().nan_to_num(float("inf")).amax(-1)
     position = int(error.argmax())

@@ -1,1 +1,0 @@
-"""Forms of dataset rows. One file per form; each is a card on the axis `formats`."""
