@@ -33,7 +33,7 @@ from benchmarks.sglang_references import compare_answers, measure_builtin, measu
 from benchmarks.tree_plugin import hook_costs
 from hetspec_core.config import resolve
 from hetspec_core.engine.data.chat import ChatTemplate
-from hetspec_core.engine.stages.measured_prompts import read_prompts
+from hetspec_core.engine.stages.inputs import read_prompts
 from hetspec_core.sglang.export import ServedDraft
 from hetspec_core.sglang.launch import interpreter
 from hetspec_core.sglang.server import SGLangServer

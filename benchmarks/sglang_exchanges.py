@@ -75,7 +75,7 @@ def _prompt(file: Path) -> list[int]:
     from hetspec_core.engine.data.chat import ChatTemplate
     from hetspec_core.engine.data.conversation import Message
     from hetspec_core.engine.modeling.base_lm import load_tokenizer
-    from hetspec_core.engine.stages.measured_prompts import read_prompts
+    from hetspec_core.engine.stages.inputs import read_prompts
     from hetspec_core.spec import BenchSpec
 
     base = resolve(RECIPE, stage="bench").spec.base

@@ -2,9 +2,9 @@
 
 The assistant mask comes from the template itself: `{% generation %}` marks around each answer and its end-of-turn
 token, which the draft must learn to predict as well. Shipped templates (see `chat_families`) equal the tokenizers' own,
-with the marks added. `weight` and `finish_reason` of a message take parts of its span away. The tokenizer's offsets turn
-a span of characters into one range of tokens, so no single token can be left out of it. It knows tokenizers; it knows no
-model weights and no dataset.
+with the marks added. `weight` and `finish_reason` of a message take parts of its span away. The tokenizer's offsets
+turn a span of characters into one range of tokens, so no single token can be left out of it. It knows tokenizers; it
+knows no model weights and no dataset.
 """
 
 from __future__ import annotations
