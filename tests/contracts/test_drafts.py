@@ -14,7 +14,7 @@ from hetspec_core.engine.algorithms import build_algorithm
 from hetspec_core.engine.data.batches import Batch, make_batch
 from hetspec_core.engine.data.hidden_states import open_store
 from hetspec_core.engine.decoding.generate import generate
-from hetspec_core.engine.modeling.base_lm import BaseLM, BaseOutput
+from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft
 from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
@@ -22,11 +22,10 @@ from hetspec_core.engine.training.simulation import accept_length, base_choices,
 from hetspec_core.service.planning.parameters import count_draft
 from hetspec_core.spec import DecodingSpec, TreeSpec
 from tests.fakes.tiny_models import algorithm_spec, draft_spec, ragged_prompts, tiny_draft
-from tests.fakes.tiny_training import load_tiny_base, write_tiny_base, write_tiny_store
+from tests.fakes.tiny_training import LAYERS, learn, load_tiny_base, states_of, write_tiny_base, write_tiny_store
 
 ALGORITHMS = [card.name for card in list_cards("algorithms")]
 BACKBONES = [card.name for card in list_cards("backbones")]
-LAYERS = (0, 1)  # what the algorithms want of a base of two layers, all together: one dataset serves them all
 NARROW = 24  # another width than the base's
 PAIRS = [(algorithm, backbone) for algorithm in ALGORITHMS for backbone in BACKBONES]
 every_pair = pytest.mark.parametrize(("algorithm", "backbone"), PAIRS)
@@ -45,10 +44,6 @@ def batch(base: BaseLM, tmp_path_factory: pytest.TempPathFactory) -> Batch:
     return make_batch([store[index] for index in range(len(store))])
 
 
-def states_of(draft: DraftLM, batch: Batch) -> torch.Tensor:
-    return draft.first_state(draft.base_features(BaseOutput(batch.features, batch.layers)))
-
-
 @torch.no_grad()
 @every_pair
 def test_one_token_at_a_time_gives_the_states_of_the_whole_sequence(
@@ -63,21 +58,6 @@ def test_one_token_at_a_time_gives_the_states_of_the_whole_sequence(
         mask = torch.ones(1, 1, 1, place + 1, dtype=torch.bool)
         found.append(draft(tokens[:, part], start[:, part], positions=torch.tensor([[place]]), mask=mask, cache=cache))
     torch.testing.assert_close(torch.cat(found, 1), whole, rtol=1e-3, atol=1e-4)
-
-
-def learn(draft: DraftLM, batch: Batch, algorithm: str) -> list[float]:
-    """Sixty steps on one batch; how often the draft's likeliest token was the base's, at each step."""
-    rule = build_algorithm(algorithm_spec(algorithm, noise=0.0))
-    optimizer = torch.optim.AdamW(draft.trainable_parameters(), lr=2e-2)
-    history: list[float] = []
-    for _ in range(60):
-        optimizer.zero_grad()
-        output = rule.loss(draft, batch, torch.Generator().manual_seed(0))
-        (output.total / output.num_supervised).backward()
-        torch.nn.utils.clip_grad_norm_(draft.trainable_parameters(), 1.0)
-        optimizer.step()
-        history.append(float(output.sums["top1"] / output.num_supervised))
-    return history
 
 
 @every_pair

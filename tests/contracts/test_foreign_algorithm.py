@@ -16,8 +16,7 @@ from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft
 from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.errors import CheckpointError
 from hetspec_core.spec import AlgorithmSpec, DecodingSpec, TreeSpec
-from tests.fakes.tiny_models import draft_spec, ragged_prompts, tiny_base
-from tests.numeric.test_losses import MASK, make_batch
+from tests.fakes.tiny_models import MASK, draft_spec, make_batch, ragged_prompts, tiny_base
 
 CODE = '''
 import torch

@@ -25,14 +25,16 @@ from hetspec_core.errors import CheckpointError, ModelError, SpecError
 from hetspec_core.paths import RunPaths
 from hetspec_core.service.planning.parameters import count_draft
 from hetspec_core.spec import BaseSpec, DecodingSpec, TreeSpec
-from tests.contracts.test_drafts import LAYERS, learn, states_of
 from tests.fakes.tiny_base import make_tiny_base
 from tests.fakes.tiny_models import algorithm_spec, draft_spec, ragged_prompts, tiny_base
 from tests.fakes.tiny_training import (
+    LAYERS,
+    learn,
     load_tiny_base,
     make_run_folder,
     open_tiny_context,
     series,
+    states_of,
     tiny_architecture,
     tiny_run_spec,
     write_tiny_base,

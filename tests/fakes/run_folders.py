@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from hetspec_core.events import ErrorInfo, Event, Marked, Metric, Progress, RunEnded, RunStarted, Submitted
+from hetspec_core.events import ErrorInfo, Event, Journal, Marked, Metric, Progress, RunEnded, RunStarted, Submitted
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs.state import RunState
-from hetspec_core.spec import RunSpec
+from hetspec_core.service import Workbench
+from hetspec_core.spec import RunSpec, Stage
 from hetspec_core.spec.run import to_toml
 from tests.fakes.specs import small_spec
 
@@ -58,3 +59,16 @@ def add_run(
 
 def _write(path: Path, events: list[Event]) -> None:
     path.write_text("".join(f"{event.model_dump_json()}\n" for event in events))
+
+
+def submit_run(home: Path, name: str, *events: Event, stage: Stage = "train") -> str:
+    """Submit a run and write these events as its worker; gives the id."""
+    with Workbench(home) as workbench:
+        handle = workbench.submit(small_spec(name, stage))
+    with Journal(handle.paths.events, "worker-0") as journal:
+        for event in events:
+            journal.write(event)
+    return handle.run_id
+
+
+STARTED = RunStarted(stage="train", pid=1, host="elsewhere.example", birth="b")

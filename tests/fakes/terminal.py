@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import signal
 import termios
+
+PRIVATE = re.compile(rb"\x1b\[[<>=?][0-9;]*[a-zA-Z]|\x1b\[\?[0-9;]*\$p")
+"""Private escape sequences, which pyte would print."""
 
 
 def own_terminal() -> None:

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hetspec_core.catalog import load_card
+from hetspec_core.engine.data.batches import Batch
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
@@ -168,3 +169,22 @@ def ragged_prompts(lengths: tuple[int, ...], *, vocab: int = VOCAB, seed: int = 
     """Random prompts of these lengths."""
     random = torch.Generator().manual_seed(seed)
     return [torch.randint(0, vocab, (length,), generator=random).tolist() for length in lengths]
+
+
+def make_batch(mask: list[list[int]], *, seed: int = 0, valid: list[list[int]] | None = None) -> Batch:
+    """Features and targets are views of one tensor, as the real batches' are."""
+    random = torch.Generator().manual_seed(seed)
+    supervised = torch.tensor(mask).bool()
+    rows, width = supervised.shape
+    states = torch.randn(rows, width + 1, HIDDEN, generator=random)
+    return Batch(
+        tokens=torch.randint(0, VOCAB, (rows, width), generator=random),
+        features=states[:, :-1],
+        targets=states[:, 1:],
+        mask=supervised,
+        valid=torch.tensor(valid).bool() if valid else torch.ones_like(supervised),
+        positions=torch.arange(width).expand(rows, -1),
+    )
+
+
+MASK = [[0, 1, 1, 0], [1, 0, 0, 1]]

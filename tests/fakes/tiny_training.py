@@ -10,14 +10,18 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from hetspec_core.engine.algorithms import build_algorithm
 from hetspec_core.engine.context import RunContext, open_context
+from hetspec_core.engine.data.batches import Batch
 from hetspec_core.engine.data.hidden_states import HiddenStateWriter, Sample
 from hetspec_core.engine.data.manifest import StoreIdentity
-from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.engine.modeling.base_lm import BaseLM, BaseOutput
+from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.events import Event, Metric, read_events
 from hetspec_core.paths import RunPaths
 from hetspec_core.spec import Architecture, BaseSpec, DraftSpec, PathSource, RunSpec
 from hetspec_core.spec.run import to_toml
+from tests.fakes.tiny_models import algorithm_spec
 
 HIDDEN = 32
 VOCAB = 48
@@ -162,3 +166,25 @@ def series(paths: RunPaths) -> dict[tuple[int, str], float | None]:
                 if name not in ("tokens_per_s", "peak_memory_mb"):
                     found[event.step, name] = value
     return found
+
+
+LAYERS = (0, 1)  # what the algorithms want of a base of two layers, all together: one dataset serves them all
+
+
+def states_of(draft: DraftLM, batch: Batch) -> torch.Tensor:
+    return draft.first_state(draft.base_features(BaseOutput(batch.features, batch.layers)))
+
+
+def learn(draft: DraftLM, batch: Batch, algorithm: str) -> list[float]:
+    """Sixty steps on one batch; how often the draft's likeliest token was the base's, at each step."""
+    rule = build_algorithm(algorithm_spec(algorithm, noise=0.0))
+    optimizer = torch.optim.AdamW(draft.trainable_parameters(), lr=2e-2)
+    history: list[float] = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        output = rule.loss(draft, batch, torch.Generator().manual_seed(0))
+        (output.total / output.num_supervised).backward()
+        torch.nn.utils.clip_grad_norm_(draft.trainable_parameters(), 1.0)
+        optimizer.step()
+        history.append(float(output.sums["top1"] / output.num_supervised))
+    return history

@@ -19,10 +19,10 @@ from hetspec_core.events import Result, read_events
 from hetspec_core.paths import RunPaths
 from hetspec_core.service import Workbench
 from hetspec_core.spec import BaseSpec, DatasetSpec, DecodingSpec, ResourcesSpec, RunSpec, TreeSpec
+from tests.fakes.dataset_runs import assert_same_stores, dialogue, write_rows
 from tests.fakes.tiny_base import make_tiny_base
 from tests.fakes.tiny_models import ragged_prompts, tiny_base, tiny_draft, tiny_model
 from tests.fakes.tiny_training import load_tiny_base, tiny_run_spec, write_tiny_base, write_tiny_store
-from tests.integration.test_dataset_stage import assert_same_stores, dialogue, write_rows
 
 pytestmark = [
     pytest.mark.gpu,

@@ -16,7 +16,7 @@ from hetspec_core.jobs import LocalExecutor
 from hetspec_core.service import Workbench
 from hetspec_core.spec import ResourcesSpec, Stage
 from tests.fakes.specs import small_spec
-from tests.integration.test_supervisor import PATIENCE_S, dump, left_over, said, supervisor_of, until
+from tests.fakes.supervised import PATIENCE_S, dump, left_over, said, supervisor_of, until
 
 
 @pytest.fixture

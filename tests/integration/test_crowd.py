@@ -14,7 +14,8 @@ import pytest
 from hetspec_core.events import Launched, RunEnded
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.service import Workbench
-from tests.integration.test_supervisor import REPOSITORY, dump, left_over, said, until
+from tests.conftest import REPOSITORY
+from tests.fakes.supervised import dump, left_over, said, until
 
 CROWD_S = float(os.environ.get("HETSPEC_CROWD_SECONDS", "4"))
 """For how long; 60 before a release."""

@@ -15,8 +15,8 @@ from hetspec_core.events import Log, Progress, Result
 from hetspec_core.runs import RunRow
 from hetspec_core.runs.rows import apply
 from hetspec_core.spec import BaseSpec
+from tests.fakes.dataset_runs import events, go, make_run, write_rows
 from tests.fakes.tiny_base import PLAIN_CHATML, make_reciting_base, make_tiny_base, make_tiny_tokenizer
-from tests.integration.test_dataset_stage import events, go, make_run, write_rows
 
 TWO_TURNS = {"turns": ["What is up?", "And then?"]}
 

@@ -23,8 +23,8 @@ from hetspec_core.events import Log, Progress, Result, WorkerEnded, read_events
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.service import Workbench
 from hetspec_core.spec import BaseSpec, DatasetSpec, ResourcesSpec, RunSpec
+from tests.fakes.dataset_runs import assert_same_stores, dialogue, go, make_run, write_rows
 from tests.fakes.tiny_base import make_tiny_base, make_word_tokenizer
-from tests.integration.test_dataset_stage import assert_same_stores, dialogue, go, make_run, write_rows
 
 
 @pytest.fixture(scope="module")

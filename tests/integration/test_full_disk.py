@@ -16,9 +16,10 @@ from hetspec_core.errors import ResourceError
 from hetspec_core.paths import RunPaths
 from hetspec_core.service import Workbench
 from hetspec_core.spec import RunSpec
+from tests.conftest import REPOSITORY
 from tests.fakes.real_runs import assert_same_outcome, progress_on_disk, tiny_dataset_run, tiny_train_run, work_here
+from tests.fakes.supervised import dump, until
 from tests.fakes.tiny_training import make_run_folder
-from tests.integration.test_supervisor import REPOSITORY, dump, until
 
 PATIENCE_S = 120.0
 DISK_BYTES = 48 << 20

@@ -25,7 +25,7 @@ from tests.fakes.real_runs import (
     tiny_train_run,
     work_here,
 )
-from tests.integration.test_supervisor import dump, start, until, works
+from tests.fakes.supervised import dump, start, until, works
 
 COPIES = int(os.environ.get("HETSPEC_POWER_CUTS", "2"))
 """How many copies of each kind are gone on from; 30 before a release."""

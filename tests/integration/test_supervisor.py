@@ -10,25 +10,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from hetspec_core.errors import NotFoundError, ResourceError, RunError
-from hetspec_core.events import Event, Launched, Progress, RunEnded, RunStarted, WorkerEnded, read_events
+from hetspec_core.events import Launched, RunEnded, RunStarted, WorkerEnded
 from hetspec_core.jobs import LocalExecutor
-from hetspec_core.jobs.children import MARK
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.service import Workbench
-from hetspec_core.spec import ResourcesSpec
-from tests.fakes.specs import small_spec
+from tests.conftest import REPOSITORY
+from tests.fakes.supervised import PATIENCE_S, dump, left_over, said, start, submit, supervisor_of, until, works
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 ROUNDS = int(os.environ.get("HETSPEC_KILL_ROUNDS", "6"))
 """How often somebody is killed at a random moment; 50 before a release."""
-PATIENCE_S = 60.0
 
 
 @pytest.fixture
@@ -43,59 +40,6 @@ def workbench(home: Path) -> Iterator[Workbench]:
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HETSPEC_FAKE_GPUS", "2")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    limit = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < limit, f"waited in vain for {what}"
-        time.sleep(0.02)
-
-
-def submit(workbench: Workbench, deed: str, **resources: object) -> str:
-    spec = small_spec(deed)
-    if resources:
-        spec = spec.model_copy(update={"resources": ResourcesSpec.model_validate(resources)})
-    return workbench.submit(spec).run_id
-
-
-def start(workbench: Workbench, deed: str, **resources: object) -> str:
-    run_id = submit(workbench, deed, **resources)
-    workbench.start(run_id)
-    return run_id
-
-
-def said(path: Path, kind: type[Event]) -> list[Event]:
-    return [event for event in read_events(path)[0] if isinstance(event, kind)]
-
-
-def works(workbench: Workbench, run_id: str) -> None:
-    until(lambda: said(workbench.paths(run_id).events, Progress), "progress")
-
-
-def left_over(home: Path) -> list[psutil.Process]:
-    """Processes of any worker below this home."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if str(home) in process.environ().get(MARK, "") and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.Error, OSError):
-            continue
-    return found
-
-
-def supervisor_of(workbench: Workbench, run_id: str) -> ProcessIdentity:
-    process = workbench._look(run_id)[0].facts.launched_process
-    assert process is not None
-    return process
-
-
-def dump(workbench: Workbench) -> list[dict[str, object]]:
-    workbench.registry.sync_all()
-    return workbench.registry._query("SELECT * FROM runs ORDER BY run_id") + workbench.registry._query(
-        "SELECT * FROM metrics ORDER BY run_id, name, step"
-    )
 
 
 def test_the_supervisor_says_how_its_worker_ended_and_is_small(workbench: Workbench) -> None:

@@ -20,6 +20,7 @@ from hetspec_core.events import Launched
 from hetspec_core.paths import RunPaths
 from hetspec_core.service import Workbench
 from hetspec_core.spec import RunSpec
+from tests.conftest import REPOSITORY
 from tests.fakes.real_runs import (
     assert_same_outcome,
     dataset_run,
@@ -30,8 +31,8 @@ from tests.fakes.real_runs import (
     work_here,
     write_rows,
 )
+from tests.fakes.supervised import dump, left_over, said, supervisor_of, until
 from tests.fakes.tiny_training import make_run_folder
-from tests.integration.test_supervisor import REPOSITORY, dump, left_over, said, supervisor_of, until
 
 ROUNDS = int(os.environ.get("HETSPEC_KILL_ROUNDS", "2"))
 """How often somebody is killed at a random moment; 50 before a release."""

@@ -23,6 +23,7 @@ from hetspec_core.jobs import LocalExecutor
 from hetspec_core.paths import RunPaths
 from hetspec_core.service import Workbench
 from hetspec_core.spec import BaseSpec, ResourcesSpec, RunSpec
+from tests.fakes.supervised import left_over, until
 from tests.fakes.tiny_training import (
     load_tiny_base,
     make_run_folder,
@@ -32,7 +33,6 @@ from tests.fakes.tiny_training import (
     write_tiny_base,
     write_tiny_store,
 )
-from tests.integration.test_supervisor import left_over, until
 
 PATIENCE_S = 120.0
 

@@ -161,7 +161,7 @@ def test_experts_that_cannot_be_are_refused(extra: dict[str, Any]) -> None:
 
 
 def test_the_loss_of_a_mixture_counts_its_balance_per_supervised_token() -> None:
-    from tests.numeric.test_losses import MASK, make_batch
+    from tests.fakes.tiny_models import MASK, make_batch
 
     base, batch = tiny_base(), make_batch(MASK)
     draft = tiny_draft(base, "qwen3-moe").requires_grad_(True)

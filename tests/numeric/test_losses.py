@@ -17,7 +17,7 @@ from hetspec_core.engine.data.batches import Batch
 from hetspec_core.engine.modeling.base_lm import OutputHead
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.spec import EagleOptions
-from tests.fakes.tiny_models import HIDDEN, VOCAB, tiny_base, tiny_draft
+from tests.fakes.tiny_models import HIDDEN, MASK, make_batch, tiny_base, tiny_draft
 
 WORDS, WIDTH = 14, 5  # V and H of the losses' own tests
 
@@ -137,25 +137,6 @@ def test_feature_loss_is_smooth_l1_meaned_over_the_width() -> None:
 
 
 # --- Eagle.loss on batches made by hand ----------------------------------------------------------------------------
-
-
-def make_batch(mask: list[list[int]], *, seed: int = 0, valid: list[list[int]] | None = None) -> Batch:
-    """Features and targets are views of one tensor, as the real batches' are."""
-    random = torch.Generator().manual_seed(seed)
-    supervised = torch.tensor(mask).bool()
-    rows, width = supervised.shape
-    states = torch.randn(rows, width + 1, HIDDEN, generator=random)
-    return Batch(
-        tokens=torch.randint(0, VOCAB, (rows, width), generator=random),
-        features=states[:, :-1],
-        targets=states[:, 1:],
-        mask=supervised,
-        valid=torch.tensor(valid).bool() if valid else torch.ones_like(supervised),
-        positions=torch.arange(width).expand(rows, -1),
-    )
-
-
-MASK = [[0, 1, 1, 0], [1, 0, 0, 1]]
 
 
 def make_draft(vocab: tuple[int, ...] = ()) -> DraftLM:

@@ -11,28 +11,9 @@ from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
-from hetspec_core.service.logs import LogFile, LogState
+from benchmarks.log_view import FileSource
 from hetspec_tui.widgets.log_lines import LineFilter, LogLines, PatternError
-from hetspec_tui.widgets.log_view import LineSource, ListSource, LogView, Search
-
-
-class FileSource:
-    """A log file, read in a thread."""
-
-    def __init__(self, path: Path) -> None:
-        self.file = LogFile(path)
-
-    async def look(self) -> LogState:
-        return await asyncio.to_thread(self.file.advance)
-
-    async def lines(self, numbers: Sequence[int]) -> list[str]:
-        return await asyncio.to_thread(self.file.pick, numbers)
-
-    async def tail(self, most: int) -> list[str]:
-        return await asyncio.to_thread(self.file.tail, most)
-
-    async def find(self, search: Search, start: int, inverse: bool) -> tuple[Sequence[int], int]:
-        return await asyncio.to_thread(lambda: self.file.find(search, start, inverse=inverse))
+from hetspec_tui.widgets.log_view import LineSource, ListSource, LogView
 
 
 class LogApp(App[None]):

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from textual.app import App, ComposeResult
 
+from benchmarks.log_view import FileSource
 from benchmarks.loop_watch import LoopWatch
 from hetspec_tui.widgets.chart import Chart
 from hetspec_tui.widgets.curves import Series
 from hetspec_tui.widgets.log_view import LogView
-from tests.tui.test_log_view import FileSource
 
 LINES_PER_S = 50_000
 POINTS = 100_000

@@ -18,7 +18,7 @@ import pyte
 import pytest
 
 from hetspec_tui.serve import foreign, terminal_size
-from tests.tui.test_terminal import PRIVATE
+from tests.fakes.terminal import PRIVATE
 
 aiohttp = pytest.importorskip("aiohttp", reason="comes with textual-serve, the extra `serve`")
 

@@ -21,11 +21,12 @@ from types import TracebackType
 import pyte
 import pytest
 
+from tests.fakes.terminal import PRIVATE
+
 ENTER_ALTERNATE, LEAVE_ALTERNATE = b"\x1b[?1049h", b"\x1b[?1049l"
 MOUSE_ON, MOUSE_OFF = b"\x1b[?1000h", b"\x1b[?1000l"
 CURSOR_ON = b"\x1b[?25h"
 PATIENCE_S = 60
-PRIVATE = re.compile(rb"\x1b\[[<>=?][0-9;]*[a-zA-Z]|\x1b\[\?[0-9;]*\$p")  # private sequences, which pyte would print
 
 
 class Terminal:

@@ -13,51 +13,13 @@ from hypothesis import strategies as st
 from hetspec_core.cli.bench import print_bench
 from hetspec_core.cli.demo import verdict as verdict_of_demo
 from hetspec_core.cli.main import main
-from hetspec_core.events import Journal, Result, RunEnded, RunStarted
 from hetspec_core.events.results import TreeResult, read_bench
 from hetspec_core.quantities import load_note
 from hetspec_core.service import Workbench
 from hetspec_core.service.bench_view import COLUMNS
 from hetspec_core.service.results import ResultRow, collect, front, rows_of
 from hetspec_tui.screens.run.texts import results_text
-from tests.fakes.results import recorded
-from tests.fakes.specs import small_spec
-
-PLAIN = {"decode_tokens_per_s": 100.0}
-
-
-def tree(shape: str, accept_length: float, propose_s: float, tokens_per_s: float) -> dict[str, Any]:
-    return {
-        "tree": shape,
-        "accept_length": accept_length,
-        "accept_length_interval": [accept_length - 0.1, accept_length + 0.1],
-        "histogram": {"1": 10, "2": 30, "3": 10},
-        "by_depth": [
-            {"depth": 1, "offered": 50, "accepted": 40, "acceptance_rate": 0.8, "joint_rate": 0.8},
-            {"depth": 2, "offered": 40, "accepted": 10, "acceptance_rate": 0.25, "joint_rate": 0.2},
-        ],
-        "decode_tokens_per_s": tokens_per_s,
-        "speedup": tokens_per_s / 100,
-        "lossless": {"identical": 7, "prompts": 8, "differences": []},
-        "phases": {"propose_s": propose_s, "verify_s": 0.02, "commit_s": 0.001, "other_s": 0.002},
-        "costs": {"prefill_s": 0.5, "propose_s": 50 * propose_s, "verify_s": 1.0, "commit_s": 0.05, "other_s": 0.1},
-        "categories": {},
-    }
-
-
-def bench_run(
-    workbench: Workbench, name: str, parameters: int, *trees: dict[str, Any], plain: Any = PLAIN, **about: Any
-) -> str:
-    """A bench that has succeeded with this result."""
-    made = workbench.submit(small_spec(name, "bench"))
-    setup = {"base": "tiny", "dtype": "float32", "batch_size": 1, "sampling": {"temperature": 0.0}}
-    setup |= {"draft_parameters": 2 * parameters, "draft_active_parameters": parameters, **about}
-    result = {"setup": setup, "plain": plain, "trees": list(trees)}
-    with Journal(made.paths.events, "worker-0") as journal:
-        journal.write(RunStarted(stage="bench", pid=1, host="h"))
-        journal.write(Result(kind="bench", data=result))
-        journal.write(RunEnded(attempt=1, state="succeeded"))
-    return made.run_id
+from tests.fakes.results import PLAIN, bench_run, recorded, tree
 
 
 @pytest.fixture

@@ -8,31 +8,18 @@ from pathlib import Path
 import pytest
 
 from hetspec_core.cli.main import main
-from hetspec_core.events import ErrorInfo, Event, Journal, Launched, Metric, Progress, Result, RunEnded, RunStarted
+from hetspec_core.events import ErrorInfo, Journal, Launched, Metric, Progress, Result, RunEnded
 from hetspec_core.service import Workbench
-from hetspec_core.spec import Stage
-from tests.fakes.specs import small_spec
+from tests.fakes.run_folders import STARTED, submit_run
 
 Capture = pytest.CaptureFixture[str]
-
-
-def make_run(home: Path, name: str, *events: Event, stage: Stage = "train") -> str:
-    with Workbench(home) as workbench:
-        handle = workbench.submit(small_spec(name, stage))
-    with Journal(handle.paths.events, "worker-0") as journal:
-        for event in events:
-            journal.write(event)
-    return handle.run_id
-
-
-STARTED = RunStarted(stage="train", pid=1, host="elsewhere.example", birth="b")
 
 
 @pytest.fixture
 def runs(home: Path) -> dict[str, str]:
     error = ErrorInfo(kind="DataError", message="no [assistant] turn", hint="use answers=base", exit_code=5)
     return {
-        "good": make_run(
+        "good": submit_run(
             home,
             "good",
             STARTED,
@@ -41,8 +28,8 @@ def runs(home: Path) -> dict[str, str]:
             Result(kind="training", data={"accept_length": 2.345, "tokens": 12345}),
             RunEnded(state="succeeded"),
         ),
-        "bad": make_run(home, "bad", STARTED, RunEnded(state="failed", error=error)),
-        "waiting": make_run(home, "[red]waiting[/red]", stage="dataset"),
+        "bad": submit_run(home, "bad", STARTED, RunEnded(state="failed", error=error)),
+        "waiting": submit_run(home, "[red]waiting[/red]", stage="dataset"),
     }
 
 
@@ -132,7 +119,7 @@ def test_a_run_that_is_not_there_is_status_4(home: Path, capsys: Capture) -> Non
 
 
 def test_a_lost_run_says_how_to_go_on(home: Path, capsys: Capture) -> None:
-    run_id = make_run(home, "gone")
+    run_id = submit_run(home, "gone")
     with Workbench(home) as workbench, Journal(workbench.paths(run_id).desk, "desk") as desk:
         from hetspec_core.process import ProcessIdentity
 

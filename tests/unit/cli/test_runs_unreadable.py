@@ -18,7 +18,7 @@ from hetspec_core.paths import Roots
 from hetspec_core.service import Workbench
 from hetspec_core.service.checks import check_runs
 from hetspec_core.spec import DatasetSpec, TrainingSpec
-from tests.unit.cli.test_runs import STARTED, make_run
+from tests.fakes.run_folders import STARTED, submit_run
 
 Capture = pytest.CaptureFixture[str]
 
@@ -26,12 +26,12 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture
 def odd(home: Path) -> list[str]:
     """Ids of a run whose journal is a pipe, and of a copy whose name is not UTF-8."""
-    make_run(home, "good", STARTED, RunEnded(state="succeeded"))
-    spoiled = make_run(home, "spoiled")
+    submit_run(home, "good", STARTED, RunEnded(state="succeeded"))
+    spoiled = submit_run(home, "spoiled")
     folder = home / "runs" / spoiled
     (folder / "events.jsonl").unlink(missing_ok=True)
     os.mkfifo(folder / "events.jsonl")
-    shutil.copytree(home / "runs" / make_run(home, "copied"), home / "runs" / os.fsdecode(b"kopie-\xfc"))
+    shutil.copytree(home / "runs" / submit_run(home, "copied"), home / "runs" / os.fsdecode(b"kopie-\xfc"))
     return [spoiled, "kopie-\\xfc"]
 
 
@@ -89,7 +89,7 @@ def test_a_spec_made_in_a_program_refuses_integers_beyond_64_bits() -> None:
 
 
 def test_resuming_can_leave_the_run_to_itself(home: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    run_id = make_run(home, "stopped", STARTED, RunEnded(state="cancelled"))
+    run_id = submit_run(home, "stopped", STARTED, RunEnded(state="cancelled"))
     monkeypatch.setattr(Workbench, "resume", lambda self, run_id: None)
     assert main(["runs", "resume", run_id, "--detach", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["run_id"] == run_id

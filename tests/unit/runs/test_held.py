@@ -17,11 +17,8 @@ from hetspec_core.errors import RunError
 from hetspec_core.events import Launched
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.service import Library, Workbench
+from tests.fakes.registries import STARTED, make_run, metric, open_registry, say
 from tests.fakes.specs import small_spec
-from tests.unit.runs.test_registry import STARTED, make_run, metric, open_registry, say
-from tests.unit.runs.test_unreadable import stranger
-
-__all__ = ["stranger"]
 
 _HOLD = """
 import sqlite3, sys

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hetspec_core.events import Event, Launched, Log, Marked, RunEnded, RunStarted, WorkerEnded
 from hetspec_core.runs.look import changed_runs
-from tests.unit.runs.test_registry import dump, make_run, metric, open_registry, say
+from tests.fakes.registries import dump, make_run, metric, open_registry, say
 
 
 def attempt(number: int, *, end: str | None) -> list[tuple[str, Event]]:

@@ -10,7 +10,7 @@ from sqlite_utils import Database
 
 from hetspec_core.events import Launched, Metric, RunEnded, RunStarted
 from hetspec_core.runs import Registry, schema
-from tests.unit.runs.test_registry import STARTED, dump, make_run, open_registry, say
+from tests.fakes.registries import STARTED, dump, make_run, open_registry, say
 
 SECOND = "0002_labels_search_series"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hetspec_core.events import Journal, Marked, Metric, Progress, RunEnded, RunStarted, Submitted
 from hetspec_core.runs import Registry
-from tests.unit.runs.test_registry import STARTED, dump, make_run, metric, open_registry, say
+from tests.fakes.registries import STARTED, dump, make_run, metric, open_registry, say
 
 
 def overwrite_pages(path: Path) -> None:

@@ -19,68 +19,16 @@ from hetspec_core.events import (
     ErrorInfo,
     Event,
     FoundLost,
-    Journal,
     Launched,
     Log,
-    Metric,
     Progress,
     Result,
     RunEnded,
     RunStarted,
-    Submitted,
 )
-from hetspec_core.paths import RunPaths
-from hetspec_core.runs import Registry
 from hetspec_core.runs.rows import RunRow, apply
 from hetspec_core.service import RunSummary
-from hetspec_core.spec.run import to_toml
-from tests.fakes.specs import small_spec
-
-
-def make_run(home: Path, run_id: str, name: str = "some") -> RunPaths:
-    paths = RunPaths(home / "runs" / run_id)
-    paths.folder.mkdir(parents=True)
-    paths.spec.write_text(to_toml(small_spec(name)))
-    say(paths.desk, Submitted(time=100.0))
-    return paths
-
-
-def say(path: Path, *events: Event) -> None:
-    with Journal(path, "worker-0") as journal:
-        for event in events:
-            journal.write(event)
-
-
-def open_registry(home: Path) -> Registry:
-    return Registry(home / "registry.db", home / "runs")
-
-
-TABLES = {  # every column but the numbers that stand for a run's name and are drawn anew
-    "runs": "*",
-    "metrics": "*",
-    "results": "*",
-    "settings JOIN setting_keys USING (key_id) JOIN texts USING (text_id)": "run_id, setting_keys.name, value",
-    "series": "run_id, name, last_step, last_value, last_tokens, last_wall_s",
-    "texts": "run_id, name, note, tags, config",
-}
-
-
-def dump(home: Path) -> dict[str, list[tuple[object, ...]]]:
-    connection = sqlite3.connect(home / "registry.db")
-    try:
-        return {
-            table: sorted(connection.execute(f"SELECT {columns} FROM {table}"), key=repr)
-            for table, columns in TABLES.items()
-        }
-    finally:
-        connection.close()
-
-
-def metric(step: int, **values: float) -> Metric:
-    return Metric(time=200.0 + step, step=step, values=dict(values), tokens=step * 10, wall_s=step / 2)
-
-
-STARTED = RunStarted(time=110.0, stage="train", pid=1, host="nowhere.example", birth="b")
+from tests.fakes.registries import STARTED, dump, make_run, metric, open_registry, say
 
 
 def test_a_run_is_indexed_with_its_spec_progress_metrics_and_results(tmp_path: Path) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,27 +14,9 @@ from hypothesis import strategies as st
 
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs.folders import run_id_of, run_paths
-from tests.unit.runs.test_registry import STARTED, dump, make_run, metric, open_registry, say
+from tests.fakes.registries import STARTED, dump, make_run, metric, open_registry, say
 
 BEYOND = 2**63
-
-
-@pytest.fixture
-def stranger() -> Iterator[Path]:
-    """A home that this process uses without the rights of root, which may read everything."""
-    home = Path(tempfile.mkdtemp())
-    home.chmod(0o777)
-    is_root = os.geteuid() == 0
-    if is_root:
-        os.seteuid(65534)
-    try:
-        yield home
-    finally:
-        if is_root:
-            os.seteuid(0)
-        for folder, _, _ in os.walk(home):
-            Path(folder).chmod(0o755)
-        shutil.rmtree(home, ignore_errors=True)
 
 
 def events_is_a_folder(paths: RunPaths) -> None:

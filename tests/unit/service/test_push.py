@@ -13,7 +13,7 @@ from hetspec_core.engine.stages.hub_push import files_of, push
 from hetspec_core.errors import ResourceError, UsageError
 from hetspec_core.service import Workbench
 from hetspec_core.service.cards import draft_card, draft_origins
-from tests.unit.cli.test_report import bench_run, tree
+from tests.fakes.results import bench_run, tree
 
 TOKEN = "hf_secretsecretsecret"
 SETTINGS = {"algorithm": {"name": "eagle"}, "recipe": "smollm2-llama-eagle", "base": "smollm2", "captured_layers": []}
