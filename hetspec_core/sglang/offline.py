@@ -5,10 +5,8 @@ The child runs `offline_program`, which imports SGLang.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,11 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from hetspec_core.errors import Cancelled, StageFailed
-from hetspec_core.files import private
-from hetspec_core.process import end_with_this
+from hetspec_core.sglang.child import ChildProcess, Progress
 from hetspec_core.sglang.client import sampling_params
 from hetspec_core.sglang.export import ServedDraft
 from hetspec_core.sglang.launch import (
@@ -28,12 +23,6 @@ from hetspec_core.sglang.launch import (
     interpreter,
     link_inside,
     server_words,
-)
-from hetspec_core.sglang.server import (
-    Progress,
-    StartLog,
-    child_environment,
-    why_it_ended,
 )
 from hetspec_core.spec import DecodingSpec, ResourcesSpec, SGLangSpec, TreeSpec
 
@@ -106,52 +95,30 @@ def run_engine(
         }
         question.write_text(json.dumps(about), encoding="utf-8")
         variables = inside_variables(job.spec, link_inside(folder / "inside"), job.served, job.resources)
-        log.parent.mkdir(parents=log.parent.name != "logs", exist_ok=True)  # a deleted run must not come back
-        command = [interpreter(job.spec), "-P", "-m", MODULE, str(question), str(result)]
-        with open(log, "ab", opener=private) as output:
-            began = output.tell()
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=child_environment(variables),
-                preexec_fn=end_with_this(),
-                cwd=folder,
-            )
+        child = ChildProcess("SGLang's engine", log)
+        child.start([interpreter(job.spec), "-P", "-m", MODULE, str(question), str(result)], variables, folder=folder)
         late: StageFailed | None = None
         try:
-            _follow(process, log, began, timeout_s, on_progress, stop_asked)
+            _follow(child, timeout_s, on_progress, stop_asked)
         except StageFailed as error:
             late = error
         finally:
-            _end(process)
+            child.stop()
         found = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else {"batches": []}
         short = len(found["batches"]) < len(job.spec.batch_sizes)
-        why = (late or why_it_ended("SGLang's engine", process.returncode, log, began)) if short else None
+        why = (late or child.why_it_ended()) if short else None
         if why is not None and not found["batches"]:
             raise why
         return found | {"ended": why.message if why is not None else ""}
 
 
-def _follow(
-    process: subprocess.Popen[bytes],
-    log: Path,
-    position: int,
-    timeout_s: float,
-    on_progress: Progress,
-    stop_asked: Callable[[], bool],
-) -> None:
-    told, limit = StartLog(), time.monotonic() + timeout_s
+def _follow(child: ChildProcess, timeout_s: float, on_progress: Progress, stop_asked: Callable[[], bool]) -> None:
+    limit = time.monotonic() + timeout_s
     while True:
-        over = process.poll() is not None  # the rest of its log is read nevertheless
-        with log.open("rb") as file:
-            file.seek(position)
-            new = file.read()
-        position += len(new)
-        lines = new.decode(errors="replace").splitlines()
-        if any([told.read(line) for line in lines]):
-            on_progress(told.label, told.done * _STARTED)
+        over = not child.alive  # the rest of its log is read nevertheless
+        lines, news = child.read_log()
+        if news:
+            on_progress(child.start_log.label, child.start_log.done * _STARTED)
         for hit in filter(None, map(_MEASURED.fullmatch, lines)):
             on_progress("prompts are answered", _STARTED + (1 - _STARTED) * int(hit[1]) / int(hit[2]))
         if over:
@@ -159,15 +126,5 @@ def _follow(
         if stop_asked():
             raise Cancelled("the engine was asked to stop")
         if time.monotonic() > limit:
-            raise StageFailed(f"SGLang's engine was not done after {timeout_s:.0f} s", hint=f"its log is {log}")
+            raise StageFailed(f"SGLang's engine was not done after {timeout_s:.0f} s", hint=f"its log is {child.log}")
         time.sleep(_LOOK_S)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(psutil.Error):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                child.kill()
-    if process.poll() is None:
-        process.kill()
-    process.wait()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from hetspec_core.engine.modeling.sources import materialize
 from hetspec_core.errors import ModelError, StageFailed
+from hetspec_core.sglang.child import Progress
 from hetspec_core.sglang.client import ServerFacts, SGLangClient, free_port
 from hetspec_core.sglang.export import ServedDraft, export_name, served_draft
 from hetspec_core.sglang.launch import (
@@ -25,7 +26,7 @@ from hetspec_core.sglang.launch import (
     plan_launch,
     tree_flags,
 )
-from hetspec_core.sglang.server import Progress, SGLangServer
+from hetspec_core.sglang.server import SGLangServer
 from hetspec_core.sglang.stream import TreeFeed
 from hetspec_core.spec import BaseSpec, ResourcesSpec, SGLangSpec, TreeSpec
 

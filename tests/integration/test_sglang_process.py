@@ -20,12 +20,12 @@ from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft
 from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.errors import Cancelled, ModelError, ResourceError, StageFailed
+from hetspec_core.sglang.child import StartLog, why_it_ended
 from hetspec_core.sglang.client import SGLangClient, free_port, port_is_taken
 from hetspec_core.sglang.export import served_draft
 from hetspec_core.sglang.launch import installed, plan_launch
 from hetspec_core.sglang.offline import EngineJob
 from hetspec_core.sglang.serve import client_lines
-from hetspec_core.sglang.server import StartLog, why_it_ended
 from hetspec_core.sglang.servers import ServerPool
 from hetspec_core.sglang.versions import Installed
 from hetspec_core.spec import AlgorithmSpec, BaseSpec, DraftSpec, ResourcesSpec, SGLangSpec

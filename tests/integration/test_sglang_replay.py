@@ -21,9 +21,10 @@ import pytest
 
 from hetspec_core.config import resolve
 from hetspec_core.errors import DataError, HetSpecError, ModelError, ResourceError, StageFailed
+from hetspec_core.sglang.child import StartLog
 from hetspec_core.sglang.client import Chunk, SGLangClient, free_port, sampling_params
 from hetspec_core.sglang.launch import Launch, environment, interpreter
-from hetspec_core.sglang.server import SGLangServer, StartLog
+from hetspec_core.sglang.server import SGLangServer
 from hetspec_core.sglang.servers import check_model
 from hetspec_core.sglang.steps import committed_tokens, step_count, step_counts, tree_step
 from hetspec_core.sglang.versions import is_supported

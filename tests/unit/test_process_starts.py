@@ -31,7 +31,7 @@ PYTHON = re.compile(r"sys\.executable|interpreter\(|\bpython\b|'python[\d.]*'")
 """An expression that names an interpreter."""
 
 COMES_FROM_ELSEWHERE = {
-    "hetspec_core/sglang/server.py:start": "plan_launch in launch",
+    "hetspec_core/sglang/child.py:start": "plan_launch in launch and run_engine in offline",
     "hetspec_core/jobs/crew.py:start": "python_command in Member.__init__",
     "hetspec_core/service/chat/worker_link.py:_start": "worker_command",
     "hetspec_tui/editor.py:edit": "the user's editor",
