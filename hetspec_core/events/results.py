@@ -77,6 +77,7 @@ class BenchSetup(MachineFacts):
         repeats: answers to each prompt; the median counts.
         peak_memory_bytes: `process`, and `gpu` where there is one.
         backend: absent in records of the built-in decoding.
+        decoder: path of the built-in decoding, fast or reference; empty where it is not recorded.
     """
 
     dtype: str = ""
@@ -99,6 +100,7 @@ class BenchSetup(MachineFacts):
     repeats: Count = None
     peak_memory_bytes: dict[str, int] = Field(default_factory=dict)
     backend: str = "builtin"
+    decoder: str = ""
     sglang: ServedBy | None = None
 
 

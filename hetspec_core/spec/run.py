@@ -27,6 +27,11 @@ class ResourcesSpec(Spec):
         description="Number type of the base: auto = bfloat16 on a GPU, float32 on a CPU (bfloat16 for datasets stored "
         "in it, where the processor multiplies in it).",
     )
+    decoder: Literal["auto", "fast", "reference"] = Field(
+        default="auto",
+        description="Path of the built-in decoding: fast = fixed tables, on a GPU captured as graphs; reference = the "
+        "readable one; auto = fast on one GPU, else reference.",
+    )
     num_threads: int | None = Field(
         default=None, gt=0, description="CPU threads of a worker; the machine's cores when absent."
     )

@@ -40,10 +40,17 @@ class BuiltinBackend(Backend):
         self._texts: dict[int, str] = {}
 
     @classmethod
-    def of(cls, base: BaseLM, draft: DraftLM | None = None, template: ChatTemplate | None = None) -> BuiltinBackend:
+    def of(
+        cls,
+        base: BaseLM,
+        draft: DraftLM | None = None,
+        template: ChatTemplate | None = None,
+        decoder: Decoder | None = None,
+    ) -> BuiltinBackend:
         """A backend over models that are in memory; the draft is the present one, under the name `memory`."""
         backend = cls()
         backend._base, backend._template, backend._draft = base, template, draft
+        backend._decoder = decoder
         if draft is not None:
             backend._drafts["memory"] = draft
         return backend
@@ -67,6 +74,7 @@ class BuiltinBackend(Backend):
             base, device=device, dtype=resolve_dtype(resources, device), max_memory=resources.max_memory
         )
         self._base = loaded
+        self._decoder = open_decoder(loaded, resources.decoder)
         self._template = ChatTemplate.for_tokenizer(loaded.tokenizer, base.chat_template)
         return self.facts()
 

@@ -108,42 +108,6 @@ SILENT = Listener()
 """Ignores everything. A decoder makes no `Step` for it."""
 
 
-class GrowingAnswer:
-    """An answer that takes tokens until a stop token or the limit.
-
-    Args:
-        completion: what is filled.
-        limit: most tokens.
-        limit_reason: why there is that limit.
-        stop_ids: tokens that end the answer (and belong to it); empty = none.
-    """
-
-    def __init__(self, completion: Completion, limit: int, limit_reason: StopReason, stop_ids: frozenset[int]) -> None:
-        self.completion = completion
-        self.done = False
-        self._limit = limit
-        self._limit_reason: StopReason = limit_reason
-        self._stop_ids = stop_ids
-
-    def take(self, tokens: list[int]) -> list[int]:
-        """Append tokens up to the stop token or the limit; returns those that were taken."""
-        taken: list[int] = []
-        for token in tokens:
-            if self.done:
-                break
-            taken.append(token)
-            self.completion.tokens.append(token)
-            if token in self._stop_ids:
-                self.end("stop")
-            elif len(self.completion.tokens) >= self._limit:
-                self.end(self._limit_reason)
-        return taken
-
-    def end(self, reason: StopReason) -> None:
-        """Take no more tokens."""
-        self.done, self.completion.stop_reason = True, reason
-
-
 def synchronize(device: torch.device) -> None:
     """Wait for the device, so that a clock read afterwards is true."""
     if device.type == "cuda":

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from hetspec_core.engine.decoding.completion import SILENT, Completion, Listener
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.decoding.plain import write_answers
+from hetspec_core.engine.decoding.rows import PlainRows
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.errors import SpecError
 from hetspec_core.spec import DecodingSpec, SamplingSpec
 
 Key = TypeVar("Key", bound=Hashable)
@@ -25,12 +27,19 @@ class Decoder(ABC):
 
     Args:
         base: the model that decides.
+        why: why it is this decoder and no faster one; empty where nothing is faster.
+
+    Attributes:
+        name: what `resources.decoder` calls it.
+        notices: sentences for the user on what did not go as planned; a caller takes them out.
     """
 
     name: str
 
-    def __init__(self, base: BaseLM) -> None:
+    def __init__(self, base: BaseLM, why: str = "") -> None:
         self.base = base
+        self.why = why
+        self.notices: list[str] = []
 
     @abstractmethod
     def generate(
@@ -118,8 +127,8 @@ class ReferenceDecoder(Decoder):
         """As in `Decoder`."""
         return write_answers(
             self.base,
+            lambda num_rows, length: PlainRows(self.base, num_rows, length, sampling),
             prompts,
-            sampling,
             max_new_tokens,
             batch_size,
             seed_of,
@@ -128,6 +137,25 @@ class ReferenceDecoder(Decoder):
         )
 
 
-def open_decoder(base: BaseLM) -> Decoder:
-    """The decoder for a base."""
-    return ReferenceDecoder(base)
+def open_decoder(base: BaseLM, choice: Literal["auto", "fast", "reference"] = "auto") -> Decoder:
+    """The decoder for a base.
+
+    Args:
+        base: the model.
+        choice: as in `ResourcesSpec.decoder`.
+
+    Raises:
+        SpecError: the fast one is asked for and cannot run here.
+    """
+    obstacle = "the base is spread over several devices" if base.room is not None else ""
+    if choice == "fast" and obstacle:
+        raise SpecError(
+            f"resources.decoder is fast, but {obstacle}", hint="set resources.decoder = auto, or leave max_memory out"
+        )
+    if choice == "auto" and not obstacle and base.device.type != "cuda":
+        obstacle = "it decodes on a CPU"
+    if choice == "reference" or obstacle:
+        return ReferenceDecoder(base, obstacle or "it was asked for")
+    from hetspec_core.engine.decoding.fast import FastDecoder
+
+    return FastDecoder(base)

@@ -19,14 +19,22 @@ SLOT_STEP = 64  # keys are read up to a multiple of this, so that shapes repeat
 class SlotCache(Cache):
     """Key/value cache of B rows with `capacity` slots each, allocated when the first keys arrive.
 
+    Args:
+        num_rows: B.
+        capacity: slots of a row.
+        device: of the lengths.
+        fixed: every forward reads all slots, so that shapes never change and the host need not know the lengths.
+
     Attributes:
-        lengths: [B] int64, committed tokens per row; `host_lengths` is the same on the host.
+        lengths: [B] int64, committed tokens per row; changed in place.
+        host_lengths: the same on the host, as far as `count` was told.
     """
 
-    def __init__(self, num_rows: int, capacity: int, device: torch.device | str) -> None:
+    def __init__(self, num_rows: int, capacity: int, device: torch.device | str, *, fixed: bool = False) -> None:
         super().__init__(layers=[])  # the tables are ours: one tensor per layer, rows with lengths of their own
         self.num_rows = num_rows
         self.capacity = capacity
+        self.fixed = fixed
         self.host_lengths = [0] * num_rows
         self.lengths = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self._rows = torch.arange(num_rows, device=device)[:, None]
@@ -74,14 +82,14 @@ class SlotCache(Cache):
         _, heads, _, width = states.shape
         return states.new_zeros(self.num_rows, heads, self.capacity, width)
 
-    def keep(self, path: Tensor, counts: Tensor, host_counts: list[int]) -> None:
+    def keep(self, path: Tensor, counts: Tensor, host_counts: list[int] | None = None) -> None:
         """Commit tree tokens: move the accepted ones behind the committed ones.
 
         Args:
             path: [B, D+1] offsets behind the row's length of the tokens to keep, in order (0 = root); entries from
                 `counts` on are ignored.
             counts: [B] how many are kept.
-            host_counts: the same on the host.
+            host_counts: the same on the host, or None: `count` says it later.
         """
         order = torch.arange(path.shape[1], device=path.device)
         source = self.lengths[:, None] + path
@@ -95,10 +103,20 @@ class SlotCache(Cache):
             table[rows, :, to] = table[rows, :, of]
         self.advance(counts, host_counts)
 
-    def advance(self, counts: Tensor, host_counts: list[int]) -> None:
-        """Count tokens that were written right behind the committed ones as committed."""
-        self.lengths = self.lengths + counts
+    def advance(self, counts: Tensor, host_counts: list[int] | None = None) -> None:
+        """Count [B] tokens right behind the committed ones as committed; `host_counts` as in `keep`."""
+        self.lengths.add_(counts)
+        if host_counts is not None:
+            self.count(host_counts)
+
+    def count(self, host_counts: list[int]) -> None:
+        """Say on the host what `advance` or `keep` was told on the device."""
         self.host_lengths = [length + count for length, count in zip(self.host_lengths, host_counts, strict=True)]
+
+    def clear(self) -> None:
+        """Forget all rows; the tables stay."""
+        self.lengths.zero_()
+        self.host_lengths = [0] * self.num_rows
 
     def reset_row(self, row: int, length: int) -> None:
         """Row `row` now holds `length` committed tokens of another sequence."""
@@ -124,6 +142,8 @@ class SlotCache(Cache):
 
     def visible_for(self, extra: int) -> int:
         """Slots to read when every row has `extra` more tokens than committed, rounded up to SLOT_STEP."""
+        if self.fixed:
+            return self.capacity
         need = max(self.host_lengths) + extra
         return min(self.capacity, -(-need // SLOT_STEP) * SLOT_STEP)
 

@@ -1,145 +1,22 @@
-"""Plain decoding, one token per step and row: the baseline of every measurement, and the writer of answers.
-
-It knows the base only.
-"""
+"""Answers for many prompts by the base alone: rows that end are refilled with the next prompt."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
-from hetspec_core.engine.decoding.completion import SILENT, Completion, GrowingAnswer, Listener, synchronize
-from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotCache
-from hetspec_core.engine.decoding.prefill import answer_limit, pad_prompts
-from hetspec_core.engine.decoding.sampling import Sampler
+from hetspec_core.engine.decoding.answers import GrowingAnswer, answer_limit
+from hetspec_core.engine.decoding.completion import Completion
+from hetspec_core.engine.decoding.rows import PlainRows
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.spec import DecodingSpec, SamplingSpec
 
 Key = TypeVar("Key", bound=Hashable)
 
 
-class PlainRows:
-    """Rows of answers that advance together; rows can be refilled with other prompts as they finish.
-
-    Args:
-        base: the model.
-        num_rows: rows at most.
-        capacity: most tokens of prompt and answer of a row.
-        sampling: how tokens are chosen.
-    """
-
-    def __init__(self, base: BaseLM, num_rows: int, capacity: int, sampling: SamplingSpec) -> None:
-        self.base = base
-        capacity = -(-capacity // SLOT_STEP) * SLOT_STEP
-        self.cache = SlotCache(num_rows, capacity, base.device)
-        self.sampler = Sampler(sampling, [0] * num_rows, capacity, base.device)
-        self._last = torch.zeros(num_rows, dtype=torch.int64, device=base.device)  # [B] last token of each row
-        self._age = torch.zeros(num_rows, dtype=torch.int64, device=base.device)  # [B] tokens of the answer so far
-
-    def admit(self, rows: list[int], prompts: list[list[int]], seeds: list[int]) -> list[int]:
-        """Prefill prompts into rows; returns the first token of each answer."""
-        ids, lengths = pad_prompts(prompts, self.base.device)
-        where = torch.tensor(rows, device=self.base.device)
-        slots = torch.arange(ids.shape[1], device=self.base.device).expand_as(ids)
-        self.cache.stage(slots, visible=0, rows=where)
-        hidden = self.base.forward(ids, cache=self.cache).hidden
-        logits = self.base.logits(hidden[torch.arange(len(rows), device=ids.device), lengths - 1])  # [R, V]
-        for row, prompt, seed in zip(rows, prompts, seeds, strict=True):
-            self.cache.reset_row(row, len(prompt))
-            self.sampler.replace_row(row, seed)
-        # The sampler chooses for all rows at once; others than the admitted ones get logits that are not looked at.
-        spread = logits.new_zeros(self.cache.num_rows, logits.shape[-1])
-        spread[where] = logits
-        chosen = self.sampler.choose(spread[:, None], torch.zeros_like(self._age)[:, None])[:, 0]
-        self._last[where] = chosen[where]
-        self._age[where] = 1
-        return chosen[where].tolist()
-
-    def rest(self, row: int) -> None:
-        """Row `row` has nothing to write for now. It goes on from an empty cache, so that it cannot outgrow it."""
-        self.cache.reset_row(row, 0)
-
-    def step(self) -> list[int]:
-        """One more token for every row."""
-        cache = self.cache
-        mask: Tensor | None = None
-        if cache.num_rows == 1:
-            visible = cache.host_lengths[0] + 1  # exactly what there is: no mask needed
-        else:
-            visible = cache.visible_for(1)
-            mask = (torch.arange(visible, device=self._last.device) <= cache.lengths[:, None])[:, None, None]
-        slots = cache.lengths[:, None]
-        cache.stage(slots, visible=visible)
-        output = self.base.forward(self._last[:, None], positions=slots, mask=mask, cache=cache)
-        chosen = self.sampler.choose(self.base.logits(output.hidden), self._age[:, None])[:, 0]
-        cache.advance(torch.ones_like(cache.lengths), [1] * cache.num_rows)
-        self._last, self._age = chosen, self._age + 1
-        return chosen.tolist()
-
-    def drop(self, row: int) -> None:
-        """Give a row up; the last row takes its index."""
-        last = self.cache.num_rows - 1
-        self.cache.drop_row(row)
-        self.sampler.move_row(last, row)
-        for tensor in (self._last, self._age):
-            tensor[row] = tensor[last]
-        self._last, self._age = self._last[:last], self._age[:last]
-
-
-@torch.inference_mode()
-def decode_plain(
-    base: BaseLM,
-    prompts: list[list[int]],
-    decoding: DecodingSpec,
-    listener: Listener = SILENT,
-) -> list[Completion]:
-    """Ordinary decoding of a batch of prompts.
-
-    Args:
-        base: the model.
-        prompts: token ids of each prompt.
-        decoding: sampling and limits.
-        listener: told of tokens as they come.
-    """
-    limits = [answer_limit(base, prompt, decoding.max_new_tokens) for prompt in prompts]
-    stop_ids = frozenset() if decoding.ignore_eos else base.stop_ids
-    answers = [
-        GrowingAnswer(Completion(len(prompt)), limit, reason, stop_ids)
-        for prompt, (limit, reason) in zip(prompts, limits, strict=True)
-    ]
-    started = time.perf_counter()
-    rows = PlainRows(
-        base, len(prompts), max(len(p) + n for p, (n, _) in zip(prompts, limits, strict=True)), decoding.sampling
-    )
-    tokens = rows.admit(list(range(len(prompts))), prompts, list(range(len(prompts))))
-    synchronize(base.device)
-    first = time.perf_counter() - started
-    living = list(range(len(prompts)))  # prompt of each row
-    while True:
-        now = time.perf_counter() - started
-        for row in reversed(range(len(living))):
-            prompt = living[row]
-            answers[prompt].take([tokens[row]])
-            answers[prompt].completion.first_token_s = first
-            answers[prompt].completion.total_s = now
-            listener.on_tokens(prompt, [tokens[row]])
-            if answers[prompt].done:
-                living[row] = living[-1]
-                living.pop()
-                if living:
-                    rows.drop(row)
-        if living and listener.stop_asked():
-            for prompt in living:
-                answers[prompt].end("stopped")
-            living.clear()
-        if not living:
-            return [answer.completion for answer in answers]
-        tokens = rows.step()
+RowsFor = Callable[[int, int], PlainRows]
 
 
 @dataclass
@@ -151,8 +28,8 @@ class _Pending:
 @torch.inference_mode()
 def write_answers(
     base: BaseLM,
+    rows_for: RowsFor,
     prompts: Iterable[tuple[Key, list[int]]],
-    sampling: SamplingSpec,
     max_new_tokens: int,
     batch_size: int,
     seed_of: Callable[[Key], int] = lambda key: 0,
@@ -164,8 +41,8 @@ def write_answers(
 
     Args:
         base: the model.
+        rows_for: makes rows for a number of rows and the most tokens of prompt and answer.
         prompts: (key, token ids); read as rows become free.
-        sampling: how tokens are chosen.
         max_new_tokens: most tokens of an answer.
         batch_size: rows.
         seed_of: randomness of a prompt, so that its answer does not depend on its neighbours or on the order.
@@ -195,7 +72,7 @@ def write_answers(
     while queue:
         longest = max(len(prompt) for _, prompt in queue)
         capacity = min(longest + max_new_tokens, longest_row)
-        rows = PlainRows(base, min(batch_size, len(queue)), capacity, sampling)
+        rows = rows_for(min(batch_size, len(queue)), capacity)
         pending: list[_Pending | None] = [None] * rows.cache.num_rows
         while True:
             free = [row for row, entry in enumerate(pending) if entry is None]
@@ -206,7 +83,7 @@ def write_answers(
                 for item in fitting:
                     queue.remove(item)
                 for row in reversed(free[len(fitting) :]):  # nothing left for these
-                    if len(pending) > 1:
+                    if len(pending) > 1 and not rows.cache.fixed:
                         rows.drop(row)
                         pending[row] = pending[-1]
                         pending.pop()

@@ -67,6 +67,12 @@ class Sampler:
         generator = torch.Generator().manual_seed((self.sampling.seed * 1_000_003 + row_seed) % (1 << 63))
         return torch.rand(self._max_positions, generator=generator, dtype=torch.float64)
 
+    def reseed(self, seed: int, row_seeds: list[int]) -> None:
+        """Answer other prompts with another seed; the numbers are changed in place."""
+        self.sampling = self.sampling.model_copy(update={"seed": seed})
+        for row, row_seed in enumerate(row_seeds):
+            self.replace_row(row, row_seed)
+
     def replace_row(self, row: int, row_seed: int) -> None:
         """Row `row` now answers another prompt."""
         if self._uniforms is not None:

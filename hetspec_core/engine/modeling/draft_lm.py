@@ -189,6 +189,7 @@ class DraftLM(nn.Module):
     head: DraftHead
     _ends: FrozenEnds | None
     _reduced_head: OutputHead | None
+    _vocab_ids: Tensor | None
 
     def __init__(
         self,
@@ -210,6 +211,7 @@ class DraftLM(nn.Module):
         # Borrowed from the base, so not registered: neither saved, nor trained, nor moved with this module.
         self.__dict__["_ends"] = None
         self.__dict__["_reduced_head"] = None
+        self.__dict__["_vocab_ids"] = None  # on the base's device, where draft ids become the base's
 
     def bind(self, base: BaseLM | FrozenEnds) -> DraftLM:
         """Borrow embedding and head of a base. Returns self.
@@ -234,6 +236,7 @@ class DraftLM(nn.Module):
         if self.vocab is not None and self.head.own_output_head is None:
             reduced = ends.output_head.rows(self.vocab.ids.to(ends.head.weight.device))
         self.__dict__["_reduced_head"] = reduced
+        self.__dict__["_vocab_ids"] = None if self.vocab is None else self.vocab.ids.to(ends.head.weight.device)
         return self
 
     @property
@@ -370,4 +373,4 @@ class DraftLM(nn.Module):
 
     def to_base_ids(self, draft_ids: Tensor) -> Tensor:
         """Token ids of the base for ids of the draft's vocabulary, any shape."""
-        return self.vocab.ids.to(draft_ids.device)[draft_ids] if self.vocab else draft_ids
+        return draft_ids if self._vocab_ids is None else self._vocab_ids[draft_ids]

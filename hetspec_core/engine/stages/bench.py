@@ -10,7 +10,7 @@ from typing import Any
 from hetspec_core.engine.context import RunContext, machine_facts, peak_memory_bytes
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Conversation, Message
-from hetspec_core.engine.decoding.decoder import Decoder, open_decoder
+from hetspec_core.engine.decoding.decoder import Decoder
 from hetspec_core.engine.decoding.measure import (
     PLAIN,
     Question,
@@ -21,9 +21,8 @@ from hetspec_core.engine.decoding.measure import (
     profile,
     speculative_report,
 )
-from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
-from hetspec_core.engine.stages.inputs import OUTGROWN, MeasuredPrompts, load_pair, opening, read_prompts, turns_of
+from hetspec_core.engine.stages.inputs import OUTGROWN, MeasuredPrompts, decoder_for, load_pair, opening, read_prompts, turns_of
 from hetspec_core.engine.stages.served import draft_folder, measurement_of, open_backend
 from hetspec_core.errors import SpecError
 from hetspec_core.events.results import BenchResult, BenchSetup, SamplingUsed, ServedBy, TreeResult
@@ -56,7 +55,7 @@ def run(context: RunContext) -> None:
         tracks.append(Track(tree.label, spec.decoding.model_copy(update={"tree": tree, "plain": False})))
 
     context.prepare("warm up")
-    decoder = open_decoder(base)
+    decoder = decoder_for(context, base)
     _warm_up(context, decoder, draft, template, prompts.conversations, tracks)
     questions = _measure(context, decoder, draft, template, prompts, tracks)
     plain, *speculative = tracks
@@ -67,7 +66,9 @@ def run(context: RunContext) -> None:
         report = speculative_report(base_gap(base), questions, plain, track, bootstrap=spec.bench.bootstrap)
         phases, costs = profile(decoder, draft, questions[: spec.bench.profile_prompts], track.decoding)
         reports.append(report.model_copy(update={"phases": phases, "costs": costs}))
-    setup = _setup(context, base, draft, template, questions, prompts)
+    for notice in decoder.notices:
+        context.log(notice, "warning")
+    setup = _setup(context, decoder, draft, template, questions, prompts)
     _tell(context, BenchResult(setup=setup, plain=plain_report(plain), trees=reports))
 
 
@@ -201,7 +202,7 @@ class _Talk:
 
 def _setup(
     context: RunContext,
-    base: BaseLM,
+    decoder: Decoder,
     draft: DraftLM | None,
     template: ChatTemplate,
     questions: list[Question],
@@ -213,7 +214,8 @@ def _setup(
         **machine_facts(context.device),
         **_asked(context, questions, prompts),
         dtype=str(context.dtype).removeprefix("torch."),
-        base_fingerprint=base.fingerprint,
+        decoder=decoder.name if not decoder.notices else "reference",
+        base_fingerprint=decoder.base.fingerprint,
         draft=(spec.draft.checkpoint or spec.draft.name) if spec.draft and draft is not None else "",
         draft_parameters=draft.num_parameters if draft is not None else 0,
         draft_active_parameters=draft.num_active_parameters if draft is not None else 0,

@@ -138,6 +138,7 @@ class _Answering:
         done = sum(state.turns for state in self.states.values())
         self.context.progress(_TASK, done, self.total, "turns", part=self.part)
         started, tokens_written = time.perf_counter(), 0
+        decoder = None
         turns = max((len(state.conversation.user_turns) for state in self.states.values()), default=0)
         for turn in range(turns):
             prompts = self._ask(turn)
@@ -146,7 +147,8 @@ class _Answering:
             base = self.load()
             end = self.template.end_of_turn
             stops = base.stop_ids if end is None else base.stop_ids | {end}
-            written = open_decoder(base).write_answers(
+            decoder = decoder or open_decoder(base, self.context.spec.resources.decoder)
+            written = decoder.write_answers(
                 prompts,
                 spec.sampling,
                 spec.max_new_tokens,

@@ -125,6 +125,7 @@ def write_prompts(
     prefix = template.user_prefix(context.spec.base.system_prompt)
     share = context.share
     with place.open_log(_LOG, lambda record: record["attempt"]) as log:
+        decoder = None
         done: dict[int, dict[str, Any]] = {int(record["attempt"]): record for record in log.records}
         while True:
             if not share.is_whole:
@@ -141,7 +142,8 @@ def write_prompts(
                 continue
             base = load()
             ends = _EndOfTurn(template, base)
-            written = open_decoder(base).write_answers(
+            decoder = decoder or open_decoder(base, context.spec.resources.decoder)
+            written = decoder.write_answers(
                 ((number, prefix) for number in own),
                 spec.prompt_sampling,
                 MAX_PROMPT_TOKENS,

@@ -12,7 +12,7 @@ from hetspec_core.engine.backends.builtin import BuiltinBackend
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import from_prompts
-from hetspec_core.engine.stages.inputs import Encode, check_ids, load_pair
+from hetspec_core.engine.stages.inputs import Encode, check_ids, decoder_for, load_pair
 from hetspec_core.engine.stages.text_stream import BackendTokenizer, TextStream
 from hetspec_core.errors import DataError, SpecError
 from hetspec_core.events import Text
@@ -47,7 +47,7 @@ def _open(context: RunContext) -> Iterator[tuple[Backend, int]]:
     if spec.backend == "builtin":
         base, draft = load_pair(context)
         template = ChatTemplate.for_tokenizer(base.tokenizer, spec.base.chat_template)
-        yield BuiltinBackend.of(base, draft, template), base.ends.embedding_rows
+        yield BuiltinBackend.of(base, draft, template, decoder_for(context, base)), base.ends.embedding_rows
         return
     from hetspec_core.engine.stages.served import draft_folder, open_backend
 

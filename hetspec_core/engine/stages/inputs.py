@@ -16,6 +16,7 @@ from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import tokenizer_hash
 from hetspec_core.engine.data.conversation import Conversation, Message
 from hetspec_core.engine.data.reading import read_conversations
+from hetspec_core.engine.decoding.decoder import Decoder, open_decoder
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft, read_settings
 from hetspec_core.engine.modeling.draft_lm import DraftLM
@@ -45,6 +46,18 @@ def load_pair(context: RunContext) -> tuple[BaseLM, DraftLM | None]:
         check_tokenizer(folder, base, draft, lambda message: context.log(message, "warning"))
     context.prepare("load models", 1)
     return base, draft
+
+
+def decoder_for(context: RunContext, base: BaseLM) -> Decoder:
+    """The decoder that `resources.decoder` asks for; the log says which one it is.
+
+    Raises:
+        SpecError: it cannot run here.
+    """
+    decoder = open_decoder(base, context.spec.resources.decoder)
+    because = f", because {decoder.why}" if decoder.why else ""
+    context.log(f"the {decoder.name} decoder is used{because}")
+    return decoder
 
 
 def check_tokenizer(folder: Path, base: BaseLM, draft: DraftLM, warn: Callable[[str], None]) -> None:

@@ -17,10 +17,9 @@ from hetspec_core.catalog import load_card
 from hetspec_core.engine.context import RunContext, machine_facts
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
-from hetspec_core.engine.decoding.decoder import open_decoder
 from hetspec_core.engine.decoding.measure import PLAIN, Track
 from hetspec_core.engine.decoding.trials import ADVICE, Trial, trial_result, verdict
-from hetspec_core.engine.stages.inputs import MeasuredPrompts, load_pair, opening, read_prompts
+from hetspec_core.engine.stages.inputs import MeasuredPrompts, decoder_for, load_pair, opening, read_prompts
 from hetspec_core.engine.stages.served import draft_folder, measurement_of, open_backend
 from hetspec_core.errors import Cancelled, HetSpecError, SpecError
 from hetspec_core.events.results import FastestResult, MachineFacts, TrialResult, TunedPrompts, TuneResult
@@ -120,7 +119,7 @@ def _builtin(context: RunContext, ways: Sequence[Track], prompts: MeasuredPrompt
 
     prompts.check(context, encode, room=base.max_length, vocab_size=base.ends.embedding_rows, about=base.name)
     ids = [encode(each) for each in _openings(context, prompts)]
-    decoder = open_decoder(base)
+    decoder = decoder_for(context, base)
     for way in ways:
         decoder.generate(ids[:1], way.decoding.model_copy(update={"max_new_tokens": _SHORT}), draft)
         context.check_cancelled()

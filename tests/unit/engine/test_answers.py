@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hetspec_core.engine.decoding.decoder import ReferenceDecoder
 from hetspec_core.engine.decoding.generate import generate
-from hetspec_core.engine.decoding.plain import decode_plain, write_answers
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.errors import DataError
 from hetspec_core.spec import DecodingSpec, SamplingSpec
@@ -28,7 +28,7 @@ def base() -> BaseLM:
 
 
 def alone(prompt: list[int], limit: int, sampling: SamplingSpec = GREEDY) -> list[int]:
-    return decode_plain(base(), [prompt], DecodingSpec(max_new_tokens=limit, sampling=sampling))[0].tokens
+    return generate(base(), None, [prompt], DecodingSpec(max_new_tokens=limit, sampling=sampling))[0].tokens
 
 
 @functools.cache
@@ -38,7 +38,7 @@ def greedy_alone(prompt: tuple[int, ...], limit: int) -> list[int]:
 
 def check(lengths: list[int], limit: int, batch_size: int) -> None:
     prompts = ragged_prompts(tuple(lengths), seed=1)
-    answers = list(write_answers(base(), enumerate(prompts), GREEDY, limit, batch_size))
+    answers = list(ReferenceDecoder(base()).write_answers(enumerate(prompts), GREEDY, limit, batch_size))
     assert Counter(key for key, _ in answers) == Counter(range(len(prompts)))
     for key, answer in answers:
         assert answer == greedy_alone(tuple(prompts[key]), limit), (key, lengths[key])
@@ -76,11 +76,11 @@ def test_a_row_that_waits_for_company_does_not_outgrow_its_cache(batch_size: int
     """The one long prompt ends first, at the context; its row is free for many steps before a second one is."""
     endless = tiny_base(context=CONTEXT)
     prompts = ragged_prompts((CONTEXT - 2, *[2] * (3 * batch_size)))
-    answers = dict(write_answers(endless, enumerate(prompts), GREEDY, CONTEXT - 8, batch_size))
+    answers = dict(ReferenceDecoder(endless).write_answers(enumerate(prompts), GREEDY, CONTEXT - 8, batch_size))
     assert [len(answers[key]) for key in range(len(prompts))] == [2] + [CONTEXT - 8] * (3 * batch_size)
     settings_alone = DecodingSpec(max_new_tokens=CONTEXT - 8)
     for key in (0, 1, len(prompts) - 1):
-        assert answers[key] == decode_plain(endless, [prompts[key]], settings_alone)[0].tokens
+        assert answers[key] == generate(endless, None, [prompts[key]], settings_alone)[0].tokens
 
 
 def test_sampled_answers_depend_on_their_seed_alone() -> None:
@@ -89,7 +89,9 @@ def test_sampled_answers_depend_on_their_seed_alone() -> None:
 
     def answers(order: list[int], batch_size: int) -> dict[int, list[int]]:
         chosen = ((key, prompts[key]) for key in order)
-        return dict(write_answers(base(), chosen, sampling, 10, batch_size, seed_of=lambda key: 100 + key))
+        return dict(
+            ReferenceDecoder(base()).write_answers(chosen, sampling, 10, batch_size, seed_of=lambda key: 100 + key)
+        )
 
     first = answers([0, 1, 2, 3, 4, 5, 6], 3)
     assert first == answers([6, 4, 2, 0, 5, 3, 1], 2) == answers([0, 1, 2, 3, 4, 5, 6], 1)
@@ -97,7 +99,7 @@ def test_sampled_answers_depend_on_their_seed_alone() -> None:
 
 
 def test_equal_prompts_under_different_keys() -> None:
-    answers = list(write_answers(base(), [("a", [1, 2]), ("b", [1, 2]), ("c", [1, 2])], GREEDY, 5, 2))
+    answers = list(ReferenceDecoder(base()).write_answers([("a", [1, 2]), ("b", [1, 2]), ("c", [1, 2])], GREEDY, 5, 2))
     assert sorted(answers) == [(key, greedy_alone((1, 2), 5)) for key in "abc"]
 
 
@@ -111,20 +113,20 @@ def test_prompts_are_read_as_rows_become_free() -> None:
             read += 1
             yield key, [1 + key % 40, 3]
 
-    answers = write_answers(base(), source(), GREEDY, 4, 2)
+    answers = ReferenceDecoder(base()).write_answers(source(), GREEDY, 4, 2)
     next(answers)
     assert read < 20
     assert len(list(answers)) == 99
 
 
 def test_nothing_to_answer() -> None:
-    assert list(write_answers(base(), [], GREEDY, 4, 2)) == []
+    assert list(ReferenceDecoder(base()).write_answers([], GREEDY, 4, 2)) == []
 
 
 @pytest.mark.parametrize("length", [0, CONTEXT])
 def test_prompts_without_room_are_refused(length: int) -> None:
     with pytest.raises(DataError):
-        list(write_answers(base(), [("x", [1] * length)], GREEDY, 4, 2))
+        list(ReferenceDecoder(base()).write_answers([("x", [1] * length)], GREEDY, 4, 2))
 
 
 def test_batches_of_plain_and_speculative_answers_equal_those_alone() -> None:
@@ -143,7 +145,7 @@ def test_a_prompt_with_a_token_beyond_the_embedding_is_refused(plain: bool) -> N
         with pytest.raises(DataError, match=rf"the prompt has token id {wrong}; the embedding of .* has 48 rows"):
             generate(base(), draft, [[3, 4], [5, wrong, 6]], decoding)
     with pytest.raises(DataError, match="token id 48"):
-        list(write_answers(base(), [("a", [3, 48])], GREEDY, 4, 2))
+        list(ReferenceDecoder(base()).write_answers([("a", [3, 48])], GREEDY, 4, 2))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -151,18 +153,20 @@ def test_answers_end_where_prompt_and_answer_have_the_longest_length(batch_size:
     endless = tiny_base(context=CONTEXT)
     prompts = dict(enumerate(ragged_prompts((5, 19, 12, 3, 20))))
 
-    answers = dict(write_answers(endless, prompts.items(), GREEDY, 8, batch_size, max_length=21))
+    answers = dict(ReferenceDecoder(endless).write_answers(prompts.items(), GREEDY, 8, batch_size, max_length=21))
 
     assert {key: len(answer) for key, answer in answers.items()} == {0: 8, 1: 2, 2: 8, 3: 8, 4: 1}
     for key, answer in answers.items():
-        alone_tokens = decode_plain(endless, [prompts[key]], DecodingSpec(max_new_tokens=8))[0].tokens
+        alone_tokens = generate(endless, None, [prompts[key]], DecodingSpec(max_new_tokens=8))[0].tokens
         assert answer == alone_tokens[: len(answer)]
 
 
 def test_answers_end_at_the_stop_ids_that_are_given() -> None:
     endless = tiny_base(context=CONTEXT)
-    free = dict(write_answers(endless, [("a", [1, 2])], GREEDY, 20, 1))["a"]
+    free = dict(ReferenceDecoder(endless).write_answers([("a", [1, 2])], GREEDY, 20, 1))["a"]
 
-    stopped = dict(write_answers(endless, [("a", [1, 2])], GREEDY, 20, 1, stop_ids=frozenset({free[4]})))["a"]
+    stopped = dict(
+        ReferenceDecoder(endless).write_answers([("a", [1, 2])], GREEDY, 20, 1, stop_ids=frozenset({free[4]}))
+    )["a"]
 
     assert stopped == free[: free.index(free[4]) + 1]

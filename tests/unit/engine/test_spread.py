@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from hetspec_core.config import resolve
-from hetspec_core.engine.decoding import generate as decoding_module
-from hetspec_core.engine.decoding.completion import SILENT
 from hetspec_core.engine.decoding.generate import generate
-from hetspec_core.engine.decoding.propose import propose
+from hetspec_core.engine.decoding.rows import SpeculativeRows
 from hetspec_core.engine.modeling import device_map as module
 from hetspec_core.engine.modeling.attention_survey import survey_windows
 from hetspec_core.engine.modeling.base_lm import BaseLM
@@ -136,9 +134,9 @@ def test_a_pair_over_three_devices_never_mixes_tensors_of_two(
         assert set(room.left().values()) == {0}
         if not with_follow:
             stack.enter_context(pytest.raises(RuntimeError, match="same device"))
-        work = decoding_module._Speculation(base, draft, [[1, 2, 3], [4, 5]], decoding, SILENT, None)
-        work.prefill()
-        tree = propose(draft, work.root, work.state, work.draft_cache, shape)
+        work = SpeculativeRows(base, draft, 2, 3 + decoding.max_new_tokens, shape, decoding.sampling)
+        work.prefill([[1, 2, 3], [4, 5]])
+        tree = work.propose()
         verdict, features, logits = work.verify(tree)
         work.commit(tree, verdict, features)
         for tensor in (tree.tokens, verdict.tokens, features, logits, work.state, work.root):

@@ -1,0 +1,361 @@
+"""The fast decoder: cycles over tables of fixed shape, captured as CUDA graphs and replayed.
+
+A program holds the tables of a batch size and a capacity, and the graph of one cycle (propose, verify, commit) or of
+one plain step. Replaying it costs one launch; what it did is copied to the host asynchronously and read one cycle late,
+so that host and device work at the same time. Rows that end are noticed one cycle late, and what they got too much is
+cut off. The tokens are those of the reference: both run `rows.SpeculativeRows` and `rows.PlainRows`.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from hetspec_core.engine.decoding.answers import BatchAnswers, TreesOnHost
+from hetspec_core.engine.decoding.completion import SILENT, Completion, Listener
+from hetspec_core.engine.decoding.decoder import Decoder, ReferenceDecoder
+from hetspec_core.engine.decoding.plain import write_answers
+from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
+from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec
+
+Key = TypeVar("Key", bound=Hashable)
+Phase = Callable[[str], AbstractContextManager[None]]
+
+_WARM_UPS = 2  # before a capture: libraries choose their kernels and allocate their workspaces
+_KEPT_PROGRAMS = 6
+_BUCKETS = (256, 512, 768, 1024, 1536, 2048, 3072, 4096)
+_BUCKET_STEP = 2048  # beyond the last one
+
+
+def bucket(length: int) -> int:
+    """The capacity of tables for rows of at most `length` tokens: few capacities, so that programs are used again."""
+    for size in _BUCKETS:
+        if length <= size:
+            return size
+    return -(-length // _BUCKET_STEP) * _BUCKET_STEP
+
+
+class Replay:
+    """Work over tensors that stay where they are: captured as a CUDA graph, or called as it is.
+
+    Args:
+        work: changes tensors in place; what it returns stays in the graph's memory until the next replay.
+        pool: memory that the graphs of a decoder share; None = no graph.
+        compiled: fuse the work with `torch.compile` first.
+    """
+
+    def __init__(self, work: Callable[[], Any], pool: Any | None, compiled: bool = False) -> None:
+        if compiled:
+            work = torch.compile(work, dynamic=False)
+        self._work, self._graph = work, None
+        self.result: Any = None
+        if pool is None:
+            return
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                work()
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=pool):
+            self.result = work()
+
+    def __call__(self) -> None:
+        """Do the work once."""
+        if self._graph is None:
+            self.result = self._work()
+        else:
+            self._graph.replay()
+
+
+class HostCopy:
+    """Copies a tensor to the host behind the work that fills it; two copies may be under way.
+
+    Args:
+        source: on the device; of fixed shape.
+    """
+
+    def __init__(self, source: Tensor) -> None:
+        self._source, self._next = source, 0
+        on_gpu = source.is_cuda
+        self._hosts = [torch.empty_like(source, device="cpu", pin_memory=on_gpu) for _ in range(2)]
+        self._events = [torch.cuda.Event() for _ in range(2)] if on_gpu else None
+
+    def start(self) -> Callable[[], list[Any]]:
+        """Queue a copy; what is returned waits for it and gives it as lists."""
+        index = self._next
+        self._next = 1 - index
+        self._hosts[index].copy_(self._source, non_blocking=True)
+        if self._events is not None:
+            self._events[index].record()
+
+        def read() -> list[Any]:
+            if self._events is not None:
+                self._events[index].synchronize()
+            return self._hosts[index].tolist()
+
+        return read
+
+
+class Cycle:
+    """A program of speculative decoding.
+
+    Args:
+        rows: with fixed caches.
+        pool: as in `Replay`.
+        phased: a graph for every phase instead of one for all, so that phases can be timed.
+        compiled: as in `Replay`.
+    """
+
+    def __init__(self, rows: SpeculativeRows, pool: Any | None, phased: bool, compiled: bool = False) -> None:
+        self.rows = rows
+        self.copy = HostCopy(rows.packed)
+        rows.prefill([[0]] * rows.root.shape[0])  # gives the tables and the state their shapes
+        self._phases: list[tuple[str, Replay]] = []
+        if phased:
+            propose = Replay(rows.propose, pool, compiled)
+            verify = Replay(lambda: rows.verify(propose.result), pool, compiled)
+            commit = Replay(lambda: rows.commit(propose.result, *verify.result[:2]), pool, compiled)
+            self._phases = [("propose", propose), ("verify", verify), ("commit", commit)]
+            self._seen: Callable[[], Any] = lambda: (propose.result, verify.result[0], verify.result[2])
+        else:
+            whole = Replay(self._whole, pool, compiled)
+            self._phases = [("cycle", whole)]
+            self._seen = lambda: whole.result
+
+    def _whole(self) -> tuple[Any, Any, Tensor]:
+        tree = self.rows.propose()
+        verdict, features, logits = self.rows.verify(tree)
+        self.rows.commit(tree, verdict, features)
+        return tree, verdict, logits
+
+    def launch(self, phase: Phase) -> Callable[[], list[list[int]]]:
+        """One cycle; what is returned gives what it did, as `SpeculativeRows.packed`."""
+        for name, replay in self._phases:
+            with phase(name):
+                replay()
+        return self.copy.start()
+
+    def trees(self) -> TreesOnHost:
+        """The trees of the last cycle."""
+        return TreesOnHost(*self._seen())
+
+
+class ReplayedRows(PlainRows):
+    """Rows of plain decoding whose step is replayed.
+
+    Args:
+        base, num_rows, length, sampling: as in `PlainRows`.
+        pool, compiled: as in `Replay`.
+    """
+
+    def __init__(
+        self,
+        base: BaseLM,
+        num_rows: int,
+        length: int,
+        sampling: SamplingSpec,
+        pool: Any | None,
+        compiled: bool = False,
+    ) -> None:
+        super().__init__(base, num_rows, length, sampling, fixed=True)
+        rows = list(range(num_rows))
+        self.admit(rows, [[0]] * num_rows, rows)  # gives the tables their shapes
+        self._replay = Replay(super().advance, pool, compiled)
+        self.copy = HostCopy(self.last)
+
+    def advance(self) -> None:
+        """As in `PlainRows`."""
+        self._replay()
+
+
+class FastDecoder(Decoder):
+    """Decodes by replaying programs; they are kept for the next batch of the same size and capacity.
+
+    Args:
+        base: the model, whole on one device.
+        graphs: capture CUDA graphs; None = on a CUDA device. Without them the same programs run as they are.
+        compiled: fuse the programs with `torch.compile`, which takes half a minute for each.
+    """
+
+    name = "fast"
+
+    def __init__(self, base: BaseLM, *, graphs: bool | None = None, compiled: bool = False) -> None:
+        super().__init__(base)
+        graphs = base.device.type == "cuda" if graphs is None else graphs
+        self._pool = torch.cuda.graph_pool_handle() if graphs else None
+        self._programs: OrderedDict[Hashable, Any] = OrderedDict()
+        self._compiled = compiled
+        self._refused: set[Hashable] = set()
+        self._reference = ReferenceDecoder(base)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: list[list[int]],
+        decoding: DecodingSpec,
+        draft: DraftLM | None = None,
+        *,
+        listener: Listener = SILENT,
+        most_per_step: int | None = None,
+    ) -> list[Completion]:
+        """As in `Decoder`."""
+        if not prompts:
+            return []
+        answers = BatchAnswers(self.base, prompts, decoding, listener)
+        if draft is None or decoding.plain:
+            if not self._plain(prompts, decoding, answers):
+                return self._reference.generate(prompts, decoding, listener=listener)
+            return answers.completions
+        phased = listener.clock is not None
+        cycle = self._cycle(draft, len(prompts), answers.length, decoding, most_per_step, phased)
+        if cycle is None:
+            return self._reference.generate(prompts, decoding, draft, listener=listener, most_per_step=most_per_step)
+        rows, started = cycle.rows, time.perf_counter()
+        rows.sampler.reseed(decoding.sampling.seed, list(range(len(prompts))))
+        with listener.phase("prefill"):
+            rows.prefill(prompts)
+        answers.take_first(rows.root.tolist(), time.perf_counter() - started)
+        pending, active = None, answers.active
+        while not answers.done and not answers.stop():
+            if active != answers.active:
+                active = answers.active
+                rows.active.copy_(torch.tensor(active))
+            read = cycle.launch(listener.phase)
+            if phased or listener.trees:  # nothing may run ahead of what is looked at
+                packed = read()
+                elapsed_s = time.perf_counter() - started
+                answers.take_cycle(packed, elapsed_s, cycle.trees() if listener.trees else None)
+                continue
+            if pending is not None:
+                answers.take_cycle(pending(), time.perf_counter() - started)
+            pending = read
+        return answers.completions
+
+    @torch.inference_mode()
+    def write_answers(
+        self,
+        prompts: Iterable[tuple[Key, list[int]]],
+        sampling: SamplingSpec,
+        max_new_tokens: int,
+        batch_size: int,
+        seed_of: Callable[[Key], int] = lambda key: 0,
+        *,
+        stop_ids: frozenset[int] | None = None,
+        max_length: int | None = None,
+    ) -> Iterator[tuple[Key, list[int]]]:
+        """As in `Decoder`."""
+        yield from write_answers(
+            self.base,
+            lambda num_rows, length: (
+                self._rows(num_rows, length, sampling) or PlainRows(self.base, num_rows, length, sampling)
+            ),
+            prompts,
+            max_new_tokens,
+            batch_size,
+            seed_of,
+            stop_ids=stop_ids,
+            max_length=max_length,
+        )
+
+    def _plain(self, prompts: list[list[int]], decoding: DecodingSpec, answers: BatchAnswers) -> bool:
+        rows = self._rows(len(prompts), answers.length, decoding.sampling)
+        if rows is None:
+            return False
+        started = time.perf_counter()
+        numbers = list(range(len(prompts)))
+        answers.take_first(rows.admit(numbers, prompts, numbers), time.perf_counter() - started)
+        pending = None
+        while not answers.done and not answers.stop():
+            rows.advance()
+            read = rows.copy.start()
+            if pending is not None:
+                self._take(answers, pending(), started)
+            pending = read
+        return True
+
+    @staticmethod
+    def _take(answers: BatchAnswers, tokens: list[int], started: float) -> None:
+        elapsed_s = time.perf_counter() - started
+        for row, token in enumerate(tokens):
+            answers.take_token(row, token, elapsed_s)
+
+    # --- programs ----------------------------------------------------------------------------------------------------
+
+    def _rows(self, num_rows: int, length: int, sampling: SamplingSpec) -> ReplayedRows | None:
+        capacity = bucket(length + 2)
+        key = ("plain", num_rows, capacity, sampling.model_copy(update={"seed": 0}))
+        rows = self._kept(
+            key, lambda: ReplayedRows(self.base, num_rows, capacity, sampling, self._pool, self._compiled)
+        )
+        if rows is not None:
+            rows.sampler.reseed(sampling.seed, [0] * num_rows)
+            rows.cache.clear()
+        return rows
+
+    def _cycle(
+        self,
+        draft: DraftLM,
+        num_rows: int,
+        length: int,
+        decoding: DecodingSpec,
+        most_per_step: int | None,
+        phased: bool,
+    ) -> Cycle | None:
+        tree, sampling = decoding.tree, decoding.sampling
+        capacity = bucket(length + self._overshoot(tree))
+        key = (id(draft), num_rows, capacity, tree, sampling.model_copy(update={"seed": 0}), most_per_step, phased)
+
+        def make() -> Cycle:
+            rows = SpeculativeRows(
+                self.base, draft, num_rows, capacity, tree, sampling, most_per_step=most_per_step, fixed=True
+            )
+            return Cycle(rows, self._pool, phased, self._compiled)
+
+        return self._kept(key, make)
+
+    @staticmethod
+    def _overshoot(tree: TreeSpec) -> int:
+        """Tokens that a row may get after its last one, because its end is noticed one cycle late."""
+        return tree.depth + 1
+
+    def _kept(self, key: Hashable, make: Callable[[], Any]) -> Any | None:
+        """The program of a key, made if it is not there; None where it cannot be made, which a notice says once."""
+        program = self._programs.pop(key, None)
+        if program is None and key not in self._refused:
+            while len(self._programs) >= _KEPT_PROGRAMS:
+                self._programs.popitem(last=False)
+            program = self._make(key, make)
+        if program is not None:
+            self._programs[key] = program
+        return program
+
+    def _make(self, key: Hashable, make: Callable[[], Any]) -> Any | None:
+        reason = ""
+        for _ in range(2):
+            try:
+                with torch.inference_mode():
+                    return make()
+            except torch.OutOfMemoryError:
+                reason = "the device has no memory left for its tables"
+                self._programs.clear()  # the tables of other programs may be in the way
+                gc.collect()
+                torch.cuda.empty_cache()
+            except RuntimeError as error:  # an operation that a graph cannot hold
+                if self._pool is None:
+                    raise
+                reason = f"its graph cannot be captured: {str(error).splitlines()[0]}"
+                break
+        self._refused.add(key)
+        self.notices.append(f"the reference decoder answers in place of the fast one: {reason}")
+        return None

@@ -1,0 +1,249 @@
+"""The rows of a batch on the device: one cycle of speculative decoding, one step of plain decoding.
+
+A cycle is propose, verify, commit. Nothing here looks at a value on the host: what the host has to know comes packed in
+one tensor per cycle. With fixed caches no shape changes either, so a cycle can be captured as a graph and replayed; the
+reference calls the same methods one by one.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotCache
+from hetspec_core.engine.decoding.propose import propose, tree_slots
+from hetspec_core.engine.decoding.sampling import Sampler
+from hetspec_core.engine.decoding.tree import DraftTree
+from hetspec_core.engine.decoding.verify import Verdict, verify
+from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.spec import SamplingSpec, TreeSpec
+
+
+def base_slots(shape: TreeSpec) -> int:
+    """Slots of the base's cache behind the committed tokens: the last path, which may overshoot, and the tree."""
+    return shape.depth + shape.num_nodes + 2
+
+
+def draft_slots(shape: TreeSpec) -> int:
+    """Slots of the draft's cache behind the committed tokens: the last path, and what proposing writes."""
+    return shape.depth + 1 + max(tree_slots(shape), shape.depth + 1)
+
+
+def pad_prompts(prompts: list[list[int]], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Prompts padded on the right with 0: ids [B, T] and lengths [B]. Causal attention never sees the padding."""
+    lengths = [len(prompt) for prompt in prompts]
+    ids = torch.zeros(len(prompts), max(lengths), dtype=torch.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = torch.tensor(prompt)
+    return ids.to(device), torch.tensor(lengths).to(device)
+
+
+class SpeculativeRows:
+    """Rows that a base and a draft write together.
+
+    Args:
+        base: decides.
+        draft: proposes.
+        num_rows: B.
+        length: most tokens of prompt and answer of a row.
+        shape: of the tree.
+        sampling: how the base's tokens are chosen.
+        most_per_step: tokens that a cycle commits at most; None = all that are accepted.
+        fixed: caches of fixed shape.
+
+    Attributes:
+        active: [B] bool, rows that still commit; set by the host.
+        root: [B] last committed token of each row.
+        packed: [B, D+4] what a cycle did: tokens committed, draft tokens accepted, whether the last accepted node had
+            children, then the D+1 tokens, of which `accepted + 1` count.
+    """
+
+    def __init__(
+        self,
+        base: BaseLM,
+        draft: DraftLM,
+        num_rows: int,
+        length: int,
+        shape: TreeSpec,
+        sampling: SamplingSpec,
+        *,
+        most_per_step: int | None = None,
+        fixed: bool = False,
+    ) -> None:
+        self.base, self.draft, self.shape, self.most_per_step = base, draft, shape, most_per_step
+        device = base.device
+        self.base_cache = _cache(num_rows, length + base_slots(shape), device, fixed)
+        self.draft_cache = _cache(num_rows, length + draft_slots(shape), device, fixed)
+        self.sampler = Sampler(sampling, list(range(num_rows)), length + shape.depth + 2, device)
+        self.age = torch.zeros(num_rows, dtype=torch.int64, device=device)  # [B] tokens of the answer so far
+        self.active = torch.ones(num_rows, dtype=torch.bool, device=device)
+        self.root = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        self.packed = torch.zeros(num_rows, shape.depth + 4, dtype=torch.int64, device=device)
+        self.state = torch.empty(0, device=device)  # [B, S] the draft's, after it has read the root
+
+    def prefill(self, prompts: list[list[int]]) -> None:
+        """Read the prompts with both models; the base chooses the first token of every answer."""
+        ids, lengths = pad_prompts(prompts, self.base.device)
+        host_lengths = [len(prompt) for prompt in prompts]
+        rows = torch.arange(ids.shape[0], device=ids.device)
+        slots = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        for cache in (self.base_cache, self.draft_cache):
+            cache.clear()
+            cache.stage(slots, visible=0)
+        self.active.fill_(True)
+        output = self.base.forward(ids, cache=self.base_cache, layers=self.draft.captured_layers)
+        logits = self.base.logits(output.hidden[rows, lengths - 1])
+        self.root.copy_(self.sampler.choose(logits[:, None], torch.zeros_like(self.age)[:, None])[:, 0])
+        self.age.fill_(1)
+        # The draft reads pairs (x_{t+1}, f_t): the prompt moved by one, the root last.
+        tokens = torch.cat([ids[:, 1:], ids[:, :1]], dim=1)
+        tokens[rows, lengths - 1] = self.root
+        start = self.draft.first_state(self.draft.base_features(output))
+        self._continue_from(self.draft(tokens, start, cache=self.draft_cache)[rows, lengths - 1])
+        for cache in (self.base_cache, self.draft_cache):
+            cache.advance(lengths, host_lengths)
+
+    def propose(self) -> DraftTree:
+        """Grow a tree below every root."""
+        return propose(self.draft, self.root, self.state, self.draft_cache, self.shape)
+
+    def verify(self, tree: DraftTree) -> tuple[Verdict, Tensor, Tensor]:
+        """Forward root and nodes through the base at once; features [B, N+1, F] and logits [B, N+1, V] come along."""
+        cache, width = self.base_cache, tree.tokens.shape[1]
+        visible = cache.visible_for(width)
+        offsets = torch.arange(width, device=tree.tokens.device)
+        slots = cache.lengths[:, None] + offsets
+        mask = cache.prefix_mask(visible)[:, None].repeat(1, width, 1)  # [B, N+1, visible]: everyone sees the prefix
+        mask.scatter_(2, slots[:, None].expand(-1, width, -1), tree.ancestors)  # ... and its own line
+        depths = tree.depths
+        # Nodes beyond the context can never be committed; they only need a position that exists.
+        positions = (cache.lengths[:, None] + depths).clamp(max=self.base.max_length - 1)
+        cache.stage(slots, visible=visible)
+        output = self.base.forward(
+            tree.tokens, positions=positions, mask=mask[:, None], cache=cache, layers=self.draft.captured_layers
+        )
+        logits = self.base.logits(output.hidden)
+        choices = self.sampler.choose(logits, self.age[:, None] + depths)
+        verdict = verify(tree, choices, self.shape.depth)
+        if self.most_per_step is not None:
+            verdict = verdict.cut(self.most_per_step - 1)
+        return verdict, self.draft.base_features(output), logits
+
+    def commit(self, tree: DraftTree, verdict: Verdict, features: Tensor) -> None:
+        """Keep the accepted path in both caches; the draft re-reads it with the base's true features."""
+        last = verdict.path.gather(1, verdict.num_accepted[:, None])  # [B, 1]
+        had_children = (tree.parents[:, 1:] == last).any(-1)
+        counts = torch.where(self.active, verdict.num_accepted + 1, 0)
+        columns = [counts[:, None], verdict.num_accepted[:, None], had_children[:, None], verdict.tokens]
+        self.packed.copy_(torch.cat(columns, dim=1))
+        self.base_cache.keep(verdict.path, counts)
+
+        cache, width = self.draft_cache, verdict.path.shape[1]
+        kept = features.gather(1, verdict.path[:, :, None].expand(-1, -1, features.shape[-1]))  # [B, D+1, F]
+        order = torch.arange(width, device=kept.device)
+        slots = cache.lengths[:, None] + order
+        visible = cache.visible_for(width)
+        mask = torch.arange(visible, device=kept.device) <= slots[:, :, None]  # [B, D+1, visible] causal
+        cache.stage(slots, visible=visible)
+        start = self.draft.first_state(kept)
+        state = self.draft(verdict.tokens, start, positions=slots, mask=mask[:, None], cache=cache)
+        rows = torch.arange(state.shape[0], device=state.device)
+        self._continue_from(state[rows, verdict.num_accepted])
+        self.root.copy_(verdict.tokens[rows, verdict.num_accepted])
+        cache.advance(counts)
+        self.age.add_(counts)
+
+    def count(self, host_counts: list[int]) -> None:
+        """Tell the caches on the host what a cycle committed."""
+        self.base_cache.count(host_counts)
+        self.draft_cache.count(host_counts)
+
+    def _continue_from(self, state: Tensor) -> None:
+        if self.state.shape != state.shape:
+            self.state = torch.empty_like(state)
+        self.state.copy_(state)
+
+
+class PlainRows:
+    """Rows of answers that the base writes alone; rows can be refilled with other prompts as they end.
+
+    Args:
+        base: the model.
+        num_rows: rows at most.
+        length: most tokens of prompt and answer of a row.
+        sampling: how tokens are chosen.
+        fixed: a cache of fixed shape; no row can be given up then.
+
+    Attributes:
+        last: [B] last token of each row.
+    """
+
+    def __init__(
+        self, base: BaseLM, num_rows: int, length: int, sampling: SamplingSpec, *, fixed: bool = False
+    ) -> None:
+        self.base = base
+        self.cache = _cache(num_rows, length, base.device, fixed)
+        self.sampler = Sampler(sampling, [0] * num_rows, self.cache.capacity, base.device)
+        self.last = torch.zeros(num_rows, dtype=torch.int64, device=base.device)
+        self._age = torch.zeros(num_rows, dtype=torch.int64, device=base.device)  # [B] tokens of the answer so far
+
+    def admit(self, rows: list[int], prompts: list[list[int]], seeds: list[int]) -> list[int]:
+        """Prefill prompts into rows; returns the first token of each answer."""
+        ids, lengths = pad_prompts(prompts, self.base.device)
+        where = torch.tensor(rows, device=self.base.device)
+        slots = torch.arange(ids.shape[1], device=self.base.device).expand_as(ids)
+        self.cache.stage(slots, visible=0, rows=where)
+        hidden = self.base.forward(ids, cache=self.cache).hidden
+        logits = self.base.logits(hidden[torch.arange(len(rows), device=ids.device), lengths - 1])  # [R, V]
+        for row, prompt, seed in zip(rows, prompts, seeds, strict=True):
+            self.cache.reset_row(row, len(prompt))
+            self.sampler.replace_row(row, seed)
+        # The sampler chooses for all rows at once; the logits of rows that are not admitted are not looked at.
+        every = logits.new_zeros(self.cache.num_rows, logits.shape[-1])
+        every[where] = logits
+        chosen = self.sampler.choose(every[:, None], torch.zeros_like(self._age)[:, None])[:, 0]
+        self.last[where] = chosen[where]
+        self._age[where] = 1
+        return chosen[where].tolist()
+
+    def advance(self) -> None:
+        """One more token for every row, in `last`; nothing is told to the host."""
+        cache = self.cache
+        mask: Tensor | None = None
+        if cache.num_rows == 1 and not cache.fixed:
+            visible = cache.host_lengths[0] + 1  # exactly what there is: no mask needed
+        else:
+            visible = cache.visible_for(1)
+            mask = (torch.arange(visible, device=self.last.device) <= cache.lengths[:, None])[:, None, None]
+        # A row that has ended may be stepped beyond its room: it then overwrites its own last slot.
+        slots = cache.lengths[:, None].clamp(max=cache.capacity - 1)
+        positions = slots.clamp(max=self.base.max_length - 1)
+        cache.stage(slots, visible=visible)
+        output = self.base.forward(self.last[:, None], positions=positions, mask=mask, cache=cache)
+        self.last.copy_(self.sampler.choose(self.base.logits(output.hidden), self._age[:, None])[:, 0])
+        cache.advance(torch.ones_like(cache.lengths))
+        self._age.add_(1)
+
+    def step(self) -> list[int]:
+        """One more token for every row, on the host."""
+        self.advance()
+        self.cache.count([1] * self.cache.num_rows)
+        return self.last.tolist()
+
+    def rest(self, row: int) -> None:
+        """Row `row` has nothing to write for now. It goes on from an empty cache, so that it cannot outgrow it."""
+        self.cache.reset_row(row, 0)
+
+    def drop(self, row: int) -> None:
+        """Give a row up; the last row takes its index."""
+        last = self.cache.num_rows - 1
+        self.cache.drop_row(row)
+        self.sampler.move_row(last, row)
+        for tensor in (self.last, self._age):
+            tensor[row] = tensor[last]
+        self.last, self._age = self.last[:last], self._age[:last]
+
+
+def _cache(num_rows: int, capacity: int, device: torch.device, fixed: bool) -> SlotCache:
+    return SlotCache(num_rows, -(-capacity // SLOT_STEP) * SLOT_STEP, device, fixed=fixed)

@@ -1,0 +1,87 @@
+"""The fast decoder as CUDA graphs against the reference: equal tokens in float32 for families, drafts and batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hetspec_core.catalog import list_cards
+from hetspec_core.engine.decoding.decoder import ReferenceDecoder, open_decoder
+from hetspec_core.engine.decoding.fast import FastDecoder
+from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec
+from tests.fakes.tiny_models import FAMILIES, ragged_prompts, tiny_base, tiny_draft
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+BACKBONES = [card.name for card in list_cards("backbones")]
+ALGORITHMS = [card.name for card in list_cards("algorithms")]
+PROMPTS = ragged_prompts((7, 1, 19, 4, 2, 9, 3, 5))
+
+
+@pytest.fixture(autouse=True)
+def exact_products():
+    torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+
+
+def on_gpu(family: str = "llama") -> BaseLM:
+    base = tiny_base(family)
+    base.model.to("cuda")
+    return base
+
+
+def compare(base: BaseLM, draft, rows: int, sampling: SamplingSpec) -> None:
+    decoding = DecodingSpec(tree=TreeSpec.parse("4/3/9"), max_new_tokens=24, ignore_eos=True, sampling=sampling)
+    fast = open_decoder(base)
+    assert isinstance(fast, FastDecoder)
+    for draft_or_none in (draft, None):
+        expected = ReferenceDecoder(base).generate(PROMPTS[:rows], decoding, draft_or_none)
+        for _ in range(2):
+            found = fast.generate(PROMPTS[:rows], decoding, draft_or_none)
+            assert [answer.tokens for answer in found] == [answer.tokens for answer in expected]
+            assert [answer.steps for answer in found] == [answer.steps for answer in expected]
+    assert fast.notices == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_graphs_give_the_reference_answers_for_every_family(family: str) -> None:
+    base = on_gpu(family)
+    draft = tiny_draft(base).to("cuda").bind(base)
+    for rows in (1, 3, 8):
+        compare(base, draft, rows, SamplingSpec())
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_graphs_give_the_reference_answers_for_every_draft(algorithm: str, backbone: str) -> None:
+    base = on_gpu()
+    draft = tiny_draft(base, algorithm=algorithm, backbone=backbone, vocab=(1, 2, 3, 5, 8, 13, 21))
+    compare(base, draft.to("cuda").bind(base), 3, SamplingSpec())
+
+
+def test_graphs_sample_the_reference_answers_with_the_same_seed() -> None:
+    base = on_gpu()
+    draft = tiny_draft(base).to("cuda").bind(base)
+    for seed in range(3):
+        compare(base, draft, 3, SamplingSpec(temperature=0.9, top_p=0.9, seed=seed))
+
+
+def test_a_device_without_room_is_noticed_and_the_reference_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = on_gpu()
+    draft = tiny_draft(base).to("cuda").bind(base)
+    decoding = DecodingSpec(tree=TreeSpec.parse("4/3/9"), max_new_tokens=24, ignore_eos=True)
+    fast = FastDecoder(base)
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr("hetspec_core.engine.decoding.fast.Cycle.__init__", full)
+    found = fast.generate(PROMPTS[:2], decoding, draft)
+    assert [a.tokens for a in found] == [
+        a.tokens for a in ReferenceDecoder(base).generate(PROMPTS[:2], decoding, draft)
+    ]
+    assert len(fast.notices) == 1 and "no memory left" in fast.notices[0]
