@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hetspec_core.catalog import list_cards
-from hetspec_core.engine.decoding.decoder import ReferenceDecoder, open_decoder
-from hetspec_core.engine.decoding.fast import FastDecoder
+from hetspec_core.engine.decoding.decoder import ReferenceDecoder
+from hetspec_core.engine.decoding.fast import FastDecoder, open_decoder
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec
 from tests.fakes.tiny_models import FAMILIES, ragged_prompts, tiny_base, tiny_draft

@@ -14,7 +14,8 @@ from hetspec_core.engine.context import machine_facts, resolve_device, resolve_d
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.decoding.completion import Listener, PhaseClock
-from hetspec_core.engine.decoding.decoder import Decoder, open_decoder
+from hetspec_core.engine.decoding.decoder import Decoder
+from hetspec_core.engine.decoding.fast import open_decoder
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from hetspec_core.engine.decoding.completion import SILENT, Completion, Listener
 from hetspec_core.engine.decoding.generate import generate
@@ -16,7 +16,6 @@ from hetspec_core.engine.decoding.plain import write_answers
 from hetspec_core.engine.decoding.rows import PlainRows
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
-from hetspec_core.errors import SpecError
 from hetspec_core.spec import DecodingSpec, SamplingSpec
 
 Key = TypeVar("Key", bound=Hashable)
@@ -135,27 +134,3 @@ class ReferenceDecoder(Decoder):
             stop_ids=stop_ids,
             max_length=max_length,
         )
-
-
-def open_decoder(base: BaseLM, choice: Literal["auto", "fast", "reference"] = "auto") -> Decoder:
-    """The decoder for a base.
-
-    Args:
-        base: the model.
-        choice: as in `ResourcesSpec.decoder`.
-
-    Raises:
-        SpecError: the fast one is asked for and cannot run here.
-    """
-    obstacle = "the base is spread over several devices" if base.room is not None else ""
-    if choice == "fast" and obstacle:
-        raise SpecError(
-            f"resources.decoder is fast, but {obstacle}", hint="set resources.decoder = auto, or leave max_memory out"
-        )
-    if choice == "auto" and not obstacle and base.device.type != "cuda":
-        obstacle = "it decodes on a CPU"
-    if choice == "reference" or obstacle:
-        return ReferenceDecoder(base, obstacle or "it was asked for")
-    from hetspec_core.engine.decoding.fast import FastDecoder
-
-    return FastDecoder(base)

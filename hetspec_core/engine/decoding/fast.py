@@ -13,7 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from hetspec_core.engine.decoding.plain import write_answers
 from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.errors import SpecError
 from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec
 
 Key = TypeVar("Key", bound=Hashable)
@@ -359,3 +360,25 @@ class FastDecoder(Decoder):
         self._refused.add(key)
         self.notices.append(f"the reference decoder answers in place of the fast one: {reason}")
         return None
+
+
+def open_decoder(base: BaseLM, choice: Literal["auto", "fast", "reference"] = "auto") -> Decoder:
+    """The decoder for a base.
+
+    Args:
+        base: the model.
+        choice: as in `ResourcesSpec.decoder`.
+
+    Raises:
+        SpecError: the fast one is asked for and cannot run here.
+    """
+    obstacle = "the base is spread over several devices" if base.room is not None else ""
+    if choice == "fast" and obstacle:
+        raise SpecError(
+            f"resources.decoder is fast, but {obstacle}", hint="set resources.decoder = auto, or leave max_memory out"
+        )
+    if choice == "auto" and not obstacle and base.device.type != "cuda":
+        obstacle = "it decodes on a CPU"
+    if choice == "reference" or obstacle:
+        return ReferenceDecoder(base, obstacle or "it was asked for")
+    return FastDecoder(base)

@@ -132,7 +132,7 @@ class _Answering:
 
     def run(self) -> dict[str, str]:
         """Answer what has no answer yet; returns why the template refuses a conversation, by its content id."""
-        from hetspec_core.engine.decoding.decoder import open_decoder
+        from hetspec_core.engine.decoding.fast import open_decoder
 
         spec = self.context.spec.dataset
         done = sum(state.turns for state in self.states.values())

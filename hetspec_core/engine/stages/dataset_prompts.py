@@ -117,7 +117,7 @@ def write_prompts(
         DataError: not one attempt gave a usable prompt.
         Cancelled: somebody asked to stop; what was written is kept.
     """
-    from hetspec_core.engine.decoding.decoder import open_decoder
+    from hetspec_core.engine.decoding.fast import open_decoder
 
     spec = context.spec.dataset
     goal = spec.limit or DEFAULT_PROMPTS

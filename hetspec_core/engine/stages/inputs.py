@@ -16,7 +16,8 @@ from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import tokenizer_hash
 from hetspec_core.engine.data.conversation import Conversation, Message
 from hetspec_core.engine.data.reading import read_conversations
-from hetspec_core.engine.decoding.decoder import Decoder, open_decoder
+from hetspec_core.engine.decoding.decoder import Decoder
+from hetspec_core.engine.decoding.fast import open_decoder
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft, read_settings
 from hetspec_core.engine.modeling.draft_lm import DraftLM

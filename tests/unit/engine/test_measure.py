@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hetspec_core.engine.decoding.completion import Completion
-from hetspec_core.engine.decoding.decoder import ReferenceDecoder, open_decoder
+from hetspec_core.engine.decoding.decoder import ReferenceDecoder
+from hetspec_core.engine.decoding.fast import open_decoder
 from hetspec_core.engine.decoding.measure import (
     PLAIN,
     Question,
