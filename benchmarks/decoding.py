@@ -64,7 +64,8 @@ def pair(recipe: str, vocabulary: int, device: torch.device, tiny: bool) -> tupl
         sizes |= {"num_hidden_layers": 2}
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     with device:
-        model = LlamaForCausalLM(LlamaConfig(**sizes)).to(dtype).eval()
+        model: Any = LlamaForCausalLM(LlamaConfig(**sizes))
+    model = model.to(dtype).eval()
     base = BaseLM(model, None, name=recipe, fingerprint="random")
     ids = torch.arange(vocabulary) if vocabulary else None
     draft = build_draft(spec.draft.model_copy(update={"init": "random"}), spec.algorithm, base, vocab=ids)  # type: ignore[union-attr]
