@@ -22,7 +22,15 @@ from hetspec_core.engine.decoding.measure import (
     speculative_report,
 )
 from hetspec_core.engine.modeling.draft_lm import DraftLM
-from hetspec_core.engine.stages.inputs import OUTGROWN, MeasuredPrompts, decoder_for, load_pair, opening, read_prompts, turns_of
+from hetspec_core.engine.stages.inputs import (
+    OUTGROWN,
+    MeasuredPrompts,
+    decoder_for,
+    load_pair,
+    opening,
+    read_prompts,
+    turns_of,
+)
 from hetspec_core.engine.stages.served import draft_folder, measurement_of, open_backend
 from hetspec_core.errors import SpecError
 from hetspec_core.events.results import BenchResult, BenchSetup, SamplingUsed, ServedBy, TreeResult
