@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from hetspec_core.engine.data.hidden_states import open_store
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.device_map import Room, settle, spread
+from hetspec_core.engine.modeling.checkpoint import settle
+from hetspec_core.engine.modeling.device_map import Room, spread
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.events import Result, read_events
 from hetspec_core.paths import RunPaths

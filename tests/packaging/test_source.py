@@ -30,3 +30,12 @@ def test_unit_tests_lie_in_folders_named_after_packages() -> None:
     folders = {file.parent.relative_to(units) for file in units.rglob("test_*.py")}
     assert len(folders) > 5
     assert [str(each) for each in sorted(folders) if not (REPOSITORY / "hetspec_core" / each).is_dir()] == []
+
+
+def test_no_test_module_imports_another() -> None:
+    imports = []
+    for file in sorted((REPOSITORY / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").rpartition(".")[2].startswith("test_"):
+                imports.append(f"{file.name}:{node.lineno}: {node.module}")
+    assert imports == []
