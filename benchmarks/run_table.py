@@ -30,7 +30,7 @@ from hetspec_core.service import Workbench
 from hetspec_core.service.pages import Pages
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.desk import Desk
-from hetspec_tui.screens.registry import RegistryScreen
+from hetspec_tui.screens.runs import RunsScreen
 
 STATES = ("succeeded", "succeeded", "failed", "cancelled")
 AGAIN = 7
@@ -105,7 +105,7 @@ async def measure_screen(home: Path) -> None:
         started = time.perf_counter()
         await app.go_to("runs")
         screen = app.screen
-        assert isinstance(screen, RegistryScreen)
+        assert isinstance(screen, RunsScreen)
         table = screen.table
         while not table.keys or set(table.near()) & set(table.missing()):
             await asyncio.sleep(0.002)

@@ -44,6 +44,23 @@ FEW_COLOURS = "ansi-dark"
 """The theme where the terminal has sixteen colours: its own, which are readable together."""
 
 DEFAULT_THEME = "textual-dark"
+_KINDS = {
+    "PagedTable": "Table",
+    "CardList": "Cards",
+    "CurvesPane": "Curves",
+    "Chart": "Chart",
+    "LogView": "Log",
+    "LogLines": "Log lines",
+    "DraftTreeView": "Draft tree",
+    "Transcript": "Conversation",
+    "Composer": "Question",
+    "FieldForm": "Form",
+    "Input": "Text line",
+    "Tabs": "Panes",
+    "ScrollView": "Text",
+    "ScrollableContainer": "Text",
+}
+"""Class of a widget that has keys and no title -> its word in the list of keys."""
 
 log = logging.getLogger("hetspec")
 
@@ -208,7 +225,7 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
         above = [screen for screen in self.get_screen_stack(mode)[1:] if isinstance(screen, Page)]
         crumbs = [one.crumb for one in above[: above.index(page) + 1]] if page in above else []
         for bar in page.query(TitleBar):
-            tabs = [Tab(entry.name, entry.key, entry.title) for entry in self.pages]
+            tabs = [Tab(entry.name, "" if page.OWN_DIGITS else entry.key, entry.title) for entry in self.pages]
             bar.show(tabs, mode, crumbs, ["read-only"] if self.desk.read_only else [])
 
     async def go_to(self, name: str, about: dict[str, Any] | None = None) -> None:
@@ -293,7 +310,11 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
         lines = [
             HelpLine(
                 place="Everywhere" if active.node is self else "Here" if active.node is below else _place(active.node),
-                keys=" ".join(self.get_key_display(way.binding) for way in found[active.node, active.binding.action]),
+                keys=" ".join(
+                    dict.fromkeys(
+                        self.get_key_display(way.binding) for way in found[active.node, active.binding.action]
+                    )
+                ),
                 text=active.binding.tooltip or active.binding.description,
                 name=active.binding.id or "",
                 enabled=active.enabled,
@@ -385,7 +406,9 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
 
 
 def _place(node: Any) -> str:
-    return (getattr(node, "BINDING_GROUP_TITLE", None) or node.border_title or type(node).__name__).strip()
+    """What a place is called in the list of keys: its title, else the kind of widget in words."""
+    names = (name for kind in type(node).__mro__ if (name := _KINDS.get(kind.__name__)))
+    return (getattr(node, "BINDING_GROUP_TITLE", None) or node.border_title or next(names, "List")).strip()
 
 
 def main() -> NoReturn:

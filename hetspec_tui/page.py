@@ -38,11 +38,13 @@ class Page(Screen[None]):
 
     Attributes:
         CRUMB: its word in the breadcrumb; `crumb` may say more, such as the name of a run.
+        OWN_DIGITS: whether digits open its panes, so that the header shows the pages without theirs.
         CHANGES: names of its actions that change a run, a file or a preset: a dashboard that only looks disables them.
     """
 
     CRUMB: ClassVar[str] = ""
     CHANGES: ClassVar[frozenset[str]] = frozenset()
+    OWN_DIGITS: ClassVar[bool] = False
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-normal"), (160, "-wide")]  # noqa: RUF012
     VERTICAL_BREAKPOINTS = [(0, "-short"), (30, "-tall"), (50, "-high")]  # noqa: RUF012
 
@@ -68,11 +70,11 @@ class Page(Screen[None]):
         return self.CRUMB
 
     def on_mount(self) -> None:
-        self.house.take_up(self)
+        self.desk_app.take_up(self)
 
     def show_crumb(self) -> None:
         """Draw the line above the screen again."""
-        self.house.show_title(self)
+        self.desk_app.show_title(self)
 
     def on_screen_resume(self) -> None:
         self.show_crumb()
@@ -113,14 +115,14 @@ class Page(Screen[None]):
     # --- asking the desk ----------------------------------------------------------------------------------------------
 
     @property
-    def house(self) -> HasDesk:
+    def desk_app(self) -> HasDesk:
         """The app, as pages know it."""
         return cast(HasDesk, self.app)
 
     @property
     def desk(self) -> Desk:
         """The app's desk."""
-        return self.house.desk
+        return self.desk_app.desk
 
     async def ask(self, question: Callable[[Workbench], Answer]) -> Answer | None:
         """The desk's answer to a question that looks; None after an error, which is shown, and for a page that goes."""

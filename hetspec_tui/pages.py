@@ -35,7 +35,7 @@ PAGES = (
     PageEntry(
         "dashboard", "1", "Dashboard", "hetspec_tui.screens.dashboard:DashboardScreen", "GPUs, runs at work, results"
     ),
-    PageEntry("runs", "2", "Runs", "hetspec_tui.screens.registry:RegistryScreen", "every run: search, sort, compare"),
+    PageEntry("runs", "2", "Runs", "hetspec_tui.screens.runs:RunsScreen", "every run: search, sort, compare"),
     PageEntry("presets", "3", "Presets", "hetspec_tui.screens.presets:PresetsScreen", "bases, drafts, recipes"),
     PageEntry("launch", "4", "Launch", "hetspec_tui.screens.launch:LaunchScreen", "start a dataset, training or bench"),
     PageEntry("chat", "5", "Chat", "hetspec_tui.screens.chat:ChatScreen", "talk, and watch the draft at work"),

@@ -101,7 +101,7 @@ class Tour:
 
     async def choose(self, key: str) -> None:
         """Take a line of the list that is open."""
-        from hetspec_tui.pickers import Choose, ChooseMany
+        from hetspec_tui.picker import Choose, ChooseMany
 
         def there() -> bool:
             screen = self.app.screen

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual import on, work
@@ -12,14 +11,14 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.content import Content
 
-from hetspec_core.errors import HetSpecError
-from hetspec_tui.dialogs import Confirm, Prompt
 from hetspec_tui.formatting import safe
 from hetspec_tui.messages import OpenComparison, OpenRun
 from hetspec_tui.page import Page
-from hetspec_tui.pickers import Choice, Choose
-from hetspec_tui.registry.overlay import series_of, usual_metric
-from hetspec_tui.registry.side_by_side import rows_of, table_of
+from hetspec_tui.picker import Choice, Choose
+from hetspec_tui.run_commands import RunCommands, run_bindings
+from hetspec_tui.run_list.export_dialog import ask_file
+from hetspec_tui.run_list.run_side import series_of, usual_metric
+from hetspec_tui.run_list.side_by_side import rows_of, table_of
 from hetspec_tui.widgets.cells import Column
 from hetspec_tui.widgets.chart import Chart
 from hetspec_tui.widgets.curves import colour_indices, sign
@@ -45,16 +44,17 @@ class ComparisonScreen(Page):
     CSS_PATH = "comparison.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("m", "metric", "Metric", id="comparison.metric"),
-        Binding("x", "axis", "X axis", id="comparison.axis"),
-        Binding("d", "changed", "What changed", id="comparison.changed"),
+        Binding("X", "axis", "X axis", id="comparison.axis"),
+        Binding("w", "changed", "What changed", id="comparison.changed"),
         Binding("e", "export", "Export", id="comparison.export"),
         Binding("f", "wide", "Table or both", id="comparison.wide", show=False),
-        Binding("c", "copy_ids", "Copy ids", id="comparison.copy", show=False),
+        *run_bindings("comparison", hidden=("copy_id", "copy_path")),
     ]
 
     def __init__(self, run_ids: tuple[str, ...]) -> None:
         super().__init__()
         self.run_ids = run_ids
+        self.commands = RunCommands(self, lambda: self.run_ids)
         self.metric = ""
         self.axis: Axis = "step"
         self.changed_only = False
@@ -116,7 +116,7 @@ class ComparisonScreen(Page):
         """Draw the curves."""
         chart = self.query_one(Chart)
         chart.border_title = Content(safe(self.metric) or "no metric")
-        chart.border_subtitle = "m metric  x axis"
+        chart.border_subtitle = "m metric  X axis"
         chart.set_series([series_of(curve) for curve in curves], x_name=AXES[self.axis])
 
     def show_facts(self) -> None:
@@ -195,36 +195,21 @@ class ComparisonScreen(Page):
         """Give the table all the room, or share it with the curves."""
         self.toggle_class("-facts")
 
-    def action_copy_ids(self) -> None:
-        """Put the ids of the runs on the clipboard."""
-        self.app.copy_to_clipboard("\n".join(self.run_ids))
-        self.notify("\n".join(self.run_ids[:8]), title="Copied", timeout=3, markup=False)
+    def action_run_command(self, name: str) -> None:
+        """Do something with all of these runs."""
+        self.commands.start(name)
 
     @work(group="dialog", exclusive=True)
     async def action_export(self) -> None:
         """Write the comparison into a file."""
-        from hetspec_core.service.export import csv_text, form_of, json_text, markdown_text, write_text
+        from hetspec_core.service.export import csv_text, json_text, markdown_text, write_text
 
         if self.found is None:
             return
-        name = await self.app.push_screen_wait(
-            Prompt(
-                "Write the comparison to which file?",
-                str(Path.cwd() / "comparison.md"),
-                hint=".csv, .json or .md says in which form",
-            )
-        )
-        if not name or not name.strip():
+        chosen = await ask_file(self, "the comparison", "comparison.md")
+        if chosen is None:
             return
-        path = Path(name.strip()).expanduser()
-        try:
-            form = form_of(path)
-        except HetSpecError as error:
-            self.show_error(error)
-            return
-        over = Confirm(f"Write over {path.name}?", f"{path} is there already.", yes="Write over")
-        if path.exists() and not await self.app.push_screen_wait(over):
-            return
+        path, form = chosen
         head, lines = table_of(self.found)
         if form == "json":
             text = json_text(self.found.to_json())

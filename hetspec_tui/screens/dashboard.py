@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from textual import on, work
+from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -16,9 +16,7 @@ from textual.events import Resize
 from textual.widgets import Static
 
 from hetspec_tui import pages
-from hetspec_tui.dialogs import Confirm
-from hetspec_tui.formatting import duration, number
-from hetspec_tui.messages import OpenPage, OpenRun, RunsTouched
+from hetspec_tui.messages import OpenPage, OpenRun
 from hetspec_tui.overview_cards import (
     concern_card,
     gpu_cards,
@@ -29,6 +27,7 @@ from hetspec_tui.overview_cards import (
     totals,
 )
 from hetspec_tui.page import Page
+from hetspec_tui.run_commands import RunCommands, run_bindings
 from hetspec_tui.widgets.cards import CardItem, CardList
 
 if TYPE_CHECKING:
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 
 GPU_LOOK_S = 2.0
 AGES_S = 20.0  # "3m ago" grows old although nothing happens
-UNFINISHED = ("queued", "starting", "running")
-RESUMED = ("lost", "failed", "cancelled")
 
 LOGO = """\
     ╭─●─╮
@@ -45,9 +42,9 @@ LOGO = """\
     ╰─●─╯      a small draft guesses, the base checks: the same, sooner"""
 
 FIRST_STEPS = (
-    ("chat", "c", "Chat now", "with the small model that is here, and see what its draft guesses"),
-    ("launch", "d", "Run the quick demo", "dataset, training and bench of a real draft, in a few minutes"),
-    ("presets", "p", "Browse presets", "bases, drafts and recipes, ready to use, with sizes and memory"),
+    ("chat", "5", "Chat now", "with the small model that is here, and see what its draft guesses"),
+    ("launch", "D", "Run the quick demo", "dataset, training and bench of a real draft, in a few minutes"),
+    ("presets", "3", "Browse presets", "bases, drafts and recipes, ready to use, with sizes and memory"),
     ("launch", "n", "Start something of your own", "pick base, draft and data; see what it costs before it starts"),
 )
 
@@ -57,21 +54,18 @@ class DashboardScreen(Page):
 
     CRUMB = "Dashboard"
     CSS_PATH = "dashboard.tcss"
-    CHANGES = frozenset({"cancel", "kill", "resume", "archive"})
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("x", "cancel", "Cancel", id="dashboard.cancel"),
-        Binding("r", "resume", "Resume", id="dashboard.resume"),
-        Binding("a", "archive", "Archive", id="dashboard.archive"),
+        *run_bindings("dashboard", "cancel", "resume", "archive", hidden=("kill", "copy_id", "copy_path")),
         Binding("n", "step('n')", "New run", id="dashboard.new"),
-        Binding("c", "step('c')", "Chat", id="dashboard.chat"),
-        Binding("d", "step('d')", "Demo", id="dashboard.demo", show=False),
-        Binding("p", "step('p')", "Presets", id="dashboard.presets", show=False),
-        Binding("ctrl+k", "kill", "Kill now", id="dashboard.kill", show=False),
+        Binding("D", "step('D')", "Demo", id="dashboard.demo", show=False),
         Binding("plus,f", "maximize_panel", "Enlarge", id="dashboard.enlarge", show=False),
     ]
 
     def __init__(self) -> None:
         super().__init__()
+        self.commands = RunCommands(
+            self, lambda: () if self.chosen is None else (self.chosen.run_id,), one=lambda: self.chosen
+        )
         self._runs: dict[str, RunSummary] = {}
         self._overview: Overview | None = None
         self._gpus: GpuReport | None = None
@@ -104,8 +98,8 @@ class DashboardScreen(Page):
         self.set_interval(AGES_S, self._age)
 
     def on_screen_resume(self) -> None:
-        if self.house.overview is not None:
-            self.show_overview(self.house.overview)
+        if self.desk_app.overview is not None:
+            self.show_overview(self.desk_app.overview)
 
     # --- what is shown ------------------------------------------------------------------------------------------------
 
@@ -205,72 +199,21 @@ class DashboardScreen(Page):
             lists[place].focus()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        run = self.chosen
-        state = "" if run is None else run.state
-        fits = {
-            "cancel": state in UNFINISHED,
-            "kill": state in ("starting", "running"),
-            "resume": state in RESUMED and run is not None and run.stage in ("dataset", "train"),
-            "archive": state not in ("", *UNFINISHED),
-        }
-        if action in fits and not fits[action]:
-            return False
+        if action == "run_command":
+            return self.commands.is_possible(str(parameters[0]))
         if action == "step" and all(parameters[0] != key for _, key, *_ in self._steps()):
             return False
         return super().check_action(action, parameters)
 
     # --- what can be done ---------------------------------------------------------------------------------------------
 
-    @work
-    async def action_cancel(self) -> None:
-        """Ask the chosen run to stop at its next safe point."""
-        run = self.chosen
-        if run is None or run.state not in UNFINISHED:
-            return
-        goes_on = "It keeps what is on disk, and can be resumed." if run.stage in ("dataset", "train") else ""
-        if await self.app.push_screen_wait(Confirm(f"Stop {title_of(run)}?", _doing(run) + goes_on, yes="Stop it")):
-            await self.change(lambda workbench: workbench.cancel(run.run_id))
-            self.post_message(RunsTouched((run.run_id,)))
-
-    @work
-    async def action_kill(self) -> None:
-        """End the processes of the chosen run now."""
-        run = self.chosen
-        if run is None:
-            return
-        details = _doing(run) + "What it has not saved is lost."
-        if await self.app.push_screen_wait(Confirm(f"Kill {title_of(run)} now?", details, yes="Kill it")):
-            await self.change(lambda workbench: workbench.cancel(run.run_id, force=True))
-            self.post_message(RunsTouched((run.run_id,)))
-
-    @work
-    async def action_resume(self) -> None:
-        """Go on with the chosen run from what is on disk."""
-        run = self.chosen
-        if run is not None:
-            await self.change(lambda workbench: workbench.resume(run.run_id))
-            self.post_message(RunsTouched((run.run_id,)))
-
-    @work
-    async def action_archive(self) -> None:
-        """Archive the chosen run: it leaves the lists, and stays on disk."""
-        run = self.chosen
-        if run is None:
-            return
-
-        def put_away(workbench: Any) -> None:
-            from hetspec_core.events import Marked
-            from hetspec_core.service import Library
-
-            Library(workbench).mark(run.run_id, Marked(archived=True))
-
-        await self.change(put_away)
-        self.notify(f"{title_of(run)} is archived; on page 2, archived:yes finds it.", timeout=4)
-        self.post_message(RunsTouched((run.run_id,)))
+    def action_run_command(self, name: str) -> None:
+        """Do something with the chosen run."""
+        self.commands.start(name)
 
     def action_step(self, key: str) -> None:
         """Go where a first step leads."""
-        about: dict[str, dict[str, Any]] = {"d": {"recipe": "quick-demo", "what": "pipeline"}}
+        about: dict[str, dict[str, Any]] = {"D": {"recipe": "quick-demo", "what": "pipeline"}}
         for page, step, *_ in self._steps():
             if step == key:
                 self.post_message(OpenPage(page, about.get(key)))
@@ -283,7 +226,7 @@ class DashboardScreen(Page):
             self.maximize(self.focused)
 
     def runs_touched(self, run_ids: tuple[str, ...]) -> None:
-        self.house.look_now()
+        self.desk_app.look_now()
 
     def _steps(self) -> list[tuple[str, str, str, str]]:
         here = {entry.name for entry in pages.available()}
@@ -302,13 +245,6 @@ class DashboardScreen(Page):
 def _counted(title: str, *counts: int) -> str:
     shown = " + ".join(str(count) for count in counts if count)
     return f"{title} ({shown})" if shown else title
-
-
-def _doing(run: RunSummary) -> str:
-    if run.started is None:
-        return "It has not begun yet.\n"
-    step = f", at step {number(run.step)}" if run.step is not None else ""
-    return f"It has worked for {duration(time.time() - run.started)}{step}.\n"
 
 
 def _step_card(page: str, key: str, title: str, about: str) -> CardItem:

@@ -88,7 +88,7 @@ class HelpScreen(ModalScreen[int | None]):
                 (f"  {line.keys:>12}  ", "bold $accent"),
                 (f"{line.text:<27}", "" if line.enabled else "strike $foreground-disabled"),
                 ("" if line.enabled else " (not now)", "$foreground-muted"),
-                (f" {line.name}", "$foreground-muted"),
+                (f"  {line.name}", "$foreground-muted"),
             )
             found.add_option(Option(prompt, id=str(number), disabled=not line.enabled))
         if not found.option_count:

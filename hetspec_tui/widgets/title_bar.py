@@ -16,7 +16,7 @@ BRAND = " ⬢ HetSpec "
 
 @dataclass(frozen=True)
 class Tab:
-    """One page in the line."""
+    """One page in the line; `key` is empty while its digit means something else."""
 
     name: str
     key: str
@@ -91,8 +91,11 @@ class TitleBar(Widget):
         for tab in self._tabs:
             is_open = tab.name == self._open
             if is_open:
-                parts.append((f" {tab.key} {tab.title} ", style("title-bar--open")))
-                width = len(tab.title) + len(tab.key) + 3
+                text = f" {tab.key} {tab.title} " if tab.key else f" {tab.title} "
+                parts.append((text, style("title-bar--open")))
+                width = len(text)
+            elif not titles and not tab.key:
+                continue
             else:
                 title = f" {tab.title} " if titles else " "
                 parts += [(f" {tab.key}", style("title-bar--key")), (title, style("title-bar--tab"))]

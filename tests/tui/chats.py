@@ -13,7 +13,7 @@ from hetspec_core.service.chat import ChatSession
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.dialogs import Prompt
 from hetspec_tui.messages import OpenPage
-from hetspec_tui.pickers import Choose, ChooseMany
+from hetspec_tui.picker import Choose, ChooseMany
 from hetspec_tui.screens.chat import ChatScreen
 from tests.conftest import REPOSITORY
 from tests.fakes import chat_worker

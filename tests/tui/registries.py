@@ -10,17 +10,17 @@ from textual.widgets import Input
 
 from hetspec_core.service import Library, RunSummary, Workbench
 from hetspec_tui.app import HetSpecApp
-from hetspec_tui.pickers import Choose, ChooseMany
-from hetspec_tui.screens.registry import RegistryScreen
+from hetspec_tui.picker import Choose, ChooseMany
+from hetspec_tui.screens.runs import RunsScreen
 from tests.tui.driving import drive, until
 
-Scene = Callable[[HetSpecApp, RegistryScreen, Pilot[None]], Awaitable[None]]
+Scene = Callable[[HetSpecApp, RunsScreen, Pilot[None]], Awaitable[None]]
 
 
 def open_runs(act: Scene, size: tuple[int, int] = (120, 30), *, read_only: bool = False) -> None:
     async def scene(app: HetSpecApp, pilot: Pilot[None]) -> None:
         await pilot.press("2")
-        assert isinstance(app.screen, RegistryScreen)
+        assert isinstance(app.screen, RunsScreen)
         screen = app.screen
         await until(pilot, lambda: screen.table.loaded and not screen.table.missing(), "the list")
         await act(app, screen, pilot)
@@ -28,7 +28,7 @@ def open_runs(act: Scene, size: tuple[int, int] = (120, 30), *, read_only: bool 
     drive(scene, size, read_only=read_only)
 
 
-def keys_of(screen: RegistryScreen) -> list[str]:
+def keys_of(screen: RunsScreen) -> list[str]:
     return list(screen.table.keys)
 
 
@@ -37,7 +37,7 @@ def stored(home: Path, run_id: str) -> RunSummary:
         return Library(workbench).summary(run_id)
 
 
-async def type_filter(screen: RegistryScreen, pilot: Pilot[None], text: str) -> None:
+async def type_filter(screen: RunsScreen, pilot: Pilot[None], text: str) -> None:
     await pilot.press("slash")
     screen.line.value = text
     await pilot.pause()

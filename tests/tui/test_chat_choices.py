@@ -13,7 +13,7 @@ from hetspec_core.events.trace import read_trace
 from hetspec_core.paths import roots
 from hetspec_core.service.chat import SERVED_DRAFT
 from hetspec_tui.dialogs import Confirm
-from hetspec_tui.pickers import Choose
+from hetspec_tui.picker import Choose
 from hetspec_tui.screens.chat import ChatScreen
 from hetspec_tui.screens.chat.duel import DuelScreen
 from hetspec_tui.screens.chat.setup import OTHER

@@ -18,8 +18,8 @@ from hetspec_core.events import Marked
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.dialogs import Prompt
 from hetspec_tui.messages import OpenComparison
-from hetspec_tui.pickers import Choose
-from hetspec_tui.registry.side_by_side import best, change, direction
+from hetspec_tui.picker import Choose
+from hetspec_tui.run_list.side_by_side import best, change, direction
 from hetspec_tui.screens.comparison import ComparisonScreen
 from hetspec_tui.widgets.chart import Chart
 from tests.fakes.run_folders import add_run
@@ -60,7 +60,7 @@ def test_results_settings_and_changes_of_two_runs(runs: Path) -> None:
         assert line_of(app, "training.optimizer.lr").split()[1:] == ["0.1", "0.2", "+0.1", "(+100.0%)"]
         assert "[bold]odd[/]" in screen_text(app)
         assert "✖ failed" in line_of(app, "state")
-        await pilot.press("d")
+        await pilot.press("w")
         await until(pilot, lambda: "The runs" not in screen_text(app))
         assert "training.optimizer.lr" in screen_text(app)
 
@@ -72,7 +72,7 @@ def test_curves_over_steps_tokens_and_time(runs: Path) -> None:
         chart = screen.query_one(Chart)
         assert [one.key for one in chart.series] == ["run-a", "run-b"]
         for xs in ([0, 100, 200], [0, 2, 4], [0, 1, 2]):
-            await pilot.press("x")
+            await pilot.press("X")
             await until(pilot, lambda xs=xs: list(chart.series[0].xs) == xs)
         await pilot.press("m")
         await until(pilot, lambda: isinstance(app.screen, Choose))
@@ -85,7 +85,7 @@ def test_curves_over_steps_tokens_and_time(runs: Path) -> None:
 
 def test_of_three_runs_two_are_chosen_to_see_what_changed(runs: Path) -> None:
     async def act(app: HetSpecApp, screen: ComparisonScreen, pilot: Pilot[None]) -> None:
-        await pilot.press("d")
+        await pilot.press("w")
         await until(pilot, lambda: isinstance(app.screen, Choose))
         await pilot.press("down", "enter")
         await until(pilot, lambda: getattr(app.screen, "run_ids", ()) == ("run-a", "run-c"))

@@ -56,7 +56,7 @@ def test_a_first_start_says_what_to_begin_with_and_enter_begins() -> None:
         assert "Run the quick demo" in text and "At work" not in text
         opened: list[OpenPage] = []
         app.go_to = lambda name, about=None: _note(opened, OpenPage(name, about))  # type: ignore[method-assign]
-        await pilot.press("d")
+        await pilot.press("D")
         await until(pilot, lambda: bool(opened))
         assert (opened[0].page, opened[0].about) == ("launch", {"recipe": "quick-demo", "what": "pipeline"})
 
@@ -101,9 +101,9 @@ def test_arrows_go_from_the_last_card_of_a_list_into_the_next_list(lively: Path)
 def test_only_keys_that_fit_the_chosen_run_are_offered(lively: Path) -> None:
     async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
         screen = await shown(app, pilot)
-        assert "x Cancel" in screen_text(app) and "r Resume" not in screen_text(app)
+        assert "x Stop" in screen_text(app) and "r Resume" not in screen_text(app)
         screen.query_one("#concerns").focus()
-        await until(pilot, lambda: "r Resume" in screen_text(app) and "x Cancel" not in screen_text(app), "its keys")
+        await until(pilot, lambda: "r Resume" in screen_text(app) and "x Stop" not in screen_text(app), "its keys")
 
     drive(act)
 
@@ -148,7 +148,7 @@ def test_a_dashboard_that_only_looks_strikes_out_what_would_change_something(liv
     async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
         screen = await shown(app, pilot)
         assert "read-only" in screen_text(app).splitlines()[0]
-        assert screen.check_action("cancel", ()) is None
+        assert screen.check_action("run_command", ("cancel",)) is None
         await pilot.press("x")
         await pilot.pause()
         assert app.screen is screen

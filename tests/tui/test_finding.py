@@ -87,7 +87,7 @@ def test_the_palette_offers_other_pages_and_what_fits_here(home: Path) -> None:
         await pilot.press("ctrl+p")
         await until(pilot, lambda: "Go to Runs" in screen_text(app))
         assert "Go to Dashboard" not in screen_text(app)
-        assert "Cancel" in screen_text(app) and "Resume" not in screen_text(app)
+        assert "Stop" in screen_text(app) and "Resume" not in screen_text(app)
 
     drive(act, (100, 50))
 

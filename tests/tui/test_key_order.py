@@ -18,11 +18,11 @@ from textual.widgets import Input
 
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.key_order import KeyOrder
-from hetspec_tui.pickers import Choice, Choose, ChooseMany
+from hetspec_tui.picker import Choice, Choose, ChooseMany
 from hetspec_tui.screens.chat import ChatScreen
 from hetspec_tui.screens.help import HelpScreen
 from hetspec_tui.screens.presets import PresetsScreen
-from hetspec_tui.screens.registry import RegistryScreen
+from hetspec_tui.screens.runs import RunsScreen
 from hetspec_tui.widgets.composer import Composer
 from hetspec_tui.widgets.picker import Item, Picker
 from tests.tui.chats import chat, ended, session
@@ -157,7 +157,7 @@ def test_a_filter_that_is_opened_and_typed_in_one_burst_has_all_its_letters(runs
     async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: app.overview is not None)
         burst(app, ["2", "/", *"gamma", "enter"])
-        await until(pilot, lambda: isinstance(app.screen, RegistryScreen))
+        await until(pilot, lambda: isinstance(app.screen, RunsScreen))
         runs_line = app.screen.query(Input).first()
         await until(pilot, lambda: runs_line.value == "gamma" and not runs_line.has_focus)
         burst(app, ["3", "/", *"moe", "enter"])

@@ -10,15 +10,15 @@ import pytest
 from textual.pilot import Pilot
 
 from hetspec_tui.app import HetSpecApp
-from hetspec_tui.pickers import Choose, ChooseMany
-from hetspec_tui.screens.registry import RegistryScreen
+from hetspec_tui.picker import Choose, ChooseMany
+from hetspec_tui.screens.runs import RunsScreen
 from tests.fakes.run_folders import add_run
 from tests.tui.driving import screen_text, until
 from tests.tui.registries import keys_of, narrow, open_runs, type_filter
 
 
 def test_the_filter_acts_as_one_types_and_escape_brings_back_the_one_before(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         await pilot.press("slash", *"loss<2")
         await until(pilot, lambda: keys_of(screen) == ["run-a", "run-c"])
         await until(pilot, lambda: "2/4" in screen_text(app))
@@ -37,7 +37,7 @@ def test_the_filter_acts_as_one_types_and_escape_brings_back_the_one_before(runs
 
 
 def test_a_wrong_filter_is_said_and_the_last_list_stays(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         await type_filter(screen, pilot, "state:failed")
         await until(pilot, lambda: keys_of(screen) == ["run-b"])
         screen.line.value = "state:faild"
@@ -53,7 +53,7 @@ def test_a_wrong_filter_is_said_and_the_last_list_stays(runs: Path) -> None:
 
 
 def test_the_list_stays_while_a_name_is_typed_and_enter_takes_it_as_a_word(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: screen._vocabulary is not None)
         await pilot.press("slash", *"stat")
         await until(pilot, lambda: "state:" in screen_text(app) and screen._typed is None)
@@ -65,7 +65,7 @@ def test_the_list_stays_while_a_name_is_typed_and_enter_takes_it_as_a_word(runs:
 
 
 def test_the_filter_completes_its_words(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: screen._vocabulary is not None)
         await pilot.press("slash", *"tag:b")
         await until(pilot, lambda: bool(screen.line._suggestion))
@@ -77,7 +77,7 @@ def test_the_filter_completes_its_words(runs: Path) -> None:
 
 
 def test_another_screen_can_ask_for_a_filter(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         screen.receive({"query": "state:lost"})
         await until(pilot, lambda: keys_of(screen) == ["run-d"])
         assert screen.line.value == "state:lost"
@@ -86,7 +86,7 @@ def test_another_screen_can_ask_for_a_filter(runs: Path) -> None:
 
 
 def test_new_runs_and_states_appear_and_the_cursor_stays(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         await pilot.press("down")
         add_run(runs, "run-new", "queued", name="epsilon", created=time.time())
         await until(pilot, lambda: keys_of(screen)[0] == "run-new")
@@ -101,7 +101,7 @@ def test_new_runs_and_states_appear_and_the_cursor_stays(runs: Path) -> None:
 
 
 def test_any_column_metric_or_setting_can_be_the_order(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         for typed, order in (("loss", "bacd"), ("optimizer.lr", "cbad"), ("name", "abdc")):
             await pilot.press("s")
             await until(pilot, lambda: isinstance(app.screen, Choose))
@@ -120,26 +120,26 @@ def test_any_column_metric_or_setting_can_be_the_order(runs: Path) -> None:
 def test_columns_can_be_chosen_and_are_kept_with_order_filter_and_cursor(runs: Path) -> None:
     kept: dict[str, object] = {}
 
-    async def choose(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def choose(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         await pilot.press("w")
         await until(pilot, lambda: isinstance(app.screen, ChooseMany))
         await narrow(app, pilot, "optimizer.lr")
         await pilot.press("space")
         await narrow(app, pilot, "base")
         await pilot.press("space", "enter")
-        await until(pilot, lambda: "training.optimizer.lr" in screen.shown)
-        assert "base" not in screen.shown
-        screen.sort_by("name")
+        await until(pilot, lambda: "training.optimizer.lr" in screen.table.shown)
+        assert "base" not in screen.table.shown
+        screen.table.sort_by("name")
         await type_filter(screen, pilot, "loss>0")
         await until(pilot, lambda: len(keys_of(screen)) == 3)
         await pilot.press("enter", "down")
         kept.update(json.loads(json.dumps(screen.state())))
 
-    async def again(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def again(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         screen.restore(kept)
         await until(pilot, lambda: keys_of(screen) == ["run-a", "run-b", "run-c"])
         await until(pilot, lambda: screen.table.cursor_key == "run-b")
-        assert "training.optimizer.lr" in screen.shown
+        assert "training.optimizer.lr" in screen.table.shown
         assert screen.line.value == "loss>0"
         await until(pilot, lambda: "0.2" in screen_text(app))
 
@@ -152,18 +152,18 @@ def test_columns_can_be_chosen_and_are_kept_with_order_filter_and_cursor(runs: P
     [{"order": 3, "columns": "x", "filter": 1}, {"order": ["gone/metric", True]}, {"filter": "no_such_field>1"}, {}],
 )
 def test_a_state_of_another_version_does_no_harm(runs: Path, state: dict[str, object]) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         screen.restore(state)
         await until(pilot, lambda: not any(worker.group == "listing" for worker in screen.workers))
         assert len(keys_of(screen)) == 4
-        assert screen.order == ("created", True)
+        assert screen.table.order == ("created", True)
 
     open_runs(act)
 
 
 def test_a_filter_of_another_time_leaves_all_runs_and_says_what_is_wrong(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
-        fresh = RegistryScreen()
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
+        fresh = RunsScreen()
         await app.push_screen(fresh)
         fresh.restore({"filter": "no_such_field>1"})
         await until(pilot, lambda: len(keys_of(fresh)) == 4)

@@ -13,8 +13,8 @@ from textual.widgets import Button, Input
 
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.dialogs import Confirm, Prompt
-from hetspec_tui.pickers import Choose
-from hetspec_tui.screens.registry import RegistryScreen
+from hetspec_tui.picker import Choose
+from hetspec_tui.screens.runs import RunsScreen
 from hetspec_tui.widgets.chart import Chart
 from tests.fakes.run_folders import add_run
 from tests.fakes.specs import small_spec
@@ -23,7 +23,7 @@ from tests.tui.registries import keys_of, open_runs, stored
 
 
 def test_runs_are_listed_newest_first_with_their_true_states(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         assert keys_of(screen) == ["run-a", "run-b", "run-c", "run-d"]
         lines = screen_text(app).splitlines()
         rows = [next(line for line in lines if name in line) for name in ("alpha", "beta", "gamma", "delta")]
@@ -37,7 +37,7 @@ def test_runs_are_listed_newest_first_with_their_true_states(runs: Path) -> None
 
 @pytest.mark.parametrize("size", [(60, 16), (80, 24), (200, 60)])
 def test_it_is_usable_at_every_size(runs: Path, size: tuple[int, int]) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         await pilot.press("o")
         await until(pilot, lambda: len(screen.query_one(Chart).series) == 1)
         for name in ("#filter-bar", "#runs", "#curves"):
@@ -51,7 +51,7 @@ def test_it_is_usable_at_every_size(runs: Path, size: tuple[int, int]) -> None:
 
 
 def test_without_runs_it_says_what_to_press(home: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         assert "no runs yet" in screen_text(app)
         await pilot.press("enter", "space", "c", "t", "asterisk", "d", "equals_sign", "o", "e", "l")
         await until(pilot, lambda: "There are no runs to export" in toasts(app))
@@ -61,7 +61,7 @@ def test_without_runs_it_says_what_to_press(home: Path) -> None:
 
 
 def test_labels_are_put_on_all_marked_runs(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         await pilot.press("space", "down", "v", "asterisk")  # alpha to gamma
         await until(pilot, lambda: "3 runs have a star" in toasts(app))
         await pilot.press("t")
@@ -69,7 +69,7 @@ def test_labels_are_put_on_all_marked_runs(runs: Path) -> None:
         app.screen.query_one(Input).value = "+good -best"
         await pilot.press("enter")
         await until(pilot, lambda: "+good -best" in toasts(app))
-        await pilot.press("n")
+        await pilot.press("i")
         await until(pilot, lambda: isinstance(app.screen, Prompt))
         app.screen.query_one(Input).value = "all of them"
         await pilot.press("enter")
@@ -89,7 +89,7 @@ def test_labels_are_put_on_all_marked_runs(runs: Path) -> None:
 
 
 def test_a_word_that_is_no_tag_is_refused(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         await pilot.press("t")
         await until(pilot, lambda: isinstance(app.screen, Prompt))
         app.screen.query_one(Input).value = "a,b"
@@ -104,7 +104,7 @@ def test_deleting_says_what_goes_and_enter_alone_deletes_nothing(runs: Path) -> 
     child = small_spec("child").model_copy(update={"parents": ("run-b",)})
     add_run(runs, "run-e", "succeeded", spec=child, created=1.0)
 
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         await pilot.press("down", "d")
         await until(pilot, lambda: isinstance(app.screen, Confirm))
         text = screen_text(app)
@@ -131,7 +131,7 @@ def test_deleting_says_what_goes_and_enter_alone_deletes_nothing(runs: Path) -> 
 
 
 def test_a_run_at_work_is_not_deleted_and_the_reason_is_said(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         await pilot.press("ctrl+a", "d")
         await until(pilot, lambda: isinstance(app.screen, Confirm))
         await pilot.press("y")
@@ -143,7 +143,7 @@ def test_a_run_at_work_is_not_deleted_and_the_reason_is_said(runs: Path) -> None
 
 
 def test_stopping_asks_with_the_state_and_step(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         await pilot.press("x")
         await until(pilot, lambda: isinstance(app.screen, Confirm))
         assert "Stop alpha?" in screen_text(app)
@@ -151,6 +151,9 @@ def test_stopping_asks_with_the_state_and_step(runs: Path) -> None:
         await pilot.press("y")
         await until(pilot, lambda: "works on elsewhere.example" in toasts(app))
         await pilot.press("ctrl+k")
+        await until(pilot, lambda: isinstance(app.screen, Confirm))
+        assert "Kill alpha now?" in screen_text(app)
+        await pilot.press("y")
         await until(pilot, lambda: toasts(app).count("works on elsewhere.example") == 2)
         await pilot.press("down", "x")
         await until(pilot, lambda: "None of these is at work" in toasts(app))
@@ -159,12 +162,17 @@ def test_stopping_asks_with_the_state_and_step(runs: Path) -> None:
 
 
 def test_resume_and_retry_are_refused_with_their_reasons(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
-        await pilot.press("R")
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
+        async def ask(*keys: str) -> None:
+            await pilot.press(*keys)
+            await until(pilot, lambda: isinstance(app.screen, Confirm))
+            await pilot.press("y")
+
+        await ask("r")
         await until(pilot, lambda: "run-a is running already" in toasts(app))
-        await pilot.press("T")
+        await ask("R")
         await until(pilot, lambda: toasts(app).count("is running") >= 2)
-        await pilot.press("down", "down", "R")
+        await ask("down", "down", "r")
         await until(pilot, lambda: "has succeeded" in toasts(app))
 
     open_runs(act)
@@ -174,7 +182,7 @@ def test_resume_and_retry_are_refused_with_their_reasons(runs: Path) -> None:
 def test_the_list_or_the_marked_runs_are_written_to_a_file(runs: Path, tmp_path: Path, suffix: str) -> None:
     target = tmp_path / f"out.{suffix}"
 
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         for keys, count in (((), 4), (("space", "space"), 2)):
             await pilot.press(*keys, "e")
             await until(pilot, lambda: isinstance(app.screen, Prompt))
@@ -196,7 +204,7 @@ def test_the_list_or_the_marked_runs_are_written_to_a_file(runs: Path, tmp_path:
 
 
 def test_a_file_name_that_says_no_form_is_refused(runs: Path, tmp_path: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         await pilot.press("e")
         await until(pilot, lambda: isinstance(app.screen, Prompt))
         app.screen.query_one(Input).value = str(tmp_path / "out.xls")
@@ -207,7 +215,7 @@ def test_a_file_name_that_says_no_form_is_refused(runs: Path, tmp_path: Path) ->
 
 
 def test_ids_and_paths_are_copied(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         await pilot.press("c")
         assert app.clipboard == "run-a"
         await pilot.press("space", "space", "C")
@@ -220,7 +228,7 @@ def test_lineage_shows_the_family_of_a_run(runs: Path) -> None:
     child = small_spec("child").model_copy(update={"parents": ("run-c", "run-gone")})
     add_run(runs, "run-e", "succeeded", spec=child, created=time.time())
 
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         await pilot.press("l")
         await until(pilot, lambda: isinstance(app.screen, Choose))
         text = screen_text(app)
@@ -234,7 +242,7 @@ def test_lineage_shows_the_family_of_a_run(runs: Path) -> None:
 
 
 def test_curves_of_the_marked_runs_lie_over_each_other_with_their_signs_in_the_table(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         await pilot.press("space", "space", "space", "o")
         chart = screen.query_one(Chart)
         await until(pilot, lambda: [one.key for one in chart.series] == ["run-a", "run-b", "run-c"])
@@ -255,20 +263,20 @@ def test_curves_of_the_marked_runs_lie_over_each_other_with_their_signs_in_the_t
 
 
 def test_details_of_the_run_under_the_cursor(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         await pilot.press("down")
         await until(pilot, lambda: "the GPU is full" in screen_text(app))
         assert "halve it" in screen_text(app)
         await pilot.press("down")
         await until(pilot, lambda: "tree of 60" in screen_text(app))
-        await pilot.press("i")
+        await pilot.press("D")
         assert not screen.query_one("#details").display
 
     open_runs(act, (170, 40))
 
 
 def test_comparing_needs_two_and_opens_the_comparison(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         await pilot.press("equals_sign")
         assert "Mark at least two" in toasts(app)
         await pilot.press("space", "space", "equals_sign")
@@ -281,8 +289,8 @@ def test_comparing_needs_two_and_opens_the_comparison(runs: Path) -> None:
 def test_a_dashboard_that_only_looks_changes_nothing(runs: Path) -> None:
     before = {path: path.stat().st_size for path in (runs / "runs").rglob("*.jsonl")}
 
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
-        await pilot.press("asterisk", "a", "t", "n", "x", "d", "u", "R", "T", "ctrl+k")
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
+        await pilot.press("asterisk", "a", "t", "i", "x", "d", "u", "r", "R", "ctrl+k")
         assert app.screen is screen
         await pilot.press("c")
         assert app.clipboard == "run-a"
@@ -292,7 +300,7 @@ def test_a_dashboard_that_only_looks_changes_nothing(runs: Path) -> None:
 
 
 def test_enter_and_a_double_click_open_the_run(runs: Path) -> None:
-    async def act(app: HetSpecApp, screen: RegistryScreen, pilot: Pilot[None]) -> None:
+    async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
         asked: list[str] = []
         app._push = lambda target, word: _note(asked, word)  # type: ignore[method-assign]
         await pilot.press("down", "enter")

@@ -125,7 +125,7 @@ def test_other_runs_are_drawn_over_it_and_the_axis_changes() -> None:
         await pilot.press("enter")
         await until(pilot, lambda: [s.label for s in screen.curves.chart.series] == ["one", "two"])
         assert [s.key for s in screen.curves.chart.series] == [first, second]
-        await pilot.press("x")
+        await pilot.press("X")
         await until(pilot, lambda: screen.curves.chart.x_name == "tokens")
         assert max(screen.curves.chart.series[0].xs) == 19 * 8
         await pilot.press("o")

@@ -52,14 +52,14 @@ def test_stopping_asks_with_what_would_be_lost_and_enter_alone_stops_nothing() -
     run_id = make_run("precious", *points(8))
 
     async def act(screen: RunScreen, pilot: Pilot[None]) -> None:
-        await pilot.press("K")
+        await pilot.press("x")
         await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
         text = screen_text(pilot.app)
-        assert "Stop run precious?" in text and "step 7" in text and "has worked for" in text
+        assert "Stop precious?" in text and "step 7" in text and "running for" in text
         await pilot.press("enter")
         await until(pilot, lambda: pilot.app.screen is screen)
         assert screen.run is not None and screen.run.state == "running"
-        await pilot.press("K")
+        await pilot.press("x")
         await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
         await pilot.press("y")
         await until(pilot, lambda: "works on elsewhere" in toasts(screen.app), "the word of the service")  # type: ignore[arg-type]
@@ -79,19 +79,18 @@ def start_fake(deed: str, monkeypatch: pytest.MonkeyPatch) -> str:
         return run_id
 
 
-@pytest.mark.parametrize("key", ["K", "ctrl+k"])
+@pytest.mark.parametrize("key", ["x", "ctrl+k"])
 def test_a_real_run_is_stopped_from_its_screen(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = start_fake("wait", monkeypatch)
 
     async def act(screen: RunScreen, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: screen.run is not None and screen.run.state == "running", "running")
         await pilot.press(key)
-        if key == "K":
-            await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
-            await pilot.press("y")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("y")
         await until(pilot, lambda: screen.run is not None and screen.run.state == "cancelled", "cancelled")
-        assert screen.check_action("cancel", ()) is False
-        assert screen.check_action("resume", ()) is True
+        assert screen.check_action("run_command", ("cancel",)) is False
+        assert screen.check_action("run_command", ("resume",)) is True
         await until(pilot, lambda: "■ cancelled" in screen_text(pilot.app))
 
     show(run_id, act)
@@ -135,7 +134,7 @@ def test_tags_note_and_star_are_written_and_shown() -> None:
         await answer("i", "look again")
         await pilot.press("*")
         await until(pilot, lambda: screen.run is not None and screen.run.starred and screen.run.note == "look again")
-        await answer("t", "good")
+        await answer("t", "-[x]")
         await until(pilot, lambda: screen.run is not None and screen.run.tags == ("good",))
         assert "★" in screen_text(pilot.app)
 
@@ -164,8 +163,8 @@ def test_a_dashboard_that_only_looks_changes_nothing() -> None:
 
     async def act(screen: RunScreen, pilot: Pilot[None]) -> None:
         for action in ("cancel", "kill", "tag", "note", "star"):
-            assert screen.check_action(action, ()) is None
-        await pilot.press("K", "ctrl+k", "*")
+            assert screen.check_action("run_command", (action,)) is None
+        await pilot.press("x", "ctrl+k", "*")
         assert pilot.app.screen is screen
         with Workbench() as workbench:
             assert not Library(workbench).summary(run_id).starred
@@ -180,7 +179,7 @@ def test_a_run_that_is_deleted_while_it_is_open_is_said_to_be_gone() -> None:
         shutil.rmtree(Path(os.environ["HETSPEC_HOME"]) / "runs" / run_id)
         await until(pilot, lambda: screen.gone, "the end")
         assert "✖ deleted" in screen_text(pilot.app)
-        await pilot.press(*"1234567f", "f", "e", "K")
+        await pilot.press(*"1234567f", "f", "e", "x")
         await pilot.pause()
         await pilot.press("escape")
         assert pilot.app.screen is not screen
@@ -196,19 +195,21 @@ def test_a_run_that_was_never_there_is_said_to_be_gone() -> None:
     drive(inside)
 
 
-def test_a_failed_run_is_tried_again_as_a_new_run_that_is_shown() -> None:
+def test_a_failed_run_is_begun_anew_after_a_question_and_the_new_run_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     run_id = make_run("again", RunEnded(state="failed"))
+    monkeypatch.setattr(Workbench, "start", lambda self, new_id: None)
 
     async def act(screen: RunScreen, pilot: Pilot[None]) -> None:
-        screen.desk.change = fake_change  # type: ignore[method-assign]
         await pilot.press("R")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        assert "Begin again anew?" in screen_text(pilot.app)
+        await pilot.press("enter")
+        await until(pilot, lambda: pilot.app.screen is screen)
+        await pilot.press("R")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("y")
         await until(pilot, lambda: isinstance(pilot.app.screen, RunScreen) and pilot.app.screen is not screen)
-        assert pilot.app.screen.run_id == other  # type: ignore[attr-defined]
-
-    other = make_run("other")
-
-    async def fake_change(order: object) -> str:
-        return other  # no worker is started
+        assert pilot.app.screen.run_id != run_id  # type: ignore[attr-defined]
 
     show(run_id, act)
 
@@ -217,10 +218,10 @@ def test_how_one_looked_is_found_again() -> None:
     run_id = make_run("state", *points(5))
 
     async def act(screen: RunScreen, pilot: Pilot[None]) -> None:
-        await pilot.press("y", "s", "x", "6")
+        await pilot.press("y", "s", "X", "6")
         kept = screen.state()
         assert kept["pane"] == "events" and kept["curves"]["axis"] == "tokens"
-        await pilot.press("1", "x", "y")
+        await pilot.press("1", "X", "y")
         screen.restore({**kept, "odd": 1})
         assert screen.pane == "events" and screen.curves.chart.log_scale
         screen.restore({"pane": "nowhere", "curves": {"metrics": [1], "axis": 3, "chart": 7}})
@@ -233,7 +234,7 @@ def test_random_keys_break_nothing() -> None:
     run_id = make_run("monkey", *points(40), Result(kind="bench", data=BENCH))
     keys = random.Random(11)
     pressed = [
-        *"1234567fyxsM+-0[]jknNwm/!*(itoec",
+        *"1234567fyXsM+-0[]jknNwm/!*(itoec",
         *("left", "right", "shift+left", "up", "down", "pageup", "end", "home", "tab", "enter", "escape", "space"),
     ]
 

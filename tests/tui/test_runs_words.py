@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from hetspec_core.errors import RunError, UsageError
 from hetspec_core.service.pages import Vocabulary
-from hetspec_tui.registry.columns import DEFAULT, KNOWN, columns_of, value_cell
-from hetspec_tui.registry.orders import tags_of, to_each
-from hetspec_tui.registry.words import completed, hints
+from hetspec_tui.run_commands import tags_of, to_each
+from hetspec_tui.run_list.filter_words import completed, hints
+from hetspec_tui.run_list.runs_table import DEFAULT, KNOWN, columns_of, value_cell
 from hetspec_tui.widgets.cells import GUTTER, share_out
 
 WORDS = Vocabulary(

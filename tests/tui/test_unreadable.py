@@ -11,7 +11,7 @@ from hetspec_core.errors import HetSpecError
 from hetspec_core.service import Workbench
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.messages import OpenRun
-from hetspec_tui.screens.registry import RegistryScreen
+from hetspec_tui.screens.runs import RunsScreen
 from tests.fakes.specs import small_spec
 from tests.tui.driving import drive, until
 from tests.tui.registries import keys_of
@@ -30,7 +30,7 @@ def test_a_run_that_cannot_be_read_is_shown_and_ends_nothing(home: Path) -> None
         seen.extend(f"{one.kind}: {one.text}" for one in app.overview.concerns)
         await pilot.press("2")
         screen = app.screen
-        assert isinstance(screen, RegistryScreen)
+        assert isinstance(screen, RunsScreen)
         await until(pilot, lambda: screen.table.loaded and not screen.table.missing(), "the list")
         assert set(keys_of(screen)) == {good, paths.run_id}
         app.post_message(OpenRun(paths.run_id))

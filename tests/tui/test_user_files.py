@@ -114,7 +114,7 @@ def test_the_config_command_says_where_the_files_are_and_what_is_wrong_in_which_
         "dashboard.toml:2: first_page is one of dashboard, runs,",
         "dashboard.toml:4: there is no theme 'mine'",
         "keys.toml:4: no binding is called 'app.hepl'; did you mean 'app.help'?",
-        "keys.toml:2: x is the key of runs.cancel and of runs.sort in RegistryScreen",
+        "keys.toml:2: x is the key of runs.cancel and of runs.sort in RunsScreen",
         "mine.toml:2: secondary is a colour",
     ):
         assert said in wrong.stderr, said

@@ -24,7 +24,7 @@ from hetspec_core.service.chat import (
 from hetspec_core.service.traces import FORMATS, Trace, export, list_traces, load_trace
 from hetspec_tui.dialogs import Prompt
 from hetspec_tui.formatting import ago, safe
-from hetspec_tui.pickers import Choice, Choose, ChooseMany
+from hetspec_tui.picker import Choice, Choose, ChooseMany
 from hetspec_tui.screens.chat import setup as setups
 from hetspec_tui.screens.chat.playback import Playback
 from hetspec_tui.screens.chat.setup import CHECKPOINT, NONE, OTHER, SERVED, SERVER_KEYS, Setup

@@ -21,7 +21,7 @@ from hetspec_core.service.chat import (
     draft_choices,
 )
 from hetspec_core.service.launch import names
-from hetspec_tui.pickers import Choice
+from hetspec_tui.picker import Choice
 
 if TYPE_CHECKING:
     from hetspec_core.service import Workbench

@@ -20,7 +20,7 @@ from hetspec_core.service.traces import CALIBRATION_TREES, Trace, trace_folder
 from hetspec_tui.dialogs import Confirm
 from hetspec_tui.formatting import safe
 from hetspec_tui.page import Page
-from hetspec_tui.pickers import Choice, Choose
+from hetspec_tui.picker import Choice, Choose
 from hetspec_tui.screens.chat.setup import NEWEST, Setup
 from hetspec_tui.widgets.composer import Composer
 from hetspec_tui.widgets.transcript import TranscriptEntry

@@ -52,7 +52,9 @@ class TreePane(Vertical):
     BINDING_GROUP_TITLE = "Draft tree"
     ALLOW_MAXIMIZE = True
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("left", "move(-1)", "Step", id="tree.step-back", key_display="←→", tooltip="One verify step back"),
+        Binding(
+            "left", "move(-1)", "Step", id="tree.step-back", key_display="←→", tooltip="One verify step back, or on"
+        ),
         Binding("right", "move(1)", "Step on", id="tree.step-on", show=False, tooltip="One verify step on"),
         Binding("space", "pause", "Pause", id="tree.pause", tooltip="Stay at this step, or follow the newest"),
         Binding("p", "play", "Play", id="tree.play", tooltip="Play all verify steps"),

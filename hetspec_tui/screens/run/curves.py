@@ -44,7 +44,7 @@ class CurvesPane(Horizontal):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("x", "axis", "Axis", id="curves.axis", tooltip="x = step, tokens or wall time"),
+        Binding("X", "axis", "Axis", id="curves.axis", tooltip="x = step, tokens or wall time"),
         Binding("o", "overlay", "Overlay", id="curves.overlay", tooltip="Draw other runs over this one"),
         Binding("M", "metrics", "Metrics", id="curves.metrics", tooltip="Choose metrics"),
         Binding("space", "draw_metric", "Draw", id="curves.toggle", show=False),

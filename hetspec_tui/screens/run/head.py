@@ -10,13 +10,13 @@ from textual.content import Content
 from textual.widgets import Static
 
 from hetspec_tui.formatting import STATE_COLOURS, STATE_SIGNS, count, duration, number, safe
+from hetspec_tui.run_commands import AT_WORK
 
 if TYPE_CHECKING:
     from hetspec_core.service import RunSummary
 
 _SAMPLES_S = 60.0
 MUTED = "$foreground-muted"
-AT_WORK = frozenset({"starting", "running"})
 
 
 class RunHead(Static):

@@ -1,30 +1,30 @@
-"""One run: its screen looks at it ten times a second, draws what is new, and does with it what can be done.
-
-Panes hold what they show; this file knows when to bring it. It ends no run when it is closed.
-"""
+"""One run: its screen looks at it ten times a second and draws what is new. Closing it stops no run."""
 
 from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 from textual import on, work
-from textual.app import ComposeResult
+from textual.app import ComposeResult, SuspendNotSupported
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static, TabbedContent, TabPane
 
 from hetspec_core.errors import HetSpecError, NotFoundError
-from hetspec_core.service import Library, RunNews, RunReader, log_names
+from hetspec_core.service import Library, RunNews, RunReader, RunSummary, log_names, post_mortem
 from hetspec_core.service.report import list_files
+from hetspec_tui.dialogs import Details
 from hetspec_tui.formatting import safe
+from hetspec_tui.page import Page
+from hetspec_tui.run_commands import FINISHED, RESUMED, RunCommands, run_bindings
 from hetspec_tui.screens.run import texts
 from hetspec_tui.screens.run.curves import CurvesPane
-from hetspec_tui.screens.run.deeds import FINISHED, RunDeeds
 from hetspec_tui.screens.run.head import RunHead
 from hetspec_tui.screens.run.settings import SettingsView
 from hetspec_tui.screens.run.sources import FileSource
@@ -50,7 +50,7 @@ class ScrollableText(VerticalScroll):
     ALLOW_MAXIMIZE = True
 
 
-class RunScreen(RunDeeds):
+class RunScreen(Page):
     """The screen of a run.
 
     Args:
@@ -59,18 +59,12 @@ class RunScreen(RunDeeds):
 
     CSS_PATH = "run.tcss"
     CRUMB = "Run"
+    OWN_DIGITS = True
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("e", "post_mortem", "What went wrong", id="run.post-mortem"),
-        Binding("K", "cancel", "Cancel run", id="run.cancel", tooltip="Stop at the next safe point; asks first"),
-        Binding("r", "resume", "Resume", id="run.resume", tooltip="Go on from what is on disk"),
-        Binding("R", "retry", "Retry", id="run.retry", tooltip="A new run with the same spec"),
+        *run_bindings("run", "cancel", "resume", "retry", separator="-"),
         Binding("f", "maximize", "Full", id="run.maximize", tooltip="The pane on the whole screen, and back"),
-        Binding("ctrl+k", "kill", "Kill now", id="run.kill", show=False, tooltip="End all its processes at once"),
-        Binding("t", "tag", "Tag", id="run.tag"),
-        Binding("i", "note", "Note", id="run.note"),
-        Binding("asterisk", "star", "Star", id="run.star", show=False, key_display="*"),
-        Binding("c", "copy_id", "Copy id", id="run.copy-id", show=False),
-        Binding("C", "copy_path", "Copy path", id="run.copy-path", show=False),
+        *run_bindings("run", "tag", "note", hidden=("kill", "star", "archive", "copy_id", "copy_path"), separator="-"),
         Binding("O", "open_folder", "Open folder", id="run.open-folder", show=False, tooltip="In $EDITOR"),
         Binding("right_square_bracket", "log(1)", "Next log", id="run.next-log", show=False, key_display="]"),
         Binding("left_square_bracket", "log(-1)", "Log before", id="run.previous-log", show=False, key_display="["),
@@ -82,7 +76,13 @@ class RunScreen(RunDeeds):
     ]
 
     def __init__(self, run_id: str) -> None:
-        super().__init__(run_id)
+        super().__init__()
+        self.run_id = run_id
+        self.run: RunSummary | None = None
+        self.gone = False
+        self.commands = RunCommands(
+            self, lambda: (self.run_id,), one=lambda: None if self.gone else self.run, opens_new=True
+        )
         self._reader = RunReader(run_id)
         self._news: RunNews | None = None
         self._events = ListSource()
@@ -97,7 +97,7 @@ class RunScreen(RunDeeds):
 
     @property
     def crumb(self) -> str:
-        return self.title_of_run
+        return safe(self.run.name) or self.run_id if self.run else self.run_id
 
     def compose_page(self) -> ComposeResult:
         yield RunHead()
@@ -340,12 +340,53 @@ class RunScreen(RunDeeds):
         """Show the log in the user's pager."""
         if self._log:
             path = str(self._log_path(self._log))
-            self.outside([*shlex.split(os.environ.get("PAGER") or "less -R"), path], path)
+            self._run_outside([*shlex.split(os.environ.get("PAGER") or "less -R"), path], path)
+
+    # --- keys ---------------------------------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "run_command":
+            return self.commands.is_possible(str(parameters[0]))
+        if action == "post_mortem" and (self.run is None or self.gone or self.run.state not in RESUMED):
+            return False
         if action in ("log", "pager") and self.is_mounted and self.pane != "log":
             return False
         return super().check_action(action, parameters)
+
+    def action_run_command(self, name: str) -> None:
+        """Do something with this run."""
+        self.commands.start(name)
+
+    @work(group="post-mortem")
+    async def action_post_mortem(self) -> None:
+        """Show the error, the end of the log, and what is known about such failures."""
+        found = await self.ask(lambda workbench: post_mortem(workbench, self.run_id))
+        if found is not None:
+            text = "\n".join(safe(line) for line in found.to_text().split("\n"))
+            await self.app.push_screen(Details("What went wrong", text))
+
+    def action_open_folder(self) -> None:
+        """Open the folder in the user's editor; without one, copy its path."""
+        if self.run is None:
+            return
+        editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+        if editor:
+            self._run_outside([*shlex.split(editor), self.run.folder], self.run.folder)
+        else:
+            self.commands.start("copy_path")
+            self.notify("Set EDITOR to open it from here.", timeout=5)
+
+    def _run_outside(self, command: list[str], path: str) -> None:
+        """Run a program in the terminal while the dashboard waits; copy the path where that is not possible."""
+        try:
+            with self.app.suspend():
+                subprocess.run(command, check=False)
+        except SuspendNotSupported:
+            self.app.copy_to_clipboard(path)
+            self.notify(path, title="Copied", timeout=3, markup=False)
+        except OSError as error:
+            self.notify(f"{command[0]}: {error.strerror}", title="Not done", severity="error", markup=False)
+        self.refresh(layout=True)
 
     # --- kept for the next time ---------------------------------------------------------------------------------------
 

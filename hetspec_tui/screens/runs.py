@@ -1,6 +1,6 @@
-"""The history: all runs in one table, a filter as one types, any order, any columns, curves of several over each other.
+"""The history: all runs in one table, with a filter, any order, any columns, and curves of several runs in one chart.
 
-It asks the desk for ids first and for the rows in view then, so that it makes no difference how many runs there are.
+It asks the desk for all ids, and for the rows near the view, so its speed does not depend on the number of runs.
 """
 
 from __future__ import annotations
@@ -12,21 +12,26 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Horizontal
 from textual.content import Content
-from textual.events import DescendantBlur, DescendantFocus
+from textual.events import DescendantBlur, DescendantFocus, Resize
 from textual.widgets import Input, Static
 
 from hetspec_core.errors import HetSpecError, UsageError
-from hetspec_tui.formatting import safe
-from hetspec_tui.registry import columns as known
-from hetspec_tui.registry.run_actions import ACTIONS
-from hetspec_tui.registry.runs_order import RunsOrder
-from hetspec_tui.registry.words import FilterSuggester, Hints, hints
-from hetspec_tui.widgets.chart import Chart
+from hetspec_tui.formatting import number, safe
+from hetspec_tui.messages import OpenRun
+from hetspec_tui.page import Page
+from hetspec_tui.picker import Choice, Choose, ChooseMany
+from hetspec_tui.run_commands import RunCommands, run_bindings
+from hetspec_tui.run_list import runs_table as known
+from hetspec_tui.run_list.export_dialog import ask_file
+from hetspec_tui.run_list.filter_words import FilterSuggester, Hints, hints
+from hetspec_tui.run_list.run_side import RunSide
+from hetspec_tui.run_list.runs_table import NEWEST_FIRST, RunsTable
 from hetspec_tui.widgets.paged_table import PagedTable
 
 if TYPE_CHECKING:
+    from hetspec_core.service import Workbench
     from hetspec_core.service.pages import Listing, Vocabulary
 
 PLACEHOLDER = "state:running  tag:best  accept_length>2.5  any words"
@@ -34,28 +39,38 @@ DEBOUNCE_S = 0.12
 LOOK_S = 1.0
 """Seconds between looks at what is new; more when a look takes long (`LOOK_SHARE`)."""
 LOOK_SHARE = 60
+WIDE = 160
+"""Cells from which on the run under the cursor is shown beside the table without being asked for."""
 
 
-class RegistryScreen(RunsOrder):
+class RunsScreen(Page):
     """All runs."""
 
     CRUMB = "Runs"
-    CSS_PATH = "registry.tcss"
+    CSS_PATH = "runs.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("slash", "filter", "Filter", id="runs.filter", key_display="/"),
         Binding("s", "sort", "Sort", id="runs.sort"),
-        Binding("o", "overlay", "Curves", id="runs.overlay"),
-        *ACTIONS,
+        Binding("o", "overlay", "Curves", id="runs.overlay", tooltip="Curves of the chosen runs in one chart"),
+        *run_bindings(
+            "runs",
+            *("compare", "tag", "star", "cancel", "resume", "delete"),
+            hidden=("retry", "kill", "archive", "note", "restore", "lineage", "copy_id", "copy_path"),
+        ),
+        Binding("e", "export", "Export", show=False, id="runs.export"),
         Binding("S", "reverse", "Reverse order", show=False, id="runs.reverse"),
         Binding("w", "columns", "Columns", show=False, id="runs.columns"),
         Binding("m", "metric", "Metric of the curves", show=False, id="runs.metric"),
-        Binding("i", "details", "Details", show=False, id="runs.details"),
+        Binding("D", "details", "Details", show=False, id="runs.details"),
         Binding("A", "archived", "Archived too", show=False, id="runs.archived"),
         Binding("escape", "back_out", "Back", show=False, id="runs.back"),
     ]
 
     def __init__(self) -> None:
         super().__init__()
+        self.table = RunsTable(id="runs")
+        self.side = RunSide(self.table, id="side")
+        self.commands = RunCommands(self, lambda: self.table.chosen, unmark=self._unmark)
         self.filter = ""
         self.with_archived = False
         self.total = 0
@@ -63,6 +78,7 @@ class RegistryScreen(RunsOrder):
         self._typed: str | None = None
         self._wanted: str | None = None
         self._vocabulary: Vocabulary | None = None
+        self._details_asked: bool | None = None
         self._fetching = False
         self._looked = 0.0
         self._is_new = True
@@ -75,67 +91,74 @@ class RegistryScreen(RunsOrder):
             yield Static(id="count", markup=False)
         yield Static(id="hint", markup=False)
         with Horizontal(id="body"):
-            yield PagedTable(known.columns_of(self.shown), id="runs")
-            with Vertical(id="side"):
-                with VerticalScroll(id="details", can_focus=False):
-                    yield Static(id="run")
-                yield Chart(id="curves")
+            yield self.table
+            yield self.side
 
     def on_mount(self) -> None:
         self.table.focus()
-        self.show_columns()
+        self.table.show_columns()
         self.load()
         self.learn()
         self.set_interval(LOOK_S / 2, self.look_now_and_then)
+
+    def on_resize(self, event: Resize) -> None:
+        if self._details_asked is None:
+            self.set_class(event.size.width >= WIDE, "-details")
+            self.side.draw_details()
 
     # --- the parts ---------------------------------------------------------------------------------------------------
 
     @property
     def line(self) -> Input:
-        """Where the filter is typed."""
+        """The line of the filter."""
         return self.query_one("#filter", Input)
 
-    def order_changed(self) -> None:
-        self.load()
+    def _unmark(self, run_ids: tuple[str, ...]) -> None:
+        self.table.set_marks([key for key in self.table.marks if key not in run_ids])
 
-    async def columns_changed(self) -> None:
-        self.say_count()
-        await self.read(self.table.near())
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action == "run_command":
+            return self.commands.is_possible(str(parameters[0]))
+        return super().check_action(action, parameters)
+
+    def action_run_command(self, name: str) -> None:
+        """Do something with the marked runs, or with the one under the cursor."""
+        self.commands.start(name)
 
     # --- what is kept and what others ask for ------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         return {
             "filter": self.filter,
-            "order": list(self.order),
+            "order": list(self.table.order),
             "archived": self.with_archived,
-            "columns": list(self.shown),
+            "columns": list(self.table.shown),
             "run": self.table.cursor_key,
-            "metric": self.metric,
-            "curves": self.has_class("-curves"),
+            "metric": self.side.metric,
+            "curves": self.side.has_curves,
             "details": self._details_asked,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         match state.get("order"):
             case [str(key), bool(falls)]:
-                self.order = (key, falls)
+                self.table.order = (key, falls)
             case _:
                 pass
         columns = state.get("columns")
         if isinstance(columns, list) and columns and all(isinstance(key, str) for key in columns):
-            self.shown = tuple(dict.fromkeys(columns))
+            self.table.shown = tuple(dict.fromkeys(columns))
         if isinstance(state.get("filter"), str):
             self.put_filter(state["filter"])
         if isinstance(state.get("metric"), str):
-            self.metric = state["metric"]
+            self.side.metric = state["metric"]
         if isinstance(state.get("details"), bool):
             self._details_asked = state["details"]
             self.set_class(state["details"], "-details")
         self.with_archived = state.get("archived") is True
         self._wanted = state["run"] if isinstance(state.get("run"), str) else None
         self.set_class(state.get("curves") is True, "-curves")
-        self.show_columns()
+        self.table.show_columns()
         self.load()
 
     def receive(self, about: dict[str, Any]) -> None:
@@ -167,7 +190,7 @@ class RegistryScreen(RunsOrder):
             await asyncio.sleep(DEBOUNCE_S)
         else:
             text = self._typed  # what was being typed is not forgotten because a run has changed meanwhile
-        filter_, (key, falls), archived = self.filter if text is None else text, self.order, self.with_archived
+        filter_, (key, falls), archived = self.filter if text is None else text, self.table.order, self.with_archived
         words, sort = split_query(filter_), f"{key}:{'desc' if falls else 'asc'}"
         began = time.monotonic()
         sync = text is None and not self._is_new  # at first what is known already, at once
@@ -177,8 +200,8 @@ class RegistryScreen(RunsOrder):
             )
         except UsageError as error:
             if text is None and key not in known.KNOWN and repr(key) in error.message:
-                self.order = ("created", True)  # a metric that no run has any more
-                self.show_columns()
+                self.table.order = NEWEST_FIRST  # a metric that no run has any more
+                self.table.show_columns()
                 self.load()
                 return
             self._typed = None
@@ -222,10 +245,10 @@ class RegistryScreen(RunsOrder):
         await self.read(table.near())
         if not self.is_whole:
             return
-        if self.has_class("-curves"):
-            self.draw_curves()
+        if self.side.has_curves:
+            self.side.draw_curves()
         if self.has_class("-details"):
-            self.draw_details()
+            self.side.draw_details()
 
     @on(PagedTable.RowsWanted)
     def rows_wanted(self) -> None:
@@ -247,12 +270,12 @@ class RegistryScreen(RunsOrder):
 
         if not run_ids:
             return True
-        shown = self.shown
+        shown = self.table.shown
         names = known.further_names(shown)
         lines = await self.ask(lambda workbench: Pages(workbench).lines(run_ids, names))
         if lines is None:
             return False
-        if shown == self.shown:
+        if shown == self.table.shown:
             self.table.put_rows(run_ids, [known.row_of(line, shown) for line in lines])
         return True
 
@@ -290,8 +313,8 @@ class RegistryScreen(RunsOrder):
             listed = set(table.keys)
             hidden = sum(1 for key in table.marks if key not in listed)
             parts.append(f"{len(table.marks)} marked" + (f" ({hidden} not listed)" if hidden else ""))
-        key, falls = self.order
-        if key not in self.shown and self.order != ("created", True):  # newest first is what one expects
+        key, falls = self.table.order
+        if key not in self.table.shown and self.table.order != NEWEST_FIRST:  # newest first is what one expects
             parts.append(f"by {known.title_of(key).lower()} {'▼' if falls else '▲'}")
         if self.with_archived:
             parts.append("archived too")
@@ -371,7 +394,7 @@ class RegistryScreen(RunsOrder):
             self.load()
         elif self.table.marks:
             self.table.set_marks(())
-        elif self.has_class("-curves"):
+        elif self.side.has_curves:
             self.action_overlay()
         elif self.filter or self.line.value:
             self.put_filter("")
@@ -384,17 +407,109 @@ class RegistryScreen(RunsOrder):
 
     @on(PagedTable.Highlighted)
     def highlighted(self) -> None:
-        self.draw_details()
-        if self.has_class("-curves") and not self.table.marks:
-            self.draw_curves()
+        self.side.draw_details()
+        if self.side.has_curves and not self.table.marks:
+            self.side.draw_curves()
 
     @on(PagedTable.Marked)
     def marked(self) -> None:
         self.say_count()
-        if self.has_class("-curves"):
-            self.draw_curves()
+        if self.side.has_curves:
+            self.side.draw_curves()
 
     def action_archived(self) -> None:
         """Show archived runs too, or leave them out again."""
         self.with_archived = not self.with_archived
         self.load()
+
+    def action_overlay(self) -> None:
+        """Show the curves of the chosen runs over each other, or hide them."""
+        self.side.toggle_curves()
+
+    def action_metric(self) -> None:
+        """Choose the metric of the curves."""
+        self.side.choose_metric()
+
+    def action_details(self) -> None:
+        """Show the run under the cursor beside the table, or hide it."""
+        self._details_asked = not self.has_class("-details")
+        self.set_class(self._details_asked, "-details")
+        self.side.draw_details()
+
+    @on(PagedTable.Selected)
+    def open_run(self, event: PagedTable.Selected) -> None:
+        """Open the run that was chosen."""
+        self.post_message(OpenRun(event.key))
+
+    # --- order and columns -------------------------------------------------------------------------------------------
+
+    async def vocabulary(self) -> Vocabulary | None:
+        """The names that runs have values under now."""
+        from hetspec_core.service.pages import Pages
+
+        return await self.ask(lambda workbench: Pages(workbench).vocabulary())
+
+    async def _all_keys(self) -> list[str]:
+        """Every column there can be: those shown, the other known ones, metrics, settings."""
+        words = await self.vocabulary()
+        further = [*words.metrics, *words.settings] if words is not None else []
+        return list(dict.fromkeys([*self.table.shown, *known.KNOWN, *further]))
+
+    @on(RunsTable.Reordered)
+    def reordered(self) -> None:
+        self.load()
+
+    def action_reverse(self) -> None:
+        """Reverse the order."""
+        self.table.sort_by(self.table.order[0])
+
+    @work(group="dialog", exclusive=True)
+    async def action_sort(self) -> None:
+        """Choose what the runs are ordered by."""
+        present, falls = self.table.order
+        choices = []
+        for key in [key for key in await self._all_keys() if known.is_sortable(key)]:
+            title = known.title_of(key)
+            about = f"{'▼' if falls else '▲'} now; again turns it round" if key == present else ""
+            choices.append(Choice(key, title, about or (key if title.lower() != key else "")))
+        key = await self.app.push_screen_wait(Choose("Order by", choices, present))
+        if key is not None:
+            self.table.sort_by(key)
+
+    @work(group="dialog", exclusive=True)
+    async def action_columns(self) -> None:
+        """Choose the columns and their order."""
+        choices = [Choice(key, known.title_of(key), key) for key in await self._all_keys()]
+        chosen = await self.app.push_screen_wait(ChooseMany("Columns", choices, self.table.shown))
+        if chosen:
+            self.table.show_columns(tuple(chosen))
+            self.say_count()
+            await self.read(self.table.near())
+
+    # --- export ------------------------------------------------------------------------------------------------------
+
+    @work(group="dialog", exclusive=True)
+    async def action_export(self) -> None:
+        """Write the marked runs, or all of the list, with everything they measured into a file."""
+        from hetspec_core.service.export import runs_text, write_text
+        from hetspec_core.service.pages import Pages
+
+        run_ids = self.table.chosen if len(self.table.chosen) > 1 else tuple(self.table.keys)
+        if not run_ids:
+            self.notify("There are no runs to export.", severity="warning", timeout=3, markup=False)
+            return
+        chosen = await ask_file(self, f"{len(run_ids):,} run{'s' if len(run_ids) != 1 else ''}", "runs.csv")
+        if chosen is None:
+            return
+        path, form = chosen
+
+        def write(workbench: Workbench) -> int:
+            pages = Pages(workbench)
+            runs = [line.summary for line in pages.lines(run_ids)]
+            figures = [pages.library.figures(run.run_id) for run in runs]
+            write_text(path, runs_text(runs, figures, form, number))
+            return len(runs)
+
+        written = await self.ask(write)  # a file of the user's, not a run: allowed where the dashboard is read-only
+        if written is not None:
+            self.notify(f"{written:,} run{'s' if written != 1 else ''} written to {path}", markup=False)

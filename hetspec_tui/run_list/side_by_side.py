@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hetspec_tui.formatting import ago, count, duration, number
-from hetspec_tui.registry.columns import state_cell, took_s
+from hetspec_tui.run_list.runs_table import state_cell, took_s
 from hetspec_tui.widgets.cells import Cell, Row
 
 if TYPE_CHECKING:

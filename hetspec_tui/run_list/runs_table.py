@@ -1,13 +1,17 @@
-"""The columns that a list of runs can have, and how each says what a run is. Any metric or setting can be one too."""
+"""The table of runs: its columns, and how each shows a run; its order. Any metric or setting can be a column too."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from textual import on
 
 from hetspec_tui.formatting import STATE_SIGNS, ago, count, duration, number
 from hetspec_tui.widgets.cells import Cell, Column, Row, Tone
+from hetspec_tui.widgets.paged_table import PagedTable, TableMessage
 
 if TYPE_CHECKING:
     from hetspec_core.service import RunSummary
@@ -24,11 +28,12 @@ STATE_TONES: dict[str, Tone] = {
     "unreadable": "error",
 }
 
+NEWEST_FIRST = ("created", True)
 DEFAULT = (
     *("state", "name", "stage", "progress", "accept_length", "speedup", "took", "age"),
     *("tag", "base", "draft", "algorithm", "id"),
 )
-"""Columns that are shown until somebody chooses others: what matters most fits into 80 cells."""
+"""Columns that are shown until others are chosen: the most important ones fit into 80 cells."""
 
 _TEXTS_FROM_A = frozenset(
     {"state", "stage", "name", "recipe", "base", "draft", "algorithm", "note", "task", "id", "error", "hash"}
@@ -154,7 +159,7 @@ def took_s(run: RunSummary) -> float | None:
     if run.started is None:
         return None
     if run.ended is None and run.state not in ("starting", "running"):
-        return None  # it was lost, or waits for its next attempt: nobody knows when it stopped
+        return None  # it was lost, or waits for its next attempt: when it stopped is not known
     return (run.ended or time.time()) - run.started
 
 
@@ -176,3 +181,38 @@ def times(value: float | None) -> str:
 def _short(key: str) -> str:
     last = key.replace("/", ".").rsplit(".", 1)[-1]
     return last if len(last) >= 3 else key
+
+
+class RunsTable(PagedTable):
+    """A table of runs whose order and columns are chosen.
+
+    Attributes:
+        order: key of a column, metric or setting, and whether the largest comes first.
+        shown: keys of the columns.
+    """
+
+    @dataclass
+    class Reordered(TableMessage):
+        """Another order was chosen: the owner reads the ids again."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(columns_of(DEFAULT), id=id)
+        self.order = NEWEST_FIRST
+        self.shown: tuple[str, ...] = DEFAULT
+
+    def show_columns(self, shown: tuple[str, ...] | None = None, order: tuple[str, bool] | None = None) -> None:
+        """Draw the columns, after a change of which they are or of the order."""
+        self.shown, self.order = shown or self.shown, order or self.order
+        self.set_columns(columns_of(self.shown), self.order)
+
+    def sort_by(self, key: str) -> None:
+        """Order by a column; by the same one again reverses the order."""
+        if not is_sortable(key):
+            self.notify(f"{title_of(key)} have no order.", severity="warning", timeout=3, markup=False)
+            return
+        self.show_columns(order=(key, not self.order[1]) if key == self.order[0] else (key, falls_first(key)))
+        self.post_message(self.Reordered(self))
+
+    @on(PagedTable.HeadingClicked)
+    def _heading_clicked(self, event: PagedTable.HeadingClicked) -> None:
+        self.sort_by(event.column)

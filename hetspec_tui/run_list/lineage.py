@@ -1,11 +1,11 @@
-"""The family of a run as the lines of a tree: what it stands on above it, what stands on it below. No widgets."""
+"""The family of a run as the lines of a tree: its ancestors above it, its descendants below it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from hetspec_tui.formatting import STATE_SIGNS
-from hetspec_tui.pickers import Choice
+from hetspec_tui.picker import Choice
 
 if TYPE_CHECKING:
     from hetspec_core.service import Relative
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 def family(up: Relative, down: Relative) -> list[Choice]:
     """The lines from the farthest ancestor to the farthest descendant; the run itself has the sign ◆.
 
-    Keys are run ids; one that is there twice has a number behind it, as `ID#2`, and one that is not there any more has
-    a ! before it.
+    Keys are run ids; the second occurrence of one is `ID#2`, and that of a run that was deleted begins with a !.
     """
     lines: list[tuple[str, str, Relative]] = []
     _ancestors(up.relatives, 0, lines)
@@ -28,7 +27,8 @@ def family(up: Relative, down: Relative) -> list[Choice]:
         nth = counts[one.run_id]
         key = one.run_id if nth == 1 else f"{one.run_id}#{nth}"
         key = key if one.summary else f"!{key}"
-        choices.append(Choice(key, f"{indent}{sign}{_name(one)}", _about(one)))
+        name = (one.summary.name if one.summary else "") or one.run_id
+        choices.append(Choice(key, f"{indent}{sign}{name}", _about(one)))
     return choices
 
 
@@ -43,10 +43,6 @@ def _descendants(relatives: tuple[Relative, ...], indent: str, lines: list[tuple
         last = number == len(relatives) - 1
         lines.append((indent, "└─ " if last else "├─ ", one))
         _descendants(one.relatives, indent + ("   " if last else "│  "), lines)
-
-
-def _name(one: Relative) -> str:
-    return (one.summary.name if one.summary else "") or one.run_id
 
 
 def _about(one: Relative) -> str:
