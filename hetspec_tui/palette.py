@@ -77,7 +77,7 @@ class ActionCommands(_Listed):
         return list(found.values())
 
 
-class RunCommands(Provider):
+class FindRuns(Provider):
     """Open a run by its name, id, tag or note."""
 
     async def search(self, query: str) -> Hits:
@@ -163,7 +163,7 @@ class Palette(CommandPalette):
         return any(not worker.is_finished for worker in own)
 
 
-PROVIDERS = (PageCommands, ActionCommands, RunCommands, PresetCommands, ThemeCommands)
+PROVIDERS = (PageCommands, ActionCommands, FindRuns, PresetCommands, ThemeCommands)
 
 
 def _highlighted(matcher: Matcher, text: str) -> Content:
