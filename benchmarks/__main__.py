@@ -1,6 +1,7 @@
 """`python -m benchmarks [NAME ...]`: run the benchmarks, each in a process of its own, after the machine's facts.
 
-A benchmark is a module of this package that prints its figures when it is run as `python -m benchmarks.NAME`.
+A benchmark is a module of this package that prints its figures when it is run as `python -m benchmarks.NAME`. The
+checks with a real SGLang are in `benchmarks.sglang`; they have arguments of their own.
 """
 
 from __future__ import annotations
@@ -15,10 +16,8 @@ from benchmarks import machine
 from hetspec_core.process import python_command, python_environment
 
 FOLDER = Path(__file__).parent
-NO_BENCHMARKS = {"__init__", "__main__", "loop_watch", "machine"} | {
-    f"sglang_{part}" for part in ("drafts", "exchanges", "frontend", "matrix", "references")
-}
-BY_NAME_ONLY = {"draft_defaults", "draft_kinds", "sglang_check"}  # hours on two cores, or a GPU
+NO_BENCHMARKS = {"__init__", "__main__", "loop_watch", "machine"}
+BY_NAME_ONLY = {"draft_defaults", "draft_kinds"}  # hours on two cores
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""What the hooks of the tree plugin take of one verify step, without SGLang: the real hooks on tensors of its shapes.
+"""The time that the hooks of the tree plugin take of a verify step, without SGLang: on tensors of SGLang's shapes.
 
     python -m benchmarks.tree_plugin [--tree 6/10/59] [--device cuda]
 
@@ -51,7 +51,7 @@ def hook_costs(device: torch.device, tree: TreeSpec, repeats: int = 400) -> dict
         publisher = Publisher(str(Path(folder) / "trees"))
         hooks = TreeHooks(lambda: publisher)
         found: dict[str, Any] = {"captured copy, device": _captured_copy(step, hooks, repeats)}
-        found["nobody looks, serving thread"] = _per_call(lambda: step.told_to(hooks), repeats)
+        found["no viewer, serving thread"] = _per_call(lambda: step.told_to(hooks), repeats)
         feed = TreeFeed(str(Path(folder) / "trees"))
         if not feed.open():
             raise RuntimeError("the publisher does not answer")

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Check HetSpec against SGLang on a GPU machine without network; see benchmarks/sglang_check.py for what is checked.
+# Check HetSpec against SGLang on a GPU machine without network; see benchmarks/sglang/check.py for what is checked.
 #
-#   OUT=DIR scripts/gpu_sglang_check.sh [options of benchmarks.sglang_check]
-#   OUT=DIR PART=commands scripts/gpu_sglang_check.sh [options of benchmarks.sglang_commands]
+#   OUT=DIR scripts/gpu_sglang_check.sh [options of benchmarks.sglang.check]
+#   OUT=DIR PART=commands scripts/gpu_sglang_check.sh [options of benchmarks.sglang.commands]
 #   OUT=DIR PART=none scripts/gpu_sglang_check.sh         unpack only, so that two can run at once then
 #
 # Needs Python 3.12 with torch and transformers, and in the checkout (or where the variables say):
@@ -50,5 +50,5 @@ export PYTHONPATH=$SITE:$PWD HETSPEC_HOME=${HETSPEC_HOME:-/tmp/hetspec-home} PYT
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false
 draft=$(mktemp -d)
 cp "$EXTRA/config.json" "$EXTRA/model.safetensors" "$draft"
-python3 -m "benchmarks.sglang_${PART:-check}" --out "$OUT" --sglang "$SGLANG" --draft "$draft" \
+python3 -m "benchmarks.sglang.${PART:-check}" --out "$OUT" --sglang "$SGLANG" --draft "$draft" \
   --prompts "$EXTRA/mt_bench.jsonl" "$@"

@@ -1,6 +1,6 @@
 """A server that answers as one of SGLang was recorded to answer; a copy of it is `sglang.launch_server` of a fake site.
 
-`SGLANG_RECORDING` names the recording (made by `benchmarks/sglang_exchanges.py`), `SGLANG_ROW` the server in it that is
+`SGLANG_RECORDING` names the recording (made by `benchmarks/sglang/exchanges.py`), `SGLANG_ROW` the server in it that is
 played, and `SGLANG_TWIST` what goes wrong: `slow` (not ready for a second), `die` and `cut` (in the middle of an
 answer), `malformed` (a line in the middle is no JSON), `other_model`, `old`. Standard library only.
 """

@@ -2,7 +2,7 @@
 
 A file says where its exchanges are from, all of SGLang 0.5.17: `exchanges-0.5.17-h200.jsonl.gz` of three servers on an
 H200 (bfloat16, CUDA graphs), recorded by `scripts/gpu_sglang_check.sh`; `exchanges-0.5.17-cpu.jsonl.gz` of two on a
-processor (float32, with a stand-in for SGLang's kernels), recorded by `benchmarks/sglang_exchanges.py`.
+processor (float32, with a stand-in for SGLang's kernels), recorded by `benchmarks/sglang/exchanges.py`.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ COMES_FROM_ELSEWHERE = {
     "hetspec_tui/editor.py:edit": "the user's editor",
     "hetspec_tui/screens/run/deeds.py:outside": "the user's editor or pager",
     "hetspec_tui/serve.py:_open_app_process": "the command that `serve` makes",
-    "benchmarks/sglang_commands.py:_start": "COMMAND and python_command of the callers",
+    "benchmarks/sglang/commands.py:_start": "COMMAND and python_command of the callers",
 }
 """Starts whose command is made in another function; a list that begins with an interpreter is checked where it is."""
 

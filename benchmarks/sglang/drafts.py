@@ -1,6 +1,6 @@
-"""Drafts for checking SGLang without training any: a Llama draft dressed as Qwen3, as a mixture, and as latent.
+"""Drafts for the check without any training: a Llama draft rewritten as Qwen3, as a mixture of experts, and as latent.
 
-They draft worse than the original; what counts is that HetSpec's decoding and SGLang's compute the same with them.
+They draft worse than the original. The check needs only that HetSpec's decoding and SGLang's compute the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def as_qwen3(source: Path, target: Path) -> None:
 
 
 def as_mixture(source: Path, target: Path) -> None:
-    """Write the draft with its MLP as every expert of a mixture, an expert that computes nothing, and a shared one."""
+    """Write the draft as a mixture: its MLP as every expert, a zero-compute expert, and a shared one."""
     as_qwen3(source, target)
     files = DraftFiles(target)
     config, tensors = dict(files.config), {name: tensor.float() for name, tensor in files.tensors.items()}
@@ -55,10 +55,10 @@ def as_mixture(source: Path, target: Path) -> None:
 
 
 def as_latent(source: Path, target: Path, *, recurrences: int = 2) -> None:
-    """Write the draft as one that goes over every token `recurrences` times, its latent weighing a little.
+    """Write the draft as a latent draft of `recurrences` passes per token, in which the latent has a small weight.
 
-    What it reads is the original's fusion in each recurrence, and a tenth of the latent from the second on; so it
-    drafts about as well, and every pass counts.
+    Each recurrence reads the fusion of the original, and from the second on a tenth of the latent. So it drafts about
+    as well as the original, and every pass has an effect.
     """
     files = DraftFiles(source)
     config, tensors = dict(files.config), {name: tensor.float() for name, tensor in files.tensors.items()}

@@ -1,9 +1,8 @@
 """Raw requests and answers of servers of SGLang, recorded as test data for a machine without a GPU.
 
-    python -m benchmarks.sglang_exchanges FILE.jsonl.gz NAME=PORT [NAME=PORT ...] --prompts FILE
+    python -m benchmarks.sglang.exchanges FILE.jsonl.gz NAME=PORT [NAME=PORT ...] --prompts FILE
 
-records running servers of this machine, whose directories of models are not kept; `sglang_check` records those that it
-starts.
+records running servers of this machine, without the paths of their models; `check` records the servers that it starts.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sglang_matrix import Check, Row, ready_rows
+from benchmarks.sglang.rows import Check, Row, ready_rows
 from hetspec_core.config import resolve
 from hetspec_core.files import write_atomic
 

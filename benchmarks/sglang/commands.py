@@ -1,11 +1,11 @@
-"""HetSpec's commands with SGLang behind them, as a user types them: serve, bench, chat, tune, engine.
+"""Run HetSpec's commands with SGLang as a user types them: serve, bench, chat, tune, engine.
 
-    python -m benchmarks.sglang_commands --out DIR --sglang DIR_OF_BUNDLE --draft DIR --prompts FILE
+    python -m benchmarks.sglang.commands --out DIR --sglang DIR_OF_BUNDLE --draft DIR --prompts FILE
         [--mtbench-script bench_sglang_eagle.py] [--only served,engine] [--budget-s 300]
 
-It is the second half of `scripts/gpu_sglang_check.sh`. What each command printed, and how long it took, is kept in
-`commands.json`. SGLang's MT-Bench script (`benchmark/mtbench/bench_sglang_eagle.py` of its repository) is run as it is,
-on the server that `bench --url` measured before it with the same prompts; their figures are put side by side.
+`scripts/gpu_sglang_check.sh` runs it with PART=commands. `commands.json` gets the output and the time of each command.
+SGLang's MT-Bench script (`benchmark/mtbench/bench_sglang_eagle.py` of its repository) runs unchanged at the server that
+`bench --url` measured with the same prompts; their figures are put side by side.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 import tomli_w
 
-from benchmarks.sglang_check import BUNDLE, FLAGS, RECIPE
+from benchmarks.sglang.check import BUNDLE, FLAGS, RECIPE
 from hetspec_core.engine.data import chat_families
 from hetspec_core.files import write_atomic
 from hetspec_core.process import python_command, python_environment
@@ -34,7 +34,7 @@ PARTS = ("served", "chat", "bench", "engine", "tune")
 _KEPT = 6000
 _QUESTIONS = 4  # of MT-Bench, two turns each, up to 2,048 tokens as the script has it
 _APART = ("--disable-radix-cache", "--context-length", "8192")
-"""Else the second turn of the script finds the first one's states, made by verification, and bench does not."""
+"""Without these, the script's second turn reuses the states of the first from the cache, and bench does not."""
 
 
 def main() -> int:
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 class Commands:
-    """The commands in order, and what came of them."""
+    """The commands in order, and their results."""
 
     def __init__(self, options: argparse.Namespace, settings: Path) -> None:
         self.options, self.settings = options, settings
@@ -68,7 +68,7 @@ class Commands:
         self.found: dict[str, Any] = {}
 
     def go(self) -> None:
-        """All parts that were asked for."""
+        """Run all parts that were asked for."""
         options = self.options
         self.pair = [RECIPE, "--draft", str(options.draft), "--file", str(self.settings)]
         self.prompts = ["--prompts", f"{options.prompts}:6", "--first-turn-only", "--max-new-tokens", "128"]
@@ -78,7 +78,7 @@ class Commands:
         self.run("runs", ["runs", "list"], 20)
 
     def _served(self) -> None:
-        """A server, and what is done at its URL."""
+        """A server, and commands at its URL."""
         self.run("doctor", ["doctor"], 40)
         url = self._serve([*self.pair, "--tree", "5/4/7", "--gpus", "1", "--", *_APART])
         if url:

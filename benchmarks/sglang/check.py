@@ -1,11 +1,10 @@
-"""SGLang on a GPU, in one go: servers, engine and built-in decoding over one matrix of drafts and trees.
+"""Check SGLang on a GPU in one run: servers, offline engine and built-in decoding over one matrix of drafts and trees.
 
-    python -m benchmarks.sglang_check --out DIR --sglang DIR_OF_BUNDLE [--draft DIR] [--prompts FILE] [--questions 10]
+    python -m benchmarks.sglang.check --out DIR --sglang DIR_OF_BUNDLE [--draft DIR] [--prompts FILE] [--questions 10]
 
-Everything of a server but its answers goes through HetSpec's own backend. A row that fails is noted and the rest goes
-on; the report is written anew after every row: `report.json`, the servers' logs, `exchanges.jsonl.gz` (requests, and
-every line of the answers with its time), `trees.jsonl` (records of the tree plugin). Called by
-`scripts/gpu_sglang_check.sh`.
+Servers are started by HetSpec's own backend. A row that fails is reported, and the others go on. The report is written
+again after every row: `report.json`, the logs of the servers, `exchanges.jsonl.gz` (requests, and every line of the
+answers with its time), `trees.jsonl` (records of the tree plugin). `scripts/gpu_sglang_check.sh` runs it.
 """
 
 from __future__ import annotations
@@ -25,11 +24,10 @@ from typing import Any
 import torch
 
 from benchmarks import machine
-from benchmarks.sglang_drafts import as_latent, as_mixture, as_qwen3
-from benchmarks.sglang_exchanges import record_exchanges
-from benchmarks.sglang_matrix import ANSWERS, DEVICE, Check, Row, alone, ask, figures_of, ready_rows, short
-from benchmarks.sglang_overhead import measure_overhead
-from benchmarks.sglang_references import compare_answers, measure_builtin, measure_engine
+from benchmarks.sglang.comparisons import compare_answers, measure_builtin, measure_engine, measure_overhead
+from benchmarks.sglang.drafts import as_latent, as_mixture, as_qwen3
+from benchmarks.sglang.exchanges import record_exchanges
+from benchmarks.sglang.rows import ANSWERS, DEVICE, Check, Row, alone, ask, figures_of, ready_rows, short
 from benchmarks.tree_plugin import hook_costs
 from hetspec_core.config import resolve
 from hetspec_core.engine.data.chat import ChatTemplate
@@ -62,7 +60,7 @@ FLAGS = (
 
 
 EAGER = ("--disable-cuda-graph",)
-"""In float32 texts are compared, not speeds; the graphs of a tree take minutes to capture there."""
+"""In float32, texts are compared and not speeds; capturing the graphs of a tree takes minutes there."""
 
 
 def main() -> int:
@@ -101,19 +99,19 @@ def main() -> int:
         if unknown := [name for name in wanted if name not in {row.name for row in rows}]:
             raise SystemExit(f"--only: no row {unknown[0]!r}; there are {', '.join(row.name for row in rows)}")
         rows = [row for row in rows if row.name in wanted]
-    begun = 0 if wanted else 4  # the others find the kernels that these have compiled; float32 takes longest
+    begun = 0 if wanted else 4  # these compile the kernels for the others; float32 takes longest
     try:
         builtin = threading.Thread(target=lambda: measure_builtin(check, spec.base, drafts), daemon=True)
         _start(check, pool, rows[:begun], drafts)
         if check.options.builtin:
             builtin.start()
         _wait(check, rows[: begun // 2])
-        with alone(rows[: begun // 2]):  # who waits for a request keeps a core busy
+        with alone(rows[: begun // 2]):  # an idle server keeps a core busy
             _start(check, pool, rows[begun:], drafts)
             _wait(check, rows[begun // 2 :])
         if check.options.builtin:
             builtin.join(timeout=max(1.0, check.left_s() - 120))
-        check.attempt("exchanges", lambda: record_exchanges(check, rows))  # two seconds, and tests live on them
+        check.attempt("exchanges", lambda: record_exchanges(check, rows))  # takes two seconds; tests replay them
         _measure(check, rows, tokenizer)
         check.attempt("frontend", lambda: _frontend(check, rows), 15)
         check.attempt("hooks", lambda: hook_costs(DEVICE, TreeSpec.parse("6/10/59")), 15)
@@ -169,9 +167,9 @@ def _pool(check: Check, base: Any, folder: Path) -> ServerPool:
 
 
 def _start(check: Check, pool: ServerPool, rows: list[Row], drafts: dict[str, Path]) -> None:
-    """Start these servers at once, on the GPUs in turn.
+    """Start these servers together, on the GPUs in turn.
 
-    The main thread does, because the kernel ends them with the thread that did.
+    The main thread starts them, because the kernel ends a server with the thread that started it.
     """
     gpus = max(1, torch.cuda.device_count())
     for number, row in enumerate(rows):
@@ -232,7 +230,7 @@ def _measure_row(check: Check, row: Row) -> dict[str, Any]:
 
 
 def _look_at_trees(check: Check, row: Row, tokenizer: Any) -> dict[str, Any]:
-    """Hold the plugin's records against the answers they belong to."""
+    """Compare the records of the plugin with the answers."""
     feed = TreeFeed(row.socket)
     if not feed.open():
         raise RuntimeError("the plugin's socket does not answer")
@@ -249,7 +247,7 @@ def _look_at_trees(check: Check, row: Row, tokenizer: Any) -> dict[str, Any]:
             tree_step(record, 0, committed_tokens(record), lambda token: tokenizer.decode([token]))
             new = committed_tokens(record)
             if position >= len(answer["tokens"]):
-                after += 1  # SGLang begins a step before it sees that the answer is over
+                after += 1  # SGLang begins a step before it detects the end of the answer
                 continue
             wrong += answer["tokens"][position : position + len(new)] != new[: len(answer["tokens"]) - position]
             unlikely += any(record["base_ranks"][node] != 0 for node in record["path"])
@@ -272,12 +270,12 @@ def _look_at_trees(check: Check, row: Row, tokenizer: Any) -> dict[str, Any]:
 
 
 def _frontend(check: Check, rows: list[Row]) -> dict[str, Any]:
-    """The same prompts through SGLang's own frontend, counted as its MT-Bench script counts."""
+    """The same prompts by SGLang's own frontend, counted as its MT-Bench script counts."""
     row = {each.name: each for each in ready_rows(rows)}["llama 5/4/7"]
     assert row.server is not None
     texts, result = check.out / "work" / "texts.json", check.out / "work" / "frontend.json"
     texts.write_text(json.dumps(check.texts))
-    script = Path(__file__).with_name("sglang_frontend.py")
+    script = Path(__file__).with_name("frontend.py")
     command = [interpreter(SGLangSpec()), "-P", str(script), row.server.launch.url, str(texts), str(result)]
     environment = {**os.environ, **BUNDLE, "PYTHONPATH": check.options.sglang}
     done = subprocess.run(
@@ -298,7 +296,7 @@ def _frontend(check: Check, rows: list[Row]) -> dict[str, Any]:
 
 
 def _left_behind() -> dict[str, Any]:
-    """Whether anything of the servers still runs."""
+    """Whether a process of the servers still runs."""
     import psutil
 
     left = [process.cmdline()[:4] for process in psutil.Process().children(recursive=True)]
@@ -307,7 +305,7 @@ def _left_behind() -> dict[str, Any]:
 
 
 def _pack_logs(check: Check) -> None:
-    """One compressed file of all logs, and nothing of the work folder: few files are kept."""
+    """Write all logs to one compressed file, and remove the work folder."""
     with gzip.open(check.out / "logs.txt.gz", "wt") as packed:
         for log in sorted((check.out / "logs").glob("*.log")):
             packed.write(f"=== {log.name}\n{log.read_text(errors='replace')[-400_000:]}\n")

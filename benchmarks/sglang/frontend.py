@@ -1,9 +1,9 @@
-"""What SGLang's own MT-Bench script does, in SGLang's own frontend: run by SGLang's interpreter against a server.
+"""The measurement of SGLang's MT-Bench script with SGLang's frontend: run by SGLang's interpreter against a server.
 
-    python sglang_frontend.py URL PROMPTS.json OUT.json MAX_NEW_TOKENS
+    python frontend.py URL PROMPTS.json OUT.json MAX_NEW_TOKENS
 
 `PROMPTS.json` is a list of texts with the chat template applied. Tokens and accept length are counted as that script
-counts them (`benchmark/mtbench/bench_sglang_eagle.py`). It knows nothing of HetSpec.
+counts them (`benchmark/mtbench/bench_sglang_eagle.py`).
 """
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportFunctionMemberAccess=false

@@ -1,21 +1,38 @@
-"""What the servers of the SGLang check are held against: built-in decoding, the offline engine, and each other."""
+"""What the servers of the check are compared with: built-in decoding, the offline engine, each other, and the plugin.
+
+`measure_overhead` measures what the tree plugin costs a server: seconds per verify step of servers with it and without
+it, in turns. There are two servers of each kind, because two of the same kind differ too. The texts are the same, so
+the steps are. On a shared machine a turn is slow or fast as a whole, so the report has the fastest quarter of the turns
+beside the median. `benchmarks.tree_plugin` measures the hooks alone.
+"""
 
 from __future__ import annotations
 
+import itertools
+import random
+import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.sglang_matrix import ANSWERS, DEVICE, Check
+from benchmarks.sglang.rows import ANSWERS, DEVICE, Check, Row, alone, ask, ready_rows
 from hetspec_core.acceptance import AcceptStats
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft
 from hetspec_core.sglang.servers import ServerPool
 from hetspec_core.sglang.steps import step_counts
+from hetspec_core.sglang.stream import TreeFeed
 from hetspec_core.spec import DecodingSpec, ResourcesSpec, TreeSpec
+
+BARE = ("llama 6/10/59", "llama 6/10/59 again")
+HOOKED = ("llama 6/10/59 with the plugin", "llama 6/10/59 with the plugin again")
+_VIEWER = "viewer"
+_TOKENS = 160
+_PROMPTS = 3
 
 
 def measure_engine(check: Check, pool: ServerPool, draft: Path) -> dict[str, Any]:
@@ -48,7 +65,7 @@ def measure_engine(check: Check, pool: ServerPool, draft: Path) -> dict[str, Any
 
 
 def measure_builtin(check: Check, base_spec: Any, drafts: dict[str, Path]) -> None:
-    """Accept lengths of HetSpec's own decoding, while servers start; so its speeds say little."""
+    """Accept lengths of the built-in decoding. It runs while servers start, so its speeds mean little."""
     prompts = check.prompts[: check.options.questions]
     for dtype in ("float32", "bfloat16"):
         try:
@@ -86,9 +103,9 @@ def measure_builtin(check: Check, base_spec: Any, drafts: dict[str, Path]) -> No
 
 
 def compare_answers(check: Check, base_spec: Any) -> dict[str, Any]:
-    """Where answers of two ways part first, and how close the two tokens are there by the base in float32.
+    """Where two answers first differ, and how close the two tokens are there by the base in float32.
 
-    Only as far as both ways were asked: a limit of tokens that cut one off is no difference.
+    Answers are compared up to the shorter one's length, because limits differ.
     """
     pairs = (
         ("builtin plain float32", "plain float32"),
@@ -131,3 +148,71 @@ def _first_difference(base: BaseLM, prompt: list[int], one: list[int], other: li
     logits = base.logits(base.forward(ids).hidden[0, -1]).float()
     ranks = [int((logits > logits[token]).sum()) for token in (one[at], other[at])]
     return {"token": at, "ranks": ranks, "gap": abs(float(logits[one[at]] - logits[other[at]]))}
+
+
+def measure_overhead(check: Check, rows: list[Row], seconds: float) -> dict[str, Any]:
+    """Measure all ways in rounds until the time is over: per turn the median interval between two verify steps."""
+    ready = {row.name: row for row in ready_rows(rows)}
+    ways = [(name, ready[name]) for name in (*BARE, *HOOKED) if name in ready]
+    if HOOKED[0] in ready:
+        ways.append((_VIEWER, ready[HOOKED[0]]))
+    found: dict[str, list[dict[str, float]]] = {label: [] for label, _ in ways}
+    until = time.monotonic() + seconds
+    for turn in itertools.count():
+        if turn >= 2 and time.monotonic() > until:
+            break
+        for label, row in ways[turn % len(ways) :] + ways[: turn % len(ways)]:
+            found[label].append(_turn(check, rows, row, viewer=label == _VIEWER))
+    steps = {label: [each["step_ms"] for each in turns] for label, turns in found.items()}
+    rounds = min(map(len, steps.values()))
+
+    def mean(names: tuple[str, ...]) -> list[float]:
+        return [statistics.fmean(steps[name][at] for name in names if name in steps) for at in range(rounds)]
+
+    return {
+        "rounds": rounds,
+        "step_ms": {label: statistics.median(values) for label, values in steps.items()},
+        "step_ms, fastest quarter": {label: _fastest(values) for label, values in steps.items()},
+        "tokens_per_s": {label: statistics.median(each["tokens_per_s"] for each in found[label]) for label in found},
+        "cost without a viewer": _change(mean(BARE), mean(HOOKED)),
+        "cost viewer": _change(mean(BARE), mean((_VIEWER,))),
+        "between two servers without it": _change(mean(BARE[:1]), mean(BARE[1:])) if BARE[1] in steps else None,
+        "between two servers with it": _change(mean(HOOKED[:1]), mean(HOOKED[1:])) if HOOKED[1] in steps else None,
+        "turns": found,
+    }
+
+
+def _turn(check: Check, rows: list[Row], row: Row, *, viewer: bool) -> dict[str, float]:
+    feed = TreeFeed(row.socket) if viewer else None
+    if feed is not None and not feed.open():
+        raise RuntimeError("the plugin's socket does not answer")
+    try:
+        with alone(rows, row):
+            ask(check, row, 48, check.prompts[:1])
+            answers = ask(check, row, _TOKENS, check.prompts[:_PROMPTS])
+    finally:
+        if feed is not None:
+            feed.close()
+    intervals = [after - before for each in answers for before, after in itertools.pairwise(each["times"][:-1])]
+    return {
+        "step_ms": round(1e3 * statistics.median(intervals), 4),
+        "tokens_per_s": round(sum(len(each["tokens"]) for each in answers) / sum(each["s"] for each in answers), 1),
+    }
+
+
+def _fastest(values: list[float]) -> float:
+    """The mean of the lowest quarter, and of two at least."""
+    return statistics.fmean(sorted(values)[: max(2, len(values) // 4)])
+
+
+def _change(before: list[float], after: list[float], samples: int = 2000) -> dict[str, Any]:
+    """The relative increase from the first to the second: median over rounds, and its 95 % interval."""
+    ratios = [two / one - 1 for one, two in zip(before, after, strict=True)]
+    return {"median": statistics.median(ratios), "interval": _interval(ratios, statistics.median, samples)}
+
+
+def _interval(values: list[float], figure: Callable[[list[float]], float], samples: int) -> tuple[float, float]:
+    """The percentile bootstrap, 95 %."""
+    dice = random.Random(0)
+    drawn = sorted(figure(dice.choices(values, k=len(values))) for _ in range(samples))
+    return drawn[round(0.025 * (samples - 1))], drawn[round(0.975 * (samples - 1))]

@@ -1,4 +1,4 @@
-"""The rows of the SGLang check, its report, and how a row answers prompts. It starts nothing."""
+"""The rows of the check, its report, and how a row answers prompts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hetspec_core.spec import DecodingSpec
 
 @dataclass
 class Row:
-    """One server of the matrix. `questions` and `max_new_tokens` are limits of its own; 0 = those of the check."""
+    """One server of the matrix. `questions` and `max_new_tokens` are its own limits; 0 = those of the check."""
 
     name: str
     tree: str
@@ -44,7 +44,7 @@ class Row:
 
 @dataclass
 class Check:
-    """What all rows share."""
+    """Options and report of a check."""
 
     options: argparse.Namespace
     out: Path
@@ -54,17 +54,17 @@ class Check:
     texts: list[str] = field(default_factory=list)
 
     def note(self, key: str, value: Any) -> None:
-        """Put a finding into the report, and the report on disk."""
+        """Add an entry to the report, and write the report."""
         self.report[key] = value
         write_atomic(self.out / "report.json", json.dumps(self.report, indent=1, default=str).encode())
         print(f"[{time.monotonic() - self.started:5.0f} s] {key}: {short(value)}", flush=True)
 
     def left_s(self) -> float:
-        """Seconds that are left of the whole check."""
+        """Seconds that are left for the check."""
         return self.options.budget_s - (time.monotonic() - self.started)
 
     def attempt(self, key: str, action: Callable[[], Any], least_s: float = 0.0) -> Any:
-        """Do something, note what came of it or why nothing did."""
+        """Run an action, and add its result or its error to the report."""
         if self.left_s() < least_s:
             self.note(key, {"left out": f"{self.left_s():.0f} s were left"})
             return None
@@ -78,7 +78,7 @@ class Check:
 
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-"""Of the built-in decoding; servers choose their own."""
+"""Device of the built-in decoding; servers choose their own."""
 
 ANSWERS: dict[str, list[list[int]]] = {}
 
@@ -89,7 +89,7 @@ def ready_rows(rows: list[Row]) -> list[Row]:
 
 @contextlib.contextmanager
 def alone(rows: list[Row], *wanted: Row) -> Iterator[None]:
-    """Stop all other servers for a while: an idle scheduler of SGLang spins on a core, which costs the others speed."""
+    """Suspend all other servers: an idle scheduler of SGLang keeps a core busy, which slows the others."""
     stopped: list[psutil.Process] = []
     for row in ready_rows(rows):
         if row in wanted or row.server is None or row.server.pid is None:
