@@ -30,7 +30,7 @@ def load_note(facts: Mapping[str, Any]) -> str:
     that of others.
 
     Args:
-        facts: of the machine, with `load_average` (over the last minute, when the measurement ended) and `cores`.
+        facts: of the machine, with `load_average` (the highest of the measurement, over a minute each) and `cores`.
     """
     load, cores = facts.get("load_average"), facts.get("cores")
     if not isinstance(load, int | float) or not isinstance(cores, int) or cores < 1 or not math.isfinite(load):

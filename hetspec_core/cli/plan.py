@@ -69,7 +69,7 @@ def plan(
     if not made.fits and not force:
         raise ResourceError(
             f"{recipe}, stage {stage}, cannot fit: {'; '.join(made.refusals)}",
-            hint="make room or lower the sizes above with --set; --force accepts it as it is",
+            hint=f"{made.remedy}; --force accepts it as it is",
         )
 
 

@@ -331,14 +331,33 @@ def _git_revision() -> str | None:
     return done.stdout.strip()
 
 
-def machine_facts(device: torch.device) -> dict[str, Any]:
-    """Device, processor, threads, load and versions, as JSON data."""
+class LoadWatch:
+    """The highest load average of this machine (over a minute each) since the watch was made, as often as it looked."""
+
+    def __init__(self) -> None:
+        self.highest: float | None = None
+        self.look()
+
+    def look(self) -> float | None:
+        """Look once more, and return the highest; None where the system does not tell."""
+        if hasattr(os, "getloadavg"):
+            self.highest = max(os.getloadavg()[0], self.highest or 0.0)
+        return self.highest
+
+
+def machine_facts(device: torch.device, load: LoadWatch | None = None) -> dict[str, Any]:
+    """Device, processor, threads, load and versions, as JSON data.
+
+    Args:
+        device: that computes.
+        load: the watch of a measurement; the load of this moment when absent.
+    """
     facts: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load_average": (load or LoadWatch()).look(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -17,7 +17,7 @@ from hetspec_core.quantities import load_note
 
 
 class MachineFacts(Record):
-    """The machine of a measurement; `load_average` is over the minute before the measurement ended."""
+    """The machine of a measurement; `load_average` (over a minute each) is the highest of the measurement."""
 
     device: str = ""
     cpu: str = ""

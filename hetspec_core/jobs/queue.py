@@ -71,6 +71,7 @@ class Waiting:
     Attributes:
         after: runs that must have succeeded before it starts.
         submitted: `process.run_variables` of the process that submitted it; None in an entry of an older version.
+        home: the data root whose queue it joined; None in an entry of an older version.
     """
 
     run_id: str
@@ -84,6 +85,20 @@ class Waiting:
     crew: CrewPlan = field(default_factory=CrewPlan)
     after: tuple[str, ...] = ()
     submitted: dict[str, str] | None = None
+    home: str | None = None
+
+    def original(self, data: Path) -> Path | None:
+        """The data root from which this entry was copied to `data`, where it still has the run; None when `data` is it.
+
+        A data root that was moved is no copy, nor is another path to the same folder.
+        """
+        if self.home is None:
+            return None
+        home = Path(self.home)
+        with contextlib.suppress(OSError):
+            if RunPaths(home / "runs" / self.run_id).spec.is_file() and not home.samefile(data):
+                return home
+        return None
 
 
 def place(
@@ -143,6 +158,8 @@ class Queue:
 
     def put(self, entry: Waiting) -> None:
         """Add a run, or change how it waits."""
+        if entry.home is None:
+            entry = replace(entry, home=str(self.data.resolve()))
         write_atomic(self.folder / f"{entry.run_id}.json", json.dumps(asdict(entry)), mode=0o600)
 
     def remove(self, run_id: str) -> bool:
@@ -186,7 +203,8 @@ class Queue:
     def dispatch(self, asked: str = "") -> dict[str, LocalJob]:
         """Start every waiting run that can start now; returns the jobs of those by run id.
 
-        A run that cannot be started (its folder is gone, no process can be made) does not keep the others.
+        A run that cannot be started (its folder is deleted, no process can be made) does not keep the others. An entry
+        of a copied data root is left alone: its run starts in the original.
 
         Args:
             asked: a run whose start the caller asks for. If it leases no GPU and cannot be started, it leaves the
@@ -216,7 +234,7 @@ class Queue:
 
     def _ready(self) -> list[Waiting]:
         """The entries, in order, that wait for GPUs or processor slots only; those whose parent failed are ended."""
-        entries = [entry for entry in self.entries() if self._still_waits(entry)]
+        entries = [entry for entry in self.entries() if entry.original(self.data) is None and self._still_waits(entry)]
         while True:
             ends = {run_id: outcome(self.data, run_id) for entry in entries for run_id in entry.after}
             vain = [entry for entry in entries if any(ends[each] not in _HOPEFUL for each in entry.after)]

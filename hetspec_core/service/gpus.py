@@ -143,6 +143,8 @@ def waiting_reasons(queue: Queue) -> dict[str, str]:
 
 
 def _reason(data: Path, entry: Waiting, holders: Sequence[str]) -> str:
+    if original := entry.original(data):
+        return f"waits in {original}; this is a copy"
     for parent in entry.after:
         if outcome(data, parent) != "succeeded":
             return f"waits for run {parent}"

@@ -58,6 +58,7 @@ class Plan:
         basis: whether the estimate stands on a cost model or on a probe that was run.
         assumptions: what the numbers take for granted.
         refusals: why it cannot fit; empty when it can.
+        remedy: what to do about the refusals.
         notes: what could not be checked.
         free_memory_bytes, free_device_bytes, free_disk_bytes: what there is now, the device's per GPU.
         probe: the measurement, when the estimate stands on one.
@@ -83,6 +84,7 @@ class Plan:
     basis: Literal["cost model", "probe"]
     assumptions: tuple[str, ...]
     refusals: tuple[str, ...]
+    remedy: str
     notes: tuple[str, ...]
     free_memory_bytes: int
     free_device_bytes: int | None
@@ -175,6 +177,7 @@ def plan(spec: RunSpec, facts: Facts) -> Plan:
         basis="probe" if facts.probe is not None and with_data else "cost model",
         assumptions=_assumptions(spec, facts, base, draft, data, rates),
         refusals=(),
+        remedy="",
         notes=_notes(spec, facts, device, data, count),
         free_memory_bytes=facts.free_memory_bytes,
         free_device_bytes=min(gpu.available_bytes for gpu in gpus[:count]) if device == "cuda" and gpus else None,
@@ -182,7 +185,8 @@ def plan(spec: RunSpec, facts: Facts) -> Plan:
         disk_path=facts.disk_path,
         probe=facts.probe if with_data else None,
     )
-    return replace(made, refusals=_refusals(made, spec, facts))
+    refusals, remedy = _refusals(made, spec, facts)
+    return replace(made, refusals=refusals, remedy=remedy)
 
 
 def _device(spec: RunSpec, facts: Facts) -> Literal["cuda", "cpu"]:
@@ -289,7 +293,8 @@ def _notes(spec: RunSpec, facts: Facts, device: str, data: DataEstimate, count: 
     return tuple(notes)
 
 
-def _refusals(made: Plan, spec: RunSpec, facts: Facts) -> tuple[str, ...]:
+def _refusals(made: Plan, spec: RunSpec, facts: Facts) -> tuple[tuple[str, ...], str]:
+    """Why the run cannot fit, and what to do about it."""
     found: list[str] = []
     if made.device == "cuda" and facts.gpus is not None:
         if len(facts.gpus) < made.num_devices:
@@ -304,13 +309,16 @@ def _refusals(made: Plan, spec: RunSpec, facts: Facts) -> tuple[str, ...]:
         found.append(
             f"the disk of {facts.disk_path} needs {_size(made.disk_bytes)}; {_size(facts.free_disk_bytes)} are free"
         )
+    remedies = ["make room or lower the sizes above with --set"] if found else []
     if facts.base.presence == "absent" and spec.base.source.kind != "hub":
         found.append(f"the base is not on this machine: {facts.base.where}")
+        remedies.append(facts.base.hint)
     sizes = spec.base.architecture
     ours = spec.backend == "builtin" or spec.stage in ("dataset", "train")  # another backend runs the base by itself
     if ours and (reason := facts.base.refusal or families.refusal(sizes.model_type, sizes.extra)):
         found.append(reason)
-    return tuple(found)
+        remedies.append(families.HINT)
+    return tuple(found), "; ".join(remedies)
 
 
 def _size(number: int) -> str:

@@ -256,6 +256,17 @@ def test_prompts_of_generate_are_checked_before_the_first_is_answered(tmp_path: 
     assert not [event for event in events if isinstance(event, Text)]
 
 
+def test_the_load_of_a_bench_is_the_highest_that_was_seen(
+    tmp_path: Path, pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other work that ends before the measurement does has slowed it all the same."""
+    seen = iter([1.0, 9.0])
+    monkeypatch.setattr("os.getloadavg", lambda: (next(seen, 2.0), 0.0, 0.0))
+    folder = run_folder(tmp_path, pair, "bench")
+    bench.run(open_context(folder))
+    assert result_of(folder)["setup"]["load_average"] == 9.0
+
+
 def test_a_tuning_takes_turns_on_every_prompt(tmp_path: Path, pair, capsys: pytest.CaptureFixture[str]) -> None:
     options = {"trees": (TreeSpec.parse("2/1/2"), TreeSpec.parse("3/2/5")), "batch_sizes": (1, 2), "repeats": 2}
     folder = run_folder(tmp_path, pair, "tune", tune=TuneSpec(**options))

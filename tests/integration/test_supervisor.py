@@ -134,6 +134,30 @@ def test_a_copied_home_neither_shows_nor_stops_the_run_of_the_original(
     assert workbench.wait(run_id, PATIENCE_S) == "cancelled"
 
 
+def test_a_run_that_waits_starts_in_its_home_and_not_in_a_copy_of_it(
+    workbench: Workbench, home: Path, tmp_path: Path
+) -> None:
+    first = start(workbench, "wait")
+    works(workbench, first)
+    second = start(workbench, "wait-second")
+    shutil.copytree(home, tmp_path / "copied", symlinks=True)
+    (tmp_path / "linked").symlink_to(home)
+    with Workbench(tmp_path / "copied", LocalExecutor("tests.fakes.worker")) as copy:
+        assert copy.queue.dispatch() == {}
+        waits = {run.run_id: run.waits for run in copy.runs()}
+        assert waits[second] == f"waits in {home}; this is a copy"
+        copy.cancel(second)
+        assert copy.state(second) == "cancelled", "a user may end it in the copy alone"
+    assert workbench.state(second) == "queued"
+    workbench.cancel(first, force=True)
+    assert workbench.wait(first, PATIENCE_S) == "cancelled"
+    with Workbench(tmp_path / "linked", LocalExecutor("tests.fakes.worker")) as same:
+        until(lambda: same.dispatch() or same.state(second) != "queued", "the second run")
+    works(workbench, second)
+    workbench.cancel(second, force=True)
+    assert workbench.wait(second, PATIENCE_S) == "cancelled"
+
+
 LAUNCH = """
 import sys, time
 from pathlib import Path

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from hetspec_core.engine.context import RunContext, machine_facts, peak_memory_bytes
+from hetspec_core.engine.context import LoadWatch, RunContext, machine_facts, peak_memory_bytes
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Conversation, Message
 from hetspec_core.engine.decoding.decoder import Decoder
@@ -63,9 +63,10 @@ def run(context: RunContext) -> None:
         tracks.append(Track(tree.label, spec.decoding.model_copy(update={"tree": tree, "plain": False})))
 
     context.prepare("warm up")
+    load = LoadWatch()
     decoder = decoder_for(context, base)
     _warm_up(context, decoder, draft, template, prompts.conversations, tracks)
-    questions = _measure(context, decoder, draft, template, prompts, tracks)
+    questions = _measure(context, decoder, draft, template, prompts, tracks, load)
     plain, *speculative = tracks
     reports: list[TreeResult] = []
     for track in speculative:
@@ -76,7 +77,7 @@ def run(context: RunContext) -> None:
         reports.append(report.model_copy(update={"phases": phases, "costs": costs}))
     for notice in decoder.notices:
         context.log(notice, "warning")
-    setup = _setup(context, decoder, draft, template, questions, prompts)
+    setup = _setup(context, decoder, draft, template, questions, prompts, load)
     _tell(context, BenchResult(setup=setup, plain=plain_report(plain), trees=reports))
 
 
@@ -96,11 +97,12 @@ def _run_served(context: RunContext, prompts: MeasuredPrompts) -> None:
     spec = context.spec
     if not draft_folder(context) and not spec.decoding.plain:
         raise _needs_draft()
+    load = LoadWatch()
     with open_backend(context) as backend:
         found = measurement_of(context, backend).bench(prompts)
     served = found.served
     setup = BenchSetup(
-        **machine_facts(context.device),
+        **machine_facts(context.device, load),
         **_asked(context, found.questions, prompts),
         dtype=served.dtype or spec.resources.dtype,
         draft=_served_draft(context, served) if spec.draft and not spec.decoding.plain else "",
@@ -146,6 +148,7 @@ def _measure(
     template: ChatTemplate,
     prompts: MeasuredPrompts,
     tracks: list[Track],
+    load: LoadWatch,
 ) -> list[Question]:
     """Answer every turn by every track. Later turns go on from plain decoding's answer, so all tracks see the same."""
     base, bench, conversations = decoder.base, context.spec.bench, prompts.conversations
@@ -163,6 +166,7 @@ def _measure(
                 break
             context.progress("bench", len(questions), total, "prompts", note=going[0].conversation.category)
             measure_questions(decoder, draft, asked, tracks, bench.repeats)
+            load.look()
             questions += asked
             for talk, answer in zip(going, tracks[0].completions[-len(going) :], strict=True):
                 text = base.tokenizer.decode(answer.tokens, skip_special_tokens=True)
@@ -215,11 +219,12 @@ def _setup(
     template: ChatTemplate,
     questions: list[Question],
     prompts: MeasuredPrompts,
+    load: LoadWatch,
 ) -> BenchSetup:
     """Under which conditions the figures hold."""
     spec = context.spec
     return BenchSetup(
-        **machine_facts(context.device),
+        **machine_facts(context.device, load),
         **_asked(context, questions, prompts),
         dtype=str(context.dtype).removeprefix("torch."),
         decoder=decoder.name if not decoder.notices else "reference",

@@ -14,7 +14,7 @@ from functools import partial
 
 from hetspec_core.acceptance import AcceptStats
 from hetspec_core.catalog import load_card
-from hetspec_core.engine.context import RunContext, machine_facts
+from hetspec_core.engine.context import LoadWatch, RunContext, machine_facts
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.decoding.measure import PLAIN, Track
@@ -51,12 +51,13 @@ def run(context: RunContext) -> None:
         ways.append(Track(tree.label, spec.decoding.model_copy(update={"tree": tree, "plain": False})))
     prompts = read_prompts(spec.bench.model_copy(update={"first_turn_only": True}))
     measure = _builtin if spec.backend == "builtin" else partial(_served, folder=folder)
+    load = LoadWatch()
     trials = measure(context, ways, prompts)
     for number, trial in enumerate(trials, 1):
         context.metric(number, {"tokens_per_s": trial.tokens_per_s, "accept_length": trial.accept_length})
     found = report(trials, backend=spec.backend, decodings={way.label: way.decoding for way in ways})
     about = TunedPrompts(source=prompts.source, conversations=len(prompts), left_out=prompts.record())
-    machine = MachineFacts(**machine_facts(context.device))
+    machine = MachineFacts(**machine_facts(context.device, load))
     context.result("tune", found.model_copy(update={"prompts": about, "machine": machine}).to_json())
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from hetspec_core.errors import NotFoundError, UsageError
 from hetspec_core.jobs import GpuRequest, GpuStatus, Queue, Waiting, place, read_inventory, visible_here
 from hetspec_core.jobs.gpus import Gpu, gpu_status, take_lease
 from hetspec_core.jobs.slots import SlotStatus, slot_count, slot_status, take_slot
+from hetspec_core.paths import RunPaths
 
 
 def gpu(index: int, state: str = "free", free_mib: int = 1000) -> GpuStatus:
@@ -93,6 +96,21 @@ def test_an_entry_without_a_run_is_dropped(tmp_path: Path, monkeypatch: pytest.M
     queue.put(waiting("gone", 1))
     assert queue.dispatch() == {}
     assert queue.waiting_ids() == frozenset()
+
+
+def test_an_entry_of_a_home_that_was_moved_is_no_copy(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    paths = RunPaths(first / "runs" / "it")
+    paths.folder.mkdir(parents=True)
+    paths.spec.touch()
+    Queue(first).put(waiting("it", 1))
+    shutil.copytree(first, second)
+    assert [entry.original(first) for entry in Queue(first).entries()] == [None]
+    assert [entry.original(second) for entry in Queue(second).entries()] == [first]
+    first.rename(tmp_path / "moved")
+    assert [entry.original(second) for entry in Queue(second).entries()] == [None]
+    (entry,) = Queue(second).entries()
+    assert replace(entry, home=None).original(second) is None, "an entry of an older version"
 
 
 def test_a_lease_is_one_runs_until_it_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,6 +193,7 @@ def test_a_base_that_cannot_be_decoded_with_is_refused_by_name() -> None:
     """Told from the preset's model type, or from the configuration that lies on this machine."""
     known = plan(recipe("smollm2-llama-eagle", "train", "base.architecture.model_type=gpt_oss"), FACTS)
     assert [reason for reason in known.refusals if "family gpt_oss" in reason and "sinks" in reason]
+    assert "ordinary attention" in known.remedy and "make room" not in known.remedy
     seen = with_facts(base=BaseFiles("ready", "/models/base", refusal="bases of family lfm2 are not supported: why"))
     assert "bases of family lfm2 are not supported: why" in plan(recipe("smollm2-llama-eagle"), seen).refusals
 
