@@ -1,4 +1,4 @@
-"""`hetspec-core bench`: measure a draft against plain decoding, and print what was measured."""
+"""`hetspec-core bench` and `tune`: measure a draft against plain decoding, and find the fastest tree shape."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hetspec_core.cli.follow import DetachOption, launch_detached
+from hetspec_core.cli.console import console, note, print_json, print_line
+from hetspec_core.cli.follow import DetachOption, launch, launch_detached
 from hetspec_core.cli.options import (
     BACKEND_OPTIONS,
     DEFAULT_RECIPE,
@@ -21,7 +22,6 @@ from hetspec_core.cli.options import (
     spec_options,
     with_backend,
 )
-from hetspec_core.cli.output import console, launch, note, print_json
 from hetspec_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hetspec_core.service.bench_view import Grid, Part
 
 app = typer.Typer()
+tune_app = typer.Typer()
 BatchSizes = Annotated[
     list[int], typer.Option("--batch-size", min=1, help="Prompts decoded together; may be repeated.")
 ]
@@ -134,9 +135,9 @@ def print_parts(parts: Sequence[Part]) -> None:
             _table(part)
         elif isinstance(part, Bars):
             shown = "  ".join(f"{bar.name}: {bar.text}" for bar in part.bars)
-            _say(f"{'' if after_bars else chr(10)}{part.title}: {shown}")
+            print_line(f"{'' if after_bars else chr(10)}{part.title}: {shown}")
         else:
-            _say(part.text)
+            print_line(part.text)
         after_bars = isinstance(part, Bars)
 
 
@@ -154,5 +155,52 @@ def _table(grid: Grid) -> None:
     console().print(table)
 
 
-def _say(text: str) -> None:
-    console().print(text, markup=False, highlight=False, soft_wrap=True)
+@tune_app.command()
+@spec_options(
+    {
+        "--name": "name",
+        "--backend": "backend",
+        "--tree": "tune.trees",
+        "--repeats": "tune.repeats",
+        "--prompts": "bench.prompts",
+        "--limit": "bench.limit",
+        "--max-new-tokens": "decoding.max_new_tokens",
+    }
+)
+def tune(
+    *,
+    recipe: RecipeArgument = DEFAULT_RECIPE,
+    draft: DraftOption = None,
+    given: SpecValues,
+    batch_size: BatchSizes = [],  # noqa: B006
+    minutes: Annotated[float | None, typer.Option(help="Time for all of it; 15 when absent.")] = None,
+    overrides: SetOption = [],  # noqa: B006
+    file: FileOption = None,
+    json: JsonFlag = False,
+) -> None:
+    """Measure tree shapes and batch sizes in turns, and report the frontier, and the fastest where they differ."""
+    from hetspec_core.config import resolve
+    from hetspec_core.service import Workbench
+    from hetspec_core.service.drafts import find_draft
+
+    options = with_backend(given) | {
+        "tune.batch_sizes": batch_size or None,
+        "tune.budget_s": None if minutes is None else 60 * minutes,
+    }
+    with Workbench() as workbench:
+        base = resolve(recipe, stage="tune", overrides=overrides, file=file, options=options).spec.base.name
+        options["draft.checkpoint"] = str(find_draft(workbench, draft, base, say=note))
+        asked = resolve(recipe, stage="tune", overrides=overrides, file=file, options=options)
+        report = launch(workbench, asked, quiet=json)
+    result = report.results["tune"]
+    if json:
+        print_json({"run_id": report.summary.run_id, **result})
+    else:
+        print_tuning(result)
+
+
+def print_tuning(result: dict[str, Any]) -> None:
+    """Print every trial and the verdict of each batch size."""
+    from hetspec_core.service.bench_view import tune_lines
+
+    print_parts(tune_lines(result))

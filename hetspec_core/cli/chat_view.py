@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from rich.text import Text
 
-from hetspec_core.cli.console import console, note, print_text
-from hetspec_core.cli.formats import format_number
+from hetspec_core.cli.console import console, format_number, note, print_text
 from hetspec_core.events.chat import ChatEvent, Loading, Step, Tokens
 from hetspec_core.service.chat import best_rejected, shown
 

@@ -1,40 +1,33 @@
-"""Where the command line writes to: results to stdout, everything said on the way to stderr. It knows no runs.
+"""What the command line prints: results to stdout, everything else to stderr; and how numbers and tables are written.
 
-What is printed is data of others more often than not: names, answers, templates, error texts, logs. So this module is
-the only one of the command line that writes to stdout and stderr, and everything that it writes goes through
-`terminal_text`; colours come from HetSpec alone. Neither console takes markup, emoji codes or highlighting from a
-string; styles are given as objects. rich itself honours NO_COLOR, FORCE_COLOR, TERM and COLUMNS.
+Much of what is printed is data from elsewhere: names, answers, templates, error texts, logs. So this is the only module
+of the command line that writes to stdout and stderr, and everything that it writes goes through `terminal_text`; only
+HetSpec adds colours. Neither console reads markup, emoji codes or highlighting from a string; styles are given as
+objects. rich itself honours NO_COLOR, FORCE_COLOR, TERM and COLUMNS.
 """
 
 from __future__ import annotations
 
+import json
+import logging
+import math
 import os
 import sys
+import time
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from hetspec_core.quantities import format_duration
 from hetspec_core.terminal_text import ascii_escapes, clean_line, plain, say, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import TextIO
 
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
     from hetspec_core.errors import HetSpecError
-
-__all__ = [
-    "console",
-    "error_console",
-    "note",
-    "print_data",
-    "print_error",
-    "print_json",
-    "print_log_line",
-    "print_text",
-    "say",
-]
 
 
 @cache
@@ -62,6 +55,10 @@ def _clean_console(*, stderr: bool) -> Console:
                 text = segment.text if segment.control else visible(segment.text)
                 yield segment if text == segment.text else Segment(text, segment.style)
 
+        def on_broken_pipe(self) -> None:
+            """Leave a reader that has closed the pipe to `main`, as for every other write; rich would exit with 1."""
+            raise BrokenPipeError
+
     return CleanConsole(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
@@ -70,8 +67,13 @@ def print_data(text: str) -> None:
     sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
 
 
+def print_line(text: str) -> None:
+    """Print one line of a result to stdout; it is not folded at the width of the terminal."""
+    console().print(text, soft_wrap=True)
+
+
 def print_text(text: str, *, out: TextIO | None = None) -> None:
-    """Write a piece of a text, such as an answer that comes in pieces, and show it at once."""
+    """Write a piece of a text, such as part of an answer, and flush it."""
     stream = sys.stdout if out is None else out
     say(text, file=stream, end="")
     stream.flush()
@@ -105,7 +107,7 @@ def print_json(data: Any, *, lines: bool = False) -> None:
 
 
 def note(message: str) -> None:
-    """Say something on the way, to stderr."""
+    """Print a remark to stderr."""
     error_console().print(message, style="dim", soft_wrap=True)
 
 
@@ -129,3 +131,72 @@ def print_error(error: HetSpecError, *, as_json: bool) -> None:
         out.print(Text(f"  - {problem}"), soft_wrap=True)
     if error.hint:
         out.print(Text.assemble(("hint: ", "bold cyan"), error.hint), soft_wrap=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
+    """Print rows under their columns.
+
+    Args:
+        columns: headings, shown on a terminal only.
+        rows: cells; anything but text is shown as JSON, None as a dash.
+        title: line above the table, on a terminal only.
+    """
+    cells = [[cell_text(cell) for cell in row] for row in rows]
+    if not console().is_terminal:
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for row in cells:  # whole lines, whatever their length: a pipe folds nothing
+            say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    if title:
+        console().print(Text(title))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(Text(column), overflow="fold", no_wrap=number == 0)
+    for row in cells:
+        table.add_row(*map(Text, row))
+    console().print(table)
+
+
+def cell_text(value: object) -> str:
+    """A value as a cell: printable text as it is, None as a dash, the rest as JSON, so that it stays on its line."""
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value, default=str)
+
+
+def format_number(value: float | None) -> str:
+    """Four significant digits, whole numbers whole, thousands apart; an absent value is a dash."""
+    if value is None:
+        return "-"
+    if not math.isfinite(value):
+        return str(value)
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def format_age(then: float) -> str:
+    """Time since `then` (unix seconds) in its largest unit: 42s, 3m, 2h, 4d."""
+    return format_duration(time.time() - then).split(" ")[0]
+
+
+def format_time(then: float | None) -> str:
+    """Local date and time; a dash when absent."""
+    return "-" if then is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(then))
+
+
+class _Notes(logging.Handler):
+    """The messages that the registry logs (a long scan of the run folders, a failed write), as notes on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print the message."""
+        note(record.getMessage())
+
+
+_REGISTRY_LOG = logging.getLogger("hetspec.registry")
+_REGISTRY_LOG.setLevel(logging.INFO)
+_REGISTRY_LOG.addHandler(_Notes())

@@ -66,8 +66,7 @@ def generate(
     """Make a dataset: conversations in, hidden states of the base out. The run goes on without this command; while it
     is followed, Ctrl-C stops it so that it can be resumed.
     """
-    from hetspec_core.cli.follow import is_detached, launch_detached
-    from hetspec_core.cli.output import launch
+    from hetspec_core.cli.follow import is_detached, launch, launch_detached
     from hetspec_core.config import resolve
     from hetspec_core.service import Workbench
 
@@ -185,14 +184,14 @@ def push(
     json: JsonFlag = False,
 ) -> None:
     """Send a dataset to the hub, with a card that says what it was made from. The token is taken from HF_TOKEN."""
-    from hetspec_core.cli.push import push as send
+    from hetspec_core.cli.engine_command import push_folder
     from hetspec_core.service import Workbench
     from hetspec_core.service.cards import dataset_card, dataset_origins
 
     with Workbench() as workbench:
         folder = _store(dataset, workbench).absolute()
         text = dataset_card(dataset_origins(workbench, folder), repository)
-    send(folder, repository, text, kind="dataset", private=private, dry_run=dry_run, card_file=card, json=json)
+    push_folder(folder, repository, text, kind="dataset", private=private, dry_run=dry_run, card_file=card, json=json)
 
 
 def _store(word: str, workbench: Workbench | None = None) -> Path:
@@ -283,7 +282,7 @@ def _not_finite(found: dict[str, str]) -> str:
 def _print_verification(answer: dict[str, Any]) -> None:
     from rich.text import Text
 
-    from hetspec_core.cli.tables import print_table
+    from hetspec_core.cli.console import print_table
 
     out = console()
     for sentence in answer["damaged"]:

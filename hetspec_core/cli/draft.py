@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from hetspec_core.cli.console import console, note, print_json
+from hetspec_core.cli.console import console, note, print_json, print_table
 from hetspec_core.cli.options import JsonFlag
-from hetspec_core.cli.tables import print_table
 from hetspec_core.errors import UsageError
 
 app = typer.Typer(
@@ -145,7 +144,7 @@ def push(
     json: JsonFlag = False,
 ) -> None:
     """Send a draft to the hub, with a card of its recipe and of what was measured. The token is taken from HF_TOKEN."""
-    from hetspec_core.cli.push import push as send
+    from hetspec_core.cli.engine_command import push_folder
     from hetspec_core.config import load_base
     from hetspec_core.service import Workbench
     from hetspec_core.service.cards import draft_card, draft_origins
@@ -153,7 +152,7 @@ def push(
     with Workbench() as workbench:
         folder = workbench.resolve_input(draft, "draft").absolute()
         text = draft_card(draft_origins(workbench, folder), repository, load_base(base) if base else None)
-    send(folder, repository, text, kind="model", private=private, dry_run=dry_run, card_file=card, json=json)
+    push_folder(folder, repository, text, kind="model", private=private, dry_run=dry_run, card_file=card, json=json)
 
 
 def _folder(draft: str) -> Path:

@@ -7,6 +7,8 @@ end of the command: a failed run raises its own error.
 from __future__ import annotations
 
 import contextlib
+import signal
+import threading
 import time
 from typing import TYPE_CHECKING, Annotated, Protocol
 
@@ -14,9 +16,7 @@ import typer
 from rich.text import Text
 
 from hetspec_core import errors
-from hetspec_core.cli.console import error_console, note, print_json
-from hetspec_core.cli.formats import format_number
-from hetspec_core.cli.interrupts import Interrupts
+from hetspec_core.cli.console import error_console, format_number, note, print_json
 from hetspec_core.errors import Cancelled, HetSpecError, RunError, StageFailed
 from hetspec_core.events import (
     CheckpointSaved,
@@ -38,6 +38,33 @@ if TYPE_CHECKING:
     from hetspec_core.config.resolve import Resolved
     from hetspec_core.service import RunReport, RunSummary, Workbench
     from hetspec_core.spec import RunSpec
+
+
+class Interrupts:
+    """Counts SIGINT instead of letting it break the loop, so that no event is lost and what works is asked in peace."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._seen = 0
+
+    def take(self) -> bool:
+        """Whether there was another since the last call."""
+        new, self._seen = self.count > self._seen, self.count
+        return new
+
+    def __enter__(self) -> Interrupts:
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._before = signal.signal(signal.SIGINT, self._count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._main:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _count(self, number: int, frame: object) -> None:
+        self.count += 1
+
 
 LINE_PERIOD_S = 2.0
 POLL_S = 0.1

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hetspec_core.cli.follow import PlainView
-from hetspec_core.cli.formats import format_number
+from hetspec_core.cli.console import format_number, note, print_json, print_text
+from hetspec_core.cli.follow import PlainView, launch
 from hetspec_core.cli.options import (
     BACKEND_OPTIONS,
     DraftOption,
@@ -21,7 +21,6 @@ from hetspec_core.cli.options import (
     spec_options,
     with_backend,
 )
-from hetspec_core.cli.output import launch, note, print_json, print_text
 from hetspec_core.cli.streams import read_stdin
 from hetspec_core.errors import UsageError
 from hetspec_core.events import Text

@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 
 PROGRAM = "hetspec-core"
 COMMANDS: dict[str, tuple[str, str, str]] = {
-    "demo": ("hetspec_core.cli.demo", "app", "From a dataset to a measured speed-up on a small real model."),
+    "demo": ("hetspec_core.cli.pipeline", "demo_app", "From a dataset to a measured speed-up on a small real model."),
     "presets": ("hetspec_core.cli.presets", "app", "Recipes and their parts: list, show, explain."),
-    "catalog": ("hetspec_core.cli.catalog", "app", "Algorithms, backbones, formats and backends that there are."),
+    "catalog": (
+        "hetspec_core.cli.presets",
+        "catalog_app",
+        "The algorithms, backbones, formats and backends.",
+    ),
     "dataset": ("hetspec_core.cli.dataset", "app", "Generate hidden states of the base; inspect, verify, merge them."),
     "train": ("hetspec_core.cli.train", "app", "Train a draft on hidden states."),
     "pipeline": ("hetspec_core.cli.pipeline", "app", "Dataset, training and bench of a recipe, one after another."),
@@ -37,10 +41,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "trace": ("hetspec_core.cli.trace", "app", "Recorded answers: show, replay, export, predict other tree shapes."),
     "bench": ("hetspec_core.cli.bench", "app", "Measure speculative against plain decoding."),
     "serve": ("hetspec_core.cli.serve", "app", "Serve base and draft by SGLang."),
-    "tune": ("hetspec_core.cli.tune", "app", "Find the fastest tree shape and batch size here."),
+    "tune": ("hetspec_core.cli.bench", "tune_app", "Find the fastest tree shape and batch size here."),
     "plan": ("hetspec_core.cli.plan", "app", "What a run needs of memory, disk and time, before anything is spent."),
-    "doctor": ("hetspec_core.cli.doctor", "app", "Check this machine and this installation."),
-    "gpus": ("hetspec_core.cli.gpus", "app", "The GPUs of this machine, and which run has which."),
+    "doctor": ("hetspec_core.cli.machine", "doctor_app", "Check this machine and this installation."),
+    "gpus": ("hetspec_core.cli.machine", "gpus_app", "The GPUs of this machine, and which run has which."),
     "runs": ("hetspec_core.cli.runs", "app", "List, show, follow, stop, compare and label runs."),
 }
 """Name -> (module, attribute, help)."""
@@ -79,7 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     named = next((word for word in words if not word.startswith("-")), None)
-    status = _application(named)(args=words, prog_name=PROGRAM, standalone_mode=False)
+    try:
+        status = _application(named)(args=words, prog_name=PROGRAM, standalone_mode=False)
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # Typer exits with 1 when the reader has closed the pipe
+            raise ended.__context__ from None
+        raise
     return status if isinstance(status, int) else 0
 
 

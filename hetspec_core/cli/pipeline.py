@@ -1,17 +1,23 @@
-"""`hetspec-core pipeline`: dataset, training and bench of a recipe as three runs, each waiting for the one before."""
+"""`hetspec-core pipeline` and `demo`: dataset, training and bench of a recipe as three runs."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import time
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hetspec_core.cli.bench import print_bench
-from hetspec_core.cli.follow import DetachOption, follow, is_detached
+from hetspec_core.cli.console import format_number, note, print_json, print_line
+from hetspec_core.cli.follow import DetachOption, follow, is_detached, launch
 from hetspec_core.cli.options import FileOption, JsonFlag, RecipeArgument, SetOption
-from hetspec_core.cli.output import note, print_json
+from hetspec_core.quantities import format_bytes, format_duration, load_note
+
+if TYPE_CHECKING:
+    from hetspec_core.service import RunReport, Workbench
 
 app = typer.Typer()
+demo_app = typer.Typer()
 
 
 @app.command()
@@ -48,3 +54,113 @@ def pipeline(
         result = workbench.show(made[-1]).results.get("bench")
     if not json and result is not None:
         print_bench(result)
+
+
+_TARGET_TREE = "6/10/60"
+
+
+@demo_app.command()
+def demo(
+    recipe: Annotated[str, typer.Option("--recipe", help="Recipe preset of all three runs.")] = "quick-demo",
+    overrides: SetOption = [],  # noqa: B006
+    json: JsonFlag = False,
+) -> None:
+    """Generate a dataset, train a draft on it, and measure it on prompts that it has not seen. Minutes on two cores."""
+    from hetspec_core.service import Workbench
+
+    started = time.monotonic()
+    with Workbench() as workbench:
+        runs: list[RunReport] = []
+
+        def stage(name: str, told: str, options: dict[str, Any]) -> RunReport:
+            if not json:
+                note(told)
+            report = _launch(workbench, recipe, name, overrides, runs, options, quiet=json)
+            runs.append(report)
+            return report
+
+        data = stage("dataset", "1/3  The base answers prompts, and its hidden states are kept.", {})
+        if not json:
+            _print_dataset(data.results["dataset"])
+        trained = stage(
+            "train", "2/3  A draft learns them.", {"training.datasets": [_folder(workbench, data, "hidden_states")]}
+        )
+        measured = stage(
+            "bench",
+            "3/3  The draft is measured on prompts that it has not seen.",
+            {"draft.checkpoint": _folder(workbench, trained, "draft")},
+        )
+    took = time.monotonic() - started
+    result = measured.results["bench"]
+    memory = max(_peak_memory(report) for report in runs)
+    if json:
+        run_ids = [report.summary.run_id for report in runs]
+        print_json({"runs": run_ids, "took_s": took, "peak_memory_bytes": memory, "bench": result})
+        return
+    print_bench(result)
+    print_line(f"\n{verdict(result)}")
+    print_line(f"The demo took {format_duration(took)}; its largest process {format_bytes(memory)}.")
+    print_line(
+        'Go on: hetspec-core generate "Why is the sky blue?"   '
+        f"hetspec-core runs show {measured.summary.run_id}   hetspec-core presets list"
+    )
+
+
+def _launch(
+    workbench: Workbench,
+    recipe: str,
+    stage: str,
+    overrides: list[str],
+    before: list[RunReport],
+    options: dict[str, Any],
+    *,
+    quiet: bool,
+) -> RunReport:
+    """Run one stage of the recipe as a child of the runs before it."""
+    from hetspec_core.config import resolve
+
+    parents = [report.summary.run_id for report in before[-1:]]
+    named = {"name": f"demo-{stage}", "parents": parents or None}
+    asked = resolve(recipe, stage=stage, overrides=overrides, options=named | options)
+    return launch(workbench, asked, quiet=quiet)
+
+
+def _folder(workbench: Workbench, report: RunReport, kind: Any) -> str:
+    return str(workbench.resolve_input(report.summary.run_id, kind))
+
+
+def _print_dataset(data: dict[str, Any]) -> None:
+    print_line(
+        f"{format_number(data['samples'])} conversations, {format_number(data['tokens'])} tokens, "
+        f"{data['supervised_share']:.0%} of them the base's own; {format_bytes(data['bytes'])} on disk"
+    )
+
+
+def verdict(result: dict[str, Any]) -> str:
+    """One honest sentence on what the draft brings on this machine."""
+    from hetspec_core.events.results import read_bench
+    from hetspec_core.service.bench_view import number
+
+    trees = read_bench(result).record.trees
+    best = max(trees, key=lambda tree: tree.speedup or 0.0)
+    wide = next((tree for tree in trees if tree.tree == _TARGET_TREE), best)
+    sentence = f"Accept length {number(wide.accept_length)} with the tree {wide.tree}."
+    if best.speedup is None:
+        return sentence
+    load = load_note(result.get("setup") or {})
+    if load:
+        return f"{sentence} Other work shared the processor ({load}), so the speeds do not tell which is faster."
+    if best.speedup >= 1:
+        return f"{sentence} On this machine {best.tree} decodes {best.speedup:.2f} times as fast as plain decoding."
+    return (
+        f"{sentence} On this machine no measured tree is faster than plain decoding: the best, {best.tree}, decodes "
+        f"{best.speedup:.2f} times as fast. A verify step costs more here than the accepted tokens save."
+    )
+
+
+def _peak_memory(report: RunReport) -> int:
+    for result in report.results.values():
+        peak = result.get("peak_memory_bytes") or result.get("setup", {}).get("peak_memory_bytes")
+        if peak:
+            return int(peak["process"])
+    return 0

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hetspec_core.cli.formats import format_number
+from hetspec_core.cli.console import console, format_number, print_json
+from hetspec_core.cli.follow import launch
 from hetspec_core.cli.options import (
     FileOption,
     GpusOption,
@@ -16,7 +17,6 @@ from hetspec_core.cli.options import (
     WorkersOption,
     worker_options,
 )
-from hetspec_core.cli.output import console, launch, print_json
 from hetspec_core.errors import ResourceError, UsageError
 from hetspec_core.quantities import format_bytes, format_duration
 
@@ -127,7 +127,7 @@ def _parameters(total: int, exact: bool) -> str:
 
 
 def _print_parts(made: Plan) -> None:
-    from hetspec_core.cli.tables import print_table
+    from hetspec_core.cli.console import print_table
 
     where = {True: "GPU memory", False: "memory"}
     rows = [

@@ -1,7 +1,8 @@
-"""`hetspec-core presets`: list, show with the origin of every value, compare and copy presets."""
+"""`hetspec-core presets` and `catalog`: what can be chosen. Presets with the origin of every value, and the cards."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from hetspec_core.config.library import PresetFile
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+catalog_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StageOption = Annotated[str, typer.Option("--stage", help="Stage that a recipe is resolved for.")]
@@ -29,8 +31,7 @@ def list_presets(
     as_json: AsJson = False,
 ) -> None:
     """List presets; yours go over the shipped ones of the same name."""
-    from hetspec_core.cli.console import print_json
-    from hetspec_core.cli.tables import print_table
+    from hetspec_core.cli.console import print_json, print_table
     from hetspec_core.config.library import list_presets as list_files
 
     listed = list_files(kind)
@@ -58,8 +59,7 @@ def show_preset(
     as_json: AsJson = False,
 ) -> None:
     """Show a recipe as the run spec it resolves to, and any other preset with what it extends."""
-    from hetspec_core.cli.console import print_data, print_json
-    from hetspec_core.cli.tables import print_table
+    from hetspec_core.cli.console import print_data, print_json, print_table
     from hetspec_core.config.library import find_anywhere, load_file
 
     file = find_anywhere(name)
@@ -87,8 +87,7 @@ def diff_presets(
     as_json: AsJson = False,
 ) -> None:
     """Show the keys in which two presets differ, recipes after they are resolved."""
-    from hetspec_core.cli.console import print_json, say
-    from hetspec_core.cli.tables import print_table
+    from hetspec_core.cli.console import print_json, print_table, say
     from hetspec_core.config.library import find_anywhere
     from hetspec_core.errors import UsageError
 
@@ -180,3 +179,39 @@ def _tree(rows: list[tuple[str, Any, str]]) -> dict[str, Any]:
             table = table.setdefault(name, {})
         table[last] = value
     return tree
+
+
+@catalog_app.command()
+def catalog(
+    axis: Annotated[str | None, typer.Argument(help="One axis, e.g. backbones; all when absent.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List algorithms, backbones, formats, stages, executors and backends."""
+    from hetspec_core.catalog import broken, list_cards
+    from hetspec_core.cli.console import print_json, print_table, say
+
+    cards, faults = list_cards(axis), broken()
+    if as_json:
+        print_json(
+            {
+                "cards": [
+                    {
+                        "axis": card.axis,
+                        "name": card.name,
+                        "summary": card.summary,
+                        "target": card.target,
+                        "options": card.options,
+                        "capabilities": dict(card.capabilities),
+                        "source": card.source,
+                        "provider": card.provider,
+                    }
+                    for card in cards
+                ],
+                "broken": [{"entry": item.entry, "provider": item.provider, "reason": item.reason} for item in faults],
+            }
+        )
+        return
+    rows = [(card.axis, card.name, card.summary, card.source or None, card.provider) for card in cards]
+    print_table(("axis", "name", "summary", "source", "provider"), rows)
+    for item in faults:
+        say(f"not usable: {item.entry} of {item.provider}: {item.reason}", file=sys.stderr)

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hetspec_core.cli.console import console, note, print_json
-from hetspec_core.cli.formats import format_number
+from hetspec_core.cli.console import console, format_number, note, print_json, print_line, print_table
 from hetspec_core.cli.options import JsonFlag
-from hetspec_core.cli.tables import print_table
 from hetspec_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -132,15 +130,17 @@ def _draw_histogram(row: ResultRow) -> None:
     steps = sum(histogram.values())
     if not steps:
         return
-    _say("")
-    _say(f"{row.label}, {row.tree}: {steps:,} verify steps by committed tokens; acceptance at the depth behind them")
+    print_line("")
+    print_line(
+        f"{row.label}, {row.tree}: {steps:,} verify steps by committed tokens; acceptance at the depth behind them"
+    )
     most, mark = max(histogram.values()), "#" if _plain() else "█"
     rates = {one.depth: one.acceptance_rate for one in row.measured.by_depth}
     for length in range(1, max(histogram) + 1):
         count = histogram.get(length, 0)
         rate = rates.get(length)
         said = "" if rate is None else f"  depth {length}: {rate:.0%} {'=' * round(12 * rate)}"
-        _say(f"{length:>3} {mark * round(_BAR * count / most):<{_BAR}} {count / steps:>5.1%}{said}".rstrip())
+        print_line(f"{length:>3} {mark * round(_BAR * count / most):<{_BAR}} {count / steps:>5.1%}{said}".rstrip())
 
 
 def _plots(rows: Sequence[ResultRow]) -> list[tuple[str, str, list[tuple[ResultRow, Point]], set[int]]]:
@@ -169,17 +169,19 @@ def _draw_plot(title: str, across: str, points: Sequence[tuple[ResultRow, Point]
         letter = _LETTERS[index % len(_LETTERS)]
         letter = letter.upper() if index in best else letter
         grid[line][column] = letter if grid[line][column] == " " else "*"
-    _say("")
-    _say(f"{title} (capital letters: nothing costs less and brings as much)")
+    print_line("")
+    print_line(f"{title} (capital letters: nothing costs less and brings as much)")
     for number, line in enumerate(grid):
         value = max(ys) - (max(ys) - min(ys)) * number / (_HIGH - 1)
-        _say(f"{value:>9.2f} |{''.join(line)}".rstrip() if number % 7 == 0 else f"{'':>9} |{''.join(line)}".rstrip())
-    _say(f"{'':>9} +{'-' * _WIDE}")
+        print_line(
+            f"{value:>9.2f} |{''.join(line)}".rstrip() if number % 7 == 0 else f"{'':>9} |{''.join(line)}".rstrip()
+        )
+    print_line(f"{'':>9} +{'-' * _WIDE}")
     low, high = f"{min(xs):.3g}", f"{max(xs):.3g}"
-    _say(f"{'':>10} {low}{across.center(_WIDE - len(low) - len(high))}{high}")
+    print_line(f"{'':>10} {low}{across.center(_WIDE - len(low) - len(high))}{high}")
     for index, (row, (x, y)) in enumerate(points):
         letter = _LETTERS[index % len(_LETTERS)]
-        _say(f"{letter.upper() if index in best else letter:>11} {row.label} {row.tree}: {x:.3g}, {y:.2f}")
+        print_line(f"{letter.upper() if index in best else letter:>11} {row.label} {row.tree}: {x:.3g}, {y:.2f}")
 
 
 def _place(value: float, values: Sequence[float], cells: int) -> int:
@@ -207,7 +209,3 @@ def _plot_data(rows: Sequence[ResultRow]) -> str:
 
 def _plain() -> bool:
     return not console().encoding.lower().startswith("utf")
-
-
-def _say(text: str) -> None:
-    console().print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`hetspec-core runs`: what runs there are, how they are, and what can be done with them."""
+"""`hetspec-core runs`: show runs, follow, stop and repeat them, and order those that wait."""
 
 from __future__ import annotations
 
@@ -10,24 +10,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hetspec_core.cli import queue, runs_compare, runs_edit, runs_list
-from hetspec_core.cli.follow import DetachOption, is_detached, leave
-from hetspec_core.cli.formats import format_number, format_time
+from hetspec_core.cli import runs_edit, runs_list
+from hetspec_core.cli.console import (
+    console,
+    format_age,
+    format_number,
+    format_time,
+    note,
+    print_json,
+    print_log_line,
+    print_table,
+)
+from hetspec_core.cli.follow import DetachOption, follow, is_detached, leave
 from hetspec_core.cli.options import JsonFlag, RunWord
-from hetspec_core.cli.output import console, follow, note, print_json, print_log_line
 from hetspec_core.cli.runs_list import STATE_STYLES
-from hetspec_core.errors import NotFoundError, RunError
+from hetspec_core.errors import NotFoundError, RunError, UsageError
 from hetspec_core.quantities import format_bytes, format_duration
 from hetspec_core.service import Library, Workbench
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from hetspec_core.service import ResolvedValue, RunReport, RunSummary
+    from hetspec_core.service import ResolvedValue, RunReport, RunSummary, Waiting
 
+_KILL_WAIT_S = 10.0
 app = typer.Typer(help="List, show, follow, stop, compare, label and delete runs.", no_args_is_help=True)
 
-for part in (runs_list, runs_edit, runs_compare, queue):
+for part in (runs_list, runs_edit):
     app.registered_commands += part.app.registered_commands
 
 
@@ -51,7 +60,7 @@ def show(
 
 
 def _explain(run_id: str, values: list[ResolvedValue], *, json: bool) -> None:
-    from hetspec_core.cli.tables import print_table
+    from hetspec_core.cli.console import print_table
 
     if json:
         print_json({"run_id": run_id, "values": [asdict(value) for value in values]})
@@ -106,6 +115,32 @@ def cancel(
 
 
 @app.command()
+def kill(run: RunWord, json: JsonFlag = False) -> None:
+    """End a run now, without waiting for a safe point."""
+    with Workbench() as workbench:
+        run_id = workbench.resolve_run(run)
+        workbench.cancel(run_id, force=True)
+        state = workbench.wait(run_id, timeout_s=_KILL_WAIT_S)
+    if state in ("starting", "running"):
+        raise RunError(f"run {run_id} was killed, but is still {state} after {_KILL_WAIT_S:.0f} s")
+    if json:
+        print_json({"run_id": run_id, "state": state})
+    else:
+        note(f"run {run_id} is {state}")
+
+
+@app.command()
+def retry(run: RunWord, json: JsonFlag = False) -> None:
+    """Begin again: a new run with the same spec. `resume` goes on with the old one instead."""
+    with Workbench() as workbench:
+        run_id = Library(workbench).retry(workbench.resolve_run(run))
+        if not json:
+            note(f"run {run_id}")
+        workbench.start(run_id)
+        follow(workbench, run_id, json=json)
+
+
+@app.command()
 def logs(
     run: RunWord,
     keep: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is still to come.")] = False,
@@ -130,6 +165,33 @@ def logs(
             if ended:
                 return
             time.sleep(0.3)
+
+
+@app.command()
+def queue(json: JsonFlag = False) -> None:
+    """List the runs that wait for GPUs, the processor or other runs, the next one first."""
+    with Workbench() as workbench:
+        workbench.dispatch()
+        waiting = [(entry, workbench.waits(entry.run_id)) for entry in workbench.queue.entries()]
+    _print_queue(waiting, json)
+
+
+@app.command()
+def move(
+    run: RunWord,
+    priority: Annotated[int | None, typer.Option(help="Higher is earlier; runs begin with resources.priority.")] = None,
+    before: Annotated[str | None, typer.Option(metavar="RUN", help="Just before this one, with its priority.")] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Give a waiting run another place."""
+    if (priority is None) == (before is None):
+        raise UsageError("runs move needs --priority or --before", hint="e.g. `runs move RUN --priority 10`")
+    with Workbench() as workbench:
+        other = None if before is None else workbench.resolve_run(before)
+        workbench.queue.move(workbench.resolve_run(run), priority=priority, before=other)
+        workbench.dispatch()
+        waiting = [(entry, workbench.waits(entry.run_id)) for entry in workbench.queue.entries()]
+    _print_queue(waiting, json)
 
 
 @app.command()
@@ -261,3 +323,42 @@ def _metrics_table(report: RunReport) -> Table:
     for point in report.metrics:
         table.add_row(Text(point.name), format_number(point.value), str(point.step))
     return table
+
+
+def _print_queue(waiting: list[tuple[Waiting, str]], json: bool) -> None:
+    if json:
+        print_json(
+            [
+                {
+                    "run_id": entry.run_id,
+                    "attempt": entry.attempt,
+                    "priority": entry.priority,
+                    "since": entry.since,
+                    "gpus": entry.request.count,
+                    "names": list(entry.request.names),
+                    "min_free_mib": entry.request.min_free_mib,
+                    "cpu_slots": entry.request.cpu_slots,
+                    "reason": reason,
+                }
+                for entry, reason in waiting
+            ]
+        )
+    elif not waiting:
+        note("no run waits")
+    else:
+        print_table(
+            ("", "run", "priority", "waits", "gpus", "reason"),
+            [
+                (
+                    str(place),
+                    entry.run_id,
+                    str(entry.priority),
+                    format_age(entry.since),
+                    f"{entry.request.count}"
+                    + (f" of {', '.join(entry.request.names)}" if entry.request.names else "")
+                    + (f" with {entry.request.min_free_mib / 1024:g} GiB free" if entry.request.min_free_mib else ""),
+                    reason,
+                )
+                for place, (entry, reason) in enumerate(waiting, 1)
+            ],
+        )

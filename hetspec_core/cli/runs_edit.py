@@ -7,11 +7,9 @@ from typing import Annotated
 
 import typer
 
-from hetspec_core.cli.formats import format_age
+from hetspec_core.cli.console import format_age, note, print_json, print_table, say
 from hetspec_core.cli.options import JsonFlag, RunWord
-from hetspec_core.cli.output import follow, note, print_json, say
-from hetspec_core.cli.tables import print_table
-from hetspec_core.errors import Cancelled, RunError, UsageError
+from hetspec_core.errors import Cancelled, UsageError
 from hetspec_core.events import Marked
 from hetspec_core.quantities import format_bytes
 from hetspec_core.service import Library, Workbench
@@ -21,33 +19,6 @@ app = typer.Typer()
 
 RunWords = Annotated[list[str], typer.Argument(metavar="RUN...", help="Run ids, beginnings of them, or names of runs.")]
 YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-_KILL_WAIT_S = 10.0
-
-
-@app.command()
-def kill(run: RunWord, json: JsonFlag = False) -> None:
-    """End a run now, without waiting for a safe point."""
-    with Workbench() as workbench:
-        run_id = workbench.resolve_run(run)
-        workbench.cancel(run_id, force=True)
-        state = workbench.wait(run_id, timeout_s=_KILL_WAIT_S)
-    if state in ("starting", "running"):
-        raise RunError(f"run {run_id} was killed, but is still {state} after {_KILL_WAIT_S:.0f} s")
-    if json:
-        print_json({"run_id": run_id, "state": state})
-    else:
-        note(f"run {run_id} is {state}")
-
-
-@app.command()
-def retry(run: RunWord, json: JsonFlag = False) -> None:
-    """Begin again: a new run with the same spec. `resume` goes on with the old one instead."""
-    with Workbench() as workbench:
-        run_id = Library(workbench).retry(workbench.resolve_run(run))
-        if not json:
-            note(f"run {run_id}")
-        workbench.start(run_id)
-        follow(workbench, run_id, json=json)
 
 
 @app.command()

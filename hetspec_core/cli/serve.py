@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hetspec_core.cli.follow import PlainView, launch_detached
+from hetspec_core.cli.console import console, note, print_json
+from hetspec_core.cli.follow import PlainView, launch, launch_detached
 from hetspec_core.cli.options import (
     DraftOption,
     FileOption,
@@ -17,7 +18,6 @@ from hetspec_core.cli.options import (
     SpecValues,
     spec_options,
 )
-from hetspec_core.cli.output import console, launch, note, print_json
 from hetspec_core.errors import Cancelled, StageFailed
 
 if TYPE_CHECKING:

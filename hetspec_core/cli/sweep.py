@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hetspec_core.cli.console import console, note, print_json
+from hetspec_core.cli.console import console, note, print_json, print_table
 from hetspec_core.cli.follow import DetachOption, is_detached
 from hetspec_core.cli.options import JsonFlag
-from hetspec_core.cli.tables import print_table
 from hetspec_core.errors import Cancelled, StageFailed
 from hetspec_core.quantities import format_bytes, format_duration
 

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hetspec_core.cli.formats import format_number
+from hetspec_core.cli.console import console, format_number, note, print_data, print_json
 from hetspec_core.cli.options import DEFAULT_RECIPE, DraftOption, JsonFlag, RecipeOption
-from hetspec_core.cli.output import console, note, print_data, print_json
 from hetspec_core.errors import CorruptFileError, NotFoundError, StageFailed, UsageError
 from hetspec_core.terminal_text import ascii_escapes
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hetspec_core.cli.follow import DetachOption, is_detached, launch_detached
-from hetspec_core.cli.formats import format_number
+from hetspec_core.cli.console import console, format_number
+from hetspec_core.cli.follow import DetachOption, is_detached, launch, launch_detached
 from hetspec_core.cli.options import (
     FileOption,
     GpusOption,
@@ -18,7 +18,6 @@ from hetspec_core.cli.options import (
     spec_options,
     worker_options,
 )
-from hetspec_core.cli.output import console, launch
 from hetspec_core.errors import UsageError
 from hetspec_core.quantities import format_duration
 

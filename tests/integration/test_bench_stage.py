@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from hetspec_core.cli.bench import print_bench
-from hetspec_core.cli.tune import print_tuning
+from hetspec_core.cli.bench import print_bench, print_tuning
 from hetspec_core.engine.context import open_context
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft

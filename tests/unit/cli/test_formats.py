@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from hetspec_core.cli.formats import format_age, format_number, format_time
+from hetspec_core.cli.console import format_age, format_number, format_time
 from hetspec_core.quantities import format_bytes, format_duration
 
 

@@ -157,6 +157,28 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert child.wait() == module.BROKEN_PIPE_STATUS
 
 
+@pytest.mark.parametrize("print_lines", ["print_line('x' * 100)", "print_data('x' * 100 + chr(10))"])
+def test_a_reader_that_closes_the_pipe_ends_a_command_as_any_other_program(print_lines: str) -> None:
+    program = (
+        "import sys, types, typer\n"
+        "from hetspec_core.cli import main as cli\n"
+        "from hetspec_core.cli.console import print_data, print_line\n"
+        "app = typer.Typer()\n"
+        f"@app.command()\ndef many() -> None:\n    for _ in range(10_000): {print_lines}\n"
+        "sys.modules['many'] = types.SimpleNamespace(app=app)\n"
+        "cli.COMMANDS['many'] = ('many', 'app', 'Print many lines.')\n"
+        "sys.exit(cli.main(['many']))"
+    )
+    command = [sys.executable, "-c", program]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPOSITORY)
+    assert child.stdout is not None and child.stderr is not None
+    child.stdout.readline()
+    child.stdout.close()
+    assert child.stderr.read() == b""
+    child.stderr.close()
+    assert child.wait() == module.BROKEN_PIPE_STATUS
+
+
 @pytest.mark.parametrize(("variable", "coloured"), [("NO_COLOR", False), ("FORCE_COLOR", True)])
 def test_colours_are_used_as_the_environment_says(variable: str, coloured: bool) -> None:
     done = subprocess.run(

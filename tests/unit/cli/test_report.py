@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hetspec_core.cli.bench import print_bench
-from hetspec_core.cli.demo import verdict as verdict_of_demo
 from hetspec_core.cli.main import main
+from hetspec_core.cli.pipeline import verdict as verdict_of_demo
 from hetspec_core.events.results import TreeResult, read_bench
 from hetspec_core.quantities import load_note
 from hetspec_core.service import Workbench
