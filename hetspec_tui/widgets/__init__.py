@@ -1,1 +1,1 @@
-"""Widgets of our own: they are told what to show, and say what was done to them by messages."""
+"""HetSpec's own widgets. Their owners set what they show; they report actions of the user by messages."""

@@ -293,7 +293,7 @@ class LogLines(ScrollView, can_focus=True):
             self.post_message(self.Wanted(wanted))
         return rows
 
-    def seen(self) -> list[str]:
+    def texts_in_view(self) -> list[str]:
         """The lines in view, without colours."""
         numbers = dict.fromkeys(self.number(row) for row, _ in self.layout_rows())
         return [_text(self._lines.get(number, "")).plain for number in numbers]

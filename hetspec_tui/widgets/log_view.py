@@ -158,7 +158,7 @@ class LogView(Vertical):
     def on_mount(self) -> None:
         self.lines.following = self.follow
         self.set_interval(LOOK_S, self._beat)
-        self.call_after_refresh(self._tell)
+        self.call_after_refresh(self._update_status)
 
     @property
     def lines(self) -> LogLines:
@@ -200,7 +200,7 @@ class LogView(Vertical):
                 if state.complete and (self.filter is None or self._searched >= state.closed):
                     return
         except OSError as error:
-            self._say(f"cannot be read: {error.strerror or error}")
+            self._set_status(f"cannot be read: {error.strerror or error}")
         finally:
             self._looking = False
 
@@ -234,7 +234,7 @@ class LogView(Vertical):
             # Until all lines are known, the last lines have wrong numbers.
             closed = min(state.closed, known.closed) if state.complete and known.complete else 0
             lines.show(state.count, fresh, numbers=numbers, closed=closed)
-            self._tell()
+            self._update_status()
 
     def _shown(self) -> Sequence[int] | None:
         return self.matches if self.filter is not None and self.only_matches else None
@@ -252,7 +252,7 @@ class LogView(Vertical):
         try:
             texts = await source.lines(numbers)
         except OSError as error:
-            self._say(f"cannot be read: {error.strerror or error}")
+            self._set_status(f"cannot be read: {error.strerror or error}")
             return
         if source is self.source and self.is_mounted:
             self.lines.supply(dict(zip(numbers, texts)))
@@ -267,9 +267,9 @@ class LogView(Vertical):
         wanted = self.filter
         if wanted is None:
             return
-        found, searched = await source.find(wanted.pattern.search, self._searched, wanted.inverse)
+        numbers, searched = await source.find(wanted.pattern.search, self._searched, wanted.inverse)
         if wanted is self.filter and source is self.source:
-            self.matches.extend(found)
+            self.matches.extend(numbers)
             self._searched = searched
 
     def set_filter(self, wanted: LineFilter | None) -> None:
@@ -284,7 +284,7 @@ class LogView(Vertical):
         lines.following = self.follow
         lines.show(self._state.count, {}, numbers=self._shown())
         lines.redraw()
-        self._tell()
+        self._update_status()
         self._tick()
 
     def action_filter(self) -> None:
@@ -310,7 +310,7 @@ class LogView(Vertical):
             self._wrong = ""
             self.set_filter(wanted)
         entry.set_class(bool(self._wrong), "-wrong")
-        self._tell()
+        self._update_status()
 
     @on(Input.Submitted)
     def _entered(self, event: Input.Submitted) -> None:
@@ -323,7 +323,7 @@ class LogView(Vertical):
         entry.remove_class("-open", "-wrong")
         entry.display = False
         self.screen.set_focus(self.lines)
-        self._tell()
+        self._update_status()
 
     def action_no_filter(self) -> None:
         """Cancel the typing of a filter; otherwise show all lines again."""
@@ -349,7 +349,7 @@ class LogView(Vertical):
         lines.redraw()
         if not lines.following:
             lines.go_to(bisect_left(self.matches, number) if self.only_matches else number)
-        self._tell()
+        self._update_status()
 
     def action_match(self, direction: int) -> None:
         """Go to the next match (1) or the one before (-1)."""
@@ -364,7 +364,7 @@ class LogView(Vertical):
         index %= len(self.matches)  # after the last comes the first
         lines.here = self.matches[index]
         lines.go_to(index if self._shown() is not None else lines.here)
-        self._tell()
+        self._update_status()
 
     # --- other keys ---------------------------------------------------------------------------------------------------
 
@@ -376,7 +376,7 @@ class LogView(Vertical):
 
     def action_copy(self) -> None:
         """Copy the lines in view to the clipboard."""
-        texts = self.lines.seen()
+        texts = self.lines.texts_in_view()
         self.app.copy_to_clipboard("\n".join(texts))
         self.notify(f"{len(texts)} lines are on the clipboard.", timeout=2)
 
@@ -385,9 +385,9 @@ class LogView(Vertical):
     @on(LogLines.Moved)
     def _moved(self, message: LogLines.Moved) -> None:
         message.stop()
-        self._tell()
+        self._update_status()
 
-    def _tell(self) -> None:
+    def _update_status(self) -> None:
         lines, state = self.lines, self._state
         if lines.following:
             self._paused_at = state.count
@@ -406,9 +406,9 @@ class LogView(Vertical):
         if self.filter is not None:
             searched = "" if self._searched >= state.closed else " so far"
             parts.append(f"filter {self.filter.text}  {len(self.matches):,}/{state.count:,}{searched}")
-        self._say("  ·  ".join(parts), paused=self.follow and not lines.following)
+        self._set_status("  ·  ".join(parts), paused=self.follow and not lines.following)
 
-    def _say(self, text: str, *, paused: bool = False) -> None:
+    def _set_status(self, text: str, *, paused: bool = False) -> None:
         if self.is_mounted:
             status = self.query_one(".log-status", Static)
             status.update(Content(text))

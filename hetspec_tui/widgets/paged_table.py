@@ -227,7 +227,7 @@ class PagedTable(ScrollView, can_focus=True):
         """Take rows that were wanted, or newer ones.
 
         Args:
-            asked: keys of all rows that were asked for; those without a row are shown as gone.
+            asked: keys of all rows that were asked for; those without a row are shown as deleted.
             rows: the rows that exist.
         """
         by_key = {row.key: row for row in rows}
@@ -424,7 +424,7 @@ class PagedTable(ScrollView, can_focus=True):
         mark = None if key not in self._marks else self._mark_signs.get(key, ("●", ""))
         row = self._rows.get(key)
         if row is None:
-            word = "gone" if key in self._rows else "…"
+            word = "deleted" if key in self._rows else "…"
             return self._pen.placeholder(word, is_cursor, mark, self.virtual_size.width - GUTTER)
         return self._pen.row(row, self.columns, self._widths, is_cursor, mark)
 

@@ -170,11 +170,11 @@ def test_a_hundred_thousand_rows_ask_only_for_those_near_the_view() -> None:
     drive(numbered(100_000), act)
 
 
-def test_rows_that_are_not_there_yet_are_drawn_as_such_and_those_that_are_gone_too() -> None:
+def test_rows_that_are_not_there_yet_are_drawn_as_such_and_deleted_ones_too() -> None:
     async def act(app: TableApp, table: PagedTable, pilot: Pilot[None]) -> None:
         assert lines(table)[1] == "▌  …"
         table.put_rows(["000000", "000001"], [row("000001")])
-        assert lines(table)[1] == "▌  gone"
+        assert lines(table)[1] == "▌  deleted"
         assert "run 000001" in lines(table)[2]
         assert table.missing() == ["000002"]
 
