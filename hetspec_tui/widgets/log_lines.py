@@ -25,8 +25,9 @@ from textual.strip import Strip
 _HELD = 8192  # lines kept in memory
 _ERROR = re.compile(r"\b(?:ERROR|CRITICAL|FATAL|Traceback|[A-Za-z]*(?:Error|Exception):)")
 _WARNING = re.compile(r"\bWARN(?:ING)?\b|[A-Za-z]*Warning:")
-_MANY = r"(?<!\\)(?:[*+]|\{\d*,\})"
-_SLOW = re.compile(rf"(?<!\\)\([^()]*{_MANY}[^()]*\){_MANY}|(\\.|[^\\])[*+]\??\1[*+]")  # (a+)+ or .*.*
+_MANY = r"(?:[*+]|\{\d*,\})"
+_NESTED = re.compile(rf"\([^()]*{_MANY}[^()]*\){_MANY}")  # (a+)+
+_TWICE = re.compile(r"(\\.|[^\\])[*+]\??\1[*+]")  # .*.*
 
 
 class PatternError(ValueError):
@@ -61,9 +62,19 @@ class LineFilter:
             pattern = re.compile(body, 0 if body != body.lower() else re.IGNORECASE)
         except (re.error, OverflowError, RecursionError) as error:
             raise PatternError(str(error)) from None
-        if _SLOW.search(body):
+        if _is_slow(body):
             raise PatternError("a repeat of a repeat can take for ever")
         return cls(text, pattern, text.startswith("!"))
+
+
+def _is_slow(expression: str) -> bool:
+    """Whether an unbounded repeat contains another one, or follows an equal one: some lines then take very long."""
+    text = re.sub(r"\\[()*+{}]", "x", expression)
+    while not _NESTED.search(text):
+        text, groups = re.subn(r"\(([^()]*)\)", lambda group: "x*" if re.search(_MANY, group[1]) else "x", text)
+        if not groups:
+            return bool(_TWICE.search(expression))
+    return True
 
 
 class LogLines(ScrollView, can_focus=True):

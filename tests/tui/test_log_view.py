@@ -150,7 +150,7 @@ def test_an_inverse_filter_shows_the_others() -> None:
     drive(source, act)
 
 
-@pytest.mark.parametrize("wrong", ["(", "(a+)+", "(.*x)*", ".*.*.*z"])
+@pytest.mark.parametrize("wrong", ["(", "(a+)+", "((a+))+", "((a|b+)c){2,}", "(.*x)*", ".*.*.*z"])
 def test_a_wrong_pattern_is_red_and_keeps_the_last_result(wrong: str) -> None:
     source = ListSource(["a", "b"])
 
@@ -175,7 +175,7 @@ def test_a_wrong_pattern_is_red_and_keeps_the_last_result(wrong: str) -> None:
 def test_repeats_that_end_are_taken() -> None:
     assert LineFilter.parse(r"step \d+ .*loss=(\d+\.)?\d+")
     assert LineFilter.parse(r"(ab){2,5}c*")
-    assert LineFilter.parse(r"(\d{3},)+ (\d+\.){3} (\*x)*")
+    assert LineFilter.parse(r"(\d{3},)+ (\d+\.){3} (\*x)* (\d+)([a-z]+) (\w+)?")
     assert LineFilter.parse("") is LineFilter.parse("!") is None
     with pytest.raises(PatternError):
         LineFilter.parse("(a|b*)*c")
