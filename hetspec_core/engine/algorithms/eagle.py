@@ -47,6 +47,7 @@ class FusionHead(DraftHead):
         return self.fc(torch.cat([embedding, state], dim=-1))
 
     def step(self, backbone: HFBackbone, embedding: Tensor, state: Tensor, **where: Any) -> Tensor:
+        """[B, T, H] embeddings of x_{t+1} and [B, T, H] states -> [B, T, H]; `where` as in `DraftHead.step`."""
         return self.up(backbone(self(embedding, state), **where))
 
     def pass_feature_through(self) -> None:
@@ -86,6 +87,7 @@ class Eagle(Algorithm):
         return (1.0,) * count
 
     def judge(self, draft: DraftLM, batch: Batch, states: tuple[Tensor, ...], *, training: bool) -> LossOutput:
+        """The loss of K states [B, T, H] that all guess f_{t+1}; metrics are those of the last one."""
         guesses = torch.stack([state[batch.mask] for state in states])  # [K, M, H]: only these reach the head
         targets, weights = batch.targets[batch.mask], self.step_weights(len(states))
         token_loss, scores = distribution_loss(

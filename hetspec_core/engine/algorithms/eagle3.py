@@ -33,6 +33,7 @@ class StateNorm(nn.RMSNorm):
     """RMS norm in float32 whatever the state's type, as the field's decoders have it."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., H] -> [..., H]."""
         normed = nn.functional.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps)
         return normed.to(x.dtype)
 
@@ -118,6 +119,7 @@ class Eagle3Head(DraftHead):
         return self.fc(features)
 
     def step(self, backbone: HFBackbone, embedding: Tensor, state: Tensor, **where: Any) -> Tensor:
+        """[B, T, H] embeddings of x_{t+1} and [B, T, Hd] states -> [B, T, Hd]; `where` as in `DraftHead.step`."""
         state = backbone(torch.cat([self.embed_proj(embedding), state], dim=-1), **where)
         return self.norm(state) if self._norm_output else state
 
@@ -140,10 +142,11 @@ class Eagle3Head(DraftHead):
         return tuple(states)
 
     def readout(self, state: Tensor) -> Tensor:
+        """[..., Hd] -> [..., Hd] after the norm, which a state has already with `norm_output`."""
         return state if self._norm_output else self.norm(state)
 
     def start_output_head(self, ends: FrozenEnds, ids: Tensor | None) -> None:
-        """Start from the base's rows when they are as wide; they are trained on from there."""
+        """Start from the base's rows, or those of `ids` [Vd], when they are as wide; training changes them."""
         rows = ends.head.weight if ids is None else ends.head.weight[ids.to(ends.head.weight.device)]
         if rows.shape == self.lm_head.weight.shape:
             with torch.no_grad():
@@ -172,6 +175,7 @@ class Eagle3(Algorithm):
         return (*super().names(draft), *(f"top1_step{step}" for step in range(2, self.steps + 1)))
 
     def judge(self, draft: DraftLM, batch: Batch, states: tuple[Tensor, ...], *, training: bool) -> LossOutput:
+        """The loss of K states [B, T, Hd], the k-th of which guesses x_{t+2+k} at t."""
         mask, length = batch.mask, batch.mask.shape[1]
         # Everything that guesses the same token stands in one place: step k at t moves to t + k.
         guesses = torch.stack([F.pad(s, (0, 0, step, 0))[:, :length][mask] for step, s in enumerate(states)])

@@ -103,6 +103,19 @@ class LatentHead(DraftHead):
         mask: Tensor | None = None,
         cache: Any | None = None,
     ) -> Tensor:
+        """The state after the last refinement.
+
+        Args:
+            backbone: run H L R times.
+            embedding: [B, T, H] of x_{t+1}.
+            state: [B, T, H].
+            positions: [B or 1, T].
+            mask: [B or 1, 1, T, S] bool, or None = causal.
+            cache: keys, values and shifted latents of every pass, or None.
+
+        Returns:
+            [B, T, H].
+        """
         return self._states(backbone, embedding, state, positions=positions, mask=mask, cache=cache)[-1]
 
     def unroll(

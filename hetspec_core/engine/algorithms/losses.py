@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hetspec_core.engine.data.batches import Batch, MaskKind
 
 
+CHUNK_ELEMENTS = 1 << 26  # float32 elements of one [rows, V] chunk: 256 MiB
 _BALANCE = "router_loss"
 
 
@@ -67,7 +68,14 @@ class Algorithm(ABC):
 
     @abstractmethod
     def judge(self, draft: DraftLM, batch: Batch, states: tuple[Tensor, ...], *, training: bool) -> LossOutput:
-        """The loss of the states that the draft's head unrolled."""
+        """The loss of the states that the draft's head unrolled, each [B, T, S].
+
+        Args:
+            draft: bound to its base.
+            batch: supervised positions and targets.
+            states: [B, T, S] each; what each of them predicts is the algorithm's own.
+            training: whether gradients are wanted; else every metric is computed.
+        """
 
     def names(self, draft: DraftLM) -> tuple[str, ...]:
         """Names of all sums that `loss` gives for this draft when it is measured."""
@@ -110,9 +118,6 @@ class Algorithm(ABC):
             lengths = valid.sum(-1).clamp(min=1)[:, None, None]
             noise = noise * (reference / lengths)
         return noise.to(features.dtype)
-
-
-CHUNK_ELEMENTS = 1 << 26  # float32 elements of one [rows, V] chunk: 256 MiB
 
 
 @dataclass(frozen=True)
@@ -201,34 +206,37 @@ class _ChunkedDistribution(torch.autograd.Function):
         sums = torch.zeros(5, steps, dtype=torch.float32, device=hidden.device)  # the fields of TokenScores
         for start in range(0, rows, how.chunk_rows):
             part = slice(start, start + how.chunk_rows)
+            # The base's side, once for all K guesses at these rows.
             base = how.base_head.logits(target_hidden[part], torch.float32)  # [C, V]
-            best = base.argmax(-1)
+            best = base.argmax(-1)  # [C]
             mass, known = None, None
             if how.vocab_ids is not None:
                 total = base.logsumexp(-1, keepdim=True)
-                base = base[:, how.vocab_ids]
+                base = base[:, how.vocab_ids]  # [C, Vd]: softmax of it is p renormalised over the draft's vocabulary
                 mass = (base.logsumexp(-1, keepdim=True) - total).exp()  # share of p inside the draft's vocabulary
                 if how.known_only:
                     place = torch.searchsorted(how.vocab_ids, best).clamp(max=how.vocab_ids.numel() - 1)
                     known = how.vocab_ids[place] == best
-            p = torch.softmax(base, -1)
+            p = torch.softmax(base, -1)  # [C, V or Vd]
             for step in range(steps):
                 counts = torch.ones_like(best) if how.counted is None else how.counted[step, part]
                 counts = counts.float()
                 learnt = counts if known is None else counts * known
                 logits = head.logits(hidden[step, part], torch.float32)  # [C, Vd]
-                slope = head.slope(logits)
+                slope = head.slope(logits)  # d logits / d products: scale and soft-capping
                 log_q = torch.log_softmax(logits, -1)
                 guesses = log_q.topk(min(10, log_q.shape[-1]), -1).indices
                 hits = (guesses if how.vocab_ids is None else how.vocab_ids[guesses]) == best[:, None]
-                sums[0, step] -= ((p * log_q).sum(-1) * learnt).sum()
+                sums[0, step] -= ((p * log_q).sum(-1) * learnt).sum()  # cross-entropy -sum_v p log q
                 sums[1, step] += (hits[:, 0] * counts).sum()
                 sums[2, step] += (hits.any(-1) * counts).sum()
                 q = log_q.exp_()
+                # Acceptance sum_v min(p, q) with the mass that p has in the whole vocabulary.
                 sums[3, step] += (torch.minimum(p if mass is None else p * mass, q).sum(-1) * counts).sum()
                 sums[4, step] += counts.sum()
                 if d_hidden is None and d_weight is None:
                     continue
+                # d(-sum p log q) / d logits = q - p, through the slope, weighted by the step; rows left out give 0.
                 d_logits = q.sub_(p).mul_(slope).mul_((learnt * how.step_weights[step])[:, None])
                 if d_bias is not None:
                     d_bias += d_logits.sum(0)
@@ -248,7 +256,7 @@ class _ChunkedDistribution(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         found = iter(ctx.saved_tensors)
         d_hidden, d_weight, d_bias = (next(found) if present else None for present in ctx.present)
-        scale = upstream[0]
+        scale = upstream[0]  # the gradients were computed in the forward; the loss is linear in them
         return (
             None if d_hidden is None else d_hidden * scale.to(d_hidden.dtype),
             None if d_weight is None else (d_weight * scale).to(ctx.dtypes[0]),
@@ -261,6 +269,3 @@ class _ChunkedDistribution(torch.autograd.Function):
 def feature_loss(hidden: Tensor, target_hidden: Tensor) -> Tensor:
     """Smooth-L1 (beta 1), mean over H and sum over rows: [M, H], [M, H] -> scalar (EAGLE, section 3.3)."""
     return F.smooth_l1_loss(hidden.float(), target_hidden.float(), reduction="none").mean(-1).sum()
-
-
-__all__ = ["TokenScores", "distribution_loss", "feature_loss"]

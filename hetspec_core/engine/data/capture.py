@@ -40,7 +40,9 @@ class CapturableBase(Protocol):
 
     @property
     def device(self) -> torch.device: ...
-    def forward(self, input_ids: Tensor, *, layers: tuple[int, ...] = ()) -> CapturedOutput: ...
+    def forward(self, input_ids: Tensor, *, layers: tuple[int, ...] = ()) -> CapturedOutput:
+        """States of [B, T] token ids, padded on the right."""
+        ...
 
 
 def plan_capture(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:

@@ -73,7 +73,7 @@ class Sample:
 
 
 def count_supervised(assistant_mask: Sequence[bool] | Tensor) -> int:
-    """Assistant tokens that a draft can be asked to predict: those from x_2 on."""
+    """Tokens of a [T] assistant mask that a draft can be asked to predict: those from x_2 on."""
     tail = assistant_mask[FIRST_SUPERVISED:]
     return int(tail.sum()) if isinstance(tail, Tensor) else sum(tail)
 

@@ -28,7 +28,9 @@ _POSITIONS: ContextVar[Tensor | None] = ContextVar("positions", default=None)
 class UnrolledAttention(Protocol):
     """Attention that remembers the steps before, layer by layer."""
 
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor: ...
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """[B, heads, T, head_dim] query, [B, kv_heads, T, head_dim] key and value -> [B, heads, T, head_dim]."""
+        ...
 
 
 def set_window(layer: nn.Module, window: int) -> None:

@@ -192,7 +192,8 @@ class HFBackbone(nn.Module):
         Args:
             inputs: [B, T, Hd] ([B, T, 2 Hd] with `pair_input`) fused inputs.
             positions: [B or 1, T].
-            mask, cache: as in `BaseLM.forward`.
+            mask: [B or 1, 1, T, S] bool, True = may look; None = causal.
+            cache: a key/value cache that is written to, or None.
             layer_offset: number of the first layer in the cache, for a backbone that is run several times a step.
             unrolled: keys of the steps before, in a training-time test; instead of mask and cache.
 

@@ -41,7 +41,7 @@ class OutputHead(NamedTuple):
         """[..., H] hidden states -> [..., V].
 
         Args:
-            hidden: states after the final norm; multiplied in the type of the weight.
+            hidden: [..., H] states after the final norm; multiplied in the type of the weight.
             dtype: type in which the products are scaled and capped; that of the weight when absent.
         """
         logits = F.linear(hidden.to(self.weight.dtype), self.weight, self.bias).to(dtype or self.weight.dtype)

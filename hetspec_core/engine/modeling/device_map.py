@@ -179,7 +179,7 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 
 def weight_bytes(parameter: Tensor) -> int:
-    """Bytes of a tensor's elements."""
+    """Bytes of the elements of a [...] tensor."""
     return parameter.numel() * parameter.element_size()
 
 

@@ -372,5 +372,5 @@ class DraftLM(nn.Module):
         return self.ends.logits(hidden)
 
     def to_base_ids(self, draft_ids: Tensor) -> Tensor:
-        """Token ids of the base for ids of the draft's vocabulary, any shape."""
+        """[...] ids of the draft's vocabulary -> [...] token ids of the base."""
         return draft_ids if self._vocab_ids is None else self._vocab_ids[draft_ids]

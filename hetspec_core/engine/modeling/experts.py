@@ -161,7 +161,7 @@ class RoutingReport:
 
     @torch.no_grad()
     def metrics(self, valid: Tensor) -> dict[str, Tensor]:
-        """Scalars, mean over layers and passes; empty without experts.
+        """[] tensors, mean over layers and passes, of the tokens in `valid` [B, T]; empty without experts.
 
         zero_compute_share: assignments that went to experts without compute. expert_load_max: the busiest real expert's
         share of the real assignments, times their number (1 = all alike). expert_load_min: the idlest one's.

@@ -94,17 +94,19 @@ class _Merged(torch.autograd.Function):
         rows, heads, length, width = query.shape
         kv_heads = key.shape[1]
         grouped = query.reshape(rows, kv_heads, heads // kv_heads, length, width)
+        # Scores with each query's own keys: k numbers a query, kept whole.
         own_scores = torch.einsum(_SCORES, grouped, own_keys).float() * scale  # [B, kv, G, T, k]
         total = torch.empty(own_scores.shape[:-1], dtype=torch.float32, device=query.device)
         output = torch.empty_like(grouped)
         for start in range(0, length, block):
             part = slice(start, min(length, start + block))
             scores = _scores(grouped, key, part, scale)  # [B, kv, G, n, end]
+            # One softmax over both groups: its normaliser is the sum of both exponential sums.
             total[..., part] = torch.logaddexp(scores.logsumexp(-1), own_scores[..., part, :].logsumexp(-1))
             weights = (scores - total[..., part, None]).exp_().to(value.dtype)
-            output[..., part, :] = _times(weights, value[:, :, : part.stop])
+            output[..., part, :] = _times(weights, value[:, :, : part.stop])  # [B, kv, G, n, d]
         own_weights = (own_scores - total[..., None]).exp_().to(value.dtype)
-        output += torch.einsum(_SUMS, own_weights, own_values)
+        output += torch.einsum(_SUMS, own_weights, own_values)  # the own values' part of the same weighted mean
         ctx.save_for_backward(grouped, key, value, own_keys, own_values, output, total)
         ctx.scale, ctx.block = scale, block
         return output.view(rows, heads, length, width)
@@ -122,13 +124,14 @@ class _Merged(torch.autograd.Function):
         for start in range(0, length, block):
             part = slice(start, min(length, start + block))
             seen = slice(0, part.stop)
-            weights = (_scores(grouped, key, part, scale) - total[..., part, None]).exp_()
+            weights = (_scores(grouped, key, part, scale) - total[..., part, None]).exp_()  # again, not stored
             upper = gradient[..., part, :]
-            d_scores = _times(upper, value[:, :, seen].transpose(-1, -2)).float()
+            d_scores = _times(upper, value[:, :, seen].transpose(-1, -2)).float()  # d output . value
             d_scores = (d_scores.sub_(shared[..., part, None]).mul_(weights) * scale).to(key.dtype)
             d_query[..., part, :] = _times(d_scores, key[:, :, seen]).float()
             d_key[:, :, seen] += _transposed_times(d_scores, grouped[..., part, :]).float()
             d_value[:, :, seen] += _transposed_times(weights.to(value.dtype), upper).float()
+        # The same for each query's own keys and values.
         own_scores = torch.einsum(_SCORES, grouped, own_keys).float() * scale
         own_weights = (own_scores - total[..., None]).exp_()
         d_own = torch.einsum(_SCORES, gradient, own_values).float()

@@ -266,6 +266,11 @@ def choose_vocabulary(counts: Tensor, size: int, always: Iterable[int]) -> Tenso
 
 
 def share_outside(counts: Tensor, ids: Tensor) -> float:
-    """Share of the counted tokens that a vocabulary lacks: no draft with it can ever get those right."""
+    """Share of the counted tokens that a vocabulary lacks, which no draft with it can predict.
+
+    Args:
+        counts: [V] occurrences.
+        ids: [Vd] base ids of the vocabulary.
+    """
     total = int(counts.sum())
     return 1.0 - int(counts[ids.cpu()].sum()) / total if total else 0.0

@@ -125,7 +125,7 @@ class Ledger:
         return self.left[name]
 
     def add(self, name: str, tensor: Tensor, *, source: str = "") -> None:
-        """Put in a tensor that was made from another one."""
+        """Add a [...] tensor that was made from another one."""
         self.left[name] = tensor
         if source:
             self.renamed[source] = name
