@@ -134,7 +134,7 @@ _KILLED = """
 import os, signal, sys
 sys.path.insert(0, {repository!r})
 from pathlib import Path
-from hetspec_core.engine.data import append_log, hidden_states
+from hetspec_core.engine.data import hidden_states
 from hetspec_core.engine.context import open_context
 from hetspec_core.engine.stages.dataset import run
 moment, folder = sys.argv[1], Path(sys.argv[2])
@@ -148,7 +148,7 @@ if moment == "in the middle of an answer's line":
             real_write(handle, data[:20])
             os.kill(os.getpid(), signal.SIGKILL)
         return real_write(handle, data)
-    append_log.os.write = write
+    os.write = write
 else:
     real_manifest = hidden_states.write_manifest
     def manifest(*arguments):
