@@ -131,7 +131,7 @@ class SpeculativeRows:
         return verdict, self.draft.base_features(output), logits
 
     def commit(self, tree: DraftTree, verdict: Verdict, features: Tensor) -> None:
-        """Keep the accepted path in both caches; the draft re-reads it with the base's true features."""
+        """Keep the accepted path in both caches; the draft re-reads it with the features [B, N+1, F] of the base."""
         last = verdict.path.gather(1, verdict.num_accepted[:, None])  # [B, 1]
         had_children = (tree.parents[:, 1:] == last).any(-1)
         counts = torch.where(self.active, verdict.num_accepted + 1, 0)
