@@ -188,6 +188,7 @@ def _turn(check: Check, rows: list[Row], row: Row, *, viewer: bool) -> dict[str,
         raise RuntimeError("the plugin's socket does not answer")
     try:
         with alone(rows, row):
+            # Off the record: the server was suspended, and the publisher accepts viewers five times a second.
             ask(check, row, 48, check.prompts[:1])
             answers = ask(check, row, _TOKENS, check.prompts[:_PROMPTS])
     finally:

@@ -68,15 +68,15 @@ class SGLangMeasurement(Measurement):
         room = self.check(prompts, ways)
         answers: _Answers = _Engine(context, backend) if spec.sglang.engine else _Servers(context, backend, room)
         questions: list[Question] = []
-        metas: dict[str, Metas] = {}
         batches: dict[str, list[BatchResult]] = {}
         reports: list[TreeResult] = []
         for number, way in enumerate(ways):
             context.check_cancelled()
             answers.part = (number + 1, len(ways))
             if number == 0:
-                questions = answers.first(prompts, way)
-            metas[way.label] = answers.answer(way, questions, fresh=number == 0)
+                questions, metas = answers.first(prompts, way)
+            else:
+                metas = answers.answer(way, questions)
             batches[way.label] = answers.batches(way, questions)
             if way is plain:
                 continue
@@ -85,7 +85,7 @@ class SGLangMeasurement(Measurement):
             report = speculative_report(answers.gap, questions, reference, way, bootstrap=spec.bench.bootstrap)
             more: dict[str, Any] = {
                 "phases": PhaseSeconds(),
-                "sglang": _sglang_figures(way, metas[way.label], batches[way.label]),
+                "sglang": _sglang_figures(way, metas, batches[way.label]),
             }
             if not has_plain:  # there is nothing to compare with
                 rows = {name: row.model_copy(update={"speedup": None}) for name, row in report.categories.items()}
@@ -116,7 +116,7 @@ class SGLangMeasurement(Measurement):
 
 
 class _Answers(ABC):
-    """Who answers the questions of a bench, one way of decoding after another.
+    """What answers the questions of a bench, one way of decoding after another.
 
     Args:
         context: of the run.
@@ -131,21 +131,16 @@ class _Answers(ABC):
         self.part: tuple[int, int] = (1, 1)
 
     @abstractmethod
-    def first(self, prompts: MeasuredPrompts, way: Track) -> list[Question]:
-        """The questions."""
-
-    @abstractmethod
-    def answer(self, way: Track, questions: Sequence[Question], *, fresh: bool) -> Metas:
-        """Answer the questions, and put the completions into the way.
-
-        Args:
-            way: how they are answered.
-            questions: of `first`.
-            fresh: whether this is the way that `first` had.
+    def first(self, prompts: MeasuredPrompts, way: Track) -> tuple[list[Question], Metas]:
+        """Make the questions, and answer them the first way, which gets the completions.
 
         Returns:
-            SGLang's own figures of each answer.
+            The questions, and SGLang's own figures of each answer.
         """
+
+    @abstractmethod
+    def answer(self, way: Track, questions: Sequence[Question]) -> Metas:
+        """Answer the questions another way, which gets the completions; returns SGLang's own figures of each answer."""
 
     @abstractmethod
     def batches(self, way: Track, questions: Sequence[Question]) -> list[BatchResult]:
@@ -167,14 +162,13 @@ class _Servers(_Answers):
         super().__init__(context, backend)
         self._room = room
         self._served: RunningServer | None = None
-        self._metas: Metas = []
 
-    def first(self, prompts: MeasuredPrompts, way: Track) -> list[Question]:
-        """The questions; later turns go on from the answers of the first way, which are made here."""
+    def first(self, prompts: MeasuredPrompts, way: Track) -> tuple[list[Question], Metas]:
+        """As in `_Answers`. The later turns of a conversation continue from the answers of the first way."""
         bench, conversations = self._context.spec.bench, prompts.conversations
         served = self._open(way)
         questions: list[Question] = []
-        self._metas = []
+        metas: Metas = []
         for number, conversation in enumerate(conversations):
             self._progress(way, number, len(conversations), conversation.category)
             messages = opening(self._context, conversation)
@@ -186,26 +180,20 @@ class _Servers(_Answers):
                     prompts.leave_out(OUTGROWN, f"{conversation.id}, turn {turn + 1}: {size}")
                     break
                 questions.append(question)
-                completion, meta = self._one(served, question, way)
-                way.completions.append(completion)
-                self._metas.append(meta)
-                messages.append(Message("assistant", self._backend.text(completion.tokens)))
+                metas.append(self._ask(served, question, way))
+                messages.append(Message("assistant", self._backend.text(way.completions[-1].tokens)))
         self._progress(way, len(conversations), len(conversations))
         if OUTGROWN in prompts.left_out:
             prompts.warn(self._context, OUTGROWN)
-        return questions
+        return questions, metas
 
-    def answer(self, way: Track, questions: Sequence[Question], *, fresh: bool) -> Metas:
-        """The answers of a way, and the server's figures of each."""
-        if fresh:
-            return self._metas
+    def answer(self, way: Track, questions: Sequence[Question]) -> Metas:
+        """As in `_Answers`."""
         served = self._open(way)
         metas: Metas = []
         for number, question in enumerate(questions):
             self._progress(way, number, len(questions), question.category)
-            completion, meta = self._one(served, question, way)
-            way.completions.append(completion)
-            metas.append(meta)
+            metas.append(self._ask(served, question, way))
         self._progress(way, len(questions), len(questions))
         return metas
 
@@ -254,15 +242,17 @@ class _Servers(_Answers):
             self._backend.complete(served, self._backend.encode([Message("user", "Hello.")]), short)
         return served
 
-    def _one(self, served: RunningServer, question: Question, way: Track) -> tuple[Completion, dict[str, Any]]:
-        """The median repeat of one question."""
+    def _ask(self, served: RunningServer, question: Question, way: Track) -> dict[str, Any]:
+        """Ask one question; the way gets the completion of the median repeat. Returns the server's figures of it."""
         runs: list[tuple[Completion, dict[str, Any]]] = []
         for _ in range(self._context.spec.bench.repeats):
             self._context.check_cancelled()
             served.client.flush_cache()  # otherwise the prompt of a repeat is not computed
             runs.append(self._backend.complete(served, question.ids, way.decoding))
         ordered = sorted(runs, key=lambda run: run[0].total_s)
-        return ordered[(len(ordered) - 1) // 2]
+        completion, meta = ordered[(len(ordered) - 1) // 2]
+        way.completions.append(completion)
+        return meta
 
 
 class _Engine(_Answers):
@@ -273,16 +263,16 @@ class _Engine(_Answers):
         self._found: dict[str, Any] = {}
         self._version = ""
 
-    def first(self, prompts: MeasuredPrompts, way: Track) -> list[Question]:
-        """The first turn of every conversation."""
+    def first(self, prompts: MeasuredPrompts, way: Track) -> tuple[list[Question], Metas]:
+        """As in `_Answers`; the questions are the first turns of the conversations."""
         questions = []
         for number, conversation in enumerate(prompts.conversations):
             messages = [*opening(self._context, conversation), Message("user", conversation.user_turns[0])]
             questions.append(Question(number, 0, conversation.category, self._backend.encode(messages)))
-        return questions
+        return questions, self.answer(way, questions)
 
-    def answer(self, way: Track, questions: Sequence[Question], *, fresh: bool) -> Metas:
-        """Run the engine once for this way."""
+    def answer(self, way: Track, questions: Sequence[Question]) -> Metas:
+        """As in `_Answers`; the engine runs once."""
         context, spec = self._context, self._context.spec
         plain = way.decoding.plain
         self._found = run_engine(
