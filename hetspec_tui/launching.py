@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast, get_args
 
+from hetspec_core.events import UNFINISHED
 from hetspec_core.service.forms import COMMON, Field, launch_fields, set_text
 from hetspec_core.service.launch import LaunchRequest, What, names
 from hetspec_core.service.presets import list_presets
@@ -187,7 +188,7 @@ def _products(workbench: Workbench, stage: str, folder: str) -> list[Item]:
     found = []
     for run in workbench.runs(stage=stage):
         made = (workbench.paths(run.run_id).folder / folder).is_dir()
-        if made or run.state in ("queued", "starting", "running"):
+        if made or run.state in UNFINISHED:
             problem = "" if run.state == "succeeded" else f"it is {run.state}"
             found.append(Item(run.run_id, " ".join(part for part in (run.name, run.recipe, run.base) if part), problem))
     return found

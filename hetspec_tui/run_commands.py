@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from textual.binding import Binding
 
 from hetspec_core.errors import HetSpecError, UsageError
+from hetspec_core.events import AT_WORK, UNFINISHED
 from hetspec_tui.dialogs import Confirm, Prompt
 from hetspec_tui.formatting import ago, duration, size
 from hetspec_tui.messages import OpenComparison, OpenRun, RunsTouched
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from hetspec_tui.page import Page
 
 KILL_WAIT_S = 10.0
-AT_WORK = frozenset({"starting", "running"})
-UNFINISHED = AT_WORK | {"queued"}
 RESUMED = frozenset({"lost", "failed", "cancelled"})
 FINISHED = RESUMED | {"succeeded"}
 _RESUMABLE_STAGES = ("dataset", "train")

@@ -25,6 +25,7 @@ from hetspec_core.cli.follow import DetachOption, follow, is_detached, leave
 from hetspec_core.cli.options import JsonFlag, RunWord
 from hetspec_core.cli.runs_list import STATE_STYLES
 from hetspec_core.errors import NotFoundError, RunError, UsageError
+from hetspec_core.events import AT_WORK
 from hetspec_core.quantities import format_bytes, format_duration
 from hetspec_core.service import Library, Workbench
 
@@ -103,7 +104,7 @@ def cancel(
         run_id = workbench.resolve_run(run)
         workbench.cancel(run_id, force=kill, grace_s=grace)
         state = workbench.wait(run_id, timeout_s=10.0 if kill else grace + 10.0)
-    if state in ("starting", "running"):
+    if state in AT_WORK:
         raise RunError(
             f"run {run_id} was asked to stop, but is still {state} after {format_duration(grace)}",
             hint=f"wait longer, or end it now: hetspec-core runs cancel --kill {run_id}",
@@ -121,7 +122,7 @@ def kill(run: RunWord, json: JsonFlag = False) -> None:
         run_id = workbench.resolve_run(run)
         workbench.cancel(run_id, force=True)
         state = workbench.wait(run_id, timeout_s=_KILL_WAIT_S)
-    if state in ("starting", "running"):
+    if state in AT_WORK:
         raise RunError(f"run {run_id} was killed, but is still {state} after {_KILL_WAIT_S:.0f} s")
     if json:
         print_json({"run_id": run_id, "state": state})

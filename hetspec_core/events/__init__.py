@@ -1,10 +1,11 @@
 """What happens in a run, as an append-only journal: the one way in which the engine speaks to the desk."""
 
-from hetspec_core.events.journal import Journal, decode_lines, read_events, read_pieces
+from hetspec_core.events.journal import Journal, append_event, decode_lines, read_events, read_pieces, select_events
 from hetspec_core.events.models import (
     Artifact,
     CancelAsked,
     CheckpointSaved,
+    DependencyFailed,
     EndState,
     ErrorInfo,
     Event,
@@ -23,16 +24,33 @@ from hetspec_core.events.models import (
     Submitted,
     Text,
     Unknown,
-    WaitedInVain,
     WorkerEnded,
+)
+from hetspec_core.events.state import (
+    AT_WORK,
+    FINISHED,
+    STATES,
+    UNFINISHED,
+    UNREADABLE,
+    RunFacts,
+    RunState,
+    derive_state,
+    fold,
+    read_facts,
 )
 from hetspec_core.events.steps import TreeStep
 from hetspec_core.events.tally import Tally
 
 __all__ = [
+    "AT_WORK",
+    "FINISHED",
+    "STATES",
+    "UNFINISHED",
+    "UNREADABLE",
     "Artifact",
     "CancelAsked",
     "CheckpointSaved",
+    "DependencyFailed",
     "EndState",
     "ErrorInfo",
     "Event",
@@ -48,15 +66,21 @@ __all__ = [
     "Progress",
     "Result",
     "RunEnded",
+    "RunFacts",
     "RunStarted",
+    "RunState",
     "Submitted",
     "Tally",
     "Text",
     "TreeStep",
     "Unknown",
-    "WaitedInVain",
     "WorkerEnded",
+    "append_event",
     "decode_lines",
+    "derive_state",
+    "fold",
     "read_events",
+    "read_facts",
     "read_pieces",
+    "select_events",
 ]

@@ -13,10 +13,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from hetspec_core.documents import open_regular
+from hetspec_core.documents import DocumentError, open_regular
 from hetspec_core.events.models import (
     Artifact,
     CheckpointSaved,
@@ -36,8 +37,11 @@ from hetspec_core.files import append_line
 
 DURABLE = (CheckpointSaved, Artifact, Result, RunEnded, Submitted, Launched, FoundLost, Marked, Moved)
 """Events that are on the disk when they have been written; they state what is there, or an end."""
+BULK = ("metric", "progress", "text", "log", "checkpoint_saved", "artifact", "result")
+"""Types of the events that say nothing of the state of a run; most lines of a journal are of these types."""
 PIECE_BYTES = 1 << 20
 LONGEST_LINE_BYTES = 64 << 20
+Chosen = TypeVar("Chosen", bound=EventBase)
 _KNOWN: TypeAdapter[Event] = TypeAdapter(KnownEvent)
 
 
@@ -46,13 +50,14 @@ class Journal:
 
     Args:
         path: the file; made when missing, its folder must exist.
-        worker: who speaks; stamped on every event that does not say.
+        worker: the writer, entered in every event that names none.
+        create: whether a missing file is made; else FileNotFoundError is raised.
     """
 
-    def __init__(self, path: Path, worker: str) -> None:
+    def __init__(self, path: Path, worker: str, *, create: bool = True) -> None:
         self.path = path
         self.worker = worker
-        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND | (os.O_CREAT if create else 0) | os.O_CLOEXEC, 0o644)
 
     def write(self, event: EventBase) -> None:
         """Append one event; the ones that state what is on disk, or an end, are forced to disk before the return.
@@ -81,6 +86,24 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def append_event(path: Path, worker: str, event: EventBase) -> None:
+    """Append one event to a journal of a run, and force it to disk. A missing journal is made only in a folder that has
+    a spec.toml, so that a deleted run does not come back.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    try:
+        journal = Journal(path, worker, create=False)
+    except FileNotFoundError:
+        if not path.with_name("spec.toml").exists():
+            raise
+        journal = Journal(path, worker)
+    with journal:
+        journal.write(event)
+        journal.sync()
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
@@ -156,6 +179,15 @@ def read_pieces(path: Path, offset: int = 0, *, skip: Iterable[str] = ()) -> Ite
             yield found, offset
         if not yielded:
             yield [], offset
+
+
+def select_events(path: Path, kind: type[Chosen], offset: int = 0) -> Iterator[Chosen]:
+    """Events of one kind from byte `offset` on; none of a journal that is no regular file."""
+    try:
+        for events, _ in read_pieces(path, offset, skip=BULK):
+            yield from (event for event in events if isinstance(event, kind))
+    except DocumentError:
+        return
 
 
 @lru_cache

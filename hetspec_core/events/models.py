@@ -191,8 +191,10 @@ class WorkerEnded(EventBase):
     exit_status: int
 
 
-class WaitedInVain(EventBase):
-    """This attempt waited for the run `run_id`, which did not succeed; its end is in `events.jsonl`."""
+class DependencyFailed(EventBase):
+    """This attempt was ended because the run `run_id`, for which it waited, did not succeed; its end is in
+    `events.jsonl`. Journals have the event under its older name.
+    """
 
     type: Literal["waited_in_vain"] = "waited_in_vain"
     attempt: int
@@ -248,7 +250,7 @@ KnownEvent = Annotated[
     | Launched
     | CancelAsked
     | WorkerEnded
-    | WaitedInVain
+    | DependencyFailed
     | FoundLost
     | Marked
     | Moved,
@@ -268,7 +270,7 @@ Event = (
     | Launched
     | CancelAsked
     | WorkerEnded
-    | WaitedInVain
+    | DependencyFailed
     | FoundLost
     | Marked
     | Moved

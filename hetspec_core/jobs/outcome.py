@@ -1,6 +1,6 @@
 """How a run has ended, told from its folder without the event models: what runs that wait for it have to know.
 
-The states are those of `hetspec_core.runs.state`, which it does not know, in as few words as waiting needs.
+The states are those of `hetspec_core.events.state`, which it does not know, in as few words as waiting needs.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hetspec_core.events import UNFINISHED
 from hetspec_core.runs.ingest import Registry
 from hetspec_core.runs.rows import RunRow
 
@@ -34,7 +35,7 @@ class Census:
 def take_census(registry: Registry, *, most: int) -> Census:
     """Count all runs, and read at most so many of those that ended and of those that failed."""
     counts = registry.select("SELECT state, COUNT(*) AS n FROM runs WHERE archived = 0 GROUP BY state")
-    unfinished = f"{_COLUMNS} state IN ('queued', 'starting', 'running') ORDER BY created DESC, run_id DESC LIMIT ?"
+    unfinished = f"{_COLUMNS} state IN {tuple(sorted(UNFINISHED))} ORDER BY created DESC, run_id DESC LIMIT ?"
     ended = f"{_COLUMNS} ended IS NOT NULL ORDER BY ended DESC, run_id DESC LIMIT ?"
     failed = f"{_COLUMNS} state IN ('failed', 'lost', 'unreadable') ORDER BY created DESC, run_id DESC LIMIT ?"
     return Census(

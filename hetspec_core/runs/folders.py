@@ -10,12 +10,8 @@ import re
 import stat
 from pathlib import Path
 
-from hetspec_core.documents import DocumentError
-from hetspec_core.events import read_pieces
 from hetspec_core.paths import RunPaths
-from hetspec_core.runs.state import RunFacts, fold
 
-_NO_FACTS = ("metric", "progress", "text", "log", "checkpoint_saved", "artifact", "result")
 _ESCAPED = re.compile(r"\\x([89a-f][0-9a-f])")
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -85,16 +81,3 @@ def _why_not_opened(path: Path) -> str:
     except OSError as error:
         return f"{path.name}: {(error.strerror or str(error)).lower()}"
     return ""
-
-
-def read_facts(paths: RunPaths) -> RunFacts:
-    """What the two journals of a run say of its state; a journal that cannot be read says nothing."""
-    facts = RunFacts()
-    for path in (paths.desk, paths.events):
-        try:
-            for events, _ in read_pieces(path, skip=_NO_FACTS):
-                for event in events:
-                    facts = fold(facts, event)
-        except (OSError, DocumentError):
-            continue
-    return facts

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from hetspec_core.events.state import RunState
 from hetspec_core.runs.rows import RunRow
-from hetspec_core.runs.state import RunState
 
 _PAGE = 100
 

@@ -24,6 +24,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from hetspec_core.documents import DocumentError, flatten, read_bounded
 from hetspec_core.errors import HetSpecError, RunError
 from hetspec_core.events import read_pieces
+from hetspec_core.events.state import UNREADABLE
 from hetspec_core.files import locked
 from hetspec_core.paths import RunPaths, make_folders
 from hetspec_core.runs.database import (
@@ -42,7 +43,6 @@ from hetspec_core.runs.found import Found
 from hetspec_core.runs.look import changed_runs, run_names
 from hetspec_core.runs.query import Names, parse_order, parse_query
 from hetspec_core.runs.rows import MetricPoint, RunName, RunRow, apply
-from hetspec_core.runs.state import UNREADABLE
 from hetspec_core.runs.tables import put_labels, put_row, put_settings, put_texts, put_values, remove_all, remove_run
 from hetspec_core.runs.thin import Axis, count_points, thin
 from hetspec_core.spec.run import from_toml

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from hetspec_core.errors import UsageError
-from hetspec_core.runs.state import STATES, RunState
+from hetspec_core.events.state import AT_WORK, STATES, RunState
 from hetspec_core.spec.decode import did_you_mean
 
 _TEXT = {name: name for name in ("name", "recipe", "base", "draft", "algorithm", "note", "task")} | {
@@ -33,7 +33,6 @@ FIELDS = (*_TEXT, *_NUMBERS, *_DURATIONS, *_DATES, *_FLAGS, "state", "stage", "t
 
 _WORD = re.compile(r"([A-Za-z_][\w./-]*)(!=|>=|<=|:|=|>|<)(.*)", re.DOTALL)
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-_ACTIVE: tuple[RunState, ...] = ("starting", "running")
 
 
 @dataclass
@@ -201,7 +200,7 @@ def _add_choice(where: Where, name: str, sign: str, value: str) -> None:
         accepted = frozenset(chosen)
         where.states.append(lambda state: state in accepted)
         if set(chosen) & {"lost", "cancelled"}:  # what a run at work, as its journal says, may really be
-            chosen = [*chosen, *_ACTIVE]
+            chosen = [*chosen, *sorted(AT_WORK)]
         if "queued" in chosen and where.waiting:
             marks = ", ".join("?" * len(where.waiting))
             where.add(f"(state IN ({', '.join('?' * len(chosen))}) OR run_id IN ({marks}))", *chosen, *where.waiting)

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from hetspec_core.documents import INT64
 from hetspec_core.events import ErrorInfo, Event, Log, Marked, Metric, Progress, Result, Tally
+from hetspec_core.events.state import UNREADABLE, RunFacts, RunState, derive_state, fold
 from hetspec_core.process import ProcessIdentity
-from hetspec_core.runs.state import UNREADABLE, RunFacts, RunState, derive_state, fold
 from hetspec_core.spec import RunSpec
 
 LAST_WORDS_S = 600.0

@@ -19,7 +19,7 @@ def waits_for(data: Path, run_id: str, after: Sequence[str]) -> tuple[str, ...]:
         after: the runs that go before it.
 
     Raises:
-        RunError: one of them has ended otherwise, so that it would wait in vain.
+        RunError: one of them ended without success.
     """
     open_runs = []
     for parent in after:

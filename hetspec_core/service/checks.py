@@ -16,10 +16,10 @@ from typing import Any, Literal, get_args
 
 from hetspec_core.config import library, load_base, resolve
 from hetspec_core.errors import HetSpecError
+from hetspec_core.events.state import UNREADABLE
 from hetspec_core.files import is_locked
 from hetspec_core.paths import Roots
 from hetspec_core.runs import Registry
-from hetspec_core.runs.state import UNREADABLE
 from hetspec_core.service.planning.bases import find_base
 from hetspec_core.service.planning.facts import existing_parent
 from hetspec_core.spec import Stage

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from hetspec_core.errors import NotFoundError
+from hetspec_core.events import RunState
 from hetspec_core.paths import RunPaths
-from hetspec_core.runs import RunName, RunRow, RunState
+from hetspec_core.runs import RunName, RunRow
 
 InputKind = Literal["hidden_states", "draft"]
 _MARK: dict[InputKind, str] = {"hidden_states": "manifest.json", "draft": "config.json"}

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from hetspec_core.documents import DocumentError
 from hetspec_core.errors import NotFoundError, ResourceError, RunError
 from hetspec_core.events import Journal, Marked, Moved, read_events
+from hetspec_core.events.state import FINISHED, UNREADABLE
 from hetspec_core.files import NOT_WRITABLE, is_full, is_locked, sync_folder
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs import RunRow
 from hetspec_core.runs.folders import run_id_of, run_paths, why_unreadable
-from hetspec_core.runs.state import FINISHED, UNREADABLE
 from hetspec_core.service.folders import desk_lock, submit_folder, submitted
 from hetspec_core.service.inputs import find_run
 from hetspec_core.service.labels import check_labels

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hetspec_core.errors import NotFoundError
+from hetspec_core.events.state import FINISHED
 from hetspec_core.runs import Registry
 from hetspec_core.runs.census import take_census
 from hetspec_core.runs.rows import RunRow
-from hetspec_core.runs.state import FINISHED
 from hetspec_core.service.checks import LITTLE_DISK_BYTES, NO_DISK_BYTES
 from hetspec_core.service.library import Library
 from hetspec_core.service.planning.facts import existing_parent

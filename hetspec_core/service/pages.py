@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hetspec_core.errors import NotFoundError
-from hetspec_core.runs import RunRow, RunState
+from hetspec_core.events import AT_WORK, RunState
+from hetspec_core.events.state import FINISHED, STATES
+from hetspec_core.runs import RunRow
 from hetspec_core.runs.query import FIELDS
-from hetspec_core.runs.state import FINISHED, STATES
 from hetspec_core.runs.thin import Axis
 from hetspec_core.service.library import Library
 from hetspec_core.service.report import RunSummary, list_files
@@ -223,7 +224,7 @@ class Pages:
 
     def _states(self, waiting: Collection[str]) -> dict[str, RunState]:
         states: dict[str, RunState] = {}
-        for row in self.workbench.registry.find(["state:starting,running"], archived=True):
+        for row in self.workbench.registry.find([f"state:{','.join(sorted(AT_WORK))}"], archived=True):
             state = self.workbench.state_of(row)
             if state != row.state:  # its process is gone: it may have said more in the meantime
                 state = self.workbench.state(row.run_id)

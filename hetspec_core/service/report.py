@@ -10,9 +10,9 @@ from typing import Any
 
 from hetspec_core.documents import DocumentError, read_bounded, read_json
 from hetspec_core.errors import HetSpecError
-from hetspec_core.events import Artifact, CheckpointSaved, FoundLost, Log, read_events, read_pieces
+from hetspec_core.events import Artifact, CheckpointSaved, FoundLost, Log, RunState, read_events, read_pieces
 from hetspec_core.paths import RunPaths
-from hetspec_core.runs import MetricPoint, RunRow, RunState
+from hetspec_core.runs import MetricPoint, RunRow
 from hetspec_core.spec import RunSpec
 from hetspec_core.spec.run import from_toml
 

@@ -13,6 +13,7 @@ from hetspec_core.events import (
     Artifact,
     CancelAsked,
     CheckpointSaved,
+    DependencyFailed,
     Event,
     FoundLost,
     Launched,
@@ -27,13 +28,12 @@ from hetspec_core.events import (
     Submitted,
     Text,
     Unknown,
-    WaitedInVain,
     WorkerEnded,
     read_pieces,
 )
+from hetspec_core.events.state import FINISHED
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import signal_name
-from hetspec_core.runs.state import FINISHED
 from hetspec_core.service.library import Library
 from hetspec_core.service.report import RunSummary, is_there
 from hetspec_core.service.workbench import Workbench
@@ -192,8 +192,8 @@ def _said(event: Event) -> str:
         case Submitted():
             after = f", after {', '.join(event.after)}" if event.after else ""
             return f"submitted from {event.folder or event.host}{after}"
-        case WaitedInVain():
-            return f"attempt {event.attempt} waited in vain for {event.run_id}"
+        case DependencyFailed():
+            return f"attempt {event.attempt} waited for {event.run_id}, which did not succeed"
         case Launched():
             return f"attempt {event.attempt} launched, supervisor {event.pid} on {event.host}"
         case RunStarted():

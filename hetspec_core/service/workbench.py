@@ -17,14 +17,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hetspec_core.errors import NotFoundError, ResourceError, RunError
-from hetspec_core.events import CancelAsked, EventBase, FoundLost, Journal
+from hetspec_core.events import (
+    AT_WORK,
+    CancelAsked,
+    EventBase,
+    FoundLost,
+    Journal,
+    RunFacts,
+    RunState,
+    derive_state,
+    read_facts,
+)
+from hetspec_core.events.state import FINISHED, UNREADABLE
 from hetspec_core.files import DISK_FULL, NOT_WRITABLE, sync_folder, take_lock
 from hetspec_core.jobs import LocalExecutor, LocalJob, Queue, end_marked, is_at_work, is_copy, run_folder_of
 from hetspec_core.paths import HOME_VARIABLE, Roots, RunPaths, make_folders, roots
-from hetspec_core.runs import Registry, RunFacts, RunRow, RunState, derive_state
-from hetspec_core.runs.folders import is_run, read_facts, run_paths
+from hetspec_core.runs import Registry, RunRow
+from hetspec_core.runs.folders import is_run, run_paths
 from hetspec_core.runs.rows import with_facts
-from hetspec_core.runs.state import FINISHED, UNREADABLE
 from hetspec_core.service.chains import stopped_children, waits_for
 from hetspec_core.service.folders import desk_lock, fill_folder, keys_of, new_run_id, seal, submit_folder, submitted
 from hetspec_core.service.gpus import GpuReport, crew_on_processor, read_gpus, waiting_reasons, waiting_run
@@ -233,9 +243,9 @@ class Workbench:
         limit = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             state = self.state(run_id)
-            if state not in ("starting", "running") and run_id not in self.queue.waiting_ids():
+            if state not in AT_WORK and run_id not in self.queue.waiting_ids():
                 state = self.state(run_id)
-                if state not in ("starting", "running"):
+                if state not in AT_WORK:
                     self._reap(run_id)
                     return state
             if state == "queued":

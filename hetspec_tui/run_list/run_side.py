@@ -13,6 +13,7 @@ from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.widgets import Static
 
+from hetspec_core.events import AT_WORK
 from hetspec_tui.formatting import STATE_COLOURS, STATE_SIGNS, ago, count, duration, number, safe
 from hetspec_tui.page import Page
 from hetspec_tui.picker import Choice, Choose
@@ -157,7 +158,7 @@ def details(run: RunSummary, figures: Mapping[str, float], most_figures: int = 2
         ),
         Content.styled(run.run_id, "dim"),
     ]
-    if run.progress is not None and run.state in ("starting", "running"):
+    if run.progress is not None and run.state in AT_WORK:
         width = 24
         full = round(run.progress * width)
         parts += [

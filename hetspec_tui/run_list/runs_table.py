@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from textual import on
 
+from hetspec_core.events import AT_WORK
 from hetspec_tui.formatting import STATE_SIGNS, ago, count, duration, number
 from hetspec_tui.widgets.cells import Cell, Column, Row, Tone
 from hetspec_tui.widgets.paged_table import PagedTable, TableMessage
@@ -158,7 +159,7 @@ def took_s(run: RunSummary) -> float | None:
     """Seconds from the first start to the end, or until now."""
     if run.started is None:
         return None
-    if run.ended is None and run.state not in ("starting", "running"):
+    if run.ended is None and run.state not in AT_WORK:
         return None  # it was lost, or waits for its next attempt: when it stopped is not known
     return (run.ended or time.time()) - run.started
 

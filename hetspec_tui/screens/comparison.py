@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.content import Content
 
+from hetspec_core.events import AT_WORK
 from hetspec_tui.formatting import safe
 from hetspec_tui.messages import OpenComparison, OpenRun
 from hetspec_tui.page import Page
@@ -84,7 +85,7 @@ class ComparisonScreen(Page):
 
     def look_while_at_work(self) -> None:
         """Look again while one of the runs is at work and the screen is seen."""
-        at_work = self.found is not None and any(run.state in ("starting", "running") for run in self.found.runs)
+        at_work = self.found is not None and any(run.state in AT_WORK for run in self.found.runs)
         if self.is_current and at_work:
             self.load()
 

@@ -6,8 +6,8 @@ import socket
 from pathlib import Path
 
 from hetspec_core.events import ErrorInfo, Event, Journal, Marked, Metric, Progress, RunEnded, RunStarted, Submitted
+from hetspec_core.events.state import RunState
 from hetspec_core.paths import RunPaths
-from hetspec_core.runs.state import RunState
 from hetspec_core.service import Workbench
 from hetspec_core.spec import RunSpec, Stage
 from hetspec_core.spec.run import to_toml

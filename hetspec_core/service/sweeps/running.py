@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hetspec_core.errors import HetSpecError, NotFoundError
-from hetspec_core.events import Marked
+from hetspec_core.events import AT_WORK, UNFINISHED, Marked
 from hetspec_core.service.library import Library
 from hetspec_core.service.sweeps.cells import SweepCell
 from hetspec_core.service.sweeps.document import SweepSpec
@@ -21,7 +21,6 @@ from hetspec_core.service.sweeps.ledger import SubmittedCell, SweepLedger
 if TYPE_CHECKING:
     from hetspec_core.service.workbench import Workbench
 
-_OPEN = ("queued", "starting", "running")
 _POLL_S = 0.3
 
 
@@ -53,7 +52,7 @@ def standings(workbench: Workbench, sweep: SweepSpec, cells: Sequence[SweepCell]
     wanted: dict[str, bool] = {}
     for cell in reversed(cells):  # children come after their parents
         below = [wanted[key] for key in children.get(cell.key, ())]
-        missing = cell.key in idle or states[cell.key] not in ("succeeded", *_OPEN)
+        missing = cell.key in idle or states[cell.key] not in ("succeeded", *UNFINISHED)
         wanted[cell.key] = missing and (any(below) or not below)
     found = []
     for cell in cells:
@@ -137,11 +136,11 @@ class SweepRun:
             for standing in made:
                 if standing.run_id and standing not in todo and standing.cell.key not in left:
                     state = self._tell(standing)
-                    working += state in _OPEN
+                    working += state in UNFINISHED
                     ends[standing.cell.key] = state
             for standing in list(todo):
                 above = ends.get(standing.cell.parent, "succeeded") if standing.cell.parent else "succeeded"
-                if above not in ("succeeded", *_OPEN):
+                if above not in ("succeeded", *UNFINISHED):
                     ends[standing.cell.key] = "blocked"
                     left.add(standing.cell.key)
                     todo.remove(standing)
@@ -173,7 +172,7 @@ class SweepRun:
     def _begun(self, run_id: str) -> bool:
         if run_id in self.workbench.queue.waiting_ids():
             return True
-        return self.workbench.state(run_id) in ("starting", "running")
+        return self.workbench.state(run_id) in AT_WORK
 
     def _parents(self, run_id: str) -> tuple[str, ...]:
         row = self.workbench.registry.row(run_id)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from textual.content import Content
 from textual.widgets import Static
 
+from hetspec_core.events import AT_WORK
 from hetspec_tui.formatting import STATE_COLOURS, STATE_SIGNS, count, duration, number, safe
-from hetspec_tui.run_commands import AT_WORK
 
 if TYPE_CHECKING:
     from hetspec_core.service import RunSummary

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from hetspec_core.errors import UsageError
 from hetspec_core.events import Event, Journal, Marked, Metric, RunEnded, RunStarted, Submitted
+from hetspec_core.events.state import STATES
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs import Registry
-from hetspec_core.runs.state import STATES
 from hetspec_core.spec import RunSpec
 from hetspec_core.spec.run import to_toml
 from tests.fakes.specs import small_spec

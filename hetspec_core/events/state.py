@@ -1,7 +1,7 @@
-"""What state a run is in: one pure function of its two journals and of whether its process lives.
+"""The state of a run: a pure function of its two journals and of whether its process lives.
 
-The journals are folded into a few facts, event by event; because the desk's journal and the worker's are read apart,
-the facts of one never overwrite those of the other, and the order in which the two are read does not matter.
+The journals are folded into a few facts, event by event. The two journals may be read in any order, because the facts
+of one never overwrite those of the other.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from hetspec_core.events import (
+from hetspec_core.documents import DocumentError
+from hetspec_core.events.journal import BULK, read_pieces
+from hetspec_core.events.models import (
     CancelAsked,
     EndState,
     ErrorInfo,
@@ -21,13 +23,16 @@ from hetspec_core.events import (
     RunStarted,
     Submitted,
 )
+from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
 
 RunState = Literal["queued", "starting", "running", "succeeded", "failed", "cancelled", "lost", "unreadable"]
 STATES: tuple[RunState, ...] = get_args(RunState)
 FINISHED: frozenset[RunState] = frozenset({"succeeded", "failed", "cancelled", "lost"})
+AT_WORK: frozenset[RunState] = frozenset({"starting", "running"})
+UNFINISHED: frozenset[RunState] = frozenset({"queued", "starting", "running"})
 UNREADABLE: RunState = "unreadable"
-"""State of a run whose folder cannot be taken in; it can be shown and deleted, and nothing else."""
+"""State of a run whose folder cannot be read; it can be shown and deleted, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -38,16 +43,16 @@ class RunFacts:
         created: when the desk made the folder (unix seconds).
         launched: newest attempt that a supervisor took; 0 = none.
         launched_process: the supervisor.
-        started: newest attempt that spoke; 0 = none.
+        started: newest attempt whose worker began; 0 = none.
         started_process: the worker.
-        first_start: when the first attempt spoke.
+        first_start: when the first attempt began.
         ended: newest attempt that said how it ended; 0 = none.
         end_state, error, end_time: how, why and when that was.
         cancel: newest attempt that was asked to stop; -1 = none, 0 = asked before any start.
         lost: newest attempt found without a supervisor; 0 = none.
         exit_status: its exit status if it was seen; negative = a signal.
         parts: of tasks that several workers share, how far each is (`events.Tally`).
-        unreadable: whether the folder could not be taken in, so that nothing else is known.
+        unreadable: whether the folder could not be read, so that nothing else is known.
     """
 
     created: float | None = None
@@ -68,7 +73,7 @@ class RunFacts:
 
     @property
     def attempt(self) -> int:
-        """Number of the newest attempt; 0 = never started. One may have ended without a start: it waited in vain."""
+        """Number of the newest attempt, 0 when there is none. A run that waited for others may end without a start."""
         return max(self.launched, self.started, self.ended)
 
     @property
@@ -110,6 +115,19 @@ def fold(facts: RunFacts, event: Event) -> RunFacts:
             return facts
 
 
+def read_facts(paths: RunPaths) -> RunFacts:
+    """What the two journals of a run say of its state; a journal that cannot be read says nothing."""
+    facts = RunFacts()
+    for path in (paths.desk, paths.events):
+        try:
+            for events, _ in read_pieces(path, skip=BULK):
+                for event in events:
+                    facts = fold(facts, event)
+        except (OSError, DocumentError):
+            continue
+    return facts
+
+
 def derive_state(facts: RunFacts, is_alive: Callable[[ProcessIdentity], bool | None]) -> RunState:
     """The state of a run.
 
@@ -125,7 +143,7 @@ def derive_state(facts: RunFacts, is_alive: Callable[[ProcessIdentity], bool | N
     if facts.ended == attempt and facts.end_state is not None:
         return facts.end_state
     process = facts.process
-    gone = facts.lost >= attempt or process is None or is_alive(process) is False
-    if gone:  # a run that was asked to stop and has no process any more was killed after its grace time
+    has_ended = facts.lost >= attempt or process is None or is_alive(process) is False
+    if has_ended:  # a run that was asked to stop and has no process any more was killed after its grace time
         return "cancelled" if facts.cancel == attempt else "lost"
     return "running" if facts.started == attempt else "starting"

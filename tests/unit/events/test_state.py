@@ -17,11 +17,13 @@ from hetspec_core.events import (
     Log,
     Progress,
     RunEnded,
+    RunFacts,
     RunStarted,
     Submitted,
+    derive_state,
+    fold,
 )
 from hetspec_core.process import ProcessIdentity
-from hetspec_core.runs import RunFacts, derive_state, fold
 
 
 def launched(attempt: int) -> Launched:
