@@ -180,8 +180,7 @@ HELP = """\
 /tree [STEP]          the draft tree of a verify step of the last answer (the last one)
 /stats                accept length, acceptance by depth, speed, where the time goes
 /calibrate            measure plain decoding and a step of the present tree, for the speedup
-/set                  the settings; /set KEY=VALUE changes one: tree, temperature, top_k, top_p, seed,
-                      max_new_tokens, ignore_eos, system_prompt
+/set                  the settings, by their keys; /set KEY=VALUE changes one
 /draft [RUN_OR_DIR]   another draft; `/draft none` decodes plainly
 /ab [A | B] QUESTION  ask two ways: each a tree, `plain`, or a run or directory with a draft;
                       plain against the present one when none is named

@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from hetspec_core.errors import UsageError
-from hetspec_core.spec import RunSpec, TreeSpec
+from hetspec_core.spec import TreeSpec
 from hetspec_core.spec.decode import did_you_mean
+from hetspec_core.spec.run import spec_field
 
 DEFAULT_RECIPE = "smollm2-llama-eagle"
 
@@ -87,15 +88,6 @@ def spec_options(table: Mapping[str, str]) -> Callable[[Callable[..., None]], Ca
         return run
 
     return decorate
-
-
-def spec_field(key: str) -> FieldInfo:
-    """The field of a dotted key of the run spec."""
-    model: Any = RunSpec
-    *sections, last = key.split(".")
-    for name in sections:
-        model = model.model_fields[name].annotation
-    return model.model_fields[last]
 
 
 def _option(flag: str, key: str) -> inspect.Parameter:

@@ -70,19 +70,22 @@ def train(
     """Train a draft on hidden states of its base. The run goes on without this command; while it is followed, Ctrl-C
     stops it so that it can be resumed.
     """
+    from hetspec_core.config import resolve
     from hetspec_core.service import Workbench
     from hetspec_core.service.launch import check_inputs, training_inputs
-    from hetspec_core.service.saved import resolve_saved
 
     if recipe is None and initial is None:
         raise UsageError("there is no recipe", hint="name one, see `presets list recipe`; or --from RUN_OR_DIR")
     with Workbench() as workbench:
         options = training_inputs(workbench, dataset, held_out=eval_dataset, initial=initial)
         options |= given | worker_options(gpus, workers)
-        saved = initial if recipe is None else None
-        resolved = resolve_saved(
-            workbench, recipe or "", saved, stage="train", overrides=overrides, file=file, options=options
-        )
+        layers: dict[str, Any] = {"stage": "train", "overrides": overrides, "file": file, "options": options}
+        if recipe is not None:
+            resolved = resolve(recipe, **layers)
+        else:
+            from hetspec_core.service.saved import resolve_saved
+
+            resolved = resolve_saved(workbench, "", initial, **layers)
         spec = resolved.spec
         _check_epochs(given.get("training.epochs"), spec.training)
         check_inputs(spec)

@@ -16,7 +16,6 @@ from typing import Any, get_args
 
 from hetspec_core.config import library
 from hetspec_core.config.checks import add_captured_layers, cross_check, find_card
-from hetspec_core.config.keys import GIVEN, LOOSE, SECTIONS, meant, spec_class, without_absent
 from hetspec_core.config.library import NO_DRAFT, PARTS, Preset, as_recipe, expand
 from hetspec_core.config.origins import (
     DEFAULT,
@@ -37,6 +36,7 @@ from hetspec_core.documents import DocumentError, parse_toml
 from hetspec_core.errors import HetSpecError, SpecError, UsageError
 from hetspec_core.spec import BaseSpec, RunSpec, Stage
 from hetspec_core.spec.decode import Problem, decode, did_you_mean
+from hetspec_core.spec.run import GIVEN, LOOSE, SECTIONS, meant, spec_class, without_absent
 
 STAGES: tuple[str, ...] = get_args(Stage)
 _ASKED = Place("option", "command line")

@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from hetspec_core.config.formulas import FormulaError, Value, mentions_names, parse
-from hetspec_core.config.keys import ABSENT
 from hetspec_core.config.origins import Key, Leaf, Table, plain
 from hetspec_core.spec import Architecture, DraftSpec
 from hetspec_core.spec.decode import Problem, allowed, did_you_mean, shown
+from hetspec_core.spec.run import ABSENT
 
 _NOT_SIZES = ("model_type", "extra")
 

@@ -18,11 +18,11 @@ from pydantic.fields import FieldInfo
 
 from hetspec_core.catalog import list_cards, load_card
 from hetspec_core.config.formulas import FormulaError, parse
-from hetspec_core.config.keys import ABSENT, SECTIONS, spec_class
 from hetspec_core.config.resolve import toml_value
 from hetspec_core.errors import NotFoundError
 from hetspec_core.spec import RunSpec, TreeSpec
 from hetspec_core.spec.decode import allowed, decode, did_you_mean
+from hetspec_core.spec.run import ABSENT, SECTIONS, spec_class
 
 FieldKind = Literal["bool", "integer", "number", "text", "choice", "list"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
@@ -57,6 +57,23 @@ class DatasetSpec(Spec):
         if self.source == "self" and self.answers != "base":
             raise ValueError("source = self has no answers of its own; set answers = 'base'")
         return self
+
+
+TRACKERS: dict[str, dict[str, str]] = {
+    "wandb": {"name": "{run_id}", "id": "{run_id}", "resume": "allow", "dir": "{folder}"},
+    "tensorboard": {},
+    "trackio": {"name": "{run_id}", "resume": "allow"},
+    "mlflow": {"run_name": "{run_id}", "logging_dir": "{folder}/mlruns"},
+}
+"""Experiment trackers of Accelerate, by the name of their package -> arguments of its init. A new one is an entry here.
+
+`{run_id}` and `{folder}` stand for the run and its folder.
+"""
+
+if TYPE_CHECKING:
+    Tracker = str
+else:
+    Tracker = Literal[tuple(TRACKERS)]
 
 
 class OptimizerSpec(Spec):
@@ -119,9 +136,7 @@ class TrainingSpec(Spec):
     eval_starts: int = Field(default=64, gt=0, description="Simulated verify steps per held-out sample.")
     save_every: int = Field(default=500, gt=0, description="Steps between checkpoints.")
     save_total_limit: int = Field(default=2, gt=0, description="Checkpoints kept (the best one is kept besides).")
-    report_to: tuple[Literal["wandb", "tensorboard", "trackio", "mlflow"], ...] = Field(
-        default=(), description="Experiment trackers, if installed."
-    )
+    report_to: tuple[Tracker, ...] = Field(default=(), description="Experiment trackers, if installed.")
     project: str = Field(default="hetspec", description="Project name for the trackers.")
     strategy: Literal["ddp", "fsdp"] = Field(
         default="ddp",

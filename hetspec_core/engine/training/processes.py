@@ -25,6 +25,7 @@ from hetspec_core.documents import flatten
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.errors import NotFoundError
 from hetspec_core.spec import RunSpec, Scalar
+from hetspec_core.spec.training import TRACKERS
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -173,14 +174,13 @@ def start_trackers(accelerator: Accelerator, spec: RunSpec, folder: Path) -> Non
     """Open the trackers of the accelerator; a resumed run keeps its run id."""
     if not spec.training.report_to:
         return
-    run_id = folder.name
+    names = {"run_id": folder.name, "folder": str(folder)}
     accelerator.init_trackers(
         spec.training.project,
         config=tracker_config(spec.model_dump(mode="json")),
         init_kwargs={
-            "wandb": {"name": run_id, "id": run_id, "resume": "allow", "dir": str(folder)},
-            "trackio": {"name": run_id, "resume": "allow"},
-            "mlflow": {"run_name": run_id, "logging_dir": str(folder / "mlruns")},
+            tracker: {argument: text.format(**names) for argument, text in TRACKERS[tracker].items()}
+            for tracker in spec.training.report_to
         },
     )
 

@@ -12,9 +12,10 @@ import typer
 from typer.testing import CliRunner
 
 from hetspec_core.cli.main import COMMANDS
-from hetspec_core.cli.options import SpecValues, spec_field, spec_options
+from hetspec_core.cli.options import SpecValues, spec_options
 from hetspec_core.config import resolve
 from hetspec_core.errors import UsageError
+from hetspec_core.spec.run import spec_field
 
 TABLE = {
     "--lr": "training.optimizer.lr",

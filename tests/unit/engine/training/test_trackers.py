@@ -6,8 +6,7 @@ import pytest
 
 from hetspec_core.engine.training.processes import check_trackers, tracker_config
 from hetspec_core.errors import NotFoundError
-
-TRACKERS = ("wandb", "tensorboard", "trackio", "mlflow")
+from hetspec_core.spec.training import TRACKERS
 
 
 def test_a_tracker_that_is_not_installed_is_named_with_the_way_to_get_it() -> None:
