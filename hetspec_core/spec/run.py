@@ -36,6 +36,11 @@ class ResourcesSpec(Spec):
         description="Path of the built-in decoding: fast = fixed tables, on a GPU captured as graphs; reference = the "
         "readable one; auto = fast on one GPU, else reference.",
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Fuse the fast decoder's programs with torch.compile: half a minute for each, less from torch's "
+        "cache on disk. auto = for bench and tune, on a GPU with Triton and a C compiler.",
+    )
     num_threads: int | None = Field(
         default=None, gt=0, description="CPU threads of a worker; the machine's cores when absent."
     )

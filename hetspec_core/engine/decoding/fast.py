@@ -9,6 +9,9 @@ cut off. The tokens are those of the reference: both run `rows.SpeculativeRows` 
 from __future__ import annotations
 
 import gc
+import importlib.util
+import os
+import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
@@ -32,7 +35,8 @@ Key = TypeVar("Key", bound=Hashable)
 Phase = Callable[[str], AbstractContextManager[None]]
 
 _WARM_UPS = 2  # before a capture: libraries choose their kernels and allocate their workspaces
-_KEPT_PROGRAMS = 6
+_KEPT_PROGRAMS = 16
+_COMPILED_BUCKET = 1024  # the smallest one of compiled programs: to compile one more costs more than it saves
 _BUCKETS = (256, 512, 768, 1024, 1536, 2048, 3072, 4096)
 _BUCKET_STEP = 2048  # beyond the last one
 
@@ -187,6 +191,9 @@ class FastDecoder(Decoder):
         base: the model, whole on one device.
         graphs: capture CUDA graphs; None = on a CUDA device. Without them the same programs run as they are.
         compiled: fuse the programs with `torch.compile`, which takes half a minute for each.
+
+    Attributes:
+        on_compile: told the name of a program before it is compiled.
     """
 
     name = "fast"
@@ -197,6 +204,7 @@ class FastDecoder(Decoder):
         self._pool = torch.cuda.graph_pool_handle() if graphs else None
         self._programs: OrderedDict[Hashable, Any] = OrderedDict()
         self._compiled = compiled
+        self.on_compile: Callable[[str], None] = lambda program: None
         self._refused: set[Hashable] = set()
         self._reference = ReferenceDecoder(base)
 
@@ -294,7 +302,7 @@ class FastDecoder(Decoder):
     # --- programs ----------------------------------------------------------------------------------------------------
 
     def _rows(self, num_rows: int, length: int, sampling: SamplingSpec) -> ReplayedRows | None:
-        capacity = bucket(length + 2)
+        capacity = self._bucket(length + 2)
         key = ("plain", num_rows, capacity, sampling.model_copy(update={"seed": 0}))
         rows = self._kept(
             key, lambda: ReplayedRows(self.base, num_rows, capacity, sampling, self._pool, self._compiled)
@@ -314,7 +322,7 @@ class FastDecoder(Decoder):
         phased: bool,
     ) -> Cycle | None:
         tree, sampling = decoding.tree, decoding.sampling
-        capacity = bucket(length + self._overshoot(tree))
+        capacity = self._bucket(length + self._overshoot(tree))
         key = (id(draft), num_rows, capacity, tree, sampling.model_copy(update={"seed": 0}), most_per_step, phased)
 
         def make() -> Cycle:
@@ -325,6 +333,9 @@ class FastDecoder(Decoder):
 
         return self._kept(key, make)
 
+    def _bucket(self, length: int) -> int:
+        return bucket(max(length, _COMPILED_BUCKET) if self._compiled else length)
+
     @staticmethod
     def _overshoot(tree: TreeSpec) -> int:
         """Tokens that a row may get after its last one, because its end is noticed one cycle late."""
@@ -334,6 +345,8 @@ class FastDecoder(Decoder):
         """The program of a key, made if it is not there; None where it cannot be made, which a notice says once."""
         program = self._programs.pop(key, None)
         if program is None and key not in self._refused:
+            if self._compiled:
+                self.on_compile(f"program {len(self._programs) + 1}")
             while len(self._programs) >= _KEPT_PROGRAMS:
                 self._programs.popitem(last=False)
             program = self._make(key, make)
@@ -343,7 +356,7 @@ class FastDecoder(Decoder):
 
     def _make(self, key: Hashable, make: Callable[[], Any]) -> Any | None:
         reason = ""
-        for _ in range(2):
+        for _ in range(3):
             try:
                 with torch.inference_mode():
                     return make()
@@ -352,22 +365,36 @@ class FastDecoder(Decoder):
                 self._programs.clear()  # the tables of other programs may be in the way
                 gc.collect()
                 torch.cuda.empty_cache()
-            except RuntimeError as error:  # an operation that a graph cannot hold
+            except Exception as error:
                 if self._pool is None:
                     raise
-                reason = f"its graph cannot be captured: {str(error).splitlines()[0]}"
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                if self._compiled:
+                    self.notices.append(f"decoding goes on without torch.compile: {reason}")
+                    self._compiled = False
+                    continue
+                reason = f"its graph cannot be captured: {reason}"  # an operation that a graph cannot hold
                 break
         self._refused.add(key)
         self.notices.append(f"the reference decoder answers in place of the fast one: {reason}")
         return None
 
 
-def open_decoder(base: BaseLM, choice: Literal["auto", "fast", "reference"] = "auto") -> Decoder:
+def can_compile() -> bool:
+    """Whether `torch.compile` has what it needs for a GPU here: Triton and a C compiler."""
+    compilers = (os.environ.get("CC"), "cc", "gcc", "clang")
+    return importlib.util.find_spec("triton") is not None and any(name and shutil.which(name) for name in compilers)
+
+
+def open_decoder(
+    base: BaseLM, choice: Literal["auto", "fast", "reference"] = "auto", *, compiled: bool = False
+) -> Decoder:
     """The decoder for a base.
 
     Args:
         base: the model.
         choice: as in `ResourcesSpec.decoder`.
+        compiled: as in `FastDecoder`; on a CPU it is not used.
 
     Raises:
         SpecError: the fast one is asked for and cannot run here.
@@ -381,4 +408,4 @@ def open_decoder(base: BaseLM, choice: Literal["auto", "fast", "reference"] = "a
         obstacle = "it decodes on a CPU"
     if choice == "reference" or obstacle:
         return ReferenceDecoder(base, obstacle or "it was asked for")
-    return FastDecoder(base)
+    return FastDecoder(base, compiled=compiled and base.device.type == "cuda")

@@ -7,6 +7,7 @@ prompts that were measured.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,12 +18,13 @@ from hetspec_core.engine.data.chat import tokenizer_hash
 from hetspec_core.engine.data.conversation import Conversation, Message
 from hetspec_core.engine.data.reading import read_conversations
 from hetspec_core.engine.decoding.decoder import Decoder
-from hetspec_core.engine.decoding.fast import open_decoder
+from hetspec_core.engine.decoding.fast import FastDecoder, can_compile, open_decoder
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft, read_settings
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.run_folder import find_product
 from hetspec_core.errors import DataError, ModelError
+from hetspec_core.paths import roots
 from hetspec_core.spec import BenchSpec, DatasetSpec
 
 
@@ -55,7 +57,13 @@ def decoder_for(context: RunContext, base: BaseLM) -> Decoder:
     Raises:
         SpecError: it cannot run here.
     """
-    decoder = open_decoder(base, context.spec.resources.decoder)
+    resources = context.spec.resources
+    wanted = resources.compile == "on" or (resources.compile == "auto" and context.spec.stage in ("bench", "tune"))
+    if wanted := wanted and can_compile():
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(roots().cache / "compiled"))
+    decoder = open_decoder(base, resources.decoder, compiled=wanted)
+    if isinstance(decoder, FastDecoder):
+        decoder.on_compile = lambda program: context.prepare("compile", note=program)
     because = f", because {decoder.why}" if decoder.why else ""
     context.log(f"the {decoder.name} decoder is used{because}")
     return decoder
