@@ -43,7 +43,7 @@ def describe_error(error: BaseException) -> ErrorInfo:
 
 
 def _exhausted(error: BaseException) -> ResourceError | None:
-    """The exception as a `ResourceError`, if a disk or a memory was full, looking through what it was raised from."""
+    """The exception as a `ResourceError`, if it or one of its causes is a full disk or exhausted memory."""
     seen: set[int] = set()
     cause: BaseException | None = error
     while cause is not None and id(cause) not in seen:
@@ -73,7 +73,7 @@ def _exhausted(error: BaseException) -> ResourceError | None:
 
 
 def answer(command: Callable[[], dict[str, Any]]) -> int:
-    """Run a command and print what came of it.
+    """Run a command and print its result or its error.
 
     Whatever libraries print goes to stderr: stdout holds the one JSON object and nothing else.
 
@@ -85,11 +85,16 @@ def answer(command: Callable[[], dict[str, Any]]) -> int:
     try:
         result, status = command(), 0
     except Exception as error:
-        told = _told(error)
-        if told is None:  # a fault of the program: its traceback goes to stderr, and the desk tells the last line
+        known = _for_the_user(error)
+        if known is None:  # a fault of the program: its traceback goes to stderr, and the desk shows the last line
             raise
-        about = {"kind": type(told).__name__, "message": told.message, "hint": told.hint, "exit_code": told.exit_code}
-        result, status = {"error": about}, told.exit_code
+        about = {
+            "kind": type(known).__name__,
+            "message": known.message,
+            "hint": known.hint,
+            "exit_code": known.exit_code,
+        }
+        result, status = {"error": about}, known.exit_code
     finally:
         sys.stdout.flush()
         os.dup2(real_stdout, 1)
@@ -99,7 +104,7 @@ def answer(command: Callable[[], dict[str, Any]]) -> int:
     return status
 
 
-def _told(error: Exception) -> HetSpecError | None:
+def _for_the_user(error: Exception) -> HetSpecError | None:
     """The error for the user: HetSpec's own as it is, one of the file system explained; None for any other."""
     if isinstance(error, HetSpecError):
         return error

@@ -60,7 +60,7 @@ def run_attempt(
 
     Raises:
         NotFoundError: there is no run folder.
-        RunError: another worker is at work on this folder.
+        RunError: another worker is running in this folder.
     """
     paths = RunPaths(Path(run_dir).absolute())
     if not paths.spec.is_file():
@@ -70,7 +70,7 @@ def run_attempt(
         try:
             _run_stage(paths, load_stage, journal, worker, attempt, share, cancelled)
             _end(journal, "succeeded", None, report)
-        except BaseException as error:  # every way out is said, KeyboardInterrupt and SystemExit too
+        except BaseException as error:  # every end is recorded, KeyboardInterrupt and SystemExit too
             return _end_badly(journal, error, report)
         return 0
 
@@ -103,7 +103,7 @@ def _run_stage(
 
 
 def _end(journal: Journal, state: EndState, error: ErrorInfo | None, report: Path | None) -> None:
-    """Say the end: in the journal, or where the supervisor looks for it, at once, before other ranks can notice."""
+    """Write the end at once: to the journal, or to the report that the supervisor reads."""
     if report is None:
         journal.write(RunEnded(state=state, error=error))
         return
@@ -114,7 +114,7 @@ def _end(journal: Journal, state: EndState, error: ErrorInfo | None, report: Pat
 def _end_badly(journal: Journal, error: BaseException, report: Path | None) -> int:
     info = describe_error(error)
     state: EndState = "cancelled" if isinstance(error, Cancelled) else "failed"
-    if report is None and state == "failed":  # before the end: whoever sees that looks into the log
+    if report is None and state == "failed":  # before the end, so that the log is complete when the end is read
         _print_traceback(error)
     try:
         _end(journal, state, info, report)
@@ -133,7 +133,7 @@ def _print_traceback(error: BaseException) -> None:
 
 @contextmanager
 def _sole_worker(paths: RunPaths, worker: str) -> Iterator[None]:
-    """Hold the lock of this worker's place in the folder; the kernel gives it back however the process ends."""
+    """Hold this worker's lock in the folder; the kernel releases it when the process ends."""
     file = os.open(paths.folder / f".{worker}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
@@ -149,7 +149,7 @@ def _sole_worker(paths: RunPaths, worker: str) -> Iterator[None]:
 
 @contextmanager
 def _signals_set(flag: threading.Event) -> Iterator[None]:
-    """SIGTERM and SIGINT set `flag`; a second SIGINT ends the process at once, as if nobody had listened."""
+    """SIGTERM and SIGINT set `flag`; a second SIGINT ends the process at once."""
 
     def ask(number: int, frame: object) -> None:
         if number == signal.SIGINT and flag.is_set():
@@ -169,7 +169,7 @@ def _signals_set(flag: threading.Event) -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None, load_stage: Callable[[str], StageFunction] | None = None) -> int:
-    """Command line of a worker; `load_stage` is given by those who bring stages of their own."""
+    """Command line of a worker; `load_stage` replaces the catalogue, for stages of one's own."""
     parser = argparse.ArgumentParser(prog="hetspec_core.engine.worker", description="Run one attempt of a run folder.")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--worker", default="worker-0", help="name of this worker in the journal")

@@ -27,7 +27,7 @@ _ORDER_SEED = 0
 
 
 class CapturedOutput(Protocol):
-    """What a forward gives: final states [B, T, H] and those of further layers."""
+    """The output of a forward: final states [B, T, H] and those of further layers."""
 
     @property
     def hidden(self) -> Tensor: ...
@@ -49,7 +49,7 @@ def plan_capture(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int
     """Batches of sample numbers: sorted by length, rows times the longest within `tokens_per_batch` (or one row).
 
     The batches come in random order (always the same), so that every shard has samples of all lengths and the time
-    that is left can be told from the time that is gone.
+    that is left can be estimated from the time spent.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -144,7 +144,7 @@ class _Job:
 
 
 class BackgroundWriter:
-    """Adds batches to a store in a thread of its own; its errors come out at the next `put`, or at the end.
+    """Adds batches to a store in a thread of its own; its errors are raised at the next `put`, or at the end.
 
     On leaving the block without an error everything is written. On leaving it with one, what was captured is written
     as well if it can be, and the error goes on.

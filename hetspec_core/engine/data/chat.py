@@ -106,7 +106,7 @@ class ChatTemplate:
 
         Raises:
             DataError: the template refuses the conversation, or marks it so that an answer of weight 0 or one that was
-                cut cannot be told from the others.
+                cut cannot be distinguished from the others.
         """
         text, spans = self._render(messages, add_generation_prompt)
         try:
@@ -274,7 +274,7 @@ def _own_text(tokenizer: Any) -> str:
 
 
 def _own_render(tokenizer: Any) -> chat_families.Render | None:
-    """How the tokenizer's own template writes, without thinking; None when it has none."""
+    """A function that renders with the tokenizer's own template, without thinking; None when it has none."""
     text, tokens = _own_text(tokenizer), _special_tokens(tokenizer)
 
     def own(messages: chat_families.Messages, prompt: bool) -> str:

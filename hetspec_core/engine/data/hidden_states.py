@@ -89,7 +89,7 @@ class HiddenStateWriter:
         manifest = read_manifest(self.folder)
         if differences := manifest.identity.differences(identity):
             raise DataError(
-                f"the dataset in {self.folder} was made otherwise (there / asked for): {'; '.join(differences)}",
+                f"the dataset in {self.folder} does not match this run (dataset / run): {'; '.join(differences)}",
                 hint="start a new run instead of adding to this one",
             )
         # A shard deleted by hand is how a damaged one is given up: its samples count as not captured.

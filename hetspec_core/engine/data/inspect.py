@@ -90,7 +90,7 @@ def _show(folder: Path, count: int, seed: int) -> list[dict[str, Any]]:
 
 
 def _decoder(folder: Path) -> Callable[[list[int]], str]:
-    """How tokens are read: by the store's own tokenizer, special ones shown; as numbers where it has none."""
+    """A function from token ids to text, special tokens included; to numbers where the store has no tokenizer."""
     place = folder / TOKENIZER_FOLDER
     if (place / "tokenizer.json").is_file():
         from tokenizers import Tokenizer  # what transformers would ask, in a tenth of a second instead of seconds

@@ -205,7 +205,7 @@ def _end_answers(conversation: Conversation, end_of_turn: str) -> tuple[Conversa
 
 
 def _exceptions(message: Message) -> list[Any]:
-    """What is said of a turn besides its text; nothing for an ordinary one, whose id stays what it always was."""
+    """Facts of a turn besides its text; empty for an ordinary one, so that its id is the same as in older stores."""
     return [] if message.weight and message.finish_reason == "stop" else [message.weight, message.finish_reason]
 
 

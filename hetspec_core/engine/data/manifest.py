@@ -188,7 +188,7 @@ REPAIR_HINT = (
 
 
 def disk_error(error: OSError, path: Path) -> Exception:
-    """What to raise for an OSError of a write: one for the user, or `error` itself where its meaning is not known."""
+    """The exception for an OSError of a write: one for the user, or `error` itself where its meaning is not known."""
     if not is_full(error):
         return explain(error, doing=f"{path} was not written", path=path) or error
     return ResourceError(

@@ -83,7 +83,7 @@ def merge(destination: Path, sources: Sequence[Path]) -> dict[str, Any]:
 
 
 def _not_finite(folders: Sequence[Path], manifests: Sequence[Manifest]) -> dict[str, str]:
-    """Samples whose states are not finite, of the stores whose maker did not look."""
+    """Samples whose states are not finite, of stores that were written without that check."""
     unchecked = [folder for folder, each in zip(folders, manifests, strict=True) if not each.about.get(STATES_CHECKED)]
     found: dict[str, str] = {}
     if not unchecked:
@@ -135,7 +135,7 @@ def _fill(
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file that is never changed a second name, or where that cannot be done, copy it."""
+    """Hard-link a file that is never changed, or copy it where links are not possible."""
     try:
         target.hardlink_to(source)
     except OSError:  # another file system, or one without hard links

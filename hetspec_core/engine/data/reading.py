@@ -31,7 +31,7 @@ class Malformed:
 
 @dataclass
 class DatasetReading:
-    """What came of reading a dataset.
+    """The result of reading a dataset.
 
     Attributes:
         source: its name.

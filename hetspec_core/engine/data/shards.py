@@ -186,7 +186,7 @@ def _bytes_of(tensor: Tensor) -> memoryview:
 
 
 def read_entry(path: Path, identity: StoreIdentity) -> ShardEntry:
-    """What the manifest would say of a complete shard."""
+    """The manifest entry of a complete shard."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -43,10 +43,10 @@ _SYNC_PERIOD_S = 1.0
 
 
 class AppendLog:
-    """Records of an unfinished task, to go on from after any kill.
+    """Records of an unfinished task, from which it resumes after any kill.
 
-    Opening reads what is there; half a line at the end (a kill during a write) is cut off. A record is in the kernel's
-    hands when `append` returns, and on the disk a second later at most.
+    Opening reads what is there; half a line at the end (a kill during a write) is cut off. A record is
+    written when `append` returns, and synced to the disk a second later at most.
 
     Args:
         path: the file; made when missing, its folder must exist.
@@ -114,7 +114,7 @@ class AppendLog:
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
-    """Whole records of a log that somebody else may be writing; none when there is no such file.
+    """Whole records of a log that another process may be writing; none when there is no such file.
 
     Raises:
         CorruptFileError: a whole line is no JSON object.
@@ -145,7 +145,7 @@ _FACTS = "share.json"
 
 
 class Workplace:
-    """Where a worker writes, and what the others have written.
+    """The folder that a worker writes to, and what the other workers have written.
 
     Args:
         run: the run folder.
@@ -164,7 +164,7 @@ class Workplace:
             self.own.folder.mkdir(exist_ok=True)
 
     def open_log(self, name: str, key: Callable[[dict[str, Any]], Hashable]) -> AppendLog:
-        """The worker's own log of this name; one that does the whole takes up what the others have in theirs.
+        """The worker's own log of this name; a worker that does all of the work adds the records of the others.
 
         Args:
             name: of the file.
@@ -188,11 +188,11 @@ class Workplace:
         return {sample_id for manifest in self._manifests().values() for sample_id in manifest.ids}
 
     def finish_share(self, facts: dict[str, Any]) -> None:
-        """Say that all of the share is in its store, and what it took."""
+        """Record that all of the share is in its store, and what it took."""
         write_atomic(self.own.folder / _FACTS, json.dumps(facts), make_folder=False)
 
     def gather(self, writer: HiddenStateWriter) -> list[dict[str, Any]]:
-        """Make all shares a part of the run's store; returns what each of them took."""
+        """Move all shares into the run's store; returns what each of them took."""
         take_in(writer, list(self._manifests()))
         facts: list[dict[str, Any]] = []
         for folder in self._others():
@@ -203,7 +203,7 @@ class Workplace:
         return facts
 
     def clear(self) -> None:
-        """Remove all shares, when everything of theirs is in the run folder."""
+        """Remove all shares, after everything in them was moved into the run folder."""
         shutil.rmtree(self._run.shares, ignore_errors=True)
 
     def _others(self) -> list[Path]:
@@ -216,11 +216,11 @@ class Workplace:
 
 
 def take_in(writer: HiddenStateWriter, sources: Sequence[Path]) -> int:
-    """Make what other stores have a part of a store that is open for writing, all of it in one change of its manifest.
+    """Add the samples of other stores to a store that is open for writing, in one change of its manifest.
 
     Shards are linked where the file system can do that. After a kill at any moment the next writer of the store finds
-    it as it was, or with all of the shards, or takes in those that were linked by then. What it has already is left
-    out, so calling again does nothing.
+    it as it was, or with all of the shards, or adds those that were linked by then. Samples that it has already are
+    left out, so a second call does nothing.
 
     Args:
         writer: the store; nothing may be pending in it.

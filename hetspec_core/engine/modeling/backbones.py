@@ -214,7 +214,7 @@ class HFBackbone(nn.Module):
 
 
 def _check_layout(decoder: Any) -> None:
-    """Raises ModelError for a family whose decoder is put together in another way than the field's."""
+    """Raises ModelError for a family whose decoder has another structure than Llama's."""
     layers = getattr(decoder, "layers", None)
     if layers is None or not hasattr(layers[0], "input_layernorm") or not hasattr(decoder, "norm"):
         raise ModelError(

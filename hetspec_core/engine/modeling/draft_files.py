@@ -72,12 +72,12 @@ class StoredDraft:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of a directory that was read.
+    """The result of reading a draft directory.
 
     Attributes:
         stored: the draft.
         layout: card of the layout that it was in.
-        inferred: what the files do not say outright -> what was taken for true, and why.
+        inferred: a fact that the files do not state -> what was assumed, and why.
         renamed: tensor in the files -> its name here, where the two differ.
         dropped: tensor in the files -> why it is not needed. Every other tensor is in `stored`.
         warnings: what the files leave in doubt, one sentence each.

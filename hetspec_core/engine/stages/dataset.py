@@ -46,14 +46,14 @@ _NAMED = 5  # samples that a warning names
 
 
 def run(context: RunContext) -> None:
-    """Make the hidden-state dataset that the run's spec asks for, or go on with it.
+    """Make the hidden-state dataset that the run's spec asks for, or continue it.
 
     Raises:
         SpecError: a layer is asked for that the base does not have.
         NotFoundError, DataError: the source, its rows or the template are of no use; nothing has been computed.
         ModelError: the base cannot be loaded.
         ResourceError: the disk or the memory is full; what was written is intact.
-        Cancelled: somebody asked to stop; starting the run again goes on.
+        Cancelled: the run was asked to stop; resuming it continues.
     """
     spec = context.spec.dataset
     _check_layers(context)
@@ -152,7 +152,7 @@ def run(context: RunContext) -> None:
 
 
 class _Loader:
-    """Gives the base, loaded when it is first asked for."""
+    """Returns the base; loads it at the first call."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
@@ -241,7 +241,7 @@ def _report(context: RunContext, found: ItemList, max_length: int) -> None:
 
 
 def _check_vocabulary(context: RunContext, found: ItemList) -> None:
-    """A token id outside the embedding would be a crash of the device without a word."""
+    """Raises DataError for a token id outside the embedding, which a device would report as a crash without a cause."""
     highest = max(max(item.input_ids) for item in found.items.values())
     size = context.spec.base.architecture.vocab_size
     if highest >= size:

@@ -71,7 +71,7 @@ def answer_conversations(
 
     Raises:
         DataError: no conversation leaves room for an answer.
-        Cancelled: somebody asked to stop; finished answers are kept.
+        Cancelled: the run was asked to stop; finished answers are kept.
     """
     found = ItemList()
     states: dict[str, _Answered] = {}
@@ -221,7 +221,7 @@ class _Answering:
 
 
 def _take_up(states: dict[str, _Answered], record: dict[str, Any]) -> None:
-    """Put a line of an earlier attempt back in its place."""
+    """Restore an answer from a line of an earlier attempt."""
     try:
         name, turn = record["id"], int(record["turn"])
         ids = [int(token) for token in record["input_ids"]]

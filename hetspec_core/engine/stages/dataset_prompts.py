@@ -115,7 +115,7 @@ def write_prompts(
 
     Raises:
         DataError: not one attempt gave a usable prompt.
-        Cancelled: somebody asked to stop; what was written is kept.
+        Cancelled: the run was asked to stop; what was written is kept.
     """
     from hetspec_core.engine.decoding.fast import open_decoder
 

@@ -53,7 +53,7 @@ class CopyComparison:
 
     @property
     def sentence(self) -> str:
-        """What was seen."""
+        """The result in words."""
         if not self.same_shape:
             return f"{self.name} is {list(self.shape)}, the base's {list(self.own_shape)}"
         if self.rows == 0:
@@ -99,7 +99,7 @@ _RELATIVE = 1e-3  # of the logits' own size; float32 on both sides differs by ab
 
 @dataclass(frozen=True)
 class ModeComparison:
-    """Where two ways of running a draft part.
+    """Where two ways of running a draft differ.
 
     Attributes:
         what: which of its steps.
@@ -180,7 +180,7 @@ class _Cache:
 
 
 def _compare_logits(what: str, trained: Tensor, decoded: Tensor) -> ModeComparison:
-    """[T, V] twice."""
+    """Compare [T, V] logits of training and decoding."""
     error = (trained.float() - decoded.float()).abs().nan_to_num(float("inf")).amax(-1)
     position = int(error.argmax())
     return ModeComparison(what, float(error[position]), float(trained.abs().max()), position)

@@ -42,12 +42,12 @@ _FEW_ROWS = 0.01
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of one property.
+    """The result of checking one property.
 
     Attributes:
         name: the property.
         state: wrong = decoding is not what training was; doubtful = it may be meant.
-        seen: what is the case.
+        seen: what was found.
         advice: what to do; empty when nothing is.
     """
 
@@ -59,7 +59,7 @@ class Finding:
 
 @dataclass
 class Patient:
-    """What is examined: a draft, its base, and perhaps the dataset that it was trained on."""
+    """What is examined: a draft, its base, and the dataset that it was trained on, if one is named."""
 
     folder: Path
     reading: LoadReport
@@ -119,7 +119,7 @@ Found = tuple[State, str] | tuple[State, str, str]
 
 
 def _numbers(patient: Patient) -> Iterator[Found]:
-    """Types on disk, and numbers that are none."""
+    """Types on disk, and NaN or infinity."""
     tensors = patient.reading.stored.tensors
     types = sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values() if t.is_floating_point()})
     if bad := not_finite(tensors):
@@ -131,7 +131,7 @@ def _numbers(patient: Patient) -> Iterator[Found]:
 
 
 def _base(patient: Patient) -> Iterator[Found]:
-    """Whose weights it was trained on."""
+    """The base that it was trained on, by the fingerprint of its weights."""
     recorded = patient.settings.get("base_fingerprint")
     if recorded is None:
         yield "not checked", "the draft does not record the weights of its base"

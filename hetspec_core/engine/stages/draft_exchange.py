@@ -40,7 +40,7 @@ from hetspec_core.spec import BaseSpec
 
 
 def inspect(folder: Path, base: BaseSpec | None = None) -> dict[str, Any]:
-    """What a draft directory holds: layout, inferred flags, sizes, and every tensor with what becomes of it."""
+    """What a draft directory holds: layout, inferred flags, sizes, and every tensor with its use."""
     reading = read_draft(folder, base_layers=_layers(base))
     if bad := not_finite(reading.stored.tensors):
         reading.warnings.append(f"the weights are not finite: {', '.join(bad[:3])} holds NaN or infinity")
@@ -88,7 +88,7 @@ def export_draft(source: Path, target: Path, layout_name: str, dtype: str = "") 
         dtype: type of the weights on disk (float32, bfloat16, float16); as they are when empty.
 
     Raises:
-        ModelError: the layout has no words for this draft.
+        ModelError: the layout cannot express this draft.
         CheckpointError: the draft is damaged, or does not come back as it was.
         UsageError: the target is there already, or the layout is not written.
     """
@@ -197,7 +197,7 @@ def _cast(stored: StoredDraft, dtype: str) -> StoredDraft:
 
 
 def _expected(stored: StoredDraft, back: StoredDraft) -> dict[str, Tensor]:
-    """What has to come back: what was written, with the zero bias that layouts add."""
+    """The tensors that reading must give: those written, with the zero bias that layouts add."""
     expected = _whole_is_none(stored)
     if "fc.bias" not in expected and "fc.bias" in back.tensors:
         expected["fc.bias"] = torch.zeros_like(back.tensors["fc.bias"])
@@ -235,7 +235,7 @@ def _write(
 
 
 def _compare(back: dict[str, Tensor], wanted: dict[str, Tensor], folder: Path) -> None:
-    """Raises CheckpointError for tensors that do not come back as they were written."""
+    """Raises CheckpointError for tensors that are not read as they were written."""
     odd = sorted(back.keys() ^ wanted.keys())
     odd += [name for name in back.keys() & wanted.keys() if not torch.equal(back[name], wanted[name])]
     if odd:

@@ -1,7 +1,7 @@
 """Sending a draft or a dataset to the hub, in one commit with its card: the engine's side of `draft push|dataset push`.
 
-The token comes from the environment, is handed to the client and to nothing else, and is taken out of whatever the
-client says. The card is not written into the folder that is sent.
+The token comes from the environment, is given to the client only, and is removed from the client's error messages. The
+card is not written into the folder that is sent.
 """
 
 from __future__ import annotations

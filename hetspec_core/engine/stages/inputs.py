@@ -157,7 +157,7 @@ class MeasuredPrompts:
             context.log(self.unread, level="warning")
 
     def warn(self, context: RunContext, reason: str) -> None:
-        """Say what was left out for a reason."""
+        """Log what was left out for a reason."""
         found = self.left_out[reason]
         more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         told = "; ".join(found[:_NAMED])
@@ -181,7 +181,7 @@ class MeasuredPrompts:
                 ids = encode(messages)
             except DataError as error:
                 if number:
-                    break  # it may take the empty answers amiss; with real ones it is asked again
+                    break  # the template may refuse the empty answers; with real ones it is asked again
                 self.leave_out(REFUSED, f"{conversation.id}: {error.message}")
                 return 0
             name = conversation.id if number == 0 else f"{conversation.id}, turn {number + 1}"
@@ -231,10 +231,10 @@ def turns_of(conversation: Conversation, bench: BenchSpec) -> tuple[str, ...]:
 
 
 def check_ids(ids: Sequence[int], vocab_size: int, name: str, about: str) -> None:
-    """See that a base has every token of a prompt.
+    """Check that a base has every token of a prompt.
 
     Raises:
-        DataError: it has not; says the token and the size.
+        DataError: it lacks one; the message gives the token and the size.
     """
     highest = max(ids, default=0)
     if highest >= vocab_size:

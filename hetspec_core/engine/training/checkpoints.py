@@ -157,7 +157,7 @@ class TrainingCheckpoints:
         """The newest checkpoint that is whole, or None when there is none at all.
 
         Args:
-            on_skip: told of every newer one that cannot be used.
+            on_skip: called with the error of every newer one that cannot be used.
 
         Raises:
             CheckpointError: there are checkpoints, and not one is whole.

@@ -292,7 +292,7 @@ def _save(run: Training, clock: TrainingClock) -> None:
 
 
 def _stop_if_asked(run: Training, clock: TrainingClock) -> None:
-    """Leave a checkpoint behind and stop, if any rank was asked to."""
+    """Write a checkpoint and stop, if any rank was asked to."""
     if run.processes.world_size > 1 and run.state.step % run.spec.log_every:
         return  # asking all ranks waits for the device
     cancelled: Cancelled | None = None

@@ -120,7 +120,7 @@ def finite_samples(store: SampleStore, samples: list[int], warn: Callable[[str],
 
 
 def check_ids(store: SampleStore, samples: Sequence[int], base: BaseLM) -> None:
-    """See that the base has every token of these samples.
+    """Check that the base has every token of these samples.
 
     Raises:
         DataError: a sample has another one; says the sample, the token and the size.
@@ -209,7 +209,7 @@ def check_fits(store: SampleStore, base: BaseLM, *, allow_other_base: bool, warn
 
 
 def check_layers(store: SampleStore, layers: tuple[int, ...]) -> None:
-    """See that a dataset has the captured layers that a draft reads.
+    """Check that a dataset has the captured layers that a draft reads.
 
     Raises:
         DataError: some are missing; says which, and how to get them.

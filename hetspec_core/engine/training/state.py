@@ -122,7 +122,7 @@ class MetricsWindow:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def read(self) -> dict[str, float]:
-        """Means since the last read over all ranks, and begin anew. Waits for the device once.
+        """Return the means over all ranks since the last read, and clear the sums. Waits for the device once.
 
         Returns:
             loss and the parts of it per supervised token, grad_norm per step, tokens_per_s, the tokens of the longest
@@ -160,7 +160,7 @@ class MetricsWindow:
         self._started_s = time.perf_counter()
 
     def leave_out(self, seconds: float) -> None:
-        """Take time that was not training (an evaluation, a checkpoint) out of tokens_per_s."""
+        """Subtract time that was not training (an evaluation, a checkpoint) from the time of tokens_per_s."""
         self._started_s += seconds
 
     def _totals(self) -> Tensor:

@@ -29,7 +29,7 @@ class ExportedDraft:
         config: for `config.json`.
         tensors: by the names of the layout.
         token_ids: [Vd] ids of a reduced vocabulary for a file of its own, where the layout wants one; else None.
-        notes: what whoever serves it has to know.
+        notes: what a server of the draft has to know.
     """
 
     config: dict[str, Any]
@@ -141,8 +141,8 @@ class Ledger:
         self, layout: str, config: dict[str, Any], settings: dict[str, Any], inferred: dict[str, str]
     ) -> LoadReport:
         """Close the ledger: what is left is the draft's. Whether each has its place is seen when modules are filled."""
-        for gone in self.dropped:
-            self.renamed.pop(gone, None)
+        for name in self.dropped:
+            self.renamed.pop(name, None)
         if odd := contradiction(config):
             inferred["rope_theta"] = odd
         config = self._with_layers_of_the_tensors(config, inferred)

@@ -171,7 +171,7 @@ def _joined_experts(ledger: Ledger) -> dict[str, Tensor]:
 
 
 def _check_writable(stored: StoredDraft) -> None:
-    """Raises ModelError for a draft that EAGLE-1/2's layout has no words for."""
+    """Raises ModelError for a draft that EAGLE-1/2's layout cannot express."""
     head = stored.head
     reason = ""
     if stored.algorithm != "eagle":
