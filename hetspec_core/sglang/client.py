@@ -206,10 +206,10 @@ class SGLangClient:
                     raise DataError(f"{self.url} sent output_ids that are no token ids: {shown(new[:8])}")
                 seen += len(new)
                 if isinstance(most, int) and seen > most + _SURPLUS:
-                    raise DataError(f"{self.url} sent {seen:,} tokens where {most:,} were asked for")
+                    raise DataError(f"{self.url} sent {seen:,} tokens; the limit was {most:,}")
                 chunk = Chunk(new, meta, time.perf_counter() - started)
                 if chunk.finish == "abort":
-                    raise ModelError(f"{self.url} gave the request up: {shown(meta.get('finish_reason'))}")
+                    raise ModelError(f"{self.url} aborted the request: {shown(meta.get('finish_reason'))}")
                 yield chunk
                 if chunk.finish:
                     return

@@ -115,7 +115,7 @@ def installed(spec: SGLangSpec) -> versions.Installed:
             env={**os.environ, **environment(spec)},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ResourceError(f"{command[0]} cannot be asked for SGLang: {error}", hint=hint) from error
+        raise ResourceError(f"{command[0]} cannot be run to look for SGLang: {error}", hint=hint) from error
     try:
         found = versions.read_answer(done.stdout)
     except (ValueError, KeyError):
@@ -123,7 +123,9 @@ def installed(spec: SGLangSpec) -> versions.Installed:
             raise ResourceError(f"{command[0]} is older than Python 3.11", hint=versions.NEWER_PYTHON) from None
         said = [line for line in done.stderr.splitlines() if line.strip()]
         if said and not said[-1].startswith("importlib.metadata.PackageNotFoundError"):
-            raise ResourceError(f"{command[0]} cannot tell its SGLang: {said[-1].strip()[:300]}", hint=hint) from None
+            raise ResourceError(
+                f"{command[0]} failed to report its SGLang: {said[-1].strip()[:300]}", hint=hint
+            ) from None
         raise ResourceError(f"SGLang is not installed in {where}", hint=hint) from None
     if not versions.is_supported(found.version):
         raise ResourceError(
@@ -275,9 +277,9 @@ def check_float32(spec: SGLangSpec, resources: ResourcesSpec, found: versions.In
     """
     if is_float32(spec, resources) and found.native:
         raise ModelError(
-            f"float32 needs help from inside SGLang, and {found.version} differs from {versions.INSIDE_RANGE}, "
-            f"for which it is made: {found.native[0]}",
-            hint="serve in bfloat16 or float16 (--set resources.dtype=bfloat16), or with the version it is made for",
+            f"float32 needs hooks inside SGLang, and {found.version} differs from {versions.INSIDE_RANGE}, "
+            f"for which they are made: {found.native[0]}",
+            hint="serve in bfloat16 or float16 (--set resources.dtype=bfloat16), or with the version they are made for",
         )
 
 

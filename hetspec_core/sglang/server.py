@@ -97,7 +97,7 @@ class SGLangServer:
                     raise Cancelled("the start of the server was stopped")
                 if now >= limit:
                     raise StageFailed(
-                        f"the server was not ready after {timeout_s:.0f} s; last it said: {self.start_log.label}",
+                        f"the server was not ready after {timeout_s:.0f} s; its last step: {self.start_log.label}",
                         hint=f"look into {self.log}; --set sglang.start_timeout_s=... gives it longer",
                     )
                 time.sleep(_LOOK_S)

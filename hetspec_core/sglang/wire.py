@@ -116,9 +116,9 @@ def read_table(body: bytes, url: str) -> dict[str, Any]:
     except DocumentError as error:
         why = str(error).removeprefix("is not JSON: ").removeprefix("is not read as JSON: ")
         text = shown(body[:_SHOWN].decode(errors="replace"))
-        raise DataError(f"{url} sent what is no JSON ({why}): {text}") from error
+        raise DataError(f"{url} sent text that is no JSON ({why}): {text}") from error
     if not isinstance(found, dict):
-        raise DataError(f"{url} sent {type(found).__name__} where a table was due")
+        raise DataError(f"{url} sent JSON that is no object but {type(found).__name__}")
     return found
 
 
@@ -134,7 +134,7 @@ def messages(response: http.client.HTTPResponse, url: str, clock: Clock) -> Iter
         try:
             line = response.readline(LONGEST_LINE)
         except TimeoutError as error:
-            raise StageFailed(f"{url} fell silent in the middle of an answer", hint="look into its log") from error
+            raise StageFailed(f"{url} stopped sending in the middle of an answer", hint="look into its log") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise StageFailed(
                 f"{url} broke off in the middle of an answer: {type(error).__name__}",

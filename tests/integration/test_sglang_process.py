@@ -162,7 +162,7 @@ def test_no_sglang_is_said_with_what_to_install(tmp_path: Path) -> None:
 
 def test_a_python_that_cannot_answer_is_told_by_its_own_last_line(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("raise ImportError('broken here')")
-    with pytest.raises(ResourceError, match="cannot tell its SGLang: ImportError: broken here"):
+    with pytest.raises(ResourceError, match="failed to report its SGLang: ImportError: broken here"):
         installed(SGLangSpec(python_path=str(tmp_path)))
 
 
