@@ -13,9 +13,9 @@ from hetspec_core.service.forms import COMMON, Field, launch_fields, set_text
 from hetspec_core.service.launch import LaunchRequest, What, names
 from hetspec_core.service.presets import list_presets
 from hetspec_tui.formatting import count, size
+from hetspec_tui.picker import Choice
 from hetspec_tui.widgets.cost_card import LaunchFindings, StageCost
 from hetspec_tui.widgets.form import FormRow
-from hetspec_tui.widgets.picker import Item
 
 if TYPE_CHECKING:
     from hetspec_core.service import Workbench
@@ -162,35 +162,40 @@ def reset(choice: LaunchRequest, key: str) -> LaunchRequest:
 # --- what can be picked -----------------------------------------------------------------------------------------------
 
 
-def items_for(workbench: Workbench, choice: LaunchRequest, seen: Review | None, key: str) -> list[Item]:
+def items_for(workbench: Workbench, choice: LaunchRequest, seen: Review | None, key: str) -> list[Choice]:
     """What a row can be. Blocks: it reads the registry, the presets or the GPUs."""
     match key:
         case "what":
-            return [Item(name, note) for name, note in WHATS.items()]
+            return [Choice(name, name, note) for name, note in WHATS.items()]
         case "recipe":
-            return [Item(line.name, line.summary, line.problem) for line in list_presets("recipe")]
+            return [Choice(line.name, line.name, line.summary, line.problem) for line in list_presets("recipe")]
         case "base" | "draft" | "algorithm":
-            return [Item(name, note, _misfit(choice, seen, key, name)) for name, note in names(key).items()]
+            return [Choice(name, name, note, _misfit(choice, seen, key, name)) for name, note in names(key).items()]
         case "datasets" | "from":
             return _products(workbench, *(("dataset", "hidden_states") if key == "datasets" else ("train", "draft")))
         case "gpus":
             return [
-                Item(
+                Choice(
+                    str(status.gpu.index),
                     str(status.gpu.index),
                     f"{status.gpu.name}, {size(status.gpu.free_mib << 20)} free, {status.state} {status.run_id}",
                 )
                 for status in workbench.gpus().gpus
             ]
-    return [Item(word) for word in fields_of(choice, seen)[key].choices]
+    return [Choice(word, word) for word in fields_of(choice, seen)[key].choices]
 
 
-def _products(workbench: Workbench, stage: str, folder: str) -> list[Item]:
+def _products(workbench: Workbench, stage: str, folder: str) -> list[Choice]:
     found = []
     for run in workbench.runs(stage=stage):
         made = (workbench.paths(run.run_id).folder / folder).is_dir()
         if made or run.state in UNFINISHED:
             problem = "" if run.state == "succeeded" else f"it is {run.state}"
-            found.append(Item(run.run_id, " ".join(part for part in (run.name, run.recipe, run.base) if part), problem))
+            found.append(
+                Choice(
+                    run.run_id, run.run_id, " ".join(part for part in (run.name, run.recipe, run.base) if part), problem
+                )
+            )
     return found
 
 

@@ -1,6 +1,6 @@
-"""Lists to choose from, above any other screen: one of many, or several of many in an order, filtered as one types.
+"""Dialogs to choose from a list: one of many, or several in an order. Typing filters the list.
 
-They know nothing of runs. A page awaits their answer inside a worker, as with `dialogs`.
+A page awaits the answer inside a worker, as with `dialogs`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,16 @@ class Choice:
     """One line to choose.
 
     Attributes:
-        key: what is given back.
-        text: what is shown.
-        about: said dimly behind it.
+        key: the answer.
+        text: its name in the list.
+        about: a note, dim behind the name.
+        problem: why it does not fit; it can be chosen all the same.
     """
 
     key: str
     text: str
     about: str = ""
+    problem: str = ""
 
 
 class _Line(Input):
@@ -50,7 +52,15 @@ class _Line(Input):
 
 
 class _List(ModalScreen[Answer], Generic[Answer]):
-    """A filter line above a list; typing filters, arrows move, Enter takes."""
+    """A filter line above a list; typing filters, arrows move, Enter takes.
+
+    Args:
+        title: its title.
+        choices: in order.
+        empty: text that is shown when there are no choices.
+        help: shown below the list for a choice without a note. With it, names are a column and the whole note of the
+            choice under the cursor, or its problem, stands below the list.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Cancel", id="picker.cancel"),
@@ -63,16 +73,21 @@ class _List(ModalScreen[Answer], Generic[Answer]):
     LEFT_OUT: ClassVar[Collection[str]] = ()
     HINT: ClassVar[str] = "type to filter, enter takes it, esc leaves"
 
-    def __init__(self, title: str, choices: Sequence[Choice], *, empty: str = "nothing to choose from") -> None:
+    def __init__(
+        self, title: str, choices: Sequence[Choice], *, empty: str = "nothing to choose from", help: str | None = None
+    ) -> None:
         super().__init__(classes="dialog picker")
-        self.title_text, self.choices, self.empty = title, list(choices), empty
+        self.title_text, self.choices, self.empty, self.help_text = title, list(choices), empty, help
         self.current: str | None = None
+        self._column = max((len(choice.text) for choice in choices), default=0) if help is not None else 0
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog-box"):
             yield Static(self.title_text, markup=False, classes="dialog-title")
             yield _Line(self.LEFT_OUT)
             yield ChoiceList()
+            if self.help_text is not None:
+                yield Static(markup=False, id="picker-about")
             yield Static(self.HINT, markup=False, classes="dialog-hint")
 
     def on_mount(self) -> None:
@@ -81,11 +96,13 @@ class _List(ModalScreen[Answer], Generic[Answer]):
         self.fill(self.current)
 
     def line(self, choice: Choice) -> Content:
-        """How a choice is drawn."""
-        return Content.assemble(safe(choice.text), "  ", (safe(choice.about), "dim"))
+        """One line of the list."""
+        note = (choice.problem, "$text-error") if choice.problem else (choice.about, "dim")
+        sign = ("✖ " if choice.problem else "", "$text-error")
+        return Content.assemble(sign, safe(choice.text).ljust(self._column), "  ", (safe(note[0]), note[1]))
 
     def fill(self, chosen: str | None = None) -> None:
-        """Show the choices that the filter lets through, the cursor on `chosen`."""
+        """Show the choices that match the filter, with the cursor on `chosen`."""
         words = self.query_one(Input).value.casefold().split()
         shown = [
             choice
@@ -111,6 +128,16 @@ class _List(ModalScreen[Answer], Generic[Answer]):
     def on_input_changed(self) -> None:
         self.fill()
 
+    def on_option_list_option_highlighted(self) -> None:
+        if self.help_text is not None:
+            choice = next((choice for choice in self.choices if choice.key == self.highlighted), None)
+            text = "" if choice is None else choice.about or self.help_text
+            if choice is not None and choice.problem:
+                text = f"does not fit: {choice.problem}"
+            about = self.query_one("#picker-about", Static)
+            about.set_class(choice is not None and bool(choice.problem), "-problem")
+            about.update(safe(text))
+
     def on_option_list_option_selected(self) -> None:
         self.clicked()
 
@@ -123,21 +150,22 @@ class _List(ModalScreen[Answer], Generic[Answer]):
         getattr(self.query_one(OptionList), f"action_{how}")()
 
     def action_take(self) -> None:
-        """Give back what is chosen."""
+        """Answer with what is chosen."""
         raise NotImplementedError
 
     def action_leave(self) -> None:
-        """Give back nothing."""
+        """Answer with None."""
         self.dismiss(None)
 
 
 class Choose(_List["str | None"]):
-    """One of many; gives its key, or None when it is left.
+    """One of many; the answer is its key, or None.
 
     Args:
-        title: what is chosen.
+        title: its title.
         choices: in order.
-        current: key of the one that the cursor is on at first.
+        current: key of the choice under the cursor at first.
+        empty: see above; so is `help`.
     """
 
     def __init__(
@@ -147,8 +175,9 @@ class Choose(_List["str | None"]):
         current: str | None = None,
         *,
         empty: str = "nothing to choose from",
+        help: str | None = None,
     ) -> None:
-        super().__init__(title, choices, empty=empty)
+        super().__init__(title, choices, empty=empty, help=help)
         self.current = current
 
     def action_take(self) -> None:
@@ -157,12 +186,13 @@ class Choose(_List["str | None"]):
 
 
 class ChooseMany(_List["list[str] | None"]):
-    """Several of many, in an order of their own; gives their keys, or None when it is left.
+    """Several of many, in an order; the answer is their keys, or None.
 
     Args:
-        title: what is chosen.
-        choices: all; those that are chosen are shown first.
-        chosen: keys of those that are chosen at first, in order.
+        title: its title.
+        choices: all choices; the chosen ones are shown first.
+        chosen: keys of the choices that are chosen at first, in order.
+        help: see above.
     """
 
     LEFT_OUT = ("space",)
@@ -173,17 +203,19 @@ class ChooseMany(_List["list[str] | None"]):
         Binding("shift+down", "shift(1)", show=False, id="picker.later", priority=True),
     ]
 
-    def __init__(self, title: str, choices: Sequence[Choice], chosen: Sequence[str]) -> None:
+    def __init__(
+        self, title: str, choices: Sequence[Choice], chosen: Sequence[str], *, help: str | None = None
+    ) -> None:
         by_key = {choice.key: choice for choice in choices}
         self.chosen = [key for key in chosen if key in by_key]
         rest = [choice for choice in choices if choice.key not in self.chosen]
-        super().__init__(title, [*(by_key[key] for key in self.chosen), *rest])
+        super().__init__(title, [*(by_key[key] for key in self.chosen), *rest], help=help)
 
     def line(self, choice: Choice) -> Content:
         return Content.assemble(("■ " if choice.key in self.chosen else "□ ", "$text-accent"), super().line(choice))
 
     def action_switch(self) -> None:
-        """Take the choice under the cursor in or out."""
+        """Choose the choice under the cursor, or no longer."""
         key = self.highlighted
         if key is None:
             return
@@ -194,15 +226,15 @@ class ChooseMany(_List["list[str] | None"]):
         self.fill(key)
 
     def action_shift(self, by: int) -> None:
-        """Move the choice under the cursor among those that are chosen."""
+        """Move the choice under the cursor within the chosen ones."""
         key = self.highlighted
         if key not in self.chosen:
             return
-        place = self.chosen.index(key)
-        self.chosen.insert(max(0, place + by), self.chosen.pop(place))
+        index = self.chosen.index(key)
+        self.chosen.insert(max(0, index + by), self.chosen.pop(index))
         by_key = {choice.key: choice for choice in self.choices}
         rest = [choice for choice in self.choices if choice.key not in self.chosen]
-        self.choices = [*(by_key[one] for one in self.chosen), *rest]
+        self.choices = [*(by_key[chosen] for chosen in self.chosen), *rest]
         self.fill(key)
 
     def clicked(self) -> None:

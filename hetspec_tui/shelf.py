@@ -14,8 +14,8 @@ from textual.content import Content
 from hetspec_core.service.forms import Field, fields
 from hetspec_core.service.launch import names
 from hetspec_tui.formatting import count, duration, safe, size
+from hetspec_tui.picker import Choice
 from hetspec_tui.widgets.form import FormRow
-from hetspec_tui.widgets.picker import Item
 
 if TYPE_CHECKING:
     from hetspec_core.service.plan import Plan
@@ -34,13 +34,13 @@ def fields_of(view: PresetView) -> dict[str, Field]:
     return {field.key: field for field in found}
 
 
-def items_for(view: PresetView, key: str) -> list[Item]:
+def items_for(view: PresetView, key: str) -> list[Choice]:
     """What a key can be; empty when that is no short list. Blocks: it reads the presets."""
     part, _, last = key.partition(".")
     if last == "preset" and part in PARTS:
-        return [Item(name, note) for name, note in names(part).items()]
+        return [Choice(name, name, note) for name, note in names(part).items()]
     field = fields_of(view).get(key)
-    return [Item(choice) for choice in field.choices] if field is not None else []
+    return [Choice(choice, choice) for choice in field.choices] if field is not None else []
 
 
 def summary_key(kind: str) -> str:

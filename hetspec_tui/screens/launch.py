@@ -31,9 +31,9 @@ from hetspec_tui.launching import (
 )
 from hetspec_tui.messages import OpenPage, OpenRun, RunsTouched
 from hetspec_tui.page import Page
+from hetspec_tui.picker import Choose, ChooseMany
 from hetspec_tui.widgets.cost_card import CostCard
 from hetspec_tui.widgets.form import FieldForm
-from hetspec_tui.widgets.picker import Picker
 
 FIRST_RECIPE = "quick-demo"
 DEBOUNCE_S = 0.15
@@ -175,10 +175,16 @@ class LaunchScreen(Page):
             why = "no GPU answers here, the run uses the processor" if key == "gpus" else "there are none yet"
             self.notify(f"{row.title}: {why}.", severity="warning", markup=False)
             return
-        picker = Picker(row.title, items, row.text.split(), several=key in SEVERAL, hint=row.help)
-        answer = await self.app.push_screen_wait(picker)
+        chosen, keys = row.text.split(), [item.key for item in items]
+        if key in SEVERAL:
+            several = await self.app.push_screen_wait(ChooseMany(row.title, items, chosen, help=row.help))
+            unlisted = [name for name in chosen if name not in keys]
+            answer = None if several is None else " ".join([*unlisted, *sorted(several, key=keys.index)])
+        else:
+            current = chosen[0] if chosen else None
+            answer = await self.app.push_screen_wait(Choose(row.title, items, current, help=row.help))
         if answer is not None:
-            self._choose(changed(self.choice, self.seen, key, " ".join(answer)))
+            self._choose(changed(self.choice, self.seen, key, answer))
 
     def action_reset_all(self) -> None:
         """Take every change back: the recipe as it is."""

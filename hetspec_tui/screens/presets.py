@@ -20,10 +20,10 @@ from hetspec_tui.editor import edit
 from hetspec_tui.formatting import safe
 from hetspec_tui.messages import OpenPage
 from hetspec_tui.page import Page
+from hetspec_tui.picker import Choose
 from hetspec_tui.shelf import difference_of, facts_of, fields_of, items_for, rows_of
 from hetspec_tui.widgets.choice_list import NameEntry, NameList
 from hetspec_tui.widgets.form import FieldForm
-from hetspec_tui.widgets.picker import Picker
 
 KINDS = tuple(presets.KINDS)
 FIRST_KIND = "recipe"
@@ -311,9 +311,9 @@ class PresetsScreen(Page):
             self.notify(f"{key} is no single line: e opens the file in your editor.", markup=False)
             return
         row = next((row for row in rows_of(view, self.changes, ()) if row.key == key), None)
-        answer = await self.app.push_screen_wait(Picker(key, items, [row.text] if row is not None else []))
+        answer = await self.app.push_screen_wait(Choose(key, items, row.text if row is not None else None, help=""))
         if answer:
-            self._change(key, answer[0])
+            self._change(key, answer)
 
     def action_discard(self) -> None:
         """Take every change back that is not saved."""

@@ -22,10 +22,10 @@ from hetspec_core.service.review import Review
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.desk import Desk
 from hetspec_tui.messages import OpenPage, OpenRun, RunsTouched
+from hetspec_tui.picker import Choose, ChooseMany
 from hetspec_tui.screens.launch import LaunchScreen
 from hetspec_tui.widgets.cost_card import CostCard
 from hetspec_tui.widgets.form import FieldForm
-from hetspec_tui.widgets.picker import Picker
 from tests.fakes.presets import write_preset
 from tests.tui.driving import until
 
@@ -178,7 +178,7 @@ def test_a_switch_is_turned_and_a_word_is_picked() -> None:
         assert screen.choice.values == {"resources.share_busy": "true"}
         form.go_to("resources.device")
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(screen.app.screen, Picker))
+        await until(pilot, lambda: isinstance(screen.app.screen, Choose | ChooseMany))
         await pilot.press(*"cpu", "enter")
         await until(pilot, lambda: screen.choice.values.get("resources.device") == "cpu")
         await pilot.press("u")
@@ -192,7 +192,7 @@ def test_a_draft_that_does_not_fit_is_shown_with_the_reason_and_cannot_be_starte
 
     async def act(screen: LaunchScreen, pilot: Pilot[None]) -> None:
         await pilot.press("d")
-        await until(pilot, lambda: isinstance(screen.app.screen, Picker))
+        await until(pilot, lambda: isinstance(screen.app.screen, Choose | ChooseMany))
         await pilot.press(*"odd")
         await pilot.pause()
         about = str(screen.app.screen.query_one("#picker-about", Static).render())
@@ -213,7 +213,7 @@ def test_a_draft_that_does_not_fit_is_shown_with_the_reason_and_cannot_be_starte
 def test_a_recipe_is_picked_and_takes_its_own_values_along() -> None:
     async def act(screen: LaunchScreen, pilot: Pilot[None]) -> None:
         await pilot.press("r")
-        await until(pilot, lambda: isinstance(screen.app.screen, Picker))
+        await until(pilot, lambda: isinstance(screen.app.screen, Choose | ChooseMany))
         await pilot.press(*"smollm2-q", "enter")
         await until(pilot, lambda: screen.choice.recipe == "smollm2-qwen3-eagle")
         await reviewed(screen, pilot)
@@ -266,7 +266,7 @@ def test_a_training_is_given_a_dataset_from_the_list_of_runs() -> None:
         assert row(screen, "datasets").fault
         screen.query_one(FieldForm).go_to("datasets")
         await pilot.press("enter")
-        await until(pilot, lambda: isinstance(screen.app.screen, Picker))
+        await until(pilot, lambda: isinstance(screen.app.screen, Choose | ChooseMany))
         await pilot.press("space", "enter")
         await until(pilot, lambda: screen.choice.datasets == (made,))
         seen = await reviewed(screen, pilot)
@@ -282,7 +282,7 @@ def test_gpus_are_chosen_from_those_that_there_are(monkeypatch: pytest.MonkeyPat
 
     async def act(screen: LaunchScreen, pilot: Pilot[None]) -> None:
         await pilot.press("g")
-        await until(pilot, lambda: isinstance(screen.app.screen, Picker))
+        await until(pilot, lambda: isinstance(screen.app.screen, Choose | ChooseMany))
         assert screen.app.screen.query_one(OptionList).option_count == 3
         await pilot.press("space", "down", "down", "space", "enter")
         await until(pilot, lambda: screen.choice.values)
@@ -355,7 +355,7 @@ def test_names_from_outside_are_never_markup(tmp_path: Path) -> None:
 
     async def act(screen: LaunchScreen, pilot: Pilot[None]) -> None:
         await pilot.press("r")
-        await until(pilot, lambda: isinstance(screen.app.screen, Picker))
+        await until(pilot, lambda: isinstance(screen.app.screen, Choose | ChooseMany))
         await pilot.press(*"odd")
         await pilot.pause()
         assert str(screen.app.screen.query_one("#picker-about", Static).render()) == "[red]x[/] \\x1b[31m"

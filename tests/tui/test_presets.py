@@ -21,9 +21,9 @@ from hetspec_tui.app import HetSpecApp
 from hetspec_tui.desk import Desk
 from hetspec_tui.dialogs import Confirm, Prompt
 from hetspec_tui.messages import OpenPage
+from hetspec_tui.picker import Choose
 from hetspec_tui.screens.presets import PresetsScreen
 from hetspec_tui.widgets.form import FieldForm
-from hetspec_tui.widgets.picker import Picker
 from tests.fakes.presets import write_hostile_presets, write_preset
 from tests.tui.driving import until
 
@@ -204,7 +204,7 @@ def test_changes_of_a_shipped_preset_become_a_preset_of_ones_own() -> None:
         await change(screen, pilot, "draft.architecture.intermediate_size", "base.intermediate_size // 2")
         screen.query_one(FieldForm).go_to("draft.init")
         await pilot.press("enter")
-        await opened(pilot, Picker)
+        await opened(pilot, Choose)
         await pilot.press(*"random", "enter")
         await until(pilot, lambda: "draft.init" in screen.changes)
         await pilot.press("ctrl+s")
@@ -223,7 +223,7 @@ def test_another_part_is_picked_for_a_recipe() -> None:
     async def act(screen: PresetsScreen, pilot: Pilot[None]) -> None:
         screen.query_one(FieldForm).go_to("draft.preset")
         await pilot.press("enter")
-        await opened(pilot, Picker)
+        await opened(pilot, Choose)
         await pilot.press(*"qwen3", "enter")
         await until(pilot, lambda: screen.changes == {"draft.preset": "qwen3-1l"})
         await pilot.press("ctrl+s")
