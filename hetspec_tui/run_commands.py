@@ -138,24 +138,6 @@ def to_each(run_ids: Sequence[str], order: Callable[[Workbench, str], str | None
     return carry_out
 
 
-def tags_of(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Tags to add and tags to remove: `a b`, `+a -b`.
-
-    Raises:
-        UsageError: a word is no tag, or is added and removed at once.
-    """
-    added: list[str] = []
-    removed: list[str] = []
-    for word in text.split():
-        name = word[1:] if word[0] in "+-" else word
-        if not name or "," in name or not name.isprintable():
-            raise UsageError(f"{word!r} is no tag", hint="tags are words without commas: good, +good, -draft")
-        (removed if word[0] == "-" else added).append(name)
-    if both := sorted(set(added) & set(removed)):
-        raise UsageError(f"tag {both[0]!r} cannot be put on and taken off at once")
-    return tuple(dict.fromkeys(added)), tuple(dict.fromkeys(removed))
-
-
 class RunCommands:
     """The commands of a page on the runs that are chosen in it.
 
@@ -291,6 +273,8 @@ class RunCommands:
 
     async def tag(self) -> None:
         """Add tags to the chosen runs and remove tags."""
+        from hetspec_core.service.labels import tags_of
+
         run_ids = self._chosen()
         runs = await self._summaries(run_ids)
         known = sorted({tag for run in runs for tag in run.tags})
@@ -301,7 +285,7 @@ class RunCommands:
         if not text or not text.strip():
             return
         try:
-            added, removed = tags_of(text)
+            added, removed = tags_of(text.split())
         except UsageError as error:
             self._page.show_error(error)
             return

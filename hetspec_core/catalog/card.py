@@ -1,6 +1,6 @@
 """A card: what the desk knows of one interchangeable part without importing it.
 
-The card names its part by a string; only `load` imports it. It knows no other card.
+The card names its part by a string; only `load` imports it.
 """
 
 from __future__ import annotations

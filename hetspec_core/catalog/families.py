@@ -1,7 +1,7 @@
-"""Families of bases that cannot be decoded with here, and why: told from a configuration, before anything is spent.
+"""Families of bases that cannot be decoded with, and why, as far as a configuration shows it.
 
-The desk asks before a run is planned, the engine before weights are loaded. What a configuration does not tell is found
-by the engine's survey of the attention layers. It knows names of families and of their layers, not models.
+The desk asks before a run is planned, the engine before weights are loaded. What a configuration does not show is found
+by the engine's survey of the attention layers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""HetSpec's own cards. One line here and one new file is what a new part costs."""
+"""HetSpec's own cards, one for each part that a spec can name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SHIPPED: tuple[Card, ...] = (
         name="latent",
         target=f"{_ENGINE}.algorithms.latent:Latent",
         options="hetspec_core.spec.algorithm:LatentOptions",
-        summary="Latent recurrence: a narrow draft goes over its own thought several times per token.",
+        summary="Latent recurrence: a narrow draft refines a latent state several times per token.",
         capabilities={
             "head": f"{_ENGINE}.algorithms.latent:LatentHead",
             "captured_layers": "final",

@@ -150,7 +150,7 @@ def _converse(talk: Talk, questions: list[str]) -> None:
 
 
 def _check(session: ChatSession) -> None:
-    """In a pipe nobody can restart or shorten: what went wrong is the end."""
+    """Raise what went wrong: in a pipe no one can restart the worker or shorten the conversation."""
     answer = session.answer
     if session.state == "dead" and session.death is not None:
         raise StageFailed(session.death.message, hint=session.death.hint + f"; log: {session.death.log}")
@@ -201,7 +201,7 @@ class Talk:
         workbench: where drafts are found.
         as_json: print every event as a line of JSON instead of text.
         every_position: ask for a tree at every position.
-        piped: nobody is at a prompt, so whoever calls ends the chat with what went wrong, and says so.
+        piped: questions do not come from a prompt; the caller ends the chat with the error and reports it.
     """
 
     def __init__(
@@ -239,7 +239,7 @@ class Talk:
         }
 
     def take(self, line: str) -> None:
-        """Do what a line says.
+        """Carry out one line.
 
         Raises:
             UsageError: it is no command, or what it names is not there or not allowed.

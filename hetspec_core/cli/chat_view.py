@@ -1,7 +1,6 @@
 """A chat drawn line by line in a plain terminal or into a pipe: the answer as it appears, trees, figures, verdicts.
 
-Colours are for terminals only and honour NO_COLOR; what they say is said by signs as well. It knows answers and steps,
-not commands or the worker.
+Colours are for terminals only and honour NO_COLOR; signs carry the same information.
 """
 
 from __future__ import annotations

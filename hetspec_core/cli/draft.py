@@ -1,4 +1,4 @@
-"""`hetspec-core draft`: look into drafts of any layout, take them in, and write them for other programs."""
+"""`hetspec-core draft`: inspect drafts of any layout, import them, and export them for other programs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def import_draft(
     base: BaseOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """Take in a draft of another program. The layout is found by itself; nothing is unpickled but plain tensors."""
+    """Import a draft of another program. Its layout is recognised; nothing but plain tensors is unpickled."""
     from hetspec_core.cli.engine_command import ask_engine
 
     words = ["import", str(source.expanduser().absolute()), str(target.expanduser().absolute()), *_base_words(base)]

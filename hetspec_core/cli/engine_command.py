@@ -23,16 +23,16 @@ _LONGEST_SENTENCE = 400
 
 
 def ask_engine(module: str, arguments: Sequence[str], *, doing: str) -> dict[str, Any]:
-    """Run `python -m module arguments...` and give its answer.
+    """Run `python -m module arguments...` and return its answer.
 
     Args:
         module: a module of the engine that prints one JSON object.
         arguments: its command line.
-        doing: what is said on a terminal meanwhile.
+        doing: the status shown on a terminal meanwhile.
 
     Raises:
         HetSpecError: the command's own error, of the same kind.
-        StageFailed: it broke without an answer.
+        StageFailed: it ended without an answer.
     """
     command, variables = python_command("-m", module, *arguments), python_environment()
     out = error_console()

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class Interrupts:
-    """Counts SIGINT instead of letting it break the loop, so that no event is lost and what works is asked in peace."""
+    """Counts SIGINT instead of raising KeyboardInterrupt, so that no event is lost while the run is asked to stop."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -74,13 +74,13 @@ _LEVEL_STYLES = {"debug": "dim", "info": "", "warning": "yellow", "error": "red"
 DetachOption = Annotated[
     bool | None,
     typer.Option(
-        "--detach/--wait", help="Leave the run to itself, or follow it to its end; on a terminal it is left to itself."
+        "--detach/--wait", help="Return once the run has started, or follow it to its end; on a terminal it returns."
     ),
 ]
 
 
 def is_detached(detach: bool | None, *, json: bool) -> bool:
-    """Whether a command leaves its run to itself, when the user did not say: on a terminal, for people, it does."""
+    """Whether a command returns once its run has started: as asked, else on a terminal unless --json is given."""
     return not json and error_console().is_terminal if detach is None else detach
 
 
@@ -113,7 +113,7 @@ def launch(
     quiet: bool = False,
     view: View | None = None,
 ) -> RunReport:
-    """Submit a run, start it, follow it to its end, and give what it made.
+    """Submit a run, start it, follow it to its end, and return its report.
 
     Args:
         workbench: where.
@@ -123,7 +123,7 @@ def launch(
         view: what draws the events, instead of the usual choice.
 
     Raises:
-        StageFailed: it failed, with the worker's message and exit status; or its worker is gone.
+        StageFailed: it failed, with the worker's message and exit status; or its worker exited without an end event.
         Cancelled: it was stopped; the hint says how to go on.
     """
     run_id = workbench.submit(asked).run_id
@@ -206,7 +206,7 @@ def _raise_end(summary: RunSummary, last: Event | None, log: str) -> None:
         reason = "" if status is None else f" ({_signal(-status)})" if status < 0 else f" (status {status})"
         raise StageFailed(
             f"the worker of run {summary.run_id} exited without an end event{reason}",
-            hint="; ".join(part for part in (f"its last words: {log}", again) if part),
+            hint="; ".join(part for part in (f"its log: {log}", again) if part),
         )
 
 
@@ -235,7 +235,7 @@ class View(Protocol):
         ...
 
     def note(self, message: str) -> None:
-        """Say something of the desk's own."""
+        """Print a remark of the command."""
         ...
 
     def __enter__(self) -> object: ...
@@ -343,7 +343,7 @@ class TerminalView(PlainView):
             super().show(event)
             return
         task = self._tasks.get(event.task)
-        # A task of which only the end is known has a bar that moves to and fro until then.
+        # A task that reports no amount before its end has a pulsing bar until then.
         total = None if event.prepares and event.done <= 0 else event.total
         if task is None:
             task = self._tasks[event.task] = self._bars.add_task(event.task, total=total, amount="")
@@ -363,7 +363,7 @@ class TerminalView(PlainView):
 
 
 def progress_line(event: Progress) -> str:
-    """One line for a progress event: task, amount, share, note; of what comes before the run's work no amount."""
+    """One line for a progress event: task, amount, share, note. A task that prepares the run has no amount."""
     if event.prepares:
         share = "done" if event.total and event.done >= event.total else f"{event.done:.0%}" if event.done else ""
         return " ".join(

@@ -33,7 +33,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "dataset": ("hetspec_core.cli.dataset", "app", "Generate hidden states of the base; inspect, verify, merge them."),
     "train": ("hetspec_core.cli.train", "app", "Train a draft on hidden states."),
     "pipeline": ("hetspec_core.cli.pipeline", "app", "Dataset, training and bench of a recipe, one after another."),
-    "sweep": ("hetspec_core.cli.sweep", "app", "A grid of runs from one file, gone on with when run again."),
+    "sweep": ("hetspec_core.cli.sweep", "app", "A grid of runs from one file; run again, it continues."),
     "report": ("hetspec_core.cli.report", "app", "Tables, histograms and Pareto plots of many results."),
     "draft": ("hetspec_core.cli.draft", "app", "Drafts of any layout: inspect, import, export, doctor, push."),
     "generate": ("hetspec_core.cli.generate", "app", "Answer a prompt, with a draft or without."),
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(traceback.format_exc(), file=sys.stderr, end="")
         try:
             return _report(error, as_json=as_json, debug=debug)
-        except KeyboardInterrupt:  # one more Ctrl-C, while the first is being told
+        except KeyboardInterrupt:  # one more Ctrl-C while the first is reported
             return Cancelled.exit_code
 
 
@@ -111,7 +111,7 @@ def _application(named: str | None) -> typer.Typer:
 
 
 def _nothing() -> None:
-    """Stands for a command that was not named, and so is never run."""
+    """Stands in for a command that is not named; it is never run."""
 
 
 def _program(
@@ -194,7 +194,7 @@ def _as_ours(error: Exception, debug: bool) -> HetSpecError:
 
 
 def _not_text(error: UnicodeError) -> DataError:
-    """The sentence for text that UTF-8 cannot hold, or bytes that are none."""
+    """The error for text that UTF-8 cannot encode, or bytes that are not UTF-8."""
     about = "a text"
     if isinstance(error, UnicodeEncodeError):
         about = f"a text holds {ascii(error.object[error.start : error.end])[:40]}, which UTF-8 cannot hold"

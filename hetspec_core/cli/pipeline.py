@@ -72,9 +72,9 @@ def demo(
     with Workbench() as workbench:
         runs: list[RunReport] = []
 
-        def stage(name: str, told: str, options: dict[str, Any]) -> RunReport:
+        def stage(name: str, title: str, options: dict[str, Any]) -> RunReport:
             if not json:
-                note(told)
+                note(title)
             report = _launch(workbench, recipe, name, overrides, runs, options, quiet=json)
             runs.append(report)
             return report
@@ -137,7 +137,7 @@ def _print_dataset(data: dict[str, Any]) -> None:
 
 
 def verdict(result: dict[str, Any]) -> str:
-    """One honest sentence on what the draft brings on this machine."""
+    """One sentence on what the draft brings on this machine."""
     from hetspec_core.events.results import read_bench
     from hetspec_core.service.bench_view import number
 

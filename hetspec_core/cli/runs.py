@@ -144,7 +144,7 @@ def retry(run: RunWord, json: JsonFlag = False) -> None:
 @app.command()
 def logs(
     run: RunWord,
-    keep: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is still to come.")] = False,
+    keep: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing what is added.")] = False,
     lines: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Only the last lines.")] = None,
     worker: Annotated[int, typer.Option(min=0, help="Of which worker, when the run has several.")] = 0,
     json: JsonFlag = False,
@@ -197,7 +197,7 @@ def move(
 
 @app.command()
 def rebuild(json: JsonFlag = False) -> None:
-    """Make the registry again from the run folders."""
+    """Rebuild the registry from the run folders."""
     with Workbench() as workbench:
         count = workbench.rebuild()
     if json:

@@ -1,4 +1,4 @@
-"""`hetspec-core runs` commands that label, stop, repeat and throw away runs, and get them back."""
+"""`hetspec-core runs` commands that label runs, move them into the trash, and restore them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hetspec_core.errors import Cancelled, UsageError
 from hetspec_core.events import Marked
 from hetspec_core.quantities import format_bytes
 from hetspec_core.service import Library, Workbench
+from hetspec_core.service.labels import tags_of
 from hetspec_core.terminal_text import visible
 
 app = typer.Typer()
@@ -54,7 +55,10 @@ def tag(
     json: JsonFlag = False,
 ) -> None:
     """Put tags on a run and take them off; without any, print them."""
-    added, removed = _tags_of(tags or [])
+    for word in tags or ():
+        if word[:1] not in ("+", "-"):
+            raise UsageError(f"{word!r} is no tag with + or - before it", hint="for example: runs tag RUN +good -draft")
+    added, removed = tags_of(tags or ())
     with Workbench() as workbench:
         run_id = workbench.resolve_run(run)
         library = Library(workbench)
@@ -95,7 +99,7 @@ def delete(runs: RunWords, yes: YesFlag = False, json: JsonFlag = False) -> None
         below = [one.run_id for run_id in run_ids for one in library.lineage(run_id, "down").relatives]
         standing = sorted(set(below) - set(run_ids))
         if standing and not json:
-            note(f"{', '.join(standing)} {'stands' if len(standing) == 1 else 'stand'} on what will be gone")
+            note(f"{', '.join(standing)} {'stands' if len(standing) == 1 else 'stand'} on what will be deleted")
         _confirm(f"Move {_named(run_ids)} into the trash?", yes)
         for run_id in run_ids:
             library.discard(run_id)
@@ -162,19 +166,6 @@ def _mark(words: list[str], event: Marked, done: str, json: bool) -> None:
             note(f"run {run.run_id} is {done}")
 
 
-def _tags_of(words: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    added: list[str] = []
-    removed: list[str] = []
-    for word in words:
-        name = word[1:].strip()
-        if word[:1] not in ("+", "-") or not name or "," in name or not name.isprintable():
-            raise UsageError(f"{word!r} is no tag with + or - before it", hint="for example: runs tag RUN +good -draft")
-        (added if word[0] == "+" else removed).append(name)
-    if both := sorted(set(added) & set(removed)):
-        raise UsageError(f"tag {both[0]!r} cannot be put on and taken off at once")
-    return tuple(added), tuple(removed)
-
-
 def _named(run_ids: list[str]) -> str:
     return f"run {run_ids[0]}" if len(run_ids) == 1 else f"{len(run_ids)} runs"
 
@@ -183,6 +174,9 @@ def _confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError(f"{question.rstrip('?')}: nobody is there to be asked", hint="--yes says so beforehand")
+        raise UsageError(
+            f"{question.rstrip('?')}: standard input is not a terminal, so nobody can be asked",
+            hint="confirm with --yes",
+        )
     if not typer.confirm(visible(question), err=True):
         raise Cancelled("nothing was deleted")

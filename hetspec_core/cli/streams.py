@@ -1,7 +1,4 @@
-"""The standard streams of the command line: what they can encode, what is read from them, and a device that is full.
-
-It knows bytes and encodings, no command.
-"""
+"""The standard streams of the command line: what they can encode, what is read from them, and a full device."""
 
 from __future__ import annotations
 
@@ -61,7 +58,11 @@ def check_words(words: list[str]) -> None:
 
 
 def stdout_error() -> HetSpecError | None:
-    """Why stdout takes no more bytes; None where it does. A reader that ended counts as a fault of its own."""
+    """Why stdout cannot be written; None if it can.
+
+    Raises:
+        BrokenPipeError: its reader has closed the pipe.
+    """
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -75,7 +76,7 @@ def stdout_error() -> HetSpecError | None:
 
 
 def silence(stream: IO[str]) -> None:
-    """Nothing can be written there any more: what is left in the buffer must not complain at exit."""
+    """Point a stream that cannot be written at /dev/null, so that flushing its buffer at exit raises nothing."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
@@ -89,7 +90,7 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
 
 
 def _stdin() -> IO[bytes] | IO[str]:
-    """The bytes beneath stdin; stdin itself where a program has put texts in its place."""
+    """The byte stream of stdin; stdin itself if a program has replaced it by a text stream."""
     if sys.stdin is None or sys.stdin.closed:
         raise UsageError("standard input is closed, and text is to be read from it")
     return getattr(sys.stdin, "buffer", sys.stdin)

@@ -1,4 +1,4 @@
-"""`hetspec-core sweep`: a grid of runs from one file, submitted, seen through, and gone on with when run again."""
+"""`hetspec-core sweep`: a grid of runs from one file, submitted and followed; run again, it continues."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def find(kind: str, name: str) -> PresetFile:
         NotFoundError: there is none; says which is meant, if one is near.
     """
     check_kind(kind)
-    file = _file(kind, name)  # not out of a listing of all: a review of every pair asks hundreds of times
+    file = _file(kind, name)  # not from a listing of all presets: a review of every pair asks hundreds of times
     if file is None:
         files = preset_files(kind)
         listed = did_you_mean(name, files) or (f"; there are: {', '.join(files)}" if files else "; there are none")
@@ -171,7 +171,7 @@ def _shipped(kind: str, name: str) -> PresetFile:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether the name is taken, by whatever it is: reading it says what is wrong with a folder or a dangling link."""
+    """Whether the name is taken, be it by a folder or a dangling link; reading it reports what is wrong."""
     try:
         path.lstat()
     except OSError:  # a name too long for the file system, too

@@ -129,7 +129,7 @@ def resolve_preset(
     failed = {problem.key for problem in problems}
     base, draft = table.get("base"), table.get("draft")
     if not isinstance(base, dict) or "base.preset" in failed:
-        failed.add("draft.preset")  # its sizes stand on the base's: what could be said of them now would be noise
+        failed.add("draft.preset")  # its sizes depend on the base: errors in them would only repeat
     elif isinstance(draft, dict):
         table["draft"], faults, keys = compute_sizes(draft, base)
         problems += faults
@@ -149,7 +149,7 @@ def resolve_preset(
 
 
 def load_base(name: str) -> BaseSpec:
-    """The spec of a base preset, for those who need a base without a recipe.
+    """The spec of a base preset, where a base is needed without a recipe.
 
     Raises:
         NotFoundError: there is no such base preset.

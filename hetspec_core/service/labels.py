@@ -6,6 +6,8 @@ is shown as it is.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hetspec_core.errors import UsageError
 from hetspec_core.events import Marked
 
@@ -54,3 +56,21 @@ def _check_text(what: str, text: str, longest: int, *, hint: str) -> None:
             f"{what} has {len(text):,} characters ({text[:_SHOWN].splitlines()[0]!r}...); {longest:,} are allowed",
             hint=hint,
         )
+
+
+def tags_of(words: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Tags to add and tags to remove: `a` and `+a` add, `-a` removes.
+
+    Raises:
+        UsageError: a word is no tag, or is added and removed at once.
+    """
+    added: list[str] = []
+    removed: list[str] = []
+    for word in words:
+        name = word[1:].strip() if word[:1] in ("+", "-") else word.strip()
+        if not name or "," in name or not name.isprintable():
+            raise UsageError(f"{word!r} is no tag", hint="tags are words without commas: good, +good, -draft")
+        (removed if word[0] == "-" else added).append(name)
+    if both := sorted(set(added) & set(removed)):
+        raise UsageError(f"tag {both[0]!r} cannot be put on and taken off at once")
+    return tuple(dict.fromkeys(added)), tuple(dict.fromkeys(removed))

@@ -72,7 +72,7 @@ class ResourcesSpec(Spec):
         description="Spread base and draft over GPUs, for bench, generate and chat: index of a GPU of the run -> what "
         "it may hold of the weights, e.g. {0 = '17.5GiB', 1 = '17GiB'}.",
     )
-    share_busy: bool = Field(default=False, description="Take GPUs on which a process of somebody else's works too.")
+    share_busy: bool = Field(default=False, description="Also take GPUs that processes outside HetSpec are using.")
     priority: int = Field(
         default=0, description="Place among runs that wait for GPUs or a processor slot; higher is earlier."
     )
@@ -211,7 +211,7 @@ def spec_field(key: str) -> FieldInfo:
 
 def to_toml(spec: RunSpec) -> str:
     """The whole spec as TOML, defaults included, so that a later version's defaults cannot change an old run."""
-    import tomli_w  # only those who submit a run write one
+    import tomli_w  # only submitting a run needs it
 
     return tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True))
 

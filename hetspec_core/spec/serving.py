@@ -1,6 +1,6 @@
 """Spec of serving by SGLang: where it is, how it is started, and what its offline engine measures.
 
-It knows no process and no HTTP. Keys among its settings are taken out before a spec is written (`sealed`) and put back
+Keys among its settings are taken out before a spec is written (`sealed`) and put back
 by the process that needs them (`opened`); in between they travel as environment variables.
 """
 
@@ -42,7 +42,9 @@ class SGLangSpec(Spec):
         default=300.0, gt=0, description="Seconds that a request may take; of a stream, seconds without a message."
     )
     restarts: int = Field(default=1, ge=0, description="Times that a server is started again after a crash.")
-    trees: bool = Field(default=True, description="Let the plugin tell draft trees to a chat (costs while one looks).")
+    trees: bool = Field(
+        default=True, description="Let the plugin send draft trees to a chat (costs time while it shows them)."
+    )
     keep_servers: int = Field(
         default=1, gt=0, description="Servers that stay up while a chat changes draft or tree; they share the GPU."
     )

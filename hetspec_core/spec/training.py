@@ -141,5 +141,5 @@ class TrainingSpec(Spec):
     strategy: Literal["ddp", "fsdp"] = Field(
         default="ddp",
         description="How several devices share the work: ddp = each has the whole draft; fsdp = weights and optimizer "
-        "are cut up over them.",
+        "are sharded over them.",
     )

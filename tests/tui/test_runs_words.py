@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hetspec_core.errors import RunError, UsageError
+from hetspec_core.service.labels import tags_of
 from hetspec_core.service.pages import Vocabulary
-from hetspec_tui.run_commands import tags_of, to_each
+from hetspec_tui.run_commands import to_each
 from hetspec_tui.run_list.filter_words import completed, hints
 from hetspec_tui.run_list.runs_table import DEFAULT, KNOWN, columns_of, value_cell
 from hetspec_tui.widgets.cells import GUTTER, share_out
@@ -85,7 +86,7 @@ def test_an_order_goes_on_after_a_run_that_refuses() -> None:
 
 
 def test_tags_are_put_on_and_taken_off() -> None:
-    assert tags_of("good +new -old good") == (("good", "new"), ("old",))
+    assert tags_of(["good", "+new", "-old", "good"]) == (("good", "new"), ("old",))
     for wrong in ("a,b", "+", "-", "a -a"):
         with pytest.raises(UsageError):
-            tags_of(wrong)
+            tags_of(wrong.split())

@@ -139,7 +139,7 @@ def test_deleted_runs_are_in_the_trash_and_come_back(runs: dict[str, str], home:
     assert (home / "runs" / runs["fast"]).is_dir()
     capsys.readouterr()
     assert main(["runs", "delete", "fast", "slow", "--yes"]) == 0
-    assert f"{runs['bench']} stands on what will be gone" in capsys.readouterr().err
+    assert f"{runs['bench']} stands on what will be deleted" in capsys.readouterr().err
     assert names(capsys, "stage:train") == []
     trash = answer(capsys, "trash")
     assert isinstance(trash, list) and {one["name"] for one in trash} == {"fast", "slow"}
