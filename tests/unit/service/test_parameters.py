@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,8 +11,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hetspec_core.config import library, load_base
 from hetspec_core.engine.modeling.checkpoint import build_draft
+from hetspec_core.service.planning import parameters
 from hetspec_core.service.planning.parameters import FAMILIES, count_base, count_draft, count_passes
-from hetspec_core.spec import AlgorithmSpec, Architecture, Passes
+from hetspec_core.spec import AlgorithmOptions, AlgorithmSpec, Architecture, DraftSizes, HeadParameters, Passes
 from tests.fakes.tiny_models import draft_spec, tiny_base
 
 SIZES: dict[str, Any] = {
@@ -94,3 +96,32 @@ def test_a_recurrence_and_a_training_time_test_pass_through_the_layers_again() -
     )
     options = {"refinements": 2, "recurrences": 3, "repeats": 2}
     assert count_passes(AlgorithmSpec(name="latent", options=options)) == Passes(training=12, drafting=12, readouts=2)
+
+
+def test_an_algorithm_that_is_not_known_is_counted_as_eagle_and_says_so() -> None:
+    spec, unknown = draft_spec(tiny_base(), "llama"), AlgorithmSpec(name="unheard-of")
+    counted = count_draft(spec, unknown)
+    assert not counted.exact
+    assert counted.total == count_draft(spec, AlgorithmSpec()).total
+    assert count_passes(unknown) == Passes()
+
+
+class TwiceOptions(AlgorithmOptions):
+    """Options as another package may have them."""
+
+    def passes(self) -> Passes:
+        return Passes(training=2, drafting=2)
+
+    def head_parameters(self, sizes: DraftSizes) -> HeadParameters:
+        return HeadParameters(7, norms=sizes.hidden_size, output_head=0, logit_products=sizes.vocab_size)
+
+
+def test_options_of_another_package_say_how_to_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = SimpleNamespace(check_options=lambda options: TwiceOptions(**options))
+    monkeypatch.setattr(parameters, "load_card", lambda axis, name: card)
+    spec, foreign = draft_spec(tiny_base(), "llama"), AlgorithmSpec(name="twice")
+    counted = count_draft(spec, foreign)
+    assert counted.exact
+    assert counted.head == 7 + spec.architecture.hidden_size
+    assert counted.head_products == spec.architecture.vocab_size
+    assert count_passes(foreign) == Passes(training=2, drafting=2)
