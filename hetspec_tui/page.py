@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hetspec_core.service import Overview, Workbench
 
 Answer = TypeVar("Answer")
+Choice = TypeVar("Choice")
 
 SMALLEST = Size(60, 16)
 TOAST_LINES = 4
@@ -131,6 +132,10 @@ class Page(Screen[None]):
     async def change(self, order: Callable[[Workbench], Answer]) -> Answer | None:
         """The outcome of an order that changes something; None as in `ask`, though a page that goes stops no order."""
         return await self._shown(self.desk.change(order))
+
+    async def ask_user(self, question: Screen[Choice]) -> Choice | None:
+        """The user's answer to a dialog or picker. Call it in a worker."""
+        return await self.app.push_screen_wait(question)
 
     def feed(
         self, question: Callable[[Workbench], Answer], show: Callable[[Answer], None], *, period_s: float = 1.0

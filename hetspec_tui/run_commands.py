@@ -201,7 +201,7 @@ class RunCommands:
         return outcome
 
     async def _confirm(self, question: str, details: str, yes: str) -> bool:
-        return bool(await self._page.app.push_screen_wait(Confirm(question, details, yes=yes, no="Cancel")))
+        return bool(await self._page.ask_user(Confirm(question, details, yes=yes, no="Cancel")))
 
     def _warn(self, text: str) -> None:
         self._page.notify(text, severity="warning", timeout=4, markup=False)
@@ -279,7 +279,7 @@ class RunCommands:
         runs = await self._summaries(run_ids)
         known = sorted({tag for run in runs for tag in run.tags})
         about = f"now: {' '.join(known)}" if known else "no tags yet"
-        text = await self._page.app.push_screen_wait(
+        text = await self._page.ask_user(
             Prompt(f"Tags for {_named(runs)}", hint=f"{about}\na word puts it on, -word takes it off")
         )
         if not text or not text.strip():
@@ -297,7 +297,7 @@ class RunCommands:
         run_ids = self._chosen()
         runs = await self._summaries(run_ids)
         notes = {run.note for run in runs}
-        text = await self._page.app.push_screen_wait(
+        text = await self._page.ask_user(
             Prompt(
                 f"Note on {_named(runs)}",
                 notes.pop() if len(notes) == 1 else "",
@@ -351,7 +351,7 @@ class RunCommands:
         if found is None:
             return
         choices = [_discarded(one, time.time()) for one in found]
-        run_id = await self._page.app.push_screen_wait(
+        run_id = await self._page.ask_user(
             Choose("Get which run back from the trash?", choices, empty="the trash is empty")
         )
         if run_id is None:
@@ -384,7 +384,7 @@ class RunCommands:
         if choices is None:
             return
         own = next((choice.key for choice in choices if "◆" in choice.text), None)
-        opened = await self._page.app.push_screen_wait(Choose("What it stands on, and what stands on it", choices, own))
+        opened = await self._page.ask_user(Choose("What it stands on, and what stands on it", choices, own))
         if opened is not None and opened.startswith("!"):
             self._page.notify("This run is not here any more; u looks into the trash.", severity="warning")
         elif opened is not None:

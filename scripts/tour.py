@@ -123,9 +123,9 @@ class Tour:
         screen = self.app.screen
         assert isinstance(screen, ChatScreen)
         await self.until(lambda: screen.session is not None, "the chat")
-        if screen.setup.draft != draft:
+        if screen.conversation.setup.draft != draft:
             screen.receive({"draft": draft})
-            await self.until(lambda: screen.setup.draft == draft, "the draft")
+            await self.until(lambda: screen.conversation.setup.draft == draft, "the draft")
         return screen
 
     async def ask(self, screen: ChatScreen, text: str) -> None:
@@ -268,20 +268,20 @@ async def duel(tour: Tour) -> None:
     from textual.widgets import Input
 
     from hetspec_tui.dialogs import Prompt
-    from hetspec_tui.screens.chat.duel import DuelScreen
+    from hetspec_tui.screens.chat.ab_test import ABTestScreen
 
     screen = await tour.chat()
     assert screen.session is not None
     session = screen.session
     session.change(max_new_tokens=72, tree=TREE)
     screen.query_one("#tree").focus()
-    screen.action_compare()
+    screen.action_choose("compare")
     await tour.choose("plain")
     await tour.choose("present")
     await tour.until(lambda: isinstance(tour.app.screen, Prompt), "the question")
     tour.app.screen.query_one(Input).value = QUESTION
     await tour.press("enter")
-    await tour.until(lambda: isinstance(tour.app.screen, DuelScreen), "A/B")
+    await tour.until(lambda: isinstance(tour.app.screen, ABTestScreen), "A/B")
     await tour.until(lambda: session.comparison is not None and session.comparison.done, "the verdict")
     await tour.picture("chat-ab")
     await tour.press("escape")
@@ -293,7 +293,7 @@ async def simulator(tour: Tour) -> None:
 
     screen = await tour.chat()
     screen.query_one("#tree").focus()
-    screen.action_simulate()
+    screen.action_choose("simulate")
     await tour.pilot.pause(1.0)
     if not isinstance(tour.app.screen, SimulatorScreen):
         await tour.choose("shipped:smollm2")

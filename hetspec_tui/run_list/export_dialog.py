@@ -24,7 +24,7 @@ async def ask_file(page: Page, what: str, usual: str) -> tuple[Path, Form] | Non
     from hetspec_core.service.export import form_of
 
     hint = ".csv, .json or .md says in which form"
-    name = await page.app.push_screen_wait(Prompt(f"Write {what} to which file?", str(Path.cwd() / usual), hint))
+    name = await page.ask_user(Prompt(f"Write {what} to which file?", str(Path.cwd() / usual), hint))
     if not name or not name.strip():
         return None
     path = Path(name.strip()).expanduser()
@@ -34,6 +34,6 @@ async def ask_file(page: Page, what: str, usual: str) -> tuple[Path, Form] | Non
         page.show_error(error)
         return None
     over = Confirm(f"Write over {path.name}?", f"{path} is there already.", yes="Write over")
-    if path.exists() and not await page.app.push_screen_wait(over):
+    if path.exists() and not await page.ask_user(over):
         return None
     return path, form

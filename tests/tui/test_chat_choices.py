@@ -15,7 +15,7 @@ from hetspec_core.service.chat import SERVED_DRAFT
 from hetspec_tui.dialogs import Confirm
 from hetspec_tui.picker import Choose
 from hetspec_tui.screens.chat import ChatScreen
-from hetspec_tui.screens.chat.duel import DuelScreen
+from hetspec_tui.screens.chat.ab_test import ABTestScreen
 from hetspec_tui.screens.chat.setup import OTHER
 from hetspec_tui.screens.chat.simulator import SimulatorScreen
 from hetspec_tui.widgets.chart import Chart
@@ -34,10 +34,10 @@ def test_two_ways_are_asked_side_by_side_with_a_verdict() -> None:
         await choose(pilot, "present")
         await choose(pilot, "3/2/6")
         await type_in(pilot, "both 4")
-        await until(pilot, lambda: isinstance(app.screen, DuelScreen))
+        await until(pilot, lambda: isinstance(app.screen, ABTestScreen))
         await until(pilot, lambda: "identical, token by token" in screen_text(app))
         assert "A 3.00   B 3.00" in screen_text(app)
-        sides = [app.screen.query_one(f"#duel-{side}", Transcript) for side in ("left", "right")]
+        sides = [app.screen.query_one(f"#ab-{side}", Transcript) for side in ("left", "right")]
         assert "\n".join(sides[0].lines[1:]) == "\n".join(sides[1].lines[1:])
         await pilot.press("r")
         await until(pilot, lambda: not session(screen).busy and "identical" in screen_text(app))
@@ -56,7 +56,7 @@ def test_answers_are_recorded_replayed_exported_and_conversations_saved_and_load
         last = session(screen).recorder.last
         assert last is not None
         assert len(read_trace(last).steps) == 3
-        screen.action_open_trace()
+        screen.action_choose("open_trace")
         await choose(pilot, last.stem)
         await until(pilot, lambda: "recorded answer" in screen_text(app) and screen.playback.count == 3)
         for form in ("svg", "html", "json"):
@@ -93,7 +93,7 @@ def test_the_shipped_answer_is_explored_without_a_model_also_when_only_looking()
         await pilot.press("home")
         await until(pilot, lambda: "step 1/25" in screen_text(app))
         assert "lighthouse" in "\n".join(screen.talk.lines)
-        screen.action_again()
+        screen.action_talk("again")
         await until(pilot, lambda: "read-only" in toasts(app))
         assert session(screen).state == "new"
         await pilot.press("m")
@@ -117,7 +117,7 @@ def test_costs_are_measured_and_give_the_simulator_speeds() -> None:
         await until(pilot, lambda: "100.0 tokens/s" in toasts(app))
         await ask(screen, pilot, "count 4")
         await until(pilot, lambda: "2.00x" in screen_text(app) or "x" in screen_text(app).split("plain ")[1][:20])
-        screen.action_simulate()
+        screen.action_choose("simulate")
         await until(pilot, lambda: isinstance(app.screen, SimulatorScreen) and "x plain" in screen_text(app))
         await pilot.press("enter")
         await until(pilot, lambda: session(screen).settings.tree != "6/10/60")
@@ -137,7 +137,7 @@ def test_two_ways_may_be_any_tree_and_any_draft() -> None:
         await choose(pilot, OTHER)
         await type_in(pilot, f"{other}")
         await type_in(pilot, "both 2")
-        await until(pilot, lambda: isinstance(pilot.app.screen, DuelScreen))
+        await until(pilot, lambda: isinstance(pilot.app.screen, ABTestScreen))
         comparison = session(screen).comparison
         assert comparison is not None
         assert (comparison.left.label, comparison.right.label) == ("quick 2/3/5", "other 6/10/60")
@@ -221,7 +221,7 @@ def test_another_recipe_or_a_recorded_answer_is_opened_from_elsewhere() -> None:
         screen.receive({"trace": "shipped:smollm2"})
         await until(pilot, lambda: screen.playback.count == 25)
         screen.receive({"recipe": "smollm2-eagle3"})
-        await until(pilot, lambda: screen.setup.recipe == "smollm2-eagle3")
+        await until(pilot, lambda: screen.conversation.setup.recipe == "smollm2-eagle3")
         await until(pilot, lambda: session(screen).settings.plain, "plain decoding: nothing is trained yet")
 
     chat(act)
@@ -235,10 +235,10 @@ def test_what_is_kept_is_taken_up_again_and_what_does_not_fit_is_left_out() -> N
         fresh = ChatScreen()
         await pilot.app.push_screen(fresh)
         fresh.restore(kept)
-        assert (fresh.recording, fresh.tree_pane.drawing.view) == (True, "table")
-        assert fresh.setup == screen.setup
+        assert (fresh.conversation.recording, fresh.tree_pane.drawing.view) == (True, "table")
+        assert fresh.conversation.setup == screen.conversation.setup
         fresh.restore({"view": 3, "setup": {"backend": 5, "settings": {"tree": "3/2/6", "odd": 1}}, "speed": "fast"})
-        assert fresh.setup.settings == {"tree": "3/2/6"}
+        assert fresh.conversation.setup.settings == {"tree": "3/2/6"}
 
     chat(act)
 

@@ -139,7 +139,7 @@ def test_a_prompt_beyond_the_context_is_refused_with_the_numbers_and_stalls_bloc
         assert time.monotonic() - began < 5
         pid = session(screen).pid
         assert pid is not None
-        screen.action_free()
+        screen.action_talk("free")
         began = time.monotonic()
         await until(pilot, lambda: not psutil.pid_exists(pid))
         assert time.monotonic() - began < 5

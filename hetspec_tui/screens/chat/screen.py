@@ -1,7 +1,6 @@
 """The page of the chat: it takes what its worker says twenty times a second, and draws what is new.
 
-It holds one session. The models stay loaded while another page is open; `X` frees them, and so does the end of the
-dashboard. What can be done is in `deeds`; what is drawn where is here.
+The models stay loaded while another page is open; `X` frees them, and so does the end of the dashboard.
 """
 
 from __future__ import annotations
@@ -16,13 +15,16 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 from textual.content import Content
 
-from hetspec_core.events.chat import Garbage
-from hetspec_core.service.chat import Answer
+from hetspec_core.events.chat import ChatSettings, Garbage
+from hetspec_core.service.chat import Answer, ChatSession, SessionTotals, Turn
+from hetspec_core.service.traces import Trace
+from hetspec_tui.page import Page
 from hetspec_tui.screens.chat import texts
-from hetspec_tui.screens.chat.deeds import ChatDeeds
+from hetspec_tui.screens.chat.commands import ChatCommands
+from hetspec_tui.screens.chat.conversation import Conversation
 from hetspec_tui.screens.chat.meters import Meters
 from hetspec_tui.screens.chat.playback import Playback
-from hetspec_tui.screens.chat.setup import Setup
+from hetspec_tui.screens.chat.setup import NEWEST, Setup
 from hetspec_tui.screens.chat.tree_pane import TreePane, Words
 from hetspec_tui.widgets.composer import Composer
 from hetspec_tui.widgets.draft_tree import VIEWS
@@ -35,40 +37,59 @@ _DRAWN = ("#chat-head", "#talk", "#tree-pane #why", "#meters", "#composer")
 _MOST_EVENTS = 200  # taken at a time, so that a burst does not stop the keys
 
 
-class ChatScreen(ChatDeeds):
+class ChatScreen(Page):
     """The page of the chat."""
 
     CSS_PATH = "chat.tcss"
     CRUMB = "Chat"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("i", "write", "Write", id="chat.write", tooltip="Go to the line where one writes"),
-        Binding("f2,s", "settings", "Settings", id="chat.settings", tooltip="Base, draft, tree, temperature..."),
-        Binding("f3,o", "open_trace", "Recorded", id="chat.open-trace", tooltip="Look at a recorded answer"),
-        Binding("f4,m", "simulate", "Simulator", id="chat.simulate", tooltip="What other tree shapes would bring"),
-        Binding("f5,a", "compare", "A/B", id="chat.compare", tooltip="The same question two ways"),
-        Binding("r", "again", "Again", id="chat.again", tooltip="Answer the last question anew"),
-        Binding("e", "edit", "Edit", id="chat.edit", tooltip="Change the last question and answer it anew"),
-        Binding("E", "edit_any", "Edit a turn", id="chat.edit-any", show=False),
-        Binding("d", "draft", "Draft", id="chat.draft", show=False),
-        Binding("t", "tree", "Tree shape", id="chat.tree", show=False),
+        Binding("f2,s", "choose('settings')", "Settings", id="chat.settings", tooltip="Base, draft, tree, ..."),
+        Binding("f3,o", "choose('open_trace')", "Recorded", id="chat.open-trace", tooltip="Look at a recorded answer"),
+        Binding("f4,m", "choose('simulate')", "Simulator", id="chat.simulate", tooltip="Compare tree shapes"),
+        Binding("f5,a", "choose('compare')", "A/B", id="chat.compare", tooltip="The same question two ways"),
+        Binding("r", "talk('again')", "Again", id="chat.again", tooltip="Answer the last question anew"),
+        Binding("e", "talk('edit')", "Edit", id="chat.edit", tooltip="Change the last question and answer it anew"),
+        Binding("E", "talk('edit_any')", "Edit a turn", id="chat.edit-any", show=False),
+        Binding("d", "choose('draft')", "Draft", id="chat.draft", show=False),
+        Binding("t", "choose('tree')", "Tree shape", id="chat.tree", show=False),
         Binding("M", "raw", "Markdown", id="chat.raw", show=False, tooltip="Markdown, or every token in its colour"),
-        Binding("b", "calibrate", "Measure", id="chat.calibrate", show=False, tooltip="Plain decoding, step costs"),
-        Binding("R", "record", "Record", id="chat.record", show=False, tooltip="Write a trace of every answer"),
-        Binding("x", "export", "Export", id="chat.export", show=False, tooltip="The recorded answer: SVG, HTML, JSON"),
-        Binding("c", "copy", "Copy answer", id="chat.copy", show=False),
-        Binding("C", "copy_all", "Copy everything", id="chat.copy-all", show=False),
-        Binding("w", "save", "Save", id="chat.save", show=False),
-        Binding("l", "load", "Load", id="chat.load", show=False, tooltip="A saved conversation"),
-        Binding("n", "new", "New conversation", id="chat.new", show=False),
-        Binding("X", "free", "Free memory", id="chat.free", show=False, tooltip="End the worker; nothing is lost"),
-        Binding("ctrl+r", "restart", "Restart", id="chat.restart", show=False, tooltip="A new worker"),
+        Binding("b", "talk('calibrate')", "Measure", id="chat.calibrate", show=False, tooltip="Plain decoding, steps"),
+        Binding("R", "talk('record')", "Record", id="chat.record", show=False, tooltip="Write a trace of every answer"),
+        Binding(
+            "x",
+            "choose('export')",
+            "Export",
+            id="chat.export",
+            show=False,
+            tooltip="As SVG, HTML, JSON",
+        ),
+        Binding("c", "talk('copy')", "Copy answer", id="chat.copy", show=False),
+        Binding("C", "talk('copy_all')", "Copy everything", id="chat.copy-all", show=False),
+        Binding("w", "choose('save')", "Save", id="chat.save", show=False),
+        Binding("l", "choose('load')", "Load", id="chat.load", show=False, tooltip="A saved conversation"),
+        Binding("n", "talk('new')", "New conversation", id="chat.new", show=False),
+        Binding("X", "talk('free')", "Free memory", id="chat.free", show=False, tooltip="End the worker"),
+        Binding("ctrl+r", "talk('restart')", "Restart", id="chat.restart", show=False, tooltip="A new worker"),
         Binding("f", "maximize", "Full", id="chat.maximize", show=False, tooltip="The pane on the whole screen"),
         Binding("escape", "leave", "Stop", id="chat.stop", show=False, tooltip="Stop the answer, else one step back"),
     ]
 
+    CHANGES: ClassVar[frozenset[str]] = frozenset(
+        {"again", "edit", "edit_any", "calibrate", "record", "restart", "compare", "new", "export", "save", "load"}
+        | {"draft", "tree", "settings", "free"}
+    )
+
     def __init__(self) -> None:
         super().__init__()
+        self.conversation = Conversation(self)
+        self.commands = ChatCommands(self, self.conversation)
         self.playback = Playback()
+        self.trace: Trace | None = None
+        self.replayed: Answer | None = None
+        self.replay_meters = SessionTotals()
+        self.raw = False
+        self._turns: dict[int, tuple[Turn, bool, TranscriptEntry]] = {}
         self._next_meters = self._next_text = 0.0
         self._stale = True  # something has come that is not drawn yet
         self._text_waits = self._meters_wait = True
@@ -83,7 +104,18 @@ class ChatScreen(ChatDeeds):
         yield Composer(placeholder="ask something; enter sends, esc leads to the keys", id="composer")
 
     @property
+    def session(self) -> ChatSession | None:
+        """The session of the conversation."""
+        return self.conversation.session
+
+    @property
+    def settings(self) -> ChatSettings | None:
+        """Settings of the next answer."""
+        return self.session.settings if self.session is not None else None
+
+    @property
     def composer(self) -> Composer:
+        """The line for questions."""
         return self.query_one(Composer)
 
     @property
@@ -99,7 +131,7 @@ class ChatScreen(ChatDeeds):
     def on_mount(self) -> None:
         self.set_interval(BEAT_S, self.beat)
         (self.talk if self.desk.read_only else self.composer).focus()
-        self.begin()
+        self.conversation.begin()
 
     async def on_unmount(self) -> None:
         if self.session is not None:
@@ -120,7 +152,7 @@ class ChatScreen(ChatDeeds):
             self._stale |= bool(events) or session.state != before
             if session.state != before:
                 self.refresh_bindings()
-                self.tell(before, session.state)
+                self.conversation.tell(before, session.state)
             if any(isinstance(event, Garbage) for event in events) and session.garbage <= len(events):
                 self.notify("The worker said something that cannot be read; it is left out.", severity="warning")
         if not self.is_current:
@@ -228,23 +260,108 @@ class ChatScreen(ChatDeeds):
             context = session.base.context_tokens if session.base else 0
             meters.show(session.meters.figures(seen, session.settings.label, context))
 
-    # --- kept for the next time ---------------------------------------------------------------------------------------
+    # --- keys ---------------------------------------------------------------------------------------------------------
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        if action in ("talk", "choose") and parameters[0] in self.CHANGES and self.desk.read_only:
+            return None
+        return super().check_action(action, parameters)
+
+    def action_talk(self, name: str) -> None:
+        """Do something with the conversation."""
+        done = getattr(self.conversation, name)()
+        if done is not None:
+            self.run_worker(done, group="session" if name in ("restart", "free") else "dialog", exclusive=True)
+
+    def action_choose(self, name: str) -> None:
+        """Ask the user to choose something, and carry it out."""
+        self.run_worker(getattr(self.commands, name)(), group="dialog", exclusive=True)
+
+    @on(Composer.Sent)
+    def send(self, message: Composer.Sent) -> None:
+        """Ask what was written, or put it in the place of the turn that is edited."""
+        self.conversation.send(message.text)
+
+    def action_write(self) -> None:
+        """Go to the line where one writes."""
+        self.composer.focus()
+
+    def interrupt(self) -> bool:
+        return self.conversation.interrupt()
+
+    async def action_leave(self) -> None:
+        """Stop the answer; else leave what is open, one thing at a time."""
+        if self.interrupt():
+            return
+        if self.maximized is not None:
+            self.minimize()
+        elif self.conversation.editing is not None:
+            self.conversation.edit_no_more()
+        elif self.replayed is not None:
+            self.close_trace()
+            self.redraw()
+        elif self.composer.has_focus:
+            self.query_one("#tree").focus()
+        else:
+            await self.app.run_action("app.back")
+
+    def close_trace(self) -> None:
+        """Look at the conversation again."""
+        self.trace = self.replayed = None
+
+    def action_raw(self) -> None:
+        """Show finished answers as Markdown, or every token in its colour."""
+        self.raw = not self.raw
+        self.forget_turns()
+        self.redraw()
+
+    def action_maximize(self) -> None:
+        """Give the pane with the focus the whole screen, or take it back."""
+        if self.maximized is not None:
+            self.minimize()
+            return
+        pane = self.talk if self.talk.has_focus else self.query_one("#tree-pane")
+        self.maximize(pane, container=False)
+
+    def show_trace(self, trace: Trace) -> None:
+        """Look at a recorded answer, which begins to play."""
+        self.trace, self.replayed, self.replay_meters = trace, Answer.of(trace), SessionTotals()
+        self.replay_meters.add(self.replayed)
+        self.playback.follow(self.replayed)
+        self.playback.play(time.monotonic())
+        self.query_one("#tree").focus()
+        self.redraw()
+
+    def forget_turns(self) -> None:
+        """Draw every turn anew: one of them has changed."""
+        self._turns.clear()
+
+    # --- what it is told, and what is kept for the next time ----------------------------------------------------------
+
+    def receive(self, about: dict[str, Any]) -> None:
+        parts = {key: about[key] for key in ("draft", "recipe", "backend", "url") if isinstance(about.get(key), str)}
+        if "recipe" in parts:
+            parts = {"base": "", "draft": NEWEST} | parts
+        if parts:
+            self.conversation.begin(**parts)
+        if isinstance(about.get("trace"), str):
+            self.run_worker(self.commands.show_recorded(about["trace"]), group="dialog", exclusive=True)
 
     def state(self) -> dict[str, Any]:
         return {
             "view": self.tree_pane.drawing.chosen,
             "raw": self.raw,
-            "record": self.recording,
+            "record": self.conversation.recording,
             "speed": self.playback.speed,
-            "setup": self.setup.to_json(),
+            "setup": self.conversation.setup.to_json(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         if state.get("view") in VIEWS:
             self.tree_pane.drawing.choose(state["view"])
         self.raw = state.get("raw") is True
-        self.recording = state.get("record") is True and not self.desk.read_only
+        self.conversation.recording = state.get("record") is True and not self.desk.read_only
         if isinstance(state.get("speed"), float):
             self.playback.speed = state["speed"]
         if isinstance(state.get("setup"), dict):
-            self.setup = Setup.of(state["setup"])
+            self.conversation.setup = Setup.of(state["setup"])

@@ -1,69 +1,69 @@
-"""What is chosen in a chat: settings, files, recorded answers, A/B and the simulator. Talking itself is in `talk`."""
+"""What can be chosen in the chat: settings, saved conversations, recorded answers, A/B and the tree simulator."""
 
 from __future__ import annotations
 
 import re
 import time
 from pathlib import Path
-from typing import Any, ClassVar, cast
-
-from textual import work
+from typing import TYPE_CHECKING, Any, cast
 
 from hetspec_core.errors import UsageError
 from hetspec_core.events.chat import ChatSettings
 from hetspec_core.service import save_export
 from hetspec_core.service.chat import (
-    Answer,
     ChatHistory,
-    SessionTotals,
     conversation_folder,
     saved_conversations,
     with_draft,
     with_served_draft,
 )
-from hetspec_core.service.traces import FORMATS, Trace, export, list_traces, load_trace
+from hetspec_core.service.traces import FORMATS, export, list_traces, load_trace
 from hetspec_tui.dialogs import Prompt
 from hetspec_tui.formatting import ago, safe
 from hetspec_tui.picker import Choice, Choose, ChooseMany
 from hetspec_tui.screens.chat import setup as setups
-from hetspec_tui.screens.chat.playback import Playback
+from hetspec_tui.screens.chat.conversation import Conversation
 from hetspec_tui.screens.chat.setup import CHECKPOINT, NONE, OTHER, SERVED, SERVER_KEYS, Setup
-from hetspec_tui.screens.chat.talk import ChatTalk
+
+if TYPE_CHECKING:
+    from hetspec_tui.screens.chat.screen import ChatScreen
 
 _PLAIN, _PRESENT = "plain", "present"
 
 
-class ChatDeeds(ChatTalk):
-    """A chat with everything that can be chosen in it."""
+class ChatCommands:
+    """The commands of the page of the chat that ask the user to choose something.
 
-    playback: Playback
-    LOOKING: ClassVar[frozenset[str]] = frozenset({"open_trace", "simulate"})
+    Args:
+        page: asks the desk and the user, and draws.
+        conversation: the session that is changed.
+    """
+
+    def __init__(self, page: ChatScreen, conversation: Conversation) -> None:
+        self._page, self._talk = page, conversation
 
     # --- settings -----------------------------------------------------------------------------------------------------
 
-    @work(group="dialog", exclusive=True)
-    async def action_settings(self) -> None:
+    async def settings(self) -> None:
         """Choose what to change."""
-        session = self.session
+        session = self._talk.session
         if session is None:
             return
-        choices = setups.setting_list(session.settings, self.setup, session.config.base.name)
-        key = await self.app.push_screen_wait(Choose("Settings of the next answer", choices))
+        choices = setups.setting_list(session.settings, self._talk.setup, session.config.base.name)
+        key = await self._page.ask_user(Choose("Settings of the next answer", choices))
         if key is not None:
             await self._set(key)
 
-    @work(group="dialog", exclusive=True)
-    async def action_draft(self) -> None:
+    async def draft(self) -> None:
         """Choose the draft."""
         await self._set("draft")
 
-    @work(group="dialog", exclusive=True)
-    async def action_tree(self) -> None:
+    async def tree(self) -> None:
         """Choose the tree shape."""
         await self._set("tree")
 
     async def _set(self, key: str) -> None:
-        if self.session is None:
+        if self._talk.session is None:
             return
         if key == "draft":
             await self._set_draft()
@@ -73,100 +73,98 @@ class ChatDeeds(ChatTalk):
             await self._set_value(key)
 
     async def _set_worker(self, key: str) -> None:
-        assert self.session is not None
-        present = self.session.config.base.name if key == "base" else getattr(self.setup, key)
+        assert self._talk.session is not None
+        present = self._talk.session.config.base.name if key == "base" else getattr(self._talk.setup, key)
         if key in SERVER_KEYS:
             hint = "http://HOST:PORT; empty: " + ("SGLang is started here" if key == "url" else "none")
-            word = await self.app.push_screen_wait(Prompt("Which server?", present, hint))
+            word = await self._page.ask_user(Prompt("Which server?", present, hint))
         else:
             lists = {"base": setups.base_list, "backend": setups.backend_list, "recipe": setups.recipe_list}
-            listed = await self.ask(lambda _: lists[key]())
-            word = await self.app.push_screen_wait(Choose(f"Which {key}?", listed or [], present))
+            listed = await self._page.ask(lambda _: lists[key]())
+            word = await self._page.ask_user(Choose(f"Which {key}?", listed or [], present))
         if word is not None and word.strip() != present:
-            if self.session.busy:
-                self.show_error(UsageError("an answer is under way", hint="esc stops it"))
+            if self._talk.session.busy:
+                self._page.show_error(UsageError("an answer is under way", hint="esc stops it"))
                 return
             parts = {key: word.strip()}
-            if key in ("base", "recipe", "url") or self.setup.draft == SERVED:
+            if key in ("base", "recipe", "url") or self._talk.setup.draft == SERVED:
                 parts["draft"] = ""  # the other base's newest, or the server's
             if key == "recipe":
                 parts["base"] = ""
-            self.begin(**parts)
+            self._talk.begin(**parts)
 
     async def _set_draft(self) -> None:
-        assert self.session is not None
-        base, present = self.session.config.base.name, self.session.settings.draft or NONE
-        url = self.setup.url if self.session.config.backend == setups.SGLANG else ""
-        listed = await self.ask(lambda workbench: setups.draft_list(workbench, base, url))
-        word = await self.app.push_screen_wait(Choose(f"Which draft for {base}?", listed or [], present))
+        assert self._talk.session is not None
+        base, present = self._talk.session.config.base.name, self._talk.session.settings.draft or NONE
+        url = self._talk.setup.url if self._talk.session.config.backend == setups.SGLANG else ""
+        listed = await self._page.ask(lambda workbench: setups.draft_list(workbench, base, url))
+        word = await self._page.ask_user(Choose(f"Which draft for {base}?", listed or [], present))
         if word == CHECKPOINT:
-            listed = await self.ask(lambda workbench: setups.checkpoint_list(workbench, base))
+            listed = await self._page.ask(lambda workbench: setups.checkpoint_list(workbench, base))
             empty = "no run on this base has a checkpoint"
-            word = await self.app.push_screen_wait(Choose("Which checkpoint?", listed or [], present, empty=empty))
+            word = await self._page.ask_user(Choose("Which checkpoint?", listed or [], present, empty=empty))
         elif word == OTHER:
             hint = "a train run, a checkpoint or an imported draft: id, name or path"
-            word = await self.app.push_screen_wait(Prompt("Which draft?", hint=hint))
+            word = await self._page.ask_user(Prompt("Which draft?", hint=hint))
         if not word:
             return
         folder = None
         if word not in (NONE, SERVED):
-            folder = await self.ask(lambda workbench: setups.draft_folder(workbench, word))
+            folder = await self._page.ask(lambda workbench: setups.draft_folder(workbench, word))
             if folder is None:
                 return
-        settings = self.session.settings
+        settings = self._talk.session.settings
         changed = with_served_draft(settings, url) if word == SERVED else with_draft(settings, folder)
         self._change(draft=changed.draft, draft_name=changed.draft_name)
-        self.setup = Setup.of(self.setup.to_json() | {"draft": word})
+        self._talk.setup = Setup.of(self._talk.setup.to_json() | {"draft": word})
 
     async def _set_value(self, key: str) -> None:
-        assert self.session is not None
-        present = self.session.settings.by_short_keys()[key]
+        assert self._talk.session is not None
+        present = self._talk.session.settings.by_short_keys()[key]
         text: str | None = OTHER
         if key == "tree":
-            text = await self.app.push_screen_wait(Choose("Which tree?", setups.tree_list(present), present))
+            text = await self._page.ask_user(Choose("Which tree?", setups.tree_list(present), present))
         if text == OTHER:
             hint = "depth/top_k/nodes, e.g. 5/4/20; a chain of four is 4/1/4" if key == "tree" else ""
             shown = "" if present is None else f"{present:g}" if isinstance(present, float) else f"{present}"
-            text = await self.app.push_screen_wait(Prompt(key.replace("_", " "), shown, hint))
+            text = await self._page.ask_user(Prompt(key.replace("_", " "), shown, hint))
         if text is not None:
             try:
                 self._change(**{key: setups.read_setting(key, text)})
             except UsageError as error:
-                self.show_error(error)
+                self._page.show_error(error)
 
     def _change(self, **values: Any) -> None:
-        session = self.session
-        if session is not None and self.order_quietly(lambda: session.change(**values)):
+        session = self._talk.session
+        if session is not None and self._talk.order_quietly(lambda: session.change(**values)):
             kept = {key: value for key, value in values.items() if not key.startswith("draft")}
-            self.setup = self.setup.changed(**kept)
-            self.redraw()
+            self._talk.setup = self._talk.setup.changed(**kept)
+            self._page.redraw()
 
     # --- conversations in files ---------------------------------------------------------------------------------------
 
-    @work(group="dialog", exclusive=True)
-    async def action_save(self) -> None:
+    async def save(self) -> None:
         """Save the conversation."""
-        session = self.session
+        session = self._talk.session
         if session is None or not session.conversation.turns:
-            self.notify("There is nothing to save yet.", timeout=3)
+            self._page.notify("There is nothing to save yet.", timeout=3)
             return
         stem = re.sub(r"[^\w]+", "-", session.conversation.name).strip("-")[:40] or "chat"
         usual = conversation_folder() / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}.json"
-        path = await self.app.push_screen_wait(Prompt("Save the conversation as", f"{usual}"))
+        path = await self._page.ask_user(Prompt("Save the conversation as", f"{usual}"))
         if path:
 
             def save(_: object) -> Path:
                 session.save(Path(path).expanduser())
                 return Path(path).expanduser()
 
-            saved = await self.change(save)
+            saved = await self._page.change(save)
             if saved is not None:
-                self.notify(f"{saved}", title="Saved", timeout=4)
+                self._page.notify(f"{saved}", title="Saved", timeout=4)
 
-    @work(group="dialog", exclusive=True)
-    async def action_load(self) -> None:
+    async def load(self) -> None:
         """Go on with a saved conversation."""
-        session = self.session
+        session = self._talk.session
         if session is None:
             return
 
@@ -175,24 +173,24 @@ class ChatDeeds(ChatTalk):
             files = saved_conversations(conversation_folder())
             return [Choice(f"{path}", path.stem, ago(now - path.stat().st_mtime)) for path in files]
 
-        listed = [*(await self.ask(look) or []), Choice(OTHER, "another file…")]
-        path = await self.app.push_screen_wait(Choose("Go on with which conversation?", listed))
+        listed = [*(await self._page.ask(look) or []), Choice(OTHER, "another file…")]
+        path = await self._page.ask_user(Choose("Go on with which conversation?", listed))
         if path == OTHER:
-            path = await self.app.push_screen_wait(Prompt("Which file?", hint="a conversation that was saved as JSON"))
+            path = await self._page.ask_user(Prompt("Which file?", hint="a conversation that was saved as JSON"))
         if not path:
             return
-        found = await self.ask(lambda _: ChatHistory.load(Path(path).expanduser()))
-        if found is not None and self.order_quietly(lambda: session.replace_conversation(found)):
-            self.close_trace()
-            self._turns.clear()
-            self.composer.remember([turn.text for turn in found.turns if turn.role == "user"])
-            self.redraw()
+        found = await self._page.ask(lambda _: ChatHistory.load(Path(path).expanduser()))
+        if found is not None and self._talk.order_quietly(lambda: session.replace_conversation(found)):
+            self._page.close_trace()
+            self._page.forget_turns()
+            self._page.composer.remember([turn.text for turn in found.turns if turn.role == "user"])
+            self._page.redraw()
 
     # --- recorded answers ---------------------------------------------------------------------------------------------
 
     async def _traces(self) -> list[Choice]:
         now = time.time()
-        found = await self.ask(lambda _: list_traces()) or []
+        found = await self._page.ask(lambda _: list_traces()) or []
         choices = []
         for one in found:
             length = f"{one.accept_length:.2f} tokens/step" if one.accept_length is not None else "every position"
@@ -200,61 +198,49 @@ class ChatDeeds(ChatTalk):
             choices.append(Choice(one.word, one.name or one.word, about))
         return choices
 
-    @work(group="dialog", exclusive=True)
-    async def open_trace(self, word: str) -> None:
+    async def show_recorded(self, word: str) -> None:
         """Look at this recorded answer."""
-        trace = await self.ask(lambda _: load_trace(word))
+        trace = await self._page.ask(lambda _: load_trace(word))
         if trace is not None:
-            self.show_trace(trace)
+            self._page.show_trace(trace)
 
-    @work(group="dialog", exclusive=True)
-    async def action_open_trace(self) -> None:
+    async def open_trace(self) -> None:
         """Choose a recorded answer and look at it, step by step."""
         choices = await self._traces()
-        word = await self.app.push_screen_wait(Choose("Which recorded answer?", choices, empty="none is recorded"))
-        trace = await self.ask(lambda _: load_trace(word)) if word is not None else None
-        if trace is not None:
-            self.show_trace(trace)
+        word = await self._page.ask_user(Choose("Which recorded answer?", choices, empty="none is recorded"))
+        if word is not None:
+            await self.show_recorded(word)
 
-    def show_trace(self, trace: Trace) -> None:
-        """Look at a recorded answer, which begins to play."""
-        self.trace, self.replayed, self.replay_meters = trace, Answer.of(trace), SessionTotals()
-        self.replay_meters.add(self.replayed)
-        self.playback.follow(self.replayed)
-        self.playback.play(time.monotonic())
-        self.query_one("#tree").focus()
-        self.redraw()
-
-    @work(group="dialog", exclusive=True)
-    async def action_export(self) -> None:
+    async def export(self) -> None:
         """Write the recorded answer that is looked at, or the one recorded last, to a file."""
-        trace = self.trace
-        last = self.session.recorder.last if self.session is not None else None
+        trace = self._page.trace
+        last = self._talk.session.recorder.last if self._talk.session is not None else None
         if trace is None and last is not None:
-            trace = await self.ask(lambda _: load_trace(f"{last}"))
+            trace = await self._page.ask(lambda _: load_trace(f"{last}"))
         if trace is None:
-            self.show_error(UsageError("there is no recorded answer", hint="o opens one; R records what is answered"))
+            self._page.show_error(
+                UsageError("there is no recorded answer", hint="o opens one; R records what is answered")
+            )
             return
         about = {"svg": "the draft tree of this step", "html": "a page with all steps", "json": "everything"}
-        form = await self.app.push_screen_wait(
+        form = await self._page.ask_user(
             Choose("Export as", [Choice(form, form.upper(), about[form]) for form in FORMATS])
         )
         if form is None:
             return
-        found, place = trace, self.playback.place
-        step = found.steps[place].index if self.trace is not None and 0 <= place < len(found.steps) else None
+        found, place = trace, self._page.playback.place
+        step = found.steps[place].index if self._page.trace is not None and 0 <= place < len(found.steps) else None
         if form != "svg":
             step = None
-        path = await self.change(
+        path = await self._page.change(
             lambda workbench: save_export(
                 workbench, found.header.name or "answer", f".{form}", export(found, cast(Any, form), step=step)
             )
         )
         if path is not None:
-            self.notify(f"{path}", title="Exported", timeout=6)
+            self._page.notify(f"{path}", title="Exported", timeout=6)
 
-    @work(group="dialog", exclusive=True)
-    async def action_simulate(self) -> None:
+    async def simulate(self) -> None:
         """What other tree shapes would bring, from recorded answers."""
         from hetspec_tui.screens.chat.simulator import SimulatorScreen
 
@@ -263,38 +249,43 @@ class ChatDeeds(ChatTalk):
             return
         words = [choices[0].key]
         if len(choices) > 1:
-            chosen = await self.app.push_screen_wait(ChooseMany("Simulate from which answers?", choices, words))
+            chosen = await self._page.ask_user(ChooseMany("Simulate from which answers?", choices, words))
             if not chosen:
                 return
             words = chosen
-        calibration = self.session.meters.calibration if self.session is not None else None
-        await self.app.push_screen(SimulatorScreen(tuple(words), calibration, lambda tree: self._change(tree=tree)))
+        calibration = self._talk.session.meters.calibration if self._talk.session is not None else None
+        await self._page.app.push_screen(
+            SimulatorScreen(tuple(words), calibration, lambda tree: self._change(tree=tree))
+        )
 
     # --- A/B ----------------------------------------------------------------------------------------------------------
 
-    @work(group="dialog", exclusive=True)
-    async def action_compare(self) -> None:
+    async def compare(self) -> None:
         """Ask the same two ways, side by side."""
-        from hetspec_tui.screens.chat.duel import DuelScreen
+        from hetspec_tui.screens.chat.ab_test import ABTestScreen
 
-        session = self.session
+        session = self._talk.session
         if session is None:
             return
-        if self.desk.read_only:
-            self.ready()  # says why not
+        if self._page.desk.read_only:
+            self._talk.ready()  # says why not
             return
         left = await self._way("A: the first way", _PLAIN)
         right = await self._way("B: the second way", _PRESENT) if left is not None else None
         if left is None or right is None:
             return
         turns = [turn for turn in session.conversation.turns if turn.role == "user"]
-        usual = self.composer.text.strip() or (turns[-1].text if turns else "")
-        question = await self.app.push_screen_wait(Prompt("Ask both", usual, f"A {left.label}   B {right.label}"))
-        if question and self.order(lambda now: now.compare(question, left, right)) and self.session is not None:
-            await self.app.push_screen(DuelScreen(self.session))
+        usual = self._page.composer.text.strip() or (turns[-1].text if turns else "")
+        question = await self._page.ask_user(Prompt("Ask both", usual, f"A {left.label}   B {right.label}"))
+        if (
+            question
+            and self._talk.order(lambda now: now.compare(question, left, right))
+            and self._talk.session is not None
+        ):
+            await self._page.app.push_screen(ABTestScreen(self._talk.session))
 
     async def _way(self, title: str, current: str) -> ChatSettings | None:
-        session = self.session
+        session = self._talk.session
         assert session is not None
         settings = session.settings
         choices = [Choice(_PLAIN, "plain decoding", "no draft")]
@@ -306,17 +297,17 @@ class ChatDeeds(ChatTalk):
                 if tree != settings.tree
             ]
         base = session.config.base.name
-        drafts = await self.ask(lambda workbench: setups.draft_list(workbench, base)) or []
+        drafts = await self._page.ask(lambda workbench: setups.draft_list(workbench, base)) or []
         choices += [
             Choice(one.key, f"{one.text} {settings.tree}", one.about)
             for one in drafts
             if one.key not in (NONE, OTHER, CHECKPOINT, settings.draft)
         ]
         choices.append(Choice(OTHER, "another…", "a tree, or a run, checkpoint or directory with a draft"))
-        word = await self.app.push_screen_wait(Choose(safe(title), choices, current))
+        word = await self._page.ask_user(Choose(safe(title), choices, current))
         if word == OTHER:
             hint = "a tree such as 3/2/6, or a draft: a run or a directory"
-            word = await self.app.push_screen_wait(Prompt(title, hint=hint))
+            word = await self._page.ask_user(Prompt(title, hint=hint))
         if not word or not (word := word.strip()):
             return None
         if word == _PLAIN:
@@ -325,5 +316,5 @@ class ChatDeeds(ChatTalk):
             return settings
         if re.fullmatch(r"\d+/\d+/\d+", word):
             return settings.changed(tree=word)
-        folder = await self.ask(lambda workbench: setups.draft_folder(workbench, word))
+        folder = await self._page.ask(lambda workbench: setups.draft_folder(workbench, word))
         return with_draft(settings, folder) if folder is not None else None

@@ -20,7 +20,7 @@ from hetspec_tui.widgets.transcript import Transcript
 LOOK_S = 0.1
 
 
-class DuelScreen(Page):
+class ABTestScreen(Page):
     """Two answers to one question.
 
     Args:
@@ -44,18 +44,18 @@ class DuelScreen(Page):
         self._drawn: tuple[object, ...] = ()
 
     def compose_page(self) -> ComposeResult:
-        yield Words(id="duel-question")
-        with Horizontal(id="duel-body"):
+        yield Words(id="ab-question")
+        with Horizontal(id="ab-body"):
             for side in ("left", "right"):
-                with Vertical(classes="duel-side"):
+                with Vertical(classes="ab-side"):
                     yield Words(
-                        id=f"duel-{side}-head",
+                        id=f"ab-{side}-head",
                     )
-                    yield Transcript(id=f"duel-{side}")
-        yield Words(id="duel-verdict")
+                    yield Transcript(id=f"ab-{side}")
+        yield Words(id="ab-verdict")
 
     def on_mount(self) -> None:
-        self.query_one("#duel-left").focus()
+        self.query_one("#ab-left").focus()
         self.set_interval(LOOK_S, self.look)
         self.look()
 
@@ -67,12 +67,12 @@ class DuelScreen(Page):
             return
         self._drawn = now
         question = comparison.messages[-1].content
-        self.query_one("#duel-question", Words).show(
+        self.query_one("#ab-question", Words).show(
             Content.assemble(("both are asked  ", "dim"), (shown(question), "bold"))
         )
         self._draw_side("left", "A")
         self._draw_side("right", "B")
-        self.query_one("#duel-verdict", Words).show(self._verdict())
+        self.query_one("#ab-verdict", Words).show(self._verdict())
 
     def _draw_side(self, side: str, letter: str) -> None:
         comparison = self.comparison
@@ -80,7 +80,7 @@ class DuelScreen(Page):
         settings = comparison.left if side == "left" else comparison.right
         answer: Answer | None = answers[-1] if answers else None
         state = "waits" if answer is None else "answers" if not answer.ended else answer.state
-        self.query_one(f"#duel-{side}-head", Words).show(
+        self.query_one(f"#ab-{side}-head", Words).show(
             Content.assemble((f" {letter} ", "reverse bold"), (f" {safe(settings.label)} ", "bold"), (state, "dim"))
         )
         entries = []
@@ -89,7 +89,7 @@ class DuelScreen(Page):
             trouble = texts.trouble_entry(answer)
             if trouble is not None:
                 entries.append(trouble)
-        self.query_one(f"#duel-{side}", Transcript).show(entries)
+        self.query_one(f"#ab-{side}", Transcript).show(entries)
 
     def _verdict(self) -> Content:
         verdict = self.comparison.verdict
