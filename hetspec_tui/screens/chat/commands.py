@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from hetspec_core.errors import UsageError
 from hetspec_core.events.chat import ChatSettings
@@ -20,13 +20,11 @@ from hetspec_core.service.chat import (
 from hetspec_core.service.traces import FORMATS, export, list_traces, load_trace
 from hetspec_tui.dialogs import Prompt
 from hetspec_tui.formatting import ago, safe
+from hetspec_tui.page import Page
 from hetspec_tui.picker import Choice, Choose, ChooseMany
 from hetspec_tui.screens.chat import setup as setups
-from hetspec_tui.screens.chat.conversation import Conversation
+from hetspec_tui.screens.chat.conversation import ChatView, Conversation
 from hetspec_tui.screens.chat.setup import CHECKPOINT, NONE, OTHER, SERVED, SERVER_KEYS, Setup
-
-if TYPE_CHECKING:
-    from hetspec_tui.screens.chat.screen import ChatScreen
 
 _PLAIN, _PRESENT = "plain", "present"
 
@@ -35,12 +33,13 @@ class ChatCommands:
     """The commands of the page of the chat that ask the user to choose something.
 
     Args:
-        page: asks the desk and the user, and draws.
+        page: asks the desk and the user.
+        view: draws the chat.
         conversation: the session that is changed.
     """
 
-    def __init__(self, page: ChatScreen, conversation: Conversation) -> None:
-        self._page, self._talk = page, conversation
+    def __init__(self, page: Page, view: ChatView, conversation: Conversation) -> None:
+        self._page, self._view, self._talk = page, view, conversation
 
     # --- settings -----------------------------------------------------------------------------------------------------
 
@@ -139,7 +138,7 @@ class ChatCommands:
         if session is not None and self._talk.order_quietly(lambda: session.change(**values)):
             kept = {key: value for key, value in values.items() if not key.startswith("draft")}
             self._talk.setup = self._talk.setup.changed(**kept)
-            self._page.redraw()
+            self._view.redraw()
 
     # --- conversations in files ---------------------------------------------------------------------------------------
 
@@ -181,10 +180,10 @@ class ChatCommands:
             return
         found = await self._page.ask(lambda _: ChatHistory.load(Path(path).expanduser()))
         if found is not None and self._talk.order_quietly(lambda: session.replace_conversation(found)):
-            self._page.close_trace()
-            self._page.forget_turns()
-            self._page.composer.remember([turn.text for turn in found.turns if turn.role == "user"])
-            self._page.redraw()
+            self._view.close_trace()
+            self._view.forget_turns()
+            self._view.composer.remember([turn.text for turn in found.turns if turn.role == "user"])
+            self._view.redraw()
 
     # --- recorded answers ---------------------------------------------------------------------------------------------
 
@@ -202,7 +201,7 @@ class ChatCommands:
         """Look at this recorded answer."""
         trace = await self._page.ask(lambda _: load_trace(word))
         if trace is not None:
-            self._page.show_trace(trace)
+            self._view.show_trace(trace)
 
     async def open_trace(self) -> None:
         """Choose a recorded answer and look at it, step by step."""
@@ -213,7 +212,7 @@ class ChatCommands:
 
     async def export(self) -> None:
         """Write the recorded answer that is looked at, or the one recorded last, to a file."""
-        trace = self._page.trace
+        trace = self._view.trace
         last = self._talk.session.recorder.last if self._talk.session is not None else None
         if trace is None and last is not None:
             trace = await self._page.ask(lambda _: load_trace(f"{last}"))
@@ -228,8 +227,8 @@ class ChatCommands:
         )
         if form is None:
             return
-        found, place = trace, self._page.playback.place
-        step = found.steps[place].index if self._page.trace is not None and 0 <= place < len(found.steps) else None
+        found, place = trace, self._view.playback.place
+        step = found.steps[place].index if self._view.trace is not None and 0 <= place < len(found.steps) else None
         if form != "svg":
             step = None
         path = await self._page.change(
@@ -275,7 +274,7 @@ class ChatCommands:
         if left is None or right is None:
             return
         turns = [turn for turn in session.conversation.turns if turn.role == "user"]
-        usual = self._page.composer.text.strip() or (turns[-1].text if turns else "")
+        usual = self._view.composer.text.strip() or (turns[-1].text if turns else "")
         question = await self._page.ask_user(Prompt("Ask both", usual, f"A {left.label}   B {right.label}"))
         if (
             question

@@ -5,27 +5,60 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from hetspec_core.errors import HetSpecError, UsageError
-from hetspec_core.service.chat import ChatConfig, ChatSession
-from hetspec_core.service.traces import CALIBRATION_TREES, trace_folder
+from hetspec_core.service.chat import Answer, ChatConfig, ChatSession
+from hetspec_core.service.traces import CALIBRATION_TREES, Trace, trace_folder
 from hetspec_tui.dialogs import Confirm
 from hetspec_tui.formatting import safe
+from hetspec_tui.page import Page
 from hetspec_tui.picker import Choice, Choose
+from hetspec_tui.screens.chat.playback import Playback
 from hetspec_tui.screens.chat.setup import NEWEST, Setup
-
-if TYPE_CHECKING:
-    from hetspec_tui.screens.chat.screen import ChatScreen
+from hetspec_tui.widgets.composer import Composer
 
 _READ_ONLY = "this dashboard only looks (--read-only): it loads no models"
+
+
+class ChatView(Protocol):
+    """The page of the chat, as its conversation and commands know it."""
+
+    @property
+    def trace(self) -> Trace | None:
+        """The recorded answer that is shown in place of the conversation."""
+
+    @property
+    def replayed(self) -> Answer | None:
+        """The same as an answer."""
+
+    @property
+    def playback(self) -> Playback:
+        """The verify step that is shown."""
+
+    @property
+    def composer(self) -> Composer:
+        """The line for questions."""
+
+    def redraw(self) -> None:
+        """Draw everything again."""
+
+    def forget_turns(self) -> None:
+        """Draw every turn anew: one of them has changed."""
+
+    def show_trace(self, trace: Trace) -> None:
+        """Show a recorded answer, which begins to play."""
+
+    def close_trace(self) -> None:
+        """Show the conversation again."""
 
 
 class Conversation:
     """A session and what a conversation needs of it.
 
     Args:
-        page: asks the desk and the user, and draws.
+        page: asks the desk and the user.
+        view: draws the chat.
 
     Attributes:
         setup: what is loaded, and how answers begin.
@@ -34,8 +67,8 @@ class Conversation:
         editing: number of the turn that is edited.
     """
 
-    def __init__(self, page: ChatScreen) -> None:
-        self._page = page
+    def __init__(self, page: Page, view: ChatView) -> None:
+        self._page, self._view = page, view
         self.setup = Setup()
         self.session: ChatSession | None = None
         self.recording = False
@@ -72,7 +105,7 @@ class Conversation:
         if old is not None and _same_machine(old.config, config):
             session.meters = old.meters
         self.setup, self.session = setup, session  # together: nobody sees the one without the other
-        self._page.redraw()
+        self._view.redraw()
 
     def ready(self) -> ChatSession | None:
         """The session, started; None after the user was told why there is none."""
@@ -101,8 +134,8 @@ class Conversation:
         except HetSpecError as error:
             self._page.show_error(error)
             return False
-        self._page.close_trace()
-        self._page.redraw()
+        self._view.close_trace()
+        self._view.redraw()
         return True
 
     def tell(self, before: str, now: str) -> None:
@@ -135,14 +168,14 @@ class Conversation:
         else:
             done = self.order(lambda session: session.send(text))
         if done:
-            self._page.forget_turns()
+            self._view.forget_turns()
             self.edit_no_more()
-            self._page.composer.sent(text)
+            self._view.composer.sent(text)
 
     def again(self) -> None:
         """Answer the last question anew."""
         if self.order(lambda session: session.regenerate()):
-            self._page.forget_turns()
+            self._view.forget_turns()
 
     def edit(self) -> None:
         """Change the last question."""
@@ -167,24 +200,24 @@ class Conversation:
         assert self.session is not None
         turn = self.session.conversation.turns[place]
         self.editing = place
-        self._page.composer.put(turn.text)
+        self._view.composer.put(turn.text)
         after = "enter answers it anew; what followed it goes" if turn.role == "user" else "enter changes the answer"
-        self._page.composer.border_title = f"editing turn {place + 1}: {after}, esc leaves it"
-        self._page.composer.focus()
+        self._view.composer.border_title = f"editing turn {place + 1}: {after}, esc leaves it"
+        self._view.composer.focus()
 
     def edit_no_more(self) -> None:
         """Leave the turn that is edited as it is."""
         if self.editing is not None:
             self.editing = None
-            self._page.composer.border_title = ""
-            self._page.composer.put("")
+            self._view.composer.border_title = ""
+            self._view.composer.put("")
 
     def interrupt(self) -> bool:
         session = self.session
         if session is None or not session.busy or session.stopping:
             return False
         session.stop()
-        self._page.redraw()
+        self._view.redraw()
         return True
 
     # --- the worker ---------------------------------------------------------------------------------------------------
@@ -208,7 +241,7 @@ class Conversation:
         except HetSpecError as error:
             self._page.show_error(error)
         if self._page.is_whole:
-            self._page.redraw()
+            self._view.redraw()
 
     async def free(self) -> None:
         """End the worker, whose memory is free then; the conversation stays."""
@@ -223,7 +256,7 @@ class Conversation:
             return
         self._page.notify(f"The models are gone, after {time.monotonic() - began:.1f} s.", timeout=3)
         self._page.refresh_bindings()
-        self._page.redraw()
+        self._view.redraw()
 
     def record(self) -> None:
         """Write a trace of every answer from now on, or no more."""
@@ -233,7 +266,7 @@ class Conversation:
             self.session.recorder.folder = folder
         where = f"Every answer is written to {folder}" if folder else "Nothing is recorded any more"
         self._page.notify(where, timeout=4)
-        self._page.redraw()
+        self._view.redraw()
 
     async def new(self) -> None:
         """Begin another conversation."""
@@ -242,8 +275,8 @@ class Conversation:
             return
         question = Confirm("Begin a new conversation?", "This one is lost unless w has saved it.", yes="Begin")
         if await self._page.ask_user(question) and self.order_quietly(lambda: session.replace_conversation()):
-            self._page.forget_turns()
-            self._page.redraw()
+            self._view.forget_turns()
+            self._view.redraw()
 
     def order_quietly(self, what: Callable[[], Any]) -> bool:
         """Do something that needs no worker; whether it was done."""
@@ -258,7 +291,7 @@ class Conversation:
 
     def copy(self) -> None:
         """Put the last answer on the clipboard."""
-        shown = self._page.replayed or (self.session.answer if self.session is not None else None)
+        shown = self._view.replayed or (self.session.answer if self.session is not None else None)
         turns = self.session.conversation.turns if self.session is not None else []
         text = shown.text if shown is not None else turns[-1].text if turns else ""
         self._to_clipboard(text)

@@ -82,8 +82,8 @@ class ChatScreen(Page):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conversation = Conversation(self)
-        self.commands = ChatCommands(self, self.conversation)
+        self.conversation = Conversation(self, self)
+        self.commands = ChatCommands(self, self, self.conversation)
         self.playback = Playback()
         self.trace: Trace | None = None
         self.replayed: Answer | None = None
