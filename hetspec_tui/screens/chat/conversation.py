@@ -33,12 +33,10 @@ class ChatView(Protocol):
         """The same as an answer."""
 
     @property
-    def playback(self) -> Playback:
-        """The verify step that is shown."""
+    def playback(self) -> Playback: ...
 
     @property
-    def composer(self) -> Composer:
-        """The line for questions."""
+    def composer(self) -> Composer: ...
 
     def redraw(self) -> None:
         """Draw everything again."""
