@@ -23,7 +23,7 @@ from hetspec_tui.formatting import ago, safe
 from hetspec_tui.page import Page
 from hetspec_tui.picker import Choice, Choose, ChooseMany
 from hetspec_tui.screens.chat import setup as setups
-from hetspec_tui.screens.chat.conversation import ChatView, Conversation
+from hetspec_tui.screens.chat.conversation import ChatConversation, ChatView
 from hetspec_tui.screens.chat.setup import CHECKPOINT, NONE, OTHER, SERVED, SERVER_KEYS, Setup
 
 _PLAIN, _PRESENT = "plain", "present"
@@ -38,7 +38,7 @@ class ChatCommands:
         conversation: the session that is changed.
     """
 
-    def __init__(self, page: Page, view: ChatView, conversation: Conversation) -> None:
+    def __init__(self, page: Page, view: ChatView, conversation: ChatConversation) -> None:
         self._page, self._view, self._talk = page, view, conversation
 
     # --- settings -----------------------------------------------------------------------------------------------------

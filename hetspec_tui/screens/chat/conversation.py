@@ -51,7 +51,7 @@ class ChatView(Protocol):
         """Show the conversation again."""
 
 
-class Conversation:
+class ChatConversation:
     """A session and what a conversation needs of it.
 
     Args:

@@ -21,7 +21,7 @@ from hetspec_core.service.traces import Trace
 from hetspec_tui.page import Page
 from hetspec_tui.screens.chat import texts
 from hetspec_tui.screens.chat.commands import ChatCommands
-from hetspec_tui.screens.chat.conversation import Conversation
+from hetspec_tui.screens.chat.conversation import ChatConversation
 from hetspec_tui.screens.chat.meters import Meters
 from hetspec_tui.screens.chat.playback import Playback
 from hetspec_tui.screens.chat.setup import NEWEST, Setup
@@ -82,7 +82,7 @@ class ChatScreen(Page):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conversation = Conversation(self, self)
+        self.conversation = ChatConversation(self, self)
         self.commands = ChatCommands(self, self, self.conversation)
         self.playback = Playback()
         self.trace: Trace | None = None
