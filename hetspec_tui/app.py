@@ -29,10 +29,9 @@ from hetspec_tui import configuration, pages
 from hetspec_tui.command import read_command_line
 from hetspec_tui.desk import Desk
 from hetspec_tui.dialogs import Details
-from hetspec_tui.faults import Faults
+from hetspec_tui.faults import Faults, open_log
 from hetspec_tui.key_order import QUIT_AT_ONCE, KeyOrder, keys_of
 from hetspec_tui.live import Live
-from hetspec_tui.logbook import open_log
 from hetspec_tui.messages import OpenComparison, OpenPage, OpenRun, RunsTouched
 from hetspec_tui.page import Page
 from hetspec_tui.settings import place_of, read_state, read_user_files, write_state

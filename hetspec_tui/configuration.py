@@ -1,21 +1,29 @@
 """`hetspec config`: where the user's files are, what is wrong in them, and the schema of the settings.
 
-It prints, and draws nothing; what is wrong with settings the app knows, which has read them.
+Textual puts a user's key in the place of the one in the code, and of two bindings on one key the last wins silently. So
+this file looks for clashes when the dashboard starts.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+from textual.binding import Binding
+from textual.dom import DOMNode
 
 from hetspec_core.errors import HetSpecError, SpecError
 from hetspec_core.service.places import DashboardFiles
 from hetspec_core.terminal_text import say
 from hetspec_tui import pages
 from hetspec_tui.settings import place_of, settings_schema
+
+PACKAGES = ("hetspec_tui", "__main__")
+"""The second is the app where it was started with `python -m`, as it is for a browser."""
 
 
 def print_schema() -> int:
@@ -61,8 +69,51 @@ def key_problems(path: Path, keys: Mapping[str, str]) -> list[str]:
     """What is wrong with a keymap, each with its line. Imports all pages, which bind keys."""
     if not keys:
         return []
-    from hetspec_tui.keymap import bound_classes, check_keymap
-
     for target in (*(entry.target for entry in pages.available()), pages.RUN, pages.COMPARISON):
         pages.load(target)
     return [f"{place_of(path, *name.split('.'))}: {said}" for name, said in check_keymap(keys, bound_classes())]
+
+
+def bound_classes(top: type[DOMNode] = DOMNode) -> Iterator[type[DOMNode]]:
+    """The classes of the dashboard that have keys, as far as they are imported."""
+    seen: set[type[DOMNode]] = set()
+    left: list[type[DOMNode]] = [top]
+    while left:
+        for one in left.pop().__subclasses__():
+            if one not in seen:
+                seen.add(one)
+                left.append(one)
+                if one.__module__.partition(".")[0] in PACKAGES and "BINDINGS" in vars(one):
+                    yield one
+
+
+def own_bindings(node: type[DOMNode]) -> list[Binding]:
+    """The bindings in the code of a class, one for each key."""
+    return list(Binding.make_bindings(vars(node).get("BINDINGS", ())))
+
+
+def check_keymap(keymap: Mapping[str, str], classes: Iterable[type[DOMNode]]) -> list[tuple[str, str]]:
+    """What is wrong with a keymap: ids that nothing has, and two actions of one place on one key.
+
+    Each is the id that it is said of, and the sentence.
+    """
+    nodes = [(node, own_bindings(node)) for node in classes]
+    known = {binding.id for _, bindings in nodes for binding in bindings if binding.id}
+    problems = [(name, f"no binding is called {name!r}{_meant(name, known)}") for name in keymap if name not in known]
+    for node, bindings in nodes:
+        keys: dict[str, dict[str, str]] = {}
+        for binding in bindings:
+            changed = keymap.get(binding.id or "")
+            for key in [binding.key] if changed is None else changed.split(","):
+                keys.setdefault(key, {})[binding.action] = binding.id or binding.description
+        for key, owners in keys.items():
+            changed_ids = [name for name in owners.values() if name in keymap]
+            if len(owners) > 1 and changed_ids:
+                said = f"{key} is the key of {' and of '.join(sorted(owners.values()))} in {node.__name__}"
+                problems.append((changed_ids[0], said))
+    return problems
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {near[0]!r}?" if near else "; `?` shows those there are"

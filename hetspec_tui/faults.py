@@ -1,8 +1,10 @@
-"""What the dashboard does about an exception of its own: it shows no values of variables, and nothing after `exit`."""
+"""Faults of the dashboard itself: its log file, and what it shows of an exception (no values of variables)."""
 
 from __future__ import annotations
 
 import logging
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from textual.css.query import NoMatches
@@ -18,6 +20,21 @@ else:
     Base = object
 
 log = logging.getLogger("hetspec")
+_MOST_BYTES = 1_000_000
+
+
+def open_log(path: Path) -> None:
+    """Write what is logged, also by libraries, to a file of limited size; without it where it cannot be written."""
+    handler: logging.Handler
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = RotatingFileHandler(path, maxBytes=_MOST_BYTES, backupCount=1, encoding="utf-8", delay=True)
+    except OSError:
+        handler = logging.NullHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.raiseExceptions = False  # a full disk must not write a traceback over the screen
+    logging.captureWarnings(True)
 
 
 class Faults(Base):

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hetspec_tui.desk import Desk
 from hetspec_tui.formatting import duration, safe
-from hetspec_tui.notices import desktop_notice
 from hetspec_tui.page import Page
-from hetspec_tui.pump import Feed
+from hetspec_tui.polling import Feed
 from hetspec_tui.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ else:
 
 LOOK_S = 1.0
 DISPATCH_S = 5.0
+_WITH_777 = ("rxvt", "foot")  # the others that know 777 know 9 as well, and would show both
 
 
 class Live(Base):
@@ -140,3 +141,21 @@ def _nothing(_: object) -> None:
 def _ended(overview: Overview) -> list[RunSummary]:
     lost = [concern.run for concern in overview.concerns if concern.run is not None and concern.kind == "lost"]
     return [*overview.recent, *lost]
+
+
+def desktop_notice(title: str, body: str, environment: Mapping[str, str]) -> str:
+    """The sequence for this terminal: OSC 777 or OSC 9, wrapped so that tmux lets it through.
+
+    Args:
+        title: one line.
+        body: one line.
+        environment: of the process: TERM and TMUX.
+    """
+    title, body = safe(title).replace(";", ","), safe(body).replace(";", ",")
+    if environment.get("TERM", "").startswith(_WITH_777):
+        sequence = f"\x1b]777;notify;{title};{body}\x1b\\"
+    else:
+        sequence = f"\x1b]9;{title}: {body}\x1b\\"
+    if environment.get("TMUX"):
+        return "\x1bPtmux;" + sequence.replace("\x1b", "\x1b\x1b") + "\x1b\\"
+    return sequence

@@ -19,7 +19,7 @@ from textual.widgets import Static
 from hetspec_core.errors import HetSpecError, SpecError
 from hetspec_tui.desk import Desk, HasDesk
 from hetspec_tui.dialogs import Details
-from hetspec_tui.pump import Feed, is_whole
+from hetspec_tui.polling import Feed, is_whole
 from hetspec_tui.widgets.key_bar import KeyBar
 from hetspec_tui.widgets.title_bar import TitleBar
 

@@ -21,7 +21,7 @@ from hetspec_tui.formatting import safe
 from hetspec_tui.messages import OpenPage
 from hetspec_tui.page import Page
 from hetspec_tui.picker import Choose
-from hetspec_tui.shelf import difference_of, facts_of, fields_of, items_for, rows_of
+from hetspec_tui.preset_rows import difference_of, facts_of, fields_of, items_for, rows_of
 from hetspec_tui.widgets.choice_list import NameEntry, NameList
 from hetspec_tui.widgets.form import FieldForm
 

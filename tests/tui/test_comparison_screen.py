@@ -19,8 +19,7 @@ from hetspec_tui.app import HetSpecApp
 from hetspec_tui.dialogs import Prompt
 from hetspec_tui.messages import OpenComparison
 from hetspec_tui.picker import Choose
-from hetspec_tui.run_list.side_by_side import best, change, direction
-from hetspec_tui.screens.comparison import ComparisonScreen
+from hetspec_tui.screens.comparison import ComparisonScreen, best, change, direction
 from hetspec_tui.widgets.chart import Chart
 from tests.fakes.run_folders import add_run
 from tests.tui.driving import drive, screen_text, toasts, until

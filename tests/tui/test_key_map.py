@@ -7,9 +7,9 @@ from textual.binding import Binding
 from textual.dom import DOMNode
 
 from hetspec_tui import pages
-from hetspec_tui.keymap import own_bindings
+from hetspec_tui.configuration import own_bindings
 from hetspec_tui.run_commands import COMMANDS, RunCommands
-from hetspec_tui.screens.run.curves import CurvesPane
+from hetspec_tui.screens.run.panes import CurvesPane
 from hetspec_tui.widgets.cards import CardList
 from hetspec_tui.widgets.chart import Chart
 from hetspec_tui.widgets.log_lines import LogLines

@@ -78,7 +78,7 @@ def frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("hetspec_core.service.overview.shutil.disk_usage", lambda path: Usage())
     monkeypatch.setattr("hetspec_core.service.review.gather_facts", lambda spec, roots: facts())
     monkeypatch.setattr("hetspec_core.service.presets.gather_facts", lambda spec, roots: facts())
-    monkeypatch.setattr("hetspec_tui.pump.FASTEST_S", 0.05)
+    monkeypatch.setattr("hetspec_tui.polling.FASTEST_S", 0.05)
     yield
     monkeypatch.undo()
     time.tzset()

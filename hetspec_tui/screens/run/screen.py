@@ -24,10 +24,8 @@ from hetspec_tui.formatting import safe
 from hetspec_tui.page import Page
 from hetspec_tui.run_commands import FINISHED, RESUMED, RunCommands, run_bindings
 from hetspec_tui.screens.run import texts
-from hetspec_tui.screens.run.curves import CurvesPane
 from hetspec_tui.screens.run.head import RunHead
-from hetspec_tui.screens.run.settings import SettingsView
-from hetspec_tui.screens.run.sources import FileSource
+from hetspec_tui.screens.run.panes import CurvesPane, FileSource, SettingsView
 from hetspec_tui.widgets.log_view import ListSource, LogView
 
 LOOK_S = 0.1

@@ -1,8 +1,10 @@
-"""The curves of a run: which metrics, along what, over which other runs."""
+"""Panes of the screen of a run: its curves, its settings, and the source of its logs."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from rich.cells import cell_len
@@ -15,16 +17,19 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from hetspec_core.errors import NotFoundError
-from hetspec_core.service import Library, curve, save_export
+from hetspec_core.service import Library, LogFile, LogState, curve, save_export
+from hetspec_tui.desk import Desk
 from hetspec_tui.dialogs import Prompt
 from hetspec_tui.formatting import number, safe
 from hetspec_tui.page import Page
 from hetspec_tui.screens.run.head import MUTED
+from hetspec_tui.screens.run.texts import setting_lines
 from hetspec_tui.widgets.chart import Chart
 from hetspec_tui.widgets.curves import Series
+from hetspec_tui.widgets.log_view import ListSource, LogView, Search
 
 if TYPE_CHECKING:
-    from hetspec_core.service import Workbench
+    from hetspec_core.service import ResolvedValue, Workbench
 
 AXES = {"step": "step", "tokens": "tokens", "wall_s": "time"}
 """What the service calls an axis -> what the chart calls it."""
@@ -241,3 +246,58 @@ class CurvesPane(Horizontal):
         if isinstance(state.get("chart"), dict):
             self.chart.restore_view(state["chart"])
         self._dirty = True
+
+
+class SettingsView(LogView):
+    """Lines to read and filter, broken anew at every width."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(empty="its spec cannot be read by this version", follow=False, id=id)
+        self._values: Sequence[ResolvedValue] = ()
+        self._width = 0
+
+    def on_mount(self) -> None:
+        self.lines.wrap = True
+
+    def show(self, values: Sequence[ResolvedValue]) -> None:
+        """Show these settings."""
+        self._values, self._width = values, 0
+        self._lay_out()
+
+    def on_resize(self) -> None:
+        self.call_after_refresh(self._lay_out)  # when the lines have their new size too
+
+    def _lay_out(self) -> None:
+        width = self.lines.scrollable_content_region.width if self.is_mounted else 0
+        if width and width != self._width and self._values:
+            self._width = width
+            self.set_source(ListSource(setting_lines(self._values, width)))
+
+
+class FileSource:
+    """One log file.
+
+    Args:
+        desk: whose threads read it.
+        path: the file; it need not be there yet.
+    """
+
+    def __init__(self, desk: Desk, path: Path) -> None:
+        self.desk = desk
+        self.file = LogFile(path)
+
+    async def look(self) -> LogState:
+        """See `LineSource`."""
+        return await self.desk.ask(lambda _: self.file.advance())
+
+    async def lines(self, numbers: Sequence[int]) -> list[str]:
+        """See `LineSource`."""
+        return await self.desk.ask(lambda _: self.file.pick(numbers))
+
+    async def tail(self, most: int) -> list[str]:
+        """See `LineSource`."""
+        return await self.desk.ask(lambda _: self.file.tail(most))
+
+    async def find(self, search: Search, start: int, inverse: bool) -> tuple[Sequence[int], int]:
+        """See `LineSource`."""
+        return await self.desk.ask(lambda _: self.file.find(search, start, inverse=inverse))
