@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,3 +23,11 @@ def site(tmp_path: Path) -> Path:
     from tests.fakes.sglang_site import make_site
 
     return make_site(tmp_path / "site")
+
+
+@pytest.fixture
+def engine_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engine commands of the command line run in this process, which has torch already."""
+    from tests.fakes.engine_here import run_here
+
+    monkeypatch.setattr("hetspec_core.cli.engine_command.subprocess", SimpleNamespace(run=run_here))

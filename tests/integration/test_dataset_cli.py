@@ -61,7 +61,11 @@ def rows(path: Path, start: int = 0) -> str:
 
 @pytest.mark.slow
 def test_generate_inspect_verify_merge(
-    tmp_path: Path, recipe: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    recipe: str,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name, start in (("one", 0), ("two", 4)):
@@ -73,6 +77,7 @@ def test_generate_inspect_verify_merge(
     assert main(["dataset", "inspect", "one", "--samples", "1"]) == 0
     shown = capfd.readouterr().out
     assert "[[A" in shown and "<|im_end|>]]" in shown and "samples     5 in 1 shard" in shown
+    request.getfixturevalue("engine_here")  # one command by a process of its own is enough
     assert main(["dataset", "inspect", "one", "--json"]) == 0
     facts = json.loads(capfd.readouterr().out)
     assert facts["counts"]["samples"] == 5 and facts["about"]["base"]["name"] == "tiny"
@@ -94,7 +99,9 @@ def test_generate_inspect_verify_merge(
     assert "shard-00001.safetensors was altered" in capfd.readouterr().out
 
 
-def test_errors_are_a_sentence_and_a_hint(tmp_path: Path, recipe: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_a_sentence_and_a_hint(
+    tmp_path: Path, recipe: str, capfd: pytest.CaptureFixture[str], engine_here: None
+) -> None:
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "What?"}\n')
 
     words = ["dataset", "generate", recipe, "--source", str(tmp_path / "prompts.jsonl"), "--answers", "data"]

@@ -261,7 +261,7 @@ def test_a_copy_that_is_the_bases_is_said_to_be_so(ward: Ward, tmp_path: Path) -
 
 
 def test_the_command_says_the_first_fault_and_fails(
-    ward: Ward, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ward: Ward, tmp_path: Path, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
     sizes = "\n".join(
         f"{key} = {json.dumps(value)}"
@@ -278,6 +278,7 @@ def test_the_command_says_the_first_fault_and_fails(
     words = ["draft", "doctor", str(folder), "--base", "tiny", "--dataset", str(ward.store)]
     assert main(words) == 0
     assert "nothing is wrong" in capsys.readouterr().out
+    request.getfixturevalue("engine_here")  # one command by a process of its own is enough
     change_config(folder, lambda c: c["hetspec"].update(tokenizer_hash="beef"))
     assert main(words) != 0
     shown = capsys.readouterr().out

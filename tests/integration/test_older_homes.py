@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 import tarfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from hetspec_core.cli.main import main
 from hetspec_core.paths import RunPaths
 from tests.conftest import REPOSITORY
-from tests.fakes.engine_here import run_here
 from tests.fakes.real_runs import work_here
 from tests.fakes.tiny_training import series
 
@@ -25,7 +23,7 @@ Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(params=["f26b03c", "49966ac"])
-def older(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def older(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine_here: None) -> Path:
     """The home of an earlier version, moved here: the absolute paths in its specs follow."""
     with tarfile.open(HOMES) as archive:
         archive.extractall(tmp_path, filter="data")
@@ -37,7 +35,6 @@ def older(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("HETSPEC_HOME", str(home))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("hetspec_core.cli.engine_command.subprocess", SimpleNamespace(run=run_here))
     return home
 
 
