@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hetspec_core.cli import runs_edit
+from hetspec_core.cli import runs, runs_edit
 from hetspec_core.cli.main import main
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.service import Library, Workbench
@@ -21,7 +21,8 @@ PATIENCE_S = 60.0
 @pytest.fixture(autouse=True)
 def fake_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     bench = functools.partial(Workbench, executor=LocalExecutor("tests.fakes.worker"))
-    monkeypatch.setattr(runs_edit, "Workbench", bench)
+    for module in (runs, runs_edit):
+        monkeypatch.setattr(module, "Workbench", bench)
 
 
 def start(home: Path, deed: str) -> str:
