@@ -35,7 +35,7 @@ from hetspec_tui.live import Live
 from hetspec_tui.messages import OpenComparison, OpenPage, OpenRun, RunsTouched
 from hetspec_tui.page import Page
 from hetspec_tui.settings import place_of, read_state, read_user_files, write_state
-from hetspec_tui.widgets.title_bar import Tab, TitleBar
+from hetspec_tui.widgets.bars import Tab, TitleBar
 
 # Textual handles none of these, and a process that one of them ends leaves its terminal raw, with mouse reports on.
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)

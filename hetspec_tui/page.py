@@ -20,8 +20,7 @@ from hetspec_core.errors import HetSpecError, SpecError
 from hetspec_tui.desk import Desk, HasDesk
 from hetspec_tui.dialogs import Details
 from hetspec_tui.polling import Feed, is_whole
-from hetspec_tui.widgets.key_bar import KeyBar
-from hetspec_tui.widgets.title_bar import TitleBar
+from hetspec_tui.widgets.bars import KeyBar, TitleBar
 
 if TYPE_CHECKING:
     from hetspec_core.service import Overview, Workbench

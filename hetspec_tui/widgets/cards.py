@@ -1,7 +1,6 @@
-"""A list of cards of one or more lines each, drawn line by line: as fast for a thousand cards as for ten.
+"""A list of cards of one or more lines each; only the lines in view are drawn.
 
-A card says its lines for a width, as pieces of text with the names of their inks; names of inks are those in `INKS`,
-several with spaces between. Text is plain, whatever is in it.
+A card gives its lines for a width as pieces of plain text with names of inks from `INKS`, separated by spaces.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ class CardItem:
     """One entry.
 
     Attributes:
-        key: by which it is known again when the list changes; unique in the list.
-        height: how many lines.
-        lines: gives so many lines for a width in cells.
+        key: identifies it when the list changes; unique in the list.
+        height: number of its lines.
+        lines: gives that many lines for a width in cells.
     """
 
     key: str
@@ -42,7 +41,7 @@ class CardItem:
 
 
 class CardList(ScrollView, can_focus=True):
-    """Cards below each other, one of them chosen. The words in `empty` stand there when there is none."""
+    """Cards below each other, one of them current. `empty` is shown when there are none."""
 
     ALLOW_SELECT = False
     COMPONENT_CLASSES: ClassVar[set[str]] = {*(f"ink--{name}" for name in INKS), "cards--chosen", "cards--mark"}
@@ -98,7 +97,7 @@ class CardList(ScrollView, can_focus=True):
 
     @dataclass
     class Left(Message):
-        """Somebody moved beyond the last card (by 1) or the first (by -1)."""
+        """The user moved beyond the last card (by 1) or the first (by -1)."""
 
         cards: CardList
         by: int
@@ -119,7 +118,7 @@ class CardList(ScrollView, can_focus=True):
     # --- what is shown ------------------------------------------------------------------------------------------------
 
     def show(self, cards: Sequence[CardItem]) -> None:
-        """Show these cards; the current one stays current if it is still there."""
+        """Show these cards; the current one stays current if possible."""
         before = self.key
         self._cards = list(cards)
         self._tops, self._at = [], []
@@ -146,7 +145,7 @@ class CardList(ScrollView, can_focus=True):
 
     @property
     def lines_wanted(self) -> int:
-        """Lines that all cards need, or the words in place of them."""
+        """Number of lines of all cards, or of the text in place of them."""
         return len(self._at) or len(self.empty.splitlines()) or 1
 
     def render_line(self, y: int) -> Strip:
@@ -200,7 +199,7 @@ class CardList(ScrollView, can_focus=True):
         self.refresh()
 
     def action_move(self, by: int) -> None:
-        """Make a card so many further down the current one."""
+        """Move the current card by a number of cards."""
         wanted = self._current + by
         if abs(by) == 1 and not 0 <= wanted < len(self._cards):
             self.post_message(self.Left(self, by))
