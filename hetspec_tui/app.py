@@ -1,6 +1,6 @@
-"""`hetspec`, the dashboard: pages by name, what is open above them, what all share. What they show is their business.
+"""`hetspec`, the dashboard: its pages, the screens above them, and the keys of every page.
 
-It owns nothing that a run needs: closing it, or killing it, stops no run.
+Closing or killing it stops no run.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
         self.call_after_refresh(self._after_first_paint)
 
     def draw_all(self) -> None:
-        """Draw everything again: whoever had the terminal meanwhile has left it empty."""
+        """Draw everything again: another program has used the terminal."""
         for screen in self.screen_stack:
             screen.refresh(layout=True)
 
@@ -193,7 +193,7 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
                 known[name] = stack[0].state()
         theme = (
             self._remembered.get("theme", "") if self.theme == self._unchosen else self.theme
-        )  # nobody has chosen that
+        )  # the user did not choose it
         self._remembered = {"page": self.current_mode, "theme": theme, "pages": known}
         try:
             write_state(self.files.state, self._remembered)

@@ -31,7 +31,7 @@ def print_schema() -> int:
     try:
         say(json.dumps(settings_schema([entry.name for entry in pages.available()]), indent=2))
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has seen enough; Python would complain of it once more at its end
+    except BrokenPipeError:  # the reader has closed the pipe; else Python reports it again at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

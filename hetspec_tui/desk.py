@@ -1,7 +1,4 @@
-"""The dashboard's one way to the core: questions to the service, answered by threads, so that the screen never waits.
-
-It knows the service; it knows no screen and draws nothing. What may block (SQLite, files, processes) happens here only.
-"""
+"""Questions to the service, answered by threads, so that the event loop never waits for SQLite, files or processes."""
 
 from __future__ import annotations
 
@@ -81,7 +78,7 @@ class Desk:
             self._opened.append(workbench)
         try:
             return question(workbench)
-        except (OSError, sqlite3.Error) as error:  # a full disk, a locked database, a folder that has just gone
+        except (OSError, sqlite3.Error) as error:  # a full disk, a locked database, a folder that was just deleted
             raise ResourceError(f"{type(error).__name__}: {error}", hint="`hetspec-core doctor` says more") from error
         except (HetSpecError, CancelledError):
             raise

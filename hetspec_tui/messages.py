@@ -42,6 +42,6 @@ class OpenComparison(Message):
 
 @dataclass
 class RunsTouched(Message):
-    """These runs were started, cancelled, labelled... here: whoever shows them looks again at once."""
+    """These runs were started, cancelled, labelled... here: every page that shows them looks again at once."""
 
     run_ids: tuple[str, ...] = ()

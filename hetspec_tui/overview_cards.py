@@ -1,4 +1,4 @@
-"""How runs and GPUs look on the dashboard: cards of plain text for `widgets.cards`. It asks nobody for anything."""
+"""How runs and GPUs look on the dashboard: cards of plain text for `widgets.cards`."""
 
 from __future__ import annotations
 

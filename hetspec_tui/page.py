@@ -1,7 +1,4 @@
-"""What all screens have in common: header with breadcrumb, footer, the smallest size, and asking the desk.
-
-It knows no particular screen. Screens derive from it and do not know each other.
-"""
+"""The base of all screens: header with breadcrumb, footer, the smallest size, and questions to the desk and the user."""
 
 from __future__ import annotations
 
@@ -164,7 +161,7 @@ class Page(Screen[None]):
         text = f"{error}" if isinstance(error, SpecError) else f"{error.message}\n{error.hint}".strip()
         logging.getLogger("hetspec").warning("not done: %s", text)
         if not self.is_whole:
-            return  # nobody is there to be shown it
+            return  # the page is being closed
         if text.count("\n") > TOAST_LINES or len(text) > TOAST_LETTERS:
             self.app.push_screen(Details("Not done", text))
         else:

@@ -26,8 +26,8 @@ FASTEST_S = 0.1
 
 
 def is_whole(node: DOMNode) -> bool:
-    """False from the moment on at which a screen, or the app, begins to be taken apart: parts are missing then, one
-    after another, while what was asked before is still answered.
+    """False as soon as a screen, or the app, begins to close: its widgets are removed one after another, while earlier
+    questions are still answered.
     """
     return node.is_running and node.app.is_running
 
@@ -42,7 +42,7 @@ class Feed(Generic[Answer]):
         fail: is given an error when it is another than the last one.
         period_s: between an answer and the next question.
         node: whose worker asks; an answer that cannot be shown ends the app as any other fault does. One that comes
-            when the node, or the app, is being taken apart is shown to nobody.
+            when the node, or the app, is being closed is not shown.
     """
 
     def __init__(

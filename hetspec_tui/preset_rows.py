@@ -1,7 +1,4 @@
-"""Presets as rows of a form: every resolved key with its source, and which of them a line of text can change.
-
-It knows the service's presets, and no screen.
-"""
+"""Presets as rows of a form: every resolved key with its source, and which of them a line of text can change."""
 
 from __future__ import annotations
 
@@ -61,7 +58,7 @@ def rows_of(
         view: the preset.
         changes: dotted key -> value that it is about to get; None = taken out.
         faults: what is wrong with the preset and its changes, as `key: sentence`.
-        stated_only: without the keys that nobody has written.
+        stated_only: without the keys that have their default.
     """
     known = fields_of(view)
     wrong = {text.partition(": ")[0]: text.partition(": ")[2] for text in faults}

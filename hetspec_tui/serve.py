@@ -30,9 +30,9 @@ MOST_COLUMNS, MOST_ROWS = 1000, 500
 
 _TOKEN_BYTES = 24
 _END_S = 3.0
-"""Seconds that a page's process has to end by itself after its page has gone."""
+"""Seconds that a page's process has to end by itself after its page was closed."""
 _HEARTBEAT_S = 10.0
-"""Between questions whether a page is still there; one that does not answer for half as long has gone."""
+"""Between questions whether a page is still there; one that does not answer for half as long counts as closed."""
 
 
 def serve(host: str, port: int, *, read_only: bool) -> int:

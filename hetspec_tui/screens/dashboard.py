@@ -1,5 +1,5 @@
-"""The first page: GPUs, runs at work and waiting, what came out last, what needs attention. For somebody who has no
-runs yet, what to begin with.
+"""The first page: GPUs, runs at work and waiting, what came out last, what needs attention. Without runs,
+what to begin with.
 """
 
 from __future__ import annotations

@@ -75,9 +75,11 @@ class HelpScreen(ModalScreen[int | None]):
 
     def _show(self, text: str) -> None:
         words = text.lower().split()
+        texts = [line.text for line in self._lines]
         found = self.query_one(OptionList)
         found.clear_options()
         place = ""
+        width = min(48, max(map(len, texts))) if self.app.size.width >= 100 and texts else 27
         for number, line in enumerate(self._lines):
             if not all(word in f"{line.place} {line.keys} {line.text} {line.name}".lower() for word in words):
                 continue
@@ -86,7 +88,7 @@ class HelpScreen(ModalScreen[int | None]):
                 found.add_option(Option(Content.styled(place, "bold $primary"), disabled=True))
             prompt = Content.assemble(
                 (f"  {line.keys:>12}  ", "bold $accent"),
-                (f"{line.text:<27}", "" if line.enabled else "strike $foreground-disabled"),
+                (line.text.ljust(width), "" if line.enabled else "strike $foreground-disabled"),
                 ("" if line.enabled else " (not now)", "$foreground-muted"),
                 (f"  {line.name}", "$foreground-muted"),
             )

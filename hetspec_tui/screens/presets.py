@@ -208,7 +208,7 @@ class PresetsScreen(Page):
         self.names.search()
 
     def action_stated(self) -> None:
-        """Show only what somebody has written, or everything."""
+        """Show only the keys that are stated in a file, or all."""
         self.stated_only = not self.stated_only
         self._draw()
 

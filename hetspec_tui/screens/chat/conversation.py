@@ -102,7 +102,7 @@ class ChatConversation:
         session = ChatSession(config, conversation=conversation, record=trace_folder() if self.recording else None)
         if old is not None and _same_machine(old.config, config):
             session.meters = old.meters
-        self.setup, self.session = setup, session  # together: nobody sees the one without the other
+        self.setup, self.session = setup, session  # together: no await between the two
         self._view.redraw()
 
     def ready(self) -> ChatSession | None:

@@ -20,7 +20,7 @@ MUTED = "$foreground-muted"
 
 
 class RunHead(Static):
-    """State, name, stage; progress, time gone, time left, key figures; of a failed run its error."""
+    """State, name, stage; progress, elapsed time, time left, key figures; of a failed run its error."""
 
     DEFAULT_CSS = """
     RunHead { height: 2; padding: 0 1; background: $surface; text-wrap: nowrap; text-overflow: ellipsis; }
@@ -51,7 +51,7 @@ class RunHead(Static):
         self.draw()
 
     def draw(self) -> None:
-        """Draw it again: time has gone on."""
+        """Draw it again, with the present time."""
         if self._run is not None:
             self.set_class(self._run.state in ("failed", "lost", "unreadable") or self._gone, "-failed")
             self.update(head(self._run, self.size.width - 2, self.time_left(), gone=self._gone))

@@ -311,7 +311,7 @@ class RunScreen(Page):
     def _focus_pane(self, name: str) -> None:
         pane = self.query_one(f"#{name}-pane")
         inside = next(iter(pane.query("Chart, LogLines, VerticalScroll")), None)
-        if inside is not None:  # at once: whoever has the focus in a pane that hides would give it to the tabs
+        if inside is not None:  # at once: a widget that is hidden gives the focus to the tabs
             self.set_focus(inside)
 
     @on(TabbedContent.TabActivated)

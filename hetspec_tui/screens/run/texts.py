@@ -1,4 +1,4 @@
-"""Workers, files and results of a run as text to read. Pure: it draws what it is given, and asks nobody."""
+"""Workers, files and results of a run as text."""
 
 from __future__ import annotations
 
