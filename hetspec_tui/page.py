@@ -1,4 +1,4 @@
-"""The base of all screens: header with breadcrumb, footer, the smallest size, and questions to the desk and the user."""
+"""The base of all screens: header, footer, the smallest size, and questions to the desk and the user."""
 
 from __future__ import annotations
 
