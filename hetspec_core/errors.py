@@ -11,7 +11,7 @@
     |-- ResourceError            8   not enough disk, memory or devices
     |-- RunError                 9   a run that is not in a state where this can be done
     `-- StageFailed             10   a worker that ended badly
-    Cancelled                  130   not an error: somebody asked to stop (BaseException-like flow, still reported)
+    Cancelled                  130   not an error: the user asked to stop (BaseException-like flow, still reported)
 
 The number is the exit status of the process. Every error says what was seen (`message`), and what to do (`hint`).
 """

@@ -72,6 +72,7 @@ class _List(ModalScreen[Answer], Generic[Answer]):
     ]
     LEFT_OUT: ClassVar[Collection[str]] = ()
     HINT: ClassVar[str] = "type to filter, enter takes it, esc leaves"
+    click_action: ClassVar[str] = "take"  # what a click on a choice does
 
     def __init__(
         self, title: str, choices: Sequence[Choice], *, empty: str = "nothing to choose from", help: str | None = None
@@ -138,20 +139,12 @@ class _List(ModalScreen[Answer], Generic[Answer]):
             about.set_class(choice is not None and bool(choice.problem), "-problem")
             about.update(safe(text))
 
-    def on_option_list_option_selected(self) -> None:
-        self.clicked()
-
-    def clicked(self) -> None:
-        """A choice was clicked."""
-        self.action_take()
+    async def on_option_list_option_selected(self) -> None:
+        await self.run_action(self.click_action)
 
     def action_move(self, how: str) -> None:
         """Move the cursor of the list."""
         getattr(self.query_one(OptionList), f"action_{how}")()
-
-    def action_take(self) -> None:
-        """Answer with what is chosen."""
-        raise NotImplementedError
 
     def action_leave(self) -> None:
         """Answer with None."""
@@ -197,6 +190,7 @@ class ChooseMany(_List["list[str] | None"]):
 
     LEFT_OUT = ("space",)
     HINT = "space on/off, shift+↑↓ moves, type to filter, enter takes, esc leaves"
+    click_action = "switch"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("space", "switch", "On or off", id="picker.toggle", priority=True),
         Binding("shift+up", "shift(-1)", show=False, id="picker.earlier", priority=True),
@@ -236,9 +230,6 @@ class ChooseMany(_List["list[str] | None"]):
         rest = [choice for choice in self.choices if choice.key not in self.chosen]
         self.choices = [*(by_key[chosen] for chosen in self.chosen), *rest]
         self.fill(key)
-
-    def clicked(self) -> None:
-        self.action_switch()
 
     def action_take(self) -> None:
         self.dismiss(list(self.chosen))

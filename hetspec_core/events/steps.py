@@ -14,7 +14,7 @@ class TreeStep(BaseModel):
     Attributes:
         index: number of the step in its answer, from 0.
         tokens: [N+1] the root, then the draft tokens.
-        texts: [N+1] what each token says; raw, so whoever draws it must make it safe.
+        texts: [N+1] what each token says; raw: a view must make it safe.
         parents: [N+1] index of the parent, smaller than the node's own; the root's is 0.
         draft_probs: [N+1] q given the parent; 1 for the root.
         base_probs: [N+1] p given the parent at temperature 1; 1 for the root.

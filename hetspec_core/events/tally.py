@@ -32,7 +32,7 @@ class Tally:
         if event.prepares:
             return event
         if event.workers <= 1:
-            self.parts.pop(event.task, None)  # somebody does it alone now
+            self.parts.pop(event.task, None)  # one worker does the task now
             return event
         amounts = self.parts.setdefault(event.task, {})
         amounts[event.worker] = (event.done, event.total)

@@ -67,7 +67,7 @@ class Backend(ABC):
 
     def __init__(self) -> None:
         self.on_progress: Callable[[str, float], None] = lambda label, done: None
-        """Told what takes long, and how far it is (0 to 1); whoever opens a backend may put his own here."""
+        """Is told of long tasks and their progress (0 to 1); the opener of a backend may set it."""
         self.stop_asked: Callable[[], bool] = lambda: False
         """Whether what takes long should be given up, which raises `Cancelled`; looked at meanwhile."""
 

@@ -34,7 +34,7 @@ class Piece:
     """Text that became certain with one token.
 
     Attributes:
-        text: often empty in the middle of a character; raw, so whoever draws it must make it safe.
+        text: often empty in the middle of a character; raw: a view must make it safe.
         origin: `draft` = accepted draft token; `bonus` = chosen by the base behind the accepted ones; `base` = no draft
             was asked (the first token, and plain decoding).
         depth: level of an accepted draft token in its tree, from 1; else 0.

@@ -132,7 +132,7 @@ class WorkerLink:
         except subprocess.TimeoutExpired:  # it closed its stdout and lives on: nothing more can come of it
             self._kill()
             status = process.wait()
-        self._kill()  # whoever is left of its group
+        self._kill()  # the processes left in its group
         self._await_group(process.pid)
         self._requests.put(None)
         self._say_died(status, self._why(status))
