@@ -149,6 +149,6 @@ def pack_at_once(step: VerifyBatch, most_rows: int = MOST_ROWS) -> Packed:
         padded_nodes=triton.next_power_of_2(nodes),
         padded_depth=triton.next_power_of_2(depth),
         block=_BLOCK,
-        num_warps=8,
+        num_warps=8,  # type: ignore[call-arg] - an option of the launch, not of the kernel
     )
     return Packed(numbers, nodes)
