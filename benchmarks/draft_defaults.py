@@ -23,7 +23,7 @@ from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft
 from hetspec_core.engine.stages import dataset, train
 from hetspec_core.engine.stages.bench import read_prompts
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import BenchSpec, DecodingSpec, TreeSpec
 
 # init (random, or the base's last layer), then what differs from the token loss alone with noise 0.2

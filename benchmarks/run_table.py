@@ -26,8 +26,8 @@ from benchmarks.registry import WORDS, make_run
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs import Registry
 from hetspec_core.runs.tables import put_row, put_settings, put_texts
-from hetspec_core.service import Workbench
 from hetspec_core.service.pages import Pages
+from hetspec_core.service.workbench import Workbench
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.desk import Desk
 from hetspec_tui.screens.runs import RunsScreen

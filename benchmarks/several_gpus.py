@@ -33,7 +33,7 @@ from hetspec_core.config import resolve
 from hetspec_core.engine.data.hidden_states import open_store
 from hetspec_core.events import Event, Metric, Progress, read_events
 from hetspec_core.paths import RunPaths
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import ResourcesSpec, RunSpec
 
 PATIENCE_S = 540.0

@@ -16,7 +16,7 @@ import psutil
 
 from hetspec_core.events import RunStarted, read_events
 from hetspec_core.jobs import LocalExecutor
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from tests.fakes.specs import small_spec
 
 TIMES = 9

@@ -232,6 +232,51 @@ def flatten(tree: Mapping[str, Any], prefix: str = "", *, keep_empty: bool = Tru
     return flat
 
 
+_TABLE_HEADER = re.compile(r"^\s*\[\[?(?P<key>[^\[\]]+)\]\]?\s*(#.*)?$")
+_ASSIGNMENT = re.compile(
+    r"""^\s*(?P<key>(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*'))*)\s*="""
+)
+
+
+def key_lines(text: str) -> dict[tuple[str, ...], int]:
+    """Dotted key -> line (from 1) of TOML that is known to parse.
+
+    tomllib gives no positions. This reads table headers and the beginnings of assignments; a line inside a text or list
+    of several lines may be taken for one, so the answer shows a place to people and decides nothing.
+    """
+    lines: dict[tuple[str, ...], int] = {}
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        header, assignment = _TABLE_HEADER.match(line), _ASSIGNMENT.match(line)
+        if header is not None:
+            table = _key_parts(header["key"]) or table
+            lines.setdefault(table, number)
+        elif assignment is not None:
+            lines.setdefault((*table, *_key_parts(assignment["key"])), number)
+    return lines
+
+
+def nearest_line(lines: Mapping[tuple[str, ...], int], key: tuple[str, ...]) -> int | None:
+    """Line of a key, or of the inline table that holds it."""
+    for length in range(len(key), 0, -1):
+        if key[:length] in lines:
+            return lines[key[:length]]
+    return None
+
+
+def _key_parts(dotted: str) -> tuple[str, ...]:
+    """The parts of a TOML key, by TOML's own reader."""
+    try:
+        data: Any = tomllib.loads(f"{dotted} = 0")
+    except tomllib.TOMLDecodeError:
+        return ()
+    parts: list[str] = []
+    while isinstance(data, dict):
+        name, data = next(iter(data.items()))
+        parts.append(name)
+    return tuple(parts)
+
+
 _SYNTAX_LOCK = threading.RLock()  # reentrant: a finalizer that runs while a tree is built may read syntax itself
 
 

@@ -1,1 +1,4 @@
-"""The terminal dashboard. It enters the core by `service`, `spec`, `events` and `errors` only; it never meets torch."""
+"""The terminal dashboard. It never imports torch.
+
+It enters the core by `service`, `spec`, `events`, `errors` and the ground files only.
+"""

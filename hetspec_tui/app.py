@@ -24,7 +24,8 @@ from textual.screen import Screen
 from hetspec_core import __version__
 from hetspec_core.documents import one_at_a_time
 from hetspec_core.errors import HetSpecError
-from hetspec_core.service.places import check_home, dashboard_files
+from hetspec_core.paths import check_home
+from hetspec_core.service.places import dashboard_files
 from hetspec_tui import configuration, pages
 from hetspec_tui.command import read_command_line
 from hetspec_tui.desk import Desk

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from hetspec_core.errors import HetSpecError, ResourceError, UsageError
 
 if TYPE_CHECKING:
-    from hetspec_core.service import Overview, Workbench
+    from hetspec_core.service.overview import Overview
+    from hetspec_core.service.workbench import Workbench
 
 Answer = TypeVar("Answer")
 log = logging.getLogger("hetspec")
@@ -72,7 +73,7 @@ class Desk:
     def _answer(self, question: Callable[[Workbench], Any]) -> Any:
         workbench: Workbench | None = getattr(self._own, "workbench", None)
         if workbench is None:
-            from hetspec_core.service import Workbench  # on first use: the first paint does not wait for it
+            from hetspec_core.service.workbench import Workbench  # on first use: the first paint does not wait for it
 
             workbench = self._own.workbench = Workbench(self.home)
             self._opened.append(workbench)

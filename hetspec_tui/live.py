@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from textual.app import App
     from textual.driver import Driver
 
-    from hetspec_core.service import Observer, Overview, RunSummary, Workbench
+    from hetspec_core.service.overview import Observer, Overview
+    from hetspec_core.service.report import RunSummary
+    from hetspec_core.service.workbench import Workbench
 
     Base = App[None]
 else:
@@ -78,7 +80,9 @@ class Live(Base):
 
     def _question(self, workbench: Workbench) -> Overview:
         if self._observer is None:
-            from hetspec_core.service import Observer  # in the desk's thread: the first paint does not wait for it
+            from hetspec_core.service.overview import (
+                Observer,  # in the desk's thread: the first paint does not wait for it
+            )
 
             self._observer = Observer()
         fully, self._fully = self._fully, False

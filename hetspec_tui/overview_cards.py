@@ -12,7 +12,9 @@ from hetspec_tui.formatting import STATE_SIGNS, ago, area, bar, duration, meter,
 from hetspec_tui.widgets.cards import CardItem, Line, Piece
 
 if TYPE_CHECKING:
-    from hetspec_core.service import Concern, GpuReport, LiveRun, Overview, RunSummary
+    from hetspec_core.service.gpus import GpuReport
+    from hetspec_core.service.overview import Concern, LiveRun, Overview
+    from hetspec_core.service.report import RunSummary
 
 STATE_INKS = {
     "queued": "dim",

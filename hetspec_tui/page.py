@@ -20,7 +20,8 @@ from hetspec_tui.polling import Feed, is_whole
 from hetspec_tui.widgets.bars import KeyBar, TitleBar
 
 if TYPE_CHECKING:
-    from hetspec_core.service import Overview, Workbench
+    from hetspec_core.service.overview import Overview
+    from hetspec_core.service.workbench import Workbench
 
 Answer = TypeVar("Answer")
 Choice = TypeVar("Choice")

@@ -20,8 +20,9 @@ from hetspec_tui.formatting import STATE_SIGNS, safe
 from hetspec_tui.messages import OpenPage, OpenRun
 
 if TYPE_CHECKING:
-    from hetspec_core.service import RunSummary, Workbench
     from hetspec_core.service.presets import PresetLine
+    from hetspec_core.service.report import RunSummary
+    from hetspec_core.service.workbench import Workbench
     from hetspec_tui.desk import HasDesk
 
 MOST_FOUND = 12
@@ -176,7 +177,7 @@ def _highlighted(matcher: Matcher, text: str) -> Content:
 
 
 def _find_runs(workbench: Workbench, text: str) -> list[RunSummary]:
-    from hetspec_core.service import Library
+    from hetspec_core.service.library import Library
 
     return Library(workbench).find([f"text:{text}"], limit=MOST_FOUND)
 

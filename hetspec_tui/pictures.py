@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from hetspec_core.service.places import write_atomic
+from hetspec_core.files import write_atomic
 
 _FONT = "DejaVu Sans Mono"  # what such programs have; the web font of the SVG they would have to fetch
 _FONT_SIZE_PX = 20.26  # at which its letters have the width of the cells, so that lines are not broken

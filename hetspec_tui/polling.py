@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from textual.dom import DOMNode
     from textual.worker import Worker
 
-    from hetspec_core.service import Workbench
+    from hetspec_core.service.workbench import Workbench
 
 Answer = TypeVar("Answer")
 FASTEST_S = 0.1

@@ -22,7 +22,9 @@ from hetspec_tui.picker import Choice, Choose
 from hetspec_tui.run_list.lineage import family
 
 if TYPE_CHECKING:
-    from hetspec_core.service import Discarded, RunSummary, Workbench
+    from hetspec_core.service.library import Discarded
+    from hetspec_core.service.report import RunSummary
+    from hetspec_core.service.workbench import Workbench
     from hetspec_tui.page import Page
 
 KILL_WAIT_S = 10.0
@@ -236,7 +238,7 @@ class RunCommands:
 
     async def retry(self) -> None:
         """Begin the chosen runs anew, as new runs with the same specs."""
-        from hetspec_core.service import Library
+        from hetspec_core.service.library import Library
 
         run_ids, made = self._chosen(), list[str]()
         runs = await self._summaries(run_ids)
@@ -309,7 +311,7 @@ class RunCommands:
 
     async def _mark(self, run_ids: tuple[str, ...], done: str, **labels: Any) -> None:
         from hetspec_core.events import Marked
-        from hetspec_core.service import Library
+        from hetspec_core.service.library import Library
 
         def mark(workbench: Workbench, run_id: str) -> None:
             Library(workbench).mark(run_id, Marked(**labels))
@@ -320,7 +322,7 @@ class RunCommands:
 
     async def delete(self) -> None:
         """Move the chosen runs into the trash, after saying what goes with them."""
-        from hetspec_core.service import Library
+        from hetspec_core.service.library import Library
         from hetspec_core.service.pages import Pages
 
         run_ids = self._chosen()
@@ -345,7 +347,7 @@ class RunCommands:
 
     async def restore(self) -> None:
         """Choose a run in the trash and get it back."""
-        from hetspec_core.service import Library
+        from hetspec_core.service.library import Library
 
         found = await self._page.ask(lambda workbench: Library(workbench).discarded())
         if found is None:
@@ -372,7 +374,7 @@ class RunCommands:
 
     async def lineage(self) -> None:
         """Show what the run was made from and what was made from it; Enter opens one of them."""
-        from hetspec_core.service import Library
+        from hetspec_core.service.library import Library
 
         run_id = self._chosen()[0]
 

@@ -15,8 +15,8 @@ from typing import Any
 from textual.color import Color, ColorParseError
 from textual.theme import Theme
 
-from hetspec_core.documents import DocumentError, flatten, read_bounded, read_json, read_toml
-from hetspec_core.service.places import write_atomic
+from hetspec_core.documents import DocumentError, flatten, key_lines, nearest_line, read_bounded, read_json, read_toml
+from hetspec_core.files import write_atomic
 
 NOTIFY = ("off", "bell", "desktop", "both")
 LONGEST_S = 1e9
@@ -179,8 +179,6 @@ def write_state(path: Path, state: dict[str, Any]) -> None:
 
 def place_of(path: Path, *key: str) -> str:
     """`FILE:LINE` of a key; without the line where that cannot be found."""
-    from hetspec_core.service import key_lines, nearest_line  # where there is a fault only: it brings pydantic along
-
     try:
         line = nearest_line(key_lines(read_bounded(path).decode()), key)
     except (OSError, DocumentError, UnicodeDecodeError):  # changed since it was read

@@ -90,7 +90,7 @@ class Tour:
 
     def runs(self) -> dict[str, str]:
         """The newest succeeded run of each stage."""
-        from hetspec_core.service import Workbench
+        from hetspec_core.service.workbench import Workbench
 
         with Workbench() as workbench:
             return {
@@ -201,7 +201,7 @@ async def run(tour: Tour) -> None:
 
 def _longest_training() -> str:
     """The run that trained for the longest time."""
-    from hetspec_core.service import Workbench
+    from hetspec_core.service.workbench import Workbench
 
     with Workbench() as workbench:
         trained = workbench.runs(stage="train", state="succeeded")
@@ -210,7 +210,7 @@ def _longest_training() -> str:
 
 def _longest_log(tour: Tour) -> str:
     """The run whose worker wrote most; many write nothing."""
-    from hetspec_core.service import Workbench
+    from hetspec_core.service.workbench import Workbench
 
     with Workbench() as workbench:
         files = list(workbench.roots.runs.glob("*/logs/worker-0.log"))
@@ -226,7 +226,7 @@ async def registry(tour: Tour) -> None:
 
 @stop("comparison")
 async def comparison(tour: Tour) -> None:
-    from hetspec_core.service import Workbench
+    from hetspec_core.service.workbench import Workbench
     from hetspec_tui.messages import OpenComparison
 
     with Workbench() as workbench:

@@ -79,9 +79,9 @@ def bench(
 ) -> None:
     """Measure speculative against plain decoding on the same prompts, interleaved in one process."""
     from hetspec_core.prompts import MT_BENCH_SYSTEM_PROMPT
-    from hetspec_core.service import Workbench
     from hetspec_core.service.lines import append_line, result_line
     from hetspec_core.service.saved import measured_draft, resolve_saved
+    from hetspec_core.service.workbench import Workbench
 
     if "sglang.engine" in given and "backend" not in given:
         given["backend"] = "sglang"
@@ -180,8 +180,8 @@ def tune(
 ) -> None:
     """Measure tree shapes and batch sizes in turns, and report the frontier, and the fastest where they differ."""
     from hetspec_core.config import resolve
-    from hetspec_core.service import Workbench
     from hetspec_core.service.drafts import find_draft
+    from hetspec_core.service.workbench import Workbench
 
     options = with_backend(given) | {
         "tune.batch_sizes": batch_size or None,

@@ -44,8 +44,8 @@ from hetspec_core.service.chat import ChatHistory, conversation_folder, find_dra
 
 if TYPE_CHECKING:
     from hetspec_core.events.chat import ChatEvent, ChatSettings
-    from hetspec_core.service import Workbench
     from hetspec_core.service.chat import Answer, ChatSession
+    from hetspec_core.service.workbench import Workbench
 
 app = typer.Typer()
 
@@ -87,9 +87,9 @@ def chat(
     json: JsonFlag = False,
 ) -> None:
     """Chat with a base and its draft: accepted tokens in colour, /tree, /stats, /ab, /set and more; see /help."""
-    from hetspec_core.service import Workbench
     from hetspec_core.service.chat import ChatHistory, ChatSession, chat_config
     from hetspec_core.service.traces import trace_folder
+    from hetspec_core.service.workbench import Workbench
 
     recipe, questions = recipe_and_texts(questions or [], recipe, saved)
     plain = given.pop("decoding.plain", False)

@@ -23,7 +23,7 @@ from hetspec_core.cli.options import (
 from hetspec_core.errors import CorruptFileError, UsageError
 
 if TYPE_CHECKING:
-    from hetspec_core.service import Workbench
+    from hetspec_core.service.workbench import Workbench
 
 app = typer.Typer(
     help="Generate hidden states of the base; inspect, verify, merge them.",
@@ -68,7 +68,7 @@ def generate(
     """
     from hetspec_core.cli.follow import is_detached, launch, launch_detached
     from hetspec_core.config import resolve
-    from hetspec_core.service import Workbench
+    from hetspec_core.service.workbench import Workbench
 
     source = given.get("dataset.source")
     options: SpecValues = {"dataset.answers": "base" if source == "self" else None}  # there is no other way
@@ -154,7 +154,7 @@ def merge(
 ) -> None:
     """Make one dataset of several of the same base: shards are linked, samples that repeat are taken once."""
     from hetspec_core.cli.engine_command import ask_engine
-    from hetspec_core.service import Workbench
+    from hetspec_core.service.workbench import Workbench
 
     with Workbench() as workbench:
         folders = [str(_store(word, workbench)) for word in sources]
@@ -185,8 +185,8 @@ def push(
 ) -> None:
     """Send a dataset to the hub, with a card that says what it was made from. The token is taken from HF_TOKEN."""
     from hetspec_core.cli.engine_command import push_folder
-    from hetspec_core.service import Workbench
     from hetspec_core.service.cards import dataset_card, dataset_origins
+    from hetspec_core.service.workbench import Workbench
 
     with Workbench() as workbench:
         folder = _store(dataset, workbench).absolute()
@@ -195,7 +195,7 @@ def push(
 
 
 def _store(word: str, workbench: Workbench | None = None) -> Path:
-    from hetspec_core.service import Workbench
+    from hetspec_core.service.workbench import Workbench
 
     if workbench is not None:
         return workbench.resolve_input(word, "hidden_states")

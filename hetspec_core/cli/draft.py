@@ -100,7 +100,7 @@ def doctor(
     """
     from hetspec_core.cli.engine_command import ask_engine
     from hetspec_core.errors import CheckpointError
-    from hetspec_core.service import Workbench
+    from hetspec_core.service.workbench import Workbench
 
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device is {device!r}; allowed: auto, cpu, cuda")
@@ -146,8 +146,8 @@ def push(
     """Send a draft to the hub, with a card of its recipe and of what was measured. The token is taken from HF_TOKEN."""
     from hetspec_core.cli.engine_command import push_folder
     from hetspec_core.config import load_base
-    from hetspec_core.service import Workbench
     from hetspec_core.service.cards import draft_card, draft_origins
+    from hetspec_core.service.workbench import Workbench
 
     with Workbench() as workbench:
         folder = workbench.resolve_input(draft, "draft").absolute()
@@ -156,7 +156,7 @@ def push(
 
 
 def _folder(draft: str) -> Path:
-    from hetspec_core.service import Workbench
+    from hetspec_core.service.workbench import Workbench
 
     with Workbench() as workbench:
         return workbench.resolve_input(draft, "draft").absolute()

@@ -28,15 +28,17 @@ from hetspec_core.events import (
     Progress,
     RunEnded,
 )
+from hetspec_core.jobs import PARENT_ENDED
 from hetspec_core.process import signal_name
 from hetspec_core.quantities import format_duration
-from hetspec_core.service import PARENT_ENDED, RESUMABLE
+from hetspec_core.service.workbench import RESUMABLE
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from hetspec_core.config.resolve import Resolved
-    from hetspec_core.service import RunReport, RunSummary, Workbench
+    from hetspec_core.service.report import RunReport, RunSummary
+    from hetspec_core.service.workbench import Workbench
     from hetspec_core.spec import RunSpec
 
 

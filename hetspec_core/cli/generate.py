@@ -68,8 +68,8 @@ def generate(
     The first word names the recipe, as in every command. It is a prompt if no recipe has that name, or if --recipe or
     --from says what to load.
     """
-    from hetspec_core.service import Workbench
     from hetspec_core.service.saved import measured_draft, resolve_saved
+    from hetspec_core.service.workbench import Workbench
 
     recipe, prompts = recipe_and_texts(words, recipe, saved)
     if not prompts:

@@ -8,11 +8,11 @@ import typer
 
 from hetspec_core.cli.console import console, note, print_json, print_table
 from hetspec_core.cli.options import JsonFlag
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 
 if TYPE_CHECKING:
-    from hetspec_core.service import GpuReport
     from hetspec_core.service.doctor import Check
+    from hetspec_core.service.gpus import GpuReport
 
 doctor_app = typer.Typer()
 

@@ -14,7 +14,8 @@ from hetspec_core.cli.options import FileOption, JsonFlag, RecipeArgument, SetOp
 from hetspec_core.quantities import format_bytes, format_duration, load_note
 
 if TYPE_CHECKING:
-    from hetspec_core.service import RunReport, Workbench
+    from hetspec_core.service.report import RunReport
+    from hetspec_core.service.workbench import Workbench
 
 app = typer.Typer()
 demo_app = typer.Typer()
@@ -33,8 +34,8 @@ def pipeline(
     when the one before it has succeeded, also without this command. A failure stops those behind it; resuming it goes
     on with them.
     """
-    from hetspec_core.service import Workbench
     from hetspec_core.service.launch import LaunchRequest, start
+    from hetspec_core.service.workbench import Workbench
 
     choice = LaunchRequest(recipe, "pipeline", more=tuple(overrides), file=file, name=name or "")
     with Workbench() as workbench:
@@ -66,7 +67,7 @@ def demo(
     json: JsonFlag = False,
 ) -> None:
     """Generate a dataset, train a draft on it, and measure it on prompts that it has not seen. Minutes on two cores."""
-    from hetspec_core.service import Workbench
+    from hetspec_core.service.workbench import Workbench
 
     started = time.monotonic()
     with Workbench() as workbench:

@@ -21,8 +21,8 @@ from hetspec_core.errors import ResourceError, UsageError
 from hetspec_core.quantities import format_bytes, format_duration
 
 if TYPE_CHECKING:
-    from hetspec_core.service import Workbench
     from hetspec_core.service.plan import Plan, ProbeFacts
+    from hetspec_core.service.workbench import Workbench
     from hetspec_core.spec import RunSpec
 
 app = typer.Typer()
@@ -42,10 +42,10 @@ def plan(
 ) -> None:
     """Say what a run needs, what is free, and whether it fits. Nothing is loaded or started without --probe."""
     from hetspec_core.config import resolve
-    from hetspec_core.service import Workbench
     from hetspec_core.service.launch import with_folders
     from hetspec_core.service.plan import gather_facts
     from hetspec_core.service.plan import plan as make_plan
+    from hetspec_core.service.workbench import Workbench
 
     if probe and stage not in ("dataset", "train"):
         raise UsageError(f"--probe measures for stages dataset and train, not for {stage}", hint="leave --probe out")

@@ -42,10 +42,10 @@ def report(
     """Compare what was measured: accept length and speed of each draft, where the time goes, histograms, and which
     drafts nothing else beats (accept length against draft cost, tokens/s against parameters).
     """
-    from hetspec_core.service import Workbench
     from hetspec_core.service.bench_view import COLUMNS
     from hetspec_core.service.export import csv_text, markdown_text, write_text
     from hetspec_core.service.results import collect
+    from hetspec_core.service.workbench import Workbench
 
     with Workbench() as workbench:
         rows = collect(workbench, words or [])

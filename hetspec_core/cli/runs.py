@@ -27,12 +27,15 @@ from hetspec_core.cli.runs_list import STATE_STYLES
 from hetspec_core.errors import NotFoundError, RunError, UsageError
 from hetspec_core.events import AT_WORK
 from hetspec_core.quantities import format_bytes, format_duration
-from hetspec_core.service import Library, Workbench
+from hetspec_core.service.library import Library
+from hetspec_core.service.workbench import Workbench
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from hetspec_core.service import ResolvedValue, RunReport, RunSummary, Waiting
+    from hetspec_core.jobs import Waiting
+    from hetspec_core.service.presets import ResolvedValue
+    from hetspec_core.service.report import RunReport, RunSummary
 
 _KILL_WAIT_S = 10.0
 app = typer.Typer(help="List, show, follow, stop, compare, label and delete runs.", no_args_is_help=True)

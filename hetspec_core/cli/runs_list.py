@@ -21,14 +21,16 @@ from hetspec_core.cli.console import (
 from hetspec_core.cli.options import JsonFlag, RunWord
 from hetspec_core.errors import NotFoundError, UsageError
 from hetspec_core.runs import MetricPoint
-from hetspec_core.service import Library, RunSummary, Workbench
 from hetspec_core.service.export import csv_text, runs_text, write_text
+from hetspec_core.service.library import Library
+from hetspec_core.service.report import RunSummary
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.terminal_text import ascii_escapes
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from hetspec_core.service import Relative
+    from hetspec_core.service.library import Relative
 
 app = typer.Typer()
 

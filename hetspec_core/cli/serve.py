@@ -23,7 +23,7 @@ from hetspec_core.errors import Cancelled, StageFailed
 if TYPE_CHECKING:
     from hetspec_core.config.resolve import Resolved
     from hetspec_core.events import Event
-    from hetspec_core.service import Workbench
+    from hetspec_core.service.workbench import Workbench
 
 app = typer.Typer()
 _LOOK_S = 0.5
@@ -57,8 +57,8 @@ def serve(
 ) -> None:
     """Serve a base and its draft by SGLang; prints the URL and lines to paste into a client."""
     from hetspec_core.config import resolve
-    from hetspec_core.service import Workbench
     from hetspec_core.service.drafts import find_draft
+    from hetspec_core.service.workbench import Workbench
 
     options: SpecValues = given | {
         "backend": "sglang",

@@ -14,10 +14,10 @@ from hetspec_core.errors import Cancelled, StageFailed
 from hetspec_core.quantities import format_bytes, format_duration
 
 if TYPE_CHECKING:
-    from hetspec_core.service import Workbench
     from hetspec_core.service.plan import Plan
     from hetspec_core.service.sweeps.cells import SweepCell
     from hetspec_core.service.sweeps.running import Standing
+    from hetspec_core.service.workbench import Workbench
 
 app = typer.Typer()
 
@@ -37,11 +37,11 @@ def sweep(
     """Train and measure a grid of drafts. One dataset serves all that can share it. Run it again to go on: only what is
     missing or has failed is submitted, by the content of each run.
     """
-    from hetspec_core.service import Workbench
     from hetspec_core.service.sweeps.cells import expand
     from hetspec_core.service.sweeps.document import read_sweep
     from hetspec_core.service.sweeps.ledger import SweepLedger
     from hetspec_core.service.sweeps.running import SweepRun, standings
+    from hetspec_core.service.workbench import Workbench
 
     wanted = read_sweep(file)
     with Workbench() as workbench:

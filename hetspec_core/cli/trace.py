@@ -214,9 +214,9 @@ def _read_costs(path: Path) -> Calibrated:
 
 
 def _calibrate(recipe: str, draft: str | None, trees: list[str]) -> Calibrated:
-    from hetspec_core.service import Workbench
     from hetspec_core.service.chat import ChatSession, chat_config
     from hetspec_core.service.traces import CALIBRATION_TREES
+    from hetspec_core.service.workbench import Workbench
 
     with Workbench() as workbench:
         config = chat_config(workbench, recipe, draft=draft)

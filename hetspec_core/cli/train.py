@@ -71,8 +71,8 @@ def train(
     stops it so that it can be resumed.
     """
     from hetspec_core.config import resolve
-    from hetspec_core.service import Workbench
     from hetspec_core.service.launch import check_inputs, training_inputs
+    from hetspec_core.service.workbench import Workbench
 
     if recipe is None and initial is None:
         raise UsageError("there is no recipe", hint="name one, see `presets list recipe`; or --from RUN_OR_DIR")

@@ -18,7 +18,8 @@ from types import MappingProxyType
 from typing import Any
 
 from hetspec_core import documents
-from hetspec_core.config.origins import Key, Leaf, Place, Table, key_lines, merge, nearest_line, to_table
+from hetspec_core.config.origins import Key, Leaf, Place, Table, merge, to_table
+from hetspec_core.documents import key_lines, nearest_line
 from hetspec_core.errors import HetSpecError, NotFoundError, SpecError, UsageError
 from hetspec_core.files import write_atomic
 from hetspec_core.paths import roots

@@ -5,8 +5,6 @@ It knows how layers are put over each other, not what the keys mean.
 
 from __future__ import annotations
 
-import re
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -119,48 +117,3 @@ def place_of(table: Table, key: Key) -> Place | None:
     if isinstance(item, Leaf):
         return item.place
     return None
-
-
-_HEADER = re.compile(r"^\s*\[\[?(?P<key>[^\[\]]+)\]\]?\s*(#.*)?$")
-_KEY = re.compile(
-    r"""^\s*(?P<key>(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*'))*)\s*="""
-)
-
-
-def key_lines(text: str) -> dict[Key, int]:
-    """Dotted key -> line (from 1) of TOML that is known to parse.
-
-    tomllib gives no positions. This reads table headers and the beginnings of assignments; a line inside a text or list
-    of several lines may be taken for one, so the answer is for people to find a place, never for a decision.
-    """
-    lines: dict[Key, int] = {}
-    table: Key = ()
-    for number, line in enumerate(text.splitlines(), start=1):
-        header, assignment = _HEADER.match(line), _KEY.match(line)
-        if header is not None:
-            table = _split(header["key"]) or table
-            lines.setdefault(table, number)
-        elif assignment is not None:
-            lines.setdefault((*table, *_split(assignment["key"])), number)
-    return lines
-
-
-def nearest_line(lines: Mapping[Key, int], key: Key) -> int | None:
-    """Line of a key, or of the inline table that holds it."""
-    for length in range(len(key), 0, -1):
-        if key[:length] in lines:
-            return lines[key[:length]]
-    return None
-
-
-def _split(dotted: str) -> Key:
-    """The parts of a TOML key, by TOML's own reader."""
-    try:
-        data: Any = tomllib.loads(f"{dotted} = 0")
-    except tomllib.TOMLDecodeError:
-        return ()
-    parts: list[str] = []
-    while isinstance(data, dict):
-        name, data = next(iter(data.items()))
-        parts.append(name)
-    return tuple(parts)

@@ -26,13 +26,12 @@ from hetspec_core.config.origins import (
     Table,
     leaves,
     merge,
-    nearest_line,
     place_of,
     plain,
     to_table,
 )
 from hetspec_core.config.sizes import compute_sizes
-from hetspec_core.documents import DocumentError, parse_toml
+from hetspec_core.documents import DocumentError, nearest_line, parse_toml
 from hetspec_core.errors import HetSpecError, SpecError, UsageError
 from hetspec_core.spec import BaseSpec, RunSpec, Stage
 from hetspec_core.spec.decode import Problem, decode, did_you_mean

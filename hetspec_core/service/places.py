@@ -1,4 +1,4 @@
-"""Where the dashboard keeps its files, and how a small file is written: names only, for a face that may not know paths.
+"""Where the dashboard keeps its files.
 
 It imports nothing heavy, because a dashboard reads its settings before it draws its first line.
 """
@@ -8,10 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hetspec_core.files import write_atomic
-from hetspec_core.paths import Roots, check_home, roots
-
-__all__ = ["DashboardFiles", "check_home", "dashboard_files", "write_atomic"]
+from hetspec_core.paths import Roots, roots
 
 
 @dataclass(frozen=True)

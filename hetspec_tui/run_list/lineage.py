@@ -8,7 +8,7 @@ from hetspec_tui.formatting import STATE_SIGNS
 from hetspec_tui.picker import Choice
 
 if TYPE_CHECKING:
-    from hetspec_core.service import Relative
+    from hetspec_core.service.library import Relative
 
 
 def family(up: Relative, down: Relative) -> list[Choice]:

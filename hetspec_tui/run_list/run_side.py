@@ -22,8 +22,9 @@ from hetspec_tui.widgets.chart import Chart
 from hetspec_tui.widgets.curves import Series, colour, sign
 
 if TYPE_CHECKING:
-    from hetspec_core.service import RunSummary, Workbench
     from hetspec_core.service.pages import MetricSeries
+    from hetspec_core.service.report import RunSummary
+    from hetspec_core.service.workbench import Workbench
 
 MOST_CURVES = 12
 _WAIT_S = 0.05  # while a key is held down

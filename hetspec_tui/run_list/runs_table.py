@@ -15,8 +15,8 @@ from hetspec_tui.widgets.cells import Cell, Column, Row, Tone
 from hetspec_tui.widgets.paged_table import PagedTable, TableMessage
 
 if TYPE_CHECKING:
-    from hetspec_core.service import RunSummary
     from hetspec_core.service.pages import RunLine
+    from hetspec_core.service.report import RunSummary
 
 STATE_TONES: dict[str, Tone] = {
     "queued": "muted",

@@ -29,8 +29,10 @@ from hetspec_tui.widgets.curves import colour_indices, sign
 from hetspec_tui.widgets.paged_table import PagedTable
 
 if TYPE_CHECKING:
-    from hetspec_core.service import RunComparison, RunSummary, Workbench
+    from hetspec_core.service.library import RunComparison
     from hetspec_core.service.pages import Axis, MetricSeries
+    from hetspec_core.service.report import RunSummary
+    from hetspec_core.service.workbench import Workbench
 
 AXES: dict[Axis, str] = {"step": "step", "tokens": "tokens", "wall_s": "time"}
 """What x can be -> its name in the chart."""
@@ -99,7 +101,7 @@ class ComparisonScreen(Page):
     @work(exclusive=True, group="comparison")
     async def load(self) -> None:
         """Ask for the runs and show them."""
-        from hetspec_core.service import Library
+        from hetspec_core.service.library import Library
         from hetspec_core.service.pages import Pages
 
         run_ids, metric, axis = self.run_ids, self.metric, self.axis

@@ -31,7 +31,9 @@ from hetspec_tui.run_commands import RunCommands, run_bindings
 from hetspec_tui.widgets.cards import CardItem, CardList
 
 if TYPE_CHECKING:
-    from hetspec_core.service import GpuReport, Overview, RunSummary
+    from hetspec_core.service.gpus import GpuReport
+    from hetspec_core.service.overview import Overview
+    from hetspec_core.service.report import RunSummary
 
 GPU_LOOK_S = 2.0
 AGES_S = 20.0  # "3m ago" grows old although nothing happens

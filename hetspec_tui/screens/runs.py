@@ -31,8 +31,8 @@ from hetspec_tui.run_list.runs_table import NEWEST_FIRST, RunsTable
 from hetspec_tui.widgets.paged_table import PagedTable
 
 if TYPE_CHECKING:
-    from hetspec_core.service import Workbench
     from hetspec_core.service.pages import Listing, Vocabulary
+    from hetspec_core.service.workbench import Workbench
 
 PLACEHOLDER = "state:running  tag:best  accept_length>2.5  any words"
 DEBOUNCE_S = 0.12

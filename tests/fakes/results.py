@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hetspec_core.events import Journal, Result, RunEnded, RunStarted
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from tests.fakes.specs import small_spec
 
 FOLDER = Path(__file__).parents[1] / "data" / "results"

@@ -8,7 +8,7 @@ from pathlib import Path
 from hetspec_core.events import ErrorInfo, Event, Journal, Marked, Metric, Progress, RunEnded, RunStarted, Submitted
 from hetspec_core.events.state import RunState
 from hetspec_core.paths import RunPaths
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import RunSpec, Stage
 from hetspec_core.spec.run import to_toml
 from tests.fakes.specs import small_spec

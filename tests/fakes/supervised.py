@@ -11,7 +11,7 @@ import psutil
 from hetspec_core.events import Event, Progress, read_events
 from hetspec_core.jobs.children import MARK
 from hetspec_core.process import ProcessIdentity
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import ResourcesSpec
 from tests.fakes.specs import small_spec
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hetspec_core.jobs import LocalExecutor
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import ResourcesSpec
 from tests.fakes.specs import small_spec
 

@@ -18,7 +18,7 @@ from hetspec_core.engine.modeling.device_map import Room, spread
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.events import Result, read_events
 from hetspec_core.paths import RunPaths
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import BaseSpec, DatasetSpec, DecodingSpec, ResourcesSpec, RunSpec, TreeSpec
 from tests.fakes.dataset_runs import assert_same_stores, dialogue, write_rows
 from tests.fakes.tiny_base import make_tiny_base

@@ -14,7 +14,7 @@ from hetspec_core.cli.main import main
 from hetspec_core.errors import RunError
 from hetspec_core.events import Progress, read_events
 from hetspec_core.jobs import LocalExecutor
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import ResourcesSpec
 from tests.fakes.specs import small_spec
 

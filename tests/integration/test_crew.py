@@ -13,7 +13,7 @@ import pytest
 
 from hetspec_core.events import Event, Log, Progress, Result, RunEnded, RunStarted, WorkerEnded, read_events
 from hetspec_core.jobs import LocalExecutor
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import ResourcesSpec, Stage
 from tests.fakes.specs import small_spec
 from tests.fakes.supervised import PATIENCE_S, dump, left_over, said, supervisor_of, until

@@ -13,7 +13,7 @@ import pytest
 
 from hetspec_core.events import Launched, RunEnded
 from hetspec_core.jobs import LocalExecutor
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from tests.conftest import REPOSITORY
 from tests.fakes.supervised import dump, left_over, said, until
 
@@ -27,7 +27,8 @@ from pathlib import Path
 from hetspec_core.errors import HetSpecError, RunError
 from hetspec_core.events import Marked
 from hetspec_core.jobs import LocalExecutor
-from hetspec_core.service import Library, Workbench
+from hetspec_core.service.library import Library
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import ResourcesSpec
 from tests.fakes.specs import small_spec
 

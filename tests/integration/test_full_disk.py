@@ -14,7 +14,7 @@ import pytest
 from hetspec_core.engine.stages.dataset_verify import verify
 from hetspec_core.errors import ResourceError
 from hetspec_core.paths import RunPaths
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import RunSpec
 from tests.conftest import REPOSITORY
 from tests.fakes.real_runs import assert_same_outcome, progress_on_disk, tiny_dataset_run, tiny_train_run, work_here

@@ -9,7 +9,7 @@ import pytest
 import tomli_w
 
 from hetspec_core.cli.main import main
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from tests.fakes.presets import write_preset
 from tests.fakes.tiny_base import make_tiny_base
 

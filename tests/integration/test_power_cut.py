@@ -15,7 +15,7 @@ from hetspec_core.errors import CheckpointError, CorruptFileError
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import RunSpec
 from tests.fakes.real_runs import (
     assert_same_outcome,

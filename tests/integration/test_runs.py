@@ -18,7 +18,7 @@ from hetspec_core.errors import RunError
 from hetspec_core.events import Event, Progress, RunEnded, RunStarted, read_events
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.process import ProcessIdentity
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from tests.fakes.specs import small_spec
 from tests.fakes.terminal import own_terminal
 
@@ -173,7 +173,7 @@ FOLLOW = """
 import sys
 from hetspec_core.cli import main as cli
 from hetspec_core.jobs import LocalExecutor
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.cli.follow import launch
 from tests.fakes.specs import small_spec
 

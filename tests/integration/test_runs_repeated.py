@@ -12,7 +12,8 @@ import pytest
 from hetspec_core.cli import runs, runs_edit
 from hetspec_core.cli.main import main
 from hetspec_core.jobs import LocalExecutor
-from hetspec_core.service import Library, Workbench
+from hetspec_core.service.library import Library
+from hetspec_core.service.workbench import Workbench
 from tests.fakes.specs import small_spec
 
 PATIENCE_S = 60.0

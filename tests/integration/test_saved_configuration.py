@@ -12,8 +12,8 @@ import pytest
 from hetspec_core.cli.main import main
 from hetspec_core.errors import NotFoundError
 from hetspec_core.paths import roots
-from hetspec_core.service import Workbench
 from hetspec_core.service.saved import find_saved, resolve_saved, saved_draft
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import RunSpec
 from tests.fakes.specs import small_spec
 

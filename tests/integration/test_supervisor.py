@@ -20,7 +20,7 @@ from hetspec_core.errors import NotFoundError, ResourceError, RunError
 from hetspec_core.events import Launched, RunEnded, RunStarted, WorkerEnded
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.process import ProcessIdentity
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from tests.conftest import REPOSITORY
 from tests.fakes.supervised import PATIENCE_S, dump, left_over, said, start, submit, supervisor_of, until, works
 
@@ -162,7 +162,7 @@ LAUNCH = """
 import sys, time
 from pathlib import Path
 from hetspec_core.jobs import LocalExecutor
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 bench = Workbench(Path(sys.argv[1]), LocalExecutor("tests.fakes.worker"))
 bench.start(sys.argv[2])
 time.sleep(60)

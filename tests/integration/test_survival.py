@@ -18,7 +18,7 @@ import pytest
 from hetspec_core.config import resolve
 from hetspec_core.events import Launched
 from hetspec_core.paths import RunPaths
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import RunSpec
 from tests.conftest import REPOSITORY
 from tests.fakes.real_runs import (

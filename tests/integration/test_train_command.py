@@ -9,7 +9,7 @@ import pytest
 
 from hetspec_core.cli.main import main
 from hetspec_core.paths import roots
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from tests.fakes.tiny_training import HIDDEN, VOCAB, load_tiny_base, write_tiny_base, write_tiny_store
 
 SIZES = f"""

@@ -21,7 +21,7 @@ from hetspec_core.errors import RunError
 from hetspec_core.events import Event, Log, Metric, Progress, RunEnded, WorkerEnded, read_events
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.paths import RunPaths
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import BaseSpec, ResourcesSpec, RunSpec
 from tests.fakes.supervised import left_over, until
 from tests.fakes.tiny_training import (

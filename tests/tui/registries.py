@@ -8,7 +8,9 @@ from pathlib import Path
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from hetspec_core.service import Library, RunSummary, Workbench
+from hetspec_core.service.library import Library
+from hetspec_core.service.report import RunSummary
+from hetspec_core.service.workbench import Workbench
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.picker import Choose, ChooseMany
 from hetspec_tui.screens.runs import RunsScreen

@@ -15,7 +15,7 @@ from hetspec_core.events import (
     RunStarted,
     WorkerEnded,
 )
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import Stage
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.screens.run import RunScreen

@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 
 from hetspec_core.events import Progress, RunEnded
 from hetspec_core.paths import RunPaths
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.dialogs import Confirm
 from hetspec_tui.messages import OpenPage, OpenRun
@@ -205,6 +205,6 @@ def test_without_a_gpu_there_is_one_plain_line_and_with_some_a_line_each(
 
 
 def _no_gpus(data: Path) -> object:
-    from hetspec_core.service import GpuReport
+    from hetspec_core.service.gpus import GpuReport
 
     return GpuReport((), "no NVIDIA driver answers")

@@ -16,9 +16,9 @@ from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static
 
 from hetspec_core.jobs import LocalExecutor
-from hetspec_core.service import Workbench
 from hetspec_core.service.launch import LaunchRequest, linked
 from hetspec_core.service.review import Review
+from hetspec_core.service.workbench import Workbench
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.desk import Desk
 from hetspec_tui.messages import OpenPage, OpenRun, RunsTouched

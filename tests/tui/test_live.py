@@ -24,7 +24,7 @@ from hetspec_core.errors import ResourceError
 from hetspec_core.events import RunEnded
 from hetspec_core.jobs import LocalExecutor, Queue
 from hetspec_core.paths import RunPaths
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec.run import ResourcesSpec
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.desk import Desk

@@ -22,9 +22,10 @@ from textual.widgets import Input
 
 from hetspec_core.events import Log
 from hetspec_core.process import ProcessIdentity
-from hetspec_core.service import GpuReport, Workbench
+from hetspec_core.service.gpus import GpuReport
 from hetspec_core.service.planning.bases import BaseFiles
 from hetspec_core.service.planning.facts import Facts
+from hetspec_core.service.workbench import Workbench
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.messages import OpenComparison, OpenRun
 from hetspec_tui.screens.chat import ChatScreen

@@ -16,7 +16,8 @@ from hetspec_core.events import (
     Log,
     Result,
 )
-from hetspec_core.service import ResolvedValue, Workbench
+from hetspec_core.service.presets import ResolvedValue
+from hetspec_core.service.workbench import Workbench
 from hetspec_tui.formatting import safe
 from hetspec_tui.screens.run import RunScreen
 from hetspec_tui.screens.run.texts import bar, results_text, setting_lines, table

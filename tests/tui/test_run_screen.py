@@ -19,7 +19,8 @@ from hetspec_core.events import (
     Result,
     RunEnded,
 )
-from hetspec_core.service import Library, Workbench
+from hetspec_core.service.library import Library
+from hetspec_core.service.workbench import Workbench
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.dialogs import Confirm, Details
 from hetspec_tui.screens.run import RunScreen

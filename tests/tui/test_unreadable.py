@@ -8,7 +8,7 @@ from pathlib import Path
 from textual.pilot import Pilot
 
 from hetspec_core.errors import HetSpecError
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.messages import OpenRun
 from hetspec_tui.screens.runs import RunsScreen

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 from hetspec_core.errors import UsageError
 from hetspec_core.events.chat import ChatSettings
-from hetspec_core.service import save_export
 from hetspec_core.service.chat import (
     ChatHistory,
     conversation_folder,
@@ -17,6 +16,7 @@ from hetspec_core.service.chat import (
     with_draft,
     with_served_draft,
 )
+from hetspec_core.service.saved_files import save_export
 from hetspec_core.service.traces import FORMATS, export, list_traces, load_trace
 from hetspec_tui.dialogs import Prompt
 from hetspec_tui.formatting import ago, safe

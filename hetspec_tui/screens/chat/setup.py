@@ -24,7 +24,7 @@ from hetspec_core.service.launch import names
 from hetspec_tui.picker import Choice
 
 if TYPE_CHECKING:
-    from hetspec_core.service import Workbench
+    from hetspec_core.service.workbench import Workbench
 
 RECIPE = "smollm2-llama-eagle"
 SGLANG = "sglang"

@@ -13,7 +13,7 @@ from hetspec_core.events import AT_WORK
 from hetspec_tui.formatting import STATE_COLOURS, STATE_SIGNS, count, duration, number, safe
 
 if TYPE_CHECKING:
-    from hetspec_core.service import RunSummary
+    from hetspec_core.service.report import RunSummary
 
 _SAMPLES_S = 60.0
 MUTED = "$foreground-muted"

@@ -17,7 +17,10 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from hetspec_core.errors import NotFoundError
-from hetspec_core.service import Library, LogFile, LogState, curve, save_export
+from hetspec_core.service.curves import curve
+from hetspec_core.service.library import Library
+from hetspec_core.service.logs import LogFile, LogState
+from hetspec_core.service.saved_files import save_export
 from hetspec_tui.desk import Desk
 from hetspec_tui.dialogs import Prompt
 from hetspec_tui.formatting import number, safe
@@ -29,7 +32,8 @@ from hetspec_tui.widgets.curves import Series
 from hetspec_tui.widgets.log_view import ListSource, LogView, Search
 
 if TYPE_CHECKING:
-    from hetspec_core.service import ResolvedValue, Workbench
+    from hetspec_core.service.presets import ResolvedValue
+    from hetspec_core.service.workbench import Workbench
 
 AXES = {"step": "step", "tokens": "tokens", "wall_s": "time"}
 """What the service calls an axis -> what the chart calls it."""

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len
 from textual.content import Content
 
-from hetspec_core.service import exit_words
 from hetspec_core.service.bench_view import Bars, Grid, Part, bench_lines, is_bench, is_tuning, tune_lines
+from hetspec_core.service.run_news import exit_words
 from hetspec_tui.formatting import duration, number, safe, size
 from hetspec_tui.screens.run.head import MUTED
 
 if TYPE_CHECKING:
     from hetspec_core.events import Artifact, CheckpointSaved
-    from hetspec_core.service import GpuReport, ResolvedValue, RunSummary, WorkerFacts
+    from hetspec_core.service.gpus import GpuReport
+    from hetspec_core.service.presets import ResolvedValue
+    from hetspec_core.service.report import RunSummary
+    from hetspec_core.service.run_news import WorkerFacts
 
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 BAR_CELLS = 28

@@ -7,8 +7,8 @@ import pytest
 from hetspec_core.cli.main import main
 from hetspec_core.cli.options import DEFAULT_RECIPE, recipe_and_texts, trees_of
 from hetspec_core.errors import NotFoundError, UsageError
-from hetspec_core.service import Workbench
 from hetspec_core.service.drafts import find_draft
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.terminal_text import visible
 
 

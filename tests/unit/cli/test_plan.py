@@ -10,8 +10,9 @@ import pytest
 
 from hetspec_core.cli.main import main
 from hetspec_core.errors import ResourceError, UsageError
-from hetspec_core.service import Workbench, doctor
+from hetspec_core.service import doctor
 from hetspec_core.service.checks import Check
+from hetspec_core.service.workbench import Workbench
 
 Capture = pytest.CaptureFixture[str]
 HUGE = ("--stage", "dataset", "--set", "dataset.limit=90000000", "--set", "resources.device='cpu'")

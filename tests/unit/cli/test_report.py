@@ -15,9 +15,9 @@ from hetspec_core.cli.main import main
 from hetspec_core.cli.pipeline import verdict as verdict_of_demo
 from hetspec_core.events.results import TreeResult, read_bench
 from hetspec_core.quantities import load_note
-from hetspec_core.service import Workbench
 from hetspec_core.service.bench_view import COLUMNS
 from hetspec_core.service.results import ResultRow, collect, front, rows_of
+from hetspec_core.service.workbench import Workbench
 from hetspec_tui.screens.run.texts import results_text
 from tests.fakes.results import PLAIN, bench_run, recorded, tree
 

@@ -9,7 +9,7 @@ import pytest
 
 from hetspec_core.cli.main import main
 from hetspec_core.events import ErrorInfo, Journal, Launched, Metric, Progress, Result, RunEnded
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from tests.fakes.run_folders import STARTED, submit_run
 
 Capture = pytest.CaptureFixture[str]

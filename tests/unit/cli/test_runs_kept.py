@@ -14,8 +14,9 @@ from hetspec_core.cli.main import main
 from hetspec_core.events import Event, Journal, Launched, Metric, Result, RunEnded, RunStarted
 from hetspec_core.files import locked
 from hetspec_core.process import ProcessIdentity
-from hetspec_core.service import Library, Workbench
 from hetspec_core.service.folders import submit_folder
+from hetspec_core.service.library import Library
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import RunSpec
 from tests.fakes.specs import small_spec
 

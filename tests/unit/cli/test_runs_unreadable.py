@@ -15,8 +15,8 @@ from hetspec_core.config.resolve import resolve
 from hetspec_core.errors import SpecError
 from hetspec_core.events import RunEnded
 from hetspec_core.paths import Roots
-from hetspec_core.service import Workbench
 from hetspec_core.service.checks import check_runs
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import DatasetSpec, TrainingSpec
 from tests.fakes.run_folders import STARTED, submit_run
 

@@ -19,7 +19,7 @@ from hetspec_core.cli import console as gate
 from hetspec_core.cli.main import main
 from hetspec_core.errors import DataError
 from hetspec_core.events import ErrorInfo, Event, Journal, Launched, Log, Marked, Metric, Result, RunEnded, RunStarted
-from hetspec_core.service import Workbench
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.terminal_text import visible
 from tests.fakes.specs import small_spec
 

@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hetspec_core.config.origins import Leaf, Place, Table, key_lines, leaves, merge, place_of, plain, to_table
+from hetspec_core.config.origins import Leaf, Place, Table, leaves, merge, place_of, plain, to_table
+from hetspec_core.documents import key_lines
 
 keys = st.sampled_from(["a", "b", "c", "d"])
 data = st.recursive(

@@ -16,7 +16,8 @@ import pytest
 from hetspec_core.errors import RunError
 from hetspec_core.events import Launched
 from hetspec_core.process import ProcessIdentity
-from hetspec_core.service import Library, Workbench
+from hetspec_core.service.library import Library
+from hetspec_core.service.workbench import Workbench
 from tests.fakes.registries import STARTED, make_run, metric, open_registry, say
 from tests.fakes.specs import small_spec
 

@@ -27,7 +27,7 @@ from hetspec_core.events import (
     RunStarted,
 )
 from hetspec_core.runs.rows import RunRow, apply
-from hetspec_core.service import RunSummary
+from hetspec_core.service.report import RunSummary
 from tests.fakes.registries import STARTED, dump, make_run, metric, open_registry, say
 
 

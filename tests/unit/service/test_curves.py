@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from hetspec_core.errors import NotFoundError, UsageError
 from hetspec_core.events import Event, Journal, Metric
-from hetspec_core.service import Workbench, curve
+from hetspec_core.service.curves import curve
+from hetspec_core.service.workbench import Workbench
 from tests.fakes.specs import small_spec
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from hetspec_core.files import write_atomic
 from hetspec_core.paths import Roots, roots
-from hetspec_core.service import Workbench, doctor
+from hetspec_core.service import doctor
 from hetspec_core.service.checks import (
     Check,
     check_bases,
@@ -22,6 +22,7 @@ from hetspec_core.service.checks import (
     check_roots,
 )
 from hetspec_core.service.planning.bases import find_base
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import HubSource, PackageSource, PathSource
 from tests.fakes.specs import small_spec
 

@@ -8,7 +8,8 @@ import pytest
 
 from hetspec_core.errors import UsageError
 from hetspec_core.events import Marked
-from hetspec_core.service import Library, Workbench
+from hetspec_core.service.library import Library
+from hetspec_core.service.workbench import Workbench
 from tests.fakes.specs import small_spec
 
 

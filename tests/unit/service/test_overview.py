@@ -9,8 +9,11 @@ import pytest
 
 from hetspec_core.events import Marked, Metric, Progress, RunEnded
 from hetspec_core.paths import RunPaths
-from hetspec_core.service import Library, Observer, Workbench, overview
+from hetspec_core.service import overview
+from hetspec_core.service.library import Library
+from hetspec_core.service.overview import Observer
 from hetspec_core.service.places import dashboard_files
+from hetspec_core.service.workbench import Workbench
 from tests.tui.homes import begun, lively_home, write_run
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hetspec_core.errors import UsageError
 from hetspec_core.events import Marked
 from hetspec_core.events.state import STATES
-from hetspec_core.service import Library, Workbench
+from hetspec_core.service.library import Library
 from hetspec_core.service.pages import Pages, split_query
+from hetspec_core.service.workbench import Workbench
 from tests.fakes.run_folders import add_run
 from tests.fakes.specs import small_spec
 

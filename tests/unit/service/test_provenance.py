@@ -10,8 +10,9 @@ import pytest
 
 from hetspec_core.config import resolve
 from hetspec_core.errors import NotFoundError
-from hetspec_core.service import Library, Workbench
 from hetspec_core.service.launch import LaunchRequest, linked
+from hetspec_core.service.library import Library
+from hetspec_core.service.workbench import Workbench
 from tests.fakes.specs import small_spec
 
 

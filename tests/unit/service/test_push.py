@@ -11,8 +11,8 @@ import pytest
 from hetspec_core.cli.main import main
 from hetspec_core.engine.stages.hub_push import files_of, push
 from hetspec_core.errors import ResourceError, UsageError
-from hetspec_core.service import Workbench
 from hetspec_core.service.cards import draft_card, draft_origins
+from hetspec_core.service.workbench import Workbench
 from tests.fakes.results import bench_run, tree
 
 TOKEN = "hf_secretsecretsecret"

@@ -20,8 +20,10 @@ from hetspec_core.events import (
     RunStarted,
     WorkerEnded,
 )
-from hetspec_core.service import RunReader, Workbench, exit_words, log_names, post_mortem, save_export
-from hetspec_core.service.failure_report import last_traceback
+from hetspec_core.service.failure_report import last_traceback, log_names, post_mortem
+from hetspec_core.service.run_news import RunReader, exit_words
+from hetspec_core.service.saved_files import save_export
+from hetspec_core.service.workbench import Workbench
 from tests.fakes.specs import small_spec
 
 

@@ -13,8 +13,9 @@ from hetspec_core.errors import NotFoundError, ResourceError, RunError
 from hetspec_core.events import FoundLost, Journal, Launched, Log, Progress, RunEnded, RunStarted
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
-from hetspec_core.service import Watch, Workbench
 from hetspec_core.service import workbench as module
+from hetspec_core.service.watch import Watch
+from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec.run import from_toml
 from tests.fakes.specs import small_spec
 
