@@ -23,10 +23,9 @@ from hetspec_core.files import NOT_WRITABLE, is_full, is_locked, sync_folder
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs import RunRow
 from hetspec_core.runs.folders import run_id_of, run_paths, why_unreadable
-from hetspec_core.service.folders import desk_lock, submit_folder, submitted
+from hetspec_core.service.folders import desk_lock, read_origins, resolved_as, submit_folder, submitted
 from hetspec_core.service.inputs import find_run
 from hetspec_core.service.labels import check_labels
-from hetspec_core.service.provenance import read_origins, resolved_as
 from hetspec_core.service.report import RunSummary, read_spec
 from hetspec_core.service.workbench import Workbench, refuse_unreadable
 from hetspec_core.spec import RunSpec

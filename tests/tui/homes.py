@@ -22,7 +22,7 @@ from hetspec_core.events import (
 from hetspec_core.files import take_lock
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
-from hetspec_core.service.provenance import origins_text
+from hetspec_core.service.folders import origins_text
 from hetspec_core.spec import Stage
 from hetspec_core.spec.run import to_toml
 from tests.fakes.specs import small_spec
