@@ -1,4 +1,8 @@
-"""Run folders as the desk makes and holds them. It knows no registry and starts nothing."""
+"""Run folders as the desk makes and holds them, with the origins of the values of their specs.
+
+It knows no registry and starts nothing. A run that an earlier version made, or that was made from a spec alone, has no
+origins.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,6 @@ from hetspec_core.spec.serving import HIDDEN
 
 if TYPE_CHECKING:
     from hetspec_core.config.resolve import Resolved
-    from hetspec_core.spec import RunSpec
 
 _ID_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # no 0 o 1 l i
 
@@ -136,7 +139,7 @@ def origins_text(spec: RunSpec, origins: Mapping[str, Origin]) -> str:
 
 
 def read_origins(paths: RunPaths) -> dict[str, Place]:
-    """Dotted key -> where its value came from; empty when nobody has written it down, or it cannot be read."""
+    """Dotted key -> where its value came from; empty when there is no such file, or it cannot be read."""
     try:
         found = read_json(paths.origins)
     except (OSError, DocumentError):

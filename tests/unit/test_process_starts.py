@@ -44,7 +44,7 @@ COMES_FROM_ELSEWHERE = {
 MAY_NAME_THE_INTERPRETER = {
     "hetspec_core/process.py:python_command",
     "hetspec_core/sglang/launch.py:interpreter",
-    "hetspec_core/service/sglang_check.py:check_sglang",
+    "hetspec_core/service/doctor.py:check_sglang",
     "hetspec_core/service/doctor.py:_check_python",
     "hetspec_core/service/doctor.py:_check_torch",
 }
@@ -228,8 +228,7 @@ def test_a_command_that_asks_the_engine_imports_nothing_from_the_present_folder(
 @pytest.mark.slow
 def test_the_doctor_and_the_chat_import_nothing_from_the_present_folder(trap: Path, home: Path) -> None:
     from hetspec_core.service.chat.worker_link import WorkerLink, worker_command
-    from hetspec_core.service.doctor import _check_torch
-    from hetspec_core.service.sglang_check import check_sglang
+    from hetspec_core.service.doctor import _check_torch, check_sglang
 
     assert _check_torch(has_gpu=False).facts.get("version")
     check_sglang(has_gpu=False)

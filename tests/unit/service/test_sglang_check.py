@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hetspec_core.service.sglang_check import check_sglang
+from hetspec_core.service.doctor import check_sglang
 from hetspec_core.sglang.versions import differences
 from tests.fakes.sglang_site import bare_python, make_site
 
