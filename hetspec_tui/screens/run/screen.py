@@ -17,10 +17,9 @@ from textual.content import Content
 from textual.widgets import Static, TabbedContent, TabPane
 
 from hetspec_core.errors import HetSpecError, NotFoundError
-from hetspec_core.service.failure_report import log_names, post_mortem
 from hetspec_core.service.library import Library
 from hetspec_core.service.report import RunSummary, list_files
-from hetspec_core.service.run_news import RunNews, RunReader
+from hetspec_core.service.run_news import RunNews, RunReader, log_names, post_mortem
 from hetspec_tui.dialogs import Details
 from hetspec_tui.formatting import safe
 from hetspec_tui.page import Page
