@@ -79,7 +79,7 @@ def bench(
 ) -> None:
     """Measure speculative against plain decoding on the same prompts, interleaved in one process."""
     from hetspec_core.prompts import MT_BENCH_SYSTEM_PROMPT
-    from hetspec_core.service.lines import append_line, result_line
+    from hetspec_core.service.export import append_line, result_line
     from hetspec_core.service.saved import measured_draft, resolve_saved
     from hetspec_core.service.workbench import Workbench
 

@@ -1,18 +1,32 @@
-"""Runs as files for other programs: CSV, JSON, Markdown. How figures are written for people the caller says."""
+"""Runs and results as files for other programs: CSV, JSON, Markdown, and files of one JSON line per result.
+
+The caller says how figures are written for people.
+"""
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
+import os
+import re
+import stat
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from hetspec_core.errors import UsageError
-from hetspec_core.files import write_output
-from hetspec_core.service.report import RunSummary
+from pydantic_core import to_json
+
+from hetspec_core import files
+from hetspec_core.errors import ResourceError, UsageError
+from hetspec_core.files import explain, write_atomic, write_output
+from hetspec_core.service.report import RunReport, RunSummary
+
+if TYPE_CHECKING:
+    from hetspec_core.service.workbench import Workbench
 
 Form = Literal["csv", "json", "markdown"]
 FORMS: dict[str, Form] = {".csv": "csv", ".json": "json", ".md": "markdown", ".markdown": "markdown"}
@@ -58,8 +72,6 @@ def runs_text(runs: Sequence[RunSummary], figures: Sequence[Mapping[str, float]]
 
 def json_text(value: Any) -> str:
     """JSON to read; nan and infinities, which JSON has not, as null."""
-    from pydantic_core import to_json
-
     return to_json(value, inf_nan_mode="null", indent=2).decode() + "\n"
 
 
@@ -97,3 +109,74 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     return value if isinstance(value, str) and value.isprintable() else json.dumps(value, default=str)
+
+
+def result_line(report: RunReport) -> dict[str, Any]:
+    """What a finished run says in one line: who it is, when it ended, what was asked and what came of it."""
+    run = report.summary
+    return {
+        "run_id": run.run_id,
+        "name": run.name,
+        "stage": run.stage,
+        "recipe": run.recipe,
+        "spec_hash": run.spec_hash,
+        "ended": run.ended,
+        "results": report.results,
+    }
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Append one JSON line, whole, however many processes append at the same time.
+
+    An unfinished last line, left by a process that was killed, is closed first, so that it spoils only itself.
+
+    Raises:
+        ResourceError: the file cannot be written; the sentence says why.
+    """
+    line = to_json(record, inf_nan_mode="null", fallback=str)
+    path = path.expanduser()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        access = os.O_RDWR if path.is_file() or not path.exists() else os.O_WRONLY
+        handle = os.open(path, access | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # another process may be in the middle of its line
+            files.append_line(handle, line)
+            if stat.S_ISREG(os.fstat(handle).st_mode):  # a pipe or a terminal (--out /dev/stdout) cannot be synced
+                os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        doing = f"the result was not appended to {path}"
+        told = explain(error, doing=doing)
+        if not isinstance(told, ResourceError):
+            told = ResourceError(f"{doing}: {error.strerror}", hint="name a file that can be written")
+        raise told from error
+
+
+def save_export(workbench: Workbench, name: str, suffix: str, text: str) -> Path:
+    """Write a text to a new file, and give its path.
+
+    Args:
+        workbench: below whose data folder.
+        name: what it is of; letters that do not belong into a file name are replaced.
+        suffix: such as ".csv".
+        text: the content.
+
+    Raises:
+        HetSpecError: it cannot be written; the sentence says why.
+    """
+    stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "export"
+    folder = workbench.roots.data / "exports"
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    path = folder / f"{stem[:80]}-{stamp}{suffix}"
+    count = 1
+    while path.exists():
+        count += 1
+        path = folder / f"{stem[:80]}-{stamp}-{count}{suffix}"
+    try:
+        write_atomic(path, text)
+    except OSError as error:
+        told = explain(error, doing=f"{path} was not written")
+        raise told or ResourceError(f"{path} was not written: {error.strerror or error}") from error
+    return path

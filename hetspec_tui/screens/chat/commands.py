@@ -16,7 +16,7 @@ from hetspec_core.service.chat import (
     with_draft,
     with_served_draft,
 )
-from hetspec_core.service.saved_files import save_export
+from hetspec_core.service.export import save_export
 from hetspec_core.service.traces import FORMATS, export, list_traces, load_trace
 from hetspec_tui.dialogs import Prompt
 from hetspec_tui.formatting import ago, safe

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hetspec_core.errors import ResourceError
-from hetspec_core.service.lines import append_line
+from hetspec_core.service.export import append_line
 
 
 def _append(path: Path, worker: int) -> None:

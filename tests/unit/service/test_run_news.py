@@ -20,8 +20,8 @@ from hetspec_core.events import (
     RunStarted,
     WorkerEnded,
 )
+from hetspec_core.service.export import save_export
 from hetspec_core.service.run_news import RunReader, exit_words, last_traceback, log_names, post_mortem
-from hetspec_core.service.saved_files import save_export
 from hetspec_core.service.workbench import Workbench
 from tests.fakes.specs import small_spec
 
