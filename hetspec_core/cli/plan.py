@@ -74,7 +74,7 @@ def plan(
 
 
 def _measure(workbench: Workbench, spec: RunSpec, *, quiet: bool) -> ProbeFacts:
-    from hetspec_core.service.planning.probe import probe_spec, read_probe
+    from hetspec_core.service.planning.facts import probe_spec, read_probe
 
     report = launch(workbench, probe_spec(spec), quiet=quiet)
     return read_probe(report, workbench.paths(report.summary.run_id))

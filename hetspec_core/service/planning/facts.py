@@ -1,6 +1,7 @@
 """What a plan has to know besides the spec: the machine as it is now, the data, and what was measured.
 
-Facts are plain values, so that a plan is a pure function of them. `gather_facts` looks at this machine.
+Facts are plain values, so that a plan is a pure function of them. `gather_facts` looks at this machine. A probe
+is a real dataset run of a few conversations, and `read_probe` says what it measured.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from hetspec_core.documents import read_json
-from hetspec_core.errors import NotFoundError
+from hetspec_core.errors import NotFoundError, StageFailed
+from hetspec_core.events import Progress, read_events
 from hetspec_core.jobs.gpus import gpu_status, read_inventory
 from hetspec_core.paths import Roots, RunPaths
 from hetspec_core.prompts import shipped_path
 from hetspec_core.service.planning.bases import BaseFiles, find_base
+from hetspec_core.service.report import RunReport
 from hetspec_core.spec import RunSpec
 
 SELF_PROMPTS = 400
 """Prompts that a base writes when `dataset.limit` does not say how many."""
 
 CHARACTERS_PER_TOKEN = 4.0
+PROBE_SAMPLES = 20
+_WRITING = ("prompts", "answers")  # tasks in which the base writes
 _MIB = 1 << 20
 _LONGEST_MANIFEST_BYTES = 512 * _MIB  # a line for each shard, and there may be many
 _MOST_COUNTED_BYTES = 4 << 30  # larger files are not read for the sake of a plan
@@ -31,7 +36,7 @@ _MOST_COUNTED_BYTES = 4 << 30  # larger files are not read for the sake of a pla
 
 @dataclass(frozen=True)
 class GpuFacts:
-    """One GPU, its memory in bytes, and its state: free, leased by a run, or busy with somebody else's process."""
+    """One GPU, its memory in bytes, and its state: free, leased by a run, or busy with another process."""
 
     name: str
     memory_bytes: int
@@ -245,3 +250,55 @@ def _count_prompts(spec: RunSpec) -> int | None:
     for limit in (int(most) if limited else None, spec.bench.limit):
         number = number if limit is None else min(number, limit)
     return number
+
+
+def probe_spec(spec: RunSpec) -> RunSpec:
+    """The dataset run that measures for a spec: the same base and data, `PROBE_SAMPLES` conversations at most, by one
+    worker.
+    """
+    limit = min(PROBE_SAMPLES, spec.dataset.limit or PROBE_SAMPLES)
+    dataset = spec.dataset.model_copy(update={"limit": limit})
+    alone = {"num_workers": None, "num_nodes": 1, "node_rank": 0, "rendezvous": None}
+    resources = spec.resources.model_copy(
+        update=alone | {"num_gpus": min(1, spec.resources.num_gpus), "gpus": spec.resources.gpus[:1]}
+    )
+    return spec.model_copy(
+        update={
+            "stage": "dataset",
+            "name": f"probe {spec.recipe}".strip(),
+            "dataset": dataset,
+            "resources": resources,
+            "parents": (),
+        }
+    )
+
+
+def read_probe(report: RunReport, paths: RunPaths) -> ProbeFacts:
+    """What a finished probe run measured.
+
+    Raises:
+        StageFailed: it left no result.
+    """
+    result: dict[str, Any] = report.results.get("dataset", {})
+    try:
+        return ProbeFacts(
+            run_id=paths.run_id,
+            samples=int(result["samples"]),
+            tokens=int(result["tokens"]),
+            supervised_tokens=int(result["supervised_tokens"]),
+            bytes=int(result["bytes"]),
+            capture_s=float(result["capture_s"]),
+            answers_s=_writing_s(paths),
+            memory_bytes=dict(result["peak_memory_bytes"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise StageFailed(f"the probe run {paths.run_id} left no usable result: {error}") from None
+
+
+def _writing_s(paths: RunPaths) -> float:
+    """Seconds between the first and the last progress event of each task in which the base writes."""
+    times: dict[str, list[float]] = {}
+    for event in read_events(paths.events)[0]:
+        if isinstance(event, Progress) and event.task in _WRITING:
+            times.setdefault(event.task, []).append(event.time)
+    return sum(max(found) - min(found) for found in times.values())
