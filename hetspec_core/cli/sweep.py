@@ -37,10 +37,8 @@ def sweep(
     """Train and measure a grid of drafts. One dataset serves all that can share it. Run it again to go on: only what is
     missing or has failed is submitted, by the content of each run.
     """
-    from hetspec_core.service.sweeps.cells import expand
-    from hetspec_core.service.sweeps.document import read_sweep
-    from hetspec_core.service.sweeps.ledger import SweepLedger
-    from hetspec_core.service.sweeps.running import SweepRun, standings
+    from hetspec_core.service.sweeps.cells import expand, read_sweep
+    from hetspec_core.service.sweeps.running import SweepLedger, SweepRun, standings
     from hetspec_core.service.workbench import Workbench
 
     wanted = read_sweep(file)

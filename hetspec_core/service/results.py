@@ -14,7 +14,7 @@ from hetspec_core.events.record import ReadRecord
 from hetspec_core.events.results import BenchResult, Lossless, PhaseSeconds, TreeResult, read_bench
 from hetspec_core.service.bench_view import COLUMNS, equal_answers
 from hetspec_core.service.library import Library
-from hetspec_core.service.sweeps.ledger import SweepLedger
+from hetspec_core.service.sweeps.running import SweepLedger
 
 if TYPE_CHECKING:
     from hetspec_core.service.workbench import Workbench

@@ -12,10 +12,8 @@ from hetspec_core.cli.main import main
 from hetspec_core.errors import NotFoundError, RunError, SpecError
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.service.library import Library
-from hetspec_core.service.sweeps.cells import SweepCell, expand
-from hetspec_core.service.sweeps.document import SweepSpec, read_sweep
-from hetspec_core.service.sweeps.ledger import SweepLedger
-from hetspec_core.service.sweeps.running import SweepRun, standings
+from hetspec_core.service.sweeps.cells import SweepCell, SweepSpec, expand, read_sweep
+from hetspec_core.service.sweeps.running import SweepLedger, SweepRun, standings
 from hetspec_core.service.workbench import Workbench
 
 FILE = """

@@ -1,7 +1,7 @@
-"""From a sweep to its runs: every combination, with what each stands on. It resolves specs and starts nothing.
+"""From the file of a sweep to its runs: every combination, with the cell that each depends on. It starts nothing.
 
-A cell is known by its content: the hash of its spec without name and ids, and of the cells that it stands on. So the
-same cell is found again however the file is written, and another cell is another run.
+A cell is known by its content: the hash of its spec without name and ids, and of the cells that it depends on. So
+the same cell is found again however the file is written, and another cell is another run.
 """
 
 from __future__ import annotations
@@ -9,18 +9,102 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field, field_validator, model_validator
+
 from hetspec_core.config.resolve import Resolved, resolve
-from hetspec_core.errors import SpecError
-from hetspec_core.service.sweeps.document import SweepSpec
+from hetspec_core.documents import DocumentError, flatten, read_toml
+from hetspec_core.errors import NotFoundError, SpecError
 from hetspec_core.spec import RunSpec
+from hetspec_core.spec.decode import Spec, decode
 
 if TYPE_CHECKING:
     from hetspec_core.config.origins import Origin
     from hetspec_core.service.workbench import Workbench
+
+
+STAGES = ("dataset", "train", "bench")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_HINT = "docs/sweeps.md shows a whole file"
+
+
+class ExistingDraft(Spec):
+    """A draft that is there already: it is measured, not trained."""
+
+    draft: str = Field(min_length=1, description="Train run, or draft directory of any layout.")
+    recipe: str = Field(min_length=1, description="Recipe that says what else a bench needs: base, decoding.")
+    name: str = Field(default="", description="What it is called in tables; the run or directory when empty.")
+
+
+class SweepSpec(Spec):
+    """A grid of runs."""
+
+    name: str = Field(description="Name of the sweep; its runs carry the tag sweep-NAME.")
+    recipes: tuple[str, ...] = Field(default=(), description="Recipes whose drafts are trained and measured.")
+    drafts: tuple[ExistingDraft, ...] = Field(default=(), description="Drafts that are measured as they are.")
+    dataset: str | None = Field(default=None, description="Hidden states that are there already: run or directory.")
+    stages: tuple[str, ...] = Field(default=STAGES, description="How far to go: dataset, train, bench.")
+    set: dict[str, Any] = Field(default_factory=dict, description="Keys that all runs have.")
+    train: dict[str, Any] = Field(default_factory=dict, description="Key -> values that trainings take, each.")
+    bench: dict[str, Any] = Field(default_factory=dict, description="Key -> values that benches take, each.")
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"name is {name!r}; letters, digits, dots, dashes and underscores are allowed")
+        return name
+
+    @model_validator(mode="after")
+    def _check(self) -> SweepSpec:
+        if not self.recipes and not self.drafts:
+            raise ValueError("there is nothing to sweep over: name recipes to train or drafts to measure")
+        if list(self.stages) != [stage for stage in STAGES if stage in self.stages] or not self.stages:
+            raise ValueError(f"stages is {list(self.stages)}; allowed are some of {', '.join(STAGES)}, in this order")
+        if self.drafts and "bench" not in self.stages:
+            raise ValueError("drafts that are there already can only be measured, and stages has no bench")
+        return self
+
+    @property
+    def tag(self) -> str:
+        """The tag of its runs."""
+        return f"sweep-{self.name}"
+
+
+def read_sweep(path: Path) -> SweepSpec:
+    """Read the file of a sweep.
+
+    Raises:
+        NotFoundError: it is not there.
+        SpecError: it is no TOML file, or does not hold; every problem is listed.
+    """
+    try:
+        data = read_toml(path, streams=True)
+    except OSError as error:
+        raise NotFoundError(f"the sweep {path} cannot be read: {error.strerror}") from error
+    except DocumentError as error:
+        raise SpecError(f"{path} {error}", hint=_HINT) from None
+    data.setdefault("name", path.stem)
+    for key in ("set", "train", "bench"):
+        if isinstance(data.get(key), Mapping):
+            data[key] = flatten(data[key], keep_empty=False)
+    spec, problems = decode(SweepSpec, data)
+    if spec is None:
+        raise SpecError(f"{path} does not hold", problems=[str(problem) for problem in problems], hint=_HINT)
+    wrong = [
+        f"{part}.{key} is {value!r}; a grid needs a list of values"
+        for part in ("train", "bench")
+        for key, value in getattr(spec, part).items()
+        if not isinstance(value, list) or not value
+    ]
+    if wrong:
+        raise SpecError(f"{path} does not hold", problems=wrong, hint=_HINT)
+    return spec
 
 
 @dataclass(frozen=True)
@@ -31,7 +115,7 @@ class SweepCell:
         key: hash of its content.
         label: what tells it from the others.
         spec: its spec, before it is linked to the run of its parent.
-        parent: key of the cell that it stands on; empty when there is none.
+        parent: key of the cell that it depends on; empty when there is none.
         origins: dotted key -> where the value in its spec came from.
     """
 
@@ -58,7 +142,7 @@ class SweepCell:
 
 
 def expand(workbench: Workbench, sweep: SweepSpec) -> tuple[SweepCell, ...]:
-    """The cells of a sweep, those that others stand on first. Equal cells are one.
+    """The cells of a sweep, those that others depend on first. Equal cells are one.
 
     Raises:
         NotFoundError: a recipe, dataset or draft is not there.

@@ -1,27 +1,100 @@
-"""Submitting what a sweep still needs, and seeing it through. It starts runs by the workbench only.
+"""The run of each cell of a sweep, kept in a file beside the runs; submitting and following those that are missing.
 
-A cell needs a run when its run failed, was stopped, is lost or was thrown away, and when somebody stands on it: the
-dataset of trainings that have all succeeded is not made again.
+A cell needs a run when its run failed, was stopped, is lost or was thrown away, and when a missing run depends on it:
+the dataset of trainings that have all succeeded is not made again. Runs are started by the workbench only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hetspec_core.errors import HetSpecError, NotFoundError
+import filelock
+from pydantic_core import to_json
+
+from hetspec_core.documents import read_json
+from hetspec_core.errors import CorruptFileError, HetSpecError, NotFoundError, RunError
 from hetspec_core.events import AT_WORK, UNFINISHED, Marked
+from hetspec_core.files import write_atomic
 from hetspec_core.service.library import Library
-from hetspec_core.service.sweeps.cells import SweepCell
-from hetspec_core.service.sweeps.document import SweepSpec
-from hetspec_core.service.sweeps.ledger import SubmittedCell, SweepLedger
+from hetspec_core.service.sweeps.cells import SweepCell, SweepSpec
 
 if TYPE_CHECKING:
     from hetspec_core.service.workbench import Workbench
 
 _POLL_S = 0.3
+
+
+@dataclass(frozen=True)
+class SubmittedCell:
+    """A cell that was submitted."""
+
+    run_id: str
+    label: str
+    stage: str
+    parent: str = ""
+
+
+class SweepLedger:
+    """The cells of one sweep that have a run.
+
+    Args:
+        data: the data root.
+        name: of the sweep.
+    """
+
+    def __init__(self, data: Path, name: str) -> None:
+        self.name = name
+        self.path = data / "sweeps" / f"{name}.json"
+
+    @property
+    def exists(self) -> bool:
+        """Whether the sweep was ever submitted here."""
+        return self.path.is_file()
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the sweep against other commands.
+
+        Raises:
+            RunError: another command is at it.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(self.path.with_suffix(".lock"))
+        try:
+            held.acquire(timeout=0)
+        except filelock.Timeout:
+            raise RunError(
+                f"another command is at sweep {self.name}", hint="wait for it, or stop it; its runs go on"
+            ) from None
+        try:
+            yield
+        finally:
+            held.release()
+
+    def read(self) -> dict[str, SubmittedCell]:
+        """Cell -> its newest run.
+
+        Raises:
+            CorruptFileError: the file cannot be read.
+        """
+        if not self.exists:
+            return {}
+        try:
+            return {key: SubmittedCell(**entry) for key, entry in read_json(self.path)["cells"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptFileError(
+                f"{self.path} cannot be read: {error}", hint="remove it; the runs stay, and a sweep submits new ones"
+            ) from None
+
+    def write(self, cells: dict[str, SubmittedCell]) -> None:
+        """Keep these cells, all of them."""
+        kept = {key: asdict(entry) for key, entry in cells.items()}
+        write_atomic(self.path, to_json({"sweep": self.name, "cells": kept}, indent=1) + b"\n")
 
 
 @dataclass(frozen=True)
@@ -44,7 +117,7 @@ def standings(workbench: Workbench, sweep: SweepSpec, cells: Sequence[SweepCell]
     entries = SweepLedger(workbench.roots.data, sweep.name).read()
     states = {cell.key: _state(workbench, entries.get(cell.key)) for cell in cells}
     waiting = workbench.queue.waiting_ids()
-    # Submitted, and whoever did so was stopped before it came to start them.
+    # Submitted by a command that was stopped before it started them.
     idle = {key for key, state in states.items() if state == "queued" and entries[key].run_id not in waiting}
     children: dict[str, list[str]] = {}
     for cell in cells:
@@ -97,7 +170,7 @@ class SweepRun:
             cell, run_id, action = standing.cell, standing.run_id, standing.action
             parent = entries.get(cell.parent)
             if action in ("resume", "start") and parent and parent.run_id not in self._parents(run_id):
-                action = "submit"  # what it stood on is gone, and was made anew
+                action = "submit"  # the run that it depended on was removed and made anew
             if action == "submit":
                 asked = cell.linked(f"{self.sweep.name}: {cell.label}", parent.run_id if parent else None)
                 run_id = self.workbench.submit(asked, after=(parent.run_id,) if parent else ()).run_id

@@ -186,7 +186,7 @@ def test_a_picture_needs_an_extra_that_is_named(benches, tmp_path: Path, capsys:
 
 
 def test_only_a_sweeps_own_benches_are_in_its_report(benches, home: Path) -> None:
-    from hetspec_core.service.sweeps.ledger import SubmittedCell, SweepLedger
+    from hetspec_core.service.sweeps.running import SubmittedCell, SweepLedger
 
     with Workbench() as workbench:
         entries = {
