@@ -21,7 +21,7 @@ from textual.containers import Horizontal, Vertical
 from benchmarks.loop_watch import LoopWatch
 from hetspec_core.events.chat import Step
 from hetspec_core.service.chat import Answer, SessionTotals
-from hetspec_core.service.traces import load_trace
+from hetspec_core.service.traces.files import load_trace
 from hetspec_tui.screens.chat import meters as chat_meters
 from hetspec_tui.screens.chat.playback import Playback
 from hetspec_tui.screens.chat.texts import answer_entry

@@ -24,8 +24,8 @@ from pathlib import Path
 from hetspec_core.events import EventBase, Journal, Launched, Marked, Metric, RunEnded, RunStarted, Submitted
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs import Registry
-from hetspec_core.service.curves import curve
 from hetspec_core.service.library import Library
+from hetspec_core.service.pages import curve
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import Architecture, BaseSpec, PathSource, RunSpec
 from hetspec_core.spec.run import to_toml

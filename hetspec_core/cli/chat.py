@@ -88,7 +88,7 @@ def chat(
 ) -> None:
     """Chat with a base and its draft: accepted tokens in colour, /tree, /stats, /ab, /set and more; see /help."""
     from hetspec_core.service.chat import ChatHistory, ChatSession, chat_config
-    from hetspec_core.service.traces import trace_folder
+    from hetspec_core.service.traces.files import trace_folder
     from hetspec_core.service.workbench import Workbench
 
     recipe, questions = recipe_and_texts(questions or [], recipe, saved)

@@ -15,7 +15,7 @@ from hetspec_core.terminal_text import ascii_escapes
 
 if TYPE_CHECKING:
     from hetspec_core.events.chat import Calibrated
-    from hetspec_core.service.traces import Prediction
+    from hetspec_core.service.traces.simulation import Prediction
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -25,7 +25,7 @@ TraceWord = Annotated[str, typer.Argument(metavar="TRACE", help="File, recorded 
 @app.command("list")
 def list_(json: JsonFlag = False) -> None:
     """The shipped traces and those recorded by `chat --record`."""
-    from hetspec_core.service.traces import list_traces
+    from hetspec_core.service.traces.files import list_traces
 
     found = list_traces()
     if json:
@@ -52,7 +52,7 @@ def show(
     """One trace: question, answer and figures, or the tree of one step."""
     from hetspec_core.cli.chat_view import AnswerPrinter, figure_lines, tree_lines
     from hetspec_core.service.chat import Answer, SessionTotals
-    from hetspec_core.service.traces import load_trace
+    from hetspec_core.service.traces.files import load_trace
 
     found = load_trace(trace)
     answer = Answer.of(found)
@@ -93,7 +93,7 @@ def replay(
     from hetspec_core.cli.chat_view import AnswerPrinter, show_end, tree_lines
     from hetspec_core.events.chat import Step, Tokens
     from hetspec_core.service.chat import Answer, SessionTotals
-    from hetspec_core.service.traces import load_trace
+    from hetspec_core.service.traces.files import load_trace
 
     found = load_trace(trace)
     answer, printer, before = Answer.empty(found), AnswerPrinter(), 0.0
@@ -125,9 +125,9 @@ def export(
 ) -> None:
     """Write a trace as SVG, HTML or JSON."""
     from hetspec_core.files import write_output
-    from hetspec_core.service.traces import FORMATS, load_trace
-    from hetspec_core.service.traces import export as export_trace
-    from hetspec_core.service.traces.export import Format
+    from hetspec_core.service.traces.export import FORMATS, Format
+    from hetspec_core.service.traces.export import export as export_trace
+    from hetspec_core.service.traces.files import load_trace
 
     known: dict[str, Format] = {one: one for one in FORMATS}
     chosen = known.get(form)
@@ -156,8 +156,10 @@ def simulate(
 ) -> None:
     """Predict accept length (and tokens/s) of other tree shapes from recorded trees; see docs/traces.md."""
     from hetspec_core.cli.options import trees_of
-    from hetspec_core.service.traces import Costs, load_trace, read_positions
-    from hetspec_core.service.traces import simulate as run_simulation
+    from hetspec_core.service.traces.files import load_trace
+    from hetspec_core.service.traces.positions import read_positions
+    from hetspec_core.service.traces.simulation import Costs
+    from hetspec_core.service.traces.simulation import simulate as run_simulation
     from hetspec_core.spec import TreeSpec
 
     answers = [read_positions(load_trace(word), word) for word in traces]
@@ -215,7 +217,7 @@ def _read_costs(path: Path) -> Calibrated:
 
 def _calibrate(recipe: str, draft: str | None, trees: list[str]) -> Calibrated:
     from hetspec_core.service.chat import ChatSession, chat_config
-    from hetspec_core.service.traces import CALIBRATION_TREES
+    from hetspec_core.service.traces.simulation import CALIBRATION_TREES
     from hetspec_core.service.workbench import Workbench
 
     with Workbench() as workbench:

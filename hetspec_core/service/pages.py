@@ -2,7 +2,7 @@
 
 The ids of a result are fetched once, as text, and sorting and filtering are left to SQLite; rows are read for the few
 that are looked at. So a list stays as it is while one scrolls through it, and 100,000 runs cost a tenth of a second.
-It draws nothing.
+Metrics of runs are given as curves, thinned so that every peak is still there. It draws nothing.
 """
 
 from __future__ import annotations
@@ -11,19 +11,31 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from hetspec_core.errors import NotFoundError
+from hetspec_core.errors import NotFoundError, UsageError
 from hetspec_core.events import AT_WORK, RunState
 from hetspec_core.events.state import FINISHED, STATES
-from hetspec_core.runs import RunRow
+from hetspec_core.runs import AXES, Axis, RunRow
 from hetspec_core.runs.query import FIELDS
-from hetspec_core.runs.thin import Axis
 from hetspec_core.service.library import Library
 from hetspec_core.service.report import RunSummary, list_files
 from hetspec_core.service.workbench import Workbench
+from hetspec_core.spec.decode import did_you_mean
 
-__all__ = ["Axis", "Listing", "Loss", "MetricSeries", "Pages", "RunLine", "Vocabulary", "split_query"]
+__all__ = [
+    "Axis",
+    "CurvePoint",
+    "Listing",
+    "Loss",
+    "MetricCurve",
+    "MetricSeries",
+    "Pages",
+    "RunLine",
+    "Vocabulary",
+    "curve",
+    "split_query",
+]
 
 STAGES = ("dataset", "train", "bench", "generate")
 
@@ -87,7 +99,7 @@ class Loss:
         runs: they themselves.
         bytes: of all files in their folders.
         checkpoints: how many folders of checkpoints and drafts are among them.
-        standing: ids of the other runs that stand on them.
+        standing: ids of the other runs that depend on them.
     """
 
     runs: list[RunSummary]
@@ -138,7 +150,7 @@ class Pages:
         return Listing(run_ids, max(total, len(run_ids)), states)
 
     def lines(self, run_ids: Sequence[str], names: Collection[str] = ()) -> list[RunLine]:
-        """The rows of some runs, in this order; a run that is gone is left out.
+        """The rows of some runs, in this order; a run that is no longer there is left out.
 
         Args:
             run_ids: which; a screenful or two.
@@ -188,11 +200,11 @@ class Pages:
             sum(1 for part in (folder / "checkpoints").glob("*") if part.is_dir()) + (folder / "draft").is_dir()
             for folder in kept
         )
-        gone = set(run_ids)
+        removed = set(run_ids)
         standing = [
             run_id
             for run_id, parents in self.workbench.registry.lineage().items()
-            if run_id not in gone and gone & set(parents)
+            if run_id not in removed and removed & set(parents)
         ]
         return Loss(runs, sum(sum(size.values()) for size in sizes), checkpoints, standing)
 
@@ -226,7 +238,7 @@ class Pages:
         states: dict[str, RunState] = {}
         for row in self.workbench.registry.find([f"state:{','.join(sorted(AT_WORK))}"], archived=True):
             state = self.workbench.state_of(row)
-            if state != row.state:  # its process is gone: it may have said more in the meantime
+            if state != row.state:  # its process has ended: it may have written more in the meantime
                 state = self.workbench.state(row.run_id)
             states[row.run_id] = state
         for run_id in waiting:
@@ -237,3 +249,70 @@ class Pages:
 
 def _is_quoted(part: str) -> bool:
     return len(part) > 1 and part[0] == part[-1] == '"' and '"' not in part[1:-1]
+
+
+class CurvePoint(NamedTuple):
+    """One point: where it lies on the axis, its value, and the step at which it was measured."""
+
+    x: float
+    value: float
+    step: int
+
+
+@dataclass(frozen=True)
+class MetricCurve:
+    """A metric of a run, ready to be drawn.
+
+    Attributes:
+        axis: what `x` of the points counts: steps, training tokens, or seconds of work over all attempts.
+        points: by step; those without a value (it was not finite) or without an `x` are left out.
+        total: how many points the run has of this metric, drawn or not.
+    """
+
+    run_id: str
+    metric: str
+    axis: Axis
+    points: tuple[CurvePoint, ...]
+    total: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types."""
+        points = [point._asdict() for point in self.points]
+        return {"run_id": self.run_id, "metric": self.metric, "x": self.axis, "total": self.total, "points": points}
+
+
+def curve(workbench: Workbench, run_id: str, metric: str, points: int, x: Axis = "step") -> MetricCurve:
+    """A metric of a run in about `points` points, with what its journal has said until now.
+
+    A longer curve is cut into equal stretches of the axis, and of each the lowest and the highest point are taken, and
+    of all the first and the last: no peak is lost, however few points are asked for.
+
+    Args:
+        workbench: whose run.
+        run_id: which.
+        metric: its name.
+        points: about how many, at least 4; two for each column of a screen say all that can be drawn.
+        x: the axis.
+
+    Raises:
+        NotFoundError: there is no such run, or it has no such metric.
+        UsageError: `points` or `x` is none that can be.
+    """
+    if x not in AXES:
+        raise UsageError(f"a curve has no axis {x!r}{did_you_mean(x, AXES)}", hint=f"it is one of {', '.join(AXES)}")
+    if points < 4:
+        raise UsageError(f"a curve cannot be drawn in {points} points", hint="ask for at least 4")
+    workbench.state(run_id)  # takes in what is new, and says so when the run is not there
+    found = workbench.registry.curve(run_id, metric, most=points, axis=x)
+    if not found:
+        known = workbench.registry.metric_names(run_id)
+        raise NotFoundError(
+            f"run {run_id} has no metric {metric!r}{did_you_mean(metric, known)}",
+            hint=f"it has {', '.join(known) or 'none yet'}",
+        )
+    drawn = []
+    for point in found:
+        place = getattr(point, x)
+        if place is not None and point.value is not None:
+            drawn.append(CurvePoint(place, point.value, point.step))
+    return MetricCurve(run_id, metric, x, tuple(drawn), workbench.registry.count_points(run_id, metric))

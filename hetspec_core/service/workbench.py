@@ -35,7 +35,7 @@ from hetspec_core.paths import HOME_VARIABLE, Roots, RunPaths, make_folders, roo
 from hetspec_core.runs import Registry, RunRow
 from hetspec_core.runs.folders import is_run, run_paths
 from hetspec_core.runs.rows import with_facts
-from hetspec_core.service.chains import stopped_children, waits_for
+from hetspec_core.service.dependencies import stopped_children, waits_for
 from hetspec_core.service.folders import desk_lock, fill_folder, keys_of, new_run_id, seal, submit_folder, submitted
 from hetspec_core.service.gpus import GpuReport, crew_on_processor, read_gpus, waiting_reasons, waiting_run
 from hetspec_core.service.inputs import InputKind, explain_missing, find_run, product_folder

@@ -12,7 +12,7 @@ from textual.app import App, ComposeResult
 
 from hetspec_core.events.steps import TreeStep
 from hetspec_core.service.chat import best_rejected, shown
-from hetspec_core.service.traces import load_trace
+from hetspec_core.service.traces.files import load_trace
 from hetspec_tui.formatting import safe
 from hetspec_tui.screens.chat.tree_pane import failed_node
 from hetspec_tui.widgets.draft_tree import (

@@ -17,7 +17,8 @@ from hetspec_core.service.chat import (
     with_served_draft,
 )
 from hetspec_core.service.export import save_export
-from hetspec_core.service.traces import FORMATS, export, list_traces, load_trace
+from hetspec_core.service.traces.export import FORMATS, export
+from hetspec_core.service.traces.files import list_traces, load_trace
 from hetspec_tui.dialogs import Prompt
 from hetspec_tui.formatting import ago, safe
 from hetspec_tui.page import Page

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from hetspec_core.errors import HetSpecError, UsageError
+from hetspec_core.events.trace import Trace
 from hetspec_core.service.chat import Answer, ChatConfig, ChatSession
-from hetspec_core.service.traces import CALIBRATION_TREES, Trace, trace_folder
+from hetspec_core.service.traces.files import trace_folder
+from hetspec_core.service.traces.simulation import CALIBRATION_TREES
 from hetspec_tui.dialogs import Confirm
 from hetspec_tui.formatting import safe
 from hetspec_tui.page import Page

@@ -16,8 +16,8 @@ from textual.containers import Container, Vertical
 from textual.content import Content
 
 from hetspec_core.events.chat import ChatSettings, Garbage
+from hetspec_core.events.trace import Trace
 from hetspec_core.service.chat import Answer, ChatSession, SessionTotals, Turn
-from hetspec_core.service.traces import Trace
 from hetspec_tui.page import Page
 from hetspec_tui.screens.chat import texts
 from hetspec_tui.screens.chat.commands import ChatCommands

@@ -17,10 +17,10 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from hetspec_core.errors import NotFoundError
-from hetspec_core.service.curves import curve
 from hetspec_core.service.export import save_export
 from hetspec_core.service.library import Library
 from hetspec_core.service.logs import LogFile, LogState
+from hetspec_core.service.pages import curve
 from hetspec_tui.desk import Desk
 from hetspec_tui.dialogs import Prompt
 from hetspec_tui.formatting import number, safe

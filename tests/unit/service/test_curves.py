@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hetspec_core.errors import NotFoundError, UsageError
 from hetspec_core.events import Event, Journal, Metric
-from hetspec_core.service.curves import curve
+from hetspec_core.service.pages import curve
 from hetspec_core.service.workbench import Workbench
 from tests.fakes.specs import small_spec
 
