@@ -20,7 +20,8 @@ from textual.containers import Horizontal, Vertical
 
 from benchmarks.loop_watch import LoopWatch
 from hetspec_core.events.chat import Step
-from hetspec_core.service.chat import Answer, SessionTotals
+from hetspec_core.service.chat.answer import Answer
+from hetspec_core.service.chat.meters import SessionTotals
 from hetspec_core.service.traces.files import load_trace
 from hetspec_tui.screens.chat import meters as chat_meters
 from hetspec_tui.screens.chat.playback import Playback

@@ -40,11 +40,14 @@ from hetspec_core.cli.options import (
 from hetspec_core.cli.streams import read_stdin_line
 from hetspec_core.errors import Cancelled, DataError, HetSpecError, StageFailed, UsageError
 from hetspec_core.events.chat import Garbage, WorkerDied
-from hetspec_core.service.chat import ChatHistory, conversation_folder, find_draft, with_draft
+from hetspec_core.service.chat.conversation import ChatHistory, conversation_folder
+from hetspec_core.service.chat.setup import with_draft
+from hetspec_core.service.drafts import find_draft
 
 if TYPE_CHECKING:
     from hetspec_core.events.chat import ChatEvent, ChatSettings
-    from hetspec_core.service.chat import Answer, ChatSession
+    from hetspec_core.service.chat.answer import Answer
+    from hetspec_core.service.chat.session import ChatSession
     from hetspec_core.service.workbench import Workbench
 
 app = typer.Typer()
@@ -87,7 +90,9 @@ def chat(
     json: JsonFlag = False,
 ) -> None:
     """Chat with a base and its draft: accepted tokens in colour, /tree, /stats, /ab, /set and more; see /help."""
-    from hetspec_core.service.chat import ChatHistory, ChatSession, chat_config
+    from hetspec_core.service.chat.conversation import ChatHistory
+    from hetspec_core.service.chat.session import ChatSession
+    from hetspec_core.service.chat.setup import chat_config
     from hetspec_core.service.traces.files import trace_folder
     from hetspec_core.service.workbench import Workbench
 

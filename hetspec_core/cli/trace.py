@@ -51,7 +51,8 @@ def show(
 ) -> None:
     """One trace: question, answer and figures, or the tree of one step."""
     from hetspec_core.cli.chat_view import AnswerPrinter, figure_lines, tree_lines
-    from hetspec_core.service.chat import Answer, SessionTotals
+    from hetspec_core.service.chat.answer import Answer
+    from hetspec_core.service.chat.meters import SessionTotals
     from hetspec_core.service.traces.files import load_trace
 
     found = load_trace(trace)
@@ -92,7 +93,8 @@ def replay(
     """Let an answer appear again, without a model."""
     from hetspec_core.cli.chat_view import AnswerPrinter, show_end, tree_lines
     from hetspec_core.events.chat import Step, Tokens
-    from hetspec_core.service.chat import Answer, SessionTotals
+    from hetspec_core.service.chat.answer import Answer
+    from hetspec_core.service.chat.meters import SessionTotals
     from hetspec_core.service.traces.files import load_trace
 
     found = load_trace(trace)
@@ -216,7 +218,8 @@ def _read_costs(path: Path) -> Calibrated:
 
 
 def _calibrate(recipe: str, draft: str | None, trees: list[str]) -> Calibrated:
-    from hetspec_core.service.chat import ChatSession, chat_config
+    from hetspec_core.service.chat.session import ChatSession
+    from hetspec_core.service.chat.setup import chat_config
     from hetspec_core.service.traces.simulation import CALIBRATION_TREES
     from hetspec_core.service.workbench import Workbench
 

@@ -11,7 +11,9 @@ import pytest
 from hetspec_core.config import load_base
 from hetspec_core.events.chat import ChatSettings
 from hetspec_core.events.trace import read_trace
-from hetspec_core.service.chat import Answer, ChatConfig, ChatSession
+from hetspec_core.service.chat.answer import Answer
+from hetspec_core.service.chat.session import ChatSession
+from hetspec_core.service.chat.setup import ChatConfig
 from hetspec_core.service.traces.positions import read_positions
 from hetspec_core.service.traces.simulation import Costs, predict, simulate
 from hetspec_core.spec import ResourcesSpec, TreeSpec

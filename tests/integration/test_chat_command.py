@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from hetspec_core.cli.main import main
-from hetspec_core.service.chat import ChatHistory
+from hetspec_core.service.chat.conversation import ChatHistory
 from tests.conftest import REPOSITORY
 from tests.fakes import chat_worker
 from tests.fakes.terminal import own_terminal

@@ -19,7 +19,10 @@ from hetspec_core.errors import RunError, UsageError
 from hetspec_core.events.chat import ChatSettings, Loading, Step, WorkerDied
 from hetspec_core.events.trace import read_trace
 from hetspec_core.process import ProcessIdentity
-from hetspec_core.service.chat import Answer, ChatConfig, ChatHistory, ChatSession
+from hetspec_core.service.chat.answer import Answer
+from hetspec_core.service.chat.conversation import ChatHistory
+from hetspec_core.service.chat.session import ChatSession
+from hetspec_core.service.chat.setup import ChatConfig
 from hetspec_core.spec import ResourcesSpec
 from tests.conftest import REPOSITORY
 from tests.fakes import chat_worker
@@ -263,7 +266,7 @@ def test_the_worker_ends_with_the_desk(tmp_path: Path) -> None:
         "import sys, time\n"
         "from tests.fakes import chat_worker\n"
         "from tests.integration.test_chat_session import config\n"
-        "from hetspec_core.service.chat import ChatSession\n"
+        "from hetspec_core.service.chat.session import ChatSession\n"
         "session = ChatSession(config(), command=chat_worker.COMMAND)\n"
         "session.start()\n"
         "while session.state != 'ready': session.wait(1)\n"

@@ -41,7 +41,7 @@ from hetspec_core.events.chat import (
     decode_reply,
     encode,
 )
-from hetspec_core.service.chat import Answer
+from hetspec_core.service.chat.answer import Answer
 from hetspec_core.spec import DecodingSpec
 from tests.fakes.tiny_models import CONTEXT, perfect_pair, tiny_base, tiny_draft
 

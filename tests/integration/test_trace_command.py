@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hetspec_core.cli.main import main
-from hetspec_core.service.chat import Answer
+from hetspec_core.service.chat.answer import Answer
 from hetspec_core.service.traces.files import load_trace
 from tests.conftest import REPOSITORY
 from tests.fakes import chat_worker

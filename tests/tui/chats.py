@@ -9,7 +9,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from hetspec_core.paths import roots
-from hetspec_core.service.chat import ChatSession
+from hetspec_core.service.chat.session import ChatSession
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.dialogs import Prompt
 from hetspec_tui.messages import OpenPage

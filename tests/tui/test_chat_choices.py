@@ -11,7 +11,7 @@ from textual.pilot import Pilot
 from hetspec_core.events import RunEnded
 from hetspec_core.events.trace import read_trace
 from hetspec_core.paths import roots
-from hetspec_core.service.chat import SERVED_DRAFT
+from hetspec_core.service.chat.setup import SERVED_DRAFT
 from hetspec_tui.dialogs import Confirm
 from hetspec_tui.picker import Choose
 from hetspec_tui.screens.chat import ChatScreen

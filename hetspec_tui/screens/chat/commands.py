@@ -9,13 +9,8 @@ from typing import Any, cast
 
 from hetspec_core.errors import UsageError
 from hetspec_core.events.chat import ChatSettings
-from hetspec_core.service.chat import (
-    ChatHistory,
-    conversation_folder,
-    saved_conversations,
-    with_draft,
-    with_served_draft,
-)
+from hetspec_core.service.chat.conversation import ChatHistory, conversation_folder, saved_conversations
+from hetspec_core.service.chat.setup import with_draft, with_served_draft
 from hetspec_core.service.export import save_export
 from hetspec_core.service.traces.export import FORMATS, export
 from hetspec_core.service.traces.files import list_traces, load_trace

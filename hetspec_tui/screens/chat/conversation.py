@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 from hetspec_core.errors import HetSpecError, UsageError
 from hetspec_core.events.trace import Trace
-from hetspec_core.service.chat import Answer, ChatConfig, ChatSession
+from hetspec_core.service.chat.answer import Answer
+from hetspec_core.service.chat.session import ChatSession
+from hetspec_core.service.chat.setup import ChatConfig
 from hetspec_core.service.traces.files import trace_folder
 from hetspec_core.service.traces.simulation import CALIBRATION_TREES
 from hetspec_tui.dialogs import Confirm

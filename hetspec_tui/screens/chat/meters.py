@@ -8,7 +8,7 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widget import Widget
 
-from hetspec_core.service.chat import Figures
+from hetspec_core.service.chat.meters import Figures
 from hetspec_tui.formatting import bar, number
 
 _WIDE = 60

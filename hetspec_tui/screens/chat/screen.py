@@ -17,7 +17,10 @@ from textual.content import Content
 
 from hetspec_core.events.chat import ChatSettings, Garbage
 from hetspec_core.events.trace import Trace
-from hetspec_core.service.chat import Answer, ChatSession, SessionTotals, Turn
+from hetspec_core.service.chat.answer import Answer
+from hetspec_core.service.chat.conversation import Turn
+from hetspec_core.service.chat.meters import SessionTotals
+from hetspec_core.service.chat.session import ChatSession
 from hetspec_tui.page import Page
 from hetspec_tui.screens.chat import texts
 from hetspec_tui.screens.chat.commands import ChatCommands

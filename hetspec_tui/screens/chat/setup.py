@@ -12,14 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from hetspec_core.errors import NotFoundError, UsageError
 from hetspec_core.events.chat import ChatSettings
-from hetspec_core.service.chat import (
-    SERVED_DRAFT,
-    ChatConfig,
-    backends,
-    chat_config,
-    checkpoint_choices,
-    draft_choices,
-)
+from hetspec_core.service.chat.setup import SERVED_DRAFT, ChatConfig, backends, chat_config
+from hetspec_core.service.drafts import checkpoint_choices, draft_choices
 from hetspec_core.service.launch import names
 from hetspec_tui.picker import Choice
 

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from textual.content import Content
 
 from hetspec_core.events.chat import ChatMessage, ChatSettings
-from hetspec_core.service.chat import Answer, ChatSession, Piece, Turn, pieces_of
+from hetspec_core.service.chat.answer import Answer, Piece
+from hetspec_core.service.chat.conversation import Turn, pieces_of
+from hetspec_core.service.chat.session import ChatSession
 from hetspec_tui.formatting import number, safe
 from hetspec_tui.widgets.transcript import Token, TranscriptEntry
 

@@ -9,7 +9,7 @@ import pytest
 from hetspec_core.errors import CorruptFileError, NotFoundError, ResourceError
 from hetspec_core.events.chat import Answered, ChatMessage, ChatSettings, Garbage, Reply, Started, Tokens
 from hetspec_core.events.trace import TRACE_VERSION, TraceHeader, TraceWriter, read_trace
-from hetspec_core.service.chat import Answer
+from hetspec_core.service.chat.answer import Answer
 from tests.fakes.chat_worker import step_of
 
 HEADER = TraceHeader(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from hetspec_core.errors import NotFoundError, SpecError
-from hetspec_core.service.chat import SERVED_DRAFT, backends, chat_config, checkpoint_choices, draft_name
+from hetspec_core.service.chat.setup import SERVED_DRAFT, backends, chat_config
+from hetspec_core.service.drafts import checkpoint_choices, draft_name
 from hetspec_core.service.workbench import Workbench
 from tests.tui.homes import NOW, begun, write_run
 

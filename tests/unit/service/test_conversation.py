@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from hetspec_core.errors import CorruptFileError, NotFoundError, ResourceError, UsageError
 from hetspec_core.events.chat import Answered, ChatSettings, Tokens
-from hetspec_core.service.chat import Answer, ChatHistory, pieces_of, saved_conversations
+from hetspec_core.service.chat.answer import Answer
+from hetspec_core.service.chat.conversation import ChatHistory, pieces_of, saved_conversations
 from tests.fakes.chat_worker import step_of
 
 

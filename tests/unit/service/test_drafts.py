@@ -9,7 +9,7 @@ import pytest
 
 from hetspec_core.errors import NotFoundError
 from hetspec_core.events import EventBase, Result, RunEnded, RunStarted, Submitted
-from hetspec_core.service.chat import chat_config
+from hetspec_core.service.chat.setup import chat_config
 from hetspec_core.service.drafts import default_draft, find_draft
 from hetspec_core.service.workbench import Workbench
 from tests.tui.homes import NOW, write_run

@@ -15,7 +15,7 @@ from hetspec_core.errors import SpecError
 from hetspec_core.files import write_atomic
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.paths import make_folders
-from hetspec_core.service.chat import ChatHistory
+from hetspec_core.service.chat.conversation import ChatHistory
 from hetspec_core.service.library import Library
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.sglang.launch import plan_launch
