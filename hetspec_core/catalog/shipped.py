@@ -31,6 +31,7 @@ SHIPPED: tuple[Card, ...] = (
             "head": f"{_ENGINE}.algorithms.eagle3:Eagle3Head",
             "captured_layers": "low, middle, high",
             "owns_output_norm": True,
+            "architecture_word": "eagle3",  # in the names of architectures that other programs write
             "sglang": "hetspec_core.sglang.export:write_eagle3",
         },
         source="arXiv 2503.01840",

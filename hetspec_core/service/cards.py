@@ -16,6 +16,7 @@ from hetspec_core.errors import DataError, HetSpecError, NotFoundError
 from hetspec_core.service.export import markdown_text
 from hetspec_core.service.library import Library
 from hetspec_core.service.results import ResultRow, rows_of
+from hetspec_core.spec import AlgorithmSpec
 
 if TYPE_CHECKING:
     from hetspec_core.service.workbench import Workbench
@@ -88,7 +89,7 @@ def draft_card(origins: Origins, repository: str, base: BaseSpec | None = None) 
     """Markdown with a header that the hub reads."""
     settings, spec = origins.settings, origins.spec
     base = base or (spec.base if spec else None)
-    algorithm = str(_table(settings.get("algorithm")).get("name", "eagle"))
+    algorithm = str(_table(settings.get("algorithm")).get("name", AlgorithmSpec().name))
     recipe = str(settings.get("recipe") or (spec.recipe if spec else ""))
     facts = {
         "base": _base_line(base, str(settings.get("base") or "")),

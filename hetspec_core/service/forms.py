@@ -20,7 +20,7 @@ from hetspec_core.catalog import list_cards, load_card
 from hetspec_core.config.formulas import FormulaError, parse
 from hetspec_core.config.resolve import toml_value
 from hetspec_core.errors import NotFoundError
-from hetspec_core.spec import RunSpec, TreeSpec
+from hetspec_core.spec import AlgorithmSpec, RunSpec, TreeSpec
 from hetspec_core.spec.decode import allowed, decode, did_you_mean
 from hetspec_core.spec.run import ABSENT, SECTIONS, spec_class
 
@@ -65,6 +65,7 @@ STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
 """Stage -> the sections that it reads."""
 
 _CARDS = {"draft.backbone": "backbones", "dataset.format": "formats", "algorithm.name": "algorithms"}
+_DEFAULT_ALGORITHM = AlgorithmSpec().name
 _FROM_THE_FILE = ("name", "summary")  # a preset's name is its file's
 _BY_PRESET = ("base.architecture", "base.license", "base.parameters")  # facts about weights, not settings of a run
 
@@ -169,7 +170,7 @@ class Field:
         return value, ""
 
 
-def fields(*, algorithm: str = "eagle", sections: tuple[str, ...] = SECTIONS) -> tuple[Field, ...]:
+def fields(*, algorithm: str = _DEFAULT_ALGORITHM, sections: tuple[str, ...] = SECTIONS) -> tuple[Field, ...]:
     """The fields of a recipe, in the order of the spec; what is a table of free keys is left to an editor.
 
     Args:
@@ -179,7 +180,7 @@ def fields(*, algorithm: str = "eagle", sections: tuple[str, ...] = SECTIONS) ->
     return tuple(field for field in _all_fields(algorithm) if field.section in sections)
 
 
-def launch_fields(stages: tuple[str, ...], *, algorithm: str = "eagle") -> tuple[Field, ...]:
+def launch_fields(stages: tuple[str, ...], *, algorithm: str = _DEFAULT_ALGORITHM) -> tuple[Field, ...]:
     """The fields that matter to some stages, those changed most first; facts about a base's weights are left out."""
     wanted = [section for stage in stages for section in STAGE_SECTIONS[stage]]
     found = {

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hetspec_core.catalog import list_cards
 from hetspec_core.config import library, load_base, resolve
 from hetspec_core.config.library import Preset, PresetFile
 from hetspec_core.config.origins import Leaf, Place, to_table
@@ -19,7 +20,7 @@ from hetspec_core.documents import DocumentError, read_bounded, read_json
 from hetspec_core.errors import HetSpecError, NotFoundError, SpecError
 from hetspec_core.paths import RunPaths
 from hetspec_core.service.drafts import find_draft
-from hetspec_core.spec import RunSpec
+from hetspec_core.spec import AlgorithmSpec, RunSpec
 from hetspec_core.spec.run import from_toml
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def measured_draft(
     *,
     say: Callable[[str], None] | None = None,
 ) -> Path | None:
-    """As `saved_draft`; None where nobody named one and the run asks a running server, which has its own.
+    """As `saved_draft`; None where none is named and the run asks a running server, which has its own.
 
     Raises:
         NotFoundError: there is none.
@@ -153,7 +154,7 @@ def _spec_in(folder: Path) -> RunSpec | None:
 
 
 def _algorithm_of(draft: Path) -> str:
-    """Card of the algorithm that a draft was made by, as far as its configuration tells."""
+    """Card of the algorithm that a draft was made by: as its configuration says, else the default of a spec."""
     for folder in (draft, draft / "draft_model"):
         config = _json(folder / "config.json")
         made_by = _table(config.get("hetspec")).get("algorithm")
@@ -164,9 +165,11 @@ def _algorithm_of(draft: Path) -> str:
             *(architectures if isinstance(architectures, list) else ()),
             config.get("speculators_model_type") or "",
         )
-        if any("eagle3" in str(name).lower() for name in named):
-            return "eagle3"
-    return "eagle"
+        for card in list_cards("algorithms"):
+            word = card.capabilities.get("architecture_word")
+            if isinstance(word, str) and any(word in str(name).lower() for name in named):
+                return card.name
+    return AlgorithmSpec().name
 
 
 def _recipe_of(base: str, draft: Path, algorithm: str) -> str:
