@@ -175,7 +175,7 @@ def check_locks(roots: Roots) -> Iterator[Check]:
 def _is_held(path: Path) -> bool:
     try:
         return is_locked(path)
-    except OSError:  # a lock that cannot be opened is somebody else's business
+    except OSError:  # a lock that cannot be opened belongs to another user
         return False
 
 

@@ -35,7 +35,7 @@ _WORDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class LaunchRequest:
-    """What somebody wants to run.
+    """What a user wants to run.
 
     Attributes:
         recipe: name of a recipe preset.

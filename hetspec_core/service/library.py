@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Relative:
-    """A run in the tree of those that stand on each other; `summary` None = it is not there (any more)."""
+    """A run in the tree of runs that depend on each other; `summary` None = it does not exist (any more)."""
 
     run_id: str
     summary: RunSummary | None
@@ -109,7 +109,7 @@ class Library:
             if limit is not None and len(found) >= limit:
                 break
             state = self.workbench.state_of(row)
-            if state != row.state:  # its process is gone: it may have said more in the meantime
+            if state != row.state:  # its process has ended: it may have written more in the meantime
                 state = self.workbench.state(row.run_id)
                 row = registry.row(row.run_id) or row
             if row.run_id in waiting and state in FINISHED:  # it waits for its next attempt
@@ -189,7 +189,7 @@ class Library:
         return figures[name] if name in figures else self.workbench.registry.config(run.run_id).get(name)
 
     def lineage(self, run_id: str, direction: Literal["up", "down"]) -> Relative:
-        """The runs that a run stands on (up), or that stand on it (down), and so on, as a tree."""
+        """The runs that a run depends on (up), or that depend on it (down), and so on, as a tree."""
         self.workbench.registry.sync_all()
         parents = self.workbench.registry.lineage()
         near: dict[str, list[str]] = {}
@@ -265,7 +265,7 @@ class Library:
         """
         workbench = self.workbench
         paths = workbench.paths(run_id)
-        with self._held(paths), workbench.queue.lock():  # nobody starts it meanwhile
+        with self._held(paths), workbench.queue.lock():  # so that it is not started meanwhile
             state = workbench.state(run_id)
             works = state == UNREADABLE and _is_kept(paths)
             if works or state not in FINISHED | {"queued", UNREADABLE}:
@@ -279,7 +279,7 @@ class Library:
 
     @contextlib.contextmanager
     def _held(self, paths: RunPaths) -> Iterator[None]:
-        """The run, against other desks; a folder in which no lock can be made is nobody's to start."""
+        """The run, against other desks; a run cannot be started from a folder in which no lock can be made."""
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(desk_lock(paths))

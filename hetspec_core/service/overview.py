@@ -1,4 +1,4 @@
-"""What is going on below one home: runs at work and waiting, what came out last, what needs somebody's attention.
+"""What is going on below one home: runs at work and waiting, what came out last, what needs attention.
 
 An `Observer` is asked again and again. It looks at the journals of the runs that it knows to be at work, and at all
 others only when there are new ones or some time has passed, so that ten thousand finished runs cost nothing.

@@ -193,7 +193,7 @@ def copy(reference: str, name: str) -> PresetLine:
 
 
 def new_name(kind: str, name: str) -> str:
-    """A name for a copy that nobody has yet: NAME-mine, NAME-mine-2..."""
+    """A name for a copy that is not taken yet: NAME-mine, NAME-mine-2..."""
     taken = library.preset_files(kind)
     number, candidate = 1, f"{name}-mine"
     while candidate in taken:
@@ -222,7 +222,7 @@ def save(kind: str, name: str, text: str, *, replacing: str | None = None) -> Pa
     Args:
         kind, name: which.
         text: the whole file.
-        replacing: what the file is thought to hold; it is not written when somebody else has changed it meanwhile.
+        replacing: what the file is thought to hold; it is not written when the file was changed meanwhile.
 
     Raises:
         NotFoundError: there is no such kind.

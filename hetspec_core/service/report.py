@@ -234,6 +234,6 @@ def is_there(paths: RunPaths, name: str) -> bool:
 
 
 def lost_status(paths: RunPaths) -> int | None:
-    """Exit status of the worker that was found lost last, if somebody saw it."""
+    """Exit status of the worker that was found lost last, if it was seen."""
     found = [event.exit_status for event in read_events(paths.desk)[0] if isinstance(event, FoundLost)]
     return found[-1] if found else None

@@ -503,7 +503,7 @@ class Workbench:
         row = self._sync(run_id)
         state = self.state_of(row)
         if state in ("lost", "cancelled") and row.state != state:
-            # The process is gone, so its journal is complete now, which it may not have been when it was read.
+            # The process has ended, so its journal is complete now, which it may not have been when it was read.
             row = self._sync(run_id)
             state = self.state_of(row)
         if state in FINISHED and run_id in self.queue.waiting_ids():
