@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 
 from hetspec_core.cli.main import main
 from hetspec_core.paths import RunPaths
@@ -83,7 +84,9 @@ def test_a_dataset_and_a_draft_of_an_earlier_version_are_read(older: Path, capsy
 def test_a_cancelled_training_of_an_earlier_version_goes_on_to_its_end(older: Path) -> None:
     (folder,) = {path.parent for path in older.glob("runs/*-train-*/spec.toml") if 'name = "cut"' in path.read_text()}
     paths = RunPaths(folder)
+    AcceleratorState._reset_state(True)  # a training of another precision may have run in this process
     work_here(paths)
+    AcceleratorState._reset_state(True)
     steps = [step for step, name in series(paths) if name == "eval/loss"]
     assert max(steps) == 40
     assert (paths.draft / "model.safetensors").is_file()

@@ -25,7 +25,7 @@ from tests.fakes.tiny_models import ragged_prompts, tiny_draft
 
 PROMPTS = ragged_prompts((19, 5), vocab=VOCAB)
 DECODING = DecodingSpec(tree=TreeSpec.parse("4/3/12"), max_new_tokens=24)
-DISTINCT = 8  # different tokens in the answers of a family at least, so that equal answers mean something
+DISTINCT = 6  # different tokens in the answers of a family at least, so that equal answers mean something
 MOST_WEIGHTS = 6_000_000
 
 SAMPLE = ("cohere2", "deepseek_v3", "gpt_neox", "ministral3", "opt", "phi3", "phimoe", "qwen3_moe")
