@@ -386,7 +386,7 @@ class RunCommands:
         if choices is None:
             return
         own = next((choice.key for choice in choices if "◆" in choice.text), None)
-        opened = await self._page.ask_user(Choose("What it stands on, and what stands on it", choices, own))
+        opened = await self._page.ask_user(Choose("Runs it depends on, and runs that depend on it", choices, own))
         if opened is not None and opened.startswith("!"):
             self._page.notify("This run is not here any more; u looks into the trash.", severity="warning")
         elif opened is not None:

@@ -214,7 +214,7 @@ _HEADLINES = ("accept_length", "speedup", "decode_tokens_per_s", "loss", "top1",
 
 @app.command()
 def lineage(run: RunWord, json: JsonFlag = False) -> None:
-    """Show what a run stands on, and what stands on it."""
+    """Show the runs that a run depends on, and the runs that depend on it."""
     with Workbench() as workbench:
         run_id = workbench.resolve_run(run)
         library = Library(workbench)

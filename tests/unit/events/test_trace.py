@@ -14,7 +14,7 @@ from tests.fakes.chat_worker import step_of
 
 HEADER = TraceHeader(
     messages=[ChatMessage(role="user", content="Hello")],
-    settings=ChatSettings(draft="/home/somebody/runs/x/draft", draft_name="x").changed(tree="2/2/4"),
+    settings=ChatSettings(draft="/home/user/runs/x/draft", draft_name="x").changed(tree="2/2/4"),
 )
 REPLIES: list[Reply] = [
     Started(ask=1, prompt_tokens=7, limit_tokens=50, context_tokens=100),
@@ -49,7 +49,7 @@ def test_what_is_written_is_read(path: Path) -> None:
 
 
 def test_no_directory_is_in_it(path: Path) -> None:
-    assert b"somebody" not in path.read_bytes()
+    assert b"/home/user" not in path.read_bytes()
     assert read_trace(path).header.settings.draft == "x"
 
 
