@@ -23,6 +23,11 @@ def format_bytes(size: float) -> str:
     return f"{value:.1f} TiB"
 
 
+def gigabytes(size: float) -> str:
+    """Bytes of a disk or of a machine's memory, in decimal gigabytes: 1,024.5 GB."""
+    return f"{size / 1e9:,.1f} GB"
+
+
 def load_note(facts: Mapping[str, Any]) -> str:
     """`load 12 on 2 cores` when other work shared the processor with a measurement; else empty.
 

@@ -20,7 +20,7 @@ import torch
 import transformers
 from pydantic_core import to_json
 
-from hetspec_core.engine.run_folder import Share, read_spec, versions
+from hetspec_core.engine.run_folder import Share, versions
 from hetspec_core.errors import Cancelled, ResourceError
 from hetspec_core.events import (
     Artifact,
@@ -36,6 +36,7 @@ from hetspec_core.events import (
 from hetspec_core.files import write_atomic
 from hetspec_core.paths import RunPaths
 from hetspec_core.spec import ResourcesSpec, RunSpec
+from hetspec_core.spec.run import read_spec
 
 MAIN_WORKER = "worker-0"
 PROGRESS_PERIOD_S = 0.2
@@ -258,7 +259,7 @@ def open_context(
         ResourceError: the device asked for is not there.
     """
     paths = RunPaths(Path(run_dir).absolute())
-    spec = spec or read_spec(paths)
+    spec = spec or read_spec(paths.spec)
     device = resolve_device(spec.resources)
     if device.type == "cuda":
         torch.cuda.set_device(device)  # tensors on "cuda" without an index go to this one

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 import hetspec_core
-from hetspec_core.errors import NotFoundError, SpecError
+from hetspec_core.errors import NotFoundError
 from hetspec_core.paths import RunPaths, roots
-from hetspec_core.spec import RunSpec
-from hetspec_core.spec.run import from_toml
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "safetensors")
 
@@ -48,22 +46,6 @@ class Share:
         none in common.
         """
         return frozenset(sorted(set(content_ids))[self.number :: self.count])
-
-
-def read_spec(paths: RunPaths) -> RunSpec:
-    """The spec of a run folder.
-
-    Raises:
-        NotFoundError: there is no spec.toml.
-        SpecError: it does not hold; every problem is listed.
-    """
-    try:
-        text = paths.spec.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise NotFoundError(f"{paths.folder} is no run folder: it has no {paths.spec.name}") from None
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{paths.spec} is not UTF-8 text: {error}") from None
-    return from_toml(text, name=str(paths.spec))
 
 
 def find_product(word: str, kind: Literal["hidden_states", "draft"]) -> Path:

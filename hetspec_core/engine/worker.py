@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hetspec_core.engine.reporting import describe_error
-from hetspec_core.engine.run_folder import Share, read_spec, versions
+from hetspec_core.engine.run_folder import Share, versions
 from hetspec_core.errors import Cancelled, HetSpecError, NotFoundError, RunError
 from hetspec_core.events import EndState, ErrorInfo, Journal, RunEnded, RunStarted
 from hetspec_core.files import write_atomic
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
+from hetspec_core.spec.run import read_spec
 from hetspec_core.terminal_text import say
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _run_stage(
     share: Share | None,
     cancelled: threading.Event,
 ) -> None:
-    spec = read_spec(paths)
+    spec = read_spec(paths.spec)
     me = ProcessIdentity.of()
     journal.write(  # before torch is imported, which takes seconds: the desk sees the run begin at once
         RunStarted(stage=spec.stage, pid=me.pid, host=me.host, birth=me.birth, attempt=attempt, versions=versions())

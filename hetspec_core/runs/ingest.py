@@ -21,11 +21,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from hetspec_core.documents import DocumentError, flatten, read_bounded
+from hetspec_core.documents import flatten
 from hetspec_core.errors import HetSpecError, RunError
 from hetspec_core.events import read_pieces
 from hetspec_core.events.state import UNREADABLE
-from hetspec_core.files import locked
+from hetspec_core.files import file_size, locked
 from hetspec_core.paths import RunPaths, make_folders
 from hetspec_core.runs.database import (
     BUSY_TIMEOUT_S,
@@ -45,7 +45,7 @@ from hetspec_core.runs.query import Names, parse_order, parse_query
 from hetspec_core.runs.rows import MetricPoint, RunName, RunRow, apply
 from hetspec_core.runs.tables import put_labels, put_row, put_settings, put_texts, put_values, remove_all, remove_run
 from hetspec_core.runs.thin import Axis, count_points, thin
-from hetspec_core.spec.run import from_toml
+from hetspec_core.spec.run import read_spec
 
 _RUN_ID = re.compile(r"\d{8}-\d{6}-[a-z]+-[a-z0-9]{4}")
 _BATCH_RUNS, _BATCH_S = 2000, 2.0  # of one transaction; other processes wait a little longer than that
@@ -223,7 +223,7 @@ class Registry:
             if not (row.events_offset or row.desk_offset):
                 return False
         try:
-            return (_size(paths.events), _size(paths.desk)) == (row.events_offset, row.desk_offset)
+            return (file_size(paths.events), file_size(paths.desk)) == (row.events_offset, row.desk_offset)
         except OSError:
             return False
 
@@ -457,7 +457,7 @@ class Registry:
         created, sizes = 0.0, (0, 0)
         with contextlib.suppress(OSError):  # a folder that may not be entered still has its own time
             created = paths.folder.stat().st_mtime
-            sizes = (_size(paths.events), _size(paths.desk))
+            sizes = (file_size(paths.events), file_size(paths.desk))
         row = RunRow.unreadable(run_id, why, created)
         if not why_unreadable(paths):  # its files can be opened: what is in them is at fault
             row = replace(row, events_offset=sizes[0], desk_offset=sizes[1])
@@ -516,9 +516,8 @@ def _first_row(paths: RunPaths, run_id: str) -> tuple[RunRow, dict[str, Any]]:
     """The row of a run that has said nothing yet, and its settings."""
     created = paths.spec.stat().st_mtime
     try:
-        text = read_bounded(paths.spec).decode(errors="replace")
-        spec = from_toml(text, name=str(paths.spec))
-    except (HetSpecError, DocumentError):
+        spec = read_spec(paths.spec)
+    except HetSpecError:
         return RunRow.of_spec(run_id, None, created), {}
     config = spec.model_dump(mode="json", exclude_none=True)
     row = RunRow.of_spec(run_id, spec, created)
@@ -537,11 +536,4 @@ def _runs_named(config: dict[str, Any]) -> Iterator[str]:
 
 def _is_shorter(paths: RunPaths, row: RunRow) -> bool:
     """Whether a journal has become shorter than what was taken in of it."""
-    return _size(paths.desk) < row.desk_offset or _size(paths.events) < row.events_offset
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
+    return file_size(paths.desk) < row.desk_offset or file_size(paths.events) < row.events_offset

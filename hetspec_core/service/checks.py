@@ -19,6 +19,7 @@ from hetspec_core.errors import HetSpecError
 from hetspec_core.events.state import UNREADABLE
 from hetspec_core.files import is_locked
 from hetspec_core.paths import Roots
+from hetspec_core.quantities import gigabytes
 from hetspec_core.runs import Registry
 from hetspec_core.service.planning.bases import find_base
 from hetspec_core.service.planning.facts import existing_parent
@@ -84,7 +85,7 @@ def check_roots(roots: Roots) -> Iterator[Check]:
         facts |= {"free_bytes": free}
         status: Status = "error" if free < NO_DISK_BYTES else "warning" if free < LITTLE_DISK_BYTES else "ok"
         hint = "" if status == "ok" else "make room, or set HETSPEC_HOME to a larger disk"
-        yield Check(f"{name} folder", status, f"{folder}, {free / 1e9:,.1f} GB free", hint, facts)
+        yield Check(f"{name} folder", status, f"{folder}, {gigabytes(free)} free", hint, facts)
 
 
 def check_registry(roots: Roots) -> Check:

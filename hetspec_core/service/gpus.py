@@ -29,7 +29,7 @@ from hetspec_core.jobs import (
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import run_variables
 from hetspec_core.spec import RunSpec
-from hetspec_core.spec.run import from_toml
+from hetspec_core.spec.run import read_spec
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def waiting_run(
         ResourceError: this machine does not have so many GPUs of the kind it asks for, or as `crew_of`.
         UsageError: HETSPEC_CPU_SLOTS is not a number.
     """
-    spec = _read_spec(paths)
+    spec = _spec_of(paths)
     if spec is None:
         return None
     request = gpu_request(spec)
@@ -168,7 +168,7 @@ def by_another(spec: RunSpec) -> bool:
 
 def crew_on_processor(paths: RunPaths) -> CrewPlan:
     """The workers of a run that leases no GPU."""
-    spec = _read_spec(paths)
+    spec = _spec_of(paths)
     return CrewPlan() if spec is None else crew_of(spec, 0)
 
 
@@ -204,9 +204,9 @@ def crew_of(spec: RunSpec, gpus: int) -> CrewPlan:
     return CrewPlan("ranks", size, wanted.num_nodes, wanted.node_rank, rendezvous or "")
 
 
-def _read_spec(paths: RunPaths) -> RunSpec | None:
+def _spec_of(paths: RunPaths) -> RunSpec | None:
     """The spec of a run; None when it cannot be read: its worker says what is wrong with it."""
     try:
-        return from_toml(paths.spec.read_text(encoding="utf-8"), name=str(paths.spec))
-    except (HetSpecError, OSError, UnicodeDecodeError):
+        return read_spec(paths.spec)
+    except HetSpecError:
         return None

@@ -26,10 +26,10 @@ from hetspec_core.runs.folders import run_id_of, run_paths, why_unreadable
 from hetspec_core.service.folders import desk_lock, read_origins, resolved_as, submit_folder, submitted
 from hetspec_core.service.inputs import find_run
 from hetspec_core.service.labels import check_labels
-from hetspec_core.service.report import RunSummary, read_spec
+from hetspec_core.service.report import RunSummary, spec_or_problem
 from hetspec_core.service.workbench import Workbench, refuse_unreadable
 from hetspec_core.spec import RunSpec
-from hetspec_core.spec.run import from_toml
+from hetspec_core.spec.run import read_spec
 
 if TYPE_CHECKING:
     from hetspec_core.service.presets import ResolvedValue
@@ -141,10 +141,9 @@ class Library:
             SpecError: this version cannot read it.
             NotFoundError: there is no such run.
         """
-        path = self.workbench.paths(run_id).spec
         try:
-            return from_toml(path.read_text(encoding="utf-8", errors="replace"), name=str(path))
-        except FileNotFoundError:
+            return read_spec(self.workbench.paths(run_id).spec)
+        except NotFoundError:
             raise NotFoundError(f"there is no run {run_id!r}") from None
 
     def explain(self, run_id: str) -> list[ResolvedValue]:
@@ -391,7 +390,7 @@ def _discarded(paths: RunPaths, run_id: str) -> Discarded:
     moved: list[float] = []
     with contextlib.suppress(OSError, DocumentError):
         moved = [event.time for event in read_events(paths.desk)[0] if isinstance(event, Moved)]
-    spec, _ = read_spec(paths)
+    spec, _ = spec_or_problem(paths)
     try:
         changed = paths.folder.stat().st_mtime
     except OSError:

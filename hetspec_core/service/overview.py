@@ -16,6 +16,7 @@ from typing import Literal
 
 from hetspec_core.errors import NotFoundError
 from hetspec_core.events.state import FINISHED
+from hetspec_core.quantities import gigabytes
 from hetspec_core.runs import Registry
 from hetspec_core.runs.census import take_census
 from hetspec_core.runs.rows import RunRow
@@ -229,7 +230,7 @@ def _changed(workbench: Workbench) -> int:
 def _disk_concern(free: int) -> list[Concern]:
     if free >= LITTLE_DISK_BYTES:
         return []
-    text = f"{free / 1e9:.1f} GB free on the disk of the runs"
+    text = f"{gigabytes(free)} free on the disk of the runs"
     hint = "runs will fail" if free < NO_DISK_BYTES else "make room: hetspec-core runs trash --empty"
     return [Concern("disk", text, hint)]
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from hetspec_core.catalog import families
 from hetspec_core.errors import SpecError
+from hetspec_core.quantities import gigabytes
 from hetspec_core.service.planning.facts import Facts, GpuFacts, ProbeFacts, gather_facts
 from hetspec_core.service.planning.memory import memory_parts
 from hetspec_core.service.planning.parameters import ParameterCount, count_base, count_draft
@@ -301,14 +302,16 @@ def _refusals(made: Plan, spec: RunSpec, facts: Facts) -> tuple[tuple[str, ...],
             found.append(f"{made.num_devices} GPUs are asked for (resources.num_gpus), there are {len(facts.gpus)}")
         elif made.free_device_bytes is not None and made.device_bytes > made.free_device_bytes > 0:
             found.append(
-                f"a GPU needs {_size(made.device_bytes)}; {made.device_name} has {_size(made.free_device_bytes)} free"
+                f"a GPU needs {gigabytes(made.device_bytes)}; "
+                f"{made.device_name} has {gigabytes(made.free_device_bytes)} free"
             )
     if made.host_bytes > facts.free_memory_bytes:
-        found.append(f"the machine's memory needs {_size(made.host_bytes)}; {_size(facts.free_memory_bytes)} are free")
-    if made.disk_bytes > facts.free_disk_bytes:
         found.append(
-            f"the disk of {facts.disk_path} needs {_size(made.disk_bytes)}; {_size(facts.free_disk_bytes)} are free"
+            f"the machine's memory needs {gigabytes(made.host_bytes)}; {gigabytes(facts.free_memory_bytes)} are free"
         )
+    if made.disk_bytes > facts.free_disk_bytes:
+        free = gigabytes(facts.free_disk_bytes)
+        found.append(f"the disk of {facts.disk_path} needs {gigabytes(made.disk_bytes)}; {free} are free")
     remedies = ["make room or lower the sizes above with --set"] if found else []
     if facts.base.presence == "absent" and spec.base.source.kind != "hub":
         found.append(f"the base is not on this machine: {facts.base.where}")
@@ -319,7 +322,3 @@ def _refusals(made: Plan, spec: RunSpec, facts: Facts) -> tuple[tuple[str, ...],
         found.append(reason)
         remedies.append(families.HINT)
     return tuple(found), "; ".join(remedies)
-
-
-def _size(number: int) -> str:
-    return f"{number / 1e9:,.1f} GB"

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hetspec_core.documents import DocumentError, read_bounded, read_json
+from hetspec_core.documents import DocumentError, read_json
 from hetspec_core.errors import HetSpecError
 from hetspec_core.events import Artifact, CheckpointSaved, FoundLost, Log, RunState, read_events, read_pieces
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs import MetricPoint, RunRow
 from hetspec_core.spec import RunSpec
-from hetspec_core.spec.run import from_toml
+from hetspec_core.spec.run import read_spec
 
 
 @dataclass(frozen=True)
@@ -210,19 +210,12 @@ def read_resolved(paths: RunPaths) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def read_spec(paths: RunPaths) -> tuple[RunSpec | None, str]:
+def spec_or_problem(paths: RunPaths) -> tuple[RunSpec | None, str]:
     """The spec of a run, or None and why it cannot be read."""
-    name = paths.spec.name
     try:
-        return from_toml(read_bounded(paths.spec).decode(), name=name), ""
+        return read_spec(paths.spec, name=paths.spec.name), ""
     except HetSpecError as error:
         return None, "; ".join([error.message, *getattr(error, "problems", ())])
-    except DocumentError as error:
-        return None, f"{name} {error}"
-    except UnicodeDecodeError as error:
-        return None, f"{name} is not UTF-8 text: byte {error.object[error.start]:#04x} at offset {error.start}"
-    except OSError as error:
-        return None, f"{name}: {error.strerror or error}"
 
 
 def is_there(paths: RunPaths, name: str) -> bool:

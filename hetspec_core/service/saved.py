@@ -16,12 +16,12 @@ from hetspec_core.config import library, load_base, resolve
 from hetspec_core.config.library import Preset, PresetFile
 from hetspec_core.config.origins import Leaf, Place, to_table
 from hetspec_core.config.resolve import Resolved, resolve_preset
-from hetspec_core.documents import DocumentError, read_bounded, read_json
-from hetspec_core.errors import HetSpecError, NotFoundError, SpecError
+from hetspec_core.documents import DocumentError, read_json
+from hetspec_core.errors import HetSpecError, NotFoundError
 from hetspec_core.paths import RunPaths
 from hetspec_core.service.drafts import find_draft
 from hetspec_core.spec import AlgorithmSpec, RunSpec
-from hetspec_core.spec.run import from_toml
+from hetspec_core.spec.run import read_spec
 
 if TYPE_CHECKING:
     from hetspec_core.service.workbench import Workbench
@@ -144,13 +144,7 @@ def _as_preset(spec: RunSpec, word: str) -> Preset:
 
 def _spec_in(folder: Path) -> RunSpec | None:
     path = RunPaths(folder).spec
-    if not path.is_file():
-        return None
-    try:
-        text = read_bounded(path).decode("utf-8", errors="replace")
-    except (OSError, DocumentError) as error:
-        raise SpecError(f"{path} cannot be read: {error}") from None
-    return from_toml(text, name=str(path))
+    return read_spec(path) if path.is_file() else None
 
 
 def _algorithm_of(draft: Path) -> str:

@@ -47,7 +47,7 @@ from hetspec_core.service.report import (
     list_files,
     lost_status,
     read_resolved,
-    read_spec,
+    spec_or_problem,
 )
 from hetspec_core.service.watch import Watch
 from hetspec_core.spec import RunSpec
@@ -423,7 +423,7 @@ class Workbench:
         """
         row, state = self._look(run_id)
         paths = self.paths(run_id)
-        spec, problem = read_spec(paths)
+        spec, problem = spec_or_problem(paths)
         digest = digest_journal(paths)
         return RunReport(
             summary=self.summary(row, state),

@@ -7,13 +7,14 @@ import json
 import types
 from collections.abc import Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, Field, model_validator
 from pydantic.fields import FieldInfo
 
-from hetspec_core.documents import DocumentError, parse_toml
-from hetspec_core.errors import SpecError
+from hetspec_core.documents import DocumentError, parse_toml, read_bounded
+from hetspec_core.errors import NotFoundError, SpecError
 from hetspec_core.spec.algorithm import AlgorithmSpec
 from hetspec_core.spec.decode import Spec, decode, near_word
 from hetspec_core.spec.decoding import BenchSpec, DecodingSpec, TuneSpec
@@ -216,11 +217,34 @@ def to_toml(spec: RunSpec) -> str:
     return tomli_w.dumps(spec.model_dump(mode="json", exclude_none=True))
 
 
-def from_toml(text: str, *, name: str = "spec.toml") -> RunSpec:
+def read_spec(path: Path, *, name: str = "") -> RunSpec:
+    """The spec in a file `spec.toml`.
+
+    Args:
+        path: of the file.
+        name: what errors call it; its path when empty.
+
+    Raises:
+        NotFoundError: there is no such file.
+        SpecError: it cannot be read, or as of `from_toml`.
+    """
+    name = name or str(path)
+    try:
+        content = read_bounded(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(f"{path.parent} is no run folder: it has no {path.name}") from None
+    except DocumentError as error:
+        raise SpecError(f"{name} {error}") from None
+    except OSError as error:
+        raise SpecError(f"{name}: {error.strerror or error}") from None
+    return from_toml(content, name=name)
+
+
+def from_toml(text: str | bytes, *, name: str = "spec.toml") -> RunSpec:
     """Read what `to_toml` wrote.
 
     Args:
-        text: the TOML text.
+        text: the TOML text; bytes are read as UTF-8.
         name: what to call it in errors, e.g. its path.
 
     Raises:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.cells import cell_len
 from textual.content import Content
 
+from hetspec_core.documents import flatten
 from hetspec_core.service.bench_view import Bars, Grid, Part, bench_lines, is_bench, is_tuning, tune_lines
 from hetspec_core.service.run_news import exit_words
 from hetspec_tui.formatting import duration, number, safe, size
@@ -124,7 +125,7 @@ def results_text(results: Mapping[str, Any]) -> Content:
         if is_bench(data) or is_tuning(data):
             parts += _measured(bench_lines(data) if is_bench(data) else tune_lines(data))
         else:
-            parts.append(table(("name", "value"), list(_flat("", data))))
+            parts.append(table(("name", "value"), _value_rows(data)))
     return Content("\n").join(parts)
 
 
@@ -146,14 +147,10 @@ def _bar_line(name: str, share: float, figures: str) -> Content:
     return Content(f"{safe(name):>4}  ") + drawn + Content(f"  {safe(figures)}")
 
 
-def _flat(prefix: str, data: Any) -> list[tuple[str, str]]:
-    if isinstance(data, dict):
-        return [
-            row for name, value in data.items() for row in _flat(f"{prefix}.{name}" if prefix else str(name), value)
-        ]
-    if isinstance(data, float):
-        return [(prefix, _number(data))]
-    return [(prefix, str(data))]
+def _value_rows(data: Any) -> list[tuple[str, str]]:
+    """The values of a result by dotted name, as they are shown."""
+    values = flatten(data, keep_empty=False) if isinstance(data, dict) else {"": data}
+    return [(name, number(value) if isinstance(value, float) else str(value)) for name, value in values.items()]
 
 
 def setting_lines(values: Sequence[ResolvedValue], width: int = 0) -> list[str]:

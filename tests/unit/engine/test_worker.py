@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from hetspec_core.engine import run_folder
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.worker import describe_error, main, run_attempt, stage_from_catalog
 from hetspec_core.errors import Cancelled, DataError, NotFoundError, SpecError
 from hetspec_core.events import Progress, RunEnded, RunStarted, read_events
+from hetspec_core.spec import run
 from hetspec_core.spec.run import to_toml
 from tests.fakes.specs import small_spec
 
@@ -50,8 +50,8 @@ def test_a_stage_that_returns_has_succeeded(folder: Path) -> None:
 
 def test_a_worker_reads_the_spec_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[str] = []
-    real = run_folder.from_toml
-    monkeypatch.setattr(run_folder, "from_toml", lambda text, name: (reads.append(name), real(text, name=name))[1])
+    real = run.from_toml
+    monkeypatch.setattr(run, "from_toml", lambda text, name: (reads.append(name), real(text, name=name))[1])
     stages: list[str] = []
     attempt(folder, lambda context: stages.append(context.spec.stage))
     assert (stages, reads) == (["train"], [str(folder / "spec.toml")])
