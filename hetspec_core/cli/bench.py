@@ -13,21 +13,24 @@ from hetspec_core.cli.options import (
     BACKEND_OPTIONS,
     DEFAULT_RECIPE,
     DraftOption,
-    FileOption,
     JsonFlag,
     RecipeArgument,
     SavedOption,
-    SetOption,
-    SpecValues,
+    SpecOptions,
     spec_options,
-    with_backend,
 )
 from hetspec_core.errors import UsageError
+from hetspec_core.prompts import MT_BENCH_SYSTEM_PROMPT
+from hetspec_core.service.bench_view import Bars, Grid, bench_lines, tune_lines
+from hetspec_core.service.drafts import find_draft
+from hetspec_core.service.export import append_line, result_line
+from hetspec_core.service.saved import measured_draft
+from hetspec_core.service.workbench import Workbench
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hetspec_core.service.bench_view import Grid, Part
+    from hetspec_core.service.bench_view import Part
 
 app = typer.Typer()
 tune_app = typer.Typer()
@@ -60,7 +63,7 @@ def bench(
     recipe: RecipeArgument = DEFAULT_RECIPE,
     draft: DraftOption = None,
     saved: SavedOption = None,
-    given: SpecValues,
+    given: SpecOptions,
     batch_size: BatchSizes = [],  # noqa: B006
     chat_template: Annotated[
         str | None,
@@ -69,8 +72,6 @@ def bench(
             "The base's own when absent."
         ),
     ] = None,
-    overrides: SetOption = [],  # noqa: B006
-    file: FileOption = None,
     detach: DetachOption = False,
     out: Annotated[
         Path | None, typer.Option("--out", help="File to append the result to, one JSON line a run.")
@@ -78,33 +79,26 @@ def bench(
     json: JsonFlag = False,
 ) -> None:
     """Measure speculative against plain decoding on the same prompts, interleaved in one process."""
-    from hetspec_core.prompts import MT_BENCH_SYSTEM_PROMPT
-    from hetspec_core.service.export import append_line, result_line
-    from hetspec_core.service.saved import measured_draft, resolve_saved
-    from hetspec_core.service.workbench import Workbench
-
-    if "sglang.engine" in given and "backend" not in given:
-        given["backend"] = "sglang"
-    options: SpecValues = with_backend(given) | {
+    given.values |= {
         "base.chat_template": chat_template,
         "base.system_prompt": MT_BENCH_SYSTEM_PROMPT if chat_template == "sglang" else None,
         "bench.batch_size": batch_size[0] if len(batch_size) == 1 else None,
         "sglang.batch_sizes": batch_size or None,
     }
-    if len(batch_size) > 1 and options["backend"] != "sglang":
+    if len(batch_size) > 1 and given.values.get("backend") != "sglang":
         raise UsageError(
             "the built-in bench has one --batch-size", hint="run it once for each, or use --backend sglang"
         )
+    if detach and out is not None:
+        raise UsageError("--out needs the result, and --detach does not wait for it", hint="leave one of them out")
     with Workbench() as workbench:
-        layers: dict[str, Any] = {"stage": "bench", "overrides": overrides, "file": file, "options": options}
-        if "decoding.plain" not in given:
-            spec = resolve_saved(workbench, recipe, saved, **layers).spec
-            found = measured_draft(workbench, draft, saved, spec, say=note)
-            if found is not None:
-                options["draft.checkpoint"] = str(found)
-        asked = resolve_saved(workbench, recipe, saved, **layers)
-        if detach and out is not None:
-            raise UsageError("--out needs the result, and --detach does not wait for it", hint="leave one of them out")
+        asked = given.resolve_with_draft(
+            workbench,
+            recipe,
+            "bench",
+            lambda spec: measured_draft(workbench, draft, saved, spec, say=note),
+            saved=saved,
+        )
         if detach:
             launch_detached(workbench, asked, json=json)
             return
@@ -120,15 +114,11 @@ def bench(
 
 def print_bench(result: dict[str, Any]) -> None:
     """Print a bench result: the setting, a table of the ways of decoding, then the details of each tree."""
-    from hetspec_core.service.bench_view import bench_lines
-
     print_parts(bench_lines(result))
 
 
 def print_parts(parts: Sequence[Part]) -> None:
     """Print what is shown of a measurement."""
-    from hetspec_core.service.bench_view import Bars, Grid
-
     after_bars = False
     for part in parts:
         if isinstance(part, Grid):
@@ -171,26 +161,20 @@ def tune(
     *,
     recipe: RecipeArgument = DEFAULT_RECIPE,
     draft: DraftOption = None,
-    given: SpecValues,
+    given: SpecOptions,
     batch_size: BatchSizes = [],  # noqa: B006
     minutes: Annotated[float | None, typer.Option(help="Time for all of it; 15 when absent.")] = None,
-    overrides: SetOption = [],  # noqa: B006
-    file: FileOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Measure tree shapes and batch sizes in turns, and report the frontier, and the fastest where they differ."""
-    from hetspec_core.config import resolve
-    from hetspec_core.service.drafts import find_draft
-    from hetspec_core.service.workbench import Workbench
-
-    options = with_backend(given) | {
+    given.values |= {
         "tune.batch_sizes": batch_size or None,
         "tune.budget_s": None if minutes is None else 60 * minutes,
     }
     with Workbench() as workbench:
-        base = resolve(recipe, stage="tune", overrides=overrides, file=file, options=options).spec.base.name
-        options["draft.checkpoint"] = str(find_draft(workbench, draft, base, say=note))
-        asked = resolve(recipe, stage="tune", overrides=overrides, file=file, options=options)
+        asked = given.resolve_with_draft(
+            workbench, recipe, "tune", lambda spec: find_draft(workbench, draft, spec.base.name, say=note)
+        )
         report = launch(workbench, asked, quiet=json)
     result = report.results["tune"]
     if json:
@@ -201,6 +185,4 @@ def tune(
 
 def print_tuning(result: dict[str, Any]) -> None:
     """Print every trial and the verdict of each batch size."""
-    from hetspec_core.service.bench_view import tune_lines
-
     print_parts(tune_lines(result))

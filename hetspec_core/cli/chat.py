@@ -27,28 +27,26 @@ from hetspec_core.cli.follow import Interrupts
 from hetspec_core.cli.options import (
     BACKEND_OPTIONS,
     DraftOption,
-    FileOption,
     FirstOrOption,
     JsonFlag,
     SavedOption,
-    SetOption,
-    SpecValues,
+    SpecOptions,
     recipe_and_texts,
     spec_options,
-    with_backend,
 )
 from hetspec_core.cli.streams import read_stdin_line
 from hetspec_core.errors import Cancelled, DataError, HetSpecError, StageFailed, UsageError
 from hetspec_core.events.chat import Garbage, WorkerDied
 from hetspec_core.service.chat.conversation import ChatHistory, conversation_folder
-from hetspec_core.service.chat.setup import with_draft
+from hetspec_core.service.chat.session import ChatSession
+from hetspec_core.service.chat.setup import chat_config, with_draft
 from hetspec_core.service.drafts import find_draft
+from hetspec_core.service.traces.files import trace_folder
+from hetspec_core.service.workbench import Workbench
 
 if TYPE_CHECKING:
     from hetspec_core.events.chat import ChatEvent, ChatSettings
     from hetspec_core.service.chat.answer import Answer
-    from hetspec_core.service.chat.session import ChatSession
-    from hetspec_core.service.workbench import Workbench
 
 app = typer.Typer()
 
@@ -75,7 +73,7 @@ def chat(
     recipe: FirstOrOption = None,
     draft: DraftOption = None,
     saved: SavedOption = None,
-    given: SpecValues,
+    given: SpecOptions,
     system: Annotated[str | None, typer.Option("--system", help="System prompt.")] = None,
     load: Annotated[Path | None, typer.Option("--load", help="Conversation to go on with.")] = None,
     record: Annotated[bool, typer.Option("--record", help="Write a trace of every answer.")] = False,
@@ -85,19 +83,11 @@ def chat(
     every_position: Annotated[
         bool, typer.Option("--every-position", help="Commit one token per step, so that a trace suits the simulator.")
     ] = False,
-    overrides: SetOption = [],  # noqa: B006 - Typer reads the default, nobody changes it
-    file: FileOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Chat with a base and its draft: accepted tokens in colour, /tree, /stats, /ab, /set and more; see /help."""
-    from hetspec_core.service.chat.conversation import ChatHistory
-    from hetspec_core.service.chat.session import ChatSession
-    from hetspec_core.service.chat.setup import chat_config
-    from hetspec_core.service.traces.files import trace_folder
-    from hetspec_core.service.workbench import Workbench
-
     recipe, questions = recipe_and_texts(questions or [], recipe, saved)
-    plain = given.pop("decoding.plain", False)
+    plain = given.values.pop("decoding.plain", False)
     conversation = ChatHistory.load(load) if load is not None else None
     with Workbench() as workbench:
         config = chat_config(
@@ -106,9 +96,9 @@ def chat(
             draft=draft,
             saved=saved,
             plain=plain,
-            overrides=overrides,
-            options=with_backend(given),
-            file=file,
+            overrides=given.overrides,
+            options=given.values,
+            file=given.file,
         )
         for text in config.notes:
             note(text)

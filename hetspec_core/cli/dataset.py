@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from hetspec_core.cli.console import console, note, print_json
-from hetspec_core.cli.follow import DetachOption
+from hetspec_core.cli.console import console, note, print_json, print_table
+from hetspec_core.cli.engine_command import ask_engine, push_folder
+from hetspec_core.cli.follow import DetachOption, is_detached, launch, launch_detached
 from hetspec_core.cli.options import (
-    FileOption,
     GpusOption,
     JsonFlag,
     RecipeArgument,
-    SetOption,
-    SpecValues,
+    SpecOptions,
     WorkersOption,
     spec_options,
     worker_options,
 )
 from hetspec_core.errors import CorruptFileError, UsageError
-
-if TYPE_CHECKING:
-    from hetspec_core.service.workbench import Workbench
+from hetspec_core.quantities import format_bytes
+from hetspec_core.service.cards import dataset_card, dataset_origins
+from hetspec_core.service.workbench import Workbench
 
 app = typer.Typer(
     help="Generate hidden states of the base; inspect, verify, merge them.",
@@ -52,30 +51,25 @@ _BAR = 30
 def generate(
     *,
     recipe: RecipeArgument,
-    given: SpecValues,
+    given: SpecOptions,
     rows: Annotated[
         str | None, typer.Option("--range", metavar="A:B", help="Rows A to B (B excluded) after the shuffle.")
     ] = None,
     gpus: GpusOption = None,
     workers: WorkersOption = None,
-    file: FileOption = None,
-    overrides: SetOption = [],  # noqa: B006
     detach: DetachOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Make a dataset: conversations in, hidden states of the base out. The run goes on without this command; while it
     is followed, Ctrl-C stops it so that it can be resumed.
     """
-    from hetspec_core.cli.follow import is_detached, launch, launch_detached
-    from hetspec_core.config import resolve
-    from hetspec_core.service.workbench import Workbench
-
-    source = given.get("dataset.source")
-    options: SpecValues = {"dataset.answers": "base" if source == "self" else None}  # there is no other way
-    options |= given | {"dataset.source": _absolute(source), "dataset.range": _parse_range(rows)}
-    options |= worker_options(gpus, workers)
-    asked = resolve(recipe, stage="dataset", overrides=overrides, file=file, options=options)
+    source = given.values.get("dataset.source")
+    if source == "self":
+        given.values.setdefault("dataset.answers", "base")  # there is no other way
+    given.values |= {"dataset.source": _absolute(source), "dataset.range": _parse_range(rows)}
+    given.values |= worker_options(gpus, workers)
     with Workbench() as workbench:
+        asked = given.resolve(workbench, recipe, "dataset")
         if is_detached(detach, json=json):
             launch_detached(workbench, asked, json=json)
             return
@@ -86,7 +80,7 @@ def generate(
     out = console()
     out.print(
         f"{result['samples']:,} samples, {result['tokens']:,} tokens, {result['supervised_share']:.0%} supervised, "
-        f"{_bytes(result['bytes'])} ({result['bytes_per_token']:,.0f} bytes a token)",
+        f"{format_bytes(result['bytes'])} ({result['bytes_per_token']:,.0f} bytes a token)",
         soft_wrap=True,
     )
     for heading, key in (
@@ -111,8 +105,6 @@ def inspect(
     json: JsonFlag = False,
 ) -> None:
     """Show counts, lengths, the share of supervised tokens, and samples with their supervised tokens coloured."""
-    from hetspec_core.cli.engine_command import ask_engine
-
     words = [str(_store(dataset)), "--samples", str(samples), "--seed", str(seed)]
     answer = ask_engine(f"{_DATA}.inspect", words, doing="reading the dataset")
     if json:
@@ -130,8 +122,6 @@ def verify(
     json: JsonFlag = False,
 ) -> None:
     """Compare every shard with its checksum, and stored states with those of a fresh forward."""
-    from hetspec_core.cli.engine_command import ask_engine
-
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device is {device!r}; allowed: auto, cpu, cuda")
     words = [str(_store(dataset)), "--samples", str(samples), "--seed", str(seed), "--device", device]
@@ -153,9 +143,6 @@ def merge(
     json: JsonFlag = False,
 ) -> None:
     """Make one dataset of several of the same base: shards are linked, samples that repeat are taken once."""
-    from hetspec_core.cli.engine_command import ask_engine
-    from hetspec_core.service.workbench import Workbench
-
     with Workbench() as workbench:
         folders = [str(_store(word, workbench)) for word in sources]
     answer = ask_engine(f"{_DATA}.merge", [str(destination.absolute()), *folders], doing="merging the datasets")
@@ -184,10 +171,6 @@ def push(
     json: JsonFlag = False,
 ) -> None:
     """Send a dataset to the hub, with a card that says what it was made from. The token is taken from HF_TOKEN."""
-    from hetspec_core.cli.engine_command import push_folder
-    from hetspec_core.service.cards import dataset_card, dataset_origins
-    from hetspec_core.service.workbench import Workbench
-
     with Workbench() as workbench:
         folder = _store(dataset, workbench).absolute()
         text = dataset_card(dataset_origins(workbench, folder), repository)
@@ -195,8 +178,6 @@ def push(
 
 
 def _store(word: str, workbench: Workbench | None = None) -> Path:
-    from hetspec_core.service.workbench import Workbench
-
     if workbench is not None:
         return workbench.resolve_input(word, "hidden_states")
     with Workbench() as opened:
@@ -237,7 +218,7 @@ def _print_inspection(answer: dict[str, Any]) -> None:
         "supervised": f"{counts['supervised_tokens']:,} ({answer['supervised_share']:.1%})",
         "states": f"{identity['dtype']}, H = {identity['hidden_size']}, {identity['norm'].replace('_', ' ')}"
         + (f", layers {', '.join(map(str, identity['layers']))}" if identity["layers"] else ""),
-        "size": f"{_bytes(counts['bytes'])}, {answer['bytes_per_token']:,.0f} bytes a token",
+        "size": f"{format_bytes(counts['bytes'])}, {answer['bytes_per_token']:,.0f} bytes a token",
     }
     lengths = answer["lengths"]
     if lengths:
@@ -282,8 +263,6 @@ def _not_finite(found: dict[str, str]) -> str:
 def _print_verification(answer: dict[str, Any]) -> None:
     from rich.text import Text
 
-    from hetspec_core.cli.console import print_table
-
     out = console()
     for sentence in answer["damaged"]:
         out.print(Text(f"damaged: {sentence}", style="red"), soft_wrap=True)
@@ -311,9 +290,3 @@ def _print_verification(answer: dict[str, Any]) -> None:
     )
     verdict = Text("the dataset is good", style="green") if answer["ok"] else Text("the dataset is bad", style="red")
     out.print(verdict)
-
-
-def _bytes(size: float) -> str:
-    from hetspec_core.quantities import format_bytes
-
-    return format_bytes(size)

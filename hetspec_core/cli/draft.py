@@ -8,8 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from hetspec_core.cli.console import console, note, print_json, print_table
+from hetspec_core.cli.engine_command import ask_engine, push_folder
 from hetspec_core.cli.options import JsonFlag
-from hetspec_core.errors import UsageError
+from hetspec_core.config import load_base
+from hetspec_core.errors import CheckpointError, UsageError
+from hetspec_core.service.cards import draft_card, draft_origins
+from hetspec_core.service.workbench import Workbench
 
 app = typer.Typer(
     help="Drafts in and out of other programs' layouts: inspect, import, export.",
@@ -29,8 +33,6 @@ _EXCHANGE = "hetspec_core.engine.stages.draft_exchange"
 @app.command()
 def inspect(draft: DraftWord, base: BaseOption = None, json: JsonFlag = False) -> None:
     """Show the layout of a draft, what was inferred from its files, and what becomes of every tensor."""
-    from hetspec_core.cli.engine_command import ask_engine
-
     words = ["inspect", str(_folder(draft)), *_base_words(base)]
     answer = ask_engine(_EXCHANGE, words, doing="reading the draft")
     print_json(answer) if json else _print_draft(answer)
@@ -44,8 +46,6 @@ def import_draft(
     json: JsonFlag = False,
 ) -> None:
     """Import a draft of another program. Its layout is recognised; nothing but plain tensors is unpickled."""
-    from hetspec_core.cli.engine_command import ask_engine
-
     words = ["import", str(source.expanduser().absolute()), str(target.expanduser().absolute()), *_base_words(base)]
     answer = ask_engine(_EXCHANGE, words, doing="importing the draft")
     if json:
@@ -68,8 +68,6 @@ def export(
     json: JsonFlag = False,
 ) -> None:
     """Write a draft for another program, read it back and compare every tensor."""
-    from hetspec_core.cli.engine_command import ask_engine
-
     words = ["export", str(_folder(draft)), str(target.expanduser().absolute()), "--layout", layout, "--dtype", dtype]
     answer = ask_engine(_EXCHANGE, words, doing="exporting the draft")
     if json:
@@ -98,10 +96,6 @@ def doctor(
     """Find why a draft does not do what it did in training: hashes, layers, norms, vocabulary, stored states, and the
     logits of training against those of decoding. The first thing that is wrong is named, with what to do.
     """
-    from hetspec_core.cli.engine_command import ask_engine
-    from hetspec_core.errors import CheckpointError
-    from hetspec_core.service.workbench import Workbench
-
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device is {device!r}; allowed: auto, cpu, cuda")
     words = [str(_folder(draft)), *_base_words(base), "--device", device]
@@ -144,11 +138,6 @@ def push(
     json: JsonFlag = False,
 ) -> None:
     """Send a draft to the hub, with a card of its recipe and of what was measured. The token is taken from HF_TOKEN."""
-    from hetspec_core.cli.engine_command import push_folder
-    from hetspec_core.config import load_base
-    from hetspec_core.service.cards import draft_card, draft_origins
-    from hetspec_core.service.workbench import Workbench
-
     with Workbench() as workbench:
         folder = workbench.resolve_input(draft, "draft").absolute()
         text = draft_card(draft_origins(workbench, folder), repository, load_base(base) if base else None)
@@ -156,8 +145,6 @@ def push(
 
 
 def _folder(draft: str) -> Path:
-    from hetspec_core.service.workbench import Workbench
-
     with Workbench() as workbench:
         return workbench.resolve_input(draft, "draft").absolute()
 
@@ -165,8 +152,6 @@ def _folder(draft: str) -> Path:
 def _base_words(preset: str | None) -> list[str]:
     if preset is None:
         return []
-    from hetspec_core.config import load_base
-
     return ["--base", load_base(preset).model_dump_json()]
 
 

@@ -11,19 +11,18 @@ from hetspec_core.cli.follow import PlainView, launch
 from hetspec_core.cli.options import (
     BACKEND_OPTIONS,
     DraftOption,
-    FileOption,
     FirstOrOption,
     JsonFlag,
     SavedOption,
-    SetOption,
-    SpecValues,
+    SpecOptions,
     recipe_and_texts,
     spec_options,
-    with_backend,
 )
 from hetspec_core.cli.streams import read_stdin
 from hetspec_core.errors import UsageError
 from hetspec_core.events import Text
+from hetspec_core.service.saved import measured_draft
+from hetspec_core.service.workbench import Workbench
 
 if TYPE_CHECKING:
     from hetspec_core.events import Event
@@ -58,9 +57,7 @@ def generate(
     recipe: FirstOrOption = None,
     draft: DraftOption = None,
     saved: SavedOption = None,
-    given: SpecValues,
-    overrides: SetOption = [],  # noqa: B006 - Typer reads the default, nobody changes it
-    file: FileOption = None,
+    given: SpecOptions,
     json: JsonFlag = False,
 ) -> None:
     """Answer prompts with a base and its draft; losslessly, so the draft changes the speed and not the text.
@@ -68,9 +65,6 @@ def generate(
     The first word names the recipe, as in every command. It is a prompt if no recipe has that name, or if --recipe or
     --from says what to load.
     """
-    from hetspec_core.service.saved import measured_draft, resolve_saved
-    from hetspec_core.service.workbench import Workbench
-
     recipe, prompts = recipe_and_texts(words, recipe, saved)
     if not prompts:
         raise UsageError(
@@ -81,15 +75,15 @@ def generate(
     for number, (prompt, text) in enumerate(zip(prompts, texts), 1):
         if not text.strip():
             raise UsageError(f"prompt {number} is empty" + (" (read from stdin)" if prompt == "-" else ""))
-    options = with_backend(given) | {"prompts": texts}
+    given.values["prompts"] = texts
     with Workbench() as workbench:
-        layers: dict[str, Any] = {"stage": "generate", "overrides": overrides, "file": file, "options": options}
-        if "decoding.plain" not in given:
-            spec = resolve_saved(workbench, recipe, saved, **layers).spec
-            found = measured_draft(workbench, draft, saved, spec, say=note)
-            if found is not None:
-                options["draft.checkpoint"] = str(found)
-        asked = resolve_saved(workbench, recipe, saved, **layers)
+        asked = given.resolve_with_draft(
+            workbench,
+            recipe,
+            "generate",
+            lambda spec: measured_draft(workbench, draft, saved, spec, say=note),
+            saved=saved,
+        )
         view = None if json else AnswerView(several=len(texts) > 1)
         report = launch(workbench, asked, quiet=json, view=view)
     answers: list[dict[str, Any]] = report.results["generate"]["answers"]

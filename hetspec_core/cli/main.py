@@ -42,7 +42,11 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "bench": ("hetspec_core.cli.bench", "app", "Measure speculative against plain decoding."),
     "serve": ("hetspec_core.cli.serve", "app", "Serve base and draft by SGLang."),
     "tune": ("hetspec_core.cli.bench", "tune_app", "Find the fastest tree shape and batch size here."),
-    "plan": ("hetspec_core.cli.plan", "app", "What a run needs of memory, disk and time, before anything is spent."),
+    "plan": (
+        "hetspec_core.cli.machine",
+        "plan_app",
+        "What a run needs of memory, disk and time, before anything is spent.",
+    ),
     "doctor": ("hetspec_core.cli.machine", "doctor_app", "Check this machine and this installation."),
     "gpus": ("hetspec_core.cli.machine", "gpus_app", "The GPUs of this machine, and which run has which."),
     "runs": ("hetspec_core.cli.runs", "app", "List, show, follow, stop, compare and label runs."),

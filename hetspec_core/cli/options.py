@@ -1,25 +1,32 @@
 """Options of several commands, and options that are keys of the spec.
 
-A command names the keys of the spec that it has options for in one table, `{"--lr": "training.optimizer.lr"}`.
-`spec_options` takes the type, the bounds and the help of each option from the field of the spec.
+A command lists the keys of the spec that it has options for in one table, `{"--lr": "training.optimizer.lr"}`.
+`spec_options` takes the type, the bounds and the help of each option from the field of the spec, and adds --set and
+--file. The command receives all of it as one `SpecOptions`, which resolves to a spec.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from hetspec_core.config.library import preset_files
 from hetspec_core.errors import UsageError
-from hetspec_core.spec import TreeSpec
+from hetspec_core.spec import RunSpec, TreeSpec
 from hetspec_core.spec.decode import did_you_mean
 from hetspec_core.spec.run import spec_field
+
+if TYPE_CHECKING:
+    from hetspec_core.config import Resolved
+    from hetspec_core.service.workbench import Workbench
 
 DEFAULT_RECIPE = "smollm2-llama-eagle"
 
@@ -34,10 +41,6 @@ FirstOrOption = Annotated[
         "--recipe", help=f"Recipe preset, where it is not the first word; {DEFAULT_RECIPE} if neither names one."
     ),
 ]
-SetOption = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec, e.g. decoding.tree=3/2/6.")
-]
-FileOption = Annotated[Path | None, typer.Option("--file", help="TOML file in the form of a recipe, put over it.")]
 GpusOption = Annotated[int | None, typer.Option("--gpus", min=0, help="GPUs to use, one worker on each; 0 = the CPU.")]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=1, help="Workers on the CPU, which is then used whatever GPUs there are.")
@@ -60,26 +63,86 @@ SavedOption = Annotated[
 ]
 
 SpecValues = dict[str, Any]
-"""Dotted key of the spec -> the value that the command line gives. A key whose option is not given is absent."""
+"""Dotted key of the spec -> value. A key without a value, or with the value None, is left to the recipe."""
+
+
+@dataclass
+class SpecOptions:
+    """What a command line puts over a recipe.
+
+    Attributes:
+        values: of the options that are keys of the spec; the command may add to them.
+        overrides: words of --set, `KEY=VALUE`.
+        file: the file of --file.
+    """
+
+    values: SpecValues = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+    file: Path | None = None
+
+    def resolve(self, workbench: Workbench, recipe: str, stage: str, *, saved: str | None = None) -> Resolved:
+        """The spec of one stage of a recipe, or of the saved configuration in its place."""
+        from hetspec_core.service.saved import resolve_saved  # `presets` imports this file for its flags alone
+
+        layers: dict[str, Any] = {"overrides": self.overrides, "file": self.file, "options": self.values}
+        return resolve_saved(workbench, recipe, saved, stage=stage, **layers)
+
+    def resolve_with_draft(
+        self,
+        workbench: Workbench,
+        recipe: str,
+        stage: str,
+        find: Callable[[RunSpec], Path | None],
+        *,
+        saved: str | None = None,
+    ) -> Resolved:
+        """As `resolve`, with the draft that `find` gives for the spec without it; with --plain there is none."""
+        if "decoding.plain" not in self.values:
+            folder = find(self.resolve(workbench, recipe, stage, saved=saved).spec)
+            if folder is not None:
+                self.values["draft.checkpoint"] = str(folder)
+        return self.resolve(workbench, recipe, stage, saved=saved)
+
+
+_SHARED = (
+    inspect.Parameter(
+        "overrides",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=[],
+        annotation=Annotated[
+            list[str],
+            typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the spec, e.g. decoding.tree=3/2/6."),
+        ],
+    ),
+    inspect.Parameter(
+        "file",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[
+            Path | None, typer.Option("--file", help="TOML file in the form of a recipe, put over it.")
+        ],
+    ),
+)
 
 
 def spec_options(table: Mapping[str, str]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each key of a table. The command receives their values as its parameter `given`.
+    """Give a command --set, --file, and an option for each key of a table. It receives them as its parameter `given`.
 
     The options have no default: what is not given comes from the recipe. The option of a list may be repeated, that of
-    a truth value is a flag, and that of a tree takes depth/top_k/num_draft_tokens.
+    a truth value is a flag, and that of a tree takes depth/top_k/num_draft_tokens. --url and --engine imply sglang.
 
     Args:
         table: flag -> dotted key of the spec, e.g. `{"--lr": "training.optimizer.lr"}`.
     """
-    options = [_option(flag, key) for flag, key in table.items()]
+    options = [*(_option(flag, key) for flag, key in table.items()), *_SHARED]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)
         def run(**arguments: Any) -> None:
-            words = {key: arguments.pop(_parameter(key)) for key in table.values()}
-            given = {key: _value(spec_field(key), word) for key, word in words.items()}
-            command(given={key: value for key, value in given.items() if value is not None}, **arguments)
+            found = {key: _value(spec_field(key), arguments.pop(_parameter(key))) for key in table.values()}
+            values = _with_backend({key: value for key, value in found.items() if value is not None})
+            given = SpecOptions(values, arguments.pop("overrides"), arguments.pop("file"))
+            command(given=given, **arguments)
 
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(command, eval_str=True).parameters.values():
@@ -150,16 +213,18 @@ def _value(field: FieldInfo, given: Any) -> Any:
 BACKEND_OPTIONS = {"--backend": "backend", "--url": "sglang.url"}
 
 
-def with_backend(given: SpecValues) -> SpecValues:
-    """The values of `BACKEND_OPTIONS` among others, with the backend that a URL stands for.
+def _with_backend(values: SpecValues) -> SpecValues:
+    """The values with the backend that a URL or --engine stands for.
 
     Raises:
         UsageError: a URL is given for another backend.
     """
-    backend, url = given.get("backend"), given.get("sglang.url")
+    backend, url = values.pop("backend", None), values.get("sglang.url")
     if url and backend not in (None, "", "sglang"):
         raise UsageError(f"--url names a server of SGLang, and --backend is {backend}", hint="leave one of them out")
-    return given | {"backend": "sglang" if url else backend or None}
+    if url or (backend is None and "sglang.engine" in values):
+        backend = "sglang"
+    return values | ({"backend": backend} if backend else {})
 
 
 def recipe_and_texts(words: list[str], recipe: str | None, saved: str | None) -> tuple[str, list[str]]:
@@ -175,8 +240,6 @@ def recipe_and_texts(words: list[str], recipe: str | None, saved: str | None) ->
     Raises:
         UsageError: the first word is nearly the name of a recipe, or it is one beside --from.
     """
-    from hetspec_core.config.library import preset_files
-
     if recipe is not None or not words:
         return recipe or DEFAULT_RECIPE, words
     first, recipes = words[0].removeprefix("recipe/"), preset_files("recipe")

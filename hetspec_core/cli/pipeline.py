@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,22 +11,26 @@ import typer
 from hetspec_core.cli.bench import print_bench
 from hetspec_core.cli.console import format_number, note, print_json, print_line
 from hetspec_core.cli.follow import DetachOption, follow, is_detached, launch
-from hetspec_core.cli.options import FileOption, JsonFlag, RecipeArgument, SetOption
+from hetspec_core.cli.options import JsonFlag, RecipeArgument, SpecOptions, spec_options
+from hetspec_core.events.results import read_bench
 from hetspec_core.quantities import format_bytes, format_duration, load_note
+from hetspec_core.service.bench_view import number
+from hetspec_core.service.launch import LaunchRequest, start
+from hetspec_core.service.workbench import Workbench
 
 if TYPE_CHECKING:
     from hetspec_core.service.report import RunReport
-    from hetspec_core.service.workbench import Workbench
 
 app = typer.Typer()
 demo_app = typer.Typer()
 
 
 @app.command()
+@spec_options({})
 def pipeline(
+    *,
     recipe: RecipeArgument,
-    overrides: SetOption = [],  # noqa: B006
-    file: FileOption = None,
+    given: SpecOptions,
     name: Annotated[str | None, typer.Option("--name", help="Name of the runs, with their stage behind it.")] = None,
     detach: DetachOption = None,
     json: JsonFlag = False,
@@ -34,10 +39,7 @@ def pipeline(
     when the one before it has succeeded, also without this command. A failure stops those behind it; resuming it goes
     on with them.
     """
-    from hetspec_core.service.launch import LaunchRequest, start
-    from hetspec_core.service.workbench import Workbench
-
-    choice = LaunchRequest(recipe, "pipeline", more=tuple(overrides), file=file, name=name or "")
+    choice = LaunchRequest(recipe, "pipeline", more=tuple(given.overrides), file=given.file, name=name or "")
     with Workbench() as workbench:
         made = start(workbench, choice)
         if is_detached(detach, json=json):
@@ -61,28 +63,35 @@ _TARGET_TREE = "6/10/60"
 
 
 @demo_app.command()
+@spec_options({})
 def demo(
+    *,
     recipe: Annotated[str, typer.Option("--recipe", help="Recipe preset of all three runs.")] = "quick-demo",
-    overrides: SetOption = [],  # noqa: B006
+    given: SpecOptions,
     json: JsonFlag = False,
 ) -> None:
     """Generate a dataset, train a draft on it, and measure it on prompts that it has not seen. Minutes on two cores."""
-    from hetspec_core.service.workbench import Workbench
-
     started = time.monotonic()
     with Workbench() as workbench:
         runs: list[RunReport] = []
 
-        def stage(name: str, title: str, options: dict[str, Any]) -> RunReport:
+        def stage(name: str, title: str, inputs: dict[str, Any]) -> RunReport:
+            """Run one stage of the recipe as a child of the run before it."""
             if not json:
                 note(title)
-            report = _launch(workbench, recipe, name, overrides, runs, options, quiet=json)
-            runs.append(report)
-            return report
+            parents = [report.summary.run_id for report in runs[-1:]]
+            values = {"name": f"demo-{name}", "parents": parents or None, **inputs}
+            asked = replace(given, values=values).resolve(workbench, recipe, name)
+            runs.append(launch(workbench, asked, quiet=json))
+            return runs[-1]
 
         data = stage("dataset", "1/3  The base answers prompts, and its hidden states are kept.", {})
         if not json:
-            _print_dataset(data.results["dataset"])
+            made = data.results["dataset"]
+            print_line(
+                f"{format_number(made['samples'])} conversations, {format_number(made['tokens'])} tokens, "
+                f"{made['supervised_share']:.0%} of them the base's own; {format_bytes(made['bytes'])} on disk"
+            )
         trained = stage(
             "train", "2/3  A draft learns them.", {"training.datasets": [_folder(workbench, data, "hidden_states")]}
         )
@@ -93,7 +102,7 @@ def demo(
         )
     took = time.monotonic() - started
     result = measured.results["bench"]
-    memory = max(_peak_memory(report) for report in runs)
+    memory = max(map(_peak_memory, runs))
     if json:
         run_ids = [report.summary.run_id for report in runs]
         print_json({"runs": run_ids, "took_s": took, "peak_memory_bytes": memory, "bench": result})
@@ -107,41 +116,12 @@ def demo(
     )
 
 
-def _launch(
-    workbench: Workbench,
-    recipe: str,
-    stage: str,
-    overrides: list[str],
-    before: list[RunReport],
-    options: dict[str, Any],
-    *,
-    quiet: bool,
-) -> RunReport:
-    """Run one stage of the recipe as a child of the runs before it."""
-    from hetspec_core.config import resolve
-
-    parents = [report.summary.run_id for report in before[-1:]]
-    named = {"name": f"demo-{stage}", "parents": parents or None}
-    asked = resolve(recipe, stage=stage, overrides=overrides, options=named | options)
-    return launch(workbench, asked, quiet=quiet)
-
-
 def _folder(workbench: Workbench, report: RunReport, kind: Any) -> str:
     return str(workbench.resolve_input(report.summary.run_id, kind))
 
 
-def _print_dataset(data: dict[str, Any]) -> None:
-    print_line(
-        f"{format_number(data['samples'])} conversations, {format_number(data['tokens'])} tokens, "
-        f"{data['supervised_share']:.0%} of them the base's own; {format_bytes(data['bytes'])} on disk"
-    )
-
-
 def verdict(result: dict[str, Any]) -> str:
     """One sentence on what the draft brings on this machine."""
-    from hetspec_core.events.results import read_bench
-    from hetspec_core.service.bench_view import number
-
     trees = read_bench(result).record.trees
     best = max(trees, key=lambda tree: tree.speedup or 0.0)
     wide = next((tree for tree in trees if tree.tree == _TARGET_TREE), best)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
+import tomli_w
 import typer
 
-if TYPE_CHECKING:
-    from hetspec_core.config.library import PresetFile
+from hetspec_core.catalog import broken, list_cards
+from hetspec_core.cli.console import print_data, print_json, print_table, say
+from hetspec_core.cli.options import JsonFlag
+from hetspec_core.config import library, resolve
+from hetspec_core.config.library import PresetFile, find_anywhere, load_file
+from hetspec_core.config.origins import leaves
+from hetspec_core.errors import UsageError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 catalog_app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StageOption = Annotated[str, typer.Option("--stage", help="Stage that a recipe is resolved for.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE over a recipe, the value as TOML; may be repeated.")
@@ -28,14 +33,11 @@ def presets() -> None:
 @app.command("list")
 def list_presets(
     kind: Annotated[str | None, typer.Argument(help="base, draft, algorithm or recipe; all when absent.")] = None,
-    as_json: AsJson = False,
+    json: JsonFlag = False,
 ) -> None:
     """List presets; yours go over the shipped ones of the same name."""
-    from hetspec_core.cli.console import print_json, print_table
-    from hetspec_core.config.library import list_presets as list_files
-
-    listed = list_files(kind)
-    if as_json:
+    listed = library.list_presets(kind)
+    if json:
         print_json([{**_about(item.file), "summary": item.summary, "problem": item.problem} for item in listed])
         return
     rows = [
@@ -56,16 +58,13 @@ def show_preset(
     explain: Annotated[bool, typer.Option("--explain", help="Show where every value comes from.")] = False,
     stage: StageOption = "train",
     overrides: SetOption = None,
-    as_json: AsJson = False,
+    json: JsonFlag = False,
 ) -> None:
     """Show a recipe as the run spec it resolves to, and any other preset with what it extends."""
-    from hetspec_core.cli.console import print_data, print_json, print_table
-    from hetspec_core.config.library import find_anywhere, load_file
-
     file = find_anywhere(name)
     rows = _values(file, stage, overrides or [])
     lineage = [item.reference for item in load_file(file).lineage[1:]]
-    if as_json:
+    if json:
         values: Any = _tree(rows)
         if explain:
             values = [{"key": key, "value": value, "source": source} for key, value, source in rows]
@@ -74,8 +73,6 @@ def show_preset(
         extends = f", extends {', '.join(lineage)}" if lineage else ""
         print_table(("key", "value", "source"), rows, title=f"{file.reference} ({_owner(file)}{extends})")
     else:
-        import tomli_w
-
         print_data(tomli_w.dumps(_tree(rows)))
 
 
@@ -84,20 +81,16 @@ def diff_presets(
     first: Annotated[str, typer.Argument(help="Name, or kind/name.")],
     second: Annotated[str, typer.Argument(help="Another of the same kind.")],
     stage: StageOption = "train",
-    as_json: AsJson = False,
+    json: JsonFlag = False,
 ) -> None:
     """Show the keys in which two presets differ, recipes after they are resolved."""
-    from hetspec_core.cli.console import print_json, print_table, say
-    from hetspec_core.config.library import find_anywhere
-    from hetspec_core.errors import UsageError
-
     files = find_anywhere(first), find_anywhere(second)
     if files[0].kind != files[1].kind:
         raise UsageError(f"{files[0].reference} and {files[1].reference} are of different kinds and cannot be compared")
     left, right = ({key: value for key, value, _ in _values(file, stage, [])} for file in files)
     keys = [key for key in {**left, **right} if left.get(key) != right.get(key) and key != "recipe"]
     rows = [(key, left.get(key), right.get(key)) for key in keys]
-    if as_json:
+    if json:
         print_json([{"key": key, "first": before, "second": after} for key, before, after in rows])
     elif rows:
         print_table(("key", files[0].name, files[1].name), rows)
@@ -109,14 +102,11 @@ def diff_presets(
 def copy_preset(
     name: Annotated[str, typer.Argument(help="Name, or kind/name.")],
     new: Annotated[str, typer.Argument(help="Name of the copy.")],
-    as_json: AsJson = False,
+    json: JsonFlag = False,
 ) -> None:
     """Copy a preset into your folder, to be edited there."""
-    from hetspec_core.cli.console import print_json, say
-    from hetspec_core.config.library import copy_preset as copy_file
-
-    path = copy_file(name, new)
-    if as_json:
+    path = library.copy_preset(name, new)
+    if json:
         print_json({"path": str(path)})
     else:
         say(str(path))
@@ -125,16 +115,13 @@ def copy_preset(
 @app.command("path")
 def preset_path(
     shipped: Annotated[bool, typer.Option("--shipped", help="The folder of the shipped presets instead.")] = False,
-    as_json: AsJson = False,
+    json: JsonFlag = False,
 ) -> None:
     """Print the folder of your presets."""
-    from hetspec_core.cli.console import print_json, say
-    from hetspec_core.config.library import shipped_folder, user_folder
-
-    if as_json:
-        print_json({"user": str(user_folder()), "shipped": str(shipped_folder())})
+    if json:
+        print_json({"user": str(library.user_folder()), "shipped": str(library.shipped_folder())})
     else:
-        say(str(shipped_folder() if shipped else user_folder()))
+        say(str(library.shipped_folder() if shipped else library.user_folder()))
 
 
 def _about(file: PresetFile) -> dict[str, Any]:
@@ -155,11 +142,6 @@ def _owner(file: PresetFile) -> str:
 
 def _values(file: PresetFile, stage: str, overrides: list[str]) -> list[tuple[str, Any, str]]:
     """(dotted key, value, source): a recipe resolved, another preset as it is written."""
-    from hetspec_core.config import resolve
-    from hetspec_core.config.library import load_file
-    from hetspec_core.config.origins import leaves
-    from hetspec_core.errors import UsageError
-
     if file.kind == "recipe":
         return list(resolve(file.name, stage=stage, overrides=overrides).explain())
     if overrides:
@@ -184,14 +166,11 @@ def _tree(rows: list[tuple[str, Any, str]]) -> dict[str, Any]:
 @catalog_app.command()
 def catalog(
     axis: Annotated[str | None, typer.Argument(help="One axis, e.g. backbones; all when absent.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: JsonFlag = False,
 ) -> None:
     """List algorithms, backbones, formats, stages, executors and backends."""
-    from hetspec_core.catalog import broken, list_cards
-    from hetspec_core.cli.console import print_json, print_table, say
-
     cards, faults = list_cards(axis), broken()
-    if as_json:
+    if json:
         print_json(
             {
                 "cards": [

@@ -11,19 +11,19 @@ from hetspec_core.cli.console import console, note, print_json
 from hetspec_core.cli.follow import PlainView, launch, launch_detached
 from hetspec_core.cli.options import (
     DraftOption,
-    FileOption,
     GpusOption,
     JsonFlag,
-    SetOption,
-    SpecValues,
+    RecipeArgument,
+    SpecOptions,
     spec_options,
 )
 from hetspec_core.errors import Cancelled, StageFailed
+from hetspec_core.service.drafts import find_draft
+from hetspec_core.service.workbench import Workbench
 
 if TYPE_CHECKING:
     from hetspec_core.config.resolve import Resolved
     from hetspec_core.events import Event
-    from hetspec_core.service.workbench import Workbench
 
 app = typer.Typer()
 _LOOK_S = 0.5
@@ -42,35 +42,28 @@ _LOOK_S = 0.5
 )
 def serve(
     *,
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe preset; see `presets list recipe`.")],
+    recipe: RecipeArgument,
     flags: Annotated[
         list[str] | None,
         typer.Argument(metavar="[-- FLAG...]", help="Flags of SGLang's server, passed on as they are."),
     ] = None,
     draft: DraftOption = None,
-    given: SpecValues,
+    given: SpecOptions,
     gpus: GpusOption = None,
     detach: Annotated[bool, typer.Option("--detach", help="Leave it running; `runs cancel` ends it.")] = False,
-    overrides: SetOption = [],  # noqa: B006 - Typer reads the default, nobody changes it
-    file: FileOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Serve a base and its draft by SGLang; prints the URL and lines to paste into a client."""
-    from hetspec_core.config import resolve
-    from hetspec_core.service.drafts import find_draft
-    from hetspec_core.service.workbench import Workbench
-
-    options: SpecValues = given | {
+    given.values |= {
         "backend": "sglang",
         "sglang.flags": list(flags) if flags else None,
         "sglang.tp_size": gpus or None,
         "resources.num_gpus": gpus,
     }
     with Workbench() as workbench:
-        if "decoding.plain" not in given:
-            base = resolve(recipe, stage="serve", overrides=overrides, file=file, options=options).spec.base.name
-            options["draft.checkpoint"] = str(find_draft(workbench, draft, base, say=note))
-        asked = resolve(recipe, stage="serve", overrides=overrides, file=file, options=options)
+        asked = given.resolve_with_draft(
+            workbench, recipe, "serve", lambda spec: find_draft(workbench, draft, spec.base.name, say=note)
+        )
         if detach:
             run_id = launch_detached(workbench, asked) if not json else _start(workbench, asked)
             served = _await(workbench, run_id)

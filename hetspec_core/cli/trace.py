@@ -8,13 +8,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hetspec_core.cli.chat_view import AnswerPrinter, figure_lines, show_end, tree_lines
 from hetspec_core.cli.console import console, format_number, note, print_data, print_json
-from hetspec_core.cli.options import DEFAULT_RECIPE, DraftOption, JsonFlag, RecipeOption
+from hetspec_core.cli.options import DEFAULT_RECIPE, DraftOption, JsonFlag, RecipeOption, trees_of
 from hetspec_core.errors import CorruptFileError, NotFoundError, StageFailed, UsageError
+from hetspec_core.events.chat import Calibrated, Step, Tokens, decode_replies
+from hetspec_core.files import write_output
+from hetspec_core.service.chat.answer import Answer
+from hetspec_core.service.chat.meters import SessionTotals
+from hetspec_core.service.chat.session import ChatSession
+from hetspec_core.service.chat.setup import chat_config
+from hetspec_core.service.traces.export import FORMATS, Format, as_data
+from hetspec_core.service.traces.export import export as export_trace
+from hetspec_core.service.traces.files import list_traces, load_trace
+from hetspec_core.service.traces.positions import read_positions
+from hetspec_core.service.traces.simulation import CALIBRATION_TREES, Costs
+from hetspec_core.service.traces.simulation import simulate as run_simulation
+from hetspec_core.service.workbench import Workbench
+from hetspec_core.spec import TreeSpec
 from hetspec_core.terminal_text import ascii_escapes
 
 if TYPE_CHECKING:
-    from hetspec_core.events.chat import Calibrated
     from hetspec_core.service.traces.simulation import Prediction
 
 app = typer.Typer(no_args_is_help=True)
@@ -25,8 +39,6 @@ TraceWord = Annotated[str, typer.Argument(metavar="TRACE", help="File, recorded 
 @app.command("list")
 def list_(json: JsonFlag = False) -> None:
     """The shipped traces and those recorded by `chat --record`."""
-    from hetspec_core.service.traces.files import list_traces
-
     found = list_traces()
     if json:
         print_json([one.to_json() for one in found])
@@ -50,11 +62,6 @@ def show(
     json: JsonFlag = False,
 ) -> None:
     """One trace: question, answer and figures, or the tree of one step."""
-    from hetspec_core.cli.chat_view import AnswerPrinter, figure_lines, tree_lines
-    from hetspec_core.service.chat.answer import Answer
-    from hetspec_core.service.chat.meters import SessionTotals
-    from hetspec_core.service.traces.files import load_trace
-
     found = load_trace(trace)
     answer = Answer.of(found)
     if step is not None:
@@ -68,8 +75,6 @@ def show(
             console().print(line, soft_wrap=True)
         return
     if json:
-        from hetspec_core.service.traces.export import as_data
-
         print_json(as_data(found))
         return
     for message in found.header.messages:
@@ -91,12 +96,6 @@ def replay(
     json: JsonFlag = False,
 ) -> None:
     """Let an answer appear again, without a model."""
-    from hetspec_core.cli.chat_view import AnswerPrinter, show_end, tree_lines
-    from hetspec_core.events.chat import Step, Tokens
-    from hetspec_core.service.chat.answer import Answer
-    from hetspec_core.service.chat.meters import SessionTotals
-    from hetspec_core.service.traces.files import load_trace
-
     found = load_trace(trace)
     answer, printer, before = Answer.empty(found), AnswerPrinter(), 0.0
     for reply in found.replies:
@@ -126,11 +125,6 @@ def export(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File; stdout when absent.")] = None,
 ) -> None:
     """Write a trace as SVG, HTML or JSON."""
-    from hetspec_core.files import write_output
-    from hetspec_core.service.traces.export import FORMATS, Format
-    from hetspec_core.service.traces.export import export as export_trace
-    from hetspec_core.service.traces.files import load_trace
-
     known: dict[str, Format] = {one: one for one in FORMATS}
     chosen = known.get(form)
     if chosen is None:
@@ -157,13 +151,6 @@ def simulate(
     json: JsonFlag = False,
 ) -> None:
     """Predict accept length (and tokens/s) of other tree shapes from recorded trees; see docs/traces.md."""
-    from hetspec_core.cli.options import trees_of
-    from hetspec_core.service.traces.files import load_trace
-    from hetspec_core.service.traces.positions import read_positions
-    from hetspec_core.service.traces.simulation import Costs
-    from hetspec_core.service.traces.simulation import simulate as run_simulation
-    from hetspec_core.spec import TreeSpec
-
     answers = [read_positions(load_trace(word), word) for word in traces]
     shapes = [TreeSpec(**shape) for shape in trees_of(tree) or []] or None
     calibration = _read_costs(costs) if costs is not None else None
@@ -203,8 +190,6 @@ def _row(one: Prediction) -> str:
 
 
 def _read_costs(path: Path) -> Calibrated:
-    from hetspec_core.events.chat import Calibrated, decode_replies
-
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
@@ -218,11 +203,6 @@ def _read_costs(path: Path) -> Calibrated:
 
 
 def _calibrate(recipe: str, draft: str | None, trees: list[str]) -> Calibrated:
-    from hetspec_core.service.chat.session import ChatSession
-    from hetspec_core.service.chat.setup import chat_config
-    from hetspec_core.service.traces.simulation import CALIBRATION_TREES
-    from hetspec_core.service.workbench import Workbench
-
     with Workbench() as workbench:
         config = chat_config(workbench, recipe, draft=draft)
     for text in config.notes:

@@ -9,17 +9,17 @@ import typer
 from hetspec_core.cli.console import console, format_number
 from hetspec_core.cli.follow import DetachOption, is_detached, launch, launch_detached
 from hetspec_core.cli.options import (
-    FileOption,
     GpusOption,
     JsonFlag,
-    SetOption,
-    SpecValues,
+    SpecOptions,
     WorkersOption,
     spec_options,
     worker_options,
 )
 from hetspec_core.errors import UsageError
 from hetspec_core.quantities import format_duration
+from hetspec_core.service.launch import check_inputs, training_inputs
+from hetspec_core.service.workbench import Workbench
 
 if TYPE_CHECKING:
     from hetspec_core.spec import TrainingSpec
@@ -59,35 +59,23 @@ def train(
             "--from", metavar="RUN_OR_DIR", help="Begin from the draft of a run or directory; without RECIPE, as saved."
         ),
     ] = None,
-    given: SpecValues,
+    given: SpecOptions,
     gpus: GpusOption = None,
     workers: WorkersOption = None,
-    overrides: SetOption = [],  # noqa: B006
-    file: FileOption = None,
     detach: DetachOption = None,
     json: JsonFlag = False,
 ) -> None:
     """Train a draft on hidden states of its base. The run goes on without this command; while it is followed, Ctrl-C
     stops it so that it can be resumed.
     """
-    from hetspec_core.config import resolve
-    from hetspec_core.service.launch import check_inputs, training_inputs
-    from hetspec_core.service.workbench import Workbench
-
     if recipe is None and initial is None:
         raise UsageError("there is no recipe", hint="name one, see `presets list recipe`; or --from RUN_OR_DIR")
     with Workbench() as workbench:
-        options = training_inputs(workbench, dataset, held_out=eval_dataset, initial=initial)
-        options |= given | worker_options(gpus, workers)
-        layers: dict[str, Any] = {"stage": "train", "overrides": overrides, "file": file, "options": options}
-        if recipe is not None:
-            resolved = resolve(recipe, **layers)
-        else:
-            from hetspec_core.service.saved import resolve_saved
-
-            resolved = resolve_saved(workbench, "", initial, **layers)
+        given.values |= training_inputs(workbench, dataset, held_out=eval_dataset, initial=initial)
+        given.values |= worker_options(gpus, workers)
+        resolved = given.resolve(workbench, recipe or "", "train", saved=initial if recipe is None else None)
         spec = resolved.spec
-        _check_epochs(given.get("training.epochs"), spec.training)
+        _check_epochs(given.values.get("training.epochs"), spec.training)
         check_inputs(spec)
         if is_detached(detach, json=json):
             launch_detached(workbench, resolved, json=json)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from hetspec_core.cli import machine
 from hetspec_core.cli.main import main
 from hetspec_core.errors import ResourceError, UsageError
-from hetspec_core.service import doctor
 from hetspec_core.service.checks import Check
 from hetspec_core.service.workbench import Workbench
 
@@ -78,7 +78,7 @@ def checks(*statuses: Any) -> Iterator[Check]:
 def test_the_doctor_exits_with_1_on_an_error_only(
     statuses: tuple[str, ...], exit_status: int, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "diagnose", lambda: checks(*statuses))
+    monkeypatch.setattr(machine, "diagnose", lambda: checks(*statuses))
     assert main(["doctor"]) == exit_status
     out = capsys.readouterr().out
     assert out.count("hint: do this") == sum(status != "ok" for status in statuses)

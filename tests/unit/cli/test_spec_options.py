@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from hetspec_core.cli.main import COMMANDS
-from hetspec_core.cli.options import SpecValues, spec_options
+from hetspec_core.cli.options import SpecOptions, SpecValues, spec_options
 from hetspec_core.config import resolve
 from hetspec_core.errors import UsageError
 from hetspec_core.spec.run import spec_field
@@ -35,8 +35,8 @@ def given_by(*words: str) -> SpecValues:
 
     @app.command()
     @spec_options(TABLE)
-    def command(*, word: str = "", given: SpecValues) -> None:
-        received.update(given)
+    def command(*, word: str = "", given: SpecOptions) -> None:
+        received.update(given.values)
 
     result = CliRunner().invoke(app, list(words), standalone_mode=False, catch_exceptions=False)
     if result.exit_code:
