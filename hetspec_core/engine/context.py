@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from pydantic_core import to_json
 
 from hetspec_core.engine.run_folder import Share, versions
@@ -353,6 +352,8 @@ def machine_facts(device: torch.device, load: LoadWatch | None = None) -> dict[s
         device: that computes.
         load: the watch of a measurement; the load of this moment when absent.
     """
+    import transformers  # here: a stage that serves by another program does without it
+
     facts: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cpu": _cpu_name(),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from hetspec_core.engine.worker import main
 from hetspec_core.errors import DataError
+from tests.fakes import light_torch
 
 if TYPE_CHECKING:
     from hetspec_core.engine.context import RunContext
@@ -79,4 +80,5 @@ def act(context: RunContext) -> None:
 
 
 if __name__ == "__main__":
+    light_torch.install()
     sys.exit(main(load_stage=lambda name: act))

@@ -28,7 +28,7 @@ _HOLD = "import torch, time; held = torch.ones(1 << 28, device='cuda'); print('h
 
 @pytest.fixture
 def workbench(home: Path) -> Iterator[Workbench]:
-    with Workbench(home, LocalExecutor("tests.fakes.worker")) as bench:
+    with Workbench(home, LocalExecutor("tests.fakes.worker_on_gpu")) as bench:
         yield bench
         for run in bench.runs():
             if run.state in ("running", "starting", "queued"):
