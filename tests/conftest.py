@@ -6,8 +6,12 @@ in `.cache/tests` instead: the default base is dequantised there once per checko
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
+
+# Until all tests are collected: the collector would walk through a million objects of torch and of pytest, which stay.
+gc.disable()
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -43,6 +47,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in gpu_items:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and torch sees none here"))
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, and leave out what the imports made."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import fcntl
+import gc
 import json
 import os
 import signal
@@ -90,14 +91,16 @@ def _run_stage(
     journal.write(  # before torch is imported, which takes seconds: the desk sees the run begin at once
         RunStarted(stage=spec.stage, pid=me.pid, host=me.host, birth=me.birth, attempt=attempt, versions=versions())
     )
-    from hetspec_core.engine.context import open_context
-
+    with _uncollected():
+        from hetspec_core.engine.context import open_context
     context = open_context(
         paths.folder, worker, journal=journal, attempt=attempt, share=share or Share(), cancelled=cancelled, spec=spec
     )
     context.check_cancelled()
     try:
-        load_stage(context.spec.stage)(context)
+        with _uncollected():
+            stage = load_stage(context.spec.stage)
+        stage(context)
     finally:
         with suppress(OSError):  # a full disk must not hide why the stage ended
             context.flush_progress()
@@ -130,6 +133,18 @@ def _end_badly(journal: Journal, error: BaseException, report: Path | None) -> i
 def _print_traceback(error: BaseException) -> None:
     with suppress(OSError):  # the log may be on the disk that is full
         say("".join(traceback.format_exception(error)), file=sys.stderr, end="")
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Switch garbage collection off for imports: it reads all objects of torch again and again, and frees none."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager

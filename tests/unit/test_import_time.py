@@ -80,6 +80,12 @@ def test_the_specs_load_without_the_engine() -> None:
     assert sorted(modules & ENGINE_LIBRARIES) == []
 
 
+def test_a_worker_loads_torch_alone_before_its_stage() -> None:
+    light = "from tests.fakes import light_torch; light_torch.install()"
+    modules, _ = loaded(f"{light}; import hetspec_core.engine.worker, hetspec_core.engine.context")
+    assert sorted(modules & ENGINE_LIBRARIES) == ["torch"]
+
+
 def test_the_probe_sees_what_a_statement_imports() -> None:
     assert "colorsys" not in loaded("pass")[0]
     assert "colorsys" in loaded("__import__('colorsys')")[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import subprocess
@@ -55,6 +56,17 @@ def test_a_worker_reads_the_spec_once(folder: Path, monkeypatch: pytest.MonkeyPa
     stages: list[str] = []
     attempt(folder, lambda context: stages.append(context.spec.stage))
     assert (stages, reads) == (["train"], [str(folder / "spec.toml")])
+
+
+def test_garbage_is_collected_while_a_stage_works_and_not_while_it_is_imported(folder: Path) -> None:
+    seen: list[bool] = []
+
+    def load(name: str) -> Callable[[RunContext], None]:
+        seen.append(gc.isenabled())
+        return lambda context: seen.append(gc.isenabled())
+
+    assert run_attempt(folder, load) == 0
+    assert seen == [False, True]
 
 
 def test_progress_held_back_is_there_before_the_end(folder: Path) -> None:
