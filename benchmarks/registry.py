@@ -25,7 +25,7 @@ from hetspec_core.events import EventBase, Journal, Launched, Marked, Metric, Ru
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs import Registry
 from hetspec_core.service.library import Library
-from hetspec_core.service.pages import curve
+from hetspec_core.service.pages import Pages
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import Architecture, BaseSpec, PathSource, RunSpec
 from hetspec_core.spec.run import to_toml
@@ -119,7 +119,7 @@ def measure_queries(home: Path, runs: int, points: int) -> None:
     total = sum(steps) * len(METRICS)
     began = time.perf_counter()
     with Workbench(home) as workbench:
-        registry, library = workbench.registry, Library(workbench)
+        registry, library, pages = workbench.registry, Library(workbench), Pages(workbench)
         registry.sync_all()
         print(f"{runs:,} runs with {total:,} points: taken in {time.perf_counter() - began:.0f} s")
         long, middle = run_name(0), run_name(runs // 2)
@@ -137,15 +137,15 @@ def measure_queries(home: Path, runs: int, points: int) -> None:
         clock("search two words", lambda: first_rows("amber", "fjord"))
         clock("sort by a setting", lambda: first_rows(sort="training.optimizer.lr"))
         clock("what a name means", lambda: library.resolve([middle[:-2]]))
-        clock("one curve in 200 points", lambda: curve(workbench, middle, "loss", 200))
-        clock(f"one of {steps[0]:,} points", lambda: curve(workbench, long, "loss", 200))
-        clock("the same along seconds", lambda: curve(workbench, long, "loss", 200, "wall_s"))
-        clock("runs list: look and first 50", lambda: library.find(limit=50))
+        clock("one curve in 200 points", lambda: pages.curves([middle], "loss", most=200))
+        clock(f"one of {steps[0]:,} points", lambda: pages.curves([long], "loss", most=200))
+        clock("the same along seconds", lambda: pages.curves([long], "loss", "wall_s", most=200))
+        clock("runs list: look and first 50", lambda: workbench.summaries(limit=50))
     size = home.joinpath("registry.db").stat().st_size
     connection = sqlite3.connect(home / "registry.db")
-    pages = "SELECT SUM(pgsize) FROM dbstat WHERE name = 'points'"
+    used = "SELECT SUM(pgsize) FROM dbstat WHERE name = 'points'"
     try:
-        bytes_of_points = connection.execute(pages).fetchone()[0]
+        bytes_of_points = connection.execute(used).fetchone()[0]
         print(f"on disk: {bytes_of_points / total:.1f} bytes per point, {size / 1e6:,.1f} MB in all")
     except sqlite3.OperationalError:  # an SQLite without that table
         print(

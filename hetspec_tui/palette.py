@@ -177,9 +177,7 @@ def _highlighted(matcher: Matcher, text: str) -> Content:
 
 
 def _find_runs(workbench: Workbench, text: str) -> list[RunSummary]:
-    from hetspec_core.service.library import Library
-
-    return Library(workbench).find([f"text:{text}"], limit=MOST_FOUND)
+    return workbench.summaries([f"text:{text}"], limit=MOST_FOUND)
 
 
 def _presets() -> tuple[PresetLine, ...]:

@@ -66,7 +66,7 @@ def tag(
         if added or removed:
             summary = library.mark(run_id, Marked(add_tags=added, remove_tags=removed))
         else:
-            summary = library.summary(run_id)
+            summary = workbench.summary(run_id)
     if json:
         print_json({"run_id": run_id, "tags": list(summary.tags)})
     else:
@@ -84,7 +84,7 @@ def note_run(
     with Workbench() as workbench:
         run_id = workbench.resolve_run(run)
         library = Library(workbench)
-        summary = library.summary(run_id) if text is None else library.mark(run_id, Marked(note=text.strip()))
+        summary = workbench.summary(run_id) if text is None else library.mark(run_id, Marked(note=text.strip()))
     if json:
         print_json({"run_id": run_id, "note": summary.note})
     elif summary.note:

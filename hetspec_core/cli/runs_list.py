@@ -73,9 +73,10 @@ def list_runs(
     key = sort.partition(":")[0]
     with Workbench() as workbench:
         library = Library(workbench)
-        found = library.find(words, sort=sort, archived=archived, limit=limit + 1)
+        found = workbench.summaries(words, sort=sort, archived=archived, limit=limit + 1)
         more, found = len(found) > limit, found[:limit]
-        kept = "" if found or not library.find(["archived:yes"], limit=1) else "; --archived shows those put aside"
+        hidden = not found and workbench.summaries(["archived:yes"], limit=1)
+        kept = "; --archived shows those put aside" if hidden else ""
         extra = {} if key in _SHOWN else {run.run_id: library.value(run, key) for run in found}
     if json:
         print_json([run.to_json() for run in found])
@@ -153,7 +154,7 @@ def export(
     """Write runs with their newest metrics and results as a table for other programs."""
     with Workbench() as workbench:
         library = Library(workbench)
-        found = library.find(query or [], sort=sort, archived=archived, limit=limit)
+        found = workbench.summaries(query or [], sort=sort, archived=archived, limit=limit)
         figures = [library.figures(run.run_id) for run in found]
     form = "json" if json and output is None else form
     text = runs_text(found, figures, form, format_number)

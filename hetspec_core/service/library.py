@@ -21,7 +21,6 @@ from hetspec_core.events import Journal, Marked, Moved, read_events
 from hetspec_core.events.state import FINISHED, UNREADABLE
 from hetspec_core.files import NOT_WRITABLE, is_full, is_locked, sync_folder
 from hetspec_core.paths import RunPaths
-from hetspec_core.runs import RunRow
 from hetspec_core.runs.folders import run_id_of, run_paths, why_unreadable
 from hetspec_core.service.folders import desk_lock, read_origins, resolved_as, submit_folder, submitted
 from hetspec_core.service.inputs import find_run
@@ -92,48 +91,6 @@ class Library:
 
     # --- finding -----------------------------------------------------------------------------------------------------
 
-    def find(
-        self, words: Sequence[str] = (), *, sort: str = "created", archived: bool = False, limit: int | None = None
-    ) -> list[RunSummary]:
-        """The runs that a query asks for, as in `runs.query`, in the order of a column, metric or setting.
-
-        Raises:
-            UsageError: the query or the order cannot be understood.
-        """
-        registry = self.workbench.registry
-        registry.sync_all()
-        waiting = self.workbench.queue.waiting_ids()
-        runs = registry.find(words, sort=sort, archived=archived, waiting=waiting)
-        found: list[RunSummary] = []
-        for row in runs:
-            if limit is not None and len(found) >= limit:
-                break
-            state = self.workbench.state_of(row)
-            if state != row.state:  # its process has ended: it may have written more in the meantime
-                state = self.workbench.state(row.run_id)
-                row = registry.row(row.run_id) or row
-            if row.run_id in waiting and state in FINISHED:  # it waits for its next attempt
-                state = "queued"
-            if runs.accepts(state):
-                found.append(self.workbench.summary(row, state))
-        return found
-
-    def summary(self, run_id: str) -> RunSummary:
-        """One run.
-
-        Raises:
-            NotFoundError: there is no such run.
-        """
-        state = self.workbench.state(run_id)
-        return RunSummary.of(self._row(run_id), state, self.workbench.paths(run_id).folder)
-
-    def _row(self, run_id: str) -> RunRow:
-        self.workbench.state(run_id)
-        row = self.workbench.registry.row(run_id)
-        if row is None:
-            raise NotFoundError(f"there is no run {run_id!r}")
-        return row
-
     def spec(self, run_id: str) -> RunSpec:
         """The spec of a run.
 
@@ -171,8 +128,8 @@ class Library:
             RunError: it is at work, or still to begin.
             SpecError: this version cannot read its spec.
         """
-        state = self.workbench.state(run_id)
-        refuse_unreadable(self._row(run_id))
+        row, state = self.workbench.look(run_id)
+        refuse_unreadable(row)
         if state not in FINISHED:
             raise RunError(f"run {run_id} is {state}", hint=f"follow it: hetspec-core runs follow {run_id}")
         paths = self.workbench.paths(run_id)
@@ -200,7 +157,7 @@ class Library:
 
     def _relative(self, run_id: str, near: dict[str, list[str]], seen: frozenset[str]) -> Relative:
         try:
-            summary = self.summary(run_id)
+            summary = self.workbench.summary(run_id)
         except NotFoundError:
             summary = None
         path = seen | {run_id}
@@ -214,7 +171,7 @@ class Library:
             NotFoundError: one of them is not there.
         """
         registry = self.workbench.registry
-        runs = [self.summary(run_id) for run_id in run_ids]
+        runs = [self.workbench.summary(run_id) for run_id in run_ids]
         configs = [registry.config(run_id) for run_id in run_ids]
         keys = dict.fromkeys(key for config in configs for key in config)
         settings = {key: [config.get(key) for config in configs] for key in keys}
@@ -247,10 +204,10 @@ class Library:
             RunError: the run cannot be read.
         """
         check_labels(event)
-        refuse_unreadable(self._row(run_id))  # says so when it is not there, before a journal is made
+        refuse_unreadable(self.workbench.look(run_id)[0])  # says so when it is not there, before a journal is made
         with Journal(self.workbench.paths(run_id).desk, "desk") as desk:
             desk.write(event)
-        return self.summary(run_id)
+        return self.workbench.summary(run_id)
 
     # --- trash -------------------------------------------------------------------------------------------------------
 

@@ -19,9 +19,7 @@ from hetspec_core.events.state import FINISHED
 from hetspec_core.quantities import gigabytes
 from hetspec_core.runs import Registry
 from hetspec_core.runs.census import take_census
-from hetspec_core.runs.rows import RunRow
 from hetspec_core.service.checks import LITTLE_DISK_BYTES, NO_DISK_BYTES
-from hetspec_core.service.library import Library
 from hetspec_core.service.planning.facts import existing_parent
 from hetspec_core.service.report import RunSummary
 from hetspec_core.service.workbench import Workbench
@@ -122,10 +120,9 @@ class Observer:
 
     def _read_live(self, workbench: Workbench) -> bool:
         """Look at the runs at work and those to come; False when one is not what it was, so that lists have changed."""
-        library = Library(workbench)
         try:
-            live = {run_id: library.summary(run_id) for run_id in self._live}
-            queued = [library.summary(run.run_id) for run in self._queued]
+            live = {run_id: workbench.summary(run_id) for run_id in self._live}
+            queued = [workbench.summary(run.run_id) for run in self._queued]
         except NotFoundError:
             return False
         if any(run.state in FINISHED for run in live.values()) or any(run.state != "queued" for run in queued):
@@ -138,14 +135,13 @@ class Observer:
         place = {entry.run_id: number for number, entry in enumerate(workbench.queue.entries())}
         self._live, queued, lost = {}, [], []
         counts = dict(census.counts)
-        for row in [*census.unfinished, *(row for row in census.failed if row.run_id in place)]:
-            state = workbench.state_of(row)
-            if state in FINISHED and row.run_id in place:
-                state = "queued"
-            if state != row.state:
-                counts[row.state] = counts.get(row.state, 0) - 1
+        rows = [*census.unfinished, *(row for row in census.failed if row.run_id in place)]
+        counted = {row.run_id: row.state for row in rows}
+        for row, state in workbench.states(rows):
+            if state != counted[row.run_id]:
+                counts[counted[row.run_id]] = counts.get(counted[row.run_id], 0) - 1
                 counts[state] = counts.get(state, 0) + 1
-            summary = _summary(workbench, row, state)
+            summary = workbench.summary_of(row, state)
             if state == "queued":
                 queued.append(summary)
             elif state == "lost":
@@ -155,9 +151,9 @@ class Observer:
         queued.sort(key=lambda run: (place.get(run.run_id, len(place)), run.created))
         self._queued = queued[:MOST_SHOWN]
         self._counts = {state: number for state, number in counts.items() if number > 0}
-        ended = [_summary(workbench, row, row.state) for row in census.ended if row.run_id not in place]
+        ended = [workbench.summary_of(row, row.state) for row in census.ended if row.run_id not in place]
         self._recent = tuple(ended)
-        known = [_summary(workbench, row, row.state) for row in census.failed if row.run_id not in place]
+        known = [workbench.summary_of(row, row.state) for row in census.failed if row.run_id not in place]
         self._failed = sorted([*lost[:MOST_SHOWN], *known], key=lambda run: -(run.ended or run.created))
         self._paces = {run_id: pace for run_id, pace in self._paces.items() if run_id in self._live}
         self._curves = {run_id: curve for run_id, curve in self._curves.items() if run_id in self._live}
@@ -213,10 +209,6 @@ class Observer:
                 break
         self._curves[run.run_id] = (run.step, metric, values)
         return metric, values
-
-
-def _summary(workbench: Workbench, row: RunRow, state: str) -> RunSummary:
-    return workbench.summary(row, state)  # type: ignore[arg-type]
 
 
 def _changed(workbench: Workbench) -> int:

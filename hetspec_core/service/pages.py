@@ -9,38 +9,31 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from hetspec_core.errors import NotFoundError, UsageError
 from hetspec_core.events import AT_WORK, RunState
-from hetspec_core.events.state import FINISHED, STATES
-from hetspec_core.runs import AXES, Axis, RunRow
+from hetspec_core.events.state import STATES
+from hetspec_core.runs import Axis
 from hetspec_core.runs.query import FIELDS
-from hetspec_core.service.library import Library
 from hetspec_core.service.report import RunSummary, list_files
 from hetspec_core.service.workbench import Workbench
-from hetspec_core.spec.decode import did_you_mean
 
 __all__ = [
     "Axis",
-    "CurvePoint",
     "Listing",
     "Loss",
-    "MetricCurve",
     "MetricSeries",
     "Pages",
     "RunLine",
     "Vocabulary",
-    "curve",
     "split_query",
 ]
 
 STAGES = ("dataset", "train", "bench", "generate")
 
 _PART = re.compile(r'(?:[^\s"]|"[^"]*"?)+')
-_CHUNK = 500  # SQLite takes so many values at once, and some more
 _RECENT = 200  # newest runs whose tags are offered
 
 
@@ -123,12 +116,11 @@ class Pages:
 
     def __init__(self, workbench: Workbench) -> None:
         self.workbench = workbench
-        self.library = Library(workbench)
 
     def listing(
         self, words: Sequence[str] = (), *, sort: str = "created", archived: bool = False, sync: bool = True
     ) -> Listing:
-        """The runs that a query asks for, as `Library.find` gives them.
+        """The runs that a query asks for, as `Workbench.summaries` gives them.
 
         Args:
             words: the query, as in `runs.query`.
@@ -157,19 +149,8 @@ class Pages:
             names: metrics and settings whose values are wanted too.
         """
         further = [name for name in names if not hasattr(RunSummary, name) and name not in FIELDS]
-        waiting = self.workbench.queue.waiting_ids()
-        lines: list[RunLine] = []
-        for row in self._rows(run_ids):
-            state = row.state
-            if state not in FINISHED or row.run_id in waiting:
-                try:
-                    state = self.workbench.state(row.run_id)
-                except NotFoundError:
-                    continue
-                row = self.workbench.registry.row(row.run_id) or row
-            summary = self.workbench.summary(row, state)
-            lines.append(RunLine(summary, self._values(row.run_id, further) if further else {}))
-        return lines
+        runs = self.workbench.summaries_of(run_ids)
+        return [RunLine(run, self._values(run.run_id, further) if further else {}) for run in runs]
 
     def curves(
         self, run_ids: Sequence[str], metric: str, axis: Axis = "step", *, most: int = 2000
@@ -177,13 +158,13 @@ class Pages:
         """One metric of several runs, thinned to about `most` points each; a run without it is left out."""
         registry = self.workbench.registry
         found: list[MetricSeries] = []
-        for line in self.lines(run_ids):
-            registry.sync(line.summary.run_id)
-            points = registry.curve(line.summary.run_id, metric, most=most, axis=axis)
+        for run in self.workbench.summaries_of(run_ids):
+            registry.sync(run.run_id)
+            points = registry.curve(run.run_id, metric, most=most, axis=axis)
             pairs = [(getattr(point, axis), point.value) for point in points]
             kept = [(float(x), y) for x, y in pairs if x is not None]
             if kept:
-                found.append(MetricSeries(line.summary, [x for x, _ in kept], [y for _, y in kept]))
+                found.append(MetricSeries(run, [x for x, _ in kept], [y for _, y in kept]))
         return found
 
     def metrics(self, run_ids: Sequence[str]) -> dict[str, int]:
@@ -193,7 +174,7 @@ class Pages:
 
     def loss(self, run_ids: Sequence[str]) -> Loss:
         """What would go if these runs were thrown away."""
-        runs = [line.summary for line in self.lines(run_ids)]
+        runs = self.workbench.summaries_of(run_ids)
         sizes = [list_files(self.workbench.paths(run.run_id).folder) for run in runs]
         kept = [self.workbench.paths(run.run_id).folder for run in runs]
         checkpoints = sum(
@@ -222,10 +203,6 @@ class Pages:
                      "archived": ("yes", "no")},
         )  # fmt: skip
 
-    def _rows(self, run_ids: Sequence[str]) -> Iterator[RunRow]:
-        for start in range(0, len(run_ids), _CHUNK):
-            yield from self.workbench.registry.rows_of(run_ids[start : start + _CHUNK])
-
     def _values(self, run_id: str, names: Sequence[str]) -> dict[str, Any]:
         registry = self.workbench.registry
         figures = {point.name: point.value for point in registry.last_metrics(run_id)}
@@ -235,84 +212,12 @@ class Pages:
         return {name: figures.get(name, config.get(name)) for name in names}
 
     def _states(self, waiting: Collection[str]) -> dict[str, RunState]:
-        states: dict[str, RunState] = {}
-        for row in self.workbench.registry.find([f"state:{','.join(sorted(AT_WORK))}"], archived=True):
-            state = self.workbench.state_of(row)
-            if state != row.state:  # its process has ended: it may have written more in the meantime
-                state = self.workbench.state(row.run_id)
-            states[row.run_id] = state
-        for run_id in waiting:
-            if states.get(run_id, "lost") in FINISHED:
-                states[run_id] = "queued"
+        """The states now of the runs whose rows cannot tell them: those at work and those in the queue."""
+        rows = self.workbench.registry.find([f"state:{','.join(sorted(AT_WORK))}"], archived=True)
+        states: dict[str, RunState] = dict.fromkeys(waiting, "queued")
+        states.update((row.run_id, state) for row, state in self.workbench.states(rows))
         return states
 
 
 def _is_quoted(part: str) -> bool:
     return len(part) > 1 and part[0] == part[-1] == '"' and '"' not in part[1:-1]
-
-
-class CurvePoint(NamedTuple):
-    """One point: where it lies on the axis, its value, and the step at which it was measured."""
-
-    x: float
-    value: float
-    step: int
-
-
-@dataclass(frozen=True)
-class MetricCurve:
-    """A metric of a run, ready to be drawn.
-
-    Attributes:
-        axis: what `x` of the points counts: steps, training tokens, or seconds of work over all attempts.
-        points: by step; those without a value (it was not finite) or without an `x` are left out.
-        total: how many points the run has of this metric, drawn or not.
-    """
-
-    run_id: str
-    metric: str
-    axis: Axis
-    points: tuple[CurvePoint, ...]
-    total: int
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
-        points = [point._asdict() for point in self.points]
-        return {"run_id": self.run_id, "metric": self.metric, "x": self.axis, "total": self.total, "points": points}
-
-
-def curve(workbench: Workbench, run_id: str, metric: str, points: int, x: Axis = "step") -> MetricCurve:
-    """A metric of a run in about `points` points, with what its journal has said until now.
-
-    A longer curve is cut into equal stretches of the axis, and of each the lowest and the highest point are taken, and
-    of all the first and the last: no peak is lost, however few points are asked for.
-
-    Args:
-        workbench: whose run.
-        run_id: which.
-        metric: its name.
-        points: about how many, at least 4; two for each column of a screen say all that can be drawn.
-        x: the axis.
-
-    Raises:
-        NotFoundError: there is no such run, or it has no such metric.
-        UsageError: `points` or `x` is none that can be.
-    """
-    if x not in AXES:
-        raise UsageError(f"a curve has no axis {x!r}{did_you_mean(x, AXES)}", hint=f"it is one of {', '.join(AXES)}")
-    if points < 4:
-        raise UsageError(f"a curve cannot be drawn in {points} points", hint="ask for at least 4")
-    workbench.state(run_id)  # takes in what is new, and says so when the run is not there
-    found = workbench.registry.curve(run_id, metric, most=points, axis=x)
-    if not found:
-        known = workbench.registry.metric_names(run_id)
-        raise NotFoundError(
-            f"run {run_id} has no metric {metric!r}{did_you_mean(metric, known)}",
-            hint=f"it has {', '.join(known) or 'none yet'}",
-        )
-    drawn = []
-    for point in found:
-        place = getattr(point, x)
-        if place is not None and point.value is not None:
-            drawn.append(CurvePoint(place, point.value, point.step))
-    return MetricCurve(run_id, metric, x, tuple(drawn), workbench.registry.count_points(run_id, metric))

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from hetspec_core.documents import DocumentError, read_json
 from hetspec_core.errors import HetSpecError
 from hetspec_core.events import Artifact, CheckpointSaved, FoundLost, Log, RunState, read_events, read_pieces
+from hetspec_core.events.state import UNREADABLE
 from hetspec_core.paths import RunPaths
-from hetspec_core.runs import MetricPoint, RunRow
+from hetspec_core.runs import MetricPoint, Registry, RunRow
 from hetspec_core.spec import RunSpec
 from hetspec_core.spec.run import read_spec
+
+_MOST_WARNINGS = 5
 
 
 @dataclass(frozen=True)
@@ -57,43 +61,23 @@ class RunSummary:
     @classmethod
     def of(cls, row: RunRow, state: RunState, folder: Path, waits: str = "") -> RunSummary:
         """The summary of a row, with the state that it has now that its process has been looked for."""
-        error = {"kind": row.error_kind, "message": row.error_message, "hint": row.error_hint}
         return cls(
-            run_id=row.run_id,
-            name=row.name,
-            stage=row.stage,
+            **{name: getattr(row, name) for name in _SHARED},
             state=state,
-            recipe=row.recipe,
-            base=row.base,
-            draft=row.draft,
-            algorithm=row.algorithm,
-            spec_hash=row.spec_hash,
-            parents=row.parents,
-            created=row.created,
-            started=row.started,
-            ended=row.ended,
-            attempt=row.attempt,
-            task=row.task,
-            done=row.done,
-            total=row.total,
-            unit=row.unit,
-            progress=row.progress,
-            step=row.step,
-            tokens=row.tokens,
-            accept_length=row.accept_length,
-            speedup=row.speedup,
-            error=error if row.error_kind else None,
+            error={"kind": row.error_kind, "message": row.error_message, "hint": row.error_hint}
+            if row.error_kind
+            else None,
             folder=os.fsencode(folder).decode(errors="backslashreplace"),  # a name need not be UTF-8
-            tags=row.tags,
-            note=row.note,
-            starred=row.starred,
-            archived=row.archived,
             waits=waits if state == "queued" else "",
         )
 
     def to_json(self) -> dict[str, Any]:
         """As JSON types."""
         return asdict(self) | {"parents": list(self.parents), "tags": list(self.tags)}
+
+
+_SHARED = {item.name for item in fields(RunSummary)} - {"state", "error", "folder", "waits"}
+"""What a summary has from the row as it is."""
 
 
 @dataclass(frozen=True)
@@ -143,20 +127,28 @@ class RunReport:
         }
 
 
-@dataclass(frozen=True)
-class JournalDigest:
-    """The parts of a journal that are in no table."""
+def read_report(paths: RunPaths, summary: RunSummary, registry: Registry) -> RunReport:
+    """The report of a run from its folder, and from what the registry has read of its journals."""
+    spec, problem = spec_or_problem(paths)
+    report = RunReport(
+        summary=summary,
+        spec=spec,
+        resolved=read_resolved(paths),
+        metrics=registry.last_metrics(summary.run_id),
+        results=registry.results(summary.run_id),
+        files=list_files(paths.folder),
+        exit_status=lost_status(paths) if summary.state == "lost" else None,
+        problem="" if summary.state == UNREADABLE else problem,
+    )
+    _add_journal(report, paths)
+    return report
 
-    artifacts: list[Artifact]
-    checkpoints: list[CheckpointSaved]
-    warnings: list[Log]
 
-
-def digest_journal(paths: RunPaths, *, most_warnings: int = 5) -> JournalDigest:
-    """Artifacts and checkpoints that are still on disk, and the last warnings, from the whole journal."""
+def _add_journal(report: RunReport, paths: RunPaths) -> None:
+    """Add the artifacts and checkpoints that are still on disk, and the last warnings, from the whole journal."""
     artifacts: dict[str, Artifact] = {}
     checkpoints: dict[str, CheckpointSaved] = {}
-    warnings: list[Log] = []
+    warnings: deque[Log] = deque(maxlen=_MOST_WARNINGS)
     with contextlib.suppress(OSError, DocumentError):
         for events, _ in read_pieces(paths.events, skip=("metric", "progress", "text")):
             for event in events:
@@ -166,12 +158,12 @@ def digest_journal(paths: RunPaths, *, most_warnings: int = 5) -> JournalDigest:
                     case CheckpointSaved():
                         checkpoints[event.path] = event
                     case Log(level="warning" | "error"):
-                        warnings = [*warnings[1 - most_warnings :], event]
+                        warnings.append(event)
                     case _:
                         pass
-    there = [event for event in checkpoints.values() if is_there(paths, event.path)]
-    made = [event for event in artifacts.values() if is_there(paths, event.path)]
-    return JournalDigest(made, there, warnings[-most_warnings:])
+    report.artifacts.extend(event for event in artifacts.values() if is_there(paths, event.path))
+    report.checkpoints.extend(event for event in checkpoints.values() if is_there(paths, event.path))
+    report.warnings.extend(warnings)
 
 
 def list_files(folder: Path) -> dict[str, int]:

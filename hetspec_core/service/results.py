@@ -13,7 +13,6 @@ from hetspec_core.errors import DataError, NotFoundError
 from hetspec_core.events.record import ReadRecord
 from hetspec_core.events.results import BenchResult, Lossless, PhaseSeconds, TreeResult, read_bench
 from hetspec_core.service.bench_view import COLUMNS, equal_answers
-from hetspec_core.service.library import Library
 from hetspec_core.service.sweeps.running import SweepLedger
 
 if TYPE_CHECKING:
@@ -128,14 +127,13 @@ def collect(workbench: Workbench, words: Sequence[str]) -> list[ResultRow]:
         DataError: no bench among them has succeeded.
         UsageError: the query cannot be understood.
     """
-    library = Library(workbench)
     ledger = SweepLedger(workbench.roots.data, words[0]) if len(words) == 1 and "/" not in words[0] else None
     if ledger is not None and ledger.exists:
         entries = [entry for entry in ledger.read().values() if entry.stage == "bench"]
-        states = {entry.run_id: _state(library, entry.run_id) for entry in entries}
+        states = {entry.run_id: _state(workbench, entry.run_id) for entry in entries}
         named = [(entry.run_id, entry.label) for entry in entries if states[entry.run_id] == "succeeded"]
     else:
-        found = library.find([*words, "stage:bench", "state:succeeded"])
+        found = workbench.summaries([*words, "stage:bench", "state:succeeded"])
         named = [(run.run_id, run.name) for run in reversed(found)]
     rows: list[ResultRow] = []
     for run_id, label in named:
@@ -155,9 +153,9 @@ def rows_of(workbench: Workbench, run_id: str, label: str) -> list[ResultRow]:
     return _rows(run_id, label, report.summary.recipe, report.summary.draft, read_bench(result)) if result else []
 
 
-def _state(library: Library, run_id: str) -> str:
+def _state(workbench: Workbench, run_id: str) -> str:
     try:
-        return str(library.summary(run_id).state)
+        return str(workbench.state(run_id))
     except NotFoundError:
         return "gone"
 

@@ -37,7 +37,6 @@ from hetspec_core.events.state import FINISHED
 from hetspec_core.failures import Failure, recognise
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import signal_name
-from hetspec_core.service.library import Library
 from hetspec_core.service.logs import LogFile
 from hetspec_core.service.report import RunSummary, is_there
 from hetspec_core.service.workbench import Workbench
@@ -112,7 +111,7 @@ class RunReader:
         if not grown and now < self._next_look:
             return None
         self._next_look = now + STATE_PERIOD_S
-        summary = Library(workbench).summary(self.run_id)
+        summary = workbench.summary(self.run_id)
         if not grown and summary == self._last:
             if summary.state in FINISHED:
                 self._next_look = now + 4 * STATE_PERIOD_S
@@ -305,7 +304,7 @@ def post_mortem(workbench: Workbench, run_id: str) -> PostMortem:
     Raises:
         NotFoundError: there is no such run.
     """
-    summary = Library(workbench).summary(run_id)
+    summary = workbench.summary(run_id)
     news = RunReader(run_id).look(workbench)
     workers = [one for one in news.workers if one.attempt == summary.attempt] if news else []
     paths = workbench.paths(run_id)

@@ -6,12 +6,13 @@ It joins parts that do not know each other: run folders, registry and executor. 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import socket
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,15 +41,7 @@ from hetspec_core.service.folders import desk_lock, fill_folder, keys_of, new_ru
 from hetspec_core.service.gpus import GpuReport, crew_on_processor, read_gpus, waiting_reasons, waiting_run
 from hetspec_core.service.inputs import InputKind, explain_missing, find_run, product_folder
 from hetspec_core.service.labels import check_name
-from hetspec_core.service.report import (
-    RunReport,
-    RunSummary,
-    digest_journal,
-    list_files,
-    lost_status,
-    read_resolved,
-    spec_or_problem,
-)
+from hetspec_core.service.report import RunReport, RunSummary, read_report
 from hetspec_core.service.watch import Watch
 from hetspec_core.spec import RunSpec
 
@@ -61,6 +54,7 @@ RESUMABLE = frozenset({"dataset", "train"})
 _REAP_S = 10.0
 _QUEUE_LOCK_S = 3.0  # for a queue that another process holds
 _QUEUE_LOOK_S = 0.5  # between looks at the GPUs that a run waits for
+_CHUNK = 500  # SQLite takes so many values at once, and some more
 
 
 @dataclass(frozen=True)
@@ -161,7 +155,7 @@ class Workbench:
         """
         paths = self.paths(run_id)
         with desk_lock(paths):
-            row, state = self._look(run_id)
+            row, state = self.look(run_id)
             refuse_unreadable(row)
             waits = run_id in self.queue.waiting_ids()
             if waits or state not in FINISHED | {"queued"}:
@@ -208,7 +202,7 @@ class Workbench:
             NotFoundError: there is no such run.
             RunError: its stage does not resume, or it is at work, or it has succeeded.
         """
-        row, state = self._look(run_id)
+        row, state = self.look(run_id)
         refuse_unreadable(row)
         if state == "succeeded":
             raise RunError(f"run {run_id} has succeeded; there is nothing left to do")
@@ -231,7 +225,7 @@ class Workbench:
             RunError: it was never started, so nothing would ever come.
         """
         waits = run_id in self.queue.waiting_ids()  # looked at first: a run leaves the queue with a new attempt
-        row, state = self._look(run_id)
+        row, state = self.look(run_id)
         refuse_unreadable(row)
         attempt = row.attempt + (waits and state == "queued")
         if attempt == 0:
@@ -263,7 +257,7 @@ class Workbench:
         job = self._jobs.get(run_id)
         # Before the look, so that the journal is complete when it ends.
         status = job.poll() if job is not None else None
-        row, state = self._look(run_id)
+        row, state = self.look(run_id)
         if row.attempt < attempt:  # it was taken out of the queue
             return FoundLost(attempt=attempt, worker="desk")
         if row.attempt != attempt or row.facts.ended == attempt:
@@ -382,66 +376,87 @@ class Workbench:
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
-    def state(self, run_id: str) -> RunState:
-        """The state of a run now.
+    def look(self, run_id: str) -> tuple[RunRow, RunState]:
+        """The row of a run with what its journals say now, and its state.
 
         Raises:
             NotFoundError: there is no such run.
         """
-        return self._look(run_id)[1]
+        return self._now(self._sync(run_id), self.queue.waiting_ids())
 
-    def state_of(self, row: RunRow) -> RunState:
-        """The state of a run whose journals are in `row`, with a look at whether its process works in this folder."""
-        return self._state_by(row.run_id, row.facts)
+    def state(self, run_id: str) -> RunState:
+        """The state of a run now; errors as `look`."""
+        return self.look(run_id)[1]
+
+    def states(self, rows: Iterable[RunRow]) -> Iterator[tuple[RunRow, RunState]]:
+        """Rows and the states of their runs now, one after the other. A row is read again if its process has ended
+        since it was read; a run that no longer exists is left out.
+        """
+        waiting = self.queue.waiting_ids()
+        for row in rows:
+            with contextlib.suppress(NotFoundError):
+                yield self._now(row, waiting)
+
+    def _now(self, row: RunRow, waiting: Collection[str]) -> tuple[RunRow, RunState]:
+        state = self._state_by(row.run_id, row.facts)
+        if state != row.state:
+            # The process has ended, so its journal is complete now, which it may not have been when it was read.
+            row = self._sync(row.run_id)
+            state = self._state_by(row.run_id, row.facts)
+        return row, "queued" if state in FINISHED and row.run_id in waiting else state
 
     def _state_by(self, run_id: str, facts: RunFacts) -> RunState:
         paths = self.paths(run_id)
         return derive_state(facts, lambda process: is_at_work(paths, process, supervised=facts.is_supervised))
 
-    def runs(self, *, state: str | None = None, stage: str | None = None, limit: int | None = None) -> list[RunSummary]:
-        """All runs, newest first, or those in a state, of a stage, and at most `limit`."""
-        self.registry.sync_all()
-        waiting = self.queue.waiting_ids()
-        found: list[RunSummary] = []
-        for row in self.registry.find([f"stage:{stage}"] if stage else [], archived=True):
-            if limit is not None and len(found) >= limit:
-                break
-            now = self.state_of(row)
-            if now == "lost" and row.state != "lost":  # it may have ended between the reading and the look
-                row, now = self._look(row.run_id)
-            if row.run_id in waiting and now in FINISHED:
-                now = "queued"
-            if state in (None, now):
-                found.append(self.summary(row, now))
-        return found
+    def summary(self, run_id: str) -> RunSummary:
+        """One run as it is now; errors as `look`."""
+        return self.summary_of(*self.look(run_id))
 
-    def show(self, run_id: str) -> RunReport:
-        """Everything about one run.
+    def summaries(
+        self, query: Sequence[str] = (), *, sort: str = "created", archived: bool = False, limit: int | None = None
+    ) -> list[RunSummary]:
+        """The runs that a query asks for, as in `runs.query`, in the order of a column, metric or setting.
 
         Raises:
-            NotFoundError: there is no such run.
+            UsageError: the query or the order cannot be understood.
         """
-        row, state = self._look(run_id)
-        paths = self.paths(run_id)
-        spec, problem = spec_or_problem(paths)
-        digest = digest_journal(paths)
-        return RunReport(
-            summary=self.summary(row, state),
-            spec=spec,
-            resolved=read_resolved(paths),
-            metrics=self.registry.last_metrics(run_id),
-            results=self.registry.results(run_id),
-            artifacts=digest.artifacts,
-            checkpoints=digest.checkpoints,
-            warnings=digest.warnings,
-            files=list_files(paths.folder),
-            exit_status=lost_status(paths) if state == "lost" else None,
-            problem="" if state == UNREADABLE else problem,
-        )
+        self.registry.sync_all()
+        runs = self.registry.find(query, sort=sort, archived=archived, waiting=self.queue.waiting_ids())
+        found = (self.summary_of(row, state) for row, state in self.states(runs) if runs.accepts(state))
+        return list(itertools.islice(found, limit))
 
-    def summary(self, row: RunRow, state: RunState) -> RunSummary:
-        """The line of a run in lists, in the state that it has now."""
+    def summaries_of(self, run_ids: Sequence[str]) -> list[RunSummary]:
+        """Some runs, in this order; one that does not exist is left out. The rows of finished runs are taken as they
+        are.
+        """
+        waiting = self.queue.waiting_ids()
+        rows: dict[str, RunRow] = {}
+        for start in range(0, len(run_ids), _CHUNK):
+            rows |= {row.run_id: row for row in self.registry.rows_of(run_ids[start : start + _CHUNK])}
+        found: list[RunSummary] = []
+        for run_id in run_ids:
+            row = rows.get(run_id)
+            if row is not None and row.state in FINISHED and run_id not in waiting:
+                found.append(self.summary_of(row, row.state))
+                continue
+            with contextlib.suppress(NotFoundError):
+                found.append(self.summary(run_id))
+        return found
+
+    def runs(self, *, state: str | None = None, stage: str | None = None, limit: int | None = None) -> list[RunSummary]:
+        """All runs, archived ones too, newest first; or those in a state, of a stage, and at most `limit`."""
+        query = [f"{name}:{value}" for name, value in (("state", state), ("stage", stage)) if value]
+        return self.summaries(query, archived=True, limit=limit)
+
+    def summary_of(self, row: RunRow, state: RunState) -> RunSummary:
+        """The summary of a row in the state that `look` or `states` gave with it."""
         return RunSummary.of(row, state, self.paths(row.run_id).folder, self.waits(row.run_id, state))
+
+    def show(self, run_id: str) -> RunReport:
+        """Everything about one run; errors as `look`."""
+        row, state = self.look(run_id)
+        return read_report(self.paths(run_id), self.summary_of(row, state), self.registry)
 
     def waits(self, run_id: str, state: RunState = "queued") -> str:
         """What a queued run waits for; empty for one that waits for nothing."""
@@ -486,7 +501,7 @@ class Workbench:
             raise NotFoundError(f"{error.message}, and no such directory", hint=error.hint) from None
         product = product_folder(self.paths(run_id).folder, kind)
         if product is None:
-            raise explain_missing(word, kind, self._look(run_id))
+            raise explain_missing(word, kind, self.look(run_id))
         return product
 
     def gpus(self) -> GpuReport:
@@ -498,17 +513,6 @@ class Workbench:
         return self.registry.rebuild()
 
     # --- inside ------------------------------------------------------------------------------------------------------
-
-    def _look(self, run_id: str) -> tuple[RunRow, RunState]:
-        row = self._sync(run_id)
-        state = self.state_of(row)
-        if state in ("lost", "cancelled") and row.state != state:
-            # The process has ended, so its journal is complete now, which it may not have been when it was read.
-            row = self._sync(run_id)
-            state = self.state_of(row)
-        if state in FINISHED and run_id in self.queue.waiting_ids():
-            state = "queued"
-        return row, state
 
     def _is_id(self, word: str) -> bool:
         """Whether a word is the whole id of a run that is there."""

@@ -71,7 +71,7 @@ class RunSide(Vertical):
     @work(exclusive=True, group="details")
     async def draw_details(self) -> None:
         """Describe the run under the cursor, where there is room for it."""
-        from hetspec_core.service.pages import Pages
+        from hetspec_core.service.library import Library
 
         if not self.page.has_class("-details"):
             return
@@ -82,10 +82,10 @@ class RunSide(Vertical):
         text = Content("")
         if run_id is not None:
             found = await self.page.ask(
-                lambda workbench: (Pages(workbench).lines([run_id]), Pages(workbench).library.figures(run_id))
+                lambda workbench: (workbench.summaries_of([run_id]), Library(workbench).figures(run_id))
             )
             if found is not None and found[0]:
-                text = details(found[0][0].summary, found[1])
+                text = details(found[0][0], found[1])
         if self.page.is_whole:
             self.query_one("#run", Static).update(text)
 

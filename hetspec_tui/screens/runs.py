@@ -492,7 +492,7 @@ class RunsScreen(Page):
     async def action_export(self) -> None:
         """Write the marked runs, or all of the list, with everything they measured into a file."""
         from hetspec_core.service.export import runs_text, write_text
-        from hetspec_core.service.pages import Pages
+        from hetspec_core.service.library import Library
 
         run_ids = self.table.chosen if len(self.table.chosen) > 1 else tuple(self.table.keys)
         if not run_ids:
@@ -504,9 +504,8 @@ class RunsScreen(Page):
         path, form = chosen
 
         def write(workbench: Workbench) -> int:
-            pages = Pages(workbench)
-            runs = [line.summary for line in pages.lines(run_ids)]
-            figures = [pages.library.figures(run.run_id) for run in runs]
+            runs, library = workbench.summaries_of(run_ids), Library(workbench)
+            figures = [library.figures(run.run_id) for run in runs]
             write_text(path, runs_text(runs, figures, form, number))
             return len(runs)
 

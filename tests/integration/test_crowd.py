@@ -57,7 +57,7 @@ while time.monotonic() < limit or not mine:
                 there = {run.run_id for run in bench.runs()}
                 assert set(mine) <= there, set(mine) - there
             elif act == "search" and mine:
-                found = {run.run_id for run in library.find([f"name:-{seed}-"])}
+                found = {run.run_id for run in bench.summaries([f"name:-{seed}-"])}
                 assert found == set(mine), (found, mine)
             elif act == "label" and mine:
                 library.mark(chance.choice(mine), Marked(add_tags=(f"tag{acts}",)))

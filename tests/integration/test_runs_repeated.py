@@ -12,7 +12,6 @@ import pytest
 from hetspec_core.cli import runs, runs_edit
 from hetspec_core.cli.main import main
 from hetspec_core.jobs import LocalExecutor
-from hetspec_core.service.library import Library
 from hetspec_core.service.workbench import Workbench
 from tests.fakes.specs import small_spec
 
@@ -44,7 +43,7 @@ def test_a_run_is_begun_again_and_followed_to_its_end(home: Path, capsys: pytest
     assert main(["runs", "retry", "succeed", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["type"] == "run_ended"
     with Workbench(home) as workbench:
-        runs = Library(workbench).find(["state:succeeded"])
+        runs = workbench.summaries(["state:succeeded"])
         assert {run.run_id for run in runs} > {first} and len(runs) == 2
     assert main(["runs", "retry", "succeed"]) == 4  # two have that name now
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from hetspec_core.service.library import Library
 from hetspec_core.service.report import RunSummary
 from hetspec_core.service.workbench import Workbench
 from hetspec_tui.app import HetSpecApp
@@ -36,7 +35,7 @@ def keys_of(screen: RunsScreen) -> list[str]:
 
 def stored(home: Path, run_id: str) -> RunSummary:
     with Workbench(home) as workbench:
-        return Library(workbench).summary(run_id)
+        return workbench.summary(run_id)
 
 
 async def type_filter(screen: RunsScreen, pilot: Pilot[None], text: str) -> None:

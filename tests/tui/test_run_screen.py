@@ -19,7 +19,6 @@ from hetspec_core.events import (
     Result,
     RunEnded,
 )
-from hetspec_core.service.library import Library
 from hetspec_core.service.workbench import Workbench
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.dialogs import Confirm, Details
@@ -168,7 +167,7 @@ def test_a_dashboard_that_only_looks_changes_nothing() -> None:
         await pilot.press("x", "ctrl+k", "*")
         assert pilot.app.screen is screen
         with Workbench() as workbench:
-            assert not Library(workbench).summary(run_id).starred
+            assert not workbench.summary(run_id).starred
 
     show(run_id, act, read_only=True)
 

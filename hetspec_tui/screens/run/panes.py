@@ -16,11 +16,10 @@ from textual.content import Content
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from hetspec_core.errors import NotFoundError
 from hetspec_core.service.export import save_export
 from hetspec_core.service.library import Library
 from hetspec_core.service.logs import LogFile, LogState
-from hetspec_core.service.pages import curve
+from hetspec_core.service.pages import Axis, Pages
 from hetspec_tui.desk import Desk
 from hetspec_tui.dialogs import Prompt
 from hetspec_tui.formatting import number, safe
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from hetspec_core.service.presets import ResolvedValue
     from hetspec_core.service.workbench import Workbench
 
-AXES = {"step": "step", "tokens": "tokens", "wall_s": "time"}
+AXES: dict[Axis, str] = {"step": "step", "tokens": "tokens", "wall_s": "time"}
 """What the service calls an axis -> what the chart calls it."""
 
 FIRST = ("loss", "eval/loss", "accept_length", "eval/accept_length")
@@ -63,7 +62,7 @@ class CurvesPane(Horizontal):
     def __init__(self, run_id: str) -> None:
         super().__init__()
         self.run_id = run_id
-        self.axis = "step"
+        self.axis: Axis = "step"
         self.others: list[str] = []
         self.names: dict[str, str] = {}
         self._known: list[str] = []
@@ -129,12 +128,9 @@ class CurvesPane(Horizontal):
 
         def question(workbench: Workbench) -> tuple[list[Series], dict[str, float | None]]:
             found: list[Series] = []
+            curves = Pages(workbench).curves
             for run_id in runs:
                 for metric in metrics:
-                    try:
-                        one = curve(workbench, run_id, metric, points, axis)  # pyright: ignore[reportArgumentType]
-                    except NotFoundError:  # another run without this metric, or one that was deleted
-                        continue
                     name = self.names.get(run_id, run_id)
                     if len(runs) == 1:
                         key, label = metric, metric
@@ -142,7 +138,7 @@ class CurvesPane(Horizontal):
                         key, label = run_id, name
                     else:
                         key, label = f"{run_id} {metric}", f"{name} {metric}"
-                    found.append(Series(key, label, [p.x for p in one.points], [p.value for p in one.points]))
+                    found += [Series(key, label, one.xs, one.ys) for one in curves([run_id], metric, axis, most=points)]
             newest = {point.name: point.value for point in workbench.registry.last_metrics(self.run_id)}
             return sorted(found, key=lambda one: -len(one.xs)), newest  # the sparse ones are drawn above the dense
 
@@ -214,8 +210,8 @@ class CurvesPane(Horizontal):
             return
 
         def question(workbench: Workbench) -> dict[str, str]:
-            library = Library(workbench)
-            return {run_id: library.summary(run_id).name or run_id for run_id in library.resolve(words.split())}
+            run_ids = Library(workbench).resolve(words.split())
+            return {run_id: workbench.summary(run_id).name or run_id for run_id in run_ids}
 
         found = await self.page.ask(question)
         if found is not None:

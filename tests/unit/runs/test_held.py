@@ -16,7 +16,6 @@ import pytest
 from hetspec_core.errors import RunError
 from hetspec_core.events import Launched
 from hetspec_core.process import ProcessIdentity
-from hetspec_core.service.library import Library
 from hetspec_core.service.workbench import Workbench
 from tests.fakes.registries import STARTED, make_run, metric, open_registry, say
 from tests.fakes.specs import small_spec
@@ -49,10 +48,10 @@ def test_a_locked_registry_is_answered_for_within_seconds_and_its_holder_is_name
     with Workbench(home) as workbench, caplog.at_level(logging.WARNING, "hetspec.registry"):
         new = workbench.submit(small_spec("new")).run_id
         began = time.monotonic()
-        found = Library(workbench).find([])
+        found = workbench.summaries()
         assert time.monotonic() - began < 10.0  # two and a half seconds of waiting, on a busy machine
         assert {run.name for run in found} == {"held", "new"}
-        assert Library(workbench).summary(new).state == "queued"
+        assert workbench.summary(new).state == "queued"
         assert workbench.registry.in_memory and "locked" in workbench.registry.trouble
     assert str(holder.pid) in caplog.text
 
@@ -98,7 +97,7 @@ def test_a_home_that_cannot_be_written_can_be_looked_at(stranger: Path) -> None:
         path.chmod(0o444)
     stranger.chmod(0o555) if not os_is_root else _as_root(lambda: stranger.chmod(0o555))
     with Workbench(stranger) as workbench:
-        runs = {run.run_id for run in Library(workbench).find([])}
+        runs = {run.run_id for run in workbench.summaries()}
         assert runs == {"r1", "r2"}
         assert [point.value for point in workbench.show("r2").metrics] == [5.0]
         assert [point.value for point in workbench.show("r1").metrics] == [2.0]

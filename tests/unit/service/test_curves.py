@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hetspec_core.errors import NotFoundError, UsageError
 from hetspec_core.events import Event, Journal, Metric
-from hetspec_core.service.pages import curve
+from hetspec_core.service.pages import Axis, Pages
 from hetspec_core.service.workbench import Workbench
 from tests.fakes.specs import small_spec
 
@@ -23,6 +22,12 @@ def run_with(workbench: Workbench, *events: Event) -> str:
         for event in events:
             journal.write(event)
     return handle.run_id
+
+
+def curve(workbench: Workbench, run_id: str, most: int, axis: Axis = "step") -> list[tuple[float, float | None]]:
+    return [
+        point for one in Pages(workbench).curves([run_id], "loss", axis, most=most) for point in zip(one.xs, one.ys)
+    ]
 
 
 def measured(step: int, value: float | None, *, tokens: int | None = None, wall_s: float | None = None) -> Metric:
@@ -45,14 +50,14 @@ def test_a_thinned_curve_has_its_ends_its_peaks_and_no_point_that_was_not_measur
         for step, value in zip(steps, values, strict=True)
     ]
     with Workbench(tmp_path_factory.mktemp("home")) as workbench:
-        drawn = curve(workbench, run_with(workbench, *said), "loss", points, axis)  # type: ignore[arg-type]
+        drawn = curve(workbench, run_with(workbench, *said), points, axis)  # type: ignore[arg-type]
     place = {"step": float, "tokens": lambda step: step * 7, "wall_s": math.sqrt}[axis]
-    there = {(place(step), value, step) for step, value in zip(steps, values, strict=True)}
-    assert set(drawn.points) <= there and drawn.total == len(values)
-    assert len(drawn.points) <= points or len(drawn.points) == drawn.total <= 4
-    assert [point.step for point in drawn.points] == sorted({point.step for point in drawn.points})
-    assert (drawn.points[0].step, drawn.points[-1].step) == (steps[0], steps[-1])
-    found = [point.value for point in drawn.points]
+    there = [(place(step), value) for step, value in zip(steps, values, strict=True)]
+    assert set(drawn) <= set(there)
+    assert len(drawn) <= points or len(drawn) == len(there) <= 4
+    assert [x for x, _ in drawn] == sorted({x for x, _ in drawn})
+    assert (drawn[0], drawn[-1]) == (there[0], there[-1])
+    found = [value for _, value in drawn if value is not None]
     assert (min(found), max(found)) == (min(values), max(values))
 
 
@@ -61,41 +66,31 @@ def test_stretches_are_even_along_the_axis_that_is_drawn(tmp_path: Path) -> None
     said = [measured(step, step % 10, wall_s=step if step < 500 else 500 + (step - 500) * 100) for step in range(1000)]
     with Workbench(tmp_path) as workbench:
         run_id = run_with(workbench, *said)
-        by_step = curve(workbench, run_id, "loss", 100, "step").points
-        by_time = curve(workbench, run_id, "loss", 100, "wall_s").points
-    assert 40 <= sum(point.step < 500 for point in by_step) <= 60
-    assert sum(point.step < 500 for point in by_time) <= 4
-    assert all(later.x - earlier.x < 4000 for earlier, later in pairwise(by_time))
+        by_step = curve(workbench, run_id, 100)
+        by_time = curve(workbench, run_id, 100, "wall_s")
+    assert 40 <= sum(x < 500 for x, _ in by_step) <= 60
+    assert sum(x < 500 for x, _ in by_time) <= 4
+    assert all(later - earlier < 4000 for (earlier, _), (later, _) in pairwise(by_time))
 
 
-def test_points_without_a_value_or_without_the_axis_are_not_drawn(tmp_path: Path) -> None:
+def test_points_without_a_value_are_gaps_and_those_without_the_axis_are_left_out(tmp_path: Path) -> None:
     with Workbench(tmp_path) as workbench:
         run_id = run_with(workbench, measured(1, 2.0), measured(2, math.nan, tokens=20), measured(3, 1.0, tokens=30))
-        assert [point.step for point in curve(workbench, run_id, "loss", 50).points] == [1, 3]
-        assert curve(workbench, run_id, "loss", 50, "tokens").points == ((30, 1.0, 3),)
-        assert curve(workbench, run_id, "loss", 50, "wall_s").to_json()["points"] == []
-        long = run_with(workbench, *(measured(step, None if step % 3 else float(step)) for step in range(400)))
-        drawn = curve(workbench, long, "loss", 20)
-        assert all(point.step % 3 == 0 for point in drawn.points) and drawn.points[-1].value == 399.0
+        assert curve(workbench, run_id, 50) == [(1, 2.0), (2, None), (3, 1.0)]
+        assert curve(workbench, run_id, 50, "tokens") == [(20, None), (30, 1.0)]
+        assert curve(workbench, run_id, 50, "wall_s") == []
 
 
 def test_what_a_run_says_meanwhile_is_in_its_curve(tmp_path: Path) -> None:
     with Workbench(tmp_path) as workbench:
         run_id = run_with(workbench, measured(1, 2.0))
-        assert curve(workbench, run_id, "loss", 50).total == 1
+        assert len(curve(workbench, run_id, 50)) == 1
         with Journal(workbench.paths(run_id).events, "worker-0") as journal:
             journal.write(measured(2, 1.0))
-        assert curve(workbench, run_id, "loss", 50).total == 2
+        assert len(curve(workbench, run_id, 50)) == 2
 
 
-def test_a_curve_that_is_not_there_says_what_is(tmp_path: Path) -> None:
+def test_a_run_without_the_metric_has_no_curve(tmp_path: Path) -> None:
     with Workbench(tmp_path) as workbench:
         run_id = run_with(workbench, measured(1, 2.0))
-        with pytest.raises(NotFoundError, match="did you mean 'loss'"):
-            curve(workbench, run_id, "los", 50)
-        with pytest.raises(NotFoundError, match="there is no run"):
-            curve(workbench, "nothing", "loss", 50)
-        with pytest.raises(UsageError, match="no axis 'seconds'"):
-            curve(workbench, run_id, "loss", 50, "seconds")  # type: ignore[arg-type]
-        with pytest.raises(UsageError, match="in 3 points"):
-            curve(workbench, run_id, "loss", 3)
+        assert Pages(workbench).curves([run_id, "nothing"], "los") == []

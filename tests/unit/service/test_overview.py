@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hetspec_core.events import Marked, Metric, Progress, RunEnded
+from hetspec_core.jobs import GpuRequest, Waiting
 from hetspec_core.paths import RunPaths
 from hetspec_core.service import overview
 from hetspec_core.service.library import Library
@@ -88,6 +89,18 @@ def test_an_overview_in_which_nothing_happened_equals_the_last(lively: Path) -> 
         assert observer.look(workbench) == first
 
 
+def test_what_a_queued_run_waits_for_is_told_at_every_look(lively: Path) -> None:
+    observer = Observer()
+    with Workbench(lively) as workbench:
+        (run_id,) = (run.run_id for run in workbench.runs(state="queued"))
+        workbench.queue.put(waiting(run_id, after=("20270115-071500-train-aaaa",)))
+    with Workbench(lively) as workbench:
+        looks = [observer.look(workbench).queued[0] for _ in range(2)]
+        assert [run.waits for run in looks] == ["waits for run 20270115-071500-train-aaaa"] * 2
+        assert looks[0] == workbench.summary(run_id) == workbench.summaries_of([run_id])[0]
+        assert looks[0] in workbench.summaries(["state:queued"])
+
+
 def test_between_full_looks_only_runs_at_work_are_looked_at(lively: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     observer = Observer()
     with Workbench(lively) as workbench:
@@ -135,6 +148,10 @@ def test_the_files_of_the_dashboard_lie_below_the_home(tmp_path: Path) -> None:
     files = dashboard_files(tmp_path)
     assert files.settings == tmp_path / "config" / "dashboard.toml"
     assert files.state.is_relative_to(tmp_path)
+
+
+def waiting(run_id: str, after: tuple[str, ...]) -> Waiting:
+    return Waiting(run_id, 1, GpuRequest(count=0), 0, time.time(), "tests.fakes.worker", {}, None, after=after)
 
 
 def append(paths: RunPaths, event: Progress | RunEnded) -> None:

@@ -1,4 +1,4 @@
-"""Lists of runs by page: the same runs in the same order as `Library.find`, whatever is asked for."""
+"""Lists of runs by page: the same runs in the same order as `Workbench.summaries`, whatever is asked for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hetspec_core.errors import UsageError
 from hetspec_core.events import Marked
 from hetspec_core.events.state import STATES
-from hetspec_core.service.library import Library
 from hetspec_core.service.pages import Pages, split_query
 from hetspec_core.service.workbench import Workbench
 from tests.fakes.run_folders import add_run
@@ -58,8 +57,8 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workbench]:
     sort=st.sampled_from(SORTS),
     archived=st.booleans(),
 )
-def test_a_listing_is_what_the_library_finds(many: Workbench, words: list[str], sort: str, archived: bool) -> None:
-    expected = Library(many).find(words, sort=sort, archived=archived)
+def test_a_listing_has_the_runs_of_the_summaries(many: Workbench, words: list[str], sort: str, archived: bool) -> None:
+    expected = many.summaries(words, sort=sort, archived=archived)
     pages = Pages(many)
     listing = pages.listing(words, sort=sort, archived=archived)
     assert list(listing.run_ids) == [run.run_id for run in expected]

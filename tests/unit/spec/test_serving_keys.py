@@ -93,7 +93,7 @@ def test_no_file_of_a_home_holds_the_key_of_a_run(home: Path) -> None:
     with Workbench(home) as workbench:
         handles = [workbench.submit(with_key()), workbench.submit(asked)]
         workbench.registry.sync_all()
-        assert Library(workbench).find([f"text:{KEY}"]) == []
+        assert workbench.summaries([f"text:{KEY}"]) == []
         explained = {one.key: one for one in Library(workbench).explain(handles[1].run_id)}
         assert explained["sglang.flags"].source == "--set sglang.flags"
     assert all("***" in handle.paths.spec.read_text() for handle in handles)
