@@ -22,7 +22,7 @@ from hetspec_core.cli.chat_view import (
     tree_lines,
     verdict_lines,
 )
-from hetspec_core.cli.console import console, note, print_json
+from hetspec_core.cli.console import console, note, print_json, read_stdin_line
 from hetspec_core.cli.follow import Interrupts
 from hetspec_core.cli.options import (
     BACKEND_OPTIONS,
@@ -34,7 +34,6 @@ from hetspec_core.cli.options import (
     recipe_and_texts,
     spec_options,
 )
-from hetspec_core.cli.streams import read_stdin_line
 from hetspec_core.errors import Cancelled, DataError, HetSpecError, StageFailed, UsageError
 from hetspec_core.events.chat import Garbage, WorkerDied
 from hetspec_core.service.chat.conversation import ChatHistory, conversation_folder

@@ -1,4 +1,4 @@
-"""What the command line prints: results to stdout, everything else to stderr; and how numbers and tables are written.
+"""The standard streams of the command line: what it reads from stdin, prints to stdout, and says on stderr.
 
 Much of what is printed is data from elsewhere: names, answers, templates, error texts, logs. So this is the only module
 of the command line that writes to stdout and stderr, and everything that it writes goes through `terminal_text`; only
@@ -8,6 +8,7 @@ objects. rich itself honours NO_COLOR, FORCE_COLOR, TERM and COLUMNS.
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 import math
@@ -15,8 +16,9 @@ import os
 import sys
 import time
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from hetspec_core.errors import HetSpecError, ResourceError, UsageError
 from hetspec_core.quantities import format_duration
 from hetspec_core.terminal_text import ascii_escapes, clean_line, plain, say, visible
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
-    from hetspec_core.errors import HetSpecError
+_ESCAPES = "hetspec-escapes"
 
 
 @cache
@@ -168,6 +170,20 @@ def cell_text(value: object) -> str:
     return value if isinstance(value, str) and value.isprintable() else json.dumps(value, default=str)
 
 
+def print_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Print labels with their values, one pair a line; a value that is empty is left out."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in facts:
+        if value:
+            table.add_row(label, Text(value))
+    console().print(table)
+
+
 def format_number(value: float | None) -> str:
     """Four significant digits, whole numbers whole, thousands apart; an absent value is a dash."""
     if value is None:
@@ -187,6 +203,111 @@ def format_age(then: float) -> str:
 def format_time(then: float | None) -> str:
     """Local date and time; a dash when absent."""
     return "-" if then is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(then))
+
+
+# --- the streams themselves ----------------------------------------------------------------------------------------
+
+
+def accept_any_text() -> None:
+    r"""Write a character that stdout or stderr cannot encode as `\uXXXX`, which is also how JSON writes it."""
+    codecs.register_error(_ESCAPES, _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors=_ESCAPES)
+
+
+def read_stdin() -> str:
+    """All of stdin.
+
+    Raises:
+        UsageError: it is closed, or not UTF-8 text.
+    """
+    data = _stdin().read()
+    return data if isinstance(data, str) else _decoded(data)
+
+
+def read_stdin_line() -> str | None:
+    """The next line of stdin without its end; None at the end of the input.
+
+    Raises:
+        UsageError: it is closed, or the line is not UTF-8 text.
+    """
+    line = _stdin().readline()
+    if not line:
+        return None
+    return (line if isinstance(line, str) else _decoded(line)).rstrip("\r\n")
+
+
+def check_words(words: list[str]) -> None:
+    """Refuse words of the command line that are not UTF-8 text, except names of files that exist.
+
+    Raises:
+        UsageError: one of them is not.
+    """
+    for number, word in enumerate(words, 1):
+        if not word.isascii() and not _is_text(word) and not os.path.lexists(word):
+            raise UsageError(
+                f"word {number} of the command line is not UTF-8 text: {word!a}",
+                hint="type it in a terminal that uses UTF-8, or rename what it names",
+            )
+
+
+def stdout_error() -> HetSpecError | None:
+    """Why stdout cannot be written; None if it can.
+
+    Raises:
+        BrokenPipeError: its reader has closed the pipe.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        return ResourceError(f"standard output cannot be written: {reason}", hint="write to another place")
+    except ValueError:  # it is closed
+        return None
+    return None
+
+
+def silence(stream: IO[str]) -> None:
+    """Point a stream that cannot be written at /dev/null, so that flushing its buffer at exit raises nothing."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at] << 8 | units[at + 1]:04x}" for at in range(0, len(units), 2)), error.end
+
+
+def _stdin() -> IO[bytes] | IO[str]:
+    """The byte stream of stdin; stdin itself if a program has replaced it by a text stream."""
+    if sys.stdin is None or sys.stdin.closed:
+        raise UsageError("standard input is closed, and text is to be read from it")
+    return getattr(sys.stdin, "buffer", sys.stdin)
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"standard input is not UTF-8 text: byte {data[error.start]:#04x} at offset {error.start}",
+            hint="convert it first, for example with iconv -f LATIN1 -t UTF-8",
+        ) from None
+
+
+def _is_text(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _Notes(logging.Handler):

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
-from hetspec_core.cli.console import console, note, print_json, print_table
+from hetspec_core.cli.console import console, note, print_facts, print_json, print_table
 from hetspec_core.cli.engine_command import ask_engine, push_folder
 from hetspec_core.cli.follow import DetachOption, is_detached, launch, launch_detached
 from hetspec_core.cli.options import (
@@ -204,9 +205,6 @@ def _parse_range(text: str | None) -> list[int] | None:
 
 
 def _print_inspection(answer: dict[str, Any]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
     out = console()
     counts, identity, about = answer["counts"], answer["identity"], answer["about"]
     facts = {
@@ -226,12 +224,7 @@ def _print_inspection(answer: dict[str, Any]) -> None:
             f"{lengths['min']} to {lengths['max']} tokens; median {lengths['p50']}, mean {lengths['mean']:.0f}, "
             f"a tenth below {lengths['p10']}, a tenth above {lengths['p90']}"
         )
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, value in facts.items():
-        table.add_row(label, Text(value))
-    out.print(table)
+    print_facts(facts.items())
     if lengths:
         most = max(row["samples"] for row in lengths["histogram"])
         for row in lengths["histogram"]:
@@ -261,8 +254,6 @@ def _not_finite(found: dict[str, str]) -> str:
 
 
 def _print_verification(answer: dict[str, Any]) -> None:
-    from rich.text import Text
-
     out = console()
     for sentence in answer["damaged"]:
         out.print(Text(f"damaged: {sentence}", style="red"), soft_wrap=True)

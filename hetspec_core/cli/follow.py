@@ -10,7 +10,7 @@ import contextlib
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -153,7 +153,7 @@ def _follow(
     elif json:
         view = JsonView()
     elif quiet:
-        view = SilentView()
+        view = View()
     elif error_console().is_terminal:
         view = TerminalView()
     else:
@@ -229,39 +229,23 @@ def _signal(number: int) -> str:
 # --- views -------------------------------------------------------------------------------------------------------
 
 
-class View(Protocol):
-    """Draws events; a context manager around the following."""
+class View:
+    """Shows the events of a run that is followed. This one shows nothing."""
 
     def show(self, event: Event) -> None:
-        """Draw one event."""
-        ...
+        """Show one event."""
 
     def note(self, message: str) -> None:
         """Print a remark of the command."""
-        ...
 
-    def __enter__(self) -> object: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-class SilentView:
-    """Draws nothing."""
-
-    def show(self, event: Event) -> None:
-        """Nothing."""
-
-    def note(self, message: str) -> None:
-        """Nothing."""
-
-    def __enter__(self) -> SilentView:
+    def __enter__(self) -> View:
         return self
 
     def __exit__(self, *_: object) -> None:
         return None
 
 
-class JsonView(SilentView):
+class JsonView(View):
     """Every event as one line of JSON on stdout."""
 
     def show(self, event: Event) -> None:
@@ -269,7 +253,7 @@ class JsonView(SilentView):
         print_json(event.model_dump(mode="json"), lines=True)
 
 
-class PlainView(SilentView):
+class PlainView(View):
     """Lines on stderr: of a task at most one in two seconds, and always its last."""
 
     def __init__(self) -> None:
@@ -290,7 +274,7 @@ class PlainView(SilentView):
                 self._print(text)
 
     def note(self, message: str) -> None:
-        """Print it."""
+        """Print a remark."""
         self._print(Text(message))
 
     def __exit__(self, *_: object) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hetspec_core.cli.console import format_number, note, print_json, print_text
+from hetspec_core.cli.console import format_number, note, print_json, print_text, read_stdin
 from hetspec_core.cli.follow import PlainView, launch
 from hetspec_core.cli.options import (
     BACKEND_OPTIONS,
@@ -18,7 +18,6 @@ from hetspec_core.cli.options import (
     recipe_and_texts,
     spec_options,
 )
-from hetspec_core.cli.streams import read_stdin
 from hetspec_core.errors import UsageError
 from hetspec_core.events import Text
 from hetspec_core.service.saved import measured_draft

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hetspec_core import __version__
-from hetspec_core.cli import streams
+from hetspec_core.cli import console
 from hetspec_core.errors import Cancelled, DataError, HetSpecError, ResourceError, UsageError
 from hetspec_core.terminal_text import say
 
@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "train": ("hetspec_core.cli.train", "app", "Train a draft on hidden states."),
     "pipeline": ("hetspec_core.cli.pipeline", "app", "Dataset, training and bench of a recipe, one after another."),
     "sweep": ("hetspec_core.cli.sweep", "app", "A grid of runs from one file; run again, it continues."),
-    "report": ("hetspec_core.cli.report", "app", "Tables, histograms and Pareto plots of many results."),
+    "report": ("hetspec_core.cli.sweep", "report_app", "Tables, histograms and Pareto plots of many results."),
     "draft": ("hetspec_core.cli.draft", "app", "Drafts of any layout: inspect, import, export, doctor, push."),
     "generate": ("hetspec_core.cli.generate", "app", "Answer a prompt, with a draft or without."),
     "chat": ("hetspec_core.cli.chat", "app", "Talk to base and draft, and see the draft tree live."),
@@ -62,17 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the words after the program's name; those of this process when absent.
     """
-    streams.accept_any_text()
+    console.accept_any_text()
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug, words = _take_flag(words, "--debug")
     as_json = "--json" in _before_separator(words)
     try:
-        streams.check_words(words)
+        console.check_words(words)
         status = _run(words)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
-        streams.silence(sys.stdout)
+        console.silence(sys.stdout)
         return BROKEN_PIPE_STATUS
     except KeyboardInterrupt:
         return Cancelled.exit_code
@@ -142,29 +142,27 @@ def _take_flag(words: list[str], flag: str) -> tuple[bool, list[str]]:
 
 
 def _report(error: Exception, *, as_json: bool, debug: bool) -> int:
-    from hetspec_core.cli.console import print_error
-
     shown = _as_ours(error, debug)
     try:
-        full = streams.stdout_error()
+        full = console.stdout_error()
         if full is not None and isinstance(error, OSError):
             shown = full
         if as_json and full is None:
             try:
-                print_error(shown, as_json=True)
+                console.print_error(shown, as_json=True)
                 sys.stdout.flush()
                 return shown.exit_code
             except BrokenPipeError:
                 raise
             except OSError:  # the object is lost on a device that is full: the sentence goes to stderr
                 pass
-        print_error(shown, as_json=False)
+        console.print_error(shown, as_json=False)
     except BrokenPipeError:
-        streams.silence(sys.stdout)
+        console.silence(sys.stdout)
     except OSError:  # stderr cannot be written either: the exit status is all that is left
-        streams.silence(sys.stderr)
-    if streams.stdout_error() is not None:
-        streams.silence(sys.stdout)
+        console.silence(sys.stderr)
+    if console.stdout_error() is not None:
+        console.silence(sys.stdout)
     return shown.exit_code
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from hetspec_core.cli import runs_edit, runs_list
 from hetspec_core.cli.console import (
@@ -17,6 +19,7 @@ from hetspec_core.cli.console import (
     format_number,
     format_time,
     note,
+    print_facts,
     print_json,
     print_log_line,
     print_table,
@@ -31,8 +34,6 @@ from hetspec_core.service.library import Library
 from hetspec_core.service.workbench import Workbench
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from hetspec_core.jobs import Waiting
     from hetspec_core.service.presets import ResolvedValue
     from hetspec_core.service.report import RunReport, RunSummary
@@ -64,8 +65,6 @@ def show(
 
 
 def _explain(run_id: str, values: list[ResolvedValue], *, json: bool) -> None:
-    from hetspec_core.cli.console import print_table
-
     if json:
         print_json({"run_id": run_id, "values": [asdict(value) for value in values]})
         return
@@ -106,16 +105,13 @@ def cancel(
     with Workbench() as workbench:
         run_id = workbench.resolve_run(run)
         workbench.cancel(run_id, force=kill, grace_s=grace)
-        state = workbench.wait(run_id, timeout_s=10.0 if kill else grace + 10.0)
+        state = workbench.wait(run_id, timeout_s=_KILL_WAIT_S if kill else grace + _KILL_WAIT_S)
     if state in AT_WORK:
         raise RunError(
             f"run {run_id} was asked to stop, but is still {state} after {format_duration(grace)}",
             hint=f"wait longer, or end it now: hetspec-core runs cancel --kill {run_id}",
         )
-    if json:
-        print_json({"run_id": run_id, "state": state})
-    else:
-        note(f"run {run_id} is {state}")
+    _print_state(run_id, state, json)
 
 
 @app.command()
@@ -127,6 +123,10 @@ def kill(run: RunWord, json: JsonFlag = False) -> None:
         state = workbench.wait(run_id, timeout_s=_KILL_WAIT_S)
     if state in AT_WORK:
         raise RunError(f"run {run_id} was killed, but is still {state} after {_KILL_WAIT_S:.0f} s")
+    _print_state(run_id, state, json)
+
+
+def _print_state(run_id: str, state: str, json: bool) -> None:
     if json:
         print_json({"run_id": run_id, "state": state})
     else:
@@ -160,11 +160,7 @@ def logs(
             raise NotFoundError(f"run {run_id} has no log of worker {worker}; it has not been started")
         offset = _print_log(log, 0, lines, json)
         while keep:
-            ended = workbench.state(run_id) not in (
-                "queued",
-                "starting",
-                "running",
-            )  # looked at first: then all is there
+            ended = workbench.state(run_id) not in AT_WORK | {"queued"}  # asked before the log is read to its end
             offset = _print_log(log, offset, None, json)
             if ended:
                 return
@@ -228,13 +224,11 @@ def _print_log(log: Path, offset: int, last: int | None, json: bool) -> int:
 
 
 def _print_report(report: RunReport) -> None:
-    from rich.text import Text
-
     run = report.summary
     out = console()
     state = Text(run.state, style=f"bold {STATE_STYLES[run.state]}")
     out.print(Text.assemble((run.run_id, "bold"), "  ", state), soft_wrap=True)
-    out.print(_facts_table(report))
+    print_facts(_facts(report))
     if run.error:
         out.print(Text.assemble(("error: ", "bold red"), run.error["message"]), soft_wrap=True)
         if run.error["hint"]:
@@ -244,7 +238,13 @@ def _print_report(report: RunReport) -> None:
     for warning in report.warnings:
         out.print(Text(f"{warning.level}: {warning.message}", style="yellow"), soft_wrap=True)
     if report.metrics:
-        out.print(_metrics_table(report))
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("metric", overflow="fold")
+        table.add_column("last", justify="right", no_wrap=True)
+        table.add_column("step", justify="right", no_wrap=True)
+        for point in report.metrics:
+            table.add_row(Text(point.name), format_number(point.value), str(point.step))
+        out.print(table)
     for kind, data in report.results.items():
         out.print(Text(f"result {kind}", style="bold"))
         for name, value in data.items():
@@ -256,11 +256,8 @@ def _print_report(report: RunReport) -> None:
         out.print(Text(f"  {name:<24} {format_bytes(size):>10}"))
 
 
-def _facts_table(report: RunReport) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    run, machine = report.summary, report.resolved
+def _facts(report: RunReport) -> list[tuple[str, str]]:
+    run = report.summary
     facts = [
         ("name", run.name),
         ("stage", run.stage),
@@ -279,17 +276,10 @@ def _facts_table(report: RunReport) -> Table:
         ("attempt", str(run.attempt) if run.attempt > 1 else ""),
         ("waits", run.waits.removeprefix("waits ")),
         ("progress", _progress(run)),
-        ("device", _device(machine)),
+        ("device", _device(report.resolved)),
         ("exit status", "" if report.exit_status is None else str(report.exit_status)),
     ]
-    facts += [(event.kind.replace("_", " "), event.path) for event in report.artifacts]
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in facts:
-        if value:
-            table.add_row(name, Text(value))
-    return table
+    return facts + [(event.kind.replace("_", " "), event.path) for event in report.artifacts]
 
 
 def _took(run: RunSummary) -> str:
@@ -314,19 +304,6 @@ def _device(machine: dict[str, object]) -> str:
     devices = machine.get("devices")
     names = ", ".join(map(str, devices)) if isinstance(devices, list) else ""
     return f"{machine.get('device', '')} ({names}), {machine.get('dtype', '')}, {machine.get('threads', '')} threads"
-
-
-def _metrics_table(report: RunReport) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("metric", overflow="fold")
-    table.add_column("last", justify="right", no_wrap=True)
-    table.add_column("step", justify="right", no_wrap=True)
-    for point in report.metrics:
-        table.add_row(Text(point.name), format_number(point.value), str(point.step))
-    return table
 
 
 def _print_queue(waiting: list[tuple[Waiting, str]], json: bool) -> None:

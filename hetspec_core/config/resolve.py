@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 from hetspec_core.config import library
 from hetspec_core.config.checks import add_captured_layers, cross_check, find_card
+from hetspec_core.config.formulas import compute_sizes
 from hetspec_core.config.library import NO_DRAFT, PARTS, Preset, as_recipe, expand
 from hetspec_core.config.origins import (
     DEFAULT,
@@ -30,7 +31,6 @@ from hetspec_core.config.origins import (
     plain,
     to_table,
 )
-from hetspec_core.config.sizes import compute_sizes
 from hetspec_core.documents import DocumentError, nearest_line, parse_toml
 from hetspec_core.errors import HetSpecError, SpecError, UsageError
 from hetspec_core.spec import BaseSpec, RunSpec, Stage

@@ -1,4 +1,4 @@
-"""Frozen, typed specs of everything a user can ask for. They know no files, no torch and no presets."""
+"""Frozen, typed specs of everything a user can ask for. They import neither torch nor the presets."""
 
 from hetspec_core.spec.algorithm import (
     AlgorithmOptions,
@@ -24,36 +24,3 @@ from hetspec_core.spec.model import (
 from hetspec_core.spec.run import SCHEMA_VERSION, ResourcesSpec, RunSpec, Stage
 from hetspec_core.spec.serving import SGLangSpec
 from hetspec_core.spec.training import DatasetSpec, OptimizerSpec, TrainingSpec
-
-__all__ = [
-    "SCHEMA_VERSION",
-    "AlgorithmOptions",
-    "AlgorithmSpec",
-    "Architecture",
-    "BaseSpec",
-    "BenchSpec",
-    "DatasetSpec",
-    "DecodingSpec",
-    "DraftSizes",
-    "DraftSpec",
-    "Eagle3Options",
-    "EagleOptions",
-    "HeadParameters",
-    "HubSource",
-    "LatentOptions",
-    "ModelSource",
-    "OptimizerSpec",
-    "PackageSource",
-    "Passes",
-    "PathSource",
-    "ResourcesSpec",
-    "RunSpec",
-    "SGLangSpec",
-    "SamplingSpec",
-    "Scalar",
-    "Spec",
-    "Stage",
-    "TrainingSpec",
-    "TreeSpec",
-    "TuneSpec",
-]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from hetspec_core.cli.console import read_stdin, read_stdin_line
 from hetspec_core.cli.main import main
-from hetspec_core.cli.streams import read_stdin, read_stdin_line
 from hetspec_core.errors import UsageError
 from tests.conftest import REPOSITORY
 from tests.fakes.presets import write_preset
@@ -35,7 +35,7 @@ def test_a_character_that_stdout_cannot_encode_is_escaped_and_json_stays_json() 
     assert command("presets", "list", "recipe", PYTHONIOENCODING="ascii").returncode == 0
     shown = command("trace", "replay", "shipped:smollm2", "--speed", "0", "--trees", PYTHONIOENCODING="ascii")
     assert shown.returncode == 0 and shown.stdout.isascii(), shown.stderr
-    program = "import sys; from hetspec_core.cli.streams import *; accept_any_text(); sys.stdout.write('caf\u00e9 🙂')"
+    program = "import sys; from hetspec_core.cli.console import *; accept_any_text(); sys.stdout.write('caf\u00e9 🙂')"
     line, ascii_only = [sys.executable, "-c", program], {**os.environ, "PYTHONIOENCODING": "ascii"}
     said = subprocess.run(line, cwd=REPOSITORY, env=ascii_only, capture_output=True, check=False, timeout=60)
     assert said.stdout == rb"caf\u00e9 \ud83d\ude42", said.stderr

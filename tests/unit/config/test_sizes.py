@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from hetspec_core.config.formulas import compute_sizes
 from hetspec_core.config.origins import Place, merge, plain, to_table
-from hetspec_core.config.sizes import compute_sizes
 
 BASE = {
     "architecture": {
