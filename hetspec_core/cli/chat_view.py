@@ -11,13 +11,12 @@ from rich.text import Text
 
 from hetspec_core.cli.console import console, format_number, note, print_text
 from hetspec_core.events.chat import ChatEvent, Loading, Step, Tokens
-from hetspec_core.service.chat.tokens import best_rejected, shown
+from hetspec_core.service.chat.answer import best_rejected, shown
 
 if TYPE_CHECKING:
     from hetspec_core.events.steps import TreeStep
     from hetspec_core.service.chat.answer import Answer
-    from hetspec_core.service.chat.comparison import ComparisonResult
-    from hetspec_core.service.chat.meters import Figures
+    from hetspec_core.service.chat.meters import ComparisonResult, Figures
 
 DEPTH_STYLES = ("bold green", "green", "cyan", "blue", "magenta", "bright_magenta")
 """Style of an accepted draft token by its depth; deeper ones have the last."""

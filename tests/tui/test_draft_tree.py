@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from textual.app import App, ComposeResult
 
 from hetspec_core.events.steps import TreeStep
-from hetspec_core.service.chat.tokens import best_rejected, shown
+from hetspec_core.service.chat.answer import best_rejected, shown
 from hetspec_core.service.traces.files import load_trace
 from hetspec_tui.formatting import safe
 from hetspec_tui.screens.chat.tree_pane import failed_node

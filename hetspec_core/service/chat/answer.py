@@ -1,17 +1,22 @@
-"""An answer as it appears: where each token came from, every verify step, and how it ended.
+"""An answer while it is written: the origin of each token, every verify step, how it ended, and its trace.
 
-Fed with the worker's replies or with those of a trace; so a live answer and a replayed one are the same thing. It knows
-messages, not who sends them.
+The replies come from a worker or from a trace, so a live answer and a replayed one are the same object. `shown` and
+`best_rejected` turn tokens and steps into text for any view.
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from hetspec_core.acceptance import AcceptStats, StepCount
+from hetspec_core.errors import ResourceError
 from hetspec_core.events.chat import (
     Answered,
+    Ask,
+    BaseFacts,
     ChatEvent,
     ChatMessage,
     ChatSettings,
@@ -23,10 +28,12 @@ from hetspec_core.events.chat import (
     WorkerDied,
 )
 from hetspec_core.events.steps import TreeStep
-from hetspec_core.events.trace import Trace
+from hetspec_core.events.trace import SUFFIX, Trace, TraceHeader, TraceWriter
 
 Origin = Literal["base", "draft", "bonus"]
 AnswerState = Literal["waiting", "answering", "done", "stopped", "refused", "failed", "died"]
+
+_NAMES = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "␣"}
 
 
 @dataclass(frozen=True)
@@ -180,3 +187,123 @@ class Answer:
     def kv_tokens(self) -> int:
         """Tokens in the base's key/value cache: all but the last one, which it has not read yet."""
         return (self.started.prompt_tokens if self.started else 0) + max(0, len(self.tokens) - 1)
+
+
+class Recorder:
+    """The traces of one chat.
+
+    Args:
+        folder: where they go; None = nothing is recorded.
+
+    Attributes:
+        last: the newest trace.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.last: Path | None = None
+        self._writer: TraceWriter | None = None
+
+    def begin(self, request: Ask, base: BaseFacts | None) -> str:
+        """An answer begins; returns why it cannot be recorded, or nothing."""
+        self.finish()
+        if self.folder is None:
+            return ""
+        header = TraceHeader(
+            name=" ".join(request.messages[-1].content.split())[:60],
+            messages=request.messages,
+            settings=request.settings,
+            base=base,
+            every_position=request.every_position,
+        )
+        stamp, number = time.strftime("%Y%m%d-%H%M%S", time.gmtime()), request.ask
+        while (path := self.folder / f"{stamp}-{number}{SUFFIX}").exists():
+            number += 1
+        try:
+            self._writer = TraceWriter(path, header)
+        except ResourceError as error:
+            return error.message
+        self.last = path
+        return ""
+
+    def add(self, event: ChatEvent) -> str:
+        """Write one event of the answer; returns what went wrong, after which the trace ends there."""
+        if self._writer is None:
+            return ""
+        try:
+            self._writer.add(event)
+        except OSError as error:
+            self.finish()
+            return f"the trace {self.last} was cut off: {error.strerror or error}"
+        return ""
+
+    def finish(self) -> None:
+        """The answer has ended, whole or not."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def shown(text: str, *, spaces: bool = False) -> str:
+    """Token text without anything that moves a cursor or hides: controls, separators, directions, joiners by name.
+
+    Args:
+        text: raw text of a token.
+        spaces: show spaces as ␣ too; a token of blanks alone always shows them.
+    """
+    if not text:
+        return "∅"
+    visible = spaces or not text.strip(" ")
+    out = []
+    for char in text:
+        if char in _NAMES and (char != " " or visible):
+            out.append(_NAMES[char])
+        elif char == " " or char.isprintable():
+            out.append(char)
+        else:
+            code = ord(char)
+            out.append(f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}")
+    return "".join(out)
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why a verify step accepted no more: the draft's likeliest child where the path ended.
+
+    Attributes:
+        node: index of the rejected child.
+        depth: its level.
+        rank: its place in the base's distribution, from 0.
+        draft_prob, base_prob: what both models gave it.
+        sentence: the same in words.
+    """
+
+    node: int
+    depth: int
+    rank: int
+    draft_prob: float
+    base_prob: float
+    sentence: str
+
+
+def best_rejected(step: TreeStep) -> Rejection | None:
+    """The draft's best proposal below the end of the accepted path; None when nothing was proposed there."""
+    end = step.path[-1] if step.path else 0
+    below = [node for node in range(1, len(step.tokens)) if step.parents[node] == end]
+    if not below:
+        return None
+    node = max(below, key=lambda one: step.draft_probs[one])
+    rank, bonus = step.base_ranks[node], shown(step.bonus_text)
+    place = "first" if rank == 0 else f"number {rank + 1}"
+    sentence = (
+        f"{shown(step.texts[node])!r} (draft {step.draft_probs[node]:.0%}) was {place} of the base "
+        f"at {step.base_probs[node]:.1%}; it chose {bonus!r} at {step.bonus_prob:.1%}"
+    )
+    return Rejection(
+        node=node,
+        depth=len(step.path) + 1,
+        rank=rank,
+        draft_prob=step.draft_probs[node],
+        base_prob=step.base_probs[node],
+        sentence=sentence,
+    )

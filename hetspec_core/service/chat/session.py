@@ -1,8 +1,7 @@
-"""A chat: one worker, one conversation, and everything that is seen of it.
+"""A chat: one worker, one conversation, and the state that the worker's events make.
 
 The caller never waits: requests are queued, and `poll` takes what has come. All state changes inside `poll` or `wait`,
-so what a caller sees is exactly the events it was given; a lock lets several threads use one session. It knows messages
-and a process, not models.
+so what a caller sees is exactly the events it was given; a lock lets several threads use one session.
 """
 
 from __future__ import annotations
@@ -10,37 +9,48 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import ValidationError
-
-from hetspec_core.catalog import load_card
 from hetspec_core.errors import RunError, UsageError
 from hetspec_core.events.chat import (
-    SHORT_KEYS,
+    Answered,
     Ask,
+    BaseFacts,
     Calibrate,
+    Calibrated,
     ChatEvent,
     ChatMessage,
     ChatSettings,
+    DraftFacts,
+    Failed,
+    Garbage,
+    Loading,
     Open,
     Prepare,
+    Prepared,
+    Ready,
+    Refused,
+    Started,
+    Step,
     Stop,
+    Tokens,
     WorkerDied,
 )
+from hetspec_core.events.models import ErrorInfo
 from hetspec_core.paths import roots
-from hetspec_core.service.chat.answer import Answer
-from hetspec_core.service.chat.comparison import Comparison
+from hetspec_core.service.chat.answer import Answer, Recorder
 from hetspec_core.service.chat.conversation import ChatHistory
-from hetspec_core.service.chat.setup import ChatConfig
-from hetspec_core.service.chat.state import ChatState
+from hetspec_core.service.chat.meters import Comparison, Figures, SessionTotals
+from hetspec_core.service.chat.setup import ChatConfig, change_settings, check_tree
 from hetspec_core.service.chat.worker_link import WorkerLink, new_log, worker_command
 
 CALIBRATION_PROMPT = "Explain in a few sentences how the tides work."
 
+SessionState = Literal["new", "loading", "ready", "answering", "calibrating", "dead", "closed"]
 
-class ChatSession(ChatState):
-    """One chat; what is seen of it is in `ChatState`. Close it, and the models are freed with the worker.
+
+class ChatSession:
+    """One chat. Close it, and the models are freed with the worker.
 
     Args:
         config: base, resources, first settings.
@@ -48,6 +58,20 @@ class ChatSession(ChatState):
         conversation: one to go on with.
         record: write a trace of every answer into this folder; None = none.
         trees: ask for the tree of every step.
+
+    Attributes:
+        state: what is under way.
+        stopping: whether the worker was told to end what is under way, and has not done so yet.
+        settings: of the next answer.
+        answer: the present or last answer; None before the first.
+        comparison: the present or last A/B; None before the first.
+        meters: figures pooled over the session, and the last calibration.
+        loading: what is being loaded, and how far (0 to 1).
+        base, draft: facts, once known.
+        death: how the worker ended, while it is dead.
+        problem: the last failure that was not an answer's.
+        garbage: lines of the worker that were no messages.
+        recorder: writes traces; `recorder.last` is the newest one.
     """
 
     def __init__(
@@ -64,14 +88,28 @@ class ChatSession(ChatState):
             conversation = ChatHistory(base=config.base.name, system_prompt=settings.system_prompt)
         else:
             settings = settings.model_copy(update={"system_prompt": conversation.system_prompt})
-        super().__init__(settings, conversation, record)
         self.config = config
         self.trees = trees
+        self.state: SessionState = "new"
+        self.stopping = False
+        self.settings = settings
+        self.conversation = conversation
+        self.answer: Answer | None = None
+        self.comparison: Comparison | None = None
+        self.meters = SessionTotals()
+        self.loading: Loading | None = None
+        self.base: BaseFacts | None = None
+        self.draft: DraftFacts | None = None
+        self.death: WorkerDied | None = None
+        self.problem: Failed | None = None
+        self.garbage = 0
+        self.recorder = Recorder(record)
         self._command = list(command or worker_command())
         self._link: WorkerLink | None = None
         self._lock = threading.RLock()
-        self._asked = 0
         self._taking = threading.Lock()  # one taker at a time, so that events are applied in their order
+        self._asked = 0
+        self._queued: Ask | Calibrate | None = None  # asked before the base was loaded
         self._compare_trees = trees
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -113,7 +151,7 @@ class ChatSession(ChatState):
             if self._link is not None:
                 self._link.close(0.0)
             if self.answer is not None and not self.answer.ended:
-                self.died(WorkerDied(exit_status=None, message="the worker was restarted"))
+                self._died(WorkerDied(exit_status=None, message="the worker was restarted"))
             self.state = "dead"
             self.start()
 
@@ -137,6 +175,23 @@ class ChatSession(ChatState):
         """Process of the worker."""
         return self._link.pid if self._link is not None else None
 
+    @property
+    def busy(self) -> bool:
+        """Whether an answer or a calibration is under way."""
+        return self.state in ("answering", "calibrating") or self._queued is not None
+
+    @property
+    def figures(self) -> Figures:
+        """What the meters show now."""
+        context = self.base.context_tokens if self.base else 0
+        return self.meters.figures(self.answer, self.settings.label, context)
+
+    @property
+    def compares(self) -> bool:
+        """Whether the present answer belongs to the comparison and not to the conversation."""
+        answers = self.comparison.answers if self.comparison is not None else ()
+        return any(answer is self.answer for _, answer in answers)
+
     # --- asking ------------------------------------------------------------------------------------------------------
 
     def send(self, text: str, *, every_position: bool = False) -> Answer:
@@ -149,7 +204,7 @@ class ChatSession(ChatState):
         with self._lock:
             self._check_free()
             if every_position:
-                self._check_can("every_position", "commit one token per step")
+                self.config.check_can("every_position", "commit one token per step", self.base)
             self.conversation.ask(text)
             return self._ask(self.settings, every_position=every_position)
 
@@ -198,7 +253,7 @@ class ChatSession(ChatState):
             if rounds < 1:
                 raise UsageError(f"rounds is {rounds}; needs 1 or more")
             for side in (left, right):
-                self.check_tree("" if side.plain else side.tree)
+                check_tree("" if side.plain else side.tree, self.base)
             messages = [*self.conversation.messages, ChatMessage(role="user", content=text)]
             self.comparison = Comparison(messages, left, right, rounds)
             self._compare_trees = self.trees if trees is None else trees
@@ -221,9 +276,9 @@ class ChatSession(ChatState):
             if not messages or messages[-1].role != "user":
                 messages = [*messages, ChatMessage(role="user", content=CALIBRATION_PROMPT)]
             shapes = [self.settings.tree] if trees is None else list(trees)
-            self._check_can("calibrate", "be calibrated, which takes plain decoding")
+            self.config.check_can("calibrate", "be calibrated, which takes plain decoding", self.base)
             for shape in shapes:
-                self.check_tree(shape)
+                check_tree(shape, self.base)
             self._submit(Calibrate(settings=self.settings, trees=shapes, messages=messages, tokens=tokens))
 
     def stop(self) -> None:
@@ -250,25 +305,13 @@ class ChatSession(ChatState):
             UsageError: a value is not allowed; it says why.
         """
         with self._lock:
-            known = (*ChatSettings.model_fields, *SHORT_KEYS)
-            unknown = [key for key in values if key not in known]
-            if unknown:
-                allowed = ", ".join(known)
-                raise UsageError(f"there is no setting {', '.join(unknown)}", hint=f"there are: {allowed}")
-            try:
-                changed = self.settings.changed(**values)
-            except ValidationError as error:
-                first = error.errors()[0]
-                raise UsageError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
-            self.check_tree(changed.tree)
+            changed = change_settings(self.settings, values, self.base)
             another_draft = changed.draft != self.settings.draft
             self.settings = changed
             self.conversation.system_prompt = changed.system_prompt
             if another_draft and self._link is not None and self.state in ("loading", "ready"):
                 self._link.send(Prepare(settings=changed))
             return changed
-
-    # --- conversation ------------------------------------------------------------------------------------------------
 
     def replace_conversation(self, conversation: ChatHistory | None = None) -> None:
         """Go on with another conversation, or with an empty one; its system prompt becomes the present one.
@@ -295,36 +338,6 @@ class ChatSession(ChatState):
         with self._lock:
             self.conversation.save(path)
 
-    # --- what comes --------------------------------------------------------------------------------------------------
-
-    def poll(self, limit: int = 1000) -> list[ChatEvent]:
-        """Take what has come since the last call, at most `limit` events; returns at once."""
-        if not self._taking.acquire(blocking=False):  # another thread takes them just now
-            return []
-        try:
-            with self._lock:
-                return self._take(self._link.drain(limit) if self._link is not None else [])
-        finally:
-            self._taking.release()
-
-    def wait(self, timeout_s: float | None = None) -> list[ChatEvent]:
-        """Wait for the next event and take what came with it; none when the time is over."""
-        with self._taking:
-            link = self._link
-            events = link.wait(timeout_s) if link is not None else []
-            with self._lock:
-                return self._take(events)
-
-    def events(self, timeout_s: float | None = None) -> Iterator[ChatEvent]:
-        """Events until nothing is under way any more, or nothing came for `timeout_s`."""
-        while self.busy or self.state == "loading":
-            events = self.wait(timeout_s)
-            yield from events
-            if not events:
-                return
-
-    # --- inside ------------------------------------------------------------------------------------------------------
-
     def _check_free(self) -> None:
         if self.state == "dead":
             raise RunError("the chat worker is dead", hint="restart it; the conversation is kept")
@@ -332,21 +345,6 @@ class ChatSession(ChatState):
             raise RunError(f"the chat is {'not started' if self.state == 'new' else 'closed'}")
         if self.busy:
             raise RunError("an answer is under way", hint="stop it first")
-
-    def _check_can(self, capability: str, what: str) -> None:
-        """See that the backend can do what is asked: by what it has said, or by its card while it loads.
-
-        Raises:
-            UsageError: it cannot.
-        """
-        card = load_card("backends", self.config.backend)
-        known = self.base.capabilities if self.base is not None else card.capabilities.get("decoding", ())
-        if known and capability not in known:
-            where = f" at {url}" if (url := self.config.backend_options.get("url")) else ""
-            raise UsageError(
-                f"the backend {card.name}{where} cannot {what}",
-                hint="the built-in one can: leave --backend and --url out",
-            )
 
     def _ask(
         self,
@@ -388,16 +386,107 @@ class ChatSession(ChatState):
         answer = self._ask(comparison.settings(side), comparison.messages, trees=self._compare_trees)
         comparison.answers.append((side, answer))
 
+    # --- events of the worker ----------------------------------------------------------------------------------------
+
+    def poll(self, limit: int = 1000) -> list[ChatEvent]:
+        """Take what has come since the last call, at most `limit` events; returns at once."""
+        if not self._taking.acquire(blocking=False):  # another thread takes them just now
+            return []
+        try:
+            with self._lock:
+                return self._take(self._link.drain(limit) if self._link is not None else [])
+        finally:
+            self._taking.release()
+
+    def wait(self, timeout_s: float | None = None) -> list[ChatEvent]:
+        """Wait for the next event and take what came with it; none when the time is over."""
+        with self._taking:
+            link = self._link
+            events = link.wait(timeout_s) if link is not None else []
+            with self._lock:
+                return self._take(events)
+
+    def events(self, timeout_s: float | None = None) -> Iterator[ChatEvent]:
+        """Events until nothing is under way any more, or nothing came for `timeout_s`."""
+        while self.busy or self.state == "loading":
+            events = self.wait(timeout_s)
+            yield from events
+            if not events:
+                return
+
     def _take(self, events: list[ChatEvent]) -> list[ChatEvent]:
         for event in events:
-            self.apply(event)
-            if self.state == "ready":
-                self._go_on()
+            self._apply(event)
+            if self.state != "ready":
+                continue
+            if self._queued is not None:  # a question from before the base was loaded
+                self._submit(self._queued)
+            elif self.compares and self.answer is not None and self.answer.state == "done":
+                self._next_side()
         return events
 
-    def _go_on(self) -> None:
-        """Ask what waits: a question from before the base was loaded, or the next side of a comparison."""
+    def _apply(self, event: ChatEvent) -> None:
+        if isinstance(event, Loading):
+            self.loading = event
+        elif isinstance(event, Ready):
+            self.base, self.state, self.loading = event.base, "ready", None
+            self._take_tree(event.base.tree)
+        elif isinstance(event, Prepared):
+            self.draft, self.loading = event.draft, None
+        elif isinstance(event, Calibrated):
+            self.meters.calibrated(event)
+            self._ready()
+        elif isinstance(event, Garbage):
+            self.garbage += 1
+        elif isinstance(event, WorkerDied):
+            self._died(event)
+        elif isinstance(event, Failed) and event.ask is None:
+            self.problem = event
+            if self.state == "calibrating":
+                self._ready()
+        elif isinstance(event, Started | Tokens | Step | Answered | Refused | Failed):
+            answer = self.answer
+            if answer is None or event.ask != answer.ask or answer.ended:
+                return
+            answer.apply(event)
+            self._not_recorded(self.recorder.add(event))
+            if answer.ended:
+                self._ended(answer)
+
+    def _take_tree(self, tree: str) -> None:
+        """Count what was asked before the base was known under the tree of a running server, which has only one."""
+        if not tree:
+            return
+        self.settings = self.settings.changed(tree=tree)
+        if self.answer is not None and not self.answer.ended:
+            self.answer.settings = self.answer.settings.changed(tree=tree)
         if self._queued is not None:
-            self._submit(self._queued)
-        elif self.compares and self.answer is not None and self.answer.state == "done":
-            self._next_side()
+            self._queued = self._queued.model_copy(update={"settings": self._queued.settings.changed(tree=tree)})
+
+    def _ended(self, answer: Answer) -> None:
+        self.recorder.finish()
+        self.meters.add(answer)
+        self._ready()
+        if not self.compares:
+            self.conversation.answer(answer)
+
+    def _ready(self) -> None:
+        self.stopping = False
+        if self.state in ("answering", "calibrating"):
+            self.state = "ready"
+
+    def _died(self, event: WorkerDied) -> None:
+        """Take the end of the worker; what there is of its answer is kept."""
+        problem = self.problem
+        if problem is not None and problem.fatal:  # the worker reported the reason itself
+            event = event.model_copy(update={"message": problem.error.message, "hint": problem.error.hint})
+        self.death, self.state, self.loading, self._queued = event, "dead", None, None
+        self.stopping = False
+        answer = self.answer
+        if answer is not None and not answer.ended:
+            answer.apply(event)
+            self._ended(answer)
+
+    def _not_recorded(self, why: str) -> None:
+        if why:
+            self.problem = Failed(error=ErrorInfo(kind="ResourceError", message=why))

@@ -1,4 +1,4 @@
-"""What a chat begins with: base, draft and settings, from a recipe and a few words. It starts nothing."""
+"""What a chat begins with: base, draft and settings, from a recipe; and the checks of later settings."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hetspec_core.catalog import list_cards
-from hetspec_core.events.chat import ChatSettings
+from pydantic import ValidationError
+
+from hetspec_core.catalog import list_cards, load_card
+from hetspec_core.errors import UsageError
+from hetspec_core.events.chat import SHORT_KEYS, BaseFacts, ChatSettings
 from hetspec_core.service.drafts import draft_name
 from hetspec_core.service.saved import measured_draft, resolve_saved
 from hetspec_core.service.workbench import Workbench
@@ -16,7 +19,7 @@ from hetspec_core.spec import BaseSpec, ResourcesSpec
 
 DEFAULT_BACKEND = "builtin"
 SERVED_DRAFT = "the server's draft"
-"""What the draft of a server is called that one attaches to: it has its own, and tells no name."""
+"""Name of the draft of a running server, which reports none."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,21 @@ class ChatConfig:
     backend: str = DEFAULT_BACKEND
     backend_options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def check_can(self, capability: str, what: str, base: BaseFacts | None) -> None:
+        """Check that the backend can do what is asked, by its facts, or by its card while it loads.
+
+        Raises:
+            UsageError: it cannot.
+        """
+        card = load_card("backends", self.backend)
+        known = base.capabilities if base is not None else card.capabilities.get("decoding", ())
+        if known and capability not in known:
+            where = f" at {url}" if (url := self.backend_options.get("url")) else ""
+            raise UsageError(
+                f"the backend {card.name}{where} cannot {what}",
+                hint="the built-in one can: leave --backend and --url out",
+            )
 
 
 def chat_config(
@@ -102,6 +120,38 @@ def with_served_draft(settings: ChatSettings, url: str) -> ChatSettings:
     return settings.model_copy(update={"draft": url, "draft_name": SERVED_DRAFT})
 
 
+def change_settings(settings: ChatSettings, values: Mapping[str, Any], base: BaseFacts | None) -> ChatSettings:
+    """The settings with other values, by the keys of `ChatSettings` or `SHORT_KEYS`.
+
+    Raises:
+        UsageError: there is no such key, its value is not allowed, or the base is of a server with another tree.
+    """
+    known = (*ChatSettings.model_fields, *SHORT_KEYS)
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        raise UsageError(f"there is no setting {', '.join(unknown)}", hint=f"there are: {', '.join(known)}")
+    try:
+        changed = settings.changed(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
+    check_tree(changed.tree, base)
+    return changed
+
+
+def check_tree(tree: str, base: BaseFacts | None) -> None:
+    """Check a tree (depth/top_k/num_draft_tokens; "" = plain decoding) against the only one of a running server.
+
+    Raises:
+        UsageError: the server has another tree.
+    """
+    if base is not None and base.tree and tree not in ("", base.tree):
+        raise UsageError(
+            f"the running server drafts trees of {base.tree}, not {tree}",
+            hint="leave the URL out, so that a server is started for every tree",
+        )
+
+
 def backends() -> dict[str, str]:
-    """Who can run the models: name of the card -> its summary."""
+    """The backends by the name of their card, each with its summary."""
     return {card.name: card.summary for card in list_cards("backends")}

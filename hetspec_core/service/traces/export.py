@@ -13,9 +13,8 @@ from pydantic_core import to_json
 from hetspec_core.errors import DataError
 from hetspec_core.events.steps import TreeStep
 from hetspec_core.events.trace import Trace
-from hetspec_core.service.chat.answer import Answer
+from hetspec_core.service.chat.answer import Answer, best_rejected, shown
 from hetspec_core.service.chat.meters import SessionTotals
-from hetspec_core.service.chat.tokens import best_rejected, shown
 
 Format = Literal["json", "svg", "html"]
 FORMATS: tuple[Format, ...] = ("json", "svg", "html")

@@ -10,10 +10,9 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 
 from hetspec_core.errors import HetSpecError
-from hetspec_core.service.chat.answer import Answer
-from hetspec_core.service.chat.comparison import Comparison, ComparisonResult
+from hetspec_core.service.chat.answer import Answer, shown
+from hetspec_core.service.chat.meters import Comparison, ComparisonResult
 from hetspec_core.service.chat.session import ChatSession
-from hetspec_core.service.chat.tokens import shown
 from hetspec_tui.formatting import safe
 from hetspec_tui.page import Page
 from hetspec_tui.screens.chat import texts

@@ -13,7 +13,7 @@ from textual.message import Message
 from textual.widget import Widget
 
 from hetspec_core.events.steps import TreeStep
-from hetspec_core.service.chat.tokens import best_rejected, shown
+from hetspec_core.service.chat.answer import best_rejected, shown
 from hetspec_tui.formatting import number
 from hetspec_tui.screens.chat.playback import Playback
 from hetspec_tui.widgets.draft_tree import DraftTreeView, ordinal, percent

@@ -15,8 +15,7 @@ from hetspec_core.errors import DataError, NotFoundError
 from hetspec_core.events.chat import Answered, Calibrated, ChatMessage, ChatSettings, Reply, ShapeCost, Step, Tokens
 from hetspec_core.events.steps import TreeStep
 from hetspec_core.events.trace import Trace, TraceHeader, TraceWriter
-from hetspec_core.service.chat.answer import Answer
-from hetspec_core.service.chat.tokens import best_rejected, shown
+from hetspec_core.service.chat.answer import Answer, best_rejected, shown
 from hetspec_core.service.traces.export import export, to_svg
 from hetspec_core.service.traces.files import find_trace, list_traces, load_trace
 from hetspec_core.service.traces.positions import read_positions
