@@ -34,10 +34,8 @@ from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.stages.inputs import read_prompts
 from hetspec_core.sglang.export import ServedDraft
 from hetspec_core.sglang.launch import interpreter
-from hetspec_core.sglang.server import SGLangServer
-from hetspec_core.sglang.servers import ServerPool
-from hetspec_core.sglang.steps import committed_tokens, tree_step
-from hetspec_core.sglang.stream import TreeFeed
+from hetspec_core.sglang.servers import ServerPool, SGLangServer
+from hetspec_core.sglang.stream import TreeFeed, committed_tokens, tree_step
 from hetspec_core.spec import BenchSpec, ResourcesSpec, SGLangSpec, TreeSpec
 
 RECIPE = "smollm2-llama-eagle"

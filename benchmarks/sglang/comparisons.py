@@ -24,8 +24,7 @@ from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft
 from hetspec_core.sglang.servers import ServerPool
-from hetspec_core.sglang.steps import step_counts
-from hetspec_core.sglang.stream import TreeFeed
+from hetspec_core.sglang.stream import TreeFeed, step_counts
 from hetspec_core.spec import DecodingSpec, ResourcesSpec, TreeSpec
 
 BARE = ("llama 6/10/59", "llama 6/10/59 again")

@@ -19,8 +19,8 @@ import torch
 from hetspec_core.acceptance import AcceptStats
 from hetspec_core.files import write_atomic
 from hetspec_core.sglang.client import sampling_params
-from hetspec_core.sglang.server import SGLangServer
-from hetspec_core.sglang.steps import step_counts
+from hetspec_core.sglang.servers import SGLangServer
+from hetspec_core.sglang.stream import step_counts
 from hetspec_core.spec import DecodingSpec
 
 

@@ -101,19 +101,19 @@ SHIPPED: tuple[Card, ...] = (
     Card(
         axis="formats",
         name="sharegpt",
-        target=f"{_ENGINE}.data.formats:ShareGPT",
+        target=f"{_ENGINE}.data.reading:ShareGPT",
         summary="Rows with `conversations`: a list of {from: human or gpt, value}.",
     ),
     Card(
         axis="formats",
         name="messages",
-        target=f"{_ENGINE}.data.formats:Messages",
+        target=f"{_ENGINE}.data.reading:Messages",
         summary="Rows with `messages`: a list of {role, content}, as the OpenAI API writes them.",
     ),
     Card(
         axis="formats",
         name="prompts",
-        target=f"{_ENGINE}.data.formats:Prompts",
+        target=f"{_ENGINE}.data.reading:Prompts",
         summary="Rows with `prompt` or `turns`: questions without answers.",
     ),
     Card(
@@ -131,7 +131,7 @@ SHIPPED: tuple[Card, ...] = (
     Card(
         axis="layouts",
         name="speculators",
-        target=f"{_ENGINE}.modeling.layouts.speculators:SpeculatorsLayout",
+        target=f"{_ENGINE}.modeling.layouts.eagle3:SpeculatorsLayout",
         summary="EAGLE-3 drafts of vLLM's speculators library.",
         capabilities={"writes": True},
     ),

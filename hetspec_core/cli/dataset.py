@@ -34,7 +34,7 @@ app = typer.Typer(
 StoreWord = Annotated[
     str, typer.Argument(metavar="RUN_OR_DIR", help="Dataset run, its folder, or a dataset directory.")
 ]
-_DATA = "hetspec_core.engine.data"
+_STORES = "hetspec_core.engine.data.stores"
 _VERIFY = "hetspec_core.engine.stages.dataset_verify"
 _BAR = 30
 
@@ -106,8 +106,8 @@ def inspect(
     json: JsonFlag = False,
 ) -> None:
     """Show counts, lengths, the share of supervised tokens, and samples with their supervised tokens coloured."""
-    words = [str(_store(dataset)), "--samples", str(samples), "--seed", str(seed)]
-    answer = ask_engine(f"{_DATA}.inspect", words, doing="reading the dataset")
+    words = ["inspect", str(_store(dataset)), "--samples", str(samples), "--seed", str(seed)]
+    answer = ask_engine(_STORES, words, doing="reading the dataset")
     if json:
         print_json(answer)
     else:
@@ -146,7 +146,7 @@ def merge(
     """Make one dataset of several of the same base: shards are linked, samples that repeat are taken once."""
     with Workbench() as workbench:
         folders = [str(_store(word, workbench)) for word in sources]
-    answer = ask_engine(f"{_DATA}.merge", [str(destination.absolute()), *folders], doing="merging the datasets")
+    answer = ask_engine(_STORES, ["merge", str(destination.absolute()), *folders], doing="merging the datasets")
     if json:
         print_json(answer)
         return

@@ -33,7 +33,7 @@ from hetspec_core.sglang.backend import SGLangBackend
 from hetspec_core.sglang.launch import tree_flags, tree_of_flags
 from hetspec_core.sglang.offline import EngineJob, run_engine
 from hetspec_core.sglang.servers import RunningServer
-from hetspec_core.sglang.steps import histogram_of, sglang_accept_length, step_counts
+from hetspec_core.sglang.stream import histogram_of, sglang_accept_length, step_counts
 
 Metas = list[dict[str, Any]]
 

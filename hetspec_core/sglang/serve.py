@@ -11,8 +11,7 @@ from hetspec_core.engine.stages.served import draft_folder
 from hetspec_core.errors import Cancelled, SpecError
 from hetspec_core.sglang.client import KEY_VARIABLE
 from hetspec_core.sglang.launch import Launch
-from hetspec_core.sglang.server import SGLangServer
-from hetspec_core.sglang.servers import ServerPool
+from hetspec_core.sglang.servers import ServerPool, SGLangServer
 
 _LOOK_S = 0.5
 _SETTLED_S = 600.0  # after so long a run the count of crashes starts again

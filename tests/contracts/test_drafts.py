@@ -18,7 +18,7 @@ from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft
 from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
-from hetspec_core.engine.training.simulation import accept_length, base_choices, follow_paths
+from hetspec_core.engine.training.evaluation import accept_length, base_choices, follow_paths
 from hetspec_core.service.planning.parameters import count_draft
 from hetspec_core.spec import DecodingSpec, TreeSpec
 from tests.fakes.tiny_models import algorithm_spec, draft_spec, ragged_prompts, tiny_draft

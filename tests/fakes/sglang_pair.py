@@ -15,8 +15,7 @@ from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft
 from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.sglang.client import SGLangClient, sampling_params
-from hetspec_core.sglang.server import SGLangServer
-from hetspec_core.sglang.servers import ServerPool
+from hetspec_core.sglang.servers import ServerPool, SGLangServer
 from hetspec_core.spec import (
     AlgorithmSpec,
     BaseSpec,

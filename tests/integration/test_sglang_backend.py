@@ -19,8 +19,7 @@ from hetspec_core.errors import Cancelled, DataError, HetSpecError, ModelError, 
 from hetspec_core.events.chat import Step
 from hetspec_core.sglang.backend import SGLangBackend
 from hetspec_core.sglang.client import ServerFacts
-from hetspec_core.sglang.server import SGLangServer
-from hetspec_core.sglang.servers import check_model
+from hetspec_core.sglang.servers import SGLangServer, check_model
 from hetspec_core.spec import ResourcesSpec, SGLangSpec
 from tests.fakes.sglang_pair import CHAIN, GREEDY, Pair, pool_of, running, wait_for
 from tests.fakes.sglang_site import site_spec

@@ -24,9 +24,8 @@ from hetspec_core.errors import DataError, HetSpecError, ModelError, ResourceErr
 from hetspec_core.sglang.child import StartLog
 from hetspec_core.sglang.client import Chunk, SGLangClient, free_port, sampling_params
 from hetspec_core.sglang.launch import Launch, environment, interpreter
-from hetspec_core.sglang.server import SGLangServer
-from hetspec_core.sglang.servers import check_model
-from hetspec_core.sglang.steps import committed_tokens, step_count, step_counts, tree_step
+from hetspec_core.sglang.servers import SGLangServer, check_model
+from hetspec_core.sglang.stream import committed_tokens, step_count, step_counts, tree_step
 from hetspec_core.sglang.versions import is_supported
 from hetspec_core.spec import SamplingSpec, SGLangSpec
 from tests.fakes.sglang_replay import Replay, read_recording

@@ -15,7 +15,7 @@ from hetspec_core.engine.data.hidden_states import HiddenStateStore, open_store
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
-from hetspec_core.engine.training.simulation import PathRanks, accept_length, base_choices, choose_starts, follow_paths
+from hetspec_core.engine.training.evaluation import PathRanks, accept_length, base_choices, choose_starts, follow_paths
 from hetspec_core.spec import AlgorithmSpec, DraftSpec
 from tests.fakes.tiny_training import VOCAB, load_tiny_base, tiny_architecture, write_tiny_base, write_tiny_store
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from hetspec_core.catalog import list_cards
-from hetspec_core.engine.modeling import ttt_attention as unrolled
+from hetspec_core.engine.modeling import attention as unrolled
+from hetspec_core.engine.modeling.attention import UnrolledKeys, merged_attention
 from hetspec_core.engine.modeling.base_lm import BaseOutput
 from hetspec_core.engine.modeling.draft_lm import Unroll
-from hetspec_core.engine.modeling.ttt_attention import UnrolledKeys, merged_attention
 from tests.fakes.tiny_models import HIDDEN, ragged_prompts, tiny_base, tiny_draft
 
 

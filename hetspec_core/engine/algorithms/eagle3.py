@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hetspec_core.engine.algorithms.losses import Algorithm, LossOutput, distribution_loss
+from hetspec_core.engine.modeling.attention import UnrolledKeys
 from hetspec_core.engine.modeling.base_lm import BaseOutput, FrozenEnds
 from hetspec_core.engine.modeling.draft_lm import DraftHead, DraftLM, HeadSizes, Unroll
-from hetspec_core.engine.modeling.ttt_attention import UnrolledKeys
 from hetspec_core.spec import Eagle3Options
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from hetspec_core.engine.data.manifest import (
     read_manifest,
     write_manifest,
 )
-from hetspec_core.engine.data.merge import link_or_copy
+from hetspec_core.engine.data.stores import link_or_copy
 from hetspec_core.engine.run_folder import Share
 from hetspec_core.errors import CorruptFileError, DataError
 from hetspec_core.files import append_line, sync_folder, write_atomic

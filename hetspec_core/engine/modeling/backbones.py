@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from hetspec_core.engine.modeling.attention import ATTENTION_NAME
+from hetspec_core.engine.modeling.attention import ATTENTION_NAME, UnrolledKeys
 from hetspec_core.engine.modeling.experts import ExpertMLP, expert_mlps, install_experts
 from hetspec_core.engine.modeling.sources import LOADING
-from hetspec_core.engine.modeling.ttt_attention import UnrolledKeys
 from hetspec_core.errors import ModelError
 from hetspec_core.spec import Architecture
 

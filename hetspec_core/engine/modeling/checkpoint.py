@@ -24,8 +24,7 @@ from hetspec_core.engine.modeling.draft_files import (
     native_names,
     parameters_and_buffers,
 )
-from hetspec_core.engine.modeling.draft_lm import DraftHead, DraftLM, DraftVocab, HeadSizes
-from hetspec_core.engine.modeling.norm_ties import NormTies, take_final_norm
+from hetspec_core.engine.modeling.draft_lm import DraftHead, DraftLM, DraftVocab, HeadSizes, NormTies, take_final_norm
 from hetspec_core.errors import CheckpointError, ModelError, NotFoundError
 from hetspec_core.spec import AlgorithmSpec, DraftSpec
 

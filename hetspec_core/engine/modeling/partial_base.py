@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from hetspec_core.engine.modeling.norm_ties import FINAL_NORMS
+FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
+"""Names under which the families have the norm behind the last layer."""
 
 
 def can_load_part(folder: Path, config: Any) -> bool:

@@ -32,8 +32,7 @@ from hetspec_core.engine.data.reading import DatasetReading, read_conversations
 from hetspec_core.engine.data.shares import Workplace
 from hetspec_core.engine.modeling.base_lm import BaseLM, load_tokenizer
 from hetspec_core.engine.modeling.sources import fingerprint, materialize
-from hetspec_core.engine.stages.dataset_answers import answer_conversations
-from hetspec_core.engine.stages.dataset_prompts import write_prompts
+from hetspec_core.engine.stages.dataset_texts import answer_conversations, write_prompts
 from hetspec_core.errors import DataError, SpecError
 
 _TASK = "capture"

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, Gemma3Config
 from hetspec_core.engine.modeling import base_lm
 from hetspec_core.engine.modeling.base_lm import BaseLM, FrozenEnds, load_frozen_ends
 from hetspec_core.engine.modeling.checkpoint import build_draft
-from hetspec_core.engine.modeling.norm_ties import FINAL_NORMS
+from hetspec_core.engine.modeling.partial_base import FINAL_NORMS
 from hetspec_core.errors import ModelError
 from hetspec_core.spec import Architecture, BaseSpec, PathSource
 from tests.fakes.tiny_base import make_tiny_base, make_word_tokenizer

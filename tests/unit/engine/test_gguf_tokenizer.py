@@ -14,8 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from hetspec_core.engine.modeling.base_lm import load_tokenizer
-from hetspec_core.engine.modeling.gguf_tokenizer import build_tokenizer
-from hetspec_core.engine.modeling.sources import materialize
+from hetspec_core.engine.modeling.sources import build_tokenizer, materialize
 from hetspec_core.engine.tokenizer_check import first_fault
 from hetspec_core.errors import CorruptFileError, ModelError
 from hetspec_core.spec import Architecture, BaseSpec, PathSource

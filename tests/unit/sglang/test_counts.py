@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hetspec_core.acceptance import AcceptStats
 from hetspec_core.sglang import versions
 from hetspec_core.sglang.launch import tree_flags, tree_of_flags
-from hetspec_core.sglang.steps import sglang_accept_length, step_counts
+from hetspec_core.sglang.stream import sglang_accept_length, step_counts
 from hetspec_core.spec import TreeSpec
 
 

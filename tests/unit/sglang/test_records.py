@@ -14,8 +14,7 @@ from hetspec_core.sglang.plugin import hooks as hooks_module
 from hetspec_core.sglang.plugin.hooks import TreeHooks
 from hetspec_core.sglang.plugin.publisher import QUEUE_BATCHES, Publisher
 from hetspec_core.sglang.plugin.records import VerifyBatch, pack, parents_of, unpack
-from hetspec_core.sglang.steps import committed_tokens, step_count, tree_step
-from hetspec_core.sglang.stream import TreeFeed
+from hetspec_core.sglang.stream import TreeFeed, committed_tokens, step_count, tree_step
 
 TOPK = 2
 # Depth 3 with topk 2. Candidates: 0, 1 are the root's children; 2..5 those of candidates 0 and 1; 6..9 those of the two

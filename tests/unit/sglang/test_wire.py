@@ -15,7 +15,7 @@ import pytest
 from hetspec_core.errors import DataError, HetSpecError, ModelError, ResourceError, StageFailed
 from hetspec_core.sglang import client, wire
 from hetspec_core.sglang.client import SGLangClient
-from hetspec_core.sglang.steps import step_counts
+from hetspec_core.sglang.stream import step_counts
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 STREAM = HEAD + b"Connection: close\r\n\r\n"

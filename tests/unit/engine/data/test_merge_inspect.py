@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hetspec_core.engine.data import inspect as inspection
-from hetspec_core.engine.data import merge as merging
+from hetspec_core.engine.data import stores
 from hetspec_core.engine.data.hidden_states import open_store
-from hetspec_core.engine.data.inspect import inspect
 from hetspec_core.engine.data.manifest import STATES_CHECKED, check_checksum, read_manifest
-from hetspec_core.engine.data.merge import merge
+from hetspec_core.engine.data.stores import inspect, merge
 from hetspec_core.errors import CorruptFileError, DataError
 from tests.fakes.stores import assert_same, sample, write, writer
 from tests.fakes.tiny_base import make_tiny_tokenizer
@@ -102,9 +100,9 @@ def test_damaged_source_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_merge_command_prints_one_object(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "a", range(2))
 
-    good = merging.main([str(tmp_path / "m"), str(tmp_path / "a")])
+    good = stores.main(["merge", str(tmp_path / "m"), str(tmp_path / "a")])
     first = json.loads(capfd.readouterr().out)
-    bad = merging.main([str(tmp_path / "m"), str(tmp_path / "a")])
+    bad = stores.main(["merge", str(tmp_path / "m"), str(tmp_path / "a")])
     second = json.loads(capfd.readouterr().out)
 
     assert (good, first["samples"]) == (0, 2)
@@ -132,7 +130,7 @@ def test_inspection_of_a_damaged_store_is_an_error(tmp_path: Path, capfd: pytest
     write(tmp_path, range(3))
     os.truncate(tmp_path / "shard-00000.safetensors", 50)
 
-    status = inspection.main([str(tmp_path)])
+    status = stores.main(["inspect", str(tmp_path)])
 
     assert status == CorruptFileError.exit_code
     assert "shard-00000.safetensors is truncated" in json.loads(capfd.readouterr().out)["error"]["message"]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from hetspec_core.engine.stages.dataset_prompts import PromptSieve, fault, normalise
+from hetspec_core.engine.stages.dataset_texts import PromptSieve, fault, normalise
 from hetspec_core.prompts import shipped_path
 
 

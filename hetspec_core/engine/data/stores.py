@@ -1,18 +1,23 @@
-"""Merging stores: `python -m hetspec_core.engine.data.merge DEST SRC...`.
+"""Stores described and merged: `python -m hetspec_core.engine.data.stores inspect DIR`, or `merge DEST SRC...`.
 
-Shards are hard-linked where the file system can do that (they are written once, so sharing them is safe), else copied.
-A sample that several stores have is taken once, and one whose states are not finite is left out; stores that were made
-before such samples were kept out are read through for that. The result appears whole or not at all.
+A description has counts, lengths, and samples as marked text. It needs the store and the tokenizer in it, not the base.
+
+A merge hard-links shards where the file system can do that (they are written once, so sharing them is safe), and copies
+them elsewhere. A sample that several stores have is taken once. A sample whose states are not finite is left out; the
+states of stores that were written without that check are read for it. The result appears whole or not at all.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
+import random
 import shutil
+import statistics
 import sys
 import tempfile
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +35,93 @@ from hetspec_core.engine.data.manifest import (
 from hetspec_core.engine.reporting import answer
 from hetspec_core.errors import DataError
 from hetspec_core.files import sync_folder
+
+_BUCKETS = 8
+
+
+def inspect(folder: Path, *, samples: int = 2, seed: int = 0) -> dict[str, Any]:
+    """Describe a store.
+
+    Args:
+        folder: the store, or the run folder that holds it.
+        samples: how many samples to show as text.
+        seed: which ones.
+
+    Returns:
+        `counts`, `identity`, `about`, `lengths` (quantiles and histogram), `supervised_share`, and `samples`: each with
+        its id and `segments`, a list of {text, supervised} that make up the whole conversation.
+
+    Raises:
+        NotFoundError: there is no store.
+        CorruptFileError: its manifest or a shard is damaged.
+    """
+    store = resolve_store(folder)
+    manifest = read_manifest(store)
+    check_sizes(store, manifest)
+    lengths = sorted(itertools.chain.from_iterable(shard.lengths for shard in manifest.shards))
+    supervised = list(itertools.chain.from_iterable(shard.supervised for shard in manifest.shards))
+    counts = manifest.counts
+    return {
+        "folder": str(store),
+        "counts": counts.model_dump(),
+        "shards": len(manifest.shards),
+        "identity": manifest.identity.model_dump(mode="json"),
+        "about": manifest.about,
+        "supervised_share": counts.supervised_tokens / counts.tokens if counts.tokens else 0.0,
+        "supervised_per_sample": statistics.fmean(supervised) if supervised else 0.0,
+        "bytes_per_token": counts.bytes / counts.tokens if counts.tokens else 0.0,
+        "lengths": _describe(lengths),
+        "samples": _show(store, samples, seed) if lengths and samples else [],
+    }
+
+
+def _describe(lengths: Sequence[int]) -> dict[str, Any]:
+    if not lengths:
+        return {}
+    last = len(lengths) - 1
+    quantiles = {name: lengths[round(share * last)] for name, share in (("p10", 0.1), ("p50", 0.5), ("p90", 0.9))}
+    low, high = lengths[0], lengths[-1]
+    width = max(1, -(-(high - low + 1) // _BUCKETS))
+    histogram = [
+        {"from": start, "to": start + width - 1, "samples": sum(start <= length < start + width for length in lengths)}
+        for start in range(low, high + 1, width)
+    ]
+    return {"min": low, **quantiles, "max": high, "mean": statistics.fmean(lengths), "histogram": histogram}
+
+
+def _show(folder: Path, count: int, seed: int) -> list[dict[str, Any]]:
+    from hetspec_core.engine.data.hidden_states import open_store
+    from hetspec_core.engine.data.shards import FIRST_SUPERVISED
+
+    store = open_store([folder])
+    text = _decoder(folder)
+    shown = []
+    for index in random.Random(seed).sample(range(len(store)), min(count, len(store))):
+        sample = store[index]
+        ids = sample.input_ids.tolist()
+        marks = [position >= FIRST_SUPERVISED and mark for position, mark in enumerate(sample.assistant_mask.tolist())]
+        segments = []
+        for mark, group in itertools.groupby(zip(ids, marks, strict=True), key=lambda pair: pair[1]):
+            tokens = [token for token, _ in group]
+            segments.append({"text": text(tokens), "supervised": mark, "tokens": len(tokens)})
+        shown.append({"id": sample.id, "tokens": len(ids), "supervised": sum(marks), "segments": segments})
+    return shown
+
+
+def _decoder(folder: Path) -> Callable[[list[int]], str]:
+    """A function from token ids to text, special tokens included; to numbers where the store has no tokenizer."""
+    place = folder / TOKENIZER_FOLDER
+    if (place / "tokenizer.json").is_file():
+        from tokenizers import Tokenizer  # what transformers would ask, in a tenth of a second instead of seconds
+
+        tokenizer = Tokenizer.from_file(str(place / "tokenizer.json"))
+        return lambda tokens: tokenizer.decode(tokens, skip_special_tokens=False)
+    if place.is_dir():  # one that is written in Python
+        from transformers import AutoTokenizer
+
+        whole = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        return lambda tokens: whole.decode(tokens, clean_up_tokenization_spaces=False)
+    return lambda tokens: " ".join(map(str, tokens))
 
 
 def merge(destination: Path, sources: Sequence[Path]) -> dict[str, Any]:
@@ -146,12 +238,20 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line of the merge; prints one JSON object."""
-    parser = argparse.ArgumentParser(prog="hetspec_core.engine.data.merge", description=merge.__doc__)
-    parser.add_argument("destination", type=Path)
-    parser.add_argument("sources", type=Path, nargs="+")
+    """Command line of both; prints one JSON object."""
+    parser = argparse.ArgumentParser(prog="hetspec_core.engine.data.stores")
+    commands = parser.add_subparsers(dest="command", required=True)
+    about = commands.add_parser("inspect", description="Describe a dataset.")
+    about.add_argument("folder", type=Path)
+    about.add_argument("--samples", type=int, default=2, help="samples to show as text")
+    about.add_argument("--seed", type=int, default=0, help="which ones")
+    joined = commands.add_parser("merge", description="Make one dataset of several.")
+    joined.add_argument("destination", type=Path)
+    joined.add_argument("sources", type=Path, nargs="+")
     given = parser.parse_args(arguments)
-    return answer(lambda: merge(given.destination, given.sources))
+    if given.command == "merge":
+        return answer(lambda: merge(given.destination, given.sources))
+    return answer(lambda: inspect(given.folder, samples=given.samples, seed=given.seed))
 
 
 if __name__ == "__main__":
