@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import random
 import shutil
@@ -25,7 +24,7 @@ from benchmarks.loop_watch import LoopWatch
 from benchmarks.registry import WORDS, make_run
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs import Registry
-from hetspec_core.runs.tables import put_row, put_settings, put_texts
+from hetspec_core.runs.tables import put_row, put_texts
 from hetspec_core.service.pages import Pages
 from hetspec_core.service.workbench import Workbench
 from hetspec_tui.app import HetSpecApp
@@ -59,7 +58,7 @@ def fill(home: Path, runs: int) -> None:
     with Registry(home / "registry.db", home / "runs") as registry:
         row = registry.sync(first.run_id)
         assert row is not None
-        config = json.dumps(registry.config(first.run_id))
+        config = registry.config(first.run_id)
         with registry._transaction():
             for number in range(1, runs):
                 paths = RunPaths(home / "runs" / f"run-{number:06}")
@@ -81,7 +80,6 @@ def fill(home: Path, runs: int) -> None:
                 )
                 put_row(registry._db.conn, some)
                 put_texts(registry._db.conn, some, config)
-                put_settings(registry._db.conn, some.run_id, json.loads(config))
 
 
 def measure_service(home: Path) -> None:

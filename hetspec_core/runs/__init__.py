@@ -1,10 +1,9 @@
-"""The index of runs: states derived from journals, and a database that can be made again from the run folders."""
+"""The index of runs: their folders, and a database that can be made again from these at any time."""
 
 from hetspec_core.events.state import RunFacts, RunState, derive_state, fold
-from hetspec_core.runs.found import Found
-from hetspec_core.runs.ingest import Registry
+from hetspec_core.runs.registry import Found, Registry
 from hetspec_core.runs.rows import MetricPoint, RunName, RunRow
-from hetspec_core.runs.thin import AXES, Axis
+from hetspec_core.runs.tables import AXES, Axis
 
 __all__ = [
     "AXES",

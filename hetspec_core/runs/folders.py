@@ -1,13 +1,25 @@
-"""Run folders as they are found on disk: their ids, why one cannot be read, and what its own journals say of its state.
+"""Run folders on disk: their ids, why one cannot be read, and a scan for those with something new.
 
-It knows no database, so it answers while the registry cannot be used. It never raises because of what one folder holds.
+Nothing in here needs the registry, and nothing raises because of what one folder holds. The scan compares file lengths,
+so it takes milliseconds for a thousand runs. By its rules no event is missed:
+
+- A folder is new, or missing, by its name.
+- A known run has something new when one of its journals is not as long as what has been taken in of it.
+- desk.jsonl is looked at every time: it says when a new attempt begins, before a worker is started.
+- events.jsonl is looked at every time too, until its newest attempt has had a supervisor and has ended some time ago.
+  From then on (`quiet_after`) it does not grow before desk.jsonl has grown.
+
+A worker that is started by hand, without a supervisor, in the folder of a quiet run is seen when that run is asked for
+by its id, or at a rebuild.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hetspec_core.paths import RunPaths
@@ -20,6 +32,10 @@ _KINDS = (
     (stat.S_ISCHR, "a device"),
     (stat.S_ISBLK, "a device"),
 )
+_MISSING = "is not there"
+
+Known = Mapping[str, tuple[int, int, int | None]]
+"""Run id -> bytes taken in of events.jsonl and of desk.jsonl, and whether events.jsonl is quiet."""
 
 
 def run_id_of(name: str) -> str:
@@ -66,9 +82,6 @@ def why_unreadable(paths: RunPaths) -> str:
     return ""
 
 
-_MISSING = "is not there"
-
-
 def _why_not_opened(path: Path) -> str:
     try:
         mode = path.stat().st_mode
@@ -81,3 +94,57 @@ def _why_not_opened(path: Path) -> str:
     except OSError as error:
         return f"{path.name}: {(error.strerror or str(error)).lower()}"
     return ""
+
+
+def run_names(runs: Path) -> list[str]:
+    """Ids of the folders, and of any other entry, in order; folders that are being made are left out."""
+    try:
+        return sorted(run_id_of(name) for name in os.listdir(runs) if name[0] != ".")  # noqa: PTH208 - names, and fast
+    except FileNotFoundError:
+        return []
+
+
+def changed_runs(runs: Path, known: Known) -> Iterator[str]:
+    """Ids of the folders that are new, missing, or have journals of another length than is known.
+
+    Args:
+        runs: the folder of the run folders.
+        known: what has been taken in. A run of which that is nothing is given every time.
+    """
+    names = run_names(runs)
+    changed = []
+    with _opened(runs) as folder:
+        status, nothing = os.stat, (0, 0, None)
+        for name in names:
+            events, desk, quiet = known.get(name, nothing)
+            try:  # this loop runs ten thousand times before a list appears
+                same = status(f"{name}/desk.jsonl", dir_fd=folder).st_size == desk
+            except (FileNotFoundError, NotADirectoryError):
+                same = desk == 0
+            except OSError:  # this user may not look there; taking it in reports that
+                same = False
+            if not (same and (desk or events) and (quiet or _events_size(name, folder) == events)):
+                changed.append(name)
+    yield from changed
+    yield from sorted(known.keys() - set(names))
+
+
+def _events_size(name: str, folder: int | None) -> int:
+    try:
+        return os.stat(f"{name}/events.jsonl", dir_fd=folder).st_size
+    except OSError:
+        return 0
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int | None]:
+    """The folder as a file, so that paths are not walked from the root each time; None when it is not there."""
+    try:
+        file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield None
+        return
+    try:
+        yield file
+    finally:
+        os.close(file)

@@ -6,14 +6,15 @@ import json
 import math
 import shlex
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter
+
 from hetspec_core.documents import INT64
-from hetspec_core.events import ErrorInfo, Event, Log, Marked, Metric, Progress, Result, Tally
+from hetspec_core.events import Event, Log, Marked, Metric, Progress, Result, Tally
 from hetspec_core.events.state import UNREADABLE, RunFacts, RunState, derive_state, fold
-from hetspec_core.process import ProcessIdentity
 from hetspec_core.spec import RunSpec
 
 LAST_WORDS_S = 600.0
@@ -21,6 +22,8 @@ LAST_WORDS_S = 600.0
 
 LARGEST_STEP = 2**62
 """Steps beyond are left out: SQLite has 64 bits, and a curve is cut between its first step and one after its last."""
+
+_FACTS = TypeAdapter(RunFacts)
 
 
 @dataclass(frozen=True)
@@ -117,11 +120,11 @@ class RunRow:
 
     def to_columns(self) -> dict[str, Any]:
         """Column values for SQLite; integers beyond 64 bits become the nearest that it can store."""
-        columns = {column.name: _storable(getattr(self, column.name)) for column in fields(self)}
+        columns = {column.name: storable(getattr(self, column.name)) for column in fields(self)}
         return columns | {
             "parents": json.dumps(self.parents),
             "tags": json.dumps(self.tags, ensure_ascii=False),
-            "facts": _facts_to_json(self.facts),
+            "facts": json.dumps(_FACTS.dump_python(self.facts, mode="json", exclude_defaults=True)),
         }
 
     @classmethod
@@ -132,24 +135,20 @@ class RunRow:
             "tags": tuple(json.loads(columns["tags"])),
             "starred": bool(columns["starred"]),
             "archived": bool(columns["archived"]),
-            "facts": _facts_from_json(columns["facts"]),
+            "facts": _FACTS.validate_python(json.loads(columns["facts"])),
         }
         return cls(**columns | decoded)
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
+    """JSON values with every integer brought into 64 bits, to the nearest that SQLite can store."""
+    if isinstance(value, dict):
+        return {key: storable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [storable(item) for item in value]
     if isinstance(value, int) and not -INT64 <= value < INT64:
         return max(-INT64, min(INT64 - 1, value))
     return value
-
-
-def storable_data(value: Any) -> Any:
-    """JSON values with every integer brought into 64 bits."""
-    if isinstance(value, dict):
-        return {key: storable_data(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [storable_data(item) for item in value]
-    return _storable(value)
 
 
 class RunName(NamedTuple):
@@ -296,28 +295,3 @@ def with_facts(row: RunRow, facts: RunFacts) -> RunRow:
         error_message=error.message if error else "",
         error_hint=error.hint if error else "",
     )
-
-
-def _facts_to_json(facts: RunFacts) -> str:
-    known = {
-        name: value for name, value in asdict(facts).items() if value is not None and value != {} and value is not False
-    }
-    return json.dumps(known | _error(facts))
-
-
-def _error(facts: RunFacts) -> dict[str, Any]:
-    return {} if facts.error is None else {"error": facts.error.model_dump()}
-
-
-def _facts_from_json(text: str) -> RunFacts:
-    data = json.loads(text)
-    for name in ("launched_process", "started_process"):
-        if data.get(name) is not None:
-            data[name] = ProcessIdentity(**data[name])
-    if data.get("error") is not None:
-        data["error"] = ErrorInfo(**data["error"])
-    parts = data.get("parts", {})
-    data["parts"] = {
-        task: {worker: (done, total) for worker, (done, total) in amounts.items()} for task, amounts in parts.items()
-    }
-    return RunFacts(**data)

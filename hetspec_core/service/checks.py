@@ -89,7 +89,7 @@ def check_roots(roots: Roots) -> Iterator[Check]:
 
 
 def check_registry(roots: Roots) -> Check:
-    """Whether the registry is whole and opens. One of an older version is brought up to date, as by any command."""
+    """Whether the registry is whole and opens. One of another version is set aside, as by any command."""
     path = roots.registry
     if not path.is_file():
         return Check("registry", "ok", f"none yet; {path} is made with the first run")

@@ -18,7 +18,6 @@ from hetspec_core.errors import NotFoundError
 from hetspec_core.events.state import FINISHED
 from hetspec_core.quantities import gigabytes
 from hetspec_core.runs import Registry
-from hetspec_core.runs.census import take_census
 from hetspec_core.service.checks import LITTLE_DISK_BYTES, NO_DISK_BYTES
 from hetspec_core.service.planning.facts import existing_parent
 from hetspec_core.service.report import RunSummary
@@ -131,7 +130,7 @@ class Observer:
         return True
 
     def _read_all(self, workbench: Workbench) -> None:
-        census = take_census(workbench.registry, most=MOST_SHOWN)
+        census = workbench.registry.census(most=MOST_SHOWN)
         place = {entry.run_id: number for number, entry in enumerate(workbench.queue.entries())}
         self._live, queued, lost = {}, [], []
         counts = dict(census.counts)

@@ -64,8 +64,8 @@ def supervisor_of(workbench: Workbench, run_id: str) -> ProcessIdentity:
     return process
 
 
-def dump(workbench: Workbench) -> list[dict[str, object]]:
+def dump(workbench: Workbench) -> list[tuple[object, ...]]:
     workbench.registry.sync_all()
-    return workbench.registry._query("SELECT * FROM runs ORDER BY run_id") + workbench.registry._query(
+    return workbench.registry._rows("SELECT * FROM runs ORDER BY run_id") + workbench.registry._rows(
         "SELECT * FROM metrics ORDER BY run_id, name, step"
     )

@@ -49,9 +49,9 @@ def says(workbench: Workbench, run_id: str, kind: type[Event]) -> bool:
     return any(isinstance(event, kind) for event in read_events(workbench.paths(run_id).events)[0])
 
 
-def dump(workbench: Workbench) -> list[dict[str, object]]:
+def dump(workbench: Workbench) -> list[tuple[object, ...]]:
     workbench.registry.sync_all()  # the supervisor's last word comes after the worker's
-    return workbench.registry._query("SELECT * FROM runs ORDER BY run_id") + workbench.registry._query(
+    return workbench.registry._rows("SELECT * FROM runs ORDER BY run_id") + workbench.registry._rows(
         "SELECT * FROM metrics ORDER BY run_id, name, step"
     )
 

@@ -54,12 +54,12 @@ def runs(home: Path) -> Iterator[dict[str, str]]:
     with Workbench(home) as workbench:  # whatever was done: the registry is what the folders say
         registry = workbench.registry
         registry.sync_all()
-        live = [registry._query(f"SELECT * FROM {table} ORDER BY 1, 2, 3") for table in ("runs", "metrics", "results")]
-        texts = registry._query("SELECT run_id, name, note, tags, config FROM texts ORDER BY 1")
+        live = [registry._rows(f"SELECT * FROM {table} ORDER BY 1, 2, 3") for table in ("runs", "metrics", "results")]
+        texts = registry._rows("SELECT run_id, name, note, tags, config FROM texts ORDER BY 1")
         workbench.rebuild()
-        again = [registry._query(f"SELECT * FROM {table} ORDER BY 1, 2, 3") for table in ("runs", "metrics", "results")]
+        again = [registry._rows(f"SELECT * FROM {table} ORDER BY 1, 2, 3") for table in ("runs", "metrics", "results")]
         assert again == live
-        assert registry._query("SELECT run_id, name, note, tags, config FROM texts ORDER BY 1") == texts
+        assert registry._rows("SELECT run_id, name, note, tags, config FROM texts ORDER BY 1") == texts
 
 
 def answer(capsys: Capture, *words: str) -> object:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from hetspec_core.errors import RunError
 from hetspec_core.events import Launched
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.service.workbench import Workbench
-from tests.fakes.registries import STARTED, make_run, metric, open_registry, say
+from tests.fakes.registries import STARTED, deny_writes, make_run, metric, open_registry, say
 from tests.fakes.specs import small_spec
 
 _HOLD = """
@@ -87,7 +86,6 @@ def test_a_run_is_killed_by_its_own_journals_alone(home: Path) -> None:
 
 
 def test_a_home_that_cannot_be_written_can_be_looked_at(stranger: Path) -> None:
-    os_is_root = os.geteuid() == 65534
     say(make_run(stranger, "r1").events, STARTED, metric(3, loss=2.0))
     with open_registry(stranger) as registry:
         registry.sync_all()
@@ -95,7 +93,7 @@ def test_a_home_that_cannot_be_written_can_be_looked_at(stranger: Path) -> None:
     files = [path for path in stranger.iterdir() if path.is_file()]
     for path in files:
         path.chmod(0o444)
-    stranger.chmod(0o555) if not os_is_root else _as_root(lambda: stranger.chmod(0o555))
+    deny_writes(stranger)
     with Workbench(stranger) as workbench:
         runs = {run.run_id for run in workbench.summaries()}
         assert runs == {"r1", "r2"}
@@ -103,14 +101,6 @@ def test_a_home_that_cannot_be_written_can_be_looked_at(stranger: Path) -> None:
         assert [point.value for point in workbench.show("r1").metrics] == [2.0]
         assert "cannot be written" in workbench.registry.trouble
         workbench.dispatch()
-
-
-def _as_root(act: object) -> None:
-    os.seteuid(0)
-    try:
-        act()  # type: ignore[operator]
-    finally:
-        os.seteuid(65534)
 
 
 def test_a_registry_that_was_locked_is_used_again_when_it_is_free(home: Path, holder: subprocess.Popen[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-import sqlite3
 import sys
 import tracemalloc
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hetspec_core.errors import RunError
 from hetspec_core.events import (
     CancelAsked,
     ErrorInfo,
@@ -171,19 +169,6 @@ def test_a_damaged_database_is_put_aside_and_made_again(tmp_path: Path) -> None:
         registry.sync_all()
         assert [row.run_id for row in registry.rows()] == ["r1"]
     assert len(list(tmp_path.glob("registry.db.damaged-*"))) == 1
-
-
-def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
-    open_registry(tmp_path).close()
-    connection = sqlite3.connect(tmp_path / "registry.db")
-    connection.execute(
-        "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('hetspec.registry', '9999_x', '')"
-    )
-    connection.commit()
-    connection.close()
-    with pytest.raises(RunError, match="newer version") as caught:
-        open_registry(tmp_path)
-    assert "registry.db" in caught.value.hint
 
 
 def _ingest_many(home: str, barrier: object, rounds: int) -> None:

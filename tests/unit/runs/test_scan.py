@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hetspec_core.events import Event, Launched, Log, Marked, RunEnded, RunStarted, WorkerEnded
-from hetspec_core.runs.look import changed_runs
+from hetspec_core.runs.folders import changed_runs
 from tests.fakes.registries import dump, make_run, metric, open_registry, say
 
 
