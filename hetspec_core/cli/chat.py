@@ -55,6 +55,7 @@ app = typer.Typer()
     {
         "--plain": "decoding.plain",
         "--tree": "decoding.tree",
+        "--draft-vocab": "decoding.draft_vocab",
         "--max-new-tokens": "decoding.max_new_tokens",
         "--temperature": "decoding.sampling.temperature",
         "--seed": "decoding.sampling.seed",

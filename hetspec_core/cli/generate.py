@@ -35,6 +35,7 @@ app = typer.Typer()
         "--name": "name",
         "--plain": "decoding.plain",
         "--tree": "decoding.tree",
+        "--draft-vocab": "decoding.draft_vocab",
         "--max-new-tokens": "decoding.max_new_tokens",
         "--temperature": "decoding.sampling.temperature",
         "--top-k": "decoding.sampling.top_k",
@@ -99,6 +100,8 @@ def _figures(answer: dict[str, Any]) -> str:
         parts.append(f"{format_number(answer['decode_tokens_per_s'])} tokens/s after the first")
     if answer["accept_length"] is not None:
         parts.append(f"accept length {answer['accept_length']:.2f} over {answer['verify_steps']} verify steps")
+    if size := answer.get("draft_vocab_size"):
+        parts.append(f"draft vocabulary {size:,}")
     return ", ".join(parts)
 
 

@@ -8,6 +8,7 @@ A command lists the keys of the spec that it has options for in one table, `{"--
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
@@ -160,11 +161,12 @@ def _option(flag: str, key: str) -> inspect.Parameter:
     about = (field.description or "").rstrip(".")
     if kind is TreeSpec:
         about += ", as depth/top_k/num_draft_tokens; top_k 1 is a chain"
+    words = ("N", *found) if (found := _words_beside_numbers(kind)) else ()
     low, high = (None, None) if repeated else _bounds(field, kind)
     option = typer.Option(
         flag,
         help=f"{about}; may be repeated." if repeated else f"{about}.",
-        metavar="|".join(get_args(kind)) if get_origin(kind) is Literal else None,
+        metavar="|".join(get_args(kind)) if get_origin(kind) is Literal else "|".join(words) if words else None,
         min=low,
         max=high,
     )
@@ -203,11 +205,25 @@ def _bounds(field: FieldInfo, kind: Any) -> tuple[int | None, int | None]:
 def _value(field: FieldInfo, given: Any) -> Any:
     """What an option gives for its key; None where it is not given."""
     kind, repeated = _kind(field)
+    if _words_beside_numbers(kind):
+        words = [_number_or_word(word) for word in (given if repeated else [given]) if word is not None]
+        return (words if repeated else words[0]) if words else None
     if kind is not TreeSpec:
         return given or None if repeated or kind is bool else given
     if repeated:
         return trees_of(given)
     return None if given is None else (trees_of([given]) or [None])[0]
+
+
+def _words_beside_numbers(kind: Any) -> tuple[str, ...]:
+    """The words that a kind takes besides whole numbers; empty where it takes only one sort of value."""
+    branches = get_args(get_args(kind)[0] if get_origin(kind) is Annotated else kind)
+    words = [get_args(branch) for branch in branches if get_origin(branch) is Literal]
+    return words[0] if int in branches and words else ()
+
+
+def _number_or_word(text: str) -> int | str:
+    return int(text) if re.fullmatch(r"-?\d{1,18}", text) else text
 
 
 BACKEND_OPTIONS = {"--backend": "backend", "--url": "sglang.url"}

@@ -53,6 +53,7 @@ def cross_check(parts: Mapping[str, Any], *, stage: str, algorithm: Card | None)
     if base is not None and draft is not None:
         problems += _pair(base, draft, algorithm)
     if base is not None:
+        problems += _draft_vocabs(parts, base.architecture.vocab_size)
         problems += _trees(parts, _draft_vocabulary(base, draft))
     if "resources" in parts and parts["resources"].max_memory and stage in ("dataset", "train"):
         text = f"spreads the base over GPUs, and stage {stage} has a worker with all of it on each; leave it out"
@@ -194,6 +195,16 @@ def _layer_size(sizes: Architecture, name: str) -> object:
 
 def _draft_vocabulary(base: BaseSpec, draft: DraftSpec | None) -> int:
     return (draft.vocab_size if draft is not None else None) or base.architecture.vocab_size
+
+
+def _draft_vocabs(parts: Mapping[str, Any], vocabulary: int) -> Iterator[Problem]:
+    asked = [("decoding.draft_vocab", parts["decoding"].draft_vocab)] if "decoding" in parts else []
+    for section in ("bench", "tune"):
+        sizes = parts[section].draft_vocabs if section in parts else ()
+        asked += [(f"{section}.draft_vocabs.{index}", size) for index, size in enumerate(sizes)]
+    for key, size in asked:
+        if isinstance(size, int) and size > vocabulary:
+            yield Problem(key, f"is {size}; needs at most the base's vocabulary of {vocabulary}")
 
 
 def _trees(parts: Mapping[str, Any], vocabulary: int) -> Iterator[Problem]:

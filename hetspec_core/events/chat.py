@@ -321,6 +321,7 @@ class Answered(_Message):
         first_token_s: seconds from the question to the first token.
         decode_s: seconds after the first token.
         counts: all verify steps, where they are others than were told: a server's stream may bring several at once.
+        draft_vocab_size: tokens that the draft proposed, where these are fewer than it has; 0 = all of its own.
     """
 
     type: Literal["answered"] = "answered"
@@ -333,6 +334,7 @@ class Answered(_Message):
     first_token_s: float = 0.0
     decode_s: float = 0.0
     counts: list[StepCount] | None = None
+    draft_vocab_size: int = 0
 
     @property
     def decode_tokens_per_s(self) -> float | None:

@@ -231,6 +231,7 @@ class TreeResult(PlainResult):
     """One tree measured against plain decoding.
 
     Attributes:
+        draft_vocab_size: tokens that the draft proposed; None where it is not known.
         accept_length: committed tokens per verify step, pooled; with its bootstrap `accept_length_interval`.
         accept_length_macro: mean over conversations.
         histogram: committed tokens of a verify step -> number of steps.
@@ -243,6 +244,7 @@ class TreeResult(PlainResult):
     depth: Count = None
     top_k: Count = None
     num_draft_tokens: Count = None
+    draft_vocab_size: Count = None
     accept_length: Real = None
     accept_length_interval: Interval = None
     accept_length_macro: Real = None

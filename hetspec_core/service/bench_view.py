@@ -146,6 +146,7 @@ def bench_lines(data: Any) -> list[Part]:
     rows += [(tree.tree, *(column.text(tree) for column in COLUMNS)) for tree in result.trees]
     parts.append(Grid(("tree", *(column.head for column in COLUMNS)), tuple(rows)))
     parts += _with_prefill(result)
+    parts += _vocabularies(result)
     if plain is not None and plain.sglang is not None:
         parts += [BenchLine(f"{plain.tree}, {_throughput(batch)}") for batch in plain.sglang.batches]
     for tree in result.trees:
@@ -212,6 +213,31 @@ def _with_prefill(result: BenchResult) -> Iterator[Part]:
         for way in ways
     ]
     yield BenchLine(f"with prefill, tokens/s (speedup): {', '.join(ends)}")
+
+
+def _vocabularies(result: BenchResult) -> Iterator[Part]:
+    """For each tree with a reduced draft vocabulary: its size, and what that changes if a larger one was measured."""
+    whole = result.setup.draft_vocab_size
+    for tree in result.trees:
+        size = tree.draft_vocab_size
+        if size is None or whole is None or size >= whole:
+            continue
+        same = [one for one in result.trees if (one.depth, one.top_k, one.num_draft_tokens) == _shape(tree)]
+        largest = max(same, key=lambda one: one.draft_vocab_size or 0)
+        effect = ""
+        if (largest.draft_vocab_size or 0) > size:
+            lengths = _change(tree.accept_length, largest.accept_length)
+            speeds = _change(tree.decode_tokens_per_s, largest.decode_tokens_per_s)
+            effect = f"; against {largest.draft_vocab_size:,}: accept length {lengths}, tokens/s {speeds}"
+        yield BenchLine(f"{tree.tree} proposes the {size:,} commonest of {whole:,} tokens{effect}")
+
+
+def _shape(tree: TreeResult) -> tuple[int | None, int | None, int | None]:
+    return tree.depth, tree.top_k, tree.num_draft_tokens
+
+
+def _change(value: float | None, reference: float | None) -> str:
+    return f"{value / reference - 1:+.1%}" if value and reference else "-"
 
 
 def _tree(tree: TreeResult) -> Iterator[Part]:

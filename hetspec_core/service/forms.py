@@ -11,7 +11,7 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -149,7 +149,8 @@ class Field:
             except ValueError as error:
                 return None, f"is no list: {error}"
         items = [item.strip() for item in words.split(",") if item.strip()]
-        if _item_type(self.owner.model_fields[self.name].annotation) in (int, float):
+        item_type = _item_type(self.owner.model_fields[self.name].annotation)
+        if item_type in (int, float) or _number_or_words(item_type):
             return [toml_value(item) if item[0] not in "[{\"'" else item for item in items], ""
         return list(items), ""
 
@@ -294,8 +295,17 @@ def _kind(info: FieldInfo) -> FieldKind | None:
     simple: dict[Any, FieldKind] = {bool: "bool", int: "integer", float: "number", str: "text"}
     if annotation in simple:
         return simple[annotation]
+    if _number_or_words(annotation):
+        return "integer"
     origin = get_origin(annotation)
     return "choice" if origin is Literal else "list" if origin is tuple else None
+
+
+def _number_or_words(annotation: Any) -> bool:
+    """Whether a value is a whole number or one of a few words."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    return get_origin(annotation) in (Union, types.UnionType) and int in get_args(annotation)
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:

@@ -24,6 +24,7 @@ from hetspec_core.engine.decoding.measure import (
     Track,
     plain_report,
     speculative_report,
+    speculative_tracks,
 )
 from hetspec_core.engine.stages.inputs import OUTGROWN, MeasuredPrompts, opening, turns_of
 from hetspec_core.engine.stages.served import BenchFigures, Measurement, draft_folder
@@ -61,7 +62,7 @@ class SGLangMeasurement(Measurement):
         if attached and folder:
             at = backend.served(spec.decoding.model_copy(update={"plain": False}))
             trees = (tree_of_flags(*at.facts.tree),) if at.facts.tree else trees[:1]
-        tracks = [Track(tree.label, spec.decoding.model_copy(update={"tree": tree, "plain": False})) for tree in trees]
+        tracks = speculative_tracks(spec.decoding, trees, spec.bench.draft_vocabs)
         plain = Track(PLAIN, spec.decoding.model_copy(update={"plain": True}))
         has_plain = not folder or not attached or bool(spec.sglang.plain_url)
         ways = [plain, *tracks] if has_plain else tracks

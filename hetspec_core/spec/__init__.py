@@ -11,7 +11,7 @@ from hetspec_core.spec.algorithm import (
     Passes,
 )
 from hetspec_core.spec.decode import Scalar, Spec
-from hetspec_core.spec.decoding import BenchSpec, DecodingSpec, SamplingSpec, TreeSpec, TuneSpec
+from hetspec_core.spec.decoding import BenchSpec, DecodingSpec, DraftVocabChoice, SamplingSpec, TreeSpec, TuneSpec
 from hetspec_core.spec.model import (
     Architecture,
     BaseSpec,

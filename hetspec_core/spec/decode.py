@@ -11,7 +11,7 @@ import json
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -179,7 +179,9 @@ def _locate(
 
 
 def _inner(annotation: Any) -> Any:
-    """An annotation without None; a tuple of specs for a tagged union."""
+    """An annotation without None and metadata; a tuple of specs for a tagged union."""
+    if get_origin(annotation) is Annotated:
+        return _inner(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
         branches = tuple(branch for branch in get_args(annotation) if branch is not type(None))
         if len(branches) == 1:

@@ -12,8 +12,9 @@ import torch
 from hetspec_core.cli.bench import print_bench, print_tuning
 from hetspec_core.engine.context import open_context
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.checkpoint import build_draft
+from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft
 from hetspec_core.engine.modeling.draft_files import save_draft
+from hetspec_core.engine.modeling.token_counts import TokenCounts
 from hetspec_core.engine.stages import bench, generate, tune
 from hetspec_core.errors import CheckpointError, DataError, ModelError, NotFoundError
 from hetspec_core.events import Log, Result, Text, read_events
@@ -93,6 +94,74 @@ def test_a_bench_measures_every_turn_by_every_tree(tmp_path: Path, pair, capsys:
     printed = capsys.readouterr().out
     assert "3/3" in printed
     assert "3/2/5" in printed
+
+
+@pytest.fixture(scope="module")
+def counted_pair(pair, tmp_path_factory: pytest.TempPathFactory) -> tuple[BaseSpec, DraftSpec]:
+    """The pair with a draft that knows how often each token occurs."""
+    base_spec, draft_spec = pair
+    base = BaseLM.load(base_spec, device="cpu", dtype=torch.float32)
+    draft = load_draft(draft_spec.checkpoint, base)
+    draft.token_counts = TokenCounts(torch.arange(base.vocab_size).flip(0))
+    folder = tmp_path_factory.mktemp("counted") / "draft"
+    save_draft(draft, folder, algorithm=AlgorithmSpec(), facts={})
+    return base_spec, draft_spec.model_copy(update={"checkpoint": str(folder)})
+
+
+def test_a_bench_measures_every_tree_with_every_draft_vocabulary(
+    tmp_path: Path, counted_pair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = counted_pair[0].architecture.vocab_size
+    folder = run_folder(tmp_path, counted_pair, "bench", bench={"draft_vocabs": (16, "whole"), "repeats": 1})
+    bench.run(open_context(folder))
+    result = result_of(folder)
+    measured = [(tree["tree"], tree["draft_vocab_size"]) for tree in result["trees"]]
+    shapes = ("3/2/5", "2/1/2")
+    assert measured == [
+        (f"{shape} vocab {size}", size if size == 16 else whole) for shape in shapes for size in (16, "whole")
+    ]
+    assert {tree["lossless"]["identical"] for tree in result["trees"]} == {3}
+    assert result["setup"]["draft_vocab_size"] == whole
+    print_bench(result)
+    printed = " ".join(capsys.readouterr().out.split())
+    for shape in shapes:
+        assert f"{shape} vocab 16 proposes the 16 commonest of {whole:,} tokens; against {whole:,}: accept" in printed
+
+
+def test_a_bench_with_one_draft_vocabulary_names_trees_by_their_shape(tmp_path: Path, counted_pair) -> None:
+    folder = run_folder(tmp_path, counted_pair, "bench", decoding={"draft_vocab": 16})
+    bench.run(open_context(folder))
+    assert [(tree["tree"], tree["draft_vocab_size"]) for tree in result_of(folder)["trees"]] == [
+        ("3/2/5", 16),
+        ("2/1/2", 16),
+    ]
+
+
+def test_a_vocabulary_for_a_draft_without_counts_is_refused(tmp_path: Path, pair) -> None:
+    folder = run_folder(tmp_path, pair, "bench", decoding={"draft_vocab": 16})
+    with pytest.raises(ModelError, match=r"decoding\.draft_vocab is 16, and the draft has no counts"):
+        bench.run(open_context(folder))
+
+
+def test_an_answer_names_the_draft_vocabulary_where_it_is_reduced(tmp_path: Path, counted_pair) -> None:
+    sizes, texts = [], set()
+    for number, choice in enumerate((16, "whole", "auto")):
+        place = tmp_path / str(number)
+        place.mkdir()
+        folder = run_folder(place, counted_pair, "generate", prompts=("Who?",), decoding={"draft_vocab": choice})
+        generate.run(open_context(folder))
+        answer = result_of(folder)["answers"][0]
+        sizes.append(answer["draft_vocab_size"])
+        texts.add(answer["text"])
+    assert sizes == [16, None, None] and len(texts) == 1
+
+
+def test_a_tuning_tries_every_tree_with_every_draft_vocabulary(tmp_path: Path, counted_pair) -> None:
+    options = {"trees": (TreeSpec.parse("2/1/2"),), "draft_vocabs": (16, "whole"), "repeats": 1}
+    folder = run_folder(tmp_path, counted_pair, "tune", tune=TuneSpec(**options))
+    tune.run(open_context(folder))
+    trees = [trial["tree"] for trial in result_of(folder)["trials"]]
+    assert trees == ["plain", "2/1/2 vocab 16", "2/1/2 vocab whole"]
 
 
 def test_filters_choose_the_prompts(tmp_path: Path, pair) -> None:

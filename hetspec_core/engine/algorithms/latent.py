@@ -93,6 +93,10 @@ class LatentHead(DraftHead):
             gradient_recurrences=options.gradient_recurrences,
         )
 
+    @property
+    def passes(self) -> int:
+        return self._refinements * self._recurrences * self._repeats
+
     def step(
         self,
         backbone: HFBackbone,

@@ -51,6 +51,7 @@ class Written:
         first_token_s, decode_s: seconds to the first token, and after it.
         counts: the verify steps as a server counted them, whose stream may bring several at once; None = they were told
             one by one.
+        draft_vocab_size: tokens that the draft proposed, where these are fewer than it has; 0 = all of its own.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -58,6 +59,7 @@ class Written:
     first_token_s: float = 0.0
     decode_s: float = 0.0
     counts: list[StepCount] | None = None
+    draft_vocab_size: int = 0
 
 
 class Backend(ABC):

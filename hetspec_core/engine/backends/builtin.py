@@ -15,6 +15,7 @@ from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.decoding.completion import Listener, PhaseClock
 from hetspec_core.engine.decoding.decoder import Decoder
+from hetspec_core.engine.decoding.draft_vocab import proposing_draft
 from hetspec_core.engine.decoding.fast import open_decoder
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft
@@ -125,10 +126,12 @@ class BuiltinBackend(Backend):
         if self._decoder is None:
             self._decoder = open_decoder(self.base)
         answering = _Answering(self, watcher)
+        own = None if decoding.plain else self._draft
+        draft = None if own is None else proposing_draft(self.base, own, decoding)
         completion = self._decoder.generate(
             [prompt],
             decoding,
-            None if decoding.plain else self._draft,
+            draft,
             listener=answering,
             most_per_step=1 if watcher.every_position else None,
         )[0]
@@ -137,6 +140,7 @@ class BuiltinBackend(Backend):
             stop_reason=completion.stop_reason,
             first_token_s=completion.first_token_s,
             decode_s=completion.decode_s,
+            draft_vocab_size=0 if draft is None or draft is own else draft.vocab_size,
         )
 
     def token_text(self, token: int) -> str:

@@ -24,6 +24,7 @@ from torch import Tensor
 from hetspec_core.engine.decoding.answers import BatchAnswers, TreesOnHost
 from hetspec_core.engine.decoding.completion import SILENT, Completion, Listener
 from hetspec_core.engine.decoding.decoder import Decoder, ReferenceDecoder
+from hetspec_core.engine.decoding.draft_vocab import proposing_draft
 from hetspec_core.engine.decoding.plain import write_answers
 from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
 from hetspec_core.engine.modeling.base_lm import BaseLM
@@ -226,7 +227,7 @@ class FastDecoder(Decoder):
             if not self._plain(prompts, decoding, answers):
                 return self._reference.generate(prompts, decoding, listener=listener)
             return answers.completions
-        phased = listener.clock is not None
+        draft, phased = proposing_draft(self.base, draft, decoding), listener.clock is not None
         cycle = self._cycle(draft, len(prompts), answers.length, decoding, most_per_step, phased)
         if cycle is None:
             return self._reference.generate(prompts, decoding, draft, listener=listener, most_per_step=most_per_step)

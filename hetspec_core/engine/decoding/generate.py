@@ -12,6 +12,7 @@ import torch
 
 from hetspec_core.engine.decoding.answers import BatchAnswers, TreesOnHost
 from hetspec_core.engine.decoding.completion import SILENT, Completion, Listener, synchronize
+from hetspec_core.engine.decoding.draft_vocab import proposing_draft
 from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
@@ -34,18 +35,20 @@ def generate(
         base: the model that decides.
         draft: proposes; None (or `decoding.plain`) = plain decoding.
         prompts: token ids of each prompt.
-        decoding: tree shape, sampling and limits.
+        decoding: tree shape, draft vocabulary, sampling and limits.
         listener: told of tokens and steps as they come; its clock times prefill, propose, verify and commit.
         most_per_step: a verify step commits no more tokens than this, whatever was accepted.
 
     Raises:
         DataError: a prompt is empty, longer than the context, or has a token that the base does not have.
+        SpecError, ModelError: the draft cannot have the vocabulary of `decoding.draft_vocab`.
     """
     if not prompts:
         return []
     answers = BatchAnswers(base, prompts, decoding, listener)
     if draft is None or decoding.plain:
         return _plain(base, prompts, decoding, answers)
+    draft = proposing_draft(base, draft, decoding)
     phase, started = listener.phase, time.perf_counter()
     rows = SpeculativeRows(
         base, draft, len(prompts), answers.length, decoding.tree, decoding.sampling, most_per_step=most_per_step

@@ -28,7 +28,7 @@ from hetspec_core.events.results import (
     PlainResult,
     TreeResult,
 )
-from hetspec_core.spec import DecodingSpec
+from hetspec_core.spec import DecodingSpec, DraftVocabChoice, TreeSpec
 
 PLAIN = "plain"
 
@@ -55,7 +55,7 @@ class Track:
     """All answers of one way of decoding, in the order of the questions; the median repeat of each.
 
     Attributes:
-        label: the tree, or `plain`.
+        label: the tree, or `plain`; with the draft vocabulary where several are measured.
         decoding: how it decodes.
         completions: one per question.
         batches: sizes of the batches that they were decoded in, in order; empty = one by one.
@@ -93,6 +93,25 @@ class Track:
         rows = iter(self.completions)
         for size in self.batches or [1] * len(self.completions):
             yield list(islice(rows, size))
+
+
+def speculative_tracks(
+    decoding: DecodingSpec, trees: Sequence[TreeSpec], draft_vocabs: Sequence[DraftVocabChoice]
+) -> list[Track]:
+    """A track for every tree with every draft vocabulary; labels name the vocabulary where there are several.
+
+    Args:
+        decoding: everything else; its own vocabulary counts when `draft_vocabs` is empty.
+        trees: shapes.
+        draft_vocabs: as `DecodingSpec.draft_vocab`.
+    """
+    tracks = []
+    for tree in trees:
+        for choice in draft_vocabs or (decoding.draft_vocab,):
+            label = f"{tree.label} vocab {choice}" if len(draft_vocabs) > 1 else tree.label
+            update = {"tree": tree, "draft_vocab": choice, "plain": False}
+            tracks.append(Track(label, decoding.model_copy(update=update)))
+    return tracks
 
 
 def measure_questions(
@@ -201,7 +220,7 @@ def speculative_report(
     differences = [one for one in found if one is not None]
     tree = track.decoding.tree
     return TreeResult(
-        tree=tree.label,
+        tree=track.label,
         depth=tree.depth,
         top_k=tree.top_k,
         num_draft_tokens=tree.num_draft_tokens,

@@ -25,6 +25,7 @@ from hetspec_core.engine.modeling.draft_files import (
     parameters_and_buffers,
 )
 from hetspec_core.engine.modeling.draft_lm import DraftHead, DraftLM, DraftVocab, HeadSizes, NormTies, take_final_norm
+from hetspec_core.engine.modeling.token_counts import read_token_counts
 from hetspec_core.errors import CheckpointError, ModelError, NotFoundError
 from hetspec_core.spec import AlgorithmSpec, DraftSpec
 
@@ -134,6 +135,7 @@ def load_draft(folder: Path | str, base: BaseLM, *, dtype: torch.dtype | None = 
     stored = read_draft(folder, base_layers=base.num_layers).stored
     check_captured_layers(stored, base.num_layers, base_name=base.name, folder=Path(folder))
     draft = assemble_draft(stored, base.ends, base_name=base.name, folder=Path(folder))
+    draft.token_counts = read_token_counts(Path(folder))
     draft = draft.to(dtype or base.dtype).eval()
     if base.room is None:
         return draft.to(base.device)

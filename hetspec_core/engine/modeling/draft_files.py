@@ -2,7 +2,8 @@
 
 A draft directory of HetSpec is `config.json` (the backbone's Hugging Face configuration, plus a `hetspec` block that
 says how head and backbone are put together) and `model.safetensors` with the names that the field uses (`fc.weight`,
-`layers.0...`). Nothing is unpickled but plain tensors, and no code of a checkpoint runs.
+`layers.0...`). `token_counts.json` beside them, where there is one, says how often each token occurs in the training
+data. Nothing is unpickled but plain tensors, and no code of a checkpoint runs.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import Tensor
 from hetspec_core.documents import INT64, MIB, DocumentError, read_json
 from hetspec_core.engine.modeling.backbones import with_older_keys
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.modeling.token_counts import TOKEN_COUNTS
 from hetspec_core.errors import CheckpointError
 from hetspec_core.files import explain, replace_folder, sync_folder
 from hetspec_core.spec import AlgorithmSpec
@@ -353,7 +355,9 @@ def save_draft(
             **facts,
         },
     }
-    write_draft_folder(folder, record, tensors, make_parents=False)
+    counts = draft.token_counts
+    more = {} if counts is None else {TOKEN_COUNTS: counts.write}
+    write_draft_folder(folder, record, tensors, more, make_parents=False)
 
 
 def native_names(draft: DraftLM) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -27,7 +28,10 @@ from torch import Tensor, nn
 from hetspec_core.engine.modeling.backbones import HFBackbone
 from hetspec_core.engine.modeling.base_lm import BaseLM, BaseOutput, FrozenEnds, OutputHead
 from hetspec_core.engine.modeling.partial_base import FINAL_NORMS
-from hetspec_core.errors import ModelError
+from hetspec_core.engine.modeling.token_counts import TokenCounts, choose_vocabulary
+from hetspec_core.errors import ModelError, SpecError
+
+DRAFT_VOCAB_KEY = "decoding.draft_vocab"
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,11 @@ class DraftHead(nn.Module, ABC):
     def captured_layers(self) -> tuple[int, ...]:
         """Hidden states of the base that are read besides the final ones, by Hugging Face layer id."""
         return ()
+
+    @property
+    def passes(self) -> int:
+        """Passes through the backbone in one step."""
+        return 1
 
     @property
     def own_output_head(self) -> nn.Linear | None:
@@ -181,12 +190,16 @@ class DraftLM(nn.Module):
         vocab: reduced vocabulary, or None for the base's.
         ties: norms that it does not have of its own.
 
+    Attributes:
+        token_counts: how often the tokens of the base occur in its training data; None where that is not known.
+
     Raises:
         ModelError: the output norm is to be tied, and there is none.
     """
 
     backbone: HFBackbone
     head: DraftHead
+    token_counts: TokenCounts | None
     _ends: FrozenEnds | None
     _reduced_head: OutputHead | None
     _vocab_ids: Tensor | None
@@ -204,6 +217,7 @@ class DraftLM(nn.Module):
         self.head = head
         self.vocab = vocab
         self.ties = ties or NormTies()
+        self.token_counts = None
         if self.ties.layers:
             share_norms(backbone.layers)
         if self.ties.output:
@@ -212,6 +226,7 @@ class DraftLM(nn.Module):
         self.__dict__["_ends"] = None
         self.__dict__["_reduced_head"] = None
         self.__dict__["_vocab_ids"] = None  # on the base's device, where draft ids become the base's
+        self.__dict__["_views"] = {}
 
     def bind(self, base: BaseLM | FrozenEnds) -> DraftLM:
         """Borrow embedding and head of a base. Returns self.
@@ -238,6 +253,60 @@ class DraftLM(nn.Module):
         self.__dict__["_reduced_head"] = reduced
         self.__dict__["_vocab_ids"] = None if self.vocab is None else self.vocab.ids.to(ends.head.weight.device)
         return self
+
+    def reduced(self, size: int, always: Iterable[int] = ()) -> DraftLM:
+        """This draft, proposing only the commonest tokens of its training data (FR-Spec, arXiv 2502.14856).
+
+        The layers are shared and the rows of the output head are copied, [size, H]; the base's own head stays as it is.
+        The same size gives the same draft. It is for decoding: it is neither saved nor trained.
+
+        Args:
+            size: tokens to propose; a draft that has no more than these stays as it is.
+            always: base token ids that are among them in any case, as far as this draft has them.
+
+        Raises:
+            SpecError: the size is below 1 or below the number of `always`, or above the base's vocabulary.
+            ModelError: the draft has no counts, or they are of another vocabulary.
+        """
+        whole = self.ends.vocab_size
+        if not 1 <= size <= whole:
+            raise SpecError(f"{DRAFT_VOCAB_KEY} is {size}; it needs 1 to {whole}, the vocabulary of the base")
+        if size >= self.vocab_size:
+            return self
+        views: dict[int, DraftLM] = self.__dict__["_views"]
+        if size not in views:
+            views[size] = self._reduced_to(self.reduced_vocab(size, always))
+        return views[size]
+
+    def reduced_vocab(self, size: int, always: Iterable[int] = ()) -> DraftVocab:
+        """The tokens that `reduced` proposes; arguments and errors as there, but `size` is below this draft's."""
+        found, whole = self.token_counts, self.ends.vocab_size
+        if found is None:
+            raise ModelError(
+                f"{DRAFT_VOCAB_KEY} is {size}, and the draft has no counts of tokens to choose them by",
+                hint="count them once with `hetspec-core draft count DRAFT DATASET`, or set "
+                f"{DRAFT_VOCAB_KEY} = 'whole'",
+            )
+        if found.vocab_size != whole:
+            raise ModelError(
+                f"the draft's token counts are of a vocabulary of {found.vocab_size} tokens, the base has {whole}",
+                hint="count again with a dataset of this base: `hetspec-core draft count DRAFT DATASET`",
+            )
+        if self.vocab is None:
+            return DraftVocab(choose_vocabulary(found.counts, size, always, key=DRAFT_VOCAB_KEY), whole)
+        own = self.vocab.ids.cpu()
+        must = torch.isin(own, torch.tensor(sorted(always), dtype=torch.int64)).nonzero()[:, 0].tolist()
+        return DraftVocab(own[choose_vocabulary(found.counts[own], size, must, key=DRAFT_VOCAB_KEY)], whole)
+
+    def _reduced_to(self, vocab: DraftVocab) -> DraftLM:
+        rows = vocab.ids if self.vocab is None else torch.searchsorted(self.vocab.ids.cpu(), vocab.ids)
+        head, view = self.output_head, copy.copy(self)
+        with torch.inference_mode(False), torch.no_grad():
+            reduced = head.rows(rows.to(head.weight.device))
+            ids = vocab.ids.to(self.ends.head.weight.device)
+        view.vocab, view.token_counts = vocab, None
+        view.__dict__.update(_reduced_head=reduced, _vocab_ids=ids, _views={})
+        return view
 
     @property
     def ends(self) -> FrozenEnds:
@@ -350,17 +419,17 @@ class DraftLM(nn.Module):
     def logits(self, state: Tensor) -> Tensor:
         """[..., S] -> [..., Vd] over the draft's vocabulary."""
         hidden, own = self.readout(state), self.head.own_output_head
-        if own is not None:
+        if own is not None and self._reduced_head is None:
             return own(hidden.to(own.weight.dtype))
         return self.output_head.logits(hidden)
 
     @property
     def output_head(self) -> OutputHead:
         """Rows over the draft's vocabulary, and how their products become logits."""
+        if self._reduced_head is not None:
+            return self._reduced_head
         own = self.head.own_output_head
-        if own is not None:
-            return OutputHead(own.weight, own.bias)
-        return self.ends.output_head if self._reduced_head is None else self._reduced_head
+        return self.ends.output_head if own is None else OutputHead(own.weight, own.bias)
 
     @property
     def base_head(self) -> OutputHead:

@@ -11,6 +11,7 @@ from hetspec_core.engine.context import LoadWatch, RunContext, machine_facts, pe
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Conversation, Message
 from hetspec_core.engine.decoding.decoder import Decoder
+from hetspec_core.engine.decoding.draft_vocab import proposing_draft
 from hetspec_core.engine.decoding.measure import (
     PLAIN,
     Question,
@@ -20,6 +21,7 @@ from hetspec_core.engine.decoding.measure import (
     plain_report,
     profile,
     speculative_report,
+    speculative_tracks,
 )
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.stages.inputs import (
@@ -59,8 +61,8 @@ def run(context: RunContext) -> None:
         about=base.name,
     )
     tracks = [Track(PLAIN, spec.decoding.model_copy(update={"plain": True}))]
-    for tree in spec.bench.trees if draft is not None else ():
-        tracks.append(Track(tree.label, spec.decoding.model_copy(update={"tree": tree, "plain": False})))
+    if draft is not None:
+        tracks += speculative_tracks(spec.decoding, spec.bench.trees, spec.bench.draft_vocabs)
 
     context.prepare("warm up")
     load = LoadWatch()
@@ -74,7 +76,8 @@ def run(context: RunContext) -> None:
         context.check_cancelled()
         report = speculative_report(base_gap(base), questions, plain, track, bootstrap=spec.bench.bootstrap)
         phases, costs = profile(decoder, draft, questions[: spec.bench.profile_prompts], track.decoding)
-        reports.append(report.model_copy(update={"phases": phases, "costs": costs}))
+        size = proposing_draft(base, draft, track.decoding).vocab_size
+        reports.append(report.model_copy(update={"phases": phases, "costs": costs, "draft_vocab_size": size}))
     for notice in decoder.notices:
         context.log(notice, "warning")
     setup = _setup(context, decoder, draft, template, questions, prompts, load)

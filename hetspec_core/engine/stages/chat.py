@@ -257,6 +257,7 @@ class ChatWorker:
                 first_token_s=written.first_token_s,
                 decode_s=written.decode_s,
                 counts=written.counts if written.counts is not None and len(written.counts) != index else None,
+                draft_vocab_size=written.draft_vocab_size,
             )
         )
 

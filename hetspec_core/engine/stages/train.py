@@ -21,6 +21,7 @@ from hetspec_core.engine.modeling.base_lm import BaseLM, load_frozen_ends
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft
 from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.modeling.token_counts import TokenCounts, choose_vocabulary
 from hetspec_core.engine.run_folder import find_product
 from hetspec_core.engine.stages.inputs import check_tokenizer
 from hetspec_core.engine.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints
@@ -41,7 +42,6 @@ from hetspec_core.engine.training.samples import (
     check_fits,
     check_ids,
     check_layers,
-    choose_vocabulary,
     count_assistant_tokens,
     finite_samples,
     select_samples,
@@ -200,21 +200,26 @@ def _make_draft(
     checkpoint: TrainingCheckpoint | None,
     say: Callable[[str], None],
 ) -> DraftLM:
-    """The draft to train, in float32 on the base's device: resumed, taken from elsewhere, or new."""
+    """The draft to train, in float32 on the base's device: resumed, taken from elsewhere, or new.
+
+    It gets the token counts of the samples that this run trains on.
+    """
+    limit = context.spec.training.max_length
+    occurrences = count_assistant_tokens(data.store, data.samples, vocab_size=base.vocab_size, max_length=limit)
+    counts = TokenCounts(occurrences, f"answers of {len(data.samples):,} samples")
     source = checkpoint.draft if checkpoint else find_product(spec.checkpoint, "draft") if spec.checkpoint else None
     if source is not None:
         draft = load_draft(source, base, dtype=torch.float32)
         check_tokenizer(source, base, draft, say)
         if spec.vocab_size is not None and spec.vocab_size != draft.vocab_size:
             say(f"draft.vocab_size is {spec.vocab_size}; the draft in {source} keeps its {draft.vocab_size}")
+        draft.token_counts = counts
         return draft
-    training = context.spec.training
-    ids = None
+    training, ids = context.spec.training, None
     if spec.vocab_size is not None and spec.vocab_size != base.vocab_size:
-        limit = training.max_length
-        counts = count_assistant_tokens(data.store, data.samples, vocab_size=base.vocab_size, max_length=limit)
-        ids = choose_vocabulary(counts, spec.vocab_size, {*base.stop_ids, *base.tokenizer.all_special_ids})
+        ids = choose_vocabulary(occurrences, spec.vocab_size, {*base.stop_ids, *base.tokenizer.all_special_ids})
     draft = build_draft(spec, context.spec.algorithm, base, seed=training.seed, vocab=ids)
+    draft.token_counts = counts
     return draft.to(base.device, torch.float32)
 
 

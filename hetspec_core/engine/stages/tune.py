@@ -17,7 +17,7 @@ from hetspec_core.catalog import load_card
 from hetspec_core.engine.context import LoadWatch, RunContext, machine_facts
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
-from hetspec_core.engine.decoding.measure import PLAIN, Track
+from hetspec_core.engine.decoding.measure import PLAIN, Track, speculative_tracks
 from hetspec_core.engine.decoding.trials import ADVICE, Trial, trial_result, verdict
 from hetspec_core.engine.stages.inputs import MeasuredPrompts, decoder_for, load_pair, opening, read_prompts
 from hetspec_core.engine.stages.served import draft_folder, measurement_of, open_backend
@@ -47,8 +47,7 @@ def run(context: RunContext) -> None:
             hint="leave sglang.url out, or measure that server: `hetspec-core bench --url`",
         )
     ways = [Track(PLAIN, spec.decoding.model_copy(update={"plain": True}))]
-    for tree in spec.tune.trees:
-        ways.append(Track(tree.label, spec.decoding.model_copy(update={"tree": tree, "plain": False})))
+    ways += speculative_tracks(spec.decoding, spec.tune.trees, spec.tune.draft_vocabs)
     prompts = read_prompts(spec.bench.model_copy(update={"first_turn_only": True}))
     measure = _builtin if spec.backend == "builtin" else partial(_served, folder=folder)
     load = LoadWatch()

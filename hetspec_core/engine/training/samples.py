@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hetspec_core.engine.data.hidden_states import SampleStore, count_supervised
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.errors import DataError, SpecError
+from hetspec_core.errors import DataError
 from hetspec_core.spec import TrainingSpec
 
 
@@ -238,31 +238,6 @@ def count_assistant_tokens(store: SampleStore, samples: Sequence[int], *, vocab_
         written = sample.input_ids[:max_length][sample.assistant_mask[:max_length]]
         counts += torch.bincount(written.long(), minlength=vocab_size)
     return counts
-
-
-def choose_vocabulary(counts: Tensor, size: int, always: Iterable[int]) -> Tensor:
-    """The `size` most frequent tokens, and in any case those of `always`; equal counts are taken in the order of ids.
-
-    Args:
-        counts: [V] occurrences.
-        size: Vd.
-        always: special and stop tokens, without which no answer ends.
-
-    Returns:
-        [size] int64, sorted base token ids.
-
-    Raises:
-        SpecError: the size is above the base's vocabulary, or below the number of tokens that must be in it.
-    """
-    must = sorted({token for token in always if 0 <= token < counts.numel()})
-    if not len(must) <= size <= counts.numel():
-        raise SpecError(
-            f"draft.vocab_size is {size}; it needs {len(must)} (the base's special tokens) to {counts.numel()} (all)",
-            hint="set draft.vocab_size within these bounds, or leave it out for the base's vocabulary",
-        )
-    weights = counts.clone()
-    weights[must] = torch.iinfo(torch.int64).max
-    return torch.sort(weights, descending=True, stable=True).indices[:size].sort().values
 
 
 def share_outside(counts: Tensor, ids: Tensor) -> float:

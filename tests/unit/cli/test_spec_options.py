@@ -26,6 +26,8 @@ TABLE = {
     "--plain": "decoding.plain",
     "--tree": "decoding.tree",
     "--shape": "bench.trees",
+    "--vocab": "decoding.draft_vocab",
+    "--vocabs": "bench.draft_vocabs",
 }
 
 
@@ -70,6 +72,14 @@ def test_every_kind_of_value_reaches_its_key() -> None:
         "decoding.plain": True,
         "decoding.tree": {"depth": 3, "top_k": 2, "num_draft_tokens": 6},
         "bench.trees": [{"depth": 1, "top_k": 1, "num_draft_tokens": 1}],
+    }
+
+
+def test_a_key_that_takes_numbers_and_words_is_given_as_either() -> None:
+    assert given_by("--vocab", "8192") == {"decoding.draft_vocab": 8192}
+    assert given_by("--vocab", "whole", "--vocabs", "8192", "--vocabs", "auto") == {
+        "decoding.draft_vocab": "whole",
+        "bench.draft_vocabs": [8192, "auto"],
     }
 
 

@@ -62,6 +62,14 @@ def problems_of(*overrides: str, recipe: str = LLAMA) -> list[str]:
             f"{ARCHITECTURE}.num_experts_per_tok=4",
             "draft.architecture.num_experts_per_tok: is 4; needs at most num_experts = 0",
         ),
+        (
+            "decoding.draft_vocab=49153",
+            "decoding.draft_vocab: is 49153; needs at most the base's vocabulary of 49152",
+        ),
+        (
+            "bench.draft_vocabs=[8192, 50000]",
+            "bench.draft_vocabs.1: is 50000; needs at most the base's vocabulary of 49152",
+        ),
         ("decoding.tree.top_k=49153", "decoding.tree.top_k: is 49153; needs at most the draft's vocabulary of 49152"),
         ("dataset.max_length=8193", "dataset.max_length: is 8193; the base's context has 8192 tokens"),
         ("training.max_length=8193", "training.max_length: is 8193; the base's context has 8192 tokens"),

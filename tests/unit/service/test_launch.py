@@ -219,3 +219,19 @@ def test_more_gpus_than_there_are_is_a_fault(workbench: Workbench, monkeypatch: 
 
 def test_launch_names_every_preset_and_no_draft() -> None:
     assert "none" in launch.names("draft") and "smollm2-135m-instruct" in launch.names("base")
+
+
+@pytest.mark.parametrize(
+    ("key", "typed", "value"),
+    [
+        ("decoding.draft_vocab", "8192", 8192),
+        ("decoding.draft_vocab", " whole ", "whole"),
+        ("bench.draft_vocabs", "8192, whole", [8192, "whole"]),
+        ("bench.draft_vocabs", "", []),
+    ],
+)
+def test_a_field_of_numbers_and_words_reads_both_and_writes_them_as_typed(key: str, typed: str, value: object) -> None:
+    field = next(field for field in launch_fields(("bench",)) if field.key == key)
+    assert field.read(typed) == (value, "")
+    assert field.to_text(value) == typed.strip()
+    assert field.read("many")[1].startswith('is "many"; needs a whole number or one of')

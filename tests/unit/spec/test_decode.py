@@ -6,7 +6,7 @@ import datetime
 
 import pytest
 
-from hetspec_core.spec import BaseSpec, BenchSpec, DatasetSpec, TrainingSpec, TreeSpec
+from hetspec_core.spec import BaseSpec, BenchSpec, DatasetSpec, DecodingSpec, TrainingSpec, TreeSpec
 from hetspec_core.spec.decode import decode, did_you_mean
 
 
@@ -32,6 +32,24 @@ def test_all_faults_are_found_at_once() -> None:
 def test_whole_numbers_are_not_made_from_anything_else(value: object, accepted: bool) -> None:
     spec, _ = decode(TrainingSpec, {"epochs": value})
     assert (spec is not None) is accepted
+
+
+@pytest.mark.parametrize("value", [1, 8192, "auto", "whole"])
+def test_a_draft_vocabulary_is_a_number_or_a_word(value: object) -> None:
+    spec, problems = decode(DecodingSpec, {"draft_vocab": value})
+    assert spec is not None and spec.draft_vocab == value and not problems
+
+
+@pytest.mark.parametrize(
+    ("value", "seen"), [(0, "0"), (-3, "-3"), ("many", '"many"'), ("8192", '"8192"'), (1.5, "1.5"), (True, "true")]
+)
+def test_a_draft_vocabulary_of_another_form_is_refused_in_one_sentence(value: object, seen: str) -> None:
+    text = faults(DecodingSpec, {"draft_vocab": value})["draft_vocab"]
+    assert text.startswith(f"is {seen}; needs a whole number") and text.endswith("one of 'auto', 'whole'")
+
+
+def test_draft_vocabularies_of_a_bench_are_different() -> None:
+    assert "the same one twice: 8, auto, 8" in faults(BenchSpec, {"draft_vocabs": [8, "auto", 8]})[""]
 
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hetspec_core.engine.training.samples import choose_vocabulary, share_outside
+from hetspec_core.engine.modeling.token_counts import choose_vocabulary
+from hetspec_core.engine.training.samples import share_outside
 from hetspec_core.errors import SpecError
 
 
