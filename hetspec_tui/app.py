@@ -25,7 +25,6 @@ from hetspec_core import __version__
 from hetspec_core.documents import one_at_a_time
 from hetspec_core.errors import HetSpecError
 from hetspec_core.paths import check_home
-from hetspec_core.service.places import dashboard_files
 from hetspec_tui import configuration, pages
 from hetspec_tui.command import read_command_line
 from hetspec_tui.desk import Desk
@@ -93,7 +92,7 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
 
     def __init__(self, desk: Desk | None = None) -> None:
         self.desk = desk or Desk()
-        self.files = dashboard_files(self.desk.home)
+        self.files = configuration.dashboard_files(self.desk.home)
         self.user = read_user_files(self.files.settings, self.files.keys, self.files.themes)
         self.settings, self.problems = self.user.settings, self.user.problems
         self._remembered = read_state(self.files.state, self.problems)

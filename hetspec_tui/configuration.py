@@ -1,4 +1,4 @@
-"""`hetspec config`: where the user's files are, what is wrong in them, and the schema of the settings.
+"""The files of the dashboard, and `hetspec config`: where they are, what is wrong in them, the schema of the settings.
 
 Textual puts a user's key in the place of the one in the code, and of two bindings on one key the last wins silently. So
 this file looks for clashes when the dashboard starts.
@@ -11,19 +11,54 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from textual.binding import Binding
 from textual.dom import DOMNode
 
 from hetspec_core.errors import HetSpecError, SpecError
-from hetspec_core.service.places import DashboardFiles
+from hetspec_core.paths import Roots, roots
 from hetspec_core.terminal_text import say
 from hetspec_tui import pages
 from hetspec_tui.settings import place_of, settings_schema
 
 PACKAGES = ("hetspec_tui", "__main__")
 """The second is the app where it was started with `python -m`, as it is for a browser."""
+
+
+@dataclass(frozen=True)
+class DashboardFiles:
+    """The dashboard's files.
+
+    Attributes:
+        settings, keys: TOML of the user, who may have neither.
+        themes: folder of the user's themes, one TOML file each.
+        state: what the dashboard found last time; it may be deleted at any time.
+        log: what went wrong, in words.
+        screenshots: folder of the pictures that were taken.
+    """
+
+    settings: Path
+    keys: Path
+    themes: Path
+    state: Path
+    log: Path
+    screenshots: Path
+
+
+def dashboard_files(home: Path | None = None) -> DashboardFiles:
+    """The files below a home, as HETSPEC_HOME; below the roots in force when absent."""
+    top = roots() if home is None else Roots.below(home)
+    own = top.data / "dashboard"
+    return DashboardFiles(
+        settings=top.config / "dashboard.toml",
+        keys=top.config / "keys.toml",
+        themes=top.config / "themes",
+        state=own / "state.json",
+        log=own / "hetspec.log",
+        screenshots=own / "screenshots",
+    )
 
 
 def print_schema() -> int:

@@ -18,8 +18,8 @@ from hetspec_tui.widgets.cost_card import LaunchFindings, StageCost
 from hetspec_tui.widgets.form import FormRow
 
 if TYPE_CHECKING:
+    from hetspec_core.service.launch import Review
     from hetspec_core.service.plan import Plan
-    from hetspec_core.service.review import Review
     from hetspec_core.service.workbench import Workbench
 
 PARTS = ("base", "draft", "algorithm")

@@ -275,7 +275,7 @@ class RunCommands:
 
     async def tag(self) -> None:
         """Add tags to the chosen runs and remove tags."""
-        from hetspec_core.service.labels import tags_of
+        from hetspec_core.service.names import tags_of
 
         run_ids = self._chosen()
         runs = await self._summaries(run_ids)

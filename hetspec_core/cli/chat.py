@@ -36,11 +36,11 @@ from hetspec_core.cli.options import (
 )
 from hetspec_core.errors import Cancelled, DataError, HetSpecError, StageFailed, UsageError
 from hetspec_core.events.chat import Garbage, WorkerDied
+from hetspec_core.paths import roots
 from hetspec_core.service.chat.conversation import ChatHistory, conversation_folder
 from hetspec_core.service.chat.session import ChatSession
 from hetspec_core.service.chat.setup import chat_config, with_draft
 from hetspec_core.service.drafts import find_draft
-from hetspec_core.service.traces.files import trace_folder
 from hetspec_core.service.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def chat(
         )
         for text in config.notes:
             note(text)
-        folder = record_to or (trace_folder() if record else None)
+        folder = record_to or (roots().traces if record else None)
         with ChatSession(config, conversation=conversation, record=folder) as session:
             if system is not None:
                 session.change(system_prompt=system or None)

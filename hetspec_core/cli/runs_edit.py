@@ -12,8 +12,8 @@ from hetspec_core.cli.options import JsonFlag, RunWord
 from hetspec_core.errors import Cancelled, UsageError
 from hetspec_core.events import Marked
 from hetspec_core.quantities import format_bytes
-from hetspec_core.service.labels import tags_of
 from hetspec_core.service.library import Library
+from hetspec_core.service.names import tags_of
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.terminal_text import visible
 

@@ -18,11 +18,9 @@ from hetspec_core.service.chat.answer import Answer
 from hetspec_core.service.chat.meters import SessionTotals
 from hetspec_core.service.chat.session import ChatSession
 from hetspec_core.service.chat.setup import chat_config
-from hetspec_core.service.traces.export import FORMATS, Format, as_data
-from hetspec_core.service.traces.export import export as export_trace
-from hetspec_core.service.traces.files import list_traces, load_trace
-from hetspec_core.service.traces.positions import read_positions
-from hetspec_core.service.traces.simulation import CALIBRATION_TREES, Costs
+from hetspec_core.service.traces.files import FORMATS, Format, as_data, list_traces, load_trace
+from hetspec_core.service.traces.files import export as export_trace
+from hetspec_core.service.traces.simulation import CALIBRATION_TREES, Costs, read_positions
 from hetspec_core.service.traces.simulation import simulate as run_simulation
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import TreeSpec

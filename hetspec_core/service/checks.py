@@ -21,8 +21,7 @@ from hetspec_core.files import is_locked
 from hetspec_core.paths import Roots
 from hetspec_core.quantities import gigabytes
 from hetspec_core.runs import Registry
-from hetspec_core.service.planning.bases import find_base
-from hetspec_core.service.planning.facts import existing_parent
+from hetspec_core.service.planning.facts import existing_parent, find_base
 from hetspec_core.spec import Stage
 
 Status = Literal["ok", "warning", "error"]

@@ -1,7 +1,6 @@
-"""Run folders as the desk makes and holds them, with the origins of the values of their specs.
+"""Run folders as the desk makes, holds and reads them without the registry, with the origins of their specs' values.
 
-It knows no registry and starts nothing. A run that an earlier version made, or that was made from a spec alone, has no
-origins.
+A run that an earlier version made, or that was made from a spec alone, has no origins.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, get_args
 
 from hetspec_core.config.origins import Layer, Origin, Place
 from hetspec_core.documents import DocumentError, flatten, read_json
-from hetspec_core.errors import NotFoundError
-from hetspec_core.events import Journal, Submitted, read_events
-from hetspec_core.files import take_lock, write_atomic
+from hetspec_core.errors import NotFoundError, ResourceError, RunError
+from hetspec_core.events import Journal, RunFacts, RunState, Submitted, derive_state, read_events, read_facts
+from hetspec_core.files import sync_folder, take_lock, write_atomic
+from hetspec_core.jobs import is_at_work, is_copy, run_folder_of
 from hetspec_core.paths import RunPaths
+from hetspec_core.runs.folders import is_run
 from hetspec_core.spec import RunSpec
 from hetspec_core.spec.run import from_toml, to_toml
 from hetspec_core.spec.serving import HIDDEN
@@ -30,11 +32,43 @@ from hetspec_core.spec.serving import HIDDEN
 if TYPE_CHECKING:
     from hetspec_core.config.resolve import Resolved
 
+_QUEUE_LOCK_S = 3.0  # for a queue that another process holds
 _ID_LETTERS = "23456789abcdefghjkmnpqrstuvwxyz"  # no 0 o 1 l i
 
 
-def fill_folder(paths: RunPaths, asked: RunSpec | Resolved, folder: Path, after: tuple[str, ...] = ()) -> None:
-    """Make a new run folder; relative paths of the spec begin at `folder`, and the runs `after` go before it."""
+def make_run_folder(runs: Path, asked: RunSpec | Resolved, folder: Path, after: tuple[str, ...] = ()) -> RunPaths:
+    """Make a run folder below `runs`, complete or not at all.
+
+    Args:
+        runs: folder of all runs.
+        asked: what to do.
+        folder: where relative paths of the spec begin.
+        after: runs that go before it.
+
+    Raises:
+        ResourceError: it cannot be written.
+    """
+    spec = asked if isinstance(asked, RunSpec) else asked.spec
+    while True:
+        paths = RunPaths(runs / new_run_id(spec.stage))
+        staging = RunPaths(runs / f".new-{paths.run_id}")
+        try:
+            _fill_folder(staging, asked, folder, after)
+            staging.folder.rename(paths.folder)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            if paths.folder.exists():  # another desk made this id in the same second
+                continue
+            reason = error.strerror or str(error)
+            raise ResourceError(f"the run folder cannot be written below {runs}: {reason}") from error
+        finally:
+            shutil.rmtree(staging.folder, ignore_errors=True)
+        sync_folder(runs)
+        return paths
+
+
+def _fill_folder(paths: RunPaths, asked: RunSpec | Resolved, folder: Path, after: tuple[str, ...]) -> None:
     spec = asked if isinstance(asked, RunSpec) else asked.spec
     paths.folder.mkdir(mode=0o700 if spec.stage == "generate" else 0o750)  # prompts are for their user alone
     paths.logs.mkdir()
@@ -118,6 +152,64 @@ def desk_lock(paths: RunPaths) -> Iterator[None]:
         yield
     finally:
         os.close(file)
+
+
+@contextlib.contextmanager
+def queue_lock(data: Path) -> Iterator[None]:
+    """Hold the queue's lock; nothing is held where it cannot be had, because a run must be stoppable all the same."""
+    try:
+        lock = take_lock(data / "queue.lock", patience_s=_QUEUE_LOCK_S)
+    except OSError:
+        lock = None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
+def state_now(paths: RunPaths, facts: RunFacts) -> RunState:
+    """The state of a run by what its journals say, and by whether its process works in this folder."""
+    return derive_state(facts, lambda process: is_at_work(paths, process, supervised=facts.is_supervised))
+
+
+def look_into(paths: RunPaths) -> tuple[RunFacts, RunState]:
+    """What the two journals of a run say now, and its state by them; no registry is needed.
+
+    Raises:
+        NotFoundError: there is no such run.
+    """
+    if not is_run(paths):
+        raise no_run(paths.run_id)
+    facts = read_facts(paths)
+    state = state_now(paths, facts)
+    if state in ("lost", "cancelled"):  # its process has ended, so its journal is complete now
+        facts = read_facts(paths)
+        state = state_now(paths, facts)
+    return facts, state
+
+
+def no_run(run_id: str) -> NotFoundError:
+    """The error for an id that no run has."""
+    return NotFoundError(f"there is no run {run_id!r}", hint="`hetspec-core runs list` shows those there are")
+
+
+def refuse_copy(paths: RunPaths, facts: RunFacts) -> None:
+    """Raise if a run seems lost only because its folder is a copy of one that is at work.
+
+    Raises:
+        RunError: it is such a copy.
+    """
+    process = facts.process
+    if process is None or facts.ended == facts.attempt:
+        return
+    if is_copy(paths, process, supervised=facts.is_supervised):
+        folder = run_folder_of(process)
+        where = f"in {folder}" if folder is not None else f"as process {process.pid}, in another folder"
+        raise RunError(
+            f"this is a copy of run {paths.run_id}, which works {where}; it is not touched",
+            hint="cancel it with the HETSPEC_HOME that it was started with",
+        )
 
 
 _GIVEN = Place("option", "set when the run was made")

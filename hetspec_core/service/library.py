@@ -22,9 +22,8 @@ from hetspec_core.events.state import FINISHED, UNREADABLE
 from hetspec_core.files import NOT_WRITABLE, is_full, is_locked, sync_folder
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs.folders import run_id_of, run_paths, why_unreadable
-from hetspec_core.service.folders import desk_lock, read_origins, resolved_as, submit_folder, submitted
-from hetspec_core.service.inputs import find_run
-from hetspec_core.service.labels import check_labels
+from hetspec_core.service.folders import desk_lock, no_run, read_origins, resolved_as, submit_folder, submitted
+from hetspec_core.service.names import check_labels, find_run
 from hetspec_core.service.report import RunSummary, spec_or_problem
 from hetspec_core.service.workbench import Workbench, refuse_unreadable
 from hetspec_core.spec import RunSpec
@@ -101,7 +100,7 @@ class Library:
         try:
             return read_spec(self.workbench.paths(run_id).spec)
         except NotFoundError:
-            raise NotFoundError(f"there is no run {run_id!r}") from None
+            raise no_run(run_id) from None
 
     def explain(self, run_id: str) -> list[ResolvedValue]:
         """Every value of a run's spec, and its source and layer where they are known; else both are empty.
@@ -112,7 +111,7 @@ class Library:
         from hetspec_core.service.presets import ResolvedValue  # which brings the plans along
 
         if self.workbench.registry.sync(run_id) is None:  # this may be the first that is heard of it
-            raise NotFoundError(f"there is no run {run_id!r}", hint="`hetspec-core runs list` shows those there are")
+            raise no_run(run_id)
         places = read_origins(self.workbench.paths(run_id))
         found = []
         for key, value in self.workbench.registry.config(run_id).items():

@@ -1,4 +1,4 @@
-"""Following one attempt of a run through its journal, live or afterwards. It starts and stops nothing."""
+"""Following one attempt of a run through its journal, live or afterwards, to the end of its supervisor."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from hetspec_core.events import Event, FoundLost, Progress, RunEnded, RunStarted, Tally, read_pieces
+from hetspec_core.events import Event, FoundLost, Progress, RunEnded, RunStarted, Tally, read_facts, read_pieces
+from hetspec_core.jobs import LocalJob, is_copy
 from hetspec_core.paths import RunPaths
 
 CHECK_PERIOD_S = 0.3
+_REAP_S = 10.0
 
 
 class Watch:
@@ -95,3 +97,23 @@ class Watch:
             if self._began:
                 found += self._tally.show(event) if isinstance(event, Progress) else [event]
         return found
+
+
+def reap(paths: RunPaths, job: LocalJob | None) -> None:
+    """Wait a moment until the supervisor of a run that has ended exits: its last act is to start or end the runs that
+    wait for this one.
+
+    Args:
+        paths: the run.
+        job: its supervisor if this process started it; None if another one did, when the run left the queue.
+    """
+    process = None if job is not None else read_facts(paths).process
+    if process is not None and is_copy(paths, process):
+        return
+    limit = time.monotonic() + _REAP_S
+    while time.monotonic() < limit:
+        if job is not None and job.poll() is not None:
+            return
+        if job is None and (process is None or process.is_alive() is not True):
+            return
+        time.sleep(0.01)

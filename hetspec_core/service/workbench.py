@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import shutil
 import socket
 import sqlite3
 import time
@@ -17,32 +16,48 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hetspec_core.errors import NotFoundError, ResourceError, RunError
+from hetspec_core.errors import NotFoundError, RunError
 from hetspec_core.events import (
     AT_WORK,
     CancelAsked,
     EventBase,
     FoundLost,
     Journal,
-    RunFacts,
     RunState,
-    derive_state,
     read_facts,
 )
 from hetspec_core.events.state import FINISHED, UNREADABLE
-from hetspec_core.files import DISK_FULL, NOT_WRITABLE, sync_folder, take_lock
-from hetspec_core.jobs import LocalExecutor, LocalJob, Queue, end_marked, is_at_work, is_copy, run_folder_of
+from hetspec_core.files import DISK_FULL, NOT_WRITABLE
+from hetspec_core.jobs import LocalExecutor, LocalJob, Queue, end_marked
 from hetspec_core.paths import HOME_VARIABLE, Roots, RunPaths, make_folders, roots
 from hetspec_core.runs import Registry, RunRow
 from hetspec_core.runs.folders import is_run, run_paths
 from hetspec_core.runs.rows import with_facts
-from hetspec_core.service.dependencies import stopped_children, waits_for
-from hetspec_core.service.folders import desk_lock, fill_folder, keys_of, new_run_id, seal, submit_folder, submitted
-from hetspec_core.service.gpus import GpuReport, crew_on_processor, read_gpus, waiting_reasons, waiting_run
-from hetspec_core.service.inputs import InputKind, explain_missing, find_run, product_folder
-from hetspec_core.service.labels import check_name
+from hetspec_core.service.folders import (
+    desk_lock,
+    keys_of,
+    look_into,
+    make_run_folder,
+    no_run,
+    queue_lock,
+    refuse_copy,
+    seal,
+    state_now,
+    submit_folder,
+    submitted,
+)
+from hetspec_core.service.gpus import (
+    GpuReport,
+    crew_on_processor,
+    read_gpus,
+    stopped_children,
+    waiting_reasons,
+    waiting_run,
+    waits_for,
+)
+from hetspec_core.service.names import InputKind, check_name, explain_missing, find_run, product_folder
 from hetspec_core.service.report import RunReport, RunSummary, read_report
-from hetspec_core.service.watch import Watch
+from hetspec_core.service.watch import Watch, reap
 from hetspec_core.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -51,8 +66,6 @@ if TYPE_CHECKING:
 RESUMABLE = frozenset({"dataset", "train"})
 """Stages that go on from what is on disk; the others are short, and submitted again."""
 
-_REAP_S = 10.0
-_QUEUE_LOCK_S = 3.0  # for a queue that another process holds
 _QUEUE_LOOK_S = 0.5  # between looks at the GPUs that a run waits for
 _CHUNK = 500  # SQLite takes so many values at once, and some more
 
@@ -124,24 +137,9 @@ class Workbench:
         check_name((spec if isinstance(spec, RunSpec) else spec.spec).name)
         spec, keys = seal(spec)
         make_folders(self.roots.runs, self.roots)
-        while True:
-            run_id = new_run_id(spec.stage)
-            staging = RunPaths(self.roots.runs / f".new-{run_id}")
-            try:
-                fill_folder(staging, spec, (folder or Path.cwd()).absolute(), after)
-                staging.folder.rename(self.roots.runs / run_id)
-            except FileExistsError:
-                continue
-            except OSError as error:
-                if self.paths(run_id).folder.exists():  # another desk made this id in the same second
-                    continue
-                reason = error.strerror or str(error)
-                raise ResourceError(f"the run folder cannot be written below {self.roots.runs}: {reason}") from error
-            finally:
-                shutil.rmtree(staging.folder, ignore_errors=True)
-            sync_folder(self.roots.runs)
-            self._keys[run_id] = keys
-            return RunHandle(run_id, self.paths(run_id))
+        paths = make_run_folder(self.roots.runs, spec, (folder or Path.cwd()).absolute(), after)
+        self._keys[paths.run_id] = keys
+        return RunHandle(paths.run_id, paths)
 
     def start(self, run_id: str) -> None:
         """Start a run that is not at work: the first attempt, or a further one. It waits if its GPUs or its processor
@@ -240,7 +238,7 @@ class Workbench:
             if state not in AT_WORK and run_id not in self.queue.waiting_ids():
                 state = self.state(run_id)
                 if state not in AT_WORK:
-                    self._reap(run_id)
+                    reap(self.paths(run_id), self._jobs.get(run_id))
                     return state
             if state == "queued":
                 self.dispatch()
@@ -272,23 +270,6 @@ class Workbench:
             self._note(run_id, event)
         return event
 
-    def _reap(self, run_id: str) -> None:
-        """Wait a moment until the run's supervisor has ended: the last that it does is to start or end the runs that
-        wait for this one. It may have been started by another process, when the run left the queue.
-        """
-        job = self._jobs.get(run_id)
-        paths = self.paths(run_id)
-        process = None if job is not None else read_facts(paths).process
-        if process is not None and is_copy(paths, process):
-            return
-        limit = time.monotonic() + _REAP_S
-        while time.monotonic() < limit:
-            if job is not None and job.poll() is not None:
-                return
-            if job is None and (process is None or process.is_alive() is not True):
-                return
-            time.sleep(0.01)
-
     # --- stopping ----------------------------------------------------------------------------------------------------
 
     def cancel(self, run_id: str, *, force: bool = False, grace_s: float | None = None) -> bool:
@@ -309,11 +290,11 @@ class Workbench:
             RunError: it has ended, works on another host, belongs to another user, or is a copy of a run that works in
                 another folder.
         """
-        with self._queue_held():  # a run is in the queue or has a supervisor, and does not change between the two here
+        with queue_lock(self.roots.data):  # the run cannot change from waiting to having a supervisor meanwhile
             waited = self.queue.remove(run_id)
-        facts, state = self._look_into_folder(run_id)
+        facts, state = look_into(self.paths(run_id))
         if state in FINISHED and not waited:
-            self._refuse_copy(run_id, facts)
+            refuse_copy(self.paths(run_id), facts)
             raise RunError(f"run {run_id} is {state}; there is nothing to cancel")
         if waited and facts.attempt:
             return False
@@ -335,44 +316,6 @@ class Workbench:
             raise RunError(
                 f"run {run_id} is kept by process {process.pid} of another user", hint="ask that user to stop it"
             ) from None
-
-    def _refuse_copy(self, run_id: str, facts: RunFacts) -> None:
-        """Say so when a run seems lost only because its folder is a copy of one that is at work."""
-        process = facts.process
-        if process is None or facts.ended == facts.attempt:
-            return
-        if is_copy(self.paths(run_id), process, supervised=facts.is_supervised):
-            folder = run_folder_of(process)
-            where = f"in {folder}" if folder is not None else f"as process {process.pid}, in another folder"
-            raise RunError(
-                f"this is a copy of run {run_id}, which works {where}; it is not touched",
-                hint="cancel it with the HETSPEC_HOME that it was started with",
-            )
-
-    @contextlib.contextmanager
-    def _queue_held(self) -> Iterator[None]:
-        """The queue's lock; without it where it cannot be had, because a run must be stoppable all the same."""
-        try:
-            lock = take_lock(self.roots.data / "queue.lock", patience_s=_QUEUE_LOCK_S)
-        except OSError:
-            lock = None
-        try:
-            yield
-        finally:
-            if lock is not None:
-                os.close(lock)
-
-    def _look_into_folder(self, run_id: str) -> tuple[RunFacts, RunState]:
-        """What the two journals of a run say now, and its state by them."""
-        paths = self.paths(run_id)
-        if not is_run(paths):
-            raise NotFoundError(f"there is no run {run_id!r}", hint="`hetspec-core runs list` shows those there are")
-        facts = read_facts(paths)
-        state = self._state_by(run_id, facts)
-        if state in ("lost", "cancelled"):  # its process has ended, so its journal is complete now
-            facts = read_facts(paths)
-            state = self._state_by(run_id, facts)
-        return facts, state
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -398,16 +341,12 @@ class Workbench:
                 yield self._now(row, waiting)
 
     def _now(self, row: RunRow, waiting: Collection[str]) -> tuple[RunRow, RunState]:
-        state = self._state_by(row.run_id, row.facts)
+        state = state_now(self.paths(row.run_id), row.facts)
         if state != row.state:
             # The process has ended, so its journal is complete now, which it may not have been when it was read.
             row = self._sync(row.run_id)
-            state = self._state_by(row.run_id, row.facts)
+            state = state_now(self.paths(row.run_id), row.facts)
         return row, "queued" if state in FINISHED and row.run_id in waiting else state
-
-    def _state_by(self, run_id: str, facts: RunFacts) -> RunState:
-        paths = self.paths(run_id)
-        return derive_state(facts, lambda process: is_at_work(paths, process, supervised=facts.is_supervised))
 
     def summary(self, run_id: str) -> RunSummary:
         """One run as it is now; errors as `look`."""
@@ -529,7 +468,7 @@ class Workbench:
             facts = read_facts(self.paths(run_id))
             return with_facts(RunRow(run_id), facts)
         if row is None:
-            raise NotFoundError(f"there is no run {run_id!r}", hint="`hetspec-core runs list` shows those there are")
+            raise no_run(run_id)
         return row
 
     def _note(self, run_id: str, event: EventBase) -> None:

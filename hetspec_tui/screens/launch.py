@@ -13,8 +13,7 @@ from textual.content import Content
 from textual.timer import Timer
 from textual.widgets import Static
 
-from hetspec_core.service.launch import LaunchRequest, What, start
-from hetspec_core.service.review import Review, review
+from hetspec_core.service.launch import LaunchRequest, Review, What, review, start
 from hetspec_tui.dialogs import Confirm
 from hetspec_tui.formatting import safe
 from hetspec_tui.launching import (

@@ -14,8 +14,7 @@ from hetspec_core.events.trace import read_trace
 from hetspec_core.service.chat.answer import Answer
 from hetspec_core.service.chat.session import ChatSession
 from hetspec_core.service.chat.setup import ChatConfig
-from hetspec_core.service.traces.positions import read_positions
-from hetspec_core.service.traces.simulation import Costs, predict, simulate
+from hetspec_core.service.traces.simulation import Costs, predict, read_positions, simulate
 from hetspec_core.spec import ResourcesSpec, TreeSpec
 from tests.conftest import LASTING_HOME, shared_path
 

@@ -15,8 +15,7 @@ from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.events.chat import ChatSettings, Reply, Tokens
 from hetspec_core.events.trace import Trace, TraceHeader
-from hetspec_core.service.traces.positions import Positions, read_positions
-from hetspec_core.service.traces.simulation import predict
+from hetspec_core.service.traces.simulation import Positions, predict, read_positions
 from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec
 from tests.fakes.tiny_models import perfect_pair, ragged_prompts
 

@@ -16,8 +16,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static
 
 from hetspec_core.jobs import LocalExecutor
-from hetspec_core.service.launch import LaunchRequest, linked
-from hetspec_core.service.review import Review
+from hetspec_core.service.launch import LaunchRequest, Review, linked
 from hetspec_core.service.workbench import Workbench
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.desk import Desk

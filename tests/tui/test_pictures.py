@@ -23,8 +23,7 @@ from textual.widgets import Input
 from hetspec_core.events import Log
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.service.gpus import GpuReport
-from hetspec_core.service.planning.bases import BaseFiles
-from hetspec_core.service.planning.facts import Facts
+from hetspec_core.service.planning.facts import BaseFiles, Facts
 from hetspec_core.service.workbench import Workbench
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.messages import OpenComparison, OpenRun
@@ -77,7 +76,7 @@ def frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(ProcessIdentity, "is_alive", lambda self: self.pid == 4242)
     monkeypatch.setattr(Workbench, "gpus", lambda self: GpuReport((), "no NVIDIA driver"))
     monkeypatch.setattr("hetspec_core.service.overview.shutil.disk_usage", lambda path: Usage())
-    monkeypatch.setattr("hetspec_core.service.review.gather_facts", lambda spec, roots: facts())
+    monkeypatch.setattr("hetspec_core.service.launch.gather_facts", lambda spec, roots: facts())
     monkeypatch.setattr("hetspec_core.service.presets.gather_facts", lambda spec, roots: facts())
     monkeypatch.setattr("hetspec_tui.polling.FASTEST_S", 0.05)
     yield

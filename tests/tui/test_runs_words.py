@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hetspec_core.errors import RunError, UsageError
-from hetspec_core.service.labels import tags_of
+from hetspec_core.service.names import tags_of
 from hetspec_core.service.pages import Vocabulary
 from hetspec_tui.run_commands import to_each
 from hetspec_tui.run_list.filter_words import completed, hints

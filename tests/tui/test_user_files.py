@@ -14,7 +14,7 @@ import pytest
 from textual.pilot import Pilot
 
 from hetspec_tui.app import HetSpecApp
-from hetspec_tui.configuration import bound_classes, check_keymap
+from hetspec_tui.configuration import bound_classes, check_keymap, dashboard_files
 from hetspec_tui.live import desktop_notice
 from hetspec_tui.settings import Settings, read_keys, read_settings, read_state, read_theme
 from tests.tui.driving import drive, screen_text, toasts, until
@@ -228,3 +228,9 @@ def test_a_desktop_notice_carries_no_control_characters_of_others_and_passes_tmu
     assert plain.count("\x1b") == 2 and "\x07" not in plain
     assert desktop_notice("a", "b", {"TERM": "foot"}).startswith("\x1b]777;notify;a;b")
     assert desktop_notice("a", "b", {"TERM": "screen", "TMUX": "x"}).startswith("\x1bPtmux;\x1b\x1b]9;")
+
+
+def test_the_files_of_the_dashboard_lie_below_the_home(tmp_path: Path) -> None:
+    files = dashboard_files(tmp_path)
+    assert files.settings == tmp_path / "config" / "dashboard.toml"
+    assert files.state.is_relative_to(tmp_path)

@@ -12,8 +12,7 @@ from hetspec_core.events.chat import ChatSettings
 from hetspec_core.service.chat.conversation import ChatHistory, conversation_folder, saved_conversations
 from hetspec_core.service.chat.setup import with_draft, with_served_draft
 from hetspec_core.service.export import save_export
-from hetspec_core.service.traces.export import FORMATS, export
-from hetspec_core.service.traces.files import list_traces, load_trace
+from hetspec_core.service.traces.files import FORMATS, export, list_traces, load_trace
 from hetspec_tui.dialogs import Prompt
 from hetspec_tui.formatting import ago, safe
 from hetspec_tui.page import Page

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 from hetspec_core.errors import HetSpecError, UsageError
 from hetspec_core.events.trace import Trace
+from hetspec_core.paths import roots
 from hetspec_core.service.chat.answer import Answer
 from hetspec_core.service.chat.session import ChatSession
 from hetspec_core.service.chat.setup import ChatConfig
-from hetspec_core.service.traces.files import trace_folder
 from hetspec_core.service.traces.simulation import CALIBRATION_TREES
 from hetspec_tui.dialogs import Confirm
 from hetspec_tui.formatting import safe
@@ -103,7 +103,7 @@ class ChatConversation:
             await asyncio.to_thread(old.close)
         if not self._page.is_whole:
             return
-        session = ChatSession(config, conversation=conversation, record=trace_folder() if self.recording else None)
+        session = ChatSession(config, conversation=conversation, record=roots().traces if self.recording else None)
         if old is not None and _same_machine(old.config, config):
             session.meters = old.meters
         self.setup, self.session = setup, session  # together: no await between the two
@@ -263,7 +263,7 @@ class ChatConversation:
     def record(self) -> None:
         """Write a trace of every answer from now on, or no more."""
         self.recording = not self.recording
-        folder = trace_folder() if self.recording else None
+        folder = roots().traces if self.recording else None
         if self.session is not None:
             self.session.recorder.folder = folder
         where = f"Every answer is written to {folder}" if folder else "Nothing is recorded any more"

@@ -14,8 +14,16 @@ from textual.content import Content
 from hetspec_core.errors import UsageError
 from hetspec_core.events.chat import Calibrated
 from hetspec_core.service.traces.files import load_trace
-from hetspec_core.service.traces.positions import Positions, read_positions
-from hetspec_core.service.traces.simulation import Costs, Prediction, Simulation, grid, predict, simulate
+from hetspec_core.service.traces.simulation import (
+    Costs,
+    Positions,
+    Prediction,
+    Simulation,
+    grid,
+    predict,
+    read_positions,
+    simulate,
+)
 from hetspec_core.spec import TreeSpec
 from hetspec_tui.dialogs import Prompt
 from hetspec_tui.formatting import number, safe

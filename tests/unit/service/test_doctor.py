@@ -21,7 +21,7 @@ from hetspec_core.service.checks import (
     check_registry,
     check_roots,
 )
-from hetspec_core.service.planning.bases import find_base
+from hetspec_core.service.planning.facts import find_base
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import HubSource, PackageSource, PathSource
 from tests.fakes.specs import small_spec

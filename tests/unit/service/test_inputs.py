@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hetspec_core.errors import NotFoundError
-from hetspec_core.service.inputs import InputKind
+from hetspec_core.service.names import InputKind
 from hetspec_core.service.workbench import RunHandle, Workbench
 from tests.fakes.specs import small_spec
 

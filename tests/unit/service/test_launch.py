@@ -18,9 +18,8 @@ from hetspec_core.errors import HetSpecError, SpecError
 from hetspec_core.jobs import LocalExecutor
 from hetspec_core.service import launch
 from hetspec_core.service.forms import Field, launch_fields, set_text
-from hetspec_core.service.launch import LaunchRequest, linked, pairs, resolve_stage, start
+from hetspec_core.service.launch import LaunchRequest, linked, pairs, resolve_stage, review, start
 from hetspec_core.service.presets import list_presets
-from hetspec_core.service.review import review
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import RunSpec
 from tests.fakes.presets import write_preset

@@ -13,7 +13,6 @@ from hetspec_core.paths import RunPaths
 from hetspec_core.service import overview
 from hetspec_core.service.library import Library
 from hetspec_core.service.overview import Observer
-from hetspec_core.service.places import dashboard_files
 from hetspec_core.service.workbench import Workbench
 from tests.tui.homes import begun, lively_home, write_run
 
@@ -142,12 +141,6 @@ def test_a_home_without_runs_has_an_empty_overview(home: Path) -> None:
     with Workbench(home) as workbench:
         found = Observer().look(workbench)
     assert (found.total, found.active, found.recent) == (0, (), ())
-
-
-def test_the_files_of_the_dashboard_lie_below_the_home(tmp_path: Path) -> None:
-    files = dashboard_files(tmp_path)
-    assert files.settings == tmp_path / "config" / "dashboard.toml"
-    assert files.state.is_relative_to(tmp_path)
 
 
 def waiting(run_id: str, after: tuple[str, ...]) -> Waiting:

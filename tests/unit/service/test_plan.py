@@ -17,9 +17,8 @@ from hetspec_core.jobs.gpus import Inventory
 from hetspec_core.paths import Roots
 from hetspec_core.service.plan import Facts, GpuFacts, Plan, ProbeFacts, gather_facts, plan
 from hetspec_core.service.planning import facts as facts_module
-from hetspec_core.service.planning.bases import BaseFiles
-from hetspec_core.service.planning.facts import SourceFacts, StoredFacts
-from hetspec_core.service.planning.work import DataEstimate, store_bytes
+from hetspec_core.service.planning.costs import DataEstimate, store_bytes
+from hetspec_core.service.planning.facts import BaseFiles, SourceFacts, StoredFacts
 from hetspec_core.spec import Architecture, DatasetSpec, RunSpec
 from tests.fakes.specs import small_spec
 from tests.fakes.stores import sample, writer

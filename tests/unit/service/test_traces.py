@@ -16,10 +16,8 @@ from hetspec_core.events.chat import Answered, Calibrated, ChatMessage, ChatSett
 from hetspec_core.events.steps import TreeStep
 from hetspec_core.events.trace import Trace, TraceHeader, TraceWriter
 from hetspec_core.service.chat.answer import Answer, best_rejected, shown
-from hetspec_core.service.traces.export import export, to_svg
-from hetspec_core.service.traces.files import find_trace, list_traces, load_trace
-from hetspec_core.service.traces.positions import read_positions
-from hetspec_core.service.traces.simulation import Costs, grid, predict, simulate
+from hetspec_core.service.traces.files import export, find_trace, list_traces, load_trace, to_svg
+from hetspec_core.service.traces.simulation import Costs, grid, predict, read_positions, simulate
 from hetspec_core.spec import TreeSpec
 from tests.fakes.chat_worker import step_of
 

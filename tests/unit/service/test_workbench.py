@@ -13,7 +13,6 @@ from hetspec_core.errors import NotFoundError, ResourceError, RunError
 from hetspec_core.events import FoundLost, Journal, Launched, Log, Progress, RunEnded, RunStarted
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
-from hetspec_core.service import workbench as module
 from hetspec_core.service.watch import Watch
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec.run import from_toml
@@ -37,7 +36,7 @@ def test_a_submitted_run_is_a_complete_folder_with_a_spec_that_cannot_be_changed
 
 def test_run_ids_sort_by_time_and_are_never_taken_twice(workbench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = iter(["20260101-000000-train-aaaa", "20260101-000000-train-aaaa", "20260101-000000-train-bbbb"])
-    monkeypatch.setattr(module, "new_run_id", lambda stage: next(ids))
+    monkeypatch.setattr("hetspec_core.service.folders.new_run_id", lambda stage: next(ids))
     first, second = workbench.submit(small_spec("a")), workbench.submit(small_spec("b"))
     assert [first.run_id, second.run_id] == ["20260101-000000-train-aaaa", "20260101-000000-train-bbbb"]
     assert from_toml(first.paths.spec.read_text()).name == "a"
