@@ -118,7 +118,7 @@ class Card:
         decoded, problems = decode(model, options, prefix="options")
         if decoded is None:
             raise SpecError(
-                f"options of {self.axis}/{self.name} do not hold", problems=[str(item) for item in problems]
+                f"options of {self.axis}/{self.name} are not valid", problems=[str(item) for item in problems]
             )
         return decoded
 

@@ -75,7 +75,7 @@ def chat(
     saved: SavedOption = None,
     given: SpecOptions,
     system: Annotated[str | None, typer.Option("--system", help="System prompt.")] = None,
-    load: Annotated[Path | None, typer.Option("--load", help="Conversation to go on with.")] = None,
+    load: Annotated[Path | None, typer.Option("--load", help="Conversation to continue.")] = None,
     record: Annotated[bool, typer.Option("--record", help="Write a trace of every answer.")] = False,
     record_to: Annotated[
         Path | None, typer.Option("--record-to", help="Folder of the traces; implies --record.")
@@ -145,7 +145,7 @@ def _converse(talk: Talk, questions: list[str]) -> None:
 
 
 def _check(session: ChatSession) -> None:
-    """Raise what went wrong: in a pipe no one can restart the worker or shorten the conversation."""
+    """Raise the error of the last answer: in a pipe nobody can restart the worker or shorten the conversation."""
     answer = session.answer
     if session.state == "dead" and session.death is not None:
         raise StageFailed(session.death.message, hint=session.death.hint + f"; log: {session.death.log}")
@@ -182,14 +182,14 @@ HELP = """\
 /again                answer the last question anew
 /edit N TEXT          change turn N (from 0); a changed question is answered anew
 /history              the turns
-/save [FILE]          write the conversation; /load FILE goes on with one
+/save [FILE]          write the conversation; /load FILE continues one
 /new                  a new conversation
 /restart              a new worker, when the present one died
 /quit                 end"""
 
 
 class Talk:
-    """One chat at a command line.
+    """A chat at a command line.
 
     Args:
         session: a session that is started.
@@ -307,7 +307,7 @@ class Talk:
         if not trees and answer is not None and answer.steps:
             raise UsageError(
                 "the steps of this answer came without their trees",
-                hint="a server that is attached to tells none; --backend sglang starts one that does",
+                hint="a server that is already running reports none; --backend sglang starts one that does",
             )
         if not trees:
             raise UsageError("there is no verify step to show", hint="ask something with a draft first")

@@ -50,7 +50,7 @@ def ask_engine(module: str, arguments: Sequence[str], *, doing: str) -> dict[str
         said = last_error(done.stderr) or "it printed nothing"
         known = recognise(said)
         raise StageFailed(
-            f"{doing} broke (status {done.returncode}): {said}",
+            f"{doing} failed (status {done.returncode}): {said}",
             hint=known.hint if known is not None else "",
         ) from None
     if "error" in answer:

@@ -1,4 +1,4 @@
-"""Following a run on the command line: progress bars on a terminal, plain lines in a pipe, or the events as JSON lines.
+"""How a command follows a run: progress bars on a terminal, plain lines in a pipe, or the events as JSON lines.
 
 Ctrl-C asks the run to stop at its next safe point and waits for it; a second one kills it. The end of a run becomes the
 end of the command: a failed run raises its own error.
@@ -87,7 +87,7 @@ def is_detached(detach: bool | None, *, json: bool) -> bool:
 
 
 def launch_detached(workbench: Workbench, asked: RunSpec | Resolved, *, json: bool = False) -> str:
-    """Submit and start a run, say how to follow it, and leave it to itself; returns its id."""
+    """Submit and start a run, and say how to follow it; returns its id."""
     run_id = workbench.submit(asked).run_id
     workbench.start(run_id)
     leave(workbench, run_id, json=json)
@@ -95,7 +95,7 @@ def launch_detached(workbench: Workbench, asked: RunSpec | Resolved, *, json: bo
 
 
 def leave(workbench: Workbench, run_id: str, *, json: bool = False) -> None:
-    """Say how to follow a run that was started, and leave it to itself."""
+    """Say how to follow a run that was started."""
     state = workbench.state(run_id)
     if json:
         print_json({"run_id": run_id, "state": state, "folder": str(workbench.paths(run_id).folder)})
@@ -180,7 +180,7 @@ def _follow(
 
 
 def _speaker(last: Event | None) -> str:
-    """The worker whose log is of interest: the one that failed, else the first."""
+    """The worker whose log is named: the one that failed, else the first."""
     return last.worker if isinstance(last, RunEnded) and last.worker.startswith("worker-") else "worker-0"
 
 
@@ -214,8 +214,9 @@ def _raise_end(summary: RunSummary, last: Event | None, log: str) -> None:
 
 def _failure(error: ErrorInfo, log: str, again: str) -> HetSpecError:
     """The worker's error as it was raised there; a crash, or a kind of a newer version, as a failed stage."""
-    gone_on = again if error.kind == StageFailed.__name__ else ""  # said by its supervisor: nothing in it is at fault
-    hint = "; ".join(part for part in (error.hint, f"log: {log}", gone_on) if part)
+    # A StageFailed comes from the supervisor: the run is not at fault, so it can be resumed.
+    resume = again if error.kind == StageFailed.__name__ else ""
+    hint = "; ".join(part for part in (error.hint, f"log: {log}", resume) if part)
     kind = getattr(errors, error.kind, None)
     if isinstance(kind, type) and issubclass(kind, HetSpecError):
         return kind(error.message, hint=hint)

@@ -1,4 +1,4 @@
-"""`hetspec-core`: finds the command, runs it, and turns every way of failing into a sentence and an exit status.
+"""`hetspec-core`: finds the command, runs it, and turns every failure into a sentence and an exit status.
 
 A command's module is imported when the command is named, so that help and version answer at once. To add a command, add
 a line to `COMMANDS`; its module holds a Typer application.
@@ -45,7 +45,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "plan": (
         "hetspec_core.cli.machine",
         "plan_app",
-        "What a run needs of memory, disk and time, before anything is spent.",
+        "What a run needs of memory, disk and time, before it starts.",
     ),
     "doctor": ("hetspec_core.cli.machine", "doctor_app", "Check this machine and this installation."),
     "gpus": ("hetspec_core.cli.machine", "gpus_app", "The GPUs of this machine, and which run has which."),
@@ -115,7 +115,7 @@ def _application(named: str | None) -> typer.Typer:
 
 
 def _nothing() -> None:
-    """Stands in for a command that is not named; it is never run."""
+    """The body of the commands that are listed but not named; it never runs."""
 
 
 def _program(

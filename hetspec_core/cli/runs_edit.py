@@ -1,4 +1,4 @@
-"""`hetspec-core runs` commands that label runs, move them into the trash, and restore them."""
+"""`hetspec-core runs` commands that label runs, delete them and restore them."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 @app.command()
 def star(runs: RunWords, json: JsonFlag = False) -> None:
-    """Put a star on runs; `runs list starred:yes` shows them."""
+    """Star runs; `runs list starred:yes` shows them."""
     _mark(runs, Marked(starred=True), "starred", json)
 
 
 @app.command()
 def unstar(runs: RunWords, json: JsonFlag = False) -> None:
-    """Take the star off runs."""
+    """Remove the star of runs."""
     _mark(runs, Marked(starred=False), "no longer starred", json)
 
 
 @app.command()
 def archive(runs: RunWords, json: JsonFlag = False) -> None:
-    """Keep runs, but leave them out of lists; `runs list --archived` shows them."""
+    """Archive runs: lists leave them out; `runs list --archived` shows them."""
     _mark(runs, Marked(archived=True), "archived", json)
 
 
@@ -51,11 +51,11 @@ def unarchive(runs: RunWords, json: JsonFlag = False) -> None:
 def tag(
     run: RunWord,
     tags: Annotated[
-        list[str] | None, typer.Argument(metavar="[+TAG|-TAG]...", help="+a puts tag a on it, -a takes it off.")
+        list[str] | None, typer.Argument(metavar="[+TAG|-TAG]...", help="+a adds tag a, -a removes it.")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Put tags on a run and take them off; without any, print them."""
+    """Add tags to a run and remove them; without any, print them."""
     for word in tags or ():
         if word[:1] not in ("+", "-"):
             raise UsageError(f"{word!r} is no tag with + or - before it", hint="for example: runs tag RUN +good -draft")
@@ -77,10 +77,10 @@ def tag(
 @app.command("note")
 def note_run(
     run: RunWord,
-    text: Annotated[str | None, typer.Argument(help="The note; an empty one takes it away.")] = None,
+    text: Annotated[str | None, typer.Argument(help="The note; an empty one removes it.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Put a note on a run in place of the present one; without a text, print it."""
+    """Replace the note of a run; without a text, print it."""
     with Workbench() as workbench:
         run_id = workbench.resolve_run(run)
         library = Library(workbench)
@@ -93,14 +93,14 @@ def note_run(
 
 @app.command()
 def delete(runs: RunWords, yes: YesFlag = False, json: JsonFlag = False) -> None:
-    """Move runs into the trash, from where `runs restore` gets them back."""
+    """Move runs into the trash; `runs restore` moves them back."""
     with Workbench() as workbench:
         library = Library(workbench)
         run_ids = library.resolve(runs)
         below = [one.run_id for run_id in run_ids for one in library.lineage(run_id, "down").relatives]
         standing = sorted(set(below) - set(run_ids))
         if standing and not json:
-            note(f"{', '.join(standing)} {'stands' if len(standing) == 1 else 'stand'} on what will be deleted")
+            note(f"{', '.join(standing)} {'depends' if len(standing) == 1 else 'depend'} on what will be deleted")
         _confirm(f"Move {_named(run_ids)} into the trash?", yes)
         for run_id in run_ids:
             library.discard(run_id)
@@ -115,7 +115,7 @@ def restore(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs in the trash, as `runs trash` shows them.")],
     json: JsonFlag = False,
 ) -> None:
-    """Get runs back from the trash."""
+    """Move runs back from the trash."""
     with Workbench() as workbench:
         library = Library(workbench)
         back = []
@@ -129,7 +129,7 @@ def restore(
 
 @app.command()
 def trash(
-    empty: Annotated[bool, typer.Option("--empty", help="Delete what is in it, for ever.")] = False,
+    empty: Annotated[bool, typer.Option("--empty", help="Delete its runs permanently.")] = False,
     yes: YesFlag = False,
     json: JsonFlag = False,
 ) -> None:
@@ -139,7 +139,7 @@ def trash(
         found = library.discarded()
         if empty and found:
             size = format_bytes(sum(one.bytes for one in found))
-            _confirm(f"Delete {_named([one.run_id for one in found])} ({size}) for ever?", yes)
+            _confirm(f"Delete {_named([one.run_id for one in found])} ({size}) permanently?", yes)
             library.empty_trash()
     if json:
         rows = [
@@ -176,7 +176,7 @@ def _confirm(question: str, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError(
-            f"{question.rstrip('?')}: standard input is not a terminal, so nobody can be asked",
+            f"{question.rstrip('?')}: standard input is not a terminal, so the question cannot be asked",
             hint="confirm with --yes",
         )
     if not typer.confirm(visible(question), err=True):

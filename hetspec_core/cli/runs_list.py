@@ -76,7 +76,7 @@ def list_runs(
         found = workbench.summaries(words, sort=sort, archived=archived, limit=limit + 1)
         more, found = len(found) > limit, found[:limit]
         hidden = not found and workbench.summaries(["archived:yes"], limit=1)
-        kept = "; --archived shows those put aside" if hidden else ""
+        kept = "; --archived shows archived ones" if hidden else ""
         extra = {} if key in _SHOWN else {run.run_id: library.value(run, key) for run in found}
     if json:
         print_json([run.to_json() for run in found])
@@ -224,7 +224,7 @@ def lineage(run: RunWord, json: JsonFlag = False) -> None:
         above, below = ([one.to_json() for one in side.relatives] for side in (up, down))
         print_json({"run_id": run_id, "stands_on": above, "stand_on_it": below})
         return
-    for title, side in (("stands on", up), ("is stood on by", down)):
+    for title, side in (("depends on", up), ("is needed by", down)):
         say(f"{run_id} {title}" + ("" if side.relatives else " nothing"))
         for line in _branches(side.relatives, ""):
             say(line)

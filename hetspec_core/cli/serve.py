@@ -85,10 +85,10 @@ def _start(workbench: Workbench, asked: Resolved) -> str:
 
 
 def _await(workbench: Workbench, run_id: str) -> dict[str, Any]:
-    """What a detached server says once it is ready.
+    """The result of a detached server, once it is ready.
 
     Raises:
-        StageFailed: it ended before.
+        StageFailed: it ended before that.
     """
     while True:
         report = workbench.show(run_id)

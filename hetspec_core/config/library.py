@@ -77,7 +77,7 @@ class Preset:
     """A preset with everything it extends merged beneath it.
 
     Attributes:
-        file: where it stands.
+        file: the file.
         table: its keys with their places; `summary` included, `extends` not.
         lineage: itself and every preset it extends, nearest first.
     """
@@ -321,7 +321,7 @@ class Listed:
     """One line of a list of presets.
 
     Attributes:
-        file: where it stands.
+        file: the file.
         summary: its one line; empty when it cannot be read.
         problem: why it cannot be read; empty when it can.
     """

@@ -46,7 +46,7 @@ _SHOWN = 80  # characters of a value that an error repeats
 
 @dataclass(frozen=True)
 class Resolved:
-    """A spec that holds, and where each of its values came from.
+    """A valid spec, and where each of its values came from.
 
     Attributes:
         spec: the run spec, ready to be submitted.
@@ -86,7 +86,7 @@ def resolve(
     Raises:
         UsageError: there is no such stage.
         NotFoundError: there is no such recipe, or no such file.
-        SpecError: the spec does not hold; every problem found is listed.
+        SpecError: the spec is not valid; every problem found is listed.
     """
     check_stage(stage)
     if stage == "dataset" and recipe not in library.preset_files("recipe") and recipe in library.preset_files("base"):
@@ -114,7 +114,7 @@ def resolve_preset(
     file: Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Resolved:
-    """As `resolve`, for a recipe that has been loaded, or put together (`parts.as_recipe`)."""
+    """As `resolve`, for a recipe that has been loaded, or put together (`library.as_recipe`)."""
     problems: list[Problem] = []
     table = preset.table
     recipe = preset.file.name if preset.file.kind == "recipe" else ""
@@ -152,13 +152,13 @@ def load_base(name: str) -> BaseSpec:
 
     Raises:
         NotFoundError: there is no such base preset.
-        SpecError: it does not hold; every problem is listed.
+        SpecError: it is not valid; every problem is listed.
     """
     preset = library.load("base", name)
     table = merge({"name": Leaf(name, Place("preset", preset.file.label))}, preset.table)
     spec, problems = decode(BaseSpec, without_absent(BaseSpec, plain(table)))
     if spec is None:
-        raise SpecError(f"{preset.file.label} does not hold", problems=[str(item) for item in problems])
+        raise SpecError(f"{preset.file.label} is not valid", problems=[str(item) for item in problems])
     return spec
 
 
@@ -341,7 +341,7 @@ def _spec_error(preset: Preset, file: Path | None, problems: list[str]) -> SpecE
     over = f" with {file}" if file is not None else ""
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     return SpecError(
-        f"{preset.file.kind} '{preset.file.name}'{over} does not hold: {count}",
+        f"{preset.file.kind} '{preset.file.name}'{over} is not valid: {count}",
         problems=problems,
         hint="keys, values and layers are explained in docs/presets.md",
     )

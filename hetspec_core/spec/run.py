@@ -122,7 +122,7 @@ class RunSpec(Spec):
     tune: TuneSpec = Field(default_factory=TuneSpec)
     resources: ResourcesSpec = Field(default_factory=ResourcesSpec)
     prompts: tuple[str, ...] = Field(default=(), description="Prompts of stage generate.")
-    parents: tuple[str, ...] = Field(default=(), description="Run ids that this run stands on.")
+    parents: tuple[str, ...] = Field(default=(), description="Run ids that this run depends on.")
 
     @property
     def spec_hash(self) -> str:
@@ -248,7 +248,7 @@ def from_toml(text: str | bytes, *, name: str = "spec.toml") -> RunSpec:
         name: what to call it in errors, e.g. its path.
 
     Raises:
-        SpecError: it is not TOML, was written by a newer version, or does not hold; every problem is listed.
+        SpecError: it is not TOML, was written by a newer version, or is not valid; every problem is listed.
     """
     try:
         data = parse_toml(text)
@@ -263,7 +263,7 @@ def from_toml(text: str | bytes, *, name: str = "spec.toml") -> RunSpec:
     spec, problems = decode(RunSpec, data)
     if spec is None:
         raise SpecError(
-            f"{name} does not hold",
+            f"{name} is not valid",
             problems=[str(problem) for problem in problems],
             hint="it was written by another version of HetSpec, or edited; submit the run again",
         )

@@ -57,7 +57,7 @@ def broken(stdout: str, stderr: str, monkeypatch: pytest.MonkeyPatch) -> StageFa
 
 
 def test_a_command_without_an_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert broken("", TRACEBACK, monkeypatch).message == "importing the draft broke (status 1): ValueError: the second"
+    assert broken("", TRACEBACK, monkeypatch).message == "importing the draft failed (status 1): ValueError: the second"
     for stdout in ("", "[" * 200_000, "not JSON"):
         assert "it printed nothing" in broken(stdout, "", monkeypatch).message
 

@@ -140,7 +140,7 @@ def test_deleted_runs_are_in_the_trash_and_come_back(runs: dict[str, str], home:
     assert (home / "runs" / runs["fast"]).is_dir()
     capsys.readouterr()
     assert main(["runs", "delete", "fast", "slow", "--yes"]) == 0
-    assert f"{runs['bench']} stands on what will be deleted" in capsys.readouterr().err
+    assert f"{runs['bench']} depends on what will be deleted" in capsys.readouterr().err
     assert names(capsys, "stage:train") == []
     trash = answer(capsys, "trash")
     assert isinstance(trash, list) and {one["name"] for one in trash} == {"fast", "slow"}
@@ -201,7 +201,7 @@ def test_lineage_goes_up_and_down(runs: dict[str, str], capsys: Capture) -> None
     assert main(["runs", "lineage", "bench|it"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert runs["fast"] in lines[1] and f"{runs['data']}  not here any more" in lines[2]
-    assert lines[-1].endswith("is stood on by nothing")
+    assert lines[-1].endswith("is needed by nothing")
 
 
 def test_runs_are_compared_by_what_differs_and_by_what_they_came_to(runs: dict[str, str], capsys: Capture) -> None:

@@ -176,7 +176,7 @@ def test_all_faults_of_all_steps_are_reported_at_once() -> None:
 def test_the_error_counts_the_faults_and_names_the_recipe(tmp_path: Path) -> None:
     file = tmp_path / "f.toml"
     file.write_text("[training]\nepochs = 0\nseed = -1\n")
-    with pytest.raises(SpecError, match=f"recipe '{RECIPE}' with {file} does not hold: 2 problems") as error:
+    with pytest.raises(SpecError, match=f"recipe '{RECIPE}' with {file} is not valid: 2 problems") as error:
         resolve(RECIPE, stage="train", file=file)
     assert error.value.exit_code == 3
     assert error.value.problems[0] == f"training.epochs: is 0; needs a whole number > 0 [file {file}:2]"
@@ -228,7 +228,7 @@ def test_a_base_can_be_had_by_itself() -> None:
     base = load_base("smollm2-135m-instruct")
     assert base.name == "smollm2-135m-instruct" and base.architecture.hidden_size == 576
     write_preset("base/bad", 'source = {kind = "path", path = "/x"}\n')
-    with pytest.raises(SpecError, match="your preset base/bad does not hold"):
+    with pytest.raises(SpecError, match="your preset base/bad is not valid"):
         load_base("bad")
 
 
