@@ -124,6 +124,30 @@ def replace_folder(staging: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target` to fill; at the end of the block it is synced and replaces `target`.
+
+    After an exception it is removed, and `target` is unchanged.
+    """
+    staging = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    staging.mkdir(mode=0o700)
+    try:
+        yield staging
+        for path in staging.rglob("*"):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        sync_folder(staging)
+        staging.chmod(0o755)
+        replace_folder(staging, target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
 def private(path: str, flags: int) -> int:
     """Open a file that only its user may read when it is new; an `opener` for `open`."""
     return os.open(path, flags, 0o600)

@@ -1,7 +1,7 @@
 """The worker's view of its run (spec, folder, device, reports to the desk), and facts of the machine.
 
 Everything that a stage reports goes through `RunContext`, so a test can drive a stage with a context on a temporary
-folder. It knows the run folder and torch's devices; it does not know any stage, model or algorithm.
+folder.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class _Task:
 
 @dataclass
 class RunContext:
-    """What a stage gets. Made by `open_context`.
+    """The run as a stage sees it. Made by `open_context`.
 
     Attributes:
         spec: the run's spec.
@@ -332,14 +332,14 @@ def _git_revision() -> str | None:
 
 
 class LoadWatch:
-    """The highest load average of this machine (over a minute each) since the watch was made, as often as it looked."""
+    """The highest load average (over one minute) of this machine among all looks since the watch was made."""
 
     def __init__(self) -> None:
         self.highest: float | None = None
         self.look()
 
     def look(self) -> float | None:
-        """Look once more, and return the highest; None where the system does not tell."""
+        """Look once more and return the highest; None where the system has no load average."""
         if hasattr(os, "getloadavg"):
             self.highest = max(os.getloadavg()[0], self.highest or 0.0)
         return self.highest
@@ -371,7 +371,7 @@ def machine_facts(device: torch.device, load: LoadWatch | None = None) -> dict[s
 
 
 def peak_memory_bytes(device: torch.device) -> dict[str, int]:
-    """Highest use so far: of this process, and of the GPU's memory as torch counts it."""
+    """Highest use so far in bytes: of this process, and of the GPU as torch counts it."""
     unit = 1 if sys.platform == "darwin" else 1024
     peak = {"process": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     if device.type == "cuda":
@@ -380,7 +380,7 @@ def peak_memory_bytes(device: torch.device) -> dict[str, int]:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies in bfloat16; a processor that has to emulate it is slower than in float32."""
+    """Whether the device multiplies in bfloat16. A processor that emulates it is slower than in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}

@@ -1,7 +1,7 @@
-"""What a user is told of an error: of a run that ended, and of an engine command outside a run.
+"""Errors as a user reads them: of a run that ended, and of an engine command outside a run.
 
 The desk starts engine commands as child processes, because it may not import the engine. A command prints one JSON
-object, a result or an error, and exits with the error's status. It knows no single command and no stage.
+object, a result or an error, and exits with the error's status.
 """
 
 from __future__ import annotations
@@ -20,8 +20,13 @@ from hetspec_core.files import DISK_FULL, ROOM_HINT, explain, is_full
 CRASH_STATUS = 1
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, or its name."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def describe_error(error: BaseException) -> ErrorInfo:
-    """What a user is told: HetSpec's own errors as they are, exhausted resources by name, the rest as a crash."""
+    """The error for the user: HetSpec's own errors unchanged, exhausted resources by name, the rest as a crash."""
     if isinstance(error, HetSpecError):
         problems = "".join(f"\n  - {problem}" for problem in getattr(error, "problems", ()))
         kind = "cancelled" if isinstance(error, Cancelled) else type(error).__name__
@@ -55,9 +60,8 @@ def _exhausted(error: BaseException) -> ResourceError | None:
                 hint="what was written before is intact; make room, then resume the run",
             )
         if type(cause).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator: can't allocate" in str(cause):
-            first = str(cause).strip().split("\n", 1)[0]
             return ResourceError(
-                f"out of memory on the device: {first}",
+                f"out of memory on the device: {first_line(cause)}",
                 hint="lower tokens_per_batch or generation_batch, or use a smaller number type",
             )
         if isinstance(cause, MemoryError):
@@ -105,7 +109,7 @@ def answer(command: Callable[[], dict[str, Any]]) -> int:
 
 
 def _for_the_user(error: Exception) -> HetSpecError | None:
-    """The error for the user: HetSpec's own as it is, one of the file system explained; None for any other."""
+    """The error for the user: HetSpec's own unchanged, one of the file system explained; None for any other."""
     if isinstance(error, HetSpecError):
         return error
     if isinstance(error, OSError):

@@ -1,4 +1,4 @@
-"""What a worker knows before it imports torch: its spec, its share, what other runs made for it, and the versions."""
+"""What a worker reads before it imports torch: its share, the products of other runs, and the versions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ class Share:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is all of the work."""
         return self.count == 1
 
     @classmethod
@@ -42,14 +41,12 @@ class Share:
         return share
 
     def pick(self, content_ids: Iterable[str]) -> frozenset[str]:
-        """The samples that belong to it: the ids are dealt out in their order, so that shares are of one size, and have
-        none in common.
-        """
+        """The samples of the share. Sorted ids are dealt out in turn, so shares have one size and do not overlap."""
         return frozenset(sorted(set(content_ids))[self.number :: self.count])
 
 
 def find_product(word: str, kind: Literal["hidden_states", "draft"]) -> Path:
-    """The folder that a run id or a path means; of a run folder, what it has under the usual name.
+    """The folder that a run id or a path names; of a run folder, its product of this kind.
 
     Raises:
         NotFoundError: there is no such run or directory.

@@ -1,7 +1,7 @@
 """One attempt at one run: `python -m hetspec_core.engine.worker RUN_DIR`.
 
-It reads the spec, runs the stage, and says how it ended; the exit status is the error's. It knows no stage by name (the
-catalogue does), and nothing of who started it.
+It reads the spec, runs the stage, and records how it ended; the exit status is the error's. Stages are named by the
+catalogue.
 """
 
 from __future__ import annotations
@@ -149,14 +149,14 @@ def _uncollected() -> Iterator[None]:
 
 @contextmanager
 def _sole_worker(paths: RunPaths, worker: str) -> Iterator[None]:
-    """Hold this worker's lock in the folder; the kernel releases it when the process ends."""
+    """Hold the lock of this worker in the folder; the kernel releases it when the process ends."""
     file = os.open(paths.folder / f".{worker}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(
-                f"another process is at work on {paths.folder}", hint="wait for it, or cancel the run first"
+                f"another process is working on {paths.folder}", hint="wait for it, or cancel the run first"
             ) from None
         yield
     finally:

@@ -86,7 +86,6 @@ class SGLangBackend(Backend):
         return self.facts()
 
     def facts(self) -> BaseFacts:
-        """As in `Backend`."""
         base = self._need_base()
         machine: dict[str, Any] = {}
         tree = ""
@@ -135,13 +134,11 @@ class SGLangBackend(Backend):
         return DraftFacts(name=name, vocab_size=self._need_base().architecture.vocab_size)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
-        """As in `Backend`."""
         if self._template is None:
             raise SpecError("no base is open", hint="open one first")
         return self._template.encode(messages, add_generation_prompt=True).input_ids
 
     def text(self, tokens: Sequence[int]) -> str:
-        """As in `Backend`."""
         return self._tokenizer.decode(list(tokens), skip_special_tokens=True)
 
     def token_text(self, token: int) -> str:
@@ -152,7 +149,6 @@ class SGLangBackend(Backend):
         return text
 
     def token_name(self, token: int) -> str:
-        """As in `Backend`."""
         return token_name(self._tokenizer, token)
 
     @property
@@ -189,7 +185,6 @@ class SGLangBackend(Backend):
         return self._need_pool().server(None if plain else self._draft, decoding.tree)
 
     def answer(self, prompt: list[int], decoding: DecodingSpec, watcher: Watcher) -> Written:
-        """As in `Backend`."""
         return self._write(self.served(decoding), prompt, decoding, watcher).written
 
     def complete(
@@ -296,7 +291,6 @@ class SGLangBackend(Backend):
         return plain_s, costs
 
     def close(self) -> None:
-        """As in `Backend`."""
         if self._pool is not None:
             self._pool.close()
         self._pool = self._attached = self._plain = None

@@ -42,12 +42,7 @@ _SHORT = 16  # tokens of an answer before the clock starts
 
 
 class SGLangMeasurement(Measurement):
-    """SGLang under measurement.
-
-    Args:
-        context: of the run.
-        backend: open.
-    """
+    """SGLang under measurement."""
 
     def __init__(self, context: RunContext, backend: SGLangBackend) -> None:
         self._context, self._backend = context, backend
@@ -119,10 +114,6 @@ class SGLangMeasurement(Measurement):
 class _Answers(ABC):
     """What answers the questions of a bench, one way of decoding after another.
 
-    Args:
-        context: of the run.
-        backend: open.
-
     Attributes:
         part: number of the present way, and of all, for the progress.
     """
@@ -189,7 +180,6 @@ class _Servers(_Answers):
         return questions, metas
 
     def answer(self, way: Track, questions: Sequence[Question]) -> Metas:
-        """As in `_Answers`."""
         served = self._open(way)
         metas: Metas = []
         for number, question in enumerate(questions):
@@ -214,7 +204,6 @@ class _Servers(_Answers):
         return found
 
     def setup(self) -> ServedBy:
-        """As in `_Answers`."""
         assert self._served is not None
         facts = self._served.facts
         return ServedBy(
@@ -335,7 +324,6 @@ class _Engine(_Answers):
         return self._context.spec.sglang.batch_sizes[len(self._found["batches"]) :]
 
     def setup(self) -> ServedBy:
-        """As in `_Answers`."""
         return ServedBy(
             mode="engine",
             version=self._version,

@@ -89,12 +89,7 @@ class StartLog:
 
 
 class ChildProcess:
-    """A child process of SGLang.
-
-    Args:
-        name: for errors: "SGLang's server".
-        log: file to which its output is appended.
-    """
+    """A child process of SGLang."""
 
     def __init__(self, name: str, log: Path) -> None:
         self.name, self.log = name, log

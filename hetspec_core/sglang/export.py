@@ -68,12 +68,6 @@ class ServedDraft:
 def served_draft(source: Path, base: BaseSpec, parent: Path, sglang: Installed) -> ServedDraft:
     """Write a draft for SGLang below `parent`, unless it is there already.
 
-    Args:
-        source: a draft directory in any layout.
-        base: what it drafts for.
-        parent: folder of exports; never the draft's own.
-        sglang: what shall serve it.
-
     Raises:
         ModelError: SGLang cannot serve this draft; the message says why, the hint what would work.
         CheckpointError: the draft is damaged, or has weights that are not finite.
@@ -96,8 +90,7 @@ def served_draft(source: Path, base: BaseSpec, parent: Path, sglang: Installed) 
     if not (target / CONFIG).is_file():
         ids = written.token_ids
         more = {} if ids is None else {TOKEN_MAP: lambda file: torch.save(ids, file)}
-        tensors = {name: tensor.detach().contiguous().clone() for name, tensor in written.tensors.items()}
-        write_draft_folder(target, written.config, tensors, more)
+        write_draft_folder(target, written.config, written.tensors, more)
     algorithm = "EAGLE3" if architecture == _EAGLE3_CLASS else "EAGLE"
     return ServedDraft(target, architecture, algorithm, token_map, needs_package, source)
 

@@ -36,13 +36,7 @@ _GRACE_S = 20.0
 
 
 class SGLangServer:
-    """One server process.
-
-    Args:
-        launch: how it is started.
-        log: file to which its output is appended.
-        request_timeout_s: of the client.
-    """
+    """One server process."""
 
     def __init__(self, launch: Launch, log: Path, request_timeout_s: float = 300.0) -> None:
         self.launch, self.log = launch, log

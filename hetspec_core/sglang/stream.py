@@ -136,11 +136,7 @@ _CONNECT_S = 5.0
 
 
 class TreeFeed:
-    """Records of one server, read by a thread.
-
-    Args:
-        path: socket of the plugin.
-    """
+    """Records of one server, read by a thread."""
 
     def __init__(self, path: str) -> None:
         self.dropped = 0
@@ -230,16 +226,7 @@ class TreeFeed:
 
 
 class AnswerStream:
-    """Takes the pieces of one answer and reports tokens and steps to a watcher.
-
-    Args:
-        text: the text of one token.
-        watcher: what listens.
-        prompt_tokens: tokens before the answer.
-        depth: levels of the server's tree.
-        feed: records of its tree plugin, or None.
-        request_id: selects the records of this answer.
-    """
+    """Takes the pieces of one answer and reports tokens and steps to a watcher."""
 
     def __init__(
         self,

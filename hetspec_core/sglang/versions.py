@@ -191,7 +191,8 @@ def _parameters(tree: ast.Module, name: str) -> list[str] | None:
     if isinstance(node, ast.ClassDef):
         function = _named(node.body, method or "__init__")
         if function is None and not method:
-            return [each.target.id for each in node.body if isinstance(each, ast.AnnAssign) and _is_name(each.target)]  # type: ignore[union-attr]
+            fields = [each.target for each in node.body if isinstance(each, ast.AnnAssign)]
+            return [target.id for target in fields if isinstance(target, ast.Name)]
         node = function
     if not isinstance(node, ast.FunctionDef):
         return None
@@ -205,10 +206,6 @@ def _named(body: list[ast.stmt], name: str) -> ast.stmt | None:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name == name:
             return node
     return None
-
-
-def _is_name(target: ast.expr) -> bool:
-    return isinstance(target, ast.Name)
 
 
 def _answer() -> dict[str, object]:

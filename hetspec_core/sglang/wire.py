@@ -25,11 +25,7 @@ _SHOWN = 200
 
 
 class Clock:
-    """The time limit of a request; a stream restarts it with every message.
-
-    Args:
-        seconds: limit from now, and from every restart.
-    """
+    """The time limit of a request; a stream restarts it with every message."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from hetspec_core.engine.data.hidden_states import open_store
 from hetspec_core.engine.decoding.generate import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.checkpoint import settle
-from hetspec_core.engine.modeling.device_map import Room, spread
+from hetspec_core.engine.modeling.checkpoint import place_draft
+from hetspec_core.engine.modeling.device_map import Room, place_base
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.events import Result, read_events
 from hetspec_core.paths import RunPaths
@@ -88,11 +88,11 @@ def test_a_pair_spread_over_two_gpus_says_what_it_says_on_one(family: str, tied:
 
     def pair(max_memory: dict[str, str]) -> tuple[BaseLM, DraftLM]:
         model, room = tiny_model(family, tied=tied, num_hidden_layers=4), Room(max_memory)
-        devices = spread(model, model.get_decoder(), room)
+        devices = place_base(model, model.get_decoder(), room)
         assert {device.index for device in devices} == {int(index) for index in max_memory}
         base = BaseLM(model, None, name="tiny", fingerprint="tiny", room=room)
         draft = tiny_draft(whole, algorithm=algorithm, layers=2).bind(base)
-        settle(draft, room)
+        place_draft(draft, room)
         return base, draft
 
     told = {}
@@ -113,10 +113,10 @@ def test_a_draft_whose_layers_lie_on_both_gpus_proposes_what_it_proposes_on_one(
     base_layers = sum(each.numel() * 4 for each in whole.decoder.layers.parameters())
     room = Room({"0": f"{base_bytes - base_layers + ends + layer}", "1": f"{base_layers + 2 * layer}"})
     model = tiny_model()
-    assert {device.index for device in spread(model, model.get_decoder(), room)} == {1}
+    assert {device.index for device in place_base(model, model.get_decoder(), room)} == {1}
     base = BaseLM(model, None, name="tiny", fingerprint="tiny", room=room)
     draft = tiny_draft(whole, layers=3).bind(base)
-    assert [device.index for device in settle(draft, room)] == [0, 1, 1]
+    assert [device.index for device in place_draft(draft, room)] == [0, 1, 1]
     again = generate(base, draft, prompts, decoding)
     assert [answer.tokens for answer in again] == [answer.tokens for answer in once]
     assert [answer.steps for answer in again] == [answer.steps for answer in once]

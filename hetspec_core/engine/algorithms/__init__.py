@@ -1,4 +1,4 @@
-"""Algorithms: a loss for a draft and, where it has its own, a head. They know neither the loop nor decoding."""
+"""Algorithms: a loss for a draft and, where it has its own, a head."""
 
 from __future__ import annotations
 

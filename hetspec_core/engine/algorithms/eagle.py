@@ -1,10 +1,10 @@
 """EAGLE-1/2: the draft continues the base's final hidden states (arXiv 2401.15077).
 
-At t the draft reads [E(x_{t+1}); f_t] through one fusion layer (figure 6) and gives g_t. Training pulls softmax(W g_t)
+At t the draft reads [E(x_{t+1}); f_t] through one fusion layer (figure 6) and returns g_t. Training fits softmax(W g_t)
 to the base's softmax(W f_{t+1}) and, with a weight of its own, g_t to f_{t+1}. A backbone of another width than the
-base's is put between two projections: states stay in the base's space, where the base's output head reads them.
+base's is placed between two projections: states stay in the base's space, for the base's output head.
 
-The latent recurrence imitates the same states, so this loss is its loss too, put on the state after every refinement.
+The latent recurrence has the same targets and this loss, on the state after every refinement.
 """
 
 from __future__ import annotations
@@ -21,15 +21,14 @@ from hetspec_core.spec import EagleOptions, LatentOptions
 if TYPE_CHECKING:
     from hetspec_core.engine.data.batches import Batch, MaskKind
     from hetspec_core.engine.modeling.backbones import HFBackbone
-    from hetspec_core.spec import EagleOptions
 
 
 class FusionHead(DraftHead):
-    """FC([embedding; state]) -> the backbone's input, and up to the base's width behind the backbone.
+    """FC([embedding; state]) before the backbone, and a projection to the base's width after it.
 
     Args:
         hidden_size: Hd.
-        base_size: H; the states are so wide.
+        base_size: H, width of the states.
         bias: whether FC has a bias.
     """
 

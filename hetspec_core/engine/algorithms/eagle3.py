@@ -1,8 +1,8 @@
-"""EAGLE-3: three of the base's layers in, an output head of the draft's own out, and its own states shown in training.
+"""EAGLE-3: input from three of the base's layers, an output head of the draft's own, and a training-time test.
 
-(arXiv 2503.01840, section 3.2, "training-time test".) Step k at t has read the true tokens up to x_{t+1+k} and its own
-states of the steps before, and guesses x_{t+2+k}: its distribution is pulled to the base's softmax(W f_{t+1+k}),
-restricted to the draft's vocabulary. Nothing pulls its state to a state of the base. The loss is sum_k decay^k loss_k,
+In the training-time test (arXiv 2503.01840, section 3.2), step k at t has read the true tokens up to x_{t+1+k} and the
+draft's own states of the steps before, and guesses x_{t+2+k}. Its distribution is fitted to the base's
+softmax(W f_{t+1+k}), restricted to the draft's vocabulary; its state has no target. The loss is sum_k decay^k loss_k,
 each a mean over the supervised positions of the whole step.
 
 Names of tensors are those of the published checkpoints: `fc`, `fc_norm.i`, `norm`, `lm_head`; the pair layer in the
@@ -26,11 +26,10 @@ from hetspec_core.spec import Eagle3Options
 if TYPE_CHECKING:
     from hetspec_core.engine.data.batches import Batch
     from hetspec_core.engine.modeling.backbones import HFBackbone
-    from hetspec_core.spec import Eagle3Options
 
 
 class StateNorm(nn.RMSNorm):
-    """RMS norm in float32 whatever the state's type, as the field's decoders have it."""
+    """RMS norm computed in float32 for states of any type."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., H] -> [..., H]."""
@@ -42,13 +41,13 @@ class Eagle3Head(DraftHead):
     """FC over captured layers, norm and output head.
 
     Args:
-        hidden_size: Hd; states are so wide.
+        hidden_size: Hd, width of the states.
         base_size: H.
         vocab_size: Vd, rows of the output head.
         layers: Hugging Face ids of the captured layers, low to high.
         norm_eps: epsilon of the norms.
         fc_norm: EAGLE-3.1: each captured state is normalised before FC.
-        norm_output: EAGLE-3.1: the normalised state goes to the next step instead of the raw one.
+        norm_output: EAGLE-3.1: the next step reads the normalised state instead of the raw one.
         norm_before_residual: the residual stream of the pair layer starts from the normalised state.
     """
 
@@ -142,11 +141,11 @@ class Eagle3Head(DraftHead):
         return tuple(states)
 
     def readout(self, state: Tensor) -> Tensor:
-        """[..., Hd] -> [..., Hd] after the norm, which a state has already with `norm_output`."""
+        """[..., Hd] -> [..., Hd] after the norm, which `norm_output` has applied already."""
         return state if self._norm_output else self.norm(state)
 
     def start_output_head(self, ends: FrozenEnds, ids: Tensor | None) -> None:
-        """Start from the base's rows, or those of `ids` [Vd], when they are as wide; training changes them."""
+        """Copy the base's rows, or those of `ids` [Vd], when they are as wide; they are trained."""
         rows = ends.head.weight if ids is None else ends.head.weight[ids.to(ends.head.weight.device)]
         if rows.shape == self.lm_head.weight.shape:
             with torch.no_grad():
@@ -157,7 +156,7 @@ class Eagle3(Algorithm):
     """The EAGLE-3 loss.
 
     Args:
-        options: steps of the training-time test, their decay, and what rows outside the draft's vocabulary count.
+        options: steps of the training-time test, their decay, and the treatment of rows outside the draft's vocabulary.
     """
 
     def __init__(self, options: Eagle3Options) -> None:
@@ -177,7 +176,7 @@ class Eagle3(Algorithm):
     def judge(self, draft: DraftLM, batch: Batch, states: tuple[Tensor, ...], *, training: bool) -> LossOutput:
         """The loss of K states [B, T, Hd], the k-th of which guesses x_{t+2+k} at t."""
         mask, length = batch.mask, batch.mask.shape[1]
-        # Everything that guesses the same token stands in one place: step k at t moves to t + k.
+        # Guesses at the same token are at the same position: step k at t moves to t + k.
         guesses = torch.stack([F.pad(s, (0, 0, step, 0))[:, :length][mask] for step, s in enumerate(states)])
         place = batch.positions[mask]  # [M]
         reached = torch.stack([place >= step for step in range(len(states))])  # [K, M]: the sequence begins at 0

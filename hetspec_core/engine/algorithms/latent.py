@@ -10,10 +10,10 @@
         s = up(z)
 
 Every one of the H L R passes attends to the keys of the same pass at other positions, so in decoding each pass has
-layers of its own in the cache. A shifted latent is fetched from the cache too: that of the last slot which a token sees
-besides its own, which is its parent in the tree, or the token before it. The loss is that of EAGLE-1/2 on the state
-after every refinement, the last one weighing most.
-(After the origin's "Experimental" algorithm; recurrent depth as in arXiv 2502.05171, latents as in arXiv 2510.04871.)
+layers of its own in the cache. A shifted latent is read from the cache too: from the last slot that a token sees before
+its own, which is its parent in the tree, or the token before it. The loss is that of EAGLE-1/2 on the state after every
+refinement; the last one has the largest weight.
+(After the algorithm "Experimental" of specforge_het; recurrent depth: arXiv 2502.05171, latents: arXiv 2510.04871.)
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ from hetspec_core.spec import LatentOptions
 
 if TYPE_CHECKING:
     from hetspec_core.engine.modeling.backbones import HFBackbone
-    from hetspec_core.spec import LatentOptions
 
 
 class LatentHead(DraftHead):
-    """Projections around a backbone that is run again and again.
+    """Projections around a backbone that runs several times.
 
     Args:
         hidden_size: Hd, width of backbone and latent.
@@ -41,10 +40,10 @@ class LatentHead(DraftHead):
         refinements: H of the scheme above.
         recurrences: L.
         repeats: R.
-        initial: latent to begin with: zeros, uniform (noise in training, zeros else) or learned.
+        initial: first latent: zeros, uniform (noise in training, otherwise zeros) or learned.
         amplitude: width of the uniform noise.
-        shift: whether a latent moves on by one token between recurrences.
-        gradient_recurrences: the gradient reaches back over so many recurrences of a refinement; 0 = all.
+        shift: whether a latent moves by one token between recurrences.
+        gradient_recurrences: recurrences of a refinement that have a gradient; 0 = all.
     """
 
     def __init__(
@@ -170,14 +169,14 @@ class LatentHead(DraftHead):
 
 
 def _of_the_parent(latent: Tensor, start: Tensor, mask: Tensor | None, cache: Any | None, layer: int) -> Tensor:
-    """The latents of the tokens before: [B, T, Hd]; a token that has none before it keeps its first latent.
+    """The latents of the tokens before: [B, T, Hd]; a token without one keeps its first latent.
 
     Args:
         latent: [B, T, Hd] of these tokens.
         start: [B, T, Hd] their first latents.
-        mask: [B or 1, 1, T, S] whom each token sees, itself last; None = these tokens are a whole sequence.
-        cache: where latents are kept, or None.
-        layer: their place in the cache.
+        mask: [B or 1, 1, T, S] slots that each token sees, its own last; None = these tokens are a whole sequence.
+        cache: keeps the latents, or None.
+        layer: their layer in the cache.
     """
     stored = latent
     if cache is not None:
@@ -195,11 +194,7 @@ def _of_the_parent(latent: Tensor, start: Tensor, mask: Tensor | None, cache: An
 
 
 class Latent(Eagle):
-    """Deep supervision: the state after refinement i of H weighs `deep_supervision` ** (H - i).
-
-    Args:
-        options: as of EAGLE, and how the draft recurs.
-    """
+    """Deep supervision: the state after refinement i of H weighs `deep_supervision` ** (H - i)."""
 
     options: LatentOptions
 

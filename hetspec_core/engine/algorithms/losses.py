@@ -1,8 +1,8 @@
-"""What every algorithm is: a loss for a draft; and the losses over a vocabulary that algorithms share.
+"""The base class of algorithms (the loss of a draft), and the losses over a vocabulary that algorithms share.
 
-An algorithm runs the draft over a batch as its head says (`DraftHead.unroll`) and judges the states that come back.
-Noise on the input features and the balance of experts are here too. The losses are computed in chunks, so that
-[tokens, V] is never held for a whole batch. It knows models and batches, not the training loop and not decoding.
+An algorithm runs the draft over a batch (`DraftHead.unroll`) and computes the loss of the states. Noise on the input
+features and the balance of experts are added here. The losses are computed in chunks, so that [tokens, V] is never held
+for a whole batch.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Algorithm(ABC):
     """Base class of algorithms; a card names one, and it is built from its checked options.
 
     Attributes:
-        parts: names of the sums that `judge` gives.
+        parts: names of the sums in the result of `judge`.
     """
 
     parts: ClassVar[tuple[str, ...]] = ("token_loss", "top1", "top10", "acceptance")
@@ -58,7 +58,7 @@ class Algorithm(ABC):
 
     @property
     def steps(self) -> int:
-        """Steps of its own that a draft is shown in training, the first included."""
+        """Steps of the draft in training, the first included."""
         return 1
 
     @property
@@ -73,12 +73,12 @@ class Algorithm(ABC):
         Args:
             draft: bound to its base.
             batch: supervised positions and targets.
-            states: [B, T, S] each; what each of them predicts is the algorithm's own.
-            training: whether gradients are wanted; else every metric is computed.
+            states: [B, T, S] each; the algorithm defines what each of them predicts.
+            training: whether gradients are needed; otherwise every metric is computed.
         """
 
     def names(self, draft: DraftLM) -> tuple[str, ...]:
-        """Names of all sums that `loss` gives for this draft when it is measured."""
+        """Names of all sums in the result of `loss` when this draft is measured."""
         return (*self.parts, *((_BALANCE, *METRICS) if draft.backbone.experts else ()))
 
     def loss(self, draft: torch.nn.Module, batch: Batch, generator: torch.Generator | None = None) -> LossOutput:
@@ -166,12 +166,12 @@ def distribution_loss(
         vocab_ids: [Vd] base ids of the draft's vocabulary, or None when Vd = V.
         counted: [K, M] bool, guesses that count; all when absent.
         step_weights: w of each step.
-        known_only: rows whose likeliest token is outside the draft's vocabulary add nothing to the loss.
+        known_only: leave rows out of the loss whose likeliest token is outside the draft's vocabulary.
         chunk_rows: rows per chunk; by the size of the vocabulary when absent.
 
     Returns:
-        The weighted sum (a scalar with gradient), and detached scores. Scores count the mass and the argmax over the
-        base's whole vocabulary: what the draft cannot propose is a miss.
+        The weighted sum (a scalar with gradient), and detached scores. Scores use the base's whole vocabulary: a token
+        that the draft cannot propose counts as a miss.
     """
     steps = hidden if hidden.ndim == 3 else hidden[None]
     whole = head if base_head is None else base_head

@@ -19,8 +19,6 @@ A hand-worked example. "u" is a token of the user, "a" one of the assistant, "."
     mask "predicted"     1    1    1    0          m_t = a_{t+2}: what the draft is asked for at inference
     mask "next"          0    1    1    1          m_t = a_{t+1}
     mask "input"         0    0    1    1          m_t = a_t
-
-It does not know where samples are stored, nor what a loss is.
 """
 
 from __future__ import annotations

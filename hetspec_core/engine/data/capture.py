@@ -1,8 +1,7 @@
-"""Capture: run token sequences through the base and hand its hidden states to a writer that works at the same time.
+"""Capture: run token sequences through the base, and store its hidden states in a thread of their own.
 
-Sequences of like length share a right-padded batch (causal attention never looks at the padding), the head of the base
-is never computed, padding is taken out on the device, and conversion, copying and writing overlap the next forward.
-It knows the base by its forward only, and the store by its writer.
+Sequences of similar length share a right-padded batch (causal attention never sees the padding). The head of the base
+is not computed, padding is removed on the device, and conversion, copying and writing overlap the next forward.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Protocol
 
 import torch
@@ -36,7 +34,7 @@ class CapturedOutput(Protocol):
 
 
 class CapturableBase(Protocol):
-    """What capture needs of a base."""
+    """The part of a base that capture uses."""
 
     @property
     def device(self) -> torch.device: ...
@@ -48,8 +46,8 @@ class CapturableBase(Protocol):
 def plan_capture(lengths: Sequence[int], tokens_per_batch: int) -> list[list[int]]:
     """Batches of sample numbers: sorted by length, rows times the longest within `tokens_per_batch` (or one row).
 
-    The batches come in random order (always the same), so that every shard has samples of all lengths and the time
-    that is left can be estimated from the time spent.
+    The batches come in a random but fixed order, so that every shard has samples of all lengths and the remaining time
+    can be estimated from the time spent.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
@@ -146,8 +144,7 @@ class _Job:
 class BackgroundWriter:
     """Adds batches to a store in a thread of its own; its errors are raised at the next `put`, or at the end.
 
-    On leaving the block without an error everything is written. On leaving it with one, what was captured is written
-    as well if it can be, and the error goes on.
+    Leaving the block writes everything that was captured, also after an error where that is possible.
 
     Attributes:
         not_finite: id of each sample that was not written -> where a state of it is not finite.
@@ -164,7 +161,7 @@ class BackgroundWriter:
         """Hand over a batch; waits while too many are queued.
 
         Raises:
-            ResourceError: the disk is full (or whatever else the writer met).
+            ResourceError: the disk is full; or any other error of the writer.
         """
         self._raise_error()
         self._jobs.put(job)
@@ -172,7 +169,7 @@ class BackgroundWriter:
     def _work(self) -> None:
         while (job := self._jobs.get()) is not None:
             if self._error is not None:
-                continue  # keep taking, so that nobody waits for ever
+                continue  # keep taking, so that `put` never blocks
             try:
                 for sample, finite in job.samples():
                     if finite:
@@ -190,9 +187,7 @@ class BackgroundWriter:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._jobs.put(None)
         self._thread.join()
         if kind is None:

@@ -1,10 +1,9 @@
-"""Chat templates: a conversation as tokens, and which of them the assistant wrote.
+"""Chat templates: a conversation as tokens, with a mask of those that the assistant wrote.
 
 The assistant mask comes from the template itself: `{% generation %}` marks around each answer and its end-of-turn
 token, which the draft must learn to predict as well. Shipped templates (see `chat_families`) equal the tokenizers' own,
-with the marks added. `weight` and `finish_reason` of a message take parts of its span away. The tokenizer's offsets
-turn a span of characters into one range of tokens, so no single token can be left out of it. It knows tokenizers; it
-knows no model weights and no dataset.
+with the marks added. `weight` and `finish_reason` of a message remove parts of its span. The tokenizer's offsets turn a
+span of characters into one range of tokens.
 """
 
 from __future__ import annotations
@@ -96,13 +95,13 @@ class ChatTemplate:
     def encode(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> Encoded:
         """The conversation as tokens, with the assistant's marked.
 
-        A token is the assistant's when it begins inside a marked span: at inference the base writes it after the
-        prompt, and a token that begins in the prompt is the prompt's. Of an answer of weight 0 no token is marked; of
-        one whose writer did not end the turn, the end-of-turn token is not.
+        A token is the assistant's when it begins inside a marked span: a token that begins in the prompt belongs to the
+        prompt, as at inference. An answer of weight 0 has no marked token. Of an answer whose writer did not end the
+        turn, the end-of-turn token is not marked.
 
         Args:
             messages: system message (if any) and turns.
-            add_generation_prompt: end with the beginning of an answer, for the base to go on.
+            add_generation_prompt: end with the beginning of an answer.
 
         Raises:
             DataError: the template refuses the conversation, or marks it so that an answer of weight 0 or one that was
@@ -120,7 +119,7 @@ class ChatTemplate:
 
     @cached_property
     def answer_end(self) -> str:
-        """The text inside the marks behind an answer, such as its end-of-turn token; empty when there is none."""
+        """The text inside the marks after an answer, such as its end-of-turn token; empty when there is none."""
         text, spans = self._render([Message("user", "?"), Message("assistant", _SENTINEL)], False)
         where = text.find(_SENTINEL)
         return next((text[where + len(_SENTINEL) : end] for start, end in spans if start <= where < end), "")
@@ -298,17 +297,17 @@ Span = tuple[int, int]
 def supervised_spans(
     text: str, spans: Sequence[Span], messages: Sequence[Message], answer_end: Callable[[], str]
 ) -> list[Span]:
-    """The characters that are learnt, in order.
+    """The spans of characters that are supervised, in order.
 
     Args:
         text: the rendered conversation.
         spans: (start, end) of every generation block of it.
         messages: the conversation. An answer of weight 0 is left out; of an answer whose writer did not end the turn
-            (`finish_reason` other than "stop") the text is kept and `answer_end` behind it is left out.
-        answer_end: gives what the template writes inside a block behind the answer's text; called where it is needed.
+            (`finish_reason` other than "stop") the text is kept and `answer_end` after it is left out.
+        answer_end: returns what the template writes inside a block after the answer's text.
 
     Raises:
-        ValueError: a message asks for an exception and the blocks cannot be assigned to the answers.
+        ValueError: part of an answer must be left out, and the blocks cannot be assigned to the answers.
     """
     answers = [message for message in messages if message.role == "assistant"]
     if all(message.weight and message.finish_reason == "stop" for message in answers):
@@ -328,10 +327,7 @@ def supervised_spans(
 
 
 def token_mask(begins: Sequence[int], spans: Sequence[Span]) -> list[bool]:
-    """[T], True from the first token that begins at or behind a span's start to the last that begins before its end.
-
-    A token that begins before the span belongs to the text before it: at inference the base writes the answer after the
-    prompt's tokens.
+    """[T] bool, True for tokens that begin inside a span.
 
     Args:
         begins: [T] where each token begins, not decreasing.
@@ -349,15 +345,15 @@ def token_begins(
 ) -> list[int]:
     """[T] the character at which each token begins, not decreasing.
 
-    Post-processors with `trim_offsets` take the spaces out of the offsets: a token of spaces only covers nothing, and
-    " word" begins at its letter. Where the offsets leave characters uncovered, those without the post-processor are
-    taken. A token that covers nothing even then begins where the token before it ends.
+    Post-processors with `trim_offsets` remove spaces from the offsets: a token of spaces covers nothing, and " word"
+    begins at its letter. Where the offsets leave characters uncovered, the offsets without the post-processor are used.
+    A token that covers nothing even then begins where the token before it ends.
 
     Args:
         text: what was tokenized.
         ids: [T] its tokens.
         offsets: [T] (start, end) of each as the tokenizer gives them.
-        untrimmed_tokenizer: gives `without_post_processor` of the tokenizer; called where it is needed.
+        untrimmed_tokenizer: returns `without_post_processor` of the tokenizer.
     """
     if _has_gaps(offsets, len(text)):
         untrimmed = untrimmed_tokenizer().encode(text, add_special_tokens=False)

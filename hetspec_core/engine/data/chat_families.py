@@ -1,8 +1,7 @@
 """The shipped chat templates, and which of them is a tokenizer's own template with the answers marked.
 
-A family is one Jinja file with variables; a variant is one setting of them. Families are told apart by rendering: a
-variant fits when it writes probe conversations exactly as the tokenizer's own template does. It knows text only; tokens
-are the business of `chat`.
+A family is one Jinja file with variables; a variant is one setting of them. A variant fits when it writes probe
+conversations exactly as the tokenizer's own template does.
 """
 
 from __future__ import annotations
@@ -70,10 +69,10 @@ def markers(family: str, written: str, vocabulary: Mapping[str, int]) -> tuple[s
     """Texts of a template that must be one token each.
 
     Args:
-        family: a shipped family; any other name is that of a template of the user's own.
+        family: a shipped family; any other name means a template of the user.
         written: a conversation as the template writes it.
-        vocabulary: of the tokenizer. Markers of other templates count when they are in it: some models write theirs as
-            ordinary text.
+        vocabulary: of the tokenizer. Markers of a user's template count when they are in it, because some models write
+            theirs as ordinary text.
     """
     found = [marker for marker in _MARKER_SHAPE.findall(written) if marker in vocabulary]
     return tuple(dict.fromkeys((*_MARKERS.get(family, ()), *found)))
@@ -112,7 +111,7 @@ def is_marked(text: str) -> bool:
 
 
 def variants(family: str, own: Render | None) -> Iterator[Variables]:
-    """Settings of a family's variables to try, the likeliest first; texts are taken from the own template if given."""
+    """Settings of a family's variables, the likeliest first; texts come from the tokenizer's own template if given."""
     for trim_user, trim_answer in ((False, False), (False, True), (True, True), (True, False)):
         trims: Variables = {"trim_user": trim_user, "trim_answer": trim_answer}
         match family:
@@ -157,7 +156,7 @@ def first_difference(ours: Render, own: Render) -> tuple[str, str, str] | None:
     """The first sample conversation that two templates write differently; None when there is none.
 
     Returns:
-        What the sample shows, and both texts from the place where they part; "a refusal" for a template that refuses.
+        What the sample shows, and both texts from the first difference; "a refusal" for a template that refuses.
     """
     for name, messages, prompt in _SAMPLES:
         here, there = (_or_refused(do_render, messages, prompt) for do_render in (ours, own))
@@ -194,7 +193,7 @@ def by_likelihood(vocabulary: Mapping[str, int]) -> list[str]:
 
 
 def _found(own: Render | None, pattern: str) -> str:
-    """What the own template writes by itself, before a conversation without a system message."""
+    """What the tokenizer's own template writes before a conversation without a system message."""
     text = _or_refused(own, [_USER], False) if own else None
     found = re.search(pattern, text, re.DOTALL) if text else None
     return found.group(1) if found else ""

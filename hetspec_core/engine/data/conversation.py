@@ -1,7 +1,4 @@
-"""A conversation: who said what, in order. The one form that all dataset formats are read into.
-
-It knows nothing of files, tokenizers or models.
-"""
+"""A conversation: system message and turns, the form that all dataset formats are read into."""
 
 from __future__ import annotations
 
@@ -21,14 +18,14 @@ ROLES: dict[str, Role] = {
     "bing": "assistant",
     "model": "assistant",
 }
-"""Names of roles in datasets -> ours."""
+"""Names of roles in datasets -> HetSpec's."""
 
 
 SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
 """Columns of a row that hold its system prompt."""
 
 UNSET: tuple[Any, ...] = (None, "", [], {})
-"""Values that say nothing: writers of rows give every field and leave most of them like this."""
+"""Values of fields that are not set; writers of rows often write every field."""
 
 
 class RowError(ValueError):
@@ -39,12 +36,12 @@ FinishReason = Literal["stop", "length", "other_stop_token"]
 
 
 class UnusedField(NamedTuple):
-    """A field of a row that says something and was not read.
+    """A field of a row that is set and was not read.
 
     Attributes:
         name: its key.
         place: row, question (a turn of the user or the system) or answer.
-        matters: whether it is known to change what the base was asked, what it wrote, or what is learnt.
+        matters: whether it is known to change the prompt, the answer, or what is learnt.
     """
 
     name: str
@@ -57,12 +54,10 @@ class Message:
     """One turn.
 
     Attributes:
-        role: who says it.
-        content: what is said.
         weight: 0 for an answer that is not learnt, else 1.
         finish_reason: of an answer: "stop" when its writer ended the turn as the template does; "length" when it was
-            cut, "other_stop_token" when it ended with another token than the template's. Then the end-of-turn token
-            behind it is the template's and is not learnt.
+            cut, "other_stop_token" when it ended with another token. In the last two cases the end-of-turn token after
+            it comes from the template and is not learnt.
     """
 
     role: Role
@@ -75,7 +70,7 @@ class Message:
         return {"role": self.role, "content": self.content}
 
     def as_row(self) -> dict[str, Any]:
-        """The turn as a row of the messages form has it; `weight` and `finish_reason` where they say something."""
+        """The turn as in a row of the messages form; `weight` and `finish_reason` where they are not the default."""
         row: dict[str, Any] = dict(self.as_dict())
         if not self.weight:
             row["weight"] = self.weight
@@ -85,7 +80,7 @@ class Message:
 
 
 class RawTurn(NamedTuple):
-    """A turn as a dataset says it, to be checked by `from_turns`; the attributes are those of `Message`."""
+    """An unchecked turn of a dataset; the attributes are those of `Message`."""
 
     role: Any
     content: Any
@@ -98,9 +93,9 @@ class Conversation:
     """An optional system message, then turns of user and assistant in alternation, beginning with the user.
 
     Attributes:
-        id: name in the source (for people; samples are known by their content).
+        id: name in the source; samples are identified by their content.
         messages: the turns.
-        category: kind of task, when the source says one.
+        category: kind of task, when the source has one.
         unused: fields of the row that were not read.
     """
 
@@ -111,12 +106,11 @@ class Conversation:
 
     @property
     def user_turns(self) -> tuple[str, ...]:
-        """What the user says, in order."""
+        """Texts of the user's turns."""
         return tuple(message.content for message in self.messages if message.role == "user")
 
     @property
     def has_answers(self) -> bool:
-        """Whether the assistant says anything."""
         return any(message.role == "assistant" for message in self.messages)
 
     def without_answers(self) -> Conversation:
@@ -133,7 +127,7 @@ class Conversation:
 def from_turns(
     row_id: str, turns: Iterable[RawTurn | tuple[str, Any]], *, category: str = "", row: Mapping[str, Any] | None = None
 ) -> Conversation:
-    """A checked conversation from turns, or from (role as the dataset says it, content) pairs.
+    """A checked conversation from turns, or from (role of the dataset, content) pairs.
 
     Turns of the assistant before the first of the user are dropped: many ShareGPT records begin in the middle.
 
@@ -141,12 +135,12 @@ def from_turns(
         row_id: name of the row.
         turns: in order.
         category: kind of task.
-        row: the whole row; a system prompt in a column of its own (`system`, `system_prompt`) is taken from it, unless
-            the turns begin with one.
+        row: the whole row; its column with a system prompt (`system`, `system_prompt`) is used, unless the turns begin
+            with one.
 
     Raises:
-        RowError: a role is not known, a turn is empty or no text, two turns of one role follow each other, or the user
-            says nothing.
+        RowError: a role is not known, a turn is empty or no text, two turns of one role follow each other, or there is
+            no turn of the user.
     """
     messages: list[Message] = []
     for number, turn in enumerate(turns, start=1):
@@ -190,7 +184,7 @@ def from_prompts(
 
 
 def row_name(row: Mapping[str, Any]) -> str:
-    """The id a row gives itself, or nothing."""
+    """The id in a row; empty when it has none."""
     return next((name for key in ("id", "question_id", "conversation_id") if (name := label(row.get(key)))), "")
 
 

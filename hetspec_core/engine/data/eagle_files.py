@@ -1,11 +1,9 @@
-"""EAGLE's offline training data, read where it lies: one torch file per conversation, in folders of many.
+"""EAGLE's offline training data, read in place: one torch file per conversation, in folders of many.
 
 A file holds `input_ids` [T], `hidden_state` [T, H] (after the final norm) and `loss_mask` [T] (which tokens are the
-assistant's), each perhaps with a leading batch of one. Nothing is unpickled but plain tensors. The files do not say of
-which base they are. Lengths are needed before anything is trained on, so every file is looked into once, and what was
-seen is kept in the cache. A file whose states are not finite is left out.
-
-It gives samples as `HiddenStateStore` does; it knows no manifest.
+assistant's), each perhaps with a leading batch of one. Only plain tensors are unpickled. The files do not name their
+base. Every file is read once for its length and kept in a cache of lengths. A file whose states are not finite is left
+out.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from torch import Tensor
 
 from hetspec_core.engine.data.manifest import StoreIdentity
 from hetspec_core.engine.data.shards import STORE_DTYPES, Sample, count_supervised
+from hetspec_core.engine.reporting import first_line
 from hetspec_core.errors import CorruptFileError, DataError
 from hetspec_core.files import write_atomic
 from hetspec_core.paths import roots
@@ -37,9 +36,6 @@ def holds_eagle_files(folder: Path) -> bool:
 
 class EagleFiles:
     """Folders of torch files as one set of samples, by number.
-
-    Args:
-        folders: in order; each is searched to its bottom.
 
     Attributes:
         not_finite: file of each sample that was left out -> where its first state is that is not finite.
@@ -151,8 +147,8 @@ def _read(file: Path) -> dict[str, Tensor]:
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes lead the unpickler anywhere; code that is not allowed also ends here
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CorruptFileError(f"{file} cannot be read: {reason}", hint="move it away, or fetch it again") from error
+        hint = "move it away, or fetch it again"
+        raise CorruptFileError(f"{file} cannot be read: {first_line(error)}", hint=hint) from error
     if not isinstance(found, dict) or not all(isinstance(found.get(key), Tensor) for key in _KEYS):
         seen = ", ".join(map(str, found)) if isinstance(found, dict) else type(found).__name__
         raise CorruptFileError(f"{file} holds {seen}; needed are {', '.join(_KEYS)}", hint="see docs/datasets.md")

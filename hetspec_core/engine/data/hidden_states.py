@@ -1,11 +1,10 @@
 """The store of hidden states: shards that are written once, and a manifest that names them.
 
 Durability: a shard is written under a temporary name, synced, renamed, and then entered in the manifest. After a kill
-at any moment the store is what it was before that shard, or has the shard: a complete shard that the manifest did not
-get to name is taken in when the store is opened for writing again, and temporary files are removed.
+at any moment the store is as before that shard, or has the shard. When the store is opened for writing again, a
+complete shard that the manifest does not name is added, and temporary files are removed.
 
-Training reads samples through `SampleStore`, from these stores or from EAGLE's files (`open_samples`). It knows tensors
-and files; it does not know models, templates or batches.
+Training reads samples through `SampleStore`, from these stores or from EAGLE's files (`open_samples`).
 """
 
 from __future__ import annotations
@@ -47,10 +46,10 @@ class HiddenStateWriter:
 
     Args:
         folder: the store; made when missing.
-        identity: what all its samples share.
+        identity: common to all its samples.
         about: names and settings for the manifest.
         shard_bytes: size at which a shard is closed.
-        make_parents: make the folders above it. Not for a run: a deleted run does not come back.
+        make_parents: make the folders above it. False for a run, so that a deleted run is not made again.
 
     Raises:
         DataError: the folder holds a store of another identity; every difference is named.
@@ -92,7 +91,7 @@ class HiddenStateWriter:
                 f"the dataset in {self.folder} does not match this run (dataset / run): {'; '.join(differences)}",
                 hint="start a new run instead of adding to this one",
             )
-        # A shard deleted by hand is how a damaged one is given up: its samples count as not captured.
+        # A user deletes a damaged shard by hand: its samples count as not captured.
         present = tuple(shard for shard in manifest.shards if (self.folder / shard.file).exists())
         check_sizes(self.folder, manifest.with_shards(present))
         shards = present + tuple(self._adopt(manifest, {shard.file for shard in present}))
@@ -102,7 +101,7 @@ class HiddenStateWriter:
         return manifest
 
     def _adopt(self, manifest: Manifest, named: set[str]) -> list[ShardEntry]:
-        """Take in complete shards that a kill kept out of the manifest."""
+        """The entries of complete shards that a kill kept out of the manifest."""
         found: list[ShardEntry] = []
         known = {i for shard in manifest.shards if shard.file in named for i in shard.ids}
         for path in sorted(self.folder.glob("shard-*.safetensors")):
@@ -150,7 +149,7 @@ class HiddenStateWriter:
         """Write the samples held in memory as one shard and make it durable.
 
         Raises:
-            ResourceError: the disk is full; the store is as it was before, and the samples are still held.
+            ResourceError: the disk is full; the store is unchanged, and the samples are still held.
         """
         if not self._pending:
             return
@@ -163,7 +162,7 @@ class HiddenStateWriter:
         self._pending, self._pending_bytes = [], 0
 
     def close(self, *, flush: bool = True) -> None:
-        """Write what is held and let go of the store."""
+        """Write what is held and release the lock."""
         try:
             if flush:
                 self.flush()
@@ -179,9 +178,6 @@ class HiddenStateWriter:
 
 class HiddenStateStore:
     """Samples of one or several stores of the same identity, by number. Tensors are views of the mapped files.
-
-    Args:
-        folders: store folders, in order.
 
     Raises:
         NotFoundError: a folder has no manifest.
@@ -222,7 +218,7 @@ class HiddenStateStore:
 
     @property
     def identity(self) -> StoreIdentity:
-        """What all samples share."""
+        """What all samples have in common."""
         return self.manifest.identity
 
     def __len__(self) -> int:
@@ -263,7 +259,7 @@ class SampleStore(Protocol):
     """Samples by number.
 
     Attributes:
-        folders: where they lie.
+        folders: of the files.
         ids: of the samples.
         lengths: tokens of each.
         supervised: tokens of each that a draft can be asked to predict.
@@ -276,7 +272,7 @@ class SampleStore(Protocol):
 
     @property
     def identity(self) -> StoreIdentity:
-        """What all samples share; an empty fingerprint and a vocabulary of 0 are not known."""
+        """What all samples have in common; an empty fingerprint and a vocabulary of 0 mean not known."""
         ...
 
     def __len__(self) -> int: ...

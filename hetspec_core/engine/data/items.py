@@ -1,7 +1,7 @@
-"""What is to be captured: token sequences with their content ids, made from conversations before any model is loaded.
+"""Items of a capture: token sequences with their content ids, made from conversations before a model is loaded.
 
-The content id says what a sample is: template, base, messages and settings. Equal content has equal ids, whatever the
-order or the file it came from, which is what resuming and merging stand on. It knows tokens; it knows no states.
+The content id identifies a sample by template, base, messages and settings. Equal content has equal ids, whatever the
+order or the file; resuming and merging depend on that.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ItemList:
         items: by content id, in the order of the source.
         dropped: reason -> how many conversations.
         cut: conversations that were shortened to the longest length.
-        overrun: conversations with an answer that ran past the template's end of turn, and ends there now.
+        overrun: conversations with an answer that ran past the template's end of turn and was cut there.
         refused: conversations that the chat template refuses -> why, by name.
         answers: answers that the base wrote.
         cut_answers: setting -> how many of them it cut.
@@ -61,7 +61,7 @@ class ItemList:
 
     @property
     def complaints(self) -> list[str]:
-        """Sentences on what was refused, cut or not asked; empty when nothing was."""
+        """Sentences on what was refused, cut or not asked."""
         found: list[str] = []
         if self.refused:
             name, reason = next(iter(self.refused.items()))
@@ -92,7 +92,7 @@ class ItemList:
     def add(self, content_id_: str, encoded: Encoded, *, max_length: int) -> None:
         """Add an encoded conversation: cut to `max_length`, and after the last token of the assistant.
 
-        What comes after the assistant's last token can teach nothing, so it is neither computed nor stored.
+        Nothing after the assistant's last token is supervised, so it is neither computed nor stored.
         """
         if content_id_ in self.items:
             self.dropped["said before, word for word"] += 1
@@ -107,10 +107,10 @@ class ItemList:
         self.items[content_id_] = CaptureItem(content_id_, encoded.input_ids[:end], mask[:end])
 
     def check(self, source: str, *, max_length: int) -> None:
-        """Make sure that there is something to learn, before any time is spent on a model.
+        """Check that there is something to learn, before a model is loaded.
 
         Raises:
-            DataError: no item has a supervised token; says why.
+            DataError: no item has a supervised token; the message gives the reasons.
         """
         if self.items:
             return
@@ -133,7 +133,7 @@ def content_id(
         messages: the conversation; without the answers when the base writes them.
         template_hash: identity of the chat template.
         base_fingerprint: identity of the base.
-        settings: what else decides the tokens (longest length, sampling of answers).
+        settings: everything else that decides the tokens (longest length, sampling of answers).
     """
     turns = [[m.role, m.content, *_exceptions(m)] for m in messages]
     content = [template_hash, base_fingerprint, turns, dict(settings)]
@@ -151,8 +151,8 @@ def encode_all(
 ) -> ItemList:
     """Conversations with answers as items: all of them, or those of a share.
 
-    A conversation that the template refuses is left out and counted. An answer that has the template's end of turn in
-    its text ends there: whatever wrote it went on behind its own end.
+    A conversation that the template refuses is left out and counted. An answer with the template's end of turn in its
+    text is cut there: its writer continued after the end.
 
     Raises:
         DataError: the template refuses every conversation; the first is named.
@@ -189,7 +189,7 @@ def encode_all(
 
 
 def _end_answers(conversation: Conversation, end_of_turn: str) -> tuple[Conversation, bool]:
-    """The conversation with its answers cut at the end of turn, and whether one went on behind it."""
+    """The conversation with its answers cut at the end of turn, and whether one continued after it."""
     if not end_of_turn or not any(m.role == "assistant" and end_of_turn in m.content for m in conversation.messages):
         return conversation, False
     messages: list[Message] = []
@@ -205,7 +205,7 @@ def _end_answers(conversation: Conversation, end_of_turn: str) -> tuple[Conversa
 
 
 def _exceptions(message: Message) -> list[Any]:
-    """Facts of a turn besides its text; empty for an ordinary one, so that its id is the same as in older stores."""
+    """Facts of a turn in addition to its text; empty for an ordinary one, so that ids match those of older stores."""
     return [] if message.weight and message.finish_reason == "stop" else [message.weight, message.finish_reason]
 
 

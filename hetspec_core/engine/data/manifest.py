@@ -1,8 +1,7 @@
-"""The manifest of a hidden-state store: what was captured, of which base, and where each sample lies.
+"""The manifest of a hidden-state store: what was captured, of which base, and in which rows each sample is.
 
-A store is a folder with `manifest.json` and shards. The manifest is the list of what counts: a shard that it does not
-name does not belong to the store. It is read without torch, so that merging and listing stay quick. It knows nothing of
-tensors.
+A store is a folder with `manifest.json` and shards. A shard that the manifest does not name does not belong to the
+store. The manifest is read without torch, so that merging and listing are quick.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class _Record(BaseModel):
 
 
 class StoreIdentity(_Record):
-    """What all samples of a store have in common; stores that differ in any of it are never mixed."""
+    """What all samples of a store have in common; stores that differ in any field are never mixed."""
 
     base_fingerprint: str = Field(description="Identity of the base's weights.")
     tokenizer_hash: str = Field(description="Identity of the tokenizer.")
@@ -92,7 +91,7 @@ class Manifest(_Record):
 
 
 def resolve_store(path: Path) -> Path:
-    """The store folder meant by `path`: itself, or the store inside a run folder.
+    """The store at `path`: the folder itself, or the store inside a run folder.
 
     Raises:
         NotFoundError: neither holds a manifest.
@@ -136,7 +135,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest atomically.
 
     Raises:
-        ResourceError: the disk is full; the manifest that was there still stands.
+        ResourceError: the disk is full; the earlier manifest is intact.
     """
     try:
         write_atomic(folder / MANIFEST_NAME, manifest.model_dump_json(), make_folder=False)
@@ -145,7 +144,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:
-    """Compare the size of every shard with the manifest: cheap, done whenever a store is opened.
+    """Compare the size of every shard with the manifest; done whenever a store is opened.
 
     Raises:
         CorruptFileError: a shard is missing, truncated or longer; the file is named.

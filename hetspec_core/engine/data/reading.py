@@ -51,7 +51,7 @@ _TURN_FIELDS = frozenset(
         *("weight", "finish_reason", "train", "training", "loss", "mask", "masked"),
     }
 )
-"""Fields of a turn that change the prompt, what the assistant wrote, or what is learnt of it."""
+"""Fields of a turn that change the prompt, the answer, or what is learnt."""
 
 _CALLS = ("tool_calls", "function_call")
 _CUT = frozenset({"length", "max_tokens", "model_length"})
@@ -61,7 +61,7 @@ class RowFormat(Protocol):
     """One form of rows."""
 
     def matches(self, row: Any) -> bool:
-        """Whether the row has the keys of this form. Cheap; the values may still be wrong."""
+        """Whether the row has the keys of this form; the values may still be wrong."""
         ...
 
     def read(self, row: Any) -> Conversation:
@@ -149,7 +149,7 @@ class Prompts:
     """Rows without answers: {"prompt": ...}, {"text": ...}, {"turns": [...]} (MT-Bench), or a plain string."""
 
     def matches(self, row: Any) -> bool:
-        """Whether the row is a string or has one of the keys. Empty ones say nothing."""
+        """Whether the row is a string or has a value under one of the keys."""
         if isinstance(row, str):
             return bool(row.strip())
         return isinstance(row, Mapping) and any(row.get(key) not in UNSET for key in _PROMPT_KEYS)
@@ -180,11 +180,6 @@ def read_turns(turns: Any, list_name: str, role_key: str, content_key: str) -> l
 
     `weight` (0 or 1) and `finish_reason` of a turn are read. Text that a tool call follows does not end the turn.
 
-    Args:
-        turns: the list.
-        list_name: its key, for messages.
-        role_key, content_key: keys of a turn.
-
     Raises:
         RowError: it is no list, or a turn lacks a key.
     """
@@ -196,7 +191,8 @@ def read_turns(turns: Any, list_name: str, role_key: str, content_key: str) -> l
             raise RowError(f"turn {number} has `{call}` and no text; calls of tools are not read")
         if not isinstance(turn, Mapping) or role_key not in turn or content_key not in turn:
             raise RowError(f"turn {number} needs `{role_key}` and `{content_key}`")
-        found.append(RawTurn(turn[role_key], turn[content_key], _weight(turn), _finish_reason(turn)))
+        weight = 0 if turn.get("weight", 1) == 0 else 1
+        found.append(RawTurn(turn[role_key], turn[content_key], weight, _finish_reason(turn)))
     return found
 
 
@@ -206,11 +202,11 @@ def unused_fields(
     turns: Iterable[Mapping[str, Any]] = (),
     turn_keys: Collection[str] = (),
 ) -> frozenset[UnusedField]:
-    """The fields of a row and of its turns that say something and are not read.
+    """The fields of a row and of its turns that are set and not read.
 
     Args:
         row: the row.
-        used: its keys that the format reads, besides id, category and the system prompt.
+        used: its keys that the format reads, in addition to id, category and the system prompt.
         turns: its turns, when they are mappings.
         turn_keys: keys of a turn that the format reads; the first of them is that of the role.
     """
@@ -225,7 +221,8 @@ def unused_fields(
         is_answer = isinstance(role, str) and ROLES.get(role.strip().lower()) == "assistant"
         place: Literal["question", "answer"] = "answer" if is_answer else "question"
         for key, value in turn.items():
-            if key in turn_keys or value in UNSET or (is_answer and _is_read(key, value)):
+            is_read = (key == "weight" and value in (0, 1)) or (key == "finish_reason" and isinstance(value, str))
+            if key in turn_keys or value in UNSET or (is_answer and is_read):
                 continue
             found.add(UnusedField(label(key), place, key in _TURN_FIELDS))
     return frozenset(found)
@@ -240,14 +237,6 @@ def system_conflict(row: Mapping[str, Any], turns: Iterable[RawTurn]) -> frozens
     return frozenset(
         UnusedField(key, "row", True) for key in SYSTEM_COLUMNS if row.get(key) not in (*UNSET, first.content)
     )
-
-
-def _is_read(key: str, value: Any) -> bool:
-    return (key == "weight" and value in (0, 1)) or (key == "finish_reason" and isinstance(value, str))
-
-
-def _weight(turn: Mapping[str, Any]) -> int:
-    return 0 if turn.get("weight", 1) == 0 else 1
 
 
 def _finish_reason(turn: Mapping[str, Any]) -> FinishReason:
@@ -306,8 +295,8 @@ class DatasetReading:
         """Fields that were not read -> rows: `tools`, `name of a question`, `tool_calls of an answer`.
 
         Args:
-            answers: whether the answers of the rows are used; fields of theirs count only then.
-            matters: only the fields that are known to change the meaning, only the others, or all.
+            answers: whether the answers of the rows are used; otherwise fields of answers do not count.
+            matters: True = fields that are known to change the meaning, False = the others, None = all.
         """
         found: dict[str, int] = {}
         for unused, count in self.unused.most_common():
@@ -347,7 +336,7 @@ def read_conversations(spec: DatasetSpec) -> DatasetReading:
 
     Raises:
         NotFoundError: the source is not there.
-        DataError: the source is of no known kind, no format fits it, the range lies outside, or every row is bad.
+        DataError: the source is of no known kind, no format fits it, the range is outside, or no row can be read.
     """
     rows = open_rows(spec.source, split=spec.split)
     order = list(range(len(rows)))

@@ -1,9 +1,7 @@
 """One shard: a safetensors file with the hidden states of many samples, one after another, without padding.
 
-    input_ids [T] int32, assistant_mask [T] uint8, hidden_states [T, H] (after the final norm), layer_{i} [T, H],
-    offsets [n + 1] int64 (first row of each sample, and the end); metadata: sample ids, schema, identity.
-
-It knows one file; which shards make a store is the manifest's business.
+input_ids [T] int32, assistant_mask [T] uint8, hidden_states [T, H] (after the final norm), layer_{i} [T, H],
+offsets [n + 1] int64 (first row of each sample, and the end); metadata: sample ids, schema, identity.
 """
 
 from __future__ import annotations

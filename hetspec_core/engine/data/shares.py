@@ -1,13 +1,13 @@
-"""Where the workers that make one dataset together put their shares, and the logs of unfinished work.
+"""Shares of a dataset that several workers make together, and the logs of unfinished work.
 
     shares/K/hidden_states/        the store of worker K, as a run has one
     shares/K/conversations.jsonl   its finished answers
     shares/K/prompts.jsonl         its attempts at prompts
     shares/K/share.json            its figures, when it has done all of its share
 
-Samples are dealt out by their content ids, so the shares of one number of workers never overlap. A sample that is in
-any share, or in the run's own store, is not made again, whatever the number of workers the run is resumed with. At the
-end one worker moves the shares into the run's store and removes them.
+Samples are dealt out by their content ids, so the shares of one number of workers never overlap. A sample in any share,
+or in the run's own store, is not made again, also when the run is resumed with another number of workers. At the end
+one worker moves the shares into the run's store and removes them.
 
 A log is a JSON-lines file that records are appended to, one write each; it survives a kill in the middle of a write.
 """
@@ -20,7 +20,6 @@ import shutil
 import time
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from hetspec_core.engine.data.hidden_states import HiddenStateStore, HiddenStateWriter
@@ -43,16 +42,13 @@ _SYNC_PERIOD_S = 1.0
 
 
 class AppendLog:
-    """Records of an unfinished task, from which it resumes after any kill.
+    """Records of an unfinished task, from which it resumes after a kill.
 
-    Opening reads what is there; half a line at the end (a kill during a write) is cut off. A record is
-    written when `append` returns, and synced to the disk a second later at most.
+    Opening reads the file; half a line at the end (a kill during a write) is cut off. A record is written when `append`
+    returns, and synced to the disk at most a second later.
 
     Args:
         path: the file; made when missing, its folder must exist.
-
-    Attributes:
-        records: what was there when it was opened, and what was appended since.
 
     Raises:
         CorruptFileError: a line that is not the last is no JSON object.
@@ -107,9 +103,7 @@ class AppendLog:
     def __enter__(self) -> AppendLog:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -149,7 +143,7 @@ class Workplace:
 
     Args:
         run: the run folder.
-        share: the part of the work that the worker does. The whole goes into the run folder itself.
+        share: the part of the work that the worker does; the whole work goes into the run folder itself.
 
     Attributes:
         own: folder of the worker, laid out as a run folder.
@@ -160,16 +154,11 @@ class Workplace:
         self._run = run
         self.own = run if share.is_whole else RunPaths(run.shares / str(share.number))
         if not share.is_whole:
-            run.shares.mkdir(exist_ok=True)  # one by one: a run folder that was deleted does not come back
+            run.shares.mkdir(exist_ok=True)  # one by one, so that a deleted run folder is not made again
             self.own.folder.mkdir(exist_ok=True)
 
     def open_log(self, name: str, key: Callable[[dict[str, Any]], Hashable]) -> AppendLog:
-        """The worker's own log of this name; a worker that does all of the work adds the records of the others.
-
-        Args:
-            name: of the file.
-            key: what makes two records the same.
-        """
+        """The worker's own log of this name; a worker that does all of the work adds the records of the others."""
         log = AppendLog(self.own.folder / name)
         if self.share.is_whole:
             known = {key(record) for record in log.records}
@@ -188,11 +177,11 @@ class Workplace:
         return {sample_id for manifest in self._manifests().values() for sample_id in manifest.ids}
 
     def finish_share(self, facts: dict[str, Any]) -> None:
-        """Record that all of the share is in its store, and what it took."""
+        """Record that all of the share is in its store, with its figures."""
         write_atomic(self.own.folder / _FACTS, json.dumps(facts), make_folder=False)
 
     def gather(self, writer: HiddenStateWriter) -> list[dict[str, Any]]:
-        """Move all shares into the run's store; returns what each of them took."""
+        """Move all shares into the run's store; returns the figures of each."""
         take_in(writer, list(self._manifests()))
         facts: list[dict[str, Any]] = []
         for folder in self._others():
@@ -203,7 +192,7 @@ class Workplace:
         return facts
 
     def clear(self) -> None:
-        """Remove all shares, after everything in them was moved into the run folder."""
+        """Remove all shares, after `gather`."""
         shutil.rmtree(self._run.shares, ignore_errors=True)
 
     def _others(self) -> list[Path]:
@@ -219,8 +208,8 @@ def take_in(writer: HiddenStateWriter, sources: Sequence[Path]) -> int:
     """Add the samples of other stores to a store that is open for writing, in one change of its manifest.
 
     Shards are linked where the file system can do that. After a kill at any moment the next writer of the store finds
-    it as it was, or with all of the shards, or adds those that were linked by then. Samples that it has already are
-    left out, so a second call does nothing.
+    it unchanged, or with all of the shards, or adds those that were linked by then. Samples that the store has are left
+    out, so a second call does nothing.
 
     Args:
         writer: the store; nothing may be pending in it.
@@ -232,7 +221,7 @@ def take_in(writer: HiddenStateWriter, sources: Sequence[Path]) -> int:
     Raises:
         DataError: a source differs in identity; every difference is named.
         CorruptFileError: a source's manifest or shard is damaged.
-        ResourceError: the disk is full; the store is as it was.
+        ResourceError: the disk is full; the store is unchanged.
     """
     before = len(writer.done)
     taken = [int(Path(shard.file).stem.removeprefix("shard-")) for shard in writer.manifest.shards]

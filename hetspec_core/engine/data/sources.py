@@ -1,8 +1,8 @@
-"""Where rows come from: a file, a saved dataset, the hub, or a list that ships with HetSpec.
+"""Sources of rows: a file, a saved dataset, the hub, or a list that ships with HetSpec.
 
 Parquet, saved datasets and the hub are read by the `datasets` library. The content of a JSON file decides how it is
-read, not its suffix: a list of rows, one row a line, or one row a line inside a list. Every row comes with its line or
-row number, and a row that cannot be decoded costs that row only. It knows nothing of what a row should look like.
+read, not its suffix: a list of rows, one row a line, or one row a line inside a list. Every row has its line or row
+number, and a row that cannot be decoded is left out alone.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def json_rows(path: Path, name: str = "") -> Rows:
     """The rows of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Args:
-        path: the file. A list is known by its first character; one object that spans the file is one row, or the one
-            list in it; everything else is one row a line.
-        name: what to call it; its path when empty.
+        path: the file. A list is recognised by its first character; one object that spans the file is one row, or the
+            one list in it; everything else is one row a line.
+        name: for messages; its path when empty.
 
     Raises:
         CorruptFileError: it cannot be read, or it is a list or an object that is broken and no line of it is a row.
@@ -90,7 +90,7 @@ def json_rows(path: Path, name: str = "") -> Rows:
 
 
 def _lines(raw: bytes, name: str) -> Rows:
-    """One row a line. Inside a list that spans the lines, its brackets and commas are taken off."""
+    """One row a line. Inside a list that spans the lines, its brackets and commas are removed."""
     lines = raw.split(b"\n")
     numbers = [number for number, line in enumerate(lines, start=1) if line.strip()]
     if numbers and _is_list(raw):
@@ -107,7 +107,7 @@ def _is_list(raw: bytes) -> bool:
 
 
 def _is_closed(raw: bytes) -> bool:
-    """Whether a list that spans lines ends with its bracket; one that does not was cut off, and rows of it are lost."""
+    """Whether a list that spans lines ends with its bracket; otherwise it was cut off, and rows are missing."""
     return b"\n" in raw.strip() and raw[-4096:].rstrip()[-1:] == b"]"
 
 
@@ -131,7 +131,7 @@ def _is_row(rows: Rows, index: int) -> bool:
 
 
 def _as_utf8(raw: bytes) -> bytes:
-    """The same text in UTF-8 without a byte order mark; bytes that are no text of their encoding stay what they are."""
+    """The same text in UTF-8 without a byte order mark; bytes that are no text of their encoding are kept."""
     encoding = json.detect_encoding(raw[:4])
     if encoding in ("utf-8", "utf-8-sig"):
         return raw.removeprefix(b"\xef\xbb\xbf")
@@ -223,7 +223,7 @@ def _hub(source: str, split: str) -> Rows:
         table = datasets.load_dataset(repo, revision=revision, data_files=file, cache_dir=str(_cache()))
     except Exception as error:  # network, rights, missing repository, unreadable files: all of their own kinds
         raise NotFoundError(
-            f"dataset {repo}{f'@{revision}' if revision else ''} could not be had from the hub: {_cause(error)}",
+            f"dataset {repo}{f'@{revision}' if revision else ''} could not be fetched from the hub: {_cause(error)}",
             hint="check the name and the network (set HF_TOKEN when it is gated); or copy it here and name the file",
         ) from error
     return _table(source, _pick_split(source, table, split))

@@ -16,7 +16,6 @@ import random
 import shutil
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from hetspec_core.engine.data.manifest import (
 )
 from hetspec_core.engine.reporting import answer
 from hetspec_core.errors import DataError
-from hetspec_core.files import sync_folder
+from hetspec_core.files import new_folder
 
 _BUCKETS = 8
 
@@ -156,21 +155,16 @@ def merge(destination: Path, sources: Sequence[Path]) -> dict[str, Any]:
             )
         check_sizes(folder, manifest)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
     try:
-        broken = _not_finite(folders, manifests)
-        merged, repeated = _fill(staging, folders, manifests, broken)
-        if broken and not merged.counts.samples:
-            raise DataError(
-                f"no sample of {', '.join(map(str, folders))} has finite states", hint="generate the datasets again"
-            )
-        staging.chmod(0o755)
-        staging.rename(destination)
-        sync_folder(destination.parent)
+        with new_folder(destination) as staging:
+            broken = _not_finite(folders, manifests)
+            merged, repeated = _fill(staging, folders, manifests, broken)
+            if broken and not merged.counts.samples:
+                raise DataError(
+                    f"no sample of {', '.join(map(str, folders))} has finite states", hint="generate the datasets again"
+                )
     except OSError as error:
         raise disk_error(error, destination) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return {"folder": str(destination), "repeated": repeated, "not_finite": broken, **merged.counts.model_dump()}
 
 

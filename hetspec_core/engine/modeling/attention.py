@@ -32,13 +32,13 @@ _POSITIONS: ContextVar[Tensor | None] = ContextVar("positions", default=None)
 
 
 def set_window(layer: nn.Module, window: int) -> None:
-    """Have an attention layer see the last `window` tokens only, for families that say so in their mask alone."""
+    """Limit an attention layer to the last `window` tokens, for families whose window is in their mask only."""
     setattr(layer, _WINDOW, window)
 
 
 @contextlib.contextmanager
 def positions_of(positions: Tensor | None) -> Iterator[None]:
-    """Give the positions [B, T] of a forward to layers with a window that are not handed them by their family."""
+    """Pass the positions [B, T] of a forward to layers with a window whose family does not pass them."""
     token = _POSITIONS.set(positions)
     try:
         yield
@@ -55,7 +55,7 @@ def attend(
         query: [B, heads, T, head_dim].
         key: [B, kv_heads, S, head_dim]; heads is a multiple of kv_heads.
         value: [B, kv_heads, S, value_dim].
-        mask: [B or 1, 1, T, S] bool, True = may look; None = causal when T > 1, everything when T = 1.
+        mask: [B or 1, 1, T, S] bool, True = visible; None = causal when T > 1, everything when T = 1.
         scale: factor of the scores.
         softcap: soft-capping of the scores, cap * tanh(scores / cap) (Gemma 2), or None.
 
@@ -85,10 +85,10 @@ def attend(
 def _inside_window(
     module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, window: int, positions: Tensor | None
 ) -> Tensor:
-    """The mask of a layer that sees the last `window` tokens only, the one that looks included.
+    """The mask of a layer that sees the last `window` tokens only, the token itself included.
 
-    Committed tokens lie in the slots of their positions. Nodes of a tree lie behind them, at slots not below their
-    positions, and are closer to one another than any window is wide; so slots tell who is too far away.
+    Committed tokens are in the slots of their positions. Nodes of a tree follow, at slots not below their positions,
+    and are closer to each other than any window; so slots decide which keys are outside the window.
     """
     slots = torch.arange(key.shape[2], device=key.device)
     if mask is None:  # a whole sequence, or one token behind all others
@@ -120,10 +120,10 @@ def _hugging_face_attention(
 ) -> tuple[Tensor, None]:
     """The signature that Hugging Face layers call; returns [B, T, heads, value_dim].
 
-    `unrolled` comes from a draft's own call of its decoder, which hands further arguments down to here.
+    `unrolled` comes from a draft's own call of its decoder, which passes further arguments on.
 
     Raises:
-        ModelError: the layer adds attention sinks to the scores (GPT-OSS); without them the model is another one.
+        ModelError: the layer adds attention sinks to the scores (GPT-OSS), or caps scores of a training-time test.
     """
     if s_aux is not None:
         raise ModelError(

@@ -1,19 +1,16 @@
-"""What the attention layers of a base are given, seen in two forwards of a copy without weights.
+"""The arguments that a base gives its attention layers, recorded in two forwards of a copy without weights.
 
-Our attention knows the mask of a call and what the layer says: its window, its soft cap, its sinks. A family may put
+HetSpec's attention uses the mask of a call and the arguments of the layer: window, soft cap, sinks. A family may put
 something else into the mask that transformers builds, or keep a state of its own beside the keys and values. Both would
-make the answers differ from the family's own without any error. So a base is surveyed before its weights are used: the
-windows that only the mask has are returned, and everything that cannot be kept is refused with the family's name.
-It knows transformers' interfaces, not the families.
+change the answers without an error. So a base is surveyed before its weights are used: windows that are only in the
+mask are returned, and everything that cannot be supported is refused with the family's name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import functools
-import operator
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, Cache, DynamicCache
 
 from hetspec_core.engine.modeling.sources import LOADING
+from hetspec_core.engine.reporting import first_line
 from hetspec_core.errors import ModelError
 
 _NAME = "hetspec-survey"
@@ -32,7 +30,7 @@ _FAR = 1 << 20  # a position with more positions before it than any window is wi
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 _HARMLESS = frozenset(
-    # Positions are in the keys already, or come by another way; the rest asks for outputs or concerns training.
+    # Positions are in the keys already or are passed separately; the rest selects outputs or concerns training.
     [
         "dropout",
         "is_causal",
@@ -55,7 +53,7 @@ _HARMLESS = frozenset(
 
 @dataclass
 class _Call:
-    """One call of the attention function: by which layer, with which mask and further arguments."""
+    """One call of the attention function: layer, mask and further arguments."""
 
     layer: nn.Module
     mask: Tensor | None
@@ -64,7 +62,7 @@ class _Call:
 
 @dataclass
 class _Record:
-    """What happened in a forward."""
+    """The calls and masks of a forward."""
 
     calls: list[_Call] = field(default_factory=list)
     masks: list[tuple[Tensor, MaskFunction]] = field(default_factory=list)
@@ -74,7 +72,7 @@ _RECORD: ContextVar[_Record] = ContextVar("survey")
 
 
 class _ProbeCache(Cache):
-    """A cache that has keys and values of layers and nothing else, as the one that decoding uses; it stores nothing."""
+    """A cache with the interface of the one that decoding uses (keys and values of layers); it stores nothing."""
 
     def __init__(self) -> None:
         super().__init__(layers=[])
@@ -87,7 +85,7 @@ class _ProbeCache(Cache):
 
 
 def survey_windows(model: Any) -> dict[str, int]:
-    """Look at what the attention layers of a causal language model are given.
+    """Survey the attention layers of a causal language model.
 
     Args:
         model: the model; its weights are not used when a copy without weights can run.
@@ -97,7 +95,7 @@ def survey_windows(model: Any) -> dict[str, int]:
         arguments of the layer's attention, by the layer's name in the model.
 
     Raises:
-        ModelError: the family has something that decoding here cannot keep; the message names it.
+        ModelError: the family has something that decoding here does not support; the message names it.
     """
     if (windows := survey_config(type(model), model.config)) is not None:
         return windows
@@ -107,20 +105,16 @@ def survey_windows(model: Any) -> dict[str, int]:
             return _windows(model, family)
     except ModelError:
         raise
-    except Exception as error:  # whatever a family raises that does not find what it keeps in its own cache
-        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    except Exception as error:  # a family that keeps more in its cache may raise anything
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise _refused(family, f"it does not run with a cache of keys and values ({reason})") from error
 
 
 def survey_config(kind: Any, config: Any) -> dict[str, int] | None:
     """The same without any weights.
 
-    Args:
-        kind: class of the model.
-        config: its configuration.
-
     Returns:
-        As `survey_windows`; None = the family does not run without data, so that only the model itself can tell.
+        As `survey_windows`; None = the family does not run without data, and the model with its weights is surveyed.
 
     Raises:
         ModelError: as `survey_windows`.
@@ -129,61 +123,11 @@ def survey_config(kind: Any, config: Any) -> dict[str, int] | None:
         with LOADING, torch.random.fork_rng(devices=[]), torch.device("meta"):
             # bfloat16: the only type for which grouped products of experts have shapes without data
             twin = kind._from_config(copy.deepcopy(config), attn_implementation=_NAME, dtype=torch.bfloat16)
-        _shorten(getattr(twin.get_decoder(), "layers", ()))
         return _windows(twin.eval(), config.get_text_config().model_type)
     except ModelError:
         raise
-    except Exception:  # shapes that depend on data, or a fault that the model itself shows as well
+    except Exception:  # shapes that depend on data, or an error that the model with its weights raises too
         return None
-
-
-def _shorten(layers: Iterable[nn.Module]) -> None:
-    """Run one layer of each kind: a layer that is built like one before it repeats what that one did with its mask."""
-    first: dict[tuple[object, ...], _Ran] = {}
-    for layer in layers:
-        ran = first.setdefault(_kind(layer), _Ran(layer))
-        layer.forward = functools.partial(ran.repeat, layer, layer.forward)
-
-
-class _Ran:
-    """The last run of a layer: the masks that it was given, its output, and its calls of the attention function."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        self._layer = layer
-        self._masks: list[Tensor] = []
-        self._output: Any = None
-        self._calls: list[_Call] = []
-
-    def repeat(self, layer: nn.Module, forward: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """The output of `layer`; calculated unless this layer was run with the same masks."""
-        masks = [value for value in (*args, *options.values()) if isinstance(value, Tensor) and value.ndim == 4]
-        calls = _RECORD.get().calls
-        same = len(masks) == len(self._masks) and all(map(operator.is_, masks, self._masks))
-        if layer is not self._layer and same:
-            places = {id(part): name for name, part in self._layer.named_modules()}
-            again = [
-                _Call(layer.get_submodule(places[id(call.layer)]), call.mask, call.options) for call in self._calls
-            ]
-            calls.extend(again)
-            return self._output
-        before = len(calls)
-        output = forward(*args, **options)
-        if layer is self._layer:
-            self._masks, self._output, self._calls = masks, output, calls[before:]
-        return output
-
-
-def _kind(layer: nn.Module) -> tuple[object, ...]:
-    """What distinguishes a layer from others: its modules and their plain attributes, but for its number."""
-    plain = (bool, int, float, str, type(None))
-    return tuple(
-        (
-            name,
-            type(part),
-            *((key, value) for key, value in vars(part).items() if isinstance(value, plain) and key != "layer_idx"),
-        )
-        for name, part in layer.named_modules()
-    )
 
 
 @contextlib.contextmanager
@@ -237,7 +181,7 @@ def _windows(model: Any, family: str) -> dict[str, int]:
 
 
 def _sliding_layers(config: Any) -> set[int]:
-    """Layers of which transformers' own cache forgets what lies before their window."""
+    """Layers whose entries before the window are dropped by transformers' own cache."""
     layers = DynamicCache(config=config).layers
     return {number for number, layer in enumerate(layers) if getattr(layer, "is_sliding", False)}
 
@@ -270,7 +214,7 @@ def _check_options(call: _Call, family: str) -> None:
 
 
 def _window_of(call: _Call, record: _Record, family: str) -> int | None:
-    """The window of the mask that a layer was given; None = it sees everything before."""
+    """The window of the mask of a layer; None = it sees everything before."""
     if call.mask is None:
         return None
     function = next((function for mask, function in record.masks if mask is call.mask or mask is call.mask._base), None)

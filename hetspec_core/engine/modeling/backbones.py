@@ -2,7 +2,7 @@
 
 The family's own model class is built without embedding; layers, rotary embedding and masks are Hugging Face's.
 EAGLE-3's first layer (`PairLayer`) takes attention, MLP and its place in the decoder from such a layer. Configurations
-are written with the rotary keys of transformers 4 and 5. It knows nothing of heads, algorithms or bases.
+are written with the rotary keys of transformers 4 and 5.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from transformers import Cache
 from hetspec_core.engine.modeling.attention import ATTENTION_NAME, UnrolledKeys
 from hetspec_core.engine.modeling.experts import ExpertMLP, expert_mlps, install_experts
 from hetspec_core.engine.modeling.sources import LOADING
+from hetspec_core.engine.reporting import first_line
 from hetspec_core.errors import ModelError
 from hetspec_core.spec import Architecture
 
@@ -24,7 +25,7 @@ _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 
 class PairLayer(nn.Module):
-    """A decoder layer that reads [embedding; state], 2 H wide, and gives a state, H wide.
+    """A decoder layer that reads [embedding; state], 2 H wide, and returns a state, H wide.
 
     Args:
         layer: the layer to take attention, MLP and norms from.
@@ -32,7 +33,7 @@ class PairLayer(nn.Module):
         norm_before_residual: the residual stream starts from the normalised state.
 
     Raises:
-        ModelError: the family's layers are put together in another way.
+        ModelError: the family's layers have another structure.
     """
 
     def __init__(self, layer: Any, config: Any, *, norm_before_residual: bool) -> None:
@@ -54,7 +55,7 @@ class PairLayer(nn.Module):
             if wide.bias is not None:
                 nn.init.zeros_(wide.bias)
             setattr(self.self_attn, name, wide)
-        # Gemma normalises what attention and MLP give as well, under names that others use for the norm between them.
+        # Gemma normalises the outputs of attention and MLP too, under names that others use for the norm between them.
         self._sandwich = hasattr(layer, "pre_feedforward_layernorm")
         self.post_attention_layernorm = layer.post_attention_layernorm
         if self._sandwich:
@@ -64,7 +65,7 @@ class PairLayer(nn.Module):
         self._norm_before_residual = norm_before_residual
 
     def forward(self, hidden_states: Tensor, **context: Any) -> Tensor:
-        """[B, T, 2 H] -> [B, T, H]; the context is what the family's decoder hands to its layers."""
+        """[B, T, 2 H] -> [B, T, H]; the context is what the family's decoder passes to its layers."""
         embedding, state = hidden_states.chunk(2, dim=-1)
         normed = self.hidden_norm(state)
         residual = normed if self._norm_before_residual else state
@@ -80,7 +81,7 @@ class PairLayer(nn.Module):
 def backbone_config(architecture: Architecture, num_layers: int) -> Any:
     """The Hugging Face configuration of `num_layers` decoder layers of this architecture.
 
-    Every layer looks at everything: a draft has no sliding windows, whatever its family has.
+    Every layer has full attention: a draft has no sliding windows, also where its family has.
 
     Raises:
         ModelError: the family is unknown to the installed transformers.
@@ -111,7 +112,7 @@ def backbone_config(architecture: Architecture, num_layers: int) -> Any:
         return AutoConfig.for_model(architecture.model_type, **values)
     except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
         raise ModelError(
-            f"no configuration for model_type {architecture.model_type!r}: {str(error).splitlines()[0]}",
+            f"no configuration for model_type {architecture.model_type!r}: {first_line(error)}",
             hint="see `hetspec-core catalog backbones`",
         ) from error
 
@@ -139,13 +140,11 @@ class HFBackbone(nn.Module):
         norm_before_residual: bool = False,
     ) -> None:
         super().__init__()
-        import copy
-
         from transformers import AutoModel
 
         config = copy.deepcopy(config)
         vocab_size, pad = config.vocab_size, getattr(config, "pad_token_id", None)
-        config.vocab_size, config.pad_token_id = 1, None  # the embedding is the base's: build none worth its memory
+        config.vocab_size, config.pad_token_id = 1, None  # the embedding is the base's: build the smallest one
         config._attn_implementation = ATTENTION_NAME
         with LOADING:
             decoder = AutoModel.from_config(config, dtype=torch.float32)
@@ -191,10 +190,10 @@ class HFBackbone(nn.Module):
         Args:
             inputs: [B, T, Hd] ([B, T, 2 Hd] with `pair_input`) fused inputs.
             positions: [B or 1, T].
-            mask: [B or 1, 1, T, S] bool, True = may look; None = causal.
+            mask: [B or 1, 1, T, S] bool, True = visible; None = causal.
             cache: a key/value cache that is written to, or None.
-            layer_offset: number of the first layer in the cache, for a backbone that is run several times a step.
-            unrolled: keys of the steps before, in a training-time test; instead of mask and cache.
+            layer_offset: number of the first layer in the cache, for a backbone that runs several times a step.
+            unrolled: keys of the earlier steps of a training-time test; replaces mask and cache.
 
         Returns:
             [B, T, Hd].
@@ -209,7 +208,7 @@ class HFBackbone(nn.Module):
             use_cache=cache is not None,
             **({"unrolled": unrolled} if unrolled is not None else {}),
         )
-        return output.last_hidden_state.to(inputs.device)  # its last layer may lie on another device
+        return output.last_hidden_state.to(inputs.device)  # its last layer may be on another device
 
 
 def _check_layout(decoder: Any) -> None:
@@ -276,7 +275,7 @@ def contradiction(config: dict[str, Any]) -> str:
 
 
 def _tables(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any] | None] | None:
-    """The table of layers that look at everything, and that of sliding windows where a family has two."""
+    """The table of layers with full attention, and that of layers with windows where a family has two."""
     table = config.get(_TABLE)
     if not isinstance(table, dict) or not table:
         return None

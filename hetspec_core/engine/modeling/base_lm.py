@@ -1,4 +1,4 @@
-"""An output projection as plain tensors, so that losses need not know models. Logits are computed here only."""
+"""The frozen base: forward without logits, embedding and output head, and loading it whole or in part."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from torch.nn import functional as F
 from hetspec_core.catalog import families
 from hetspec_core.engine.modeling.attention import ATTENTION_NAME, positions_of, set_window
 from hetspec_core.engine.modeling.attention_survey import survey_config, survey_windows
-from hetspec_core.engine.modeling.device_map import Room, spread
+from hetspec_core.engine.modeling.device_map import Room, place_base
 from hetspec_core.engine.modeling.partial_base import can_load_part, decoder_layers, load_part
 from hetspec_core.engine.modeling.sources import LOADING, fingerprint, materialize
+from hetspec_core.engine.reporting import first_line
 from hetspec_core.engine.tokenizer_check import first_fault
 from hetspec_core.errors import ModelError, ResourceError
 from hetspec_core.spec import BaseSpec
 
 
 class OutputHead(NamedTuple):
-    """An output projection: logits = cap * tanh(scale * (hidden @ weight^T + bias) / cap), or uncapped.
+    """An output projection as tensors: logits = cap * tanh(scale * (hidden @ weight^T + bias) / cap), or uncapped.
 
     Attributes:
         weight: [V, H].
@@ -63,7 +64,7 @@ class OutputHead(NamedTuple):
 
 @dataclass(frozen=True)
 class BaseOutput:
-    """What a forward of the base gives.
+    """The result of a forward of the base.
 
     Attributes:
         hidden: [B, T, H] after the final norm; `logits(hidden)` predicts the next token.
@@ -75,7 +76,7 @@ class BaseOutput:
 
 
 class FrozenEnds:
-    """The embedding and the head of a base, without its decoder layers: all that a draft borrows.
+    """The embedding and the head of a base, which its drafts use.
 
     Args:
         embedding: the input embedding module.
@@ -126,12 +127,12 @@ class BaseLM:
         tokenizer: its tokenizer.
         name: short name.
         fingerprint: identity of the weights; datasets and drafts record it.
-        room: of the devices that it is spread over, where its drafts find a place; None = it is on one.
-        windows: of attention layers, as `survey_windows` finds them; None = look.
+        room: of the devices that it is spread over, for its drafts; None = it is on one device.
+        windows: of attention layers, as `survey_windows` returns them; None = survey the model.
 
     Raises:
-        ModelError: decoder, embedding or head cannot be found, the layers do not take our attention, or the family has
-            something that decoding cannot keep, such as recurrent states or attention sinks.
+        ModelError: decoder, embedding or head cannot be found, the layers do not take HetSpec's attention, or the
+            family has something that decoding does not support, such as recurrent states or attention sinks.
     """
 
     def __init__(
@@ -172,7 +173,8 @@ class BaseLM:
             scale=getattr(config, "logit_scale", None) or 1.0 / (getattr(config, "logits_scaling", None) or 1.0),
         )
         self.stop_ids = _stop_ids(model, tokenizer)
-        self.max_length = _context_length(config)
+        positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0)
+        self.max_length = int(positions or 2048)  # tokens that fit into the position table
 
     @classmethod
     def load(
@@ -189,11 +191,11 @@ class BaseLM:
             spec: which.
             device: where; of a base on several devices, their kind.
             dtype: type of the weights.
-            max_memory: index of a device -> what it may hold of the weights; empty = all of it on `device`.
+            max_memory: index of a device -> most memory for weights; empty = all of it on `device`.
 
         Raises:
             ModelError: it is not on this machine, is of another architecture than the spec says, or cannot be read.
-            ResourceError: it does not fit into `max_memory`, or that is asked for without GPUs.
+            ResourceError: it does not fit into `max_memory`, or `max_memory` is given without GPUs.
         """
         from transformers import AutoModelForCausalLM
 
@@ -214,7 +216,7 @@ class BaseLM:
         else:
             windows = survey_windows(model) if windows is None else windows  # a mask is one tensor on one device only
             room = Room(max_memory)
-            spread(model, model.get_decoder(), room)
+            place_base(model, model.get_decoder(), room)
         identity = fingerprint(folder)
         base = cls(model, tokenizer, name=spec.name, fingerprint=identity, room=room, windows=windows)
         base.check(spec)
@@ -277,12 +279,9 @@ class BaseLM:
         Args:
             input_ids: [B, T].
             positions: [B, T]; 0..T-1 when absent.
-            mask: [B, 1, T, S] bool, True = may look; None = causal (padding on the right is harmless then).
+            mask: [B, 1, T, S] bool, True = visible; None = causal (padding on the right is harmless then).
             cache: a key/value cache that is written to, or None.
-            layers: Hugging Face layer ids (0 = embeddings, i = output of layer i) to return besides the final states.
-
-        Returns:
-            Hidden states after the final norm, and those of `layers`.
+            layers: Hugging Face layer ids (0 = embeddings, i = output of layer i) whose states are returned too.
         """
         with positions_of(positions):
             output = self.decoder(
@@ -300,19 +299,19 @@ class BaseLM:
 
 
 def _load_model(folder: Path, load: Callable[[], Any]) -> Any:
-    """What `load` gives; whatever it raises becomes a ModelError."""
+    """The result of `load`; any exception becomes a ModelError."""
     try:
         with LOADING:
             return load()
     except Exception as error:  # transformers raises whatever its parts raise
         raise ModelError(
-            f"the base in {folder} could not be loaded: {type(error).__name__}: {str(error).splitlines()[0]}",
+            f"the base in {folder} could not be loaded: {type(error).__name__}: {first_line(error)}",
             hint="check that the directory is complete; a model that needs remote code is not supported",
         ) from error
 
 
 def _find_model(folder: Path) -> tuple[Any, Any] | None:
-    """Class and configuration of the causal language model in a directory; None = only loading it tells."""
+    """Class and configuration of the causal language model in a directory; None = not known without loading it."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
@@ -326,7 +325,7 @@ def _find_model(folder: Path) -> tuple[Any, Any] | None:
 
 
 def _survey(kind: Any, config: Any) -> dict[str, int] | None:
-    """Refuse what cannot be decoded with before any weight is read; returns what `survey_config` returns."""
+    """Refuse an unsupported model before any weight is read; returns the result of `survey_config`."""
     _check_family(kind, config)
     return survey_config(kind, config)
 
@@ -336,7 +335,7 @@ def _check_family(kind: Any, config: Any) -> None:
     if reason := families.refusal(text.model_type, text.to_dict()):
         raise ModelError(reason, hint=families.HINT)
     if not getattr(kind, "_supports_attention_backend", False):
-        # Such layers have attention of their own, which would misread boolean tree masks without an error.
+        # The attention of such layers would misread boolean tree masks without an error.
         raise ModelError(
             f"the attention of {kind.__name__} cannot be exchanged, so it cannot verify trees",
             hint="use a base of a family whose attention follows transformers' interface, e.g. llama or qwen3",
@@ -344,7 +343,7 @@ def _check_family(kind: Any, config: Any) -> None:
 
 
 def load_tokenizer(spec: BaseSpec) -> Any:
-    """The tokenizer of a base without its weights, so that data can be checked before any of them is loaded.
+    """The tokenizer of a base without its weights.
 
     Raises:
         ModelError: the base is not on this machine, its tokenizer cannot be read, or it does not know its own tokens.
@@ -356,10 +355,11 @@ def load_tokenizer(spec: BaseSpec) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever its parts raise
         raise ModelError(
-            f"the tokenizer in {folder} could not be loaded: {type(error).__name__}: {str(error).splitlines()[0]}",
+            f"the tokenizer in {folder} could not be loaded: {type(error).__name__}: {first_line(error)}",
             hint="check that the directory is complete; a tokenizer that needs remote code is not supported",
         ) from error
-    _apply_special_tokens(tokenizer, spec.special_tokens)
+    for name, value in spec.special_tokens.items():
+        setattr(tokenizer, name, getattr(tokenizer, f"{value[1:]}_token") if value.startswith("@") else value)
     if fault := first_fault(tokenizer):
         raise ModelError(
             f"the tokenizer in {folder} does not know its own tokens: {fault}",
@@ -372,15 +372,15 @@ def load_tokenizer(spec: BaseSpec) -> Any:
 def load_frozen_ends(
     spec: BaseSpec, *, device: torch.device | str, dtype: torch.dtype, last_layers: int = 0
 ) -> tuple[BaseLM, FrozenEnds]:
-    """Load a base for training: its ends on `device`, its last layers (to initialise a draft) left on the CPU.
+    """Load a base for training: its ends on `device`, its last layers (to initialise a draft) on the CPU.
 
     Of a base in safetensors files only the embedding, the head, the final norm and the last layers are read. A base in
     another form (pickled or quantised weights, a family that cannot be surveyed without them) is loaded whole into the
     CPU's memory and cut afterwards.
 
     Returns:
-        The base on the CPU, of which only the last `last_layers` decoder layers are kept (its `forward` is of no use),
-        and the ends on the device.
+        The base on the CPU with its last `last_layers` decoder layers (its `forward` cannot run), and the ends on the
+        device.
 
     Raises:
         ModelError: as `BaseLM.load`.
@@ -410,13 +410,3 @@ def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
         value = getattr(owner, "eos_token_id", None)
         found.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
     return frozenset(int(value) for value in found)
-
-
-def _context_length(config: Any) -> int:
-    """Tokens that fit: the size of the position table. Sliding windows inside it are the attention's to keep."""
-    return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", 0) or 2048)
-
-
-def _apply_special_tokens(tokenizer: Any, special_tokens: dict[str, str]) -> None:
-    for name, value in special_tokens.items():
-        setattr(tokenizer, name, getattr(tokenizer, f"{value[1:]}_token") if value.startswith("@") else value)

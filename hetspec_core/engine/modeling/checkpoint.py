@@ -20,12 +20,12 @@ from hetspec_core.engine.modeling.draft_files import (
     LoadReport,
     StoredDraft,
     check_finite,
-    first_line,
     native_names,
     parameters_and_buffers,
 )
 from hetspec_core.engine.modeling.draft_lm import DraftHead, DraftLM, DraftVocab, HeadSizes, NormTies, take_final_norm
 from hetspec_core.engine.modeling.token_counts import read_token_counts
+from hetspec_core.engine.reporting import first_line
 from hetspec_core.errors import CheckpointError, ModelError, NotFoundError
 from hetspec_core.spec import AlgorithmSpec, DraftSpec
 
@@ -120,17 +120,17 @@ def _copy_last_layers(base: BaseLM, draft: DraftLM) -> None:
 
 
 def load_draft(folder: Path | str, base: BaseLM, *, dtype: torch.dtype | None = None) -> DraftLM:
-    """Load a draft directory, in whatever layout, and bind it to a base, on the base's device or devices.
+    """Load a draft directory in any layout and bind it to a base, on the base's device or devices.
 
     Args:
         folder: the draft directory.
         base: what it drafts for.
-        dtype: type of the weights; the base's when absent. Training asks for float32, so that nothing is rounded away.
+        dtype: type of the weights; the base's when absent. Training uses float32.
 
     Raises:
         CheckpointError: a file is missing, truncated, or has tensors that do not fit.
         ModelError: hidden size or vocabulary differ from the base's, or it reads a layer that the base does not have.
-        ResourceError: it does not fit into what a base on several devices has left of them.
+        ResourceError: it does not fit into the memory that a base on several devices leaves.
     """
     stored = read_draft(folder, base_layers=base.num_layers).stored
     check_captured_layers(stored, base.num_layers, base_name=base.name, folder=Path(folder))
@@ -139,16 +139,12 @@ def load_draft(folder: Path | str, base: BaseLM, *, dtype: torch.dtype | None = 
     draft = draft.to(dtype or base.dtype).eval()
     if base.room is None:
         return draft.to(base.device)
-    settle(draft, base.room)
+    place_draft(draft, base.room)
     return draft
 
 
-def settle(draft: DraftLM, room: Room) -> list[torch.device]:
-    """Move a draft's parts into what the base has left, and have inputs follow; as much as can be on the first device.
-
-    Args:
-        draft: on the CPU, bound to the base.
-        room: of the base.
+def place_draft(draft: DraftLM, room: Room) -> list[torch.device]:
+    """Move a draft's layers into the memory that the base leaves, the first device first; inputs follow.
 
     Returns:
         The device of each layer.
@@ -181,7 +177,7 @@ def check_captured_layers(stored: StoredDraft, base_layers: int, *, base_name: s
 
 
 def assemble_draft(stored: StoredDraft, ends: FrozenEnds, *, base_name: str, folder: Path) -> DraftLM:
-    """The module of a stored draft, with its tensors, on the ends of a base.
+    """The module of a stored draft with its tensors, bound to the ends of a base.
 
     Args:
         stored: configuration, settings and tensors.
@@ -230,7 +226,7 @@ def assemble_draft(stored: StoredDraft, ends: FrozenEnds, *, base_name: str, fol
 
 
 def read_draft(folder: Path | str, *, base_layers: int | None = None) -> LoadReport:
-    """Read a draft directory in whatever layout it is.
+    """Read a draft directory in any layout.
 
     Args:
         folder: HetSpec's own layout, or one of `hetspec_core.engine.modeling.layouts`.
@@ -238,7 +234,7 @@ def read_draft(folder: Path | str, *, base_layers: int | None = None) -> LoadRep
 
     Raises:
         CheckpointError: there is no draft, or it is damaged.
-        ModelError: it needs what HetSpec does not have.
+        ModelError: it needs a feature that HetSpec does not have.
     """
     files = DraftFiles(Path(folder))
     try:
@@ -285,7 +281,7 @@ def _head_of(settings: dict[str, Any], folder: Path) -> tuple[type[DraftHead], d
 
 
 def _misfits(wanted: dict[str, Tensor], tensors: dict[str, Tensor]) -> list[str]:
-    """Why tensors of a file and places of a draft do not belong together, one entry for each name."""
+    """Where tensors of a file do not fit the parameters of a draft, one entry for each name."""
     problems = [f"{name} is missing" for name in sorted(wanted.keys() - tensors.keys())]
     problems += [f"{name} has no place" for name in sorted(tensors.keys() - wanted.keys())]
     return problems + [
@@ -305,7 +301,7 @@ def _refuse(problems: list[str], folder: Path) -> None:
 
 
 def _fill(draft: DraftLM, tensors: dict[str, Tensor], folder: Path) -> None:
-    """Copy every tensor into its place; nothing may be missing and nothing left over."""
+    """Copy every tensor into its parameter; raises CheckpointError for a missing or an extra one."""
     wanted = native_names(draft)
     problems = _misfits(wanted, tensors)
     first: dict[Tensor, str] = {}
@@ -331,7 +327,7 @@ def _build_backbone(record: dict[str, Any], folder: Path, kind: type[HFBackbone]
 
 
 def _built(build: Callable[[], Part], folder: Path) -> Part:
-    """What `build` gives; a configuration that it cannot be built from is the directory's fault."""
+    """The result of `build`; an error of it means a wrong configuration in the directory."""
     from huggingface_hub.errors import StrictDataclassError
 
     try:

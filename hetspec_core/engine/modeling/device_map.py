@@ -1,8 +1,8 @@
-"""A pair that is too large for one device: the base's layers on several, everything else on the first.
+"""A base and a draft that are too large for one device: layers on several devices, everything else on the first.
 
-Embedding, norms, heads and fusion stay on the first device, so all that decoding touches is there. One hidden state
-moves from layer to layer, and keys and values lie beside the layer that wrote them. The base fills the devices from the
-last one on, so that the free memory is where the draft and the logits are. It knows modules and sizes, not models.
+Embedding, norms, heads and fusion stay on the first device, which decoding uses. One hidden state moves from layer to
+layer, and keys and values are on the device of their layer. The base fills the devices from the last one on, so that
+the free memory is on the first one, where the draft and the logits are.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def memory_bytes(text: str) -> int:
 
 
 class Room:
-    """What several devices may hold of weights, and what they hold already.
+    """The memory that several devices have for weights, and the part in use.
 
     Args:
-        max_memory: index of a device -> how much.
+        max_memory: index of a device -> size.
         kind: of the devices.
 
     Raises:
@@ -57,12 +57,12 @@ class Room:
             )
         self._kind = kind
         self._budgets = dict(sorted(budgets.items()))
-        # A model that nobody has any more holds nothing: the chat lets go of drafts as it changes them.
+        # A model that was freed holds nothing: the chat frees drafts when it changes them.
         self._held: WeakKeyDictionary[nn.Module, dict[int, int]] = WeakKeyDictionary()
 
     @property
     def main(self) -> torch.device:
-        """The first device, which has everything but layers."""
+        """The first device, which has everything except layers."""
         return self.device(next(iter(self._budgets)))
 
     def device(self, index: int) -> torch.device:
@@ -77,21 +77,21 @@ class Room:
         return left
 
     def hold(self, model: nn.Module, held: dict[int, int]) -> None:
-        """Note what a model takes of each device."""
+        """Record the bytes that a model takes of each device."""
         self._held[model] = held
 
 
 def place_layers(
     layers: Sequence[int], ends: int, left: Mapping[int, int], *, what: str = "the base", from_last: bool = True
 ) -> list[int]:
-    """Device of each layer; layers that follow each other lie on devices that do.
+    """Device of each layer, in the order of the devices.
 
     Args:
         layers: bytes of each layer.
-        ends: bytes of what is on the first device in any case.
+        ends: bytes that are on the first device in any case.
         left: device -> bytes that it may take.
-        what: is to be placed, for the error.
-        from_last: fill the last device before the one in front of it, instead of the first before the next.
+        what: is placed, for the error.
+        from_last: fill the devices from the last one to the first, instead of from the first to the last.
 
     Raises:
         ResourceError: they do not fit.
@@ -119,13 +119,8 @@ def place_layers(
     return placed[::-1] if from_last else placed
 
 
-def spread(model: Any, decoder: Any, room: Room) -> list[torch.device]:
-    """Move a base's parts to devices, and have inputs follow.
-
-    Args:
-        model: the causal language model, on the CPU.
-        decoder: its decoder, with `layers`.
-        room: what the devices may hold.
+def place_base(model: Any, decoder: Any, room: Room) -> list[torch.device]:
+    """Move a base's layers to devices; inputs follow.
 
     Returns:
         The device of each layer.
@@ -144,7 +139,7 @@ def spread(model: Any, decoder: Any, room: Room) -> list[torch.device]:
 def move_parts(
     model: nn.Module, decoder: Any, blocks: Sequence[Sequence[nn.Module]], placed: Sequence[int], ends: int, room: Room
 ) -> None:
-    """The blocks to their devices, everything else to the first one."""
+    """Move the blocks to their devices, and everything else to the first one."""
     main, layers = room.main, decoder.layers
     decoder.layers = nn.ModuleList()
     model.to(main)
@@ -157,12 +152,12 @@ def move_parts(
             follow(layer.to(room.device(index)), room.device(index))
     for name, module in decoder.named_children():
         if module is not layers and any(True for _ in module.parameters()) and name != "embed_tokens":
-            follow(module, main)  # the final norm comes behind the last layer
+            follow(module, main)  # the final norm follows the last layer
     room.hold(model, held)
 
 
 def follow(module: nn.Module, device: torch.device) -> None:
-    """Move whatever a module is called with to its device first."""
+    """Move the arguments of a module's calls to its device."""
 
     def move(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return _moved(args, device), {key: _moved(value, device) for key, value in kwargs.items()}
@@ -175,7 +170,7 @@ def _moved(value: Any, device: torch.device) -> Any:
         return value.to(device)
     if type(value) in (tuple, list):
         return type(value)(_moved(item, device) for item in value)
-    return value  # a cache keeps its tables beside the layers by itself
+    return value  # a cache keeps its tables on the devices of the layers by itself
 
 
 def weight_bytes(parameter: Tensor) -> int:

@@ -2,17 +2,14 @@
 
 A draft directory of HetSpec is `config.json` (the backbone's Hugging Face configuration, plus a `hetspec` block that
 says how head and backbone are put together) and `model.safetensors` with the names that the field uses (`fc.weight`,
-`layers.0...`). `token_counts.json` beside them, where there is one, says how often each token occurs in the training
-data. Nothing is unpickled but plain tensors, and no code of a checkpoint runs.
+`layers.0...`). `token_counts.json` beside them, where there is one, has the occurrences of each token in the training
+data. Only plain tensors are unpickled, and no code of a checkpoint runs.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,8 +25,9 @@ from hetspec_core.documents import INT64, MIB, DocumentError, read_json
 from hetspec_core.engine.modeling.backbones import with_older_keys
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.modeling.token_counts import TOKEN_COUNTS
+from hetspec_core.engine.reporting import first_line
 from hetspec_core.errors import CheckpointError
-from hetspec_core.files import explain, replace_folder, sync_folder
+from hetspec_core.files import explain, new_folder
 from hetspec_core.spec import AlgorithmSpec
 
 FORMAT_VERSION = 1
@@ -39,7 +37,7 @@ VOCAB_KEY = "draft_vocab_ids"
 
 @dataclass(frozen=True)
 class StoredDraft:
-    """One draft in HetSpec's own words.
+    """One draft in HetSpec's own layout.
 
     Attributes:
         config: the backbone's Hugging Face configuration.
@@ -82,7 +80,7 @@ class LoadReport:
         inferred: a fact that the files do not state -> what was assumed, and why.
         renamed: tensor in the files -> its name here, where the two differ.
         dropped: tensor in the files -> why it is not needed. Every other tensor is in `stored`.
-        warnings: what the files leave in doubt, one sentence each.
+        warnings: doubts about the files, one sentence each.
     """
 
     stored: StoredDraft
@@ -116,18 +114,14 @@ _LARGEST = {
     "num_local_experts": 1 << 14,
     "n_routed_experts": 1 << 14,
 }
-"""Sizes by their keys, and the largest that is taken: far above any published model, and no threat to the memory."""
+"""Sizes by their keys, and the largest value that is accepted: far above any published model."""
 _ABOVE_ZERO = frozenset({"rope_theta", "factor", "partial_rotary_factor", "original_max_position_embeddings"})
 _NOT_NEGATIVE = frozenset({"rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "norm_epsilon"})
-"""Keys whose other values give angles or norms that are no numbers."""
+"""Keys whose other values make angles or norms NaN."""
 
 
 class DraftFiles:
-    """A directory, read as far as it is asked.
-
-    Args:
-        folder: where.
-    """
+    """A directory whose files are read at their first use."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -316,11 +310,6 @@ def _unreadable(file: Path, error: Exception) -> CheckpointError:
     )
 
 
-def first_line(error: Exception) -> str:
-    """What an exception says, or its name."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def save_draft(
     draft: DraftLM, folder: Path, *, algorithm: AlgorithmSpec, facts: dict[str, Any], dtype: torch.dtype | None = None
 ) -> None:
@@ -333,9 +322,9 @@ def save_draft(
         facts: further facts to record (base name and fingerprint, recipe, step, metrics).
         dtype: type on disk; the weights' own when absent.
     """
-    tensors = {name: _stored(parameter, dtype) for name, parameter in native_names(draft).items()}
+    tensors = {name: parameter.to(dtype or parameter.dtype) for name, parameter in native_names(draft).items()}
     if draft.vocab is not None:
-        tensors[VOCAB_KEY] = draft.vocab.ids.to("cpu", torch.int64).contiguous()
+        tensors[VOCAB_KEY] = draft.vocab.ids.to(torch.int64)
     backbone = draft.backbone
     first_norm = getattr(backbone.layers[0], "input_layernorm", None)
     record = with_older_keys(draft.config.to_dict()) | {
@@ -366,17 +355,13 @@ def native_names(draft: DraftLM) -> dict[str, Tensor]:
 
 
 def parameters_and_buffers(module: torch.nn.Module) -> dict[str, Tensor]:
-    """What `state_dict` gives of a plain module; of one that FSDP has put together for the moment, that gives parts."""
+    """The tensors of a plain `state_dict`, also inside `unsharded`, where the `state_dict` of FSDP has shards."""
     found = {name: parameter.detach() for name, parameter in module.named_parameters(remove_duplicate=False)}
     for prefix, part in module.named_modules():
         for name, buffer in part.named_buffers(recurse=False):
             if name not in part._non_persistent_buffers_set:
                 found[f"{prefix}.{name}".lstrip(".")] = buffer
     return found
-
-
-def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    return tensor.detach().to("cpu", dtype or tensor.dtype).contiguous().clone()
 
 
 def write_draft_folder(
@@ -393,27 +378,18 @@ def write_draft_folder(
     Args:
         folder: where.
         config: for `config.json`.
-        tensors: by name, contiguous, on the CPU.
+        tensors: by name.
         more: further files by name, each with a function that writes it.
-        make_parents: make the folders above it. Not for a run: a deleted run does not come back.
+        make_parents: make the folders above it. False for a run, so that a deleted run is not made again.
 
     Raises:
-        OSError: the disk is full or cannot be written; what stood there before still does.
+        OSError: the disk is full or cannot be written; an older directory is intact.
     """
     if make_parents:
         folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        save_file(dict(tensors), staging / WEIGHTS, metadata={"format": "pt"})
+    with new_folder(folder) as staging:
+        own = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
+        save_file(own, staging / WEIGHTS, metadata={"format": "pt"})
         (staging / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True, default=str))
         for name, write in (more or {}).items():
             write(staging / name)
-        for file in staging.iterdir():
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        sync_folder(staging)
-        staging.chmod(0o755)
-        replace_folder(staging, folder)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise

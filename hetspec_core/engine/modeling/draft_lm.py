@@ -36,7 +36,7 @@ DRAFT_VOCAB_KEY = "decoding.draft_vocab"
 
 @dataclass(frozen=True)
 class HeadSizes:
-    """What a head is built for.
+    """The sizes that a head is built for.
 
     Attributes:
         hidden_size: Hd, width of the backbone.
@@ -74,7 +74,7 @@ class DraftHead(nn.Module, ABC):
     """
 
     reads_pairs: ClassVar[bool] = False  # the backbone's first layer reads [embedding; state], 2 Hd wide
-    owns_output_norm: ClassVar[bool] = False  # the norm behind the last layer is the head's, not the backbone's
+    owns_output_norm: ClassVar[bool] = False  # the norm after the last layer is the head's, not the backbone's
 
     def __init__(self, **settings: Any) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class DraftHead(nn.Module, ABC):
 
     @property
     def captured_layers(self) -> tuple[int, ...]:
-        """Hidden states of the base that are read besides the final ones, by Hugging Face layer id."""
+        """Hidden states of the base that are read in addition to the final ones, by Hugging Face layer id."""
         return ()
 
     @property
@@ -106,7 +106,7 @@ class DraftHead(nn.Module, ABC):
         return int(self.settings["base_size"])
 
     def base_features(self, output: BaseOutput) -> Tensor:
-        """What is wanted of the base's forward: [B, T, F]."""
+        """The features of a forward of the base: [B, T, F]."""
         return output.hidden
 
     def first_state(self, features: Tensor) -> Tensor:
@@ -129,15 +129,15 @@ class DraftHead(nn.Module, ABC):
     def unroll(
         self, backbone: HFBackbone, embedding: Tensor, features: Tensor, positions: Tensor, how: Unroll
     ) -> tuple[Tensor, ...]:
-        """The states that a loss is put on, from [B, T, H] embeddings and [B, T, F] features."""
+        """The states that the loss is computed on, from [B, T, H] embeddings and [B, T, F] features."""
         return (self.step(backbone, embedding, self.first_state(features), positions=positions),)
 
     def readout(self, state: Tensor) -> Tensor:
-        """[..., S] -> what the output head reads."""
+        """[..., S] -> the input of the output head."""
         return state
 
     def start_output_head(self, ends: FrozenEnds, ids: Tensor | None) -> None:
-        """Give an output head of the draft's own its first weights.
+        """Initialise an output head of the draft's own.
 
         Args:
             ends: the base's.
@@ -145,7 +145,7 @@ class DraftHead(nn.Module, ABC):
         """
 
     def pass_feature_through(self) -> None:
-        """Start as the identity on the feature, blind to the embedding: pairs with the base's last layers.
+        """Start as the identity on the feature, without the embedding, for layers copied from the base's last ones.
 
         Raises:
             ModelError: this head cannot.
@@ -184,14 +184,8 @@ class DraftVocab:
 class DraftLM(nn.Module):
     """A draft model: at step t it reads token x_{t+1} and a state, and its own state predicts x_{t+2}.
 
-    Args:
-        backbone: decoder layers with `forward(inputs, positions=, mask=, cache=)`.
-        head: what the algorithm puts around them.
-        vocab: reduced vocabulary, or None for the base's.
-        ties: norms that it does not have of its own.
-
     Attributes:
-        token_counts: how often the tokens of the base occur in its training data; None where that is not known.
+        token_counts: occurrences of the base's tokens in the training data; None where they are not known.
 
     Raises:
         ModelError: the output norm is to be tied, and there is none.
@@ -222,14 +216,14 @@ class DraftLM(nn.Module):
             share_norms(backbone.layers)
         if self.ties.output:
             self.output_norm.requires_grad_(False)
-        # Borrowed from the base, so not registered: neither saved, nor trained, nor moved with this module.
+        # Parts of the base are not registered: they are neither saved, nor trained, nor moved with this module.
         self.__dict__["_ends"] = None
         self.__dict__["_reduced_head"] = None
         self.__dict__["_vocab_ids"] = None  # on the base's device, where draft ids become the base's
         self.__dict__["_views"] = {}
 
     def bind(self, base: BaseLM | FrozenEnds) -> DraftLM:
-        """Borrow embedding and head of a base. Returns self.
+        """Use embedding and head of a base. Returns self.
 
         Raises:
             ModelError: hidden size or vocabulary differ.
@@ -325,7 +319,7 @@ class DraftLM(nn.Module):
 
     @property
     def output_norm(self) -> nn.Module:
-        """The norm behind the last layer.
+        """The norm after the last layer.
 
         Raises:
             ModelError: there is none.
@@ -350,12 +344,12 @@ class DraftLM(nn.Module):
 
     @property
     def captured_layers(self) -> tuple[int, ...]:
-        """Hidden states of the base that it reads besides the final ones, by Hugging Face layer id."""
+        """Hidden states of the base that are read in addition to the final ones, by Hugging Face layer id."""
         return self.head.captured_layers
 
     @property
     def copied_rows(self) -> list[Tensor]:
-        """What was copied of the base's head for a reduced vocabulary; it lies where that head does."""
+        """The copied rows of the base's head for a reduced vocabulary, on the device of that head."""
         head = self._reduced_head
         return [] if head is None else [part for part in (head.weight, head.bias) if part is not None]
 
@@ -365,7 +359,7 @@ class DraftLM(nn.Module):
 
     @property
     def num_active_parameters(self) -> int:
-        """Parameters that a token passes through: all of them, less the experts that it is not routed to."""
+        """Parameters that compute for one token: all, without the experts that it is not routed to."""
         return self.num_parameters - self.backbone.num_resting_parameters
 
     def trainable_parameters(self) -> list[nn.Parameter]:
@@ -389,20 +383,20 @@ class DraftLM(nn.Module):
         cache: Any | None = None,
         unroll: Unroll | None = None,
     ) -> Any:
-        """One step of the draft, or all states that a loss is put on.
+        """One step of the draft, or all states that the loss is computed on.
 
         Args:
             tokens: [B, T] x_{t+1}, ids of the base's vocabulary.
             state: [B, T, S] of `first_state` at committed tokens, or of the step before; with `unroll`, [B, T, F]
                 features of the base.
             positions: [B, T] position t of each pair; 0..T-1 when absent.
-            mask: [B, 1, T, S] bool, True = may look; None = causal.
+            mask: [B, 1, T, S] bool, True = visible; None = causal.
             cache: the draft's own key/value cache, or None.
             unroll: for training: how to run over whole sequences.
 
         Returns:
-            [B, T, S], whose `logits` are the distribution of x_{t+2}; with `unroll`, a tuple of such states (what each
-            predicts is the algorithm's to know).
+            [B, T, S], whose `logits` are the distribution of x_{t+2}; with `unroll`, a tuple of such states, whose
+            targets the algorithm defines.
         """
         dtype = next(self.parameters()).dtype  # not always the base's: drafts in training are float32
         embedding, state = self.ends.embed(tokens).to(dtype), state.to(dtype)
@@ -413,7 +407,7 @@ class DraftLM(nn.Module):
         return self.head.step(self.backbone, embedding, state, positions=positions, mask=mask, cache=cache)
 
     def readout(self, state: Tensor) -> Tensor:
-        """[..., S] -> what `output_head` is multiplied with."""
+        """[..., S] -> the input of `output_head`."""
         return self.head.readout(state)
 
     def logits(self, state: Tensor) -> Tensor:
@@ -425,7 +419,7 @@ class DraftLM(nn.Module):
 
     @property
     def output_head(self) -> OutputHead:
-        """Rows over the draft's vocabulary, and how their products become logits."""
+        """The output projection over the draft's vocabulary."""
         if self._reduced_head is not None:
             return self._reduced_head
         own = self.head.own_output_head
@@ -437,7 +431,7 @@ class DraftLM(nn.Module):
         return self.ends.output_head
 
     def base_logits(self, hidden: Tensor) -> Tensor:
-        """[..., H] hidden states of the base -> [..., V]: what the draft is measured against."""
+        """[..., H] hidden states of the base -> [..., V] logits of the base."""
         return self.ends.logits(hidden)
 
     def to_base_ids(self, draft_ids: Tensor) -> Tensor:
@@ -454,7 +448,7 @@ class NormTies:
 
     Attributes:
         layers: each norm of a layer is shared by all layers.
-        output: the norm behind the last layer is the base's final norm, and stays as it is.
+        output: the norm after the last layer is the base's final norm, and is not trained.
     """
 
     layers: bool = False
@@ -464,7 +458,7 @@ class NormTies:
 def share_norms(layers: nn.ModuleList) -> None:
     """Make the norms of one name a single norm for all layers: that of the first layer which has it.
 
-    A layer that reads pairs keeps the norms of its two inputs, which stand for other things than a layer's one input.
+    A layer that reads pairs keeps the norms of its two inputs, which differ from the one input of other layers.
     """
     found: dict[str, nn.Module] = {}
     for layer in layers:
@@ -478,11 +472,7 @@ def share_norms(layers: nn.ModuleList) -> None:
 
 @torch.no_grad()
 def take_final_norm(norm: nn.Module, decoder: Any) -> None:
-    """Give a draft's output norm the weights with which it does what the base's final norm does.
-
-    Args:
-        norm: the draft's, of its own family.
-        decoder: the base's.
+    """Give a draft's output norm the weights that make it equal to the base's final norm.
 
     Raises:
         ModelError: the base's norm is of another width or kind.
@@ -502,7 +492,7 @@ def take_final_norm(norm: nn.Module, decoder: Any) -> None:
     theirs = copy.deepcopy(theirs).to("cpu", torch.float32)
     random = torch.Generator().manual_seed(0)
     probe = 3.0 * torch.randn(4, len(weight), generator=random)  # so large that the epsilons do not matter
-    probe += 1.0  # a norm that takes the mean away shows
+    probe += 1.0  # shows a norm that subtracts the mean
     wanted = theirs(probe)
     for shift in _SHIFTS:
         ours.copy_(theirs.weight + shift)

@@ -1,12 +1,10 @@
-"""Mixtures of experts in a draft: routed experts, experts that compute nothing, and experts that everybody shares.
+"""Mixtures of experts in a draft: routed experts, experts without compute, and shared experts.
 
 The last `zero_compute_experts` of `num_experts` cost nothing (MoE++, arXiv 2410.07348, section 3.1; LongCat-Flash,
 arXiv 2509.01322, section 2.1): an `identity` expert gives its input back, a `zero` expert gives nothing, a `constant`
 expert gives a learnt vector. `shared_experts` are an MLP as wide as so many experts that every token passes through
 (DeepSeekMoE, arXiv 2401.06066, section 3.2), with a sigmoid gate if `shared_expert_gate` says so. These keys stand in
 the backbone's configuration (`draft.architecture.extra`). Router and experts otherwise are those of Qwen3-MoE.
-
-It knows layers and their configuration; no heads, no losses, and nobody's decoding.
 """
 
 from __future__ import annotations
@@ -70,7 +68,7 @@ class ExpertMLP(nn.Module):
 
     @property
     def num_resting_parameters(self) -> int:
-        """Parameters of the experts that a token is not routed to, if all that it is routed to compute."""
+        """Parameters of the experts that a token is not routed to, if it is routed to real experts only."""
         one = sum(parameter[0].numel() for parameter in self.experts.parameters())
         return one * (self.num_real - min(self.top_k, self.num_real))
 
@@ -85,7 +83,7 @@ class ExpertMLP(nn.Module):
         return output.view_as(hidden_states)
 
     def route(self, flat: Tensor) -> Routing:
-        """Who goes where: [N, H] -> a Routing. A method of its own so that it can be watched."""
+        """[N, H] -> the routing of the tokens, which watchers receive."""
         logits = self.gate(flat).float()
         weights, chosen = torch.softmax(logits, dim=-1).topk(self.top_k, dim=-1)
         if self.normalised:
@@ -104,7 +102,7 @@ class ExpertMLP(nn.Module):
         parts: list[Tensor] = []
         start = 0
         for expert, count in enumerate(counts[: self.num_real]):
-            if count or expert == 0:  # an idle layer still has a gradient (zero), or processes would wait for it
+            if count or expert == 0:  # an idle layer has a gradient of zero too, because other ranks wait for it
                 parts.append(self._expert(expert, rows[start : start + count]))
             start += count
         if start < len(rows):
@@ -127,7 +125,7 @@ class ExpertMLP(nn.Module):
 
 @dataclass(frozen=True)
 class Routing:
-    """Where N tokens of one layer went.
+    """The routing of N tokens in one layer.
 
     Attributes:
         logits: [N, E] float32 of the router.
@@ -142,7 +140,7 @@ class Routing:
 
 @dataclass
 class RoutingReport:
-    """What happened in all mixtures of a draft while it was watched."""
+    """The routings of all mixtures of a draft while it was watched."""
 
     seen: list[tuple[ExpertMLP, Routing]] = field(default_factory=list)
 
@@ -165,7 +163,7 @@ class RoutingReport:
 
         zero_compute_share: assignments that went to experts without compute. expert_load_max: the busiest real expert's
         share of the real assignments, times their number (1 = all alike). expert_load_min: the idlest one's.
-        computed_experts: real experts that a token passed through.
+        computed_experts: real experts that compute for a token.
         """
         if not self.seen:
             return {}
@@ -192,9 +190,8 @@ def balance_loss(mlp: ExpertMLP, routing: Routing, rows: Tensor) -> Tensor:
     """Switch Transformer's balance loss among the real experts (arXiv 2101.03961, equations 4 to 6).
 
     R k sum_e f_e p_e over the R real experts, f the share of the real assignments and p the mean probability, both
-    renormalised without the experts that cost nothing: how many tokens take those is left to what the draft learns.
-    With `zero_expert_share` a quadratic pull brings their mean probability to that share. Without experts of that kind
-    this is Hugging Face's loss, in its scale: k when all are alike.
+    renormalised without the experts that cost nothing. With `zero_expert_share` a quadratic term draws their mean
+    probability to that share. Without such experts this is Hugging Face's loss, in its scale: k when all are alike.
 
     Args:
         mlp: the layer.
@@ -220,7 +217,7 @@ def _counts(mlp: ExpertMLP, chosen: Tensor) -> Tensor:
 
 
 def install_experts(decoder: Any) -> None:
-    """Put an `ExpertMLP` in the place of every sparse block of a Qwen3-MoE decoder; other families keep their own."""
+    """Replace every sparse block of a Qwen3-MoE decoder by an `ExpertMLP`; other families keep their own."""
     if decoder.config.model_type == "qwen3_moe":
         for layer in decoder.layers:
             if hasattr(layer.mlp, "experts"):  # a dense layer in between has none
@@ -234,7 +231,7 @@ def expert_mlps(decoder: Any) -> list[ExpertMLP]:
 
 @contextmanager
 def watch(mlps: list[ExpertMLP]) -> Iterator[RoutingReport]:
-    """Collect what these mixtures do inside the block, with its graph."""
+    """Record the routings of these mixtures inside the block, with their graph."""
     report = RoutingReport()
     for mlp in mlps:
         mlp.__dict__.setdefault("_watchers", []).append(report)

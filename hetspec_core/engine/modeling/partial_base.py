@@ -1,8 +1,8 @@
 """The part of a base that a draft is trained with: embedding, head, final norm and the last decoder layers.
 
 The base's own class is built without its other modules, and transformers loads the weights into it. Safetensors files
-are mapped into memory and read tensor by tensor, so tensors without a place are never read. Names of tensors, tied
-weights and merged experts are transformers' business, as for the whole base.
+are mapped into memory and read tensor by tensor, so tensors of other modules are never read. transformers handles names
+of tensors, tied weights and merged experts, as for the whole base.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def load_part(folder: Path, kind: Any, config: Any, *, dtype: torch.dtype, last_
         weights is None. It cannot run a forward.
 
     Raises:
-        Exception: whatever transformers raises for a directory that it cannot read.
+        Exception: any exception that transformers raises for a directory that it cannot read.
     """
 
     def build(model: Any, config: Any, *args: Any, **options: Any) -> None:
@@ -75,7 +75,7 @@ def _kept_modules(model: Any, last_layers: int) -> set[int]:
 
 
 def _drop_all_but(module: nn.Module, kept: set[int]) -> None:
-    """Set every module below this one to None that has weights and neither is kept nor contains a kept one."""
+    """Set every module below this one to None that has weights, is not kept, and contains no kept one."""
     for name, child in list(module.named_children()):
         if id(child) in kept:
             continue

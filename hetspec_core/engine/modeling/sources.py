@@ -11,9 +11,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import shutil
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,14 +22,14 @@ import torch
 
 from hetspec_core.engine.tokenizer_check import first_fault
 from hetspec_core.errors import CorruptFileError, ModelError, ResourceError
-from hetspec_core.files import replace_folder, sync_folder
+from hetspec_core.files import new_folder
 from hetspec_core.paths import roots
 from hetspec_core.spec import HubSource, ModelSource, PackageSource, PathSource
 
 LOADING = threading.RLock()
 """Held around every `from_pretrained` and `from_config` of a model, both of which change state of the whole process.
-transformers puts an empty `tie_weights` into its own class while it loads, and the old one back behind it. Of two
-threads at once one puts back the empty one: nothing is tied any more. The same holds for torch's default type."""
+transformers replaces `tie_weights` of its own class while it loads and restores it afterwards. Of two threads at once
+one would restore the replacement, and nothing would be tied from then on. torch's default type has the same problem."""
 
 _SAMPLE_BYTES = 1 << 16  # per place sampled in a weight file by the fingerprint
 _FORMAT = "2"  # raised when a converted model has to be converted again
@@ -44,7 +42,7 @@ def materialize(source: ModelSource) -> Path:
     """A local directory with `config.json`, tokenizer and safetensors for this source.
 
     Raises:
-        ModelError: the model is not on this machine and cannot be had from here; the hint says how to get it.
+        ModelError: the model is not on this machine and cannot be fetched; the hint says how to get it.
     """
     match source:
         case PathSource():
@@ -133,7 +131,7 @@ def _dequantise(file: Path, target: Path) -> None:
             f"{file} has no tokenizer that can be used: {fault}",
             hint="take the base from the hub or from a directory with a tokenizer.json",
         )
-    # GGUF readers guess the special tokens' names; the ids of the model's own configuration are right.
+    # GGUF readers guess the special tokens' names; the ids in the model's configuration are right.
     for name in ("bos", "eos", "pad", "unk"):
         token_id = getattr(model.config, f"{name}_token_id", None)
         if isinstance(token_id, int):
@@ -141,26 +139,16 @@ def _dequantise(file: Path, target: Path) -> None:
     for leftover in target.parent.glob(f".{target.name}.*"):  # of a conversion that was killed; the lock is ours
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with new_folder(target) as staging:
         model.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
-        for written in staging.iterdir():
-            with written.open("rb") as handle:
-                os.fsync(handle.fileno())
-        sync_folder(staging)
-        staging.chmod(0o755)
-        replace_folder(staging, target)  # there may be a half-made directory of an older format
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def _gguf_tokenizer(file: Path) -> Any:
-    """The tokenizer of a GGUF file: that which transformers converts where it reads text as the file says.
+    """The tokenizer of a GGUF file: the one that transformers converts, if it agrees with the one built here.
 
-    transformers does not know the scores of a token list and the pre-tokenizer that the file names. A tokenizer of a
-    kind that is not known here is its matter alone.
+    transformers ignores the scores of a token list and the pre-tokenizer that the file names. A tokenizer of an unknown
+    kind is left to transformers.
     """
     from transformers import AutoTokenizer
 
@@ -257,7 +245,7 @@ _WHOLE_WORDS = _BEGIN | {"glm4", "glm5"}
 
 
 def read_tokenizer_keys(file: Path) -> dict[str, Any]:
-    """The values of a GGUF file below `tokenizer.`, by the rest of their names, without `ggml.` too."""
+    """The values of a GGUF file below `tokenizer.`, by the rest of their names without `ggml.`."""
     from gguf import GGUFReader
 
     keys = {}
@@ -268,10 +256,7 @@ def read_tokenizer_keys(file: Path) -> dict[str, Any]:
 
 
 def build_tokenizer(keys: Mapping[str, Any]) -> Any:
-    """A fast Hugging Face tokenizer of what a GGUF file says.
-
-    Args:
-        keys: from `read_tokenizer_keys`.
+    """The fast Hugging Face tokenizer of a GGUF file.
 
     Raises:
         ModelError: the file has no token list, or a kind of tokenizer or pre-tokenizer that is not known.
@@ -326,7 +311,7 @@ def _tokens(keys: Mapping[str, Any]) -> tuple[list[str], list[int]]:
 
 
 def _sentence_piece(keys: Mapping[str, Any], vocabulary: dict[str, int], types: Sequence[int]) -> Any:
-    """Neighbours are joined in the order of their union's score: as merges, each way to make a token ranked by it."""
+    """A SentencePiece BPE tokenizer: every split of a token into two is a merge, ranked by the token's score."""
     from tokenizers import Tokenizer, decoders, models, normalizers
 
     scores = keys.get("scores")

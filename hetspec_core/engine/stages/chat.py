@@ -17,10 +17,9 @@ from collections.abc import Sequence
 from typing import IO
 
 from hetspec_core.catalog import load_card
-from hetspec_core.engine.backends.backend import Backend, Watcher, Written
+from hetspec_core.engine.backends.backend import Backend, BackendTokenizer, TextStream, Watcher, Written
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.reporting import describe_error
-from hetspec_core.engine.stages.text_stream import BackendTokenizer, TextStream
 from hetspec_core.errors import Cancelled, DataError, HetSpecError, SpecError
 from hetspec_core.events.chat import (
     PROTOCOL,

@@ -2,17 +2,15 @@
 
     rows -> conversations -> (prompts and answers by the base) -> tokens and masks -> forward -> shards
 
-Everything that can be wrong with the data is found before the weights are loaded. Every step goes on from what is in
-the run folder, so starting a killed run again loses nothing and doubles nothing.
+All checks of the data come before the weights are loaded. Every step continues from the files in the run folder, so a
+killed run loses and repeats nothing when it is started again.
 
-Several workers make a share each (`data.shares`). The last one is then the same as a lone worker: it takes the shares
-into the run's store, finds everything done, and would make what is missing.
+Several workers make a share each (`data.shares`). The last one then works like a single worker: it moves the shares
+into the run's store and makes what is missing.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +32,7 @@ from hetspec_core.engine.modeling.base_lm import BaseLM, load_tokenizer
 from hetspec_core.engine.modeling.sources import fingerprint, materialize
 from hetspec_core.engine.stages.dataset_texts import answer_conversations, write_prompts
 from hetspec_core.errors import DataError, SpecError
+from hetspec_core.files import new_folder
 
 _TASK = "capture"
 _NOT_FINITE = "states that are not finite"
@@ -49,9 +48,9 @@ def run(context: RunContext) -> None:
 
     Raises:
         SpecError: a layer is asked for that the base does not have.
-        NotFoundError, DataError: the source, its rows or the template are of no use; nothing has been computed.
+        NotFoundError, DataError: the source, its rows or the template cannot be used; nothing was computed.
         ModelError: the base cannot be loaded.
-        ResourceError: the disk or the memory is full; what was written is intact.
+        ResourceError: the disk or the memory is full; everything written is intact.
         Cancelled: the run was asked to stop; resuming it continues.
     """
     spec = context.spec.dataset
@@ -166,7 +165,7 @@ class _Loader:
 
 
 def _sum_up(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """What all shares took together; they were made at the same time."""
+    """The figures of all shares together, which were made at the same time."""
     if not parts:
         return {}
     tokens, wall_s = sum(part["captured_tokens"] for part in parts), max(part["capture_s"] for part in parts)
@@ -220,7 +219,7 @@ def _is_asked(context: RunContext, key: str) -> bool:
 def _load(context: RunContext) -> BaseLM:
     dtype = context.dtype
     if context.spec.resources.dtype == "auto" and context.spec.dataset.store_dtype == "bfloat16":
-        # What is stored is rounded anyway; computing in it is twice as fast where the processor multiplies in it.
+        # The stored states are rounded to it anyway, and computing in it is twice as fast on a processor that has it.
         dtype = torch.bfloat16 if has_fast_bfloat16(context.device) else dtype
     name = str(dtype).removeprefix("torch.")
     context.log(f"loading base {context.spec.base.name} on {context.device} in {name}")
@@ -240,7 +239,7 @@ def _report(context: RunContext, found: ItemList, max_length: int) -> None:
 
 
 def _check_vocabulary(context: RunContext, found: ItemList) -> None:
-    """Raises DataError for a token id outside the embedding, which a device would report as a crash without a cause."""
+    """Raises DataError for a token id outside the embedding, which a device reports as a crash without a cause."""
     highest = max(max(item.input_ids) for item in found.items.values())
     size = context.spec.base.architecture.vocab_size
     if highest >= size:
@@ -258,10 +257,10 @@ def _capture(
     writer: HiddenStateWriter,
     part: tuple[int, int],
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Capture what is missing of the items; progress counts what was there before as done.
+    """Capture the missing items; progress counts the others as done.
 
     Returns:
-        What it took, and the ids of samples that were not stored -> where a state of each is not finite.
+        Figures, and the ids of samples that were not stored -> where a state of each is not finite.
     """
     total = sum(len(item.input_ids) for item in items)
     new = sum(len(item.input_ids) for item in missing)
@@ -319,14 +318,8 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
     """Keep the tokenizer with the dataset, so that it can be read without the base."""
     if folder.is_dir():
         return
-    staging = Path(tempfile.mkdtemp(prefix=".tokenizer-", dir=folder.parent))
-    try:
+    with new_folder(folder) as staging:
         tokenizer.save_pretrained(staging)
-        staging.chmod(0o755)
-        staging.rename(folder)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
 
 
 def _finish(

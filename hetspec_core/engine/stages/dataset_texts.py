@@ -49,18 +49,13 @@ _PROMPT_LOG, _ANSWER_LOG = "prompts.jsonl", "conversations.jsonl"
 
 
 def normalise(text: str) -> str:
-    """What two prompts have in common when they are the same to a reader: letters and digits, in lower case."""
+    """Letters and digits in lower case, equal for prompts that are the same to a reader."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(re.findall(r"\w+", folded))
 
 
 def fault(text: str, *, finished: bool) -> str:
-    """Why a prompt is not kept; empty when it is.
-
-    Args:
-        text: the prompt, stripped.
-        finished: whether its writer came to the end of the turn.
-    """
+    """Why a prompt is not kept; empty when it is."""
     words = text.split()
     if not finished or len(text) > MAX_CHARACTERS:
         return "too long"
@@ -79,7 +74,7 @@ def fault(text: str, *, finished: bool) -> str:
 
 
 class PromptSieve:
-    """Takes prompts one after another and keeps the good ones, each once.
+    """Keeps the good ones of a series of prompts, each once.
 
     Attributes:
         kept: prompts that passed, in the order they came.
@@ -92,7 +87,7 @@ class PromptSieve:
         self._seen: set[str] = set()
 
     def add(self, text: str, *, finished: bool) -> bool:
-        """Look at a prompt; returns whether it was kept."""
+        """Check a prompt; returns whether it was kept."""
         text = text.strip()
         reason = fault(text, finished=finished)
         key = normalise(text)
@@ -118,10 +113,10 @@ def write_prompts(
 
     Args:
         context: the run.
-        load: gives the base; called when there is something to write.
+        load: returns the base; called when there is something to write.
         template: of the base.
-        place: where attempts are kept.
-        part: which part of the run's work this is, of how many.
+        place: keeps the attempts.
+        part: number of this task among those of the run, and their count.
 
     Raises:
         DataError: not one attempt gave a usable prompt.
@@ -192,7 +187,7 @@ def write_prompts(
 
 
 def _sift(done: dict[int, dict[str, Any]], goal: int) -> tuple[PromptSieve, int]:
-    """Look at the attempts in the order of their numbers, up to the goal or the first that is missing."""
+    """Check the attempts in the order of their numbers, up to the goal or the first that is missing."""
     sieve = PromptSieve()
     number = 0
     while number in done and len(sieve.kept) < goal:
@@ -202,11 +197,7 @@ def _sift(done: dict[int, dict[str, Any]], goal: int) -> tuple[PromptSieve, int]
 
 
 class _EndOfTurn:
-    """Where a user's turn ends: at a stop token, or at what the template writes after a user's turn.
-
-    Attributes:
-        stops: tokens that end it.
-    """
+    """Where a user's turn ends: at a stop token, or at what the template writes after a user's turn."""
 
     def __init__(self, template: ChatTemplate, base: BaseLM) -> None:
         self._tokenizer = base.tokenizer
@@ -216,7 +207,7 @@ class _EndOfTurn:
         self.stops = base.stop_ids | single
 
     def cut(self, tokens: list[int]) -> tuple[str, bool]:
-        """The text of the turn, and whether it came to its end."""
+        """The text of the turn, and whether it was ended."""
         end = next((index for index, token in enumerate(tokens) if token in self.stops), None)
         text: str = self._tokenizer.decode(tokens[:end], clean_up_tokenization_spaces=False)
         before, marker, _ = text.partition(self._marker) if self._marker else (text, "", "")
@@ -225,7 +216,7 @@ class _EndOfTurn:
 
 @dataclass(frozen=True)
 class _Answered:
-    """A conversation as far as it is answered.
+    """A conversation with the answers so far.
 
     Attributes:
         conversation: the questions.
@@ -252,16 +243,16 @@ def answer_conversations(
     max_length: int,
     part: tuple[int, int] = (1, 1),
 ) -> ItemList:
-    """Have the base answer conversations, and give them as items to capture; of a share, only its own.
+    """Have the base answer conversations, and return them as items to capture; of a share, only its own.
 
     Args:
         context: the run.
-        load: gives the base; called when there is something to answer.
+        load: returns the base; called when there is something to answer.
         template: of the base.
         conversations: all of them.
-        place: where answers are kept.
-        base_fingerprint, settings, max_length: what decides the answers besides.
-        part: which part of the run's work this is, of how many.
+        place: keeps the answers.
+        base_fingerprint, settings, max_length: further parts of the content ids.
+        part: number of this task among those of the run, and their count.
 
     Raises:
         DataError: no conversation leaves room for an answer.
@@ -320,7 +311,7 @@ class _Answering:
     _refused: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> dict[str, str]:
-        """Answer what has no answer yet; returns why the template refuses a conversation, by its content id."""
+        """Answer the open turns; returns why the template refuses a conversation, by its content id."""
         from hetspec_core.engine.decoding.fast import open_decoder
 
         spec = self.context.spec.dataset
@@ -429,7 +420,7 @@ def _take_up(states: dict[str, _Answered], record: dict[str, Any]) -> None:
 
 
 def _count_answers(found: ItemList, state: _Answered, max_length: int) -> None:
-    """Count the answers of a conversation, and those that were cut by the setting that cut them."""
+    """Count the answers of a conversation, and the cut ones by the setting that cut them."""
     answers = [message for message in state.messages if message.role == "assistant"]
     found.answers += len(answers)
     cut = sum(message.finish_reason == "length" for message in answers)

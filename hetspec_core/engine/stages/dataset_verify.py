@@ -1,7 +1,7 @@
 """Checking a dataset against its base: `python -m hetspec_core.engine.stages.dataset_verify DIR`.
 
-Every shard's checksum is compared, every state is looked at for infinities and NaNs, and random stored samples go
-through the base once more: the states must be the same up to the rounding of the number types.
+The checksum of every shard is compared, every state is checked for infinities and NaNs, and random samples are computed
+again: the states must agree up to the rounding of the number types.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def verify(
 
     Args:
         folder: the store, or the run folder that holds it.
-        samples: how many samples go through the base again.
-        seed: which ones.
-        least_cosine: mean cosine over the tokens of a sample that is still good.
+        samples: samples that are computed again.
+        seed: of their choice.
+        least_cosine: least mean cosine over the tokens of a good sample.
         device: auto, cpu or cuda.
 
     Returns:
@@ -47,7 +47,7 @@ def verify(
 
     Raises:
         NotFoundError, CorruptFileError: there is no store, or its manifest or a shard's size is wrong.
-        ModelError: the base is not on this machine, or is not the one that the store was made with.
+        ModelError: the base is not on this machine, or differs from that of the store.
     """
     store = HiddenStateStore([resolve_store(folder)])
     damaged: list[str] = []

@@ -1,10 +1,9 @@
-"""A draft against its base and against itself, for `draft doctor` and `draft import`.
+"""Comparisons of a draft with its base, and of its training forward with its decoding steps.
 
 HetSpec's drafts read the base's own embedding and head. A copy in the draft's files that differs shows that the draft
-was trained with other embeddings than it will read: those of another base or revision, or some trained with it.
+was trained with other embeddings than it will read: those of another base or revision, or trained ones.
 
-The forward of training and the steps of decoding must give the same logits for the same tokens. It knows the seam of
-drafts, not their algorithms.
+The forward of training and the steps of decoding must give the same logits for the same tokens.
 """
 
 from __future__ import annotations
@@ -65,13 +64,7 @@ class CopyComparison:
 
 
 def compare_copies(folder: DraftFiles, reading: LoadReport, ends: FrozenEnds) -> Iterator[CopyComparison]:
-    """Every tensor that was dropped as a copy of the base's embedding or head.
-
-    Args:
-        folder: the directory that `reading` came from.
-        reading: says which tensors were dropped.
-        ends: the base's.
-    """
+    """Compare every tensor of `folder` that `reading` dropped as a copy of the base's embedding or head with `ends`."""
     own = {"embed_tokens.weight": ends.embedding.weight, "lm_head.weight": ends.head.weight}
     for name in reading.dropped:
         weight = next((weight for suffix, weight in own.items() if name.endswith(suffix)), None)
@@ -121,7 +114,7 @@ class ModeComparison:
 
 @torch.no_grad()
 def compare_modes(base: BaseLM, draft: DraftLM, ids: Tensor) -> Iterator[ModeComparison]:
-    """Compare the first step, and the draft's own steps behind it where training runs them too.
+    """Compare the first step, and the draft's own steps after it where training runs them too.
 
     Args:
         base: gives the features.
@@ -139,7 +132,7 @@ def compare_modes(base: BaseLM, draft: DraftLM, ids: Tensor) -> Iterator[ModeCom
     yield _compare_logits("first step", draft.logits(trained[0]), draft.logits(decoded[0]))
 
     unrolled = draft(tokens, features, unroll=Unroll(OWN_STEPS + 1))
-    if len(unrolled) != OWN_STEPS + 1:  # training shows this algorithm one step only
+    if len(unrolled) != OWN_STEPS + 1:  # this algorithm trains one step only
         return
     places = sorted({0, tokens.shape[1] // 2, tokens.shape[1] - OWN_STEPS - 1})
     for number in range(1, OWN_STEPS + 1):

@@ -1,7 +1,7 @@
-"""Why does this draft not do what it did in training? `python -m hetspec_core.engine.stages.draft_doctor DRAFT`.
+"""Why is a draft worse than in training? `python -m hetspec_core.engine.stages.draft_doctor DRAFT`.
 
-Every property that training and decoding must agree on is looked at, in the order in which one spoils the next; so the
-first that does not hold is the one to mend. It knows no single layout and no single algorithm.
+Every property that training and decoding must agree on is checked. An earlier property affects the later ones, so the
+first that does not hold is the one to correct.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Finding:
     Attributes:
         name: the property.
         state: wrong = decoding is not what training was; doubtful = it may be meant.
-        seen: what was found.
-        advice: what to do; empty when nothing is.
+        seen: the observation.
+        advice: what to do; may be empty.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Finding:
 
 @dataclass
 class Patient:
-    """What is examined: a draft, its base, and the dataset that it was trained on, if one is named."""
+    """The subject: a draft, its base, and the dataset that it was trained on, if one is named."""
 
     folder: Path
     reading: LoadReport
@@ -75,22 +75,22 @@ class Patient:
 
 
 def examine(folder: Path, base_spec: BaseSpec, dataset: Path | None, *, device: str = "cpu") -> dict[str, Any]:
-    """Look at every property; a check that breaks is wrong with its own message, and the next ones still run.
+    """Check every property. A check that raises counts as wrong with its message, and the next ones still run.
 
     Args:
         folder: the draft, in any layout.
-        base_spec: the base that it is to draft for.
+        base_spec: its base.
         dataset: the hidden states that it was trained on, or None.
         device: auto, cpu or cuda.
 
     Raises:
-        CheckpointError: the draft cannot be read at all.
-        ModelError: the base is not here.
+        CheckpointError: the draft cannot be read.
+        ModelError: the base is not on this machine.
         NotFoundError, CorruptFileError: the dataset cannot be opened.
     """
     reading = read_draft(folder, base_layers=base_spec.architecture.num_hidden_layers)
     where = resolve_device(ResourcesSpec.model_validate({"device": device}))
-    base = BaseLM.load(base_spec, device=where, dtype=torch.float32)  # rounding must not look like a fault
+    base = BaseLM.load(base_spec, device=where, dtype=torch.float32)  # rounding would look like a fault
     template = ChatTemplate.for_tokenizer(base.tokenizer, base_spec.chat_template)
     store = HiddenStateStore([resolve_store(dataset)]) if dataset is not None else None
     patient = Patient(folder, reading, base, template, store)
@@ -360,7 +360,7 @@ CHECKS: dict[str, Callable[[Patient], Iterator[Found]]] = {
     "hidden states": _states,
     "training against decoding": _modes,
 }
-"""Name of a property -> its check, in the order in which one spoils the next."""
+"""Name of a property -> its check; an earlier property affects the later ones."""
 
 
 def main(arguments: list[str] | None = None) -> int:

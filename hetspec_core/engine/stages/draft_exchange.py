@@ -40,7 +40,7 @@ from hetspec_core.spec import BaseSpec
 
 
 def inspect(folder: Path, base: BaseSpec | None = None) -> dict[str, Any]:
-    """What a draft directory holds: layout, inferred flags, sizes, and every tensor with its use."""
+    """The contents of a draft directory: layout, inferred flags, sizes, and every tensor with its use."""
     reading = read_draft(folder, base_layers=_layers(base))
     if bad := not_finite(reading.stored.tensors):
         reading.warnings.append(f"the weights are not finite: {', '.join(bad[:3])} holds NaN or infinity")
@@ -55,8 +55,8 @@ def import_draft(source: Path, target: Path, base: BaseSpec | None = None) -> di
     Args:
         source: a directory in any layout that can be read.
         target: where; must not exist yet.
-        base: what it drafts for. Needed where the draft leaves its captured layers to a default; with it the result is
-            loaded once onto the base's embedding and head.
+        base: of the draft. Needed where the draft leaves its captured layers to a default; with it the result is loaded
+            once onto the base's embedding and head.
 
     Raises:
         CheckpointError, ModelError: it cannot be read, or does not fit the base.
@@ -89,7 +89,7 @@ def export_draft(source: Path, target: Path, layout_name: str, dtype: str = "") 
 
     Raises:
         ModelError: the layout cannot express this draft.
-        CheckpointError: the draft is damaged, or does not come back as it was.
+        CheckpointError: the draft is damaged, or reads back with a difference.
         UsageError: the target is there already, or the layout is not written.
     """
     _check_target(target, source)
@@ -221,12 +221,12 @@ def _write(
     """Write the directory.
 
     Raises:
-        HetSpecError: the file system refused it; the sentence says why.
+        HetSpecError: the file system refused it; the message says why.
     """
     try:
-        write_draft_folder(target, config, _contiguous(tensors), more)
+        write_draft_folder(target, config, tensors, more)
     except (OSError, SafetensorError, RuntimeError) as error:
-        if is_full(error) and not isinstance(error, OSError):  # compiled code says it in words only
+        if is_full(error) and not isinstance(error, OSError):  # compiled code has only the text of the error
             error = OSError(errno.ENOSPC, str(error))
         told = explain(error, doing="the draft was not written", path=target) if isinstance(error, OSError) else None
         if told is None:
@@ -240,10 +240,6 @@ def _compare(back: dict[str, Tensor], wanted: dict[str, Tensor], folder: Path) -
     odd += [name for name in back.keys() & wanted.keys() if not torch.equal(back[name], wanted[name])]
     if odd:
         raise CheckpointError(f"{folder} does not read back as it was written: {', '.join(odd[:5])}")
-
-
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
 
 
 def _shape(tensor: Tensor) -> dict[str, Any]:

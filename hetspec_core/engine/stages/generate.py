@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from hetspec_core.acceptance import AcceptStats
-from hetspec_core.engine.backends.backend import Backend, Watcher
+from hetspec_core.engine.backends.backend import Backend, BackendTokenizer, TextStream, Watcher
 from hetspec_core.engine.backends.builtin import BuiltinBackend
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import from_prompts
 from hetspec_core.engine.stages.inputs import Encode, check_ids, decoder_for, load_pair
-from hetspec_core.engine.stages.text_stream import BackendTokenizer, TextStream
 from hetspec_core.errors import DataError, SpecError
 from hetspec_core.events import Text
 from hetspec_core.events.chat import Step

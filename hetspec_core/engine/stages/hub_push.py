@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hetspec_core.engine.reporting import answer
+from hetspec_core.engine.reporting import answer, first_line
 from hetspec_core.errors import ResourceError, UsageError
 
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -21,7 +21,7 @@ _LEFT_OUT = (".lock", ".tmp", ".partial")
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """What is sent of a folder: name there -> file. Hidden files, locks, links and an own card stay behind."""
+    """The files of a folder that are sent, by name; hidden files, locks, links and a card of its own are left out."""
     found: dict[str, Path] = {}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder)
@@ -38,7 +38,7 @@ def push(
     """Make the repository if it is not there, and commit the files and the card.
 
     Args:
-        folder: what is sent.
+        folder: is sent.
         repository: owner/name.
         card: text of its README.md.
         kind: model or dataset.
@@ -68,7 +68,7 @@ def push(
         api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
         done = api.create_commit(repository, operations, commit_message=f"Add {folder.name} by HetSpec", repo_type=kind)
     except Exception as error:  # network, rights, quotas: all of their own kinds
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0].replace(token, "(token)")
+        said = first_line(error).replace(token, "(token)")
         raise ResourceError(
             f"{repository} could not be written: {type(error).__name__}: {said}",
             hint="check the name, the network, and that the token may write there",

@@ -1,6 +1,6 @@
-"""Drawing Pareto plots as a picture: the engine's side of `hetspec-core report --png`.
+"""Pareto plots as a picture: the engine's side of `hetspec-core report --png`.
 
-matplotlib is an extra of its own and is imported only here, in a child process. It knows points and names.
+matplotlib belongs to the extra `report` and is imported only here, in a child process.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def draw(plots: list[dict[str, Any]], path: Path) -> dict[str, Any]:
                 xytext=(4 + 6 * (index % 3), 4),
                 textcoords="offset points",
             )
-        # The names stand below: beside the points they would lie on one another.
+        # The names are below the plot, because they would overlap beside the points.
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=7, ncols=2, markerscale=0.6)
         axes.set_title(plot["title"])
         axes.set_xlabel(plot["across"])

@@ -23,12 +23,12 @@ from hetspec_core.events.results import BatchResult, PlainResult, ServedBy, Tree
 
 @dataclass(frozen=True)
 class BenchFigures:
-    """What a backend measured for a bench.
+    """The measurements of a backend for a bench.
 
     Attributes:
         plain: plain decoding; None at a server that always drafts.
         trees: one record per tree.
-        served: which server or engine answered.
+        served: the server or engine.
         questions: the questions that were asked.
     """
 
@@ -52,7 +52,7 @@ class Measurement(ABC):
 
     @abstractmethod
     def check(self, prompts: MeasuredPrompts, ways: Sequence[Track]) -> int:
-        """Leave out the prompts that cannot be answered in each of these ways.
+        """Leave out the prompts that one of these ways cannot answer.
 
         Returns:
             Tokens of the context that prompt and answer may have.
@@ -63,14 +63,7 @@ class Measurement(ABC):
 
     @abstractmethod
     def throughput(self, prompts: Sequence[list[int]], way: Track, size: int, *, warmup: int) -> BatchResult:
-        """Answer all prompts, `size` requests at once.
-
-        Args:
-            prompts: token ids of each.
-            way: how they are answered.
-            size: requests at once.
-            warmup: rounds of short answers before the clock starts.
-        """
+        """Answer all prompts, `size` requests at once."""
 
 
 def measurement_of(context: RunContext, backend: Backend) -> Measurement:
@@ -83,7 +76,7 @@ def measurement_of(context: RunContext, backend: Backend) -> Measurement:
 
 
 def draft_folder(context: RunContext) -> str:
-    """Directory of the run's draft; empty for plain decoding; the URL of a running server for the one that it has.
+    """Directory of the run's draft; empty for plain decoding; the URL of a running server for the server's own draft.
 
     Raises:
         ModelError: there is a draft and no checkpoint of it.
@@ -104,8 +97,8 @@ def draft_folder(context: RunContext) -> str:
 def open_backend(context: RunContext) -> Iterator[Backend]:
     """The backend of the run's spec over the run's base; it is closed with the block.
 
-    Exports lie beside the run's own products and never in a checkpoint, logs in the run's folder; progress of a start
-    goes into the run's journal.
+    Exports are written into the run folder outside its checkpoints, logs into its `logs`, and the progress of a start
+    into its journal.
     """
     spec = context.spec
     backend: Backend = load_card("backends", spec.backend).load()()

@@ -1,4 +1,4 @@
-"""Stage train: a draft learns from stored hidden states. Puts the parts together; the loop itself is in `training`."""
+"""Stage train: builds the parts of a training from the spec and runs the loop of `training.loop`."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def run(context: RunContext) -> None:
 
     Raises:
         SpecError: the spec has no draft or no dataset.
-        NotFoundError: a dataset, an initial draft or a tracker is not there.
+        NotFoundError: a dataset, an initial draft or a tracker does not exist.
         DataError: the datasets are empty, supervise nothing, or are of another base.
         CorruptFileError: a shard is damaged.
         ModelError: base and draft do not fit.
-        CheckpointError: there are checkpoints and none can be used.
+        CheckpointError: there are checkpoints, and none can be used.
         Cancelled, ResourceError, RunError: as `train`.
     """
     spec = context.spec
@@ -103,7 +103,7 @@ def run(context: RunContext) -> None:
     try:
         train(training)
     except BaseException:
-        finish_trackers(accelerator)  # and no more: with NCCL, leaving the group waits for ranks that wait for this one
+        finish_trackers(accelerator)  # only these: leaving an NCCL group waits for ranks that wait for this one
         raise
     finally:
         training.feed.close()
@@ -119,7 +119,7 @@ def _say(context: RunContext, processes: Processes, message: str, level: LogLeve
 
 
 def _warn_of_files(store: SampleStore, eval_store: SampleStore | None, say: Callable[[str], None]) -> None:
-    """Name the EAGLE files that were left out, because their states are not finite."""
+    """Warn of EAGLE files that were left out because their states are not finite."""
     for each in (store, eval_store):
         broken = each.not_finite if isinstance(each, EagleFiles) else {}
         if broken:
@@ -130,7 +130,7 @@ def _warn_of_files(store: SampleStore, eval_store: SampleStore | None, say: Call
 def _newest_of_all(
     checkpoints: TrainingCheckpoints, processes: Processes, say: Callable[[str], None]
 ) -> TrainingCheckpoint | None:
-    """The newest whole checkpoint that every rank has; machines that train together have folders of their own."""
+    """The newest whole checkpoint that every rank has; each machine has its own run folder."""
     newest = checkpoints.load_newest(lambda error: say(f"checkpoint skipped: {error.message}"))
     mine = newest.step if newest else 0
     highest, lowest = (round(float(value)) for value in processes.max(torch.tensor([float(mine), -float(mine)])))
@@ -156,7 +156,7 @@ def _check_spec(spec: RunSpec) -> DraftSpec:
 
 
 def _open_accelerator(context: RunContext) -> tuple[Accelerator, torch.dtype]:
-    """The accelerator of this process, and the type that it computes in."""
+    """The accelerator of this process and its number type."""
     training, device = context.spec.training, context.device
     precision = training.precision
     if precision == "auto":
@@ -181,7 +181,7 @@ def _load_ends(
     *,
     fresh: bool,
 ) -> BaseLM:
-    """The base's embedding and head on the device, and the layers that a new draft begins with, if it does."""
+    """The base's embedding and head on the device, and its last layers where a new draft is initialised from them."""
     copies = fresh and draft.checkpoint is None and draft.init == "base_last_layers"
     layers = draft.architecture.num_hidden_layers if copies else 0
     if processes.is_main:
@@ -200,7 +200,7 @@ def _make_draft(
     checkpoint: TrainingCheckpoint | None,
     say: Callable[[str], None],
 ) -> DraftLM:
-    """The draft to train, in float32 on the base's device: resumed, taken from elsewhere, or new.
+    """The draft to train, in float32 on the base's device: resumed, loaded from another run, or new.
 
     It gets the token counts of the samples that this run trains on.
     """
@@ -224,7 +224,7 @@ def _make_draft(
 
 
 def _outside_vocabulary(draft: DraftLM, data: TrainingData, max_length: int) -> dict[str, float]:
-    """Shares of the assistant's tokens that a reduced vocabulary lacks; empty for a whole one."""
+    """Shares of the assistant's tokens that a reduced vocabulary lacks; empty for a full one."""
     if draft.vocab is None:
         return {}
     sides = {

@@ -1,12 +1,11 @@
-"""Training checkpoints on disk: written whole or not at all, checked when read, and cleared away when superseded.
+"""Training checkpoints on disk: written whole or not at all, checked when read, and removed when superseded.
 
     checkpoints/step-000500/
         draft/                        the draft, as any draft directory
         training_state.safetensors    optimizer, random generators, sums of the running metrics window
         state.json                    counters, plan, and the size and CRC-32 of every other file
 
-A checkpoint is written into a hidden folder beside its place, synced, and renamed; `state.json` is the last file in it.
-This module knows files, tensors and plain records; it does not know what they mean to the loop.
+A checkpoint is written into a hidden folder beside its final path, synced, and renamed; `state.json` is written last.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +25,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hetspec_core.engine.data.stores import link_or_copy
 from hetspec_core.errors import CheckpointError, ResourceError
-from hetspec_core.files import is_full, replace_folder, sync_folder
+from hetspec_core.files import is_full, new_folder
 
 FORMAT_VERSION = 1
 RECORD = "state.json"
@@ -64,8 +63,8 @@ class TrainingCheckpoints:
 
     Args:
         folder: `checkpoints/` of the run; made when missing.
-        limit: newest checkpoints kept; the best one is kept besides.
-        make_parents: make the folders above it. Not for a run: a deleted run does not come back.
+        limit: newest checkpoints that are kept, in addition to the best one.
+        make_parents: make the folders above it. False for a run, so that a deleted run is not made again.
     """
 
     def __init__(self, folder: Path, *, limit: int, make_parents: bool = True) -> None:
@@ -92,25 +91,21 @@ class TrainingCheckpoints:
         Args:
             step: optimiser steps taken.
             write_draft: writes the draft directory at the path it is given.
-            tensors: everything to store besides, on any device.
+            tensors: everything else to store, on any device.
             record: counters and plan; JSON values.
 
         Raises:
             ResourceError: the disk is full; the checkpoints before this one are intact.
         """
         target = self.path(step)
-        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=self.folder))
         try:
-            _check_room(staging, tensors)
-            write_draft(staging / DRAFT)
-            on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-            save_file(on_cpu, staging / TENSORS)
-            _sync_file(staging / TENSORS)
-            _write_record(staging, record | {"format_version": FORMAT_VERSION, "step": step})
-            staging.chmod(0o755)
-            replace_folder(staging, target)
+            with new_folder(target) as staging:
+                _check_room(staging, tensors)
+                write_draft(staging / DRAFT)
+                on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+                save_file(on_cpu, staging / TENSORS)
+                _write_record(staging, record | {"format_version": FORMAT_VERSION, "step": step})
         except BaseException as error:
-            shutil.rmtree(staging, ignore_errors=True)
             if is_full(error):
                 raise ResourceError(
                     f"no room on the disk for checkpoint {target}",
@@ -154,7 +149,7 @@ class TrainingCheckpoints:
         return record
 
     def load_newest(self, on_skip: Callable[[CheckpointError], None]) -> TrainingCheckpoint | None:
-        """The newest checkpoint that is whole, or None when there is none at all.
+        """The newest checkpoint that is whole, or None when there is no checkpoint.
 
         Args:
             on_skip: called with the error of every newer one that cannot be used.
@@ -177,27 +172,14 @@ class TrainingCheckpoints:
 
 
 def publish_draft(checkpoint: Path, target: Path) -> None:
-    """Make `target` the draft of a checkpoint; an older one stands until the new one is complete.
+    """Make `target` the draft of a checkpoint; an older draft is replaced when the new one is complete.
 
     The files are hard links where the file system has them: drafts are never changed in place.
     """
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        shutil.copytree(checkpoint / DRAFT, staging, copy_function=_link_or_copy, dirs_exist_ok=True)
-        staging.chmod(0o755)
-        sync_folder(staging)
-        replace_folder(staging, target)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-
-
-def _link_or_copy(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-        _sync_file(Path(target))
+    with new_folder(target) as staging:
+        shutil.copytree(
+            checkpoint / DRAFT, staging, copy_function=lambda a, b: link_or_copy(Path(a), Path(b)), dirs_exist_ok=True
+        )
 
 
 def _write_record(folder: Path, record: dict[str, Any]) -> None:
@@ -208,10 +190,8 @@ def _write_record(folder: Path, record: dict[str, Any]) -> None:
         if path.is_file()
     }
     content = record | {"files": files}
-    path = folder / RECORD
-    path.write_text(json.dumps(content | {"checksum": _record_checksum(content)}, indent=1, sort_keys=True))
-    _sync_file(path)
-    sync_folder(folder)
+    text = json.dumps(content | {"checksum": _record_checksum(content)}, indent=1, sort_keys=True)
+    (folder / RECORD).write_text(text)
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -257,12 +237,7 @@ def _crc32(path: Path) -> int:
 
 
 def _check_room(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Fail before writing gigabytes that cannot fit; what grows meanwhile is still caught when it happens."""
+    """Raise OSError before gigabytes are written that cannot fit."""
     needed = sum(tensor.nbytes for tensor in tensors.values()) * 3 // 2  # two moments a weight here, and the draft
     if shutil.disk_usage(folder).free < needed:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -49,13 +49,13 @@ BOUND_WIDTH = 10  # children of every node of the tree that `accept_length_bound
 
 
 class HeldOut:
-    """Held-out samples, ready to be measured on again and again.
+    """Held-out samples, for repeated measurements.
 
     Args:
-        store: where they are.
-        samples: which they are; at least one.
+        store: of the samples.
+        samples: their numbers; at least one.
         spec: size of a batch, length that samples are cut to, and simulated verify steps per sample.
-        device: where drafts are.
+        device: of the drafts.
         depth: steps of a simulated path.
         layers: captured layers that drafts read.
     """
@@ -79,7 +79,7 @@ class HeldOut:
         self._choices: dict[int, Tensor] = {}  # the base never changes, so its choices are computed once
 
     def _grouped(self, tokens_per_batch: int) -> list[list[int]]:
-        """Samples of like length together, rows times the longest within the limit."""
+        """Samples of similar length together, rows times the longest within the limit."""
         lengths = {index: min(self._store.lengths[index], self._spec.max_length) for index in self.samples}
         groups: list[list[int]] = []
         for index in sorted(self.samples, key=lambda index: (-lengths[index], index)):
@@ -166,7 +166,7 @@ _CHUNK_ELEMENTS = 1 << 25  # of one [rows, V] block of logits
 
 @dataclass(frozen=True)
 class PathRanks:
-    """What a draft thinks of the base's choices along stored text, for N starts and D steps.
+    """The ranks of the base's choices in a draft along stored text, for N starts and D steps.
 
     Attributes:
         ranks: [N, D] rank of the base's choice among the draft's tokens, 0 = likeliest; Vd when the draft lacks it.
@@ -227,7 +227,7 @@ def choose_starts(mask: Tensor, per_sample: int) -> tuple[Tensor, Tensor]:
 def follow_paths(
     draft: DraftLM, batch: Batch, choices: Tensor, *, per_sample: int, depth: int, width: int
 ) -> PathRanks:
-    """Let the draft run from many starts at once, `depth` steps each.
+    """Run the draft from many starts at once, `depth` steps each.
 
     Args:
         draft: bound to its base.

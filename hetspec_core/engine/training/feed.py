@@ -1,7 +1,4 @@
-"""The stream of micro-batches: one optimiser step at a time, from any position, prepared while the steps before run.
-
-It knows stores and batch plans; it does not know models or losses.
-"""
+"""The stream of micro-batches: one optimiser step at a time, from any position, prepared during the steps before."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ from hetspec_core.spec import TrainingSpec
 
 @dataclass(frozen=True)
 class Position:
-    """Where the stream is: the next micro-batch to be given out.
+    """Position of the stream: the next micro-batch.
 
     Attributes:
         epoch: number of the pass over the data, from 0.
@@ -38,7 +35,7 @@ class StepBatches:
         batches: on the device.
         num_tokens: valid positions in them.
         shortest, longest: tokens of the shortest and of the longest sample.
-        after: position behind them.
+        after: position after them.
     """
 
     batches: tuple[Batch, ...]
@@ -49,17 +46,17 @@ class StepBatches:
 
 
 class BatchFeed:
-    """Gives out the micro-batches of a run, step by step, over as many epochs as are asked for.
+    """The micro-batches of a run, step by step, over any number of epochs.
 
     Args:
         store: where samples are.
         samples: those to train on.
         spec: seed of the order, size and number of micro-batches, and the length that samples are cut to.
         mask_kind: which token must be the assistant's.
-        layers: captured layers that are read besides the final states.
-        device: where batches go.
-        world_size, rank: how the work is shared.
-        position: where to begin.
+        layers: captured layers that are read in addition to the final states.
+        device: of the batches.
+        world_size, rank: of the ranks that share the work.
+        position: of the first micro-batch.
     """
 
     def __init__(
@@ -85,7 +82,7 @@ class BatchFeed:
         self._world_size, self._rank = world_size, rank
         self._plan: tuple[int, BatchPlan] | None = None
         self._next = position or Position()
-        # A GPU outruns one reader: padding and pinning a batch takes longer than a step on it. A CPU is busy as it is.
+        # Padding and pinning a batch takes longer than a step on a GPU, so several readers work ahead. A CPU is busy.
         self._ahead = 3 if device.type == "cuda" else 1
         self._readers = ThreadPoolExecutor(max_workers=self._ahead, thread_name_prefix="batches")
         self._coming: deque[Future[StepBatches]] = deque()
@@ -105,7 +102,7 @@ class BatchFeed:
         return self._plan[1]
 
     def next_step(self) -> StepBatches:
-        """The micro-batches of the next step; those of the ones after it are begun in the background.
+        """The micro-batches of the next step; those of later steps are prepared in the background.
 
         Raises:
             CorruptFileError: a shard cannot be read.
@@ -116,7 +113,7 @@ class BatchFeed:
         return self._coming.popleft().result()
 
     def samples_between(self, start: Position, end: Position) -> Iterator[int]:
-        """Numbers in the store of this rank's samples that were given out from one position up to another."""
+        """Numbers in the store of this rank's samples between two positions."""
         while (start.epoch, start.index) < (end.epoch, end.index):
             plan = self.plan(start.epoch)
             if start.index < len(plan):
@@ -126,7 +123,6 @@ class BatchFeed:
 
     @property
     def store(self) -> SampleStore:
-        """Where the samples are."""
         return self._store
 
     def close(self) -> None:
@@ -134,7 +130,7 @@ class BatchFeed:
         self._readers.shutdown(wait=True, cancel_futures=True)
 
     def _cut_step(self, position: Position) -> tuple[list[_Part], Position]:
-        """Which samples form the micro-batches of a step, and the position behind them."""
+        """The samples of the micro-batches of a step, and the position after them."""
         parts: list[_Part] = []
         for _ in range(self._spec.gradient_accumulation):
             plan = self.plan(position.epoch)

@@ -1,4 +1,4 @@
-"""How many optimiser steps a run takes, at which learning rate, and where its time goes.
+"""The number of optimiser steps of a run, their learning rates, and the time that each part of it takes.
 
 The number of steps comes from `max_steps`, from `epochs`, or from the time that the first steps took.
 """
@@ -29,7 +29,7 @@ def steps_of_epochs(batches_per_epoch: list[int], gradient_accumulation: int) ->
 
 @dataclass(frozen=True)
 class StepCosts:
-    """What was measured on the first steps, in seconds.
+    """Measurements of the first steps, in seconds.
 
     Attributes:
         step_s: one optimiser step, the first (which warms up kernels and caches) not counted.
@@ -43,14 +43,14 @@ class StepCosts:
 
 
 def enough_measured(steps: int, spent_s: float, budget_s: float) -> bool:
-    """Whether a plan can be made: a few steps measured besides the first, and a share of the budget spent."""
+    """Whether a plan can be made: a few steps after the first are measured, and a share of the budget is spent."""
     return steps > MIN_MEASURED_STEPS and spent_s >= PLANNING_SHARE * budget_s
 
 
 def steps_of_budget(
     budget_s: float, spent_s: float, steps_done: int, costs: StepCosts, *, eval_every: int, save_every: int
 ) -> int:
-    """Total optimiser steps that end within the budget, the evaluations and checkpoints on the way included.
+    """Total optimiser steps that end within the budget, evaluations and checkpoints included.
 
     Args:
         budget_s: the whole time.
@@ -60,7 +60,7 @@ def steps_of_budget(
         eval_every, save_every: steps between evaluations and between checkpoints.
 
     Returns:
-        At least `steps_done` + 1: a plan has an end that is still to come.
+        At least `steps_done` + 1, because a plan ends in the future.
     """
     last = costs.eval_s + costs.save_s  # after the last step
     per_step = costs.step_s + costs.eval_s / eval_every + costs.save_s / save_every
@@ -71,7 +71,7 @@ def learning_rate(step: int, options: OptimizerSpec, total_steps: int | None) ->
     """Learning rate of an optimiser step.
 
     Linear warm-up to `options.lr` over `warmup_steps`, then constant, or down to `min_lr_ratio` of the peak at the last
-    step. Being a pure function of the step, it needs no place in a checkpoint.
+    step. It is a pure function of the step, so a checkpoint does not store it.
 
     Args:
         step: number of the step, from 1.
@@ -89,11 +89,11 @@ def learning_rate(step: int, options: OptimizerSpec, total_steps: int | None) ->
 
 
 class TrainingClock:
-    """Where the time goes: seconds of training in all, and what one step, evaluation and checkpoint cost.
+    """Seconds of training in all, and of one step, evaluation and checkpoint.
 
     Args:
-        spec: the limits that a plan must keep to.
-        state: its `wall_s` is brought up to date, its `total_steps` is planned.
+        spec: the limits of a plan.
+        state: its `wall_s` is updated, its `total_steps` is planned.
         processes: ranks that must agree on a plan.
         memory: its metrics window leaves out the time of evaluations and checkpoints.
     """
@@ -120,7 +120,7 @@ class TrainingClock:
             self._first_step_ended_s = time.perf_counter()
 
     def may_plan(self) -> bool:
-        """Whether it is time to plan `max_minutes`: enough steps are measured, or `max_steps` is all but reached.
+        """Whether to plan `max_minutes` now: enough steps are measured, or `max_steps` is almost reached.
 
         The main rank decides for all.
         """
@@ -131,7 +131,7 @@ class TrainingClock:
         return bool(self._processes.agree(float(ready)))
 
     def plan(self) -> str:
-        """Fix the horizon from what was measured, so that the schedule is a pure function of the step from here on.
+        """Fix the horizon from the measurements, so that the schedule is a pure function of the step from now on.
 
         Returns:
             The plan as a sentence.

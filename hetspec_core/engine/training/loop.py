@@ -1,7 +1,6 @@
-"""The training loop: what happens in which order, from the first step to the last checkpoint.
+"""The training loop, from the first step to the last checkpoint.
 
-It wires feed, loss, optimizer, metrics, evaluation and checkpoints. It does not know where data and models come from:
-the stage puts a `Training` together.
+It connects feed, loss, optimizer, metrics, evaluation and checkpoints; the stage builds the `Training`.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ _DIVERGED_HINT = "start a new run with a lower training.optimizer.lr; --from and
 
 @dataclass
 class Training:
-    """Everything that a training run is made of.
+    """The parts of a training run.
 
     Attributes:
-        context: the run's spec, and where to report to.
-        processes: the ranks, with the accelerator that joins them.
+        context: the run's spec, and the receiver of reports.
+        processes: the ranks, with their accelerator.
         draft: float32 weights on the device, bound to its base.
         algorithm: the loss.
         feed: micro-batches from `state.position` on.
@@ -65,7 +64,6 @@ class Training:
 
     @property
     def spec(self) -> TrainingSpec:
-        """How long, how often, how fast."""
         return self.context.spec.training
 
     @property
@@ -79,7 +77,7 @@ class Training:
 
 
 def train(run: Training) -> None:
-    """Train until the horizon; ends with an evaluation, a checkpoint, and the best draft in the run folder.
+    """Train until the horizon; the end is an evaluation, a checkpoint, and the best draft in the run folder.
 
     Raises:
         Cancelled: the run was asked to stop; a checkpoint of the last step was written first.
@@ -154,7 +152,7 @@ def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> Tensor:
     """Scale all gradients so that their joint norm is at most `max_norm` (0 = leave them).
 
     Returns:
-        The norm before clipping, a scalar on the device: reading it is left to the caller.
+        The norm before clipping, a scalar on the device.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = full(torch.nn.utils.get_total_norm(gradients))
@@ -176,14 +174,6 @@ def accumulate_gradients(
     The step is all micro-batches of all ranks. Each micro-batch's loss is a sum, divided by the number of supervised
     tokens of the whole step, so the result does not depend on how the step is cut into micro-batches and ranks. DDP
     averages over ranks where a sum is wanted, hence the factor.
-
-    Args:
-        model: the draft, or its distributed wrapper.
-        step: micro-batches of this rank.
-        algorithm: gives the loss.
-        processes: the ranks.
-        noise: randomness of training; None = no noise.
-        window: counts the loss of every micro-batch.
     """
     supervised = processes.sum(torch.stack([batch.num_supervised for batch in step.batches]).sum())
     share = processes.world_size / supervised.clamp(min=1)
@@ -195,7 +185,7 @@ def accumulate_gradients(
 
 
 def resume(run: Training, checkpoint: TrainingCheckpoint) -> None:
-    """Restore what a checkpoint holds besides the draft's weights and the counters.
+    """Restore everything in a checkpoint except the draft's weights and the counters.
 
     Raises:
         CheckpointError: it belongs to another draft, another number of processes, or other data.
@@ -209,7 +199,7 @@ def resume(run: Training, checkpoint: TrainingCheckpoint) -> None:
 
 
 def _report(run: Training, rate: float, clock: TrainingClock) -> None:
-    """Read the window (the one place where training waits for the device) and report it."""
+    """Read the window (only here training waits for the device) and report it."""
     values = run.window.read()
     if not values:
         return
@@ -227,7 +217,7 @@ def _report(run: Training, rate: float, clock: TrainingClock) -> None:
 
 
 def _not_finite(run: Training, seen: str) -> RunError:
-    """The error for figures that are no longer finite: names a stored sample trained on since the last finite ones."""
+    """The error for figures that are not finite: names a stored sample of the steps since the last finite ones."""
     found = ""
     for index in run.feed.samples_between(run.sound_until, run.state.position):
         if where := run.feed.store[index].not_finite():
@@ -281,7 +271,7 @@ def _save(run: Training, clock: TrainingClock) -> None:
         with unsharded(run.draft):
             if run.processes.is_main:
                 record = {"state": state.record(), "data_hash": run.data_hash, "world_size": run.processes.world_size}
-                run.context.journal.sync()  # a run that resumes here does not repeat the metrics before it
+                run.context.journal.sync()  # a run that resumes here does not write the metrics before it again
                 path = run.checkpoints.save(state.step, write_draft=run.write_draft, tensors=tensors, record=record)
                 best = state.best_step == state.step
                 scores = {SCORE: state.best_score, "loss": state.best_loss} if best else {}

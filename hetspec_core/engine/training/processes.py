@@ -1,8 +1,8 @@
-"""The processes that train together: what the loop asks of all ranks, FSDP, and experiment trackers.
+"""The processes that train together: collectives over all ranks, FSDP, and experiment trackers.
 
 FSDP is torch's `fully_shard`: each rank keeps a part of the draft's weights and of the optimizer's moments. A layer's
-weights come together for its forward and backward, and all of them for an evaluation or a checkpoint, so files and
-figures are those of any other run. The functions leave a draft that is not sharded as it is.
+weights are gathered for its forward and backward, and all of them for an evaluation or a checkpoint, so files and
+figures do not depend on sharding. The functions do not change a draft that is not sharded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -27,16 +27,9 @@ from hetspec_core.errors import NotFoundError
 from hetspec_core.spec import RunSpec, Scalar
 from hetspec_core.spec.training import TRACKERS
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
 
 class Processes:
-    """Sums, agreements and gatherings over all ranks.
-
-    Args:
-        accelerator: how the ranks are joined.
-    """
+    """Collectives over all ranks of an accelerator."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
@@ -54,7 +47,7 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is rank 0, whose numbers the other ranks take."""
+        """Whether this is rank 0."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -95,7 +88,7 @@ class Processes:
         return [each.cpu() for each in found]
 
     def wait(self) -> None:
-        """Return when every rank has called it."""
+        """Wait until every rank has called it."""
         self.accelerator.wait_for_everyone()
 
 
@@ -109,7 +102,7 @@ def shard(draft: DraftLM, device: torch.device, world_size: int) -> None:
 
 @contextmanager
 def unsharded(draft: nn.Module) -> Iterator[None]:
-    """Inside the block all weights of a draft are on this rank as plain tensors; every rank has to enter it."""
+    """Inside the block all weights of a draft are on this rank as plain tensors; every rank must enter it."""
     parts = [module for module in draft.modules() if isinstance(module, FSDPModule)]
     for part in parts:
         part.unshard()
@@ -121,7 +114,7 @@ def unsharded(draft: nn.Module) -> Iterator[None]:
 
 
 def prepare(accelerator: Accelerator, draft: DraftLM) -> nn.Module:
-    """The model that the loop calls: in its precision, and wrapped in DDP when each rank has all of the weights."""
+    """The model that the loop calls: in its precision, and wrapped in DDP when each rank has all weights."""
     is_sharded = isinstance(draft, FSDPModule)
     return accelerator.prepare_model(draft, device_placement=not is_sharded, evaluation_mode=is_sharded)
 
@@ -140,7 +133,7 @@ def no_grad_sync(accelerator: Accelerator, model: nn.Module, *, until_last: bool
 
 
 def full(tensor: Tensor) -> Tensor:
-    """A [...] tensor put together from the shards of all ranks; every rank has to call it."""
+    """A [...] tensor gathered from the shards of all ranks; every rank must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

@@ -1,8 +1,4 @@
-"""Which stored samples a run trains on and which it evaluates on, whether they fit its base, and what a reduced draft
-vocabulary is chosen from.
-
-It knows stores and specs; it makes no batches and no models.
-"""
+"""The stored samples that a run trains and evaluates on, their checks against its base, and reduced vocabularies."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ from hetspec_core.spec import TrainingSpec
 
 
 def held_out_order(sample_id: str) -> float:
-    """A number in [0, 1) that depends on the id alone: the same sample is held out whatever is added around it."""
+    """A number in [0, 1) by the id alone: adding samples does not change which ones are held out."""
     return int.from_bytes(hashlib.sha256(sample_id.encode()).digest()[:6]) / 2**48
 
 
@@ -59,9 +55,9 @@ class TrainingData:
     """Samples of a run.
 
     Attributes:
-        store: where the training samples are.
+        store: of the training samples.
         samples: their numbers.
-        eval_store: where the held-out samples are; the same store when a share of it is held out.
+        eval_store: of the held-out samples; the same store when a share of it is held out.
         held_out: numbers of the samples that evaluations use; empty when nothing is held out.
     """
 
@@ -71,7 +67,7 @@ class TrainingData:
     held_out: list[int]
 
     def identity(self, spec: TrainingSpec) -> str:
-        """A hash that changes when a resumed run would see other batches: other samples, order, or cut."""
+        """A hash that changes when a resumed run would get other batches: other samples, order, or cut."""
         parts = [self.store.ids[index] for index in self.samples]
         parts += [str(self.store.lengths[index]) for index in self.samples]
         parts += [str(spec.seed), str(spec.tokens_per_batch), str(spec.max_length), str(spec.gradient_accumulation)]
@@ -108,7 +104,7 @@ def select_samples(
 def finite_samples(store: SampleStore, samples: list[int], warn: Callable[[str], None]) -> list[int]:
     """Samples without those whose states are not finite, which are counted and named in a warning.
 
-    For held-out samples: one of them would turn every figure of an evaluation into NaN. All their states are read.
+    For held-out samples: one of them would make every figure of an evaluation NaN. All their states are read.
     """
     broken = {store.ids[index]: where for index in samples if (where := store[index].not_finite())}
     if not broken:
@@ -123,7 +119,7 @@ def check_ids(store: SampleStore, samples: Sequence[int], base: BaseLM) -> None:
     """Check that the base has every token of these samples.
 
     Raises:
-        DataError: a sample has another one; says the sample, the token and the size.
+        DataError: the base lacks one; the message gives the sample, the token and the size.
     """
     size = min(base.ends.embedding_rows, base.vocab_size)
     for index in samples:
@@ -138,7 +134,7 @@ def check_ids(store: SampleStore, samples: Sequence[int], base: BaseLM) -> None:
 
 
 def _narrowed(store: SampleStore, usable: list[int], spec: TrainingSpec) -> list[int]:
-    """Of usable samples those that the spec names, at most as many as it allows.
+    """The usable samples that the spec names, up to its limit.
 
     Raises:
         DataError: a named one is not among them.
@@ -174,7 +170,7 @@ def _supervised_samples(store: SampleStore, max_length: int) -> list[int]:
 
 
 def check_fits(store: SampleStore, base: BaseLM, *, allow_other_base: bool, warn: Callable[[str], None]) -> None:
-    """Compare a dataset with the base that is to be trained for.
+    """Compare a dataset with the base of the draft.
 
     Raises:
         DataError: its hidden states are of another size, vocabulary or, unless allowed, of other weights.
@@ -212,7 +208,7 @@ def check_layers(store: SampleStore, layers: tuple[int, ...]) -> None:
     """Check that a dataset has the captured layers that a draft reads.
 
     Raises:
-        DataError: some are missing; says which, and how to get them.
+        DataError: some are missing; the hint says how to get them.
     """
     stored = store.identity.layers
     missing = sorted(set(layers) - set(stored))
@@ -241,7 +237,7 @@ def count_assistant_tokens(store: SampleStore, samples: Sequence[int], *, vocab_
 
 
 def share_outside(counts: Tensor, ids: Tensor) -> float:
-    """Share of the counted tokens that a vocabulary lacks, which no draft with it can predict.
+    """Share of the counted tokens that a vocabulary lacks.
 
     Args:
         counts: [V] occurrences.

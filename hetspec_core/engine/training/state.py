@@ -1,7 +1,6 @@
-"""What a training run is at a step: counters, optimizer, random generators, and the running metrics.
+"""State of a training run at a step: counters, optimizer, random generators, and the running metrics.
 
-Together with the draft's weights this is enough to continue exactly as if the run had not been stopped. It knows no
-files.
+With it and the draft's weights, a resumed run continues exactly as if it had not been stopped.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ class TrainingState:
     Attributes:
         step: optimiser steps taken.
         total_steps: the horizon; None until `max_minutes` is planned.
-        epoch, index: position in the data behind the last step.
+        epoch, index: position in the data after the last step.
         tokens, supervised_tokens: trained on, up to the last report, over all ranks.
         wall_s: seconds of training over all attempts.
         best_step: step of the best evaluation, None before the first.
@@ -61,7 +60,7 @@ class TrainingState:
         return self.total_steps is not None and self.step >= self.total_steps
 
     def is_better(self, score: float, loss: float) -> bool:
-        """Whether an evaluation beats the best one so far. One with a figure that is not finite never does."""
+        """Whether an evaluation is better than the best one so far; one with a figure that is not finite never is."""
         if not (math.isfinite(score) and math.isfinite(loss)):
             return False
         if self.best_step is None or not (math.isfinite(self.best_score) and math.isfinite(self.best_loss)):
@@ -87,12 +86,7 @@ class TrainingState:
 
 
 class MetricsWindow:
-    """Sums over the steps since the last `read`.
-
-    Args:
-        device: where sums are kept.
-        processes: who else trains.
-    """
+    """Sums over the steps since the last `read`, kept on a device."""
 
     def __init__(self, device: torch.device, processes: Processes) -> None:
         self._device = device
@@ -150,13 +144,13 @@ class MetricsWindow:
         }
 
     def clear(self) -> None:
-        """Forget everything counted and start the clock."""
+        """Reset all sums and start the clock."""
         self._sums = {}
         self._longest, self._shortest = 0, sys.maxsize
         self.start_clock()
 
     def start_clock(self) -> None:
-        """Count time from now on; what was counted before stays."""
+        """Measure time from now on; the sums are kept."""
         self._started_s = time.perf_counter()
 
     def leave_out(self, seconds: float) -> None:
@@ -171,7 +165,7 @@ class MetricsWindow:
         return torch.cat([self._processes.sum(sums), self._processes.max(extremes)])
 
     def tensors(self) -> dict[str, Tensor]:
-        """What was counted over all ranks, as [] tensors for a checkpoint."""
+        """The sums over all ranks, as [] tensors for a checkpoint."""
         names = [*self._sums, _LONGEST, _SHORTEST]
         return {name: value.clone() for name, value in zip(names, self._totals().unbind(), strict=True)}
 
@@ -186,7 +180,7 @@ class MetricsWindow:
 
 @dataclass(frozen=True)
 class ResumableState:
-    """What a resumed process needs besides weights and counters: optimizer, random generators, metrics window.
+    """State of a process without weights and counters: optimizer, random generators, metrics window.
 
     Attributes:
         optimizer: with its moments.
@@ -203,7 +197,7 @@ class ResumableState:
     device: torch.device
 
     def collect(self, processes: Processes) -> dict[str, Tensor]:
-        """Everything as named tensors; all ranks have to call it, and the main rank stores its result."""
+        """Everything as named tensors; all ranks must call it, and the main rank stores its result."""
         tensors = {f"optimizer/{name}": t for name, t in optimizer_tensors(self.optimizer, self.names).items()}
         for name, mine in capture_rng(self.device, self.noise).items():
             for rank, state in enumerate(processes.gather(mine)):
@@ -234,8 +228,7 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str]) -> dict[str, Tensor]:
     """The optimizer's state as flat tensors: `NAME/exp_avg`, `NAME/exp_avg_sq`, `NAME/step` per parameter.
 
-    The moments are shaped as their parameter [...], the step is []. Shards are put together, so every rank has to call
-    it.
+    The moments have the shape of their parameter [...], the step is []. Shards are gathered: every rank must call it.
     """
     return {
         f"{name}/{key}": full(optimizer.state[parameter][key].detach())
@@ -248,7 +241,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: dict[nn.Parameter
 def load_optimizer_tensors(
     optimizer: torch.optim.Optimizer, names: dict[nn.Parameter, str], tensors: dict[str, Tensor]
 ) -> None:
-    """Restore what `optimizer_tensors` gave, on the devices of the parameters.
+    """Restore the result of `optimizer_tensors`, on the devices of the parameters.
 
     Raises:
         CheckpointError: a tensor is missing, left over, or of another shape.
@@ -284,10 +277,6 @@ def capture_rng(device: torch.device, noise: torch.Generator) -> dict[str, Tenso
     """The states of torch's random number generators, of the same shapes in every process so that they can be gathered.
 
     Training draws from no other generator: the order of the data depends on seed and epoch alone.
-
-    Args:
-        device: the device whose generator counts besides the CPU's.
-        noise: the loop's own generator.
 
     Returns:
         `torch`, `noise` and, on a GPU, `cuda`: [S] uint8 each, on the CPU.

@@ -38,18 +38,18 @@ _NAMES = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "␣"}
 
 @dataclass(frozen=True)
 class Piece:
-    """Text that became certain with one token.
+    """The text that one token adds.
 
     Attributes:
         text: often empty in the middle of a character; raw: a view must make it safe.
-        origin: `draft` = accepted draft token; `bonus` = chosen by the base behind the accepted ones; `base` = no draft
-            was asked (the first token, and plain decoding).
+        origin: `draft` = accepted draft token; `bonus` = chosen by the base after the accepted ones; `base` = without a
+            draft (the first token, and plain decoding).
         depth: level of an accepted draft token in its tree, from 1; else 0.
         step: index of the verify step, or -1.
     """
 
     text: str
-    origin: Origin
+    origin: Origin = "base"
     depth: int = 0
     step: int = -1
 
@@ -61,13 +61,10 @@ class Answer:
     Attributes:
         ask: number of the question.
         messages: the conversation that is answered.
-        settings: how.
-        state: where it is.
-        pieces, tokens: what there is of it so far.
-        steps: verify steps so far.
+        pieces, tokens, steps: text, token ids and verify steps so far.
         started: its sizes, once known.
-        end: the worker's last word on it.
-        error: why there is no (whole) answer, and what to do.
+        end: the worker's summary.
+        error, hint: why there is no (whole) answer, and what to do.
     """
 
     ask: int
@@ -100,7 +97,7 @@ class Answer:
         return cls(ask=-1, messages=header.messages, settings=header.settings, every_position=header.every_position)
 
     def apply(self, event: ChatEvent) -> None:
-        """Take one reply; those that are not about an answer are passed over."""
+        """Apply one reply; replies that do not concern an answer are ignored."""
         if isinstance(event, Started):
             self.started, self.state = event, "answering"
         elif isinstance(event, Tokens):
@@ -139,22 +136,21 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """All of it so far."""
+        """The text so far."""
         return "".join(piece.text for piece in self.pieces)
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come."""
         return self.state not in ("waiting", "answering")
 
     @property
     def went_wrong(self) -> bool:
-        """Whether it ended for a reason that is told in `error`."""
+        """Whether it ended with an `error`."""
         return self.state in ("refused", "failed", "died")
 
     @property
     def whole(self) -> bool:
-        """Whether what was streamed is what the worker says the answer is, token by token and as text."""
+        """Whether the streamed tokens and text equal those of the worker's summary."""
         return self.end is not None and self.tokens == self.end.tokens and self.text == self.end.text
 
     @property
@@ -164,7 +160,7 @@ class Answer:
 
     @property
     def counts(self) -> list[StepCount]:
-        """The steps as statistics count them; none when every step was cut to one token."""
+        """The steps for statistics; none when every step was cut to one token."""
         if self.every_position:
             return []
         counted = self.end.counts if self.end is not None else None
@@ -177,7 +173,7 @@ class Answer:
 
     @property
     def decode_tokens_per_s(self) -> float | None:
-        """Tokens after the first / seconds after the first token, so far or of the whole."""
+        """Tokens after the first / seconds after the first token, so far or of the whole answer."""
         if self.end is not None:
             return self.end.decode_tokens_per_s
         seconds = self.elapsed_s - (self.first_token_s or 0.0)
@@ -185,19 +181,12 @@ class Answer:
 
     @property
     def kv_tokens(self) -> int:
-        """Tokens in the base's key/value cache: all but the last one, which it has not read yet."""
+        """Tokens in the base's key/value cache: all except the last one, which the base has not read yet."""
         return (self.started.prompt_tokens if self.started else 0) + max(0, len(self.tokens) - 1)
 
 
 class Recorder:
-    """The traces of one chat.
-
-    Args:
-        folder: where they go; None = nothing is recorded.
-
-    Attributes:
-        last: the newest trace.
-    """
+    """Writes a trace of every answer of a chat."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -205,7 +194,7 @@ class Recorder:
         self._writer: TraceWriter | None = None
 
     def begin(self, request: Ask, base: BaseFacts | None) -> str:
-        """An answer begins; returns why it cannot be recorded, or nothing."""
+        """Begin the trace of an answer; returns why it cannot be recorded, or an empty text."""
         self.finish()
         if self.folder is None:
             return ""
@@ -227,7 +216,7 @@ class Recorder:
         return ""
 
     def add(self, event: ChatEvent) -> str:
-        """Write one event of the answer; returns what went wrong, after which the trace ends there."""
+        """Write one event; returns an error, after which the trace ends, or an empty text."""
         if self._writer is None:
             return ""
         try:
@@ -238,14 +227,14 @@ class Recorder:
         return ""
 
     def finish(self) -> None:
-        """The answer has ended, whole or not."""
+        """Close the trace."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
 
 def shown(text: str, *, spaces: bool = False) -> str:
-    """Token text without anything that moves a cursor or hides: controls, separators, directions, joiners by name.
+    """Token text that is safe to print: controls, separators, directions and joiners are written by name.
 
     Args:
         text: raw text of a token.
@@ -268,13 +257,13 @@ def shown(text: str, *, spaces: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Rejection:
-    """Why a verify step accepted no more: the draft's likeliest child where the path ended.
+    """The likeliest proposal below the end of an accepted path, which the base rejected.
 
     Attributes:
         node: index of the rejected child.
         depth: its level.
         rank: its place in the base's distribution, from 0.
-        draft_prob, base_prob: what both models gave it.
+        draft_prob, base_prob: its probability in both models.
         sentence: the same in words.
     """
 

@@ -1,4 +1,4 @@
-"""A conversation: turns that can be edited, answered anew, saved and loaded. It knows no worker."""
+"""A conversation: turns that can be edited, answered anew, saved and loaded."""
 
 from __future__ import annotations
 
@@ -14,30 +14,17 @@ from hetspec_core.errors import CorruptFileError, HetSpecError, NotFoundError, R
 from hetspec_core.events.chat import ChatMessage
 from hetspec_core.files import write_output
 from hetspec_core.paths import roots
-from hetspec_core.service.chat.answer import Answer, Origin, Piece
+from hetspec_core.service.chat.answer import Answer, Piece
 
 VERSION = 1
 _LONGEST_BYTES = 256 * MIB
 
 
-class SavedPiece(BaseModel):
-    """A `Piece` in a file."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    text: str
-    origin: Origin = "base"
-    depth: int = 0
-    step: int = -1
-
-
 class Turn(BaseModel):
-    """What one side said.
+    """One turn.
 
     Attributes:
-        role: user or assistant.
-        text: what was said.
-        pieces: where each token of an answer came from; empty when that is not known (an edited answer).
+        pieces: text and origin of each token of an answer; empty when not known (an edited answer).
         label: way of decoding of an answer.
         stop_reason: why an answer ended: stop, length, context, stopped (by the user), died.
         accept_length, tokens_per_s: figures of an answer.
@@ -47,7 +34,7 @@ class Turn(BaseModel):
 
     role: Literal["user", "assistant"]
     text: str
-    pieces: tuple[SavedPiece, ...] = ()
+    pieces: tuple[Piece, ...] = ()
     label: str = ""
     stop_reason: str = ""
     tokens: int = 0
@@ -60,8 +47,8 @@ class ChatHistory(BaseModel):
 
     Attributes:
         title: for lists; the first question when empty.
-        base: name of the base it was held with.
-        system_prompt: what stands before it.
+        base: name of the base.
+        system_prompt: the system message before the turns.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -75,7 +62,7 @@ class ChatHistory(BaseModel):
 
     @property
     def messages(self) -> list[ChatMessage]:
-        """The turns as a worker takes them."""
+        """The turns as messages to a worker."""
         return [ChatMessage(role=turn.role, content=turn.text) for turn in self.turns]
 
     @property
@@ -97,7 +84,7 @@ class ChatHistory(BaseModel):
         self.turns.append(Turn(role="user", text=text))
 
     def answer(self, answer: Answer) -> None:
-        """Append an answer, whole or as far as it came; an empty one leaves the question open."""
+        """Append an answer, complete or not; an empty one leaves the question open."""
         if not answer.pieces or not self.turns or self.turns[-1].role != "user":
             return
         reason = answer.end.stop_reason if answer.end else answer.state
@@ -105,7 +92,7 @@ class ChatHistory(BaseModel):
             Turn(
                 role="assistant",
                 text=answer.text,
-                pieces=tuple(SavedPiece(**vars(piece)) for piece in answer.pieces),
+                pieces=tuple(answer.pieces),
                 label=answer.settings.label,
                 stop_reason=reason,
                 tokens=len(answer.tokens),
@@ -126,7 +113,7 @@ class ChatHistory(BaseModel):
             raise UsageError("there is no question to answer again", hint="ask one first")
 
     def edit(self, index: int, text: str) -> None:
-        """Change a turn. Behind a changed question everything goes; an answer is changed in place.
+        """Change a turn. Everything after a changed question is deleted; an answer is changed in place.
 
         Raises:
             UsageError: there is no such turn, or the text is empty.
@@ -173,11 +160,6 @@ class ChatHistory(BaseModel):
         return found
 
 
-def pieces_of(turn: Turn) -> list[Piece]:
-    """The pieces of a turn as an answer has them."""
-    return [Piece(piece.text, piece.origin, piece.depth, piece.step) for piece in turn.pieces]
-
-
 def saved_conversations(folder: Path) -> list[Path]:
     """Conversations in a folder, newest first."""
     ages: dict[Path, float] = {}
@@ -188,5 +170,5 @@ def saved_conversations(folder: Path) -> list[Path]:
 
 
 def conversation_folder() -> Path:
-    """Where conversations are kept unless another file is given."""
+    """The default folder of conversations."""
     return roots().conversations

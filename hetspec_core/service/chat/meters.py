@@ -18,7 +18,7 @@ Side = Literal["left", "right"]
 
 @dataclass(frozen=True)
 class TimeSplit:
-    """Where the seconds of the verify steps went; they add up to the time of decoding."""
+    """Seconds of the phases of all verify steps; they add up to the time of decoding."""
 
     propose_s: float
     verify_s: float
@@ -26,7 +26,6 @@ class TimeSplit:
 
     @property
     def total_s(self) -> float:
-        """All of it."""
         return self.propose_s + self.verify_s + self.other_s
 
     @property
@@ -38,7 +37,7 @@ class TimeSplit:
 
 @dataclass(frozen=True)
 class Figures:
-    """What the meters show now. None = not known (yet).
+    """The present figures. None = not known (yet).
 
     Attributes:
         label: way of decoding, `plain` or draft and tree.
@@ -46,10 +45,9 @@ class Figures:
         accept_length, by_depth, histogram: of this answer.
         pooled_accept_length, pooled_by_depth, pooled_histogram: of all answers by the same draft and tree.
         tokens_per_s: decode tokens/s of this answer so far.
-        plain_tokens_per_s: of plain decoding on this machine in this session; `plain_source` says from what.
-        speedup: the ratio of the two.
-        split: where the time of this answer's steps went.
-        kv_tokens, context_tokens: length of the key/value cache, and what the base can hold.
+        plain_tokens_per_s: of plain decoding on this machine in this session, measured by `plain_source`.
+        split: the time of this answer's steps by phase.
+        kv_tokens, context_tokens: length of the key/value cache, and the base's context.
     """
 
     label: str
@@ -72,13 +70,12 @@ class Figures:
 
     @property
     def speedup(self) -> float | None:
-        """Tokens/s over plain decoding's."""
+        """Tokens/s divided by those of plain decoding."""
         if not self.tokens_per_s or not self.plain_tokens_per_s or self.label == PLAIN:
             return None
         return self.tokens_per_s / self.plain_tokens_per_s
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
         rows = {
             name: [vars(row) | {"acceptance_rate": row.acceptance_rate, "joint_rate": row.joint_rate} for row in table]
             for name, table in (("by_depth", self.by_depth), ("pooled_by_depth", self.pooled_by_depth))
@@ -88,7 +85,7 @@ class Figures:
 
 
 class SessionTotals:
-    """Adds up the answers of one session, by draft and tree."""
+    """The figures of one session, pooled by draft and tree."""
 
     def __init__(self) -> None:
         self._counts: dict[str, list[StepCount]] = {}
@@ -96,7 +93,7 @@ class SessionTotals:
         self.calibration: Calibrated | None = None
 
     def add(self, answer: Answer) -> None:
-        """Count an answer that has ended. One that was stopped counts too: its steps were whole."""
+        """Count an answer that has ended. A stopped one counts too, because its steps were complete."""
         label = answer.settings.label
         if answer.counts:
             self._counts.setdefault(label, []).extend(answer.counts)
@@ -105,12 +102,12 @@ class SessionTotals:
             self._plain_s += answer.end.decode_s
 
     def calibrated(self, calibration: Calibrated) -> None:
-        """Take a calibration; a newer one replaces an older one."""
+        """Replace the calibration."""
         self.calibration = calibration
 
     @property
     def plain_tokens_per_s(self) -> tuple[float | None, str]:
-        """Speed of plain decoding in this session and what it is from: plain answers before a calibration."""
+        """Tokens/s of plain decoding in this session, and the source: plain answers, else a calibration."""
         if self._plain_s > 0 and self._plain_tokens:
             return self._plain_tokens / self._plain_s, "answers"
         if self.calibration is not None and self.calibration.plain_token_s > 0:
@@ -126,8 +123,8 @@ class SessionTotals:
 
         Args:
             answer: the present or last answer.
-            label: the way of decoding when there is none.
-            context_tokens: what the base can hold.
+            label: the way of decoding when there is no answer.
+            context_tokens: the base's context.
         """
         plain, source = self.plain_tokens_per_s
         if answer is None:
@@ -158,7 +155,7 @@ class SessionTotals:
 
 
 def time_split(answer: Answer) -> TimeSplit | None:
-    """Where the time of an answer's steps went; None without steps, and where the backend cannot tell phases apart."""
+    """The time of an answer's steps by phase; None without steps, and where the backend does not measure phases."""
     split = TimeSplit(
         sum(step.propose_s for step in answer.steps),
         sum(step.verify_s for step in answer.steps),
@@ -169,12 +166,12 @@ def time_split(answer: Answer) -> TimeSplit | None:
 
 @dataclass(frozen=True)
 class Divergence:
-    """The first place where two answers part.
+    """The first difference of two answers.
 
     Attributes:
         token: its index in both answers.
         left, right: the token ids there; None = that answer has ended.
-        left_text, right_text: what follows there, up to forty characters.
+        left_text, right_text: the text from there on, up to forty characters.
     """
 
     token: int
@@ -191,9 +188,9 @@ class Comparison:
     Attributes:
         messages: the conversation, ending with the question.
         left, right: the two settings.
-        rounds: how often each side answers; the sides take turns, and begin in turns.
-        answers: (side, answer) as they come.
-        order: sides that are still to be asked.
+        rounds: answers of each side; the sides alternate, and so does the one that begins.
+        answers: (side, answer) in their order.
+        order: sides that are not asked yet.
     """
 
     messages: list[ChatMessage]
@@ -210,36 +207,34 @@ class Comparison:
             self.order.extend((first, second))
 
     def settings(self, side: Side) -> ChatSettings:
-        """The settings of a side."""
         return self.left if side == "left" else self.right
 
     def of(self, side: Side) -> list[Answer]:
-        """Answers of a side so far, the first round first."""
         return [answer for owner, answer in self.answers if owner == side]
 
     @property
     def done(self) -> bool:
-        """Whether both sides have given all their answers, or something went wrong."""
+        """Whether both sides have given all their answers, or one failed or was stopped."""
         failed = any(answer.went_wrong or answer.state == "stopped" for _, answer in self.answers)
         return failed or (not self.order and all(answer.ended for _, answer in self.answers))
 
     @property
     def verdict(self) -> ComparisonResult | None:
-        """What came of it, once both sides have an answer to the end."""
+        """The result, once both sides have a complete answer."""
         left, right = ([a for a in self.of(side) if a.end is not None] for side in ("left", "right"))
         return ComparisonResult.of(left, right) if left and right else None
 
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """What came of a comparison; the ratio is right over left.
+    """The result of a comparison; the ratio is right over left.
 
     Attributes:
         left_label, right_label: the two ways.
         left_tokens_per_s, right_tokens_per_s: decode tokens/s, summed over the rounds before dividing.
         left_accept_length, right_accept_length: pooled; None for plain decoding.
-        identical: whether the texts are the same, token by token.
-        difference: the first place where they are not.
+        identical: whether the answers are the same, token by token.
+        difference: the first difference.
         must_be_identical: both greedy with the same limits, so that in float32 any difference is a fault.
     """
 
@@ -255,7 +250,6 @@ class ComparisonResult:
 
     @classmethod
     def of(cls, left: Sequence[Answer], right: Sequence[Answer]) -> ComparisonResult:
-        """The verdict over answers that have ended."""
         one, other = left[0], right[0]
         found = first_difference(one, other)
         return cls(
@@ -279,20 +273,19 @@ class ComparisonResult:
 
     @property
     def sentence(self) -> str:
-        """The verdict in words."""
-        words = "texts identical" if self.identical else f"texts differ from token {_place(self.difference)} on"
+        """The result in words."""
+        words = f"texts differ from token {self.difference.token} on" if self.difference else "texts identical"
         if self.ratio is None:
             return f"speed not known; {words}"
         return f"{self.right_label} is {self.ratio:.2f} times as fast as {self.left_label}; {words}"
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
         difference = None if self.difference is None else vars(self.difference)
         return {**vars(self), "difference": difference, "ratio": self.ratio, "sentence": self.sentence}
 
 
 def first_difference(left: Answer, right: Answer) -> Divergence | None:
-    """Where two answers part; None when they are the same token by token."""
+    """The first difference of two answers; None when they are the same token by token."""
     size = max(len(left.tokens), len(right.tokens))
     for place in range(size):
         one = left.tokens[place] if place < len(left.tokens) else None
@@ -306,10 +299,6 @@ def _text_from(answer: Answer, place: int) -> str:
     return "".join(piece.text for piece in answer.pieces[place:])[:40]
 
 
-def _place(difference: Divergence | None) -> int:
-    return difference.token if difference is not None else 0
-
-
 def _speed(answers: Sequence[Answer]) -> float | None:
     ends = [answer.end for answer in answers if answer.end is not None]
     seconds = sum(end.decode_s for end in ends)
@@ -318,7 +307,7 @@ def _speed(answers: Sequence[Answer]) -> float | None:
 
 
 def _same_answer(one: ChatSettings, other: ChatSettings) -> bool:
-    """Whether two ways must give the same answer: both are greedy, and all but tree and draft is equal."""
+    """Whether two ways must give the same answer: both are greedy, and only tree and draft differ."""
     if not (one.sampling.greedy and other.sampling.greedy and one.system_prompt == other.system_prompt):
         return False
     ways = [way.decoding.model_dump(exclude={"tree", "plain", "sampling"}) for way in (one, other)]

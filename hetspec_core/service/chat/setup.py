@@ -24,15 +24,15 @@ SERVED_DRAFT = "the server's draft"
 
 @dataclass(frozen=True)
 class ChatConfig:
-    """What a worker is opened with.
+    """The configuration of a worker.
 
     Attributes:
-        base: the base; it stays the same as long as the worker lives.
+        base: the base; it stays loaded until the worker ends.
         resources: device, number type, threads.
         settings: of the first answer.
         backend: card on the axis `backends`.
-        backend_options: as the options model of the card has them; only what is not its default.
-        notes: sentences for the user, such as why this draft is taken.
+        backend_options: options of the card that differ from its defaults.
+        notes: sentences for the user, such as why this draft is used.
     """
 
     base: BaseSpec
@@ -70,21 +70,21 @@ def chat_config(
     file: Path | None = None,
     backend: str = "",
 ) -> ChatConfig:
-    """Resolve a recipe into what a chat needs.
+    """Resolve a recipe into the configuration of a chat.
 
     Args:
-        workbench: where runs are.
+        workbench: of the runs.
         recipe: recipe preset.
-        draft: run or directory; when absent the one that `default_draft` takes, or the own one of a server at a URL.
-        saved: run or draft directory whose configuration takes the place of the recipe.
+        draft: run or directory; when absent that of `default_draft`, or the own one of a server at a URL.
+        saved: run or draft directory whose configuration replaces the recipe.
         plain: no draft.
         overrides: KEY=VALUE as for `--set`.
         options: dotted keys of the spec, below `overrides`.
         file: TOML file in the form of a recipe.
-        backend: card of the backend; what the spec says when empty.
+        backend: card of the backend; that of the spec when empty.
 
     Raises:
-        SpecError: the recipe does not hold.
+        SpecError: the recipe is not valid.
         NotFoundError: there is no such recipe or draft, or no draft at all.
     """
     given = {key: value for key, value in (options or {}).items() if value is not None}

@@ -1,7 +1,7 @@
-"""The process of a chat worker and the two pipes to it. Nobody who calls it ever waits for the worker.
+"""The process of a chat worker and the two pipes to it. No caller waits for the worker.
 
-Requests go through a queue and a thread of their own, replies come through another; so a worker that stalls, floods,
-writes garbage or dies is seen as events and nothing else. It knows lines and a process, not what is asked.
+Requests go through a queue and a thread, replies through another, so a worker that stalls, floods, writes garbage or
+dies is seen by its events alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ENGINE = "hetspec_core.engine.stages.chat"
 _LONGEST_LINE = 16 << 20
 _END_S = 1.0
 _GROUP_S = 0.5
-_LOOK_S = 0.2  # how soon a waiting thread sees that the link was closed
+_LOOK_S = 0.2  # between two looks of a waiting thread at whether the link was closed
 _LOG_TAIL_BYTES = 16_384
 
 
@@ -37,7 +37,7 @@ def worker_command() -> list[str]:
 
 
 class WorkerLink:
-    """One worker process, from start to end; a new one needs a new link.
+    """One worker process; a new process needs a new link.
 
     Args:
         command: its command line; `--parent PID` is appended.
@@ -55,7 +55,7 @@ class WorkerLink:
         self._closing = False
         self._process: subprocess.Popen[bytes] | None = None
         self._ended = threading.Event()
-        # The thread that starts the process stays until it ends: the kernel ends a child with that very thread.
+        # The thread that starts the process lives as long as it: the kernel ends a child with the thread that made it.
         self._keeper = threading.Thread(target=self._keep, name="chat-worker", daemon=True)
 
     def start(self) -> None:
@@ -69,15 +69,15 @@ class WorkerLink:
 
     @property
     def ended(self) -> bool:
-        """Whether the process is gone."""
+        """Whether the process has ended."""
         return self._ended.is_set()
 
     def send(self, request: Request) -> None:
-        """Hand a request over; returns at once, whatever the worker does."""
+        """Queue a request; returns at once."""
         self._requests.put(encode(request))
 
     def drain(self, limit: int = 1000) -> list[ChatEvent]:
-        """What came since the last call, at most `limit`; returns at once."""
+        """The events since the last call, at most `limit`; returns at once."""
         found: list[ChatEvent] = []
         while len(found) < limit:
             try:
@@ -87,7 +87,7 @@ class WorkerLink:
         return found
 
     def wait(self, timeout_s: float | None) -> list[ChatEvent]:
-        """The next event and what came with it; none when the time is over, or the process and all it said."""
+        """The next event and all queued ones; none when the time is over, or the process and its output have ended."""
         limit = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             left = _LOOK_S if limit is None else min(_LOOK_S, max(0.0, limit - time.monotonic()))
@@ -101,7 +101,7 @@ class WorkerLink:
                 return [first, *self.drain()]
 
     def close(self, grace_s: float = 0.5) -> None:
-        """End the process and all it started; its memory is free when this returns, within `grace_s` and a moment."""
+        """End the process and its children; the memory is free when this returns, soon after `grace_s`."""
         with self._lock:
             self._closing = True
         self._requests.put(encode(Quit()))
@@ -129,7 +129,7 @@ class WorkerLink:
         self._read(process.stdout)
         try:
             status = process.wait(_END_S)
-        except subprocess.TimeoutExpired:  # it closed its stdout and lives on: nothing more can come of it
+        except subprocess.TimeoutExpired:  # it closed its stdout and runs on: no more events can come
             self._kill()
             status = process.wait()
         self._kill()  # the processes left in its group
@@ -155,7 +155,8 @@ class WorkerLink:
         with contextlib.suppress(OSError, ValueError):
             while line := stream.readline(_LONGEST_LINE):
                 if line.strip():
-                    self._events.put(decode_reply(line) if line.endswith(b"\n") else _torn(line))
+                    whole = line.endswith(b"\n")
+                    self._events.put(decode_reply(line) if whole else Garbage(line=line[:500].decode(errors="replace")))
 
     def _write(self, stream: IO[bytes]) -> None:
         try:
@@ -163,7 +164,7 @@ class WorkerLink:
                 stream.write(line)
                 stream.flush()
         except (OSError, ValueError):
-            pass  # it is gone; the reader says so
+            pass  # the worker has ended; the reader reports it
         with contextlib.suppress(OSError, ValueError):
             stream.close()
 
@@ -174,7 +175,7 @@ class WorkerLink:
                 os.killpg(process.pid, signal.SIGKILL)  # it leads its own group
 
     def _await_group(self, group: int) -> None:
-        """Wait a moment for what was killed to be gone; one that nobody reaps holds no memory, so not for ever."""
+        """Wait a moment until the killed processes have ended; one that is not reaped holds no memory."""
         limit = time.monotonic() + _GROUP_S
         with contextlib.suppress(ProcessLookupError, PermissionError):
             while time.monotonic() < limit:
@@ -207,12 +208,8 @@ class WorkerLink:
         return tail(self.log, most_bytes=_LOG_TAIL_BYTES)
 
 
-def _torn(line: bytes) -> Garbage:
-    return Garbage(line=line[:500].decode(errors="replace"))
-
-
 def new_log(folder: Path, keep: int = 10) -> Path:
-    """A name for the log of a new worker; of the older ones the newest are kept."""
+    """The path of a log for a new worker; all but the newest older logs are deleted."""
     with contextlib.suppress(OSError):
         old = sorted(folder.glob("worker-*.log"), key=lambda path: path.stat().st_mtime)
         for path in old[: max(0, len(old) - keep + 1)]:

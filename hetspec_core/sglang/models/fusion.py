@@ -105,13 +105,7 @@ class FusionModel(nn.Module):
 
 
 class FusionForCausalLM(nn.Module):
-    """An EAGLE draft in SGLang. A family sets `make_layer` or `make_model`, and `load_weight` where its names differ.
-
-    Args:
-        config: of the draft, as HetSpec exports it.
-        quant_config: SGLang's.
-        prefix: of parameter names.
-    """
+    """An EAGLE draft in SGLang. A family sets `make_layer` or `make_model`, and `load_weight` for other names."""
 
     make_layer: MakeLayer
 

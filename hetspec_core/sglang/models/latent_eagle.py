@@ -65,13 +65,7 @@ LAYERS: dict[str, MakeLayer] = {
 
 
 class LatentModel(nn.Module):
-    """Embedding, projections and the layers of every pass.
-
-    Args:
-        config: of the draft.
-        quant_config: SGLang's.
-        prefix: of parameter names.
-    """
+    """Embedding, projections and the layers of every pass."""
 
     def __init__(self, config: Any, quant_config: Any, prefix: str) -> None:
         super().__init__()

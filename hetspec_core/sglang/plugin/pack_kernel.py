@@ -112,12 +112,7 @@ def _tell(
 
 
 def pack_at_once(step: VerifyBatch, most_rows: int = MOST_ROWS) -> Packed:
-    """As `records.pack`; probabilities differ by rounding.
-
-    Args:
-        step: the step.
-        most_rows: so many requests of the batch.
-    """
+    """As `records.pack`; probabilities differ by rounding."""
     nodes, depth = step.num_nodes, step.accept_index.shape[1]
     rows = min(step.num_requests, most_rows)
     columns = Packed.columns(nodes, depth - 1)

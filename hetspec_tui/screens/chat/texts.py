@@ -8,7 +8,7 @@ from textual.content import Content
 
 from hetspec_core.events.chat import ChatMessage, ChatSettings
 from hetspec_core.service.chat.answer import Answer, Piece
-from hetspec_core.service.chat.conversation import Turn, pieces_of
+from hetspec_core.service.chat.conversation import Turn
 from hetspec_core.service.chat.session import ChatSession
 from hetspec_tui.formatting import number, safe
 from hetspec_tui.widgets.transcript import Token, TranscriptEntry
@@ -96,7 +96,7 @@ def turn_entry(place: int, turn: Turn, *, coloured: bool) -> TranscriptEntry:
     if turn.role == "user":
         return TranscriptEntry(key, "user", "you", (Token(turn.text),))
     head = answer_head(turn.label, turn.accept_length, turn.tokens_per_s, turn.stop_reason)
-    tokens = tokens_of(pieces_of(turn)) or [Token(turn.text)]
+    tokens = tokens_of(turn.pieces) or [Token(turn.text)]
     return TranscriptEntry(key, "assistant", head, tokens, markdown=not coloured)
 
 

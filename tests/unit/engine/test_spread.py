@@ -18,8 +18,8 @@ from hetspec_core.engine.decoding.rows import SpeculativeRows
 from hetspec_core.engine.modeling import device_map as module
 from hetspec_core.engine.modeling.attention_survey import survey_windows
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, settle
-from hetspec_core.engine.modeling.device_map import Room, follow, memory_bytes, place_layers, spread
+from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, place_draft
+from hetspec_core.engine.modeling.device_map import Room, follow, memory_bytes, place_base, place_layers
 from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.errors import ResourceError, SpecError
 from hetspec_core.spec import AlgorithmSpec, DecodingSpec, TreeSpec
@@ -93,9 +93,9 @@ def test_a_spread_pair_decodes_as_a_whole_one(
 
     model = tiny_model(family, tied=tied)
     room = Room({"0": "1MB", "1": "100KB"}, kind="cpu")
-    spread(model, model.get_decoder(), room)
+    place_base(model, model.get_decoder(), room)
     base = BaseLM(model, None, name="spread", fingerprint="spread", room=room)
-    settle(draft.bind(base), room)
+    place_draft(draft.bind(base), room)
     moves.clear()
     again = generate(base, draft, prompts, decoding)
     assert [answer.tokens for answer in again] == [answer.tokens for answer in once]
@@ -128,9 +128,9 @@ def test_a_pair_over_three_devices_never_mixes_tensors_of_two(
     decoding = DecodingSpec(max_new_tokens=10, ignore_eos=True, tree=shape)
     windows = survey_windows(model)  # before it is spread, as a base is loaded
     with FakeTensorMode(allow_non_fake_inputs=True), contextlib.ExitStack() as stack:
-        assert [device.index for device in spread(model, model.get_decoder(), room)] == [1, 1, 2, 2]
+        assert [device.index for device in place_base(model, model.get_decoder(), room)] == [1, 1, 2, 2]
         base = BaseLM(model, None, name="spread", fingerprint="spread", room=room, windows=windows)
-        assert [device.index for device in settle(draft.bind(base), room)] == [0, 1, 1]
+        assert [device.index for device in place_draft(draft.bind(base), room)] == [0, 1, 1]
         assert set(room.left().values()) == {0}
         if not with_follow:
             stack.enter_context(pytest.raises(RuntimeError, match="same device"))
@@ -152,7 +152,7 @@ def test_a_loaded_draft_takes_what_the_base_has_left_and_gives_it_back(tmp_path:
     model = tiny_model()
     needed = bytes_of(model) + bytes_of(draft) + 5 * whole.hidden_size * 4  # the rows of its vocabulary are copied
     room = Room({"0": str(needed)}, kind="cpu")
-    spread(model, model.get_decoder(), room)
+    place_base(model, model.get_decoder(), room)
     base = BaseLM(model, None, name="spread", fingerprint="spread", room=room)
     assert room.left() == {0: needed - bytes_of(model)}
     loaded = load_draft(tmp_path / "draft", base)
@@ -170,7 +170,7 @@ def test_layers_that_share_their_norms_stay_together() -> None:
     layers = draft.backbone.layers
     ends = bytes_of(draft) - bytes_of(layers)
     room = Room({"0": str(ends + bytes_of(layers) - 1), "1": str(bytes_of(layers))}, kind="cpu")
-    assert [device.index for device in settle(draft, room)] == [1, 1, 1]
+    assert [device.index for device in place_draft(draft, room)] == [1, 1, 1]
     assert room.left() == {0: bytes_of(layers) - 1, 1: 0}
 
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from hetspec_core.engine.backends.backend import token_text
-from hetspec_core.engine.stages.text_stream import TextStream
+from hetspec_core.engine.backends.backend import TextStream, token_text
 
 _WORDS = ["a", "b", "def", "▁", "▁▁", "▁▁▁▁", "▁a", "▁return", "é", "🙂", "\n", ".", "▁.", "'", "n't", "\t"]
 

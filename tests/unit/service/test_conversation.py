@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hetspec_core.errors import CorruptFileError, NotFoundError, ResourceError, UsageError
 from hetspec_core.events.chat import Answered, ChatSettings, Tokens
 from hetspec_core.service.chat.answer import Answer
-from hetspec_core.service.chat.conversation import ChatHistory, pieces_of, saved_conversations
+from hetspec_core.service.chat.conversation import ChatHistory, saved_conversations
 from tests.fakes.chat_worker import step_of
 
 
@@ -66,7 +66,7 @@ def test_what_is_saved_is_loaded_with_the_colours_of_its_tokens(tmp_path: Path) 
     path = tmp_path / "deep" / "talk.json"
     talk.save(path)
     loaded = ChatHistory.load(path)
-    assert loaded == talk and pieces_of(loaded.turns[1]) == answer("é\x00").pieces
+    assert loaded == talk and list(loaded.turns[1].pieces) == answer("é\x00").pieces
     assert loaded.turns[1].accept_length == 3 and loaded.turns[1].stop_reason == "stop"
     assert saved_conversations(path.parent) == [path] and saved_conversations(tmp_path / "none") == []
     talk.turns.clear()

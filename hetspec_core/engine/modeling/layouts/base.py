@@ -1,6 +1,6 @@
-"""What every layout is, and the ledger in which each tensor of a foreign directory is accounted for.
+"""The interface of layouts, the ledger that accounts for each tensor of a foreign directory, and HetSpec's own layout.
 
-HetSpec's own layout is here too: a `hetspec` block in `config.json` says how the draft is put together.
+In HetSpec's layout a `hetspec` block in `config.json` describes head and backbone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ExportedDraft:
         config: for `config.json`.
         tensors: by the names of the layout.
         token_ids: [Vd] ids of a reduced vocabulary for a file of its own, where the layout wants one; else None.
-        notes: what a server of the draft has to know.
+        notes: requirements for serving the draft.
     """
 
     config: dict[str, Any]
@@ -39,11 +39,7 @@ class ExportedDraft:
 
 
 class Layout(ABC):
-    """One form of a draft directory. A card names one; those that can be written have `capabilities["writes"]`.
-
-    Attributes:
-        name: of the card.
-    """
+    """One form of a draft directory. A card names one; those that can be written have `capabilities["writes"]`."""
 
     name: ClassVar[str]
 
@@ -53,7 +49,7 @@ class Layout(ABC):
 
     @abstractmethod
     def read(self, files: DraftFiles, base_layers: int | None) -> LoadReport:
-        """Take the directory for what it is.
+        """Read the directory.
 
         Args:
             files: the directory.
@@ -62,14 +58,14 @@ class Layout(ABC):
 
         Raises:
             CheckpointError: a file is damaged, or a tensor is missing or has no place.
-            ModelError: the draft needs what HetSpec does not have, or the base has to be named.
+            ModelError: the draft needs a feature that HetSpec does not have, or the base must be named.
         """
 
     def write(self, stored: StoredDraft) -> ExportedDraft:
         """The draft in this layout.
 
         Raises:
-            ModelError: it cannot be said in this layout; the message says why, the hint what would work.
+            ModelError: the layout cannot express it; the message says why, the hint what would work.
         """
         raise ModelError(
             f"drafts are not written in the layout {self.name}", hint="see `hetspec-core draft export --help`"
@@ -91,7 +87,7 @@ class Ledger:
         return cls(str(files.folder), dict(files.tensors))
 
     def strip(self, prefix: str) -> None:
-        """Forget a prefix of names."""
+        """Remove a prefix of names."""
         for name in [name for name in self.left if name.startswith(prefix)]:
             plain = name.removeprefix(prefix)
             if plain in self.left:
@@ -100,7 +96,7 @@ class Ledger:
             self._note(name, plain)
 
     def rename(self, pattern: str, replacement: str) -> None:
-        """Rename whatever fits a regular expression from its beginning."""
+        """Rename tensors whose names begin with a match of a regular expression."""
         for name in list(self.left):
             plain, hits = re.subn(f"^(?:{pattern})", replacement, name)
             if hits and plain != name:
@@ -108,14 +104,14 @@ class Ledger:
                 self._note(name, plain)
 
     def drop(self, name: str, reason: str) -> Tensor | None:
-        """Leave a tensor out, if it is there; gives it."""
+        """Leave a tensor out, if it is there, and return it."""
         tensor = self.left.pop(name, None)
         if tensor is not None:
             self.dropped[self._first(name)] = reason
         return tensor
 
     def need(self, name: str, what: str) -> Tensor:
-        """A tensor that must be there, which stays.
+        """A tensor that must be there.
 
         Raises:
             CheckpointError: it is not there.
@@ -140,7 +136,7 @@ class Ledger:
     def reading(
         self, layout: str, config: dict[str, Any], settings: dict[str, Any], inferred: dict[str, str]
     ) -> LoadReport:
-        """Close the ledger: what is left is the draft's. Whether each has its place is seen when modules are filled."""
+        """Close the ledger: the remaining tensors are the draft's. Filling the modules checks their places."""
         for name in self.dropped:
             self.renamed.pop(name, None)
         if odd := contradiction(config):
@@ -150,7 +146,7 @@ class Ledger:
         return LoadReport(stored, layout, inferred, dict(self.renamed), dict(self.dropped), list(self.warnings))
 
     def _with_layers_of_the_tensors(self, config: dict[str, Any], inferred: dict[str, str]) -> dict[str, Any]:
-        """The configuration with as many layers as there are tensors of: published ones may give the base's number.
+        """The configuration with the number of layers that have tensors: published ones may give the base's number.
 
         Raises:
             CheckpointError: a layer between two others has no tensor.
@@ -201,7 +197,7 @@ def class_prefix(model_type: str) -> str:
 
 
 class OwnLayout(Layout):
-    """What `save_draft` writes."""
+    """The layout of `save_draft`."""
 
     name = "hetspec"
 
@@ -228,7 +224,7 @@ class OwnLayout(Layout):
 
 
 def _before_heads(settings: dict[str, Any], files: DraftFiles) -> dict[str, Any]:
-    """Drafts that were written before heads were recorded: the tensors say the rest."""
+    """Complete the settings of drafts from before heads were recorded, by their tensors."""
     tensors = files.tensors
     settings.setdefault("skip_first_input_norm", "layers.0.input_layernorm.weight" not in tensors)
     settings.setdefault("skip_output_norm", "norm.weight" not in tensors)

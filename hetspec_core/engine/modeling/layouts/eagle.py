@@ -3,7 +3,7 @@
 EAGLE: `fc`, `layers.i`, nothing else. The first layer has no input norm, the last one has none behind it, embedding and
 head are the base's.
 
-specforge_het, the program that HetSpec succeeds: `draft_model/states.pt` inside a combined model. The combined
+specforge_het, the predecessor of HetSpec: `draft_model/states.pt` inside a combined model. The combined
 directory's `config.json` names algorithm, base and draft (`speculative_decoding_*`); a checkpoint of a training has the
 run's `specforge_het.json` one or two directories up. Names of tensors: `eagle_fc.*`, `layers.*`.
 """
@@ -37,7 +37,7 @@ from hetspec_core.engine.modeling.layouts.base import (
 from hetspec_core.errors import CheckpointError, ModelError
 
 SERVED = ("llama", "qwen2", "mistral")
-"""Families with an EAGLE class in SGLang itself; others need the model package that HetSpec brings."""
+"""Families with an EAGLE class in SGLang itself; others need HetSpec's model package."""
 TOKEN_MAP = "hot_token_ids.pt"
 """The reduced vocabulary, as SGLang reads it: a tensor [Vd]. A second safetensors file would be taken for weights."""
 _ARCHITECTURES = re.compile(r"ForCausalLM(Eagle)?$|^HetSpec(?!Latent)\w+Eagle$")
@@ -98,7 +98,7 @@ def _hot_tokens(file: Path, base_vocab: int) -> Tensor | None:
     """[Vd] sorted token ids of the reduced vocabulary beside an export; None when there is no such file.
 
     Raises:
-        CheckpointError: it holds something else than different tokens of the base.
+        CheckpointError: it does not hold different tokens of the base.
     """
     ids = read_token_ids(file)
     if ids is None:
@@ -150,7 +150,7 @@ _EXPERT = re.compile(r"^(layers\.\d+\.mlp\.experts)\.(\d+)\.(gate_proj|up_proj|d
 
 
 def _joined_experts(ledger: Ledger) -> dict[str, Tensor]:
-    """Experts written one by one (transformers 4) as the two tensors in which they are held now."""
+    """Experts written one by one (transformers 4), joined into the two tensors of transformers 5."""
     found: dict[str, dict[int, dict[str, str]]] = {}
     for name in ledger.left:
         hit = _EXPERT.match(name)
@@ -245,7 +245,7 @@ class OriginLayout(Layout):
 
 
 def _facts_above(folder: Path) -> dict[str, Any]:
-    """What the directories above a draft say of it: the combined model's configuration, or the run's."""
+    """The facts in the directories above a draft: the combined model's configuration, or the run's."""
     above = DraftFiles(folder.parent).json("config.json") or {}
     if any(key.startswith(_KEY) for key in above):
         return above

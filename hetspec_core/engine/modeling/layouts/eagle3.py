@@ -5,8 +5,8 @@ as vLLM's speculators library does (`layers.0`, with the layer's configuration i
 
 Two ways of counting captured layers are in use. HetSpec, speculators and vLLM count as Hugging Face does (0 =
 embeddings, i = output of layer i); SGLang, SpecForge and ModelOpt count the outputs of layers from 0, so their id is
-one less. The key that names the layers tells which way it is: inside `eagle_config`, and under `target_layer_ids`,
-outputs are counted.
+one less. The key that names the layers decides: inside `eagle_config`, and under `target_layer_ids`, outputs are
+counted.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _OUTPUTS = "counted by outputs from 0: one added"
 
 
 def told_layers(config: dict[str, Any], folder: object) -> tuple[tuple[int, ...] | None, str]:
-    """Captured layers by Hugging Face id in the order of the file, None where it names none; and where it names them.
+    """Captured layers by Hugging Face id in the order of the file, None where it names none; and the key that has them.
 
     Raises:
-        CheckpointError: a key holds something else than a list of layers.
+        CheckpointError: a key does not hold a list of layers.
     """
     nested = config.get("eagle_config") or {}
     if not isinstance(nested, dict):
@@ -65,8 +65,8 @@ def other_count(layers: tuple[int, ...], place: str, base_layers: int | None) ->
     """A warning for ids that are the usual layers if they are counted the other way; empty where they are not.
 
     Args:
-        layers: as they were taken.
-        place: what `told_layers` said of them.
+        layers: as they were read.
+        place: the key, from `told_layers`.
         base_layers: number of the base's decoder layers; None = not known.
     """
     if base_layers is None or len(layers) != 3:
@@ -165,11 +165,11 @@ class Eagle3Layout(Layout):
 
 @dataclass(frozen=True)
 class Told:
-    """What a configuration says of an EAGLE-3 draft.
+    """The facts of an EAGLE-3 draft in its configuration.
 
     Attributes:
-        layers: captured layers by Hugging Face id; None = it does not say.
-        layers_from: where that stands.
+        layers: captured layers by Hugging Face id; None = not named.
+        layers_from: the key that has them.
         flags: fc_norm, norm_output, norm_before_residual.
     """
 
@@ -282,7 +282,7 @@ def _vocabulary(
         if size != base_vocab:
             raise CheckpointError(
                 f"{folder} has {size} rows of lm_head beside a vocabulary of {base_vocab}, and no d2t",
-                hint="without it nobody knows which tokens the rows are for",
+                hint="without it the tokens of the rows are not known",
             )
         inferred["draft_vocab_size"] = f"{size}: the whole vocabulary"
         return None
@@ -297,7 +297,7 @@ def _vocabulary(
         inferred["draft_vocab_size"] = f"{size}: the whole vocabulary, by d2t"
         return None
     if known is None and not bool(offsets.any()):
-        # A buffer that was never filled looks like this, and means the first tokens of the base to every reader.
+        # A buffer that was never filled looks like this; every reader would take it for the base's first tokens.
         raise CheckpointError(
             f"d2t in {folder} is all zeros, for {size} of {base_vocab} tokens, and there is no t2d to confirm it: "
             "the map was not written",
@@ -311,7 +311,7 @@ def _ids_of(offsets: Tensor, size: int, base_vocab: int, folder: object) -> Tens
     """[Vd] token of the base for each draft id, by offsets.
 
     Raises:
-        CheckpointError: they are not as many different tokens of the base as the head has rows.
+        CheckpointError: they do not give one different token of the base for each row of the head.
     """
     if offsets.ndim == 1 and len(offsets) == size and size > 0 and not offsets.is_floating_point():
         ids = torch.arange(size) + offsets.to(torch.int64)
@@ -334,10 +334,10 @@ def vocab_maps(stored: StoredDraft) -> dict[str, Tensor]:
 
 
 def check_eagle3(stored: StoredDraft, layout: str) -> dict[str, Any]:
-    """Arguments of the head of a draft that an EAGLE-3 layout has words for.
+    """Arguments of the head of a draft that an EAGLE-3 layout can express.
 
     Raises:
-        ModelError: it has none.
+        ModelError: it cannot express the draft.
     """
     head, reason = stored.head, ""
     if stored.algorithm != "eagle3":

@@ -177,7 +177,7 @@ def test_truncated_parquet_names_the_file(tmp_path: Path) -> None:
 
 
 def test_hub_without_network_says_what_to_do() -> None:
-    with pytest.raises(NotFoundError, match="owner/name@v1 could not be had from the hub") as caught:
+    with pytest.raises(NotFoundError, match="owner/name@v1 could not be fetched from the hub") as caught:
         read("hub:owner/name@v1")
     assert "network" in caught.value.hint
 
