@@ -1,7 +1,4 @@
-"""Every place on disk that HetSpec uses: its roots, and the file names inside a run folder.
-
-It knows names only; `files` writes, and `events`, `runs` and the engine know what is in the files.
-"""
+"""Every path that HetSpec uses: its roots, and the file names inside a run folder."""
 
 from __future__ import annotations
 
@@ -13,6 +10,17 @@ from hetspec_core.errors import ResourceError
 
 HOME_VARIABLE = "HETSPEC_HOME"
 _SHOWN = 120  # characters of a home that an error repeats
+
+
+class _Entry:
+    """An attribute that is the path of a name inside a folder, which is another attribute of the same object."""
+
+    def __init__(self, folder: str, name: str) -> None:
+        self.folder = folder
+        self.name = name
+
+    def __get__(self, owner: object, _: type | None = None) -> Path:
+        return getattr(owner, self.folder) / self.name
 
 
 @dataclass(frozen=True)
@@ -29,43 +37,20 @@ class Roots:
     config: Path
     cache: Path
 
+    runs = _Entry("data", "runs")
+    trash = _Entry("data", "trash")
+    registry = _Entry("data", "registry.db")
+    conversations = _Entry("data", "conversations")
+    traces = _Entry("data", "traces")
+    user_presets = _Entry("config", "presets")
+    chat_logs = _Entry("cache", "chat")
+    models = _Entry("cache", "models")
+
     @classmethod
     def below(cls, home: Path) -> Roots:
         """All three roots in one folder, as `HETSPEC_HOME` asks for."""
         top = home.expanduser().absolute()
         return cls(data=top, config=top / "config", cache=top / "cache")
-
-    @property
-    def runs(self) -> Path:
-        return self.data / "runs"
-
-    @property
-    def trash(self) -> Path:
-        return self.data / "trash"
-
-    @property
-    def registry(self) -> Path:
-        return self.data / "registry.db"
-
-    @property
-    def conversations(self) -> Path:
-        return self.data / "conversations"
-
-    @property
-    def traces(self) -> Path:
-        return self.data / "traces"
-
-    @property
-    def chat_logs(self) -> Path:
-        return self.cache / "chat"
-
-    @property
-    def user_presets(self) -> Path:
-        return self.config / "presets"
-
-    @property
-    def models(self) -> Path:
-        return self.cache / "models"
 
 
 def roots() -> Roots:
@@ -136,61 +121,23 @@ class RunPaths:
 
     folder: Path
 
+    spec = _Entry("folder", "spec.toml")
+    origins = _Entry("folder", "origins.json")
+    resolved = _Entry("folder", "resolved.json")
+    events = _Entry("folder", "events.jsonl")
+    desk = _Entry("folder", "desk.jsonl")
+    supervisor_lock = _Entry("folder", ".supervisor.lock")
+    result = _Entry("folder", "result.json")
+    logs = _Entry("folder", "logs")
+    checkpoints = _Entry("folder", "checkpoints")
+    draft = _Entry("folder", "draft")
+    hidden_states = _Entry("folder", "hidden_states")
+    shares = _Entry("folder", "shares")
+    traces = _Entry("folder", "traces")
+
     @property
     def run_id(self) -> str:
         return self.folder.name
-
-    @property
-    def spec(self) -> Path:
-        return self.folder / "spec.toml"
-
-    @property
-    def origins(self) -> Path:
-        return self.folder / "origins.json"
-
-    @property
-    def resolved(self) -> Path:
-        return self.folder / "resolved.json"
-
-    @property
-    def events(self) -> Path:
-        return self.folder / "events.jsonl"
-
-    @property
-    def desk(self) -> Path:
-        return self.folder / "desk.jsonl"
-
-    @property
-    def supervisor_lock(self) -> Path:
-        return self.folder / ".supervisor.lock"
-
-    @property
-    def result(self) -> Path:
-        return self.folder / "result.json"
-
-    @property
-    def logs(self) -> Path:
-        return self.folder / "logs"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.folder / "checkpoints"
-
-    @property
-    def draft(self) -> Path:
-        return self.folder / "draft"
-
-    @property
-    def hidden_states(self) -> Path:
-        return self.folder / "hidden_states"
-
-    @property
-    def shares(self) -> Path:
-        return self.folder / "shares"
-
-    @property
-    def traces(self) -> Path:
-        return self.folder / "traces"
 
     def log(self, worker: str) -> Path:
         return self.logs / f"{worker}.log"

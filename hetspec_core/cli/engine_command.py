@@ -15,8 +15,7 @@ from typing import Any
 from hetspec_core import errors
 from hetspec_core.cli.console import console, error_console, note, print_json, print_table
 from hetspec_core.documents import DocumentError, parse_json
-from hetspec_core.errors import Cancelled, HetSpecError, StageFailed, UsageError
-from hetspec_core.failures import recognise
+from hetspec_core.errors import Cancelled, HetSpecError, StageFailed, UsageError, recognise
 from hetspec_core.process import python_command, python_environment
 
 _LONGEST_SENTENCE = 400

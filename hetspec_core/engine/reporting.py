@@ -12,9 +12,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from hetspec_core.errors import Cancelled, HetSpecError, ResourceError
+from hetspec_core.errors import Cancelled, HetSpecError, ResourceError, recognise
 from hetspec_core.events import ErrorInfo
-from hetspec_core.failures import recognise
 from hetspec_core.files import DISK_FULL, ROOM_HINT, explain, is_full
 
 CRASH_STATUS = 1

@@ -10,8 +10,7 @@ import signal
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hetspec_core.errors import Cancelled, ResourceError, StageFailed
-from hetspec_core.failures import recognise
+from hetspec_core.errors import Cancelled, ResourceError, StageFailed, recognise
 from hetspec_core.jobs.crew import Member
 
 _PASSING = frozenset({"crash", "cancelled", "ResourceError", "StageFailed"})

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field, replace
 
 from hetspec_core.documents import DocumentError
+from hetspec_core.errors import Failure, recognise
 from hetspec_core.events import (
     Artifact,
     CancelAsked,
@@ -34,7 +35,6 @@ from hetspec_core.events import (
     read_pieces,
 )
 from hetspec_core.events.state import FINISHED
-from hetspec_core.failures import Failure, recognise
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import signal_name
 from hetspec_core.service.logs import LogFile

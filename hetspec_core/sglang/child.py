@@ -18,8 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from hetspec_core.errors import ResourceError, StageFailed
-from hetspec_core.failures import recognise
+from hetspec_core.errors import ResourceError, StageFailed, recognise
 from hetspec_core.files import private, tail
 from hetspec_core.process import end_marked, end_with_this
 

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from hetspec_core.errors import recognise
 from hetspec_core.events.chat import ChatEvent, Garbage, Quit, Request, WorkerDied, decode_reply, encode
-from hetspec_core.failures import recognise
 from hetspec_core.files import private, tail
 from hetspec_core.paths import make_folders
 from hetspec_core.process import python_command, python_environment, signal_name

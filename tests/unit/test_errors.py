@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hetspec_core.failures import recognise
+from hetspec_core.errors import recognise
 
 
 @pytest.mark.parametrize(
