@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from textual.css.model import RuleSet
+from textual.css.stylesheet import Stylesheet
 
 from hetspec_core.events import Marked
 from tests.fakes.run_folders import add_run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def parsed_once() -> None:
+    """Every style sheet is parsed once for all apps: each app would parse all of them several times."""
+    parse, known = Stylesheet._parse_rules, dict[Any, list[RuleSet]]()
+
+    def parse_once(self: Stylesheet, css: str, *where: Any, **options: Any) -> list[RuleSet]:
+        key = (css, where, *options.items(), *sorted(self._variables.items()))
+        if key not in known:
+            known[key] = parse(self, css, *where, **options)
+        return known[key]
+
+    Stylesheet._parse_rules = parse_once
 
 
 @pytest.fixture
