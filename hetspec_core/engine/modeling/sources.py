@@ -8,12 +8,14 @@ BPE (`gpt2`) applies a list of merges to pieces of text, cut by a regular expres
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import importlib.util
 import json
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +116,8 @@ def _dequantise(file: Path, target: Path) -> None:
             hint="make room, or set HETSPEC_HOME to a larger disk",
         )
     try:
-        tokenizer = _gguf_tokenizer(file)
-        with LOADING:
+        with LOADING, _parsed_once():
+            tokenizer = _gguf_tokenizer(file)
             model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise CorruptFileError(
@@ -142,6 +144,23 @@ def _dequantise(file: Path, target: Path) -> None:
     with new_folder(target) as staging:
         model.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
+
+
+@contextlib.contextmanager
+def _parsed_once() -> Iterator[None]:
+    """Parse a GGUF file once for all who read it here; hold `LOADING`, because this changes state of the whole process.
+
+    transformers parses the file anew for every configuration, tokenizer and model, and each time takes seconds.
+    """
+    import gguf
+
+    parser = gguf.GGUFReader
+    parse = functools.cache(parser)
+    gguf.GGUFReader = lambda path: parse(str(path))
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = parser
 
 
 def _gguf_tokenizer(file: Path) -> Any:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -111,6 +112,18 @@ def test_package_is_converted_once(gguf_file: Path, monkeypatch: pytest.MonkeyPa
     assert folder.stat().st_mode & 0o755 == 0o755  # a cache can be shared
     monkeypatch.setattr(sources, "_dequantise", None)
     assert materialize(SOURCE) == folder
+
+
+def test_a_conversion_parses_its_file_once(gguf_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[str] = []
+    begin = gguf.GGUFReader.__init__
+    monkeypatch.setattr(
+        gguf.GGUFReader, "__init__", lambda self, path: (parsed.append(str(path)), begin(self, path))[1]
+    )
+    reader = gguf.GGUFReader
+    materialize(SOURCE)
+    assert parsed == [str(gguf_file)]
+    assert gguf.GGUFReader is reader
 
 
 def test_converted_base_loads_with_the_ids_of_its_own_configuration(gguf_file: Path) -> None:
