@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from hetspec_core.events.chat import Failed, Open
 from hetspec_core.process import python_command, python_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -230,12 +231,15 @@ def test_the_doctor_and_the_chat_import_nothing_from_the_present_folder(trap: Pa
     from hetspec_core.service.chat.worker_link import WorkerLink, worker_command
     from hetspec_core.service.doctor import _check_torch, check_sglang
 
+    unknown = Open(protocol=0, base={})
+
     assert _check_torch(has_gpu=False).facts.get("version")
     check_sglang(has_gpu=False)
     link = WorkerLink(worker_command(), home / "chat.log")
     link.start()
     try:
-        link.wait(20)
+        link.send(unknown)
+        assert any(isinstance(event, Failed) for event in link.wait(60))
     finally:
         link.close()
     assert imported(trap) == []
