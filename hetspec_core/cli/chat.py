@@ -6,12 +6,14 @@ A line is a question, or a command that begins with a slash. Ctrl-C stops what i
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
+from rich.text import Text
 
 from hetspec_core.cli.chat_view import (
     AnswerPrinter,
@@ -22,7 +24,7 @@ from hetspec_core.cli.chat_view import (
     tree_lines,
     verdict_lines,
 )
-from hetspec_core.cli.console import console, note, print_json, read_stdin_line
+from hetspec_core.cli.console import console, note, print_json, print_line, read_stdin_line
 from hetspec_core.cli.follow import Interrupts
 from hetspec_core.cli.options import (
     BACKEND_OPTIONS,
@@ -115,21 +117,18 @@ def chat(
 def _converse(talk: Talk, questions: list[str]) -> None:
     if not talk.piped:
         note("ask something, or /help; Ctrl-C stops an answer, twice it ends the chat")
-        _enable_editing()
-    asked = 0
+        with suppress(ImportError):
+            import readline  # noqa: F401 - importing it gives the prompt line editing and history
+    waiting = iter(questions)
     while not talk.over:
         try:
-            if questions:
-                if asked == len(questions):
-                    break
-                line = questions[asked]
-            else:
-                line = _read_line() if talk.piped else input("> ")
+            line = next(waiting, None) if questions else read_stdin_line() if talk.piped else input("> ")
         except EOFError:
             break
         except KeyboardInterrupt:  # at the prompt
             raise Cancelled("the chat was ended") from None
-        asked += 1
+        if line is None:
+            break
         if not line.strip():
             continue
         try:
@@ -153,21 +152,6 @@ def _check(session: ChatSession) -> None:
         raise DataError(answer.error, hint=answer.hint)
     if answer is not None and answer.state == "failed":
         raise StageFailed(answer.error, hint=answer.hint)
-
-
-def _read_line() -> str:
-    line = read_stdin_line()
-    if line is None:
-        raise EOFError
-    return line
-
-
-def _enable_editing() -> None:
-    """Line editing and history at the prompt, where Python has it."""
-    try:
-        import readline  # noqa: F401 - importing it is what enables it
-    except ImportError:
-        return
 
 
 _LOOK_S = 0.2
@@ -297,9 +281,16 @@ class Talk:
 
     # --- commands ----------------------------------------------------------------------------------------------------
 
-    def _print(self, lines: list[str]) -> None:
+    def _print(self, lines: Iterable[str | Text]) -> None:
         for line in lines:
-            console().print(line, soft_wrap=True)
+            print_line(line)
+
+    def _answer(self, kind: str, data: Mapping[str, object], lines: Iterable[str | Text]) -> None:
+        """Print lines, or with --json one object of this type."""
+        if self.as_json:
+            print_json({"type": kind, **data}, lines=True)
+        else:
+            self._print(lines)
 
     def _tree(self, rest: str) -> None:
         answer = self.session.answer
@@ -317,17 +308,11 @@ class Talk:
         tree = next((tree for tree in trees if tree.index == index), None)
         if tree is None:
             raise UsageError(f"there is no step {index}; there are 0 to {trees[-1].index}")
-        if self.as_json:
-            print_json({"type": "tree", **tree.model_dump(mode="json")}, lines=True)
-            return
-        for line in tree_lines(tree):
-            console().print(line, soft_wrap=True)
+        self._answer("tree", tree.model_dump(mode="json"), tree_lines(tree))
 
     def _stats(self, _: str) -> None:
-        if self.as_json:
-            print_json({"type": "figures", **self.session.figures.to_json()}, lines=True)
-            return
-        self._print(figure_lines(self.session.figures))
+        figures = self.session.figures
+        self._answer("figures", figures.to_json(), figure_lines(figures))
 
     def _calibrate(self, rest: str) -> None:
         before = self.session.meters.calibration
@@ -351,10 +336,7 @@ class Talk:
                 raise UsageError("the draft is changed by /draft", hint="/draft RUN_OR_DIR")
             self.session.change(**{key: (value or None) if key == "system_prompt" else value})
         settings = self.session.settings.by_short_keys()
-        if self.as_json:
-            print_json({"type": "settings", **settings}, lines=True)
-            return
-        self._print([f"{key} = {value!s}" for key, value in settings.items()])
+        self._answer("settings", settings, [f"{key} = {value!s}" for key, value in settings.items()])
 
     def _draft(self, rest: str) -> None:
         if rest:
@@ -385,12 +367,8 @@ class Talk:
         self._follow(lambda: self.session.compare(question.strip(), one, other))
         comparison = self.session.comparison
         verdict = comparison.verdict if comparison is not None else None
-        if verdict is None:
-            return
-        if self.as_json:
-            print_json({"type": "verdict", **verdict.to_json()}, lines=True)
-        else:
-            self._print(verdict_lines(verdict))
+        if verdict is not None:
+            self._answer("verdict", verdict.to_json(), verdict_lines(verdict))
 
     def _edit(self, rest: str) -> None:
         number, _, text = rest.partition(" ")

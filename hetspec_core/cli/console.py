@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
+    from rich.text import Text
 
 _ESCAPES = "hetspec-escapes"
 
@@ -69,9 +70,9 @@ def print_data(text: str) -> None:
     sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
 
 
-def print_line(text: str) -> None:
+def print_line(text: str | Text, *, style: str = "") -> None:
     """Print one line of a result to stdout; it is not folded at the width of the terminal."""
-    console().print(text, soft_wrap=True)
+    console().print(text, style=style, soft_wrap=True)
 
 
 def print_text(text: str, *, out: TextIO | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from hetspec_core.cli.console import console, note, print_facts, print_json, print_table
+from hetspec_core.cli.console import console, note, print_facts, print_json, print_line, print_table
 from hetspec_core.cli.engine_command import ask_engine, push_folder
 from hetspec_core.cli.follow import DetachOption, is_detached, launch, launch_detached
 from hetspec_core.cli.options import (
@@ -78,11 +78,9 @@ def generate(
     if json:
         return
     result = report.results.get("dataset", {})
-    out = console()
-    out.print(
+    print_line(
         f"{result['samples']:,} samples, {result['tokens']:,} tokens, {result['supervised_share']:.0%} supervised, "
-        f"{format_bytes(result['bytes'])} ({result['bytes_per_token']:,.0f} bytes a token)",
-        soft_wrap=True,
+        f"{format_bytes(result['bytes'])} ({result['bytes_per_token']:,.0f} bytes a token)"
     )
     for heading, key in (
         ("left out", "left_out"),
@@ -91,11 +89,11 @@ def generate(
     ):
         if result.get(key):
             counts = "; ".join(f"{name}: {count}" for name, count in result[key].items())
-            out.print(f"{heading}: {counts}", soft_wrap=True, markup=False)
+            print_line(f"{heading}: {counts}")
     for heading, key in (("rows that cannot be read", "unreadable_rows"), ("questions not asked", "unasked_questions")):
         if result.get(key):
-            out.print(f"{heading}: {result[key]:,}", soft_wrap=True)
-    out.print(f"next: hetspec-core train {recipe} --dataset {report.summary.run_id}", soft_wrap=True)
+            print_line(f"{heading}: {result[key]:,}")
+    print_line(f"next: hetspec-core train {recipe} --dataset {report.summary.run_id}")
 
 
 @app.command()
@@ -150,11 +148,10 @@ def merge(
     if json:
         print_json(answer)
         return
-    console().print(
+    print_line(
         f"{answer['samples']:,} samples, {answer['tokens']:,} tokens in {answer['folder']}"
         + (f"; {answer['repeated']:,} samples were there more than once" if answer["repeated"] else "")
-        + _not_finite(answer["not_finite"]),
-        soft_wrap=True,
+        + _not_finite(answer["not_finite"])
     )
 
 
@@ -229,18 +226,18 @@ def _print_inspection(answer: dict[str, Any]) -> None:
         most = max(row["samples"] for row in lengths["histogram"])
         for row in lengths["histogram"]:
             bar = "█" * round(_BAR * row["samples"] / most)
-            out.print(Text(f"{row['from']:>6} - {row['to']:<6} {row['samples']:>7,} {bar}"), soft_wrap=True)
+            print_line(Text(f"{row['from']:>6} - {row['to']:<6} {row['samples']:>7,} {bar}"))
     plain = not out.is_terminal or out.no_color
     for sample in answer["samples"]:
         out.print()
         head = f"sample {sample['id']}: {sample['tokens']} tokens, {sample['supervised']} supervised"
-        out.print(Text(head, style="bold"), soft_wrap=True)
+        print_line(Text(head, style="bold"))
         text = Text()
         for segment in sample["segments"]:
             supervised = segment["supervised"]
             shown = f"[[{segment['text']}]]" if supervised and plain else segment["text"]
             text.append(shown, style="bold green" if supervised else "dim")
-        out.print(text, soft_wrap=True)
+        print_line(text)
     if answer["samples"]:
         note("supervised tokens are " + ("in [[ ]]" if plain else "green"))
 
@@ -256,9 +253,9 @@ def _not_finite(found: dict[str, str]) -> str:
 def _print_verification(answer: dict[str, Any]) -> None:
     out = console()
     for sentence in answer["damaged"]:
-        out.print(Text(f"damaged: {sentence}", style="red"), soft_wrap=True)
+        print_line(Text(f"damaged: {sentence}", style="red"))
     for name, where in answer["not_finite"].items():
-        out.print(Text(f"states that are not finite: sample {name} ({where})", style="red"), soft_wrap=True)
+        print_line(Text(f"states that are not finite: sample {name} ({where})", style="red"))
     print_table(
         ("sample", "tokens", "cosine", "least of a token", "max error", ""),
         [
@@ -274,10 +271,9 @@ def _print_verification(answer: dict[str, Any]) -> None:
         ],
     )
     good = answer["shards"] - len(answer["damaged"])
-    out.print(
+    print_line(
         f"{good} of {answer['shards']} shards have their checksum; re-forwarded with {answer['base']} in "
-        f"{answer['dtype']}: cosine at least {answer['cosine']:.6f}, error at most {answer['max_error']:.4g}",
-        soft_wrap=True,
+        f"{answer['dtype']}: cosine at least {answer['cosine']:.6f}, error at most {answer['max_error']:.4g}"
     )
     verdict = Text("the dataset is good", style="green") if answer["ok"] else Text("the dataset is bad", style="red")
     out.print(verdict)

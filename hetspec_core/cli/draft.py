@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hetspec_core.cli.console import console, note, print_json, print_table
+from hetspec_core.cli.console import console, note, print_json, print_line, print_table
 from hetspec_core.cli.engine_command import ask_engine, push_folder
 from hetspec_core.cli.options import JsonFlag
 from hetspec_core.config import load_base
@@ -73,8 +73,7 @@ def export(
     if json:
         print_json(answer)
         return
-    out = console()
-    out.print(f"{answer['architecture']}, {answer['parameters']:,} parameters, in {answer['folder']}", soft_wrap=True)
+    print_line(f"{answer['architecture']}, {answer['parameters']:,} parameters, in {answer['folder']}")
     rows = [(name, _shape(about), about["dtype"]) for name, about in answer["tensors"].items()]
     print_table(("tensor", "shape", "type"), rows)
     if answer["token_map"]:
@@ -117,8 +116,8 @@ def doctor(
         if first is None:
             console().print("nothing is wrong with it", style="green")
         else:
-            console().print(f"wrong first: {first['name']}: {first['seen']}", style="red", soft_wrap=True)
-            console().print(f"do this: {first['advice']}", soft_wrap=True)
+            print_line(f"wrong first: {first['name']}: {first['seen']}", style="red")
+            print_line(f"do this: {first['advice']}")
     if not answer["ok"]:
         raise typer.Exit(CheckpointError.exit_code)
 

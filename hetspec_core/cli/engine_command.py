@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hetspec_core import errors
-from hetspec_core.cli.console import console, error_console, note, print_json, print_table
+from hetspec_core.cli.console import console, error_console, note, print_json, print_line, print_table
 from hetspec_core.documents import DocumentError, parse_json
 from hetspec_core.errors import Cancelled, HetSpecError, StageFailed, UsageError, recognise
 from hetspec_core.process import python_command, python_environment
@@ -128,7 +128,7 @@ def push_folder(
         return
     print_table(("file", "size"), [(name, format_bytes(size)) for name, size in answer["files"].items()])
     if not dry_run:
-        console().print(answer["url"] or f"sent to {repository}", soft_wrap=True)
+        print_line(answer["url"] or f"sent to {repository}")
     elif card_file is not None:
         note(f"nothing was sent; the card is in {card_file}")
     else:

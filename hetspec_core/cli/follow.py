@@ -86,11 +86,12 @@ def is_detached(detach: bool | None, *, json: bool) -> bool:
     return not json and error_console().is_terminal if detach is None else detach
 
 
-def launch_detached(workbench: Workbench, asked: RunSpec | Resolved, *, json: bool = False) -> str:
-    """Submit and start a run, and say how to follow it; returns its id."""
+def launch_detached(workbench: Workbench, asked: RunSpec | Resolved, *, json: bool = False, quiet: bool = False) -> str:
+    """Submit and start a run, and say how to follow it unless `quiet`; returns its id."""
     run_id = workbench.submit(asked).run_id
     workbench.start(run_id)
-    leave(workbench, run_id, json=json)
+    if not quiet:
+        leave(workbench, run_id, json=json)
     return run_id
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from hetspec_core.cli.console import console, format_number, note, print_json, print_table
+from hetspec_core.cli.console import console, format_number, note, print_json, print_line, print_table
 from hetspec_core.cli.follow import launch
 from hetspec_core.cli.options import (
     GpusOption,
@@ -58,13 +58,11 @@ def doctor(json: JsonFlag = False) -> None:
 
 
 def _print_check(check: Check) -> None:
-    out = console()
-    out.print(
-        Text.assemble((f"{check.status:<8}", _STYLES[check.status]), (f"{check.name:<17}", "bold"), check.message),
-        soft_wrap=True,
+    print_line(
+        Text.assemble((f"{check.status:<8}", _STYLES[check.status]), (f"{check.name:<17}", "bold"), check.message)
     )
     if check.hint:
-        out.print(Text.assemble(" " * 25, ("hint: ", "bold cyan"), check.hint), soft_wrap=True)
+        print_line(Text.assemble(" " * 25, ("hint: ", "bold cyan"), check.hint))
 
 
 @gpus_app.command()
@@ -152,7 +150,7 @@ def _print_plan(made: Plan) -> None:
     out = console()
 
     def line(name: str, text: str) -> None:
-        out.print(Text.assemble((f"{name:<12}", "bold"), text), soft_wrap=True)
+        print_line(Text.assemble((f"{name:<12}", "bold"), text))
 
     workers = f"{made.num_devices} x " if made.num_devices > 1 else ""
     line("run", f"{made.recipe}, stage {made.stage}, on {workers}{made.device_name}")

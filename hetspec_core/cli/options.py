@@ -19,6 +19,7 @@ import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from hetspec_core.config import Resolved, resolve
 from hetspec_core.config.library import preset_files
 from hetspec_core.errors import UsageError
 from hetspec_core.spec import RunSpec, TreeSpec
@@ -26,7 +27,6 @@ from hetspec_core.spec.decode import did_you_mean
 from hetspec_core.spec.run import spec_field
 
 if TYPE_CHECKING:
-    from hetspec_core.config import Resolved
     from hetspec_core.service.workbench import Workbench
 
 DEFAULT_RECIPE = "smollm2-llama-eagle"
@@ -83,9 +83,11 @@ class SpecOptions:
 
     def resolve(self, workbench: Workbench, recipe: str, stage: str, *, saved: str | None = None) -> Resolved:
         """The spec of one stage of a recipe, or of the saved configuration in its place."""
+        layers: dict[str, Any] = {"overrides": self.overrides, "file": self.file, "options": self.values}
+        if saved is None:
+            return resolve(recipe, stage=stage, **layers)
         from hetspec_core.service.saved import resolve_saved  # `presets` imports this file for its flags alone
 
-        layers: dict[str, Any] = {"overrides": self.overrides, "file": self.file, "options": self.values}
         return resolve_saved(workbench, recipe, saved, stage=stage, **layers)
 
     def resolve_with_draft(

@@ -21,6 +21,7 @@ from hetspec_core.cli.console import (
     note,
     print_facts,
     print_json,
+    print_line,
     print_log_line,
     print_table,
 )
@@ -227,16 +228,16 @@ def _print_report(report: RunReport) -> None:
     run = report.summary
     out = console()
     state = Text(run.state, style=f"bold {STATE_STYLES[run.state]}")
-    out.print(Text.assemble((run.run_id, "bold"), "  ", state), soft_wrap=True)
+    print_line(Text.assemble((run.run_id, "bold"), "  ", state))
     print_facts(_facts(report))
     if run.error:
-        out.print(Text.assemble(("error: ", "bold red"), run.error["message"]), soft_wrap=True)
+        print_line(Text.assemble(("error: ", "bold red"), run.error["message"]))
         if run.error["hint"]:
-            out.print(Text.assemble(("hint: ", "bold cyan"), run.error["hint"]), soft_wrap=True)
+            print_line(Text.assemble(("hint: ", "bold cyan"), run.error["hint"]))
     if report.problem:
-        out.print(Text(f"warning: the spec cannot be read: {report.problem}", style="yellow"), soft_wrap=True)
+        print_line(Text(f"warning: the spec cannot be read: {report.problem}", style="yellow"))
     for warning in report.warnings:
-        out.print(Text(f"{warning.level}: {warning.message}", style="yellow"), soft_wrap=True)
+        print_line(Text(f"{warning.level}: {warning.message}", style="yellow"))
     if report.metrics:
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("metric", overflow="fold")
@@ -250,8 +251,8 @@ def _print_report(report: RunReport) -> None:
         for name, value in data.items():
             if isinstance(value, str | int | float | bool) or value is None:
                 shown = value if isinstance(value, str | bool) else format_number(value)
-                out.print(Text(f"  {name}: {shown}"), soft_wrap=True)
-    out.print(Text(f"files in {run.folder}", style="bold"), soft_wrap=True)
+                print_line(Text(f"  {name}: {shown}"))
+    print_line(Text(f"files in {run.folder}", style="bold"))
     for name, size in report.files.items():
         out.print(Text(f"  {name:<24} {format_bytes(size):>10}"))
 

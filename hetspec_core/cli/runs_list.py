@@ -279,18 +279,10 @@ def diff(
 def _branches(relatives: tuple[Relative, ...], indent: str) -> list[str]:
     """The lines of a tree; in a pipe as on a terminal, except for characters that the terminal cannot write."""
     plain = not console().encoding.lower().startswith("utf")
+    between, at_end = (("|- ", "|  "), ("`- ", "   ")) if plain else (("├─ ", "│  "), ("└─ ", "   "))
     lines: list[str] = []
-    for number, one in enumerate(relatives):
-        last = number == len(relatives) - 1
-        fork, side = (
-            ("`- ", "   ")
-            if last and plain
-            else ("|- ", "|  ")
-            if plain
-            else ("└─ ", "   ")
-            if last
-            else ("├─ ", "│  ")
-        )
+    for number, one in enumerate(relatives, 1):
+        fork, side = at_end if number == len(relatives) else between
         run = one.summary
         about = "not here any more" if run is None else "  ".join(filter(None, (run.stage, run.state, run.name)))
         lines += [f"{indent}{fork}{one.run_id}  {about}", *_branches(one.relatives, indent + side)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hetspec_core.cli.console import console, note, print_json
+from hetspec_core.cli.console import note, print_json, print_line
 from hetspec_core.cli.follow import PlainView, launch, launch_detached
 from hetspec_core.cli.options import (
     DraftOption,
@@ -22,7 +22,6 @@ from hetspec_core.service.drafts import find_draft
 from hetspec_core.service.workbench import Workbench
 
 if TYPE_CHECKING:
-    from hetspec_core.config.resolve import Resolved
     from hetspec_core.events import Event
 
 app = typer.Typer()
@@ -65,10 +64,9 @@ def serve(
             workbench, recipe, "serve", lambda spec: find_draft(workbench, draft, spec.base.name, say=note)
         )
         if detach:
-            run_id = launch_detached(workbench, asked) if not json else _start(workbench, asked)
-            served = _await(workbench, run_id)
+            served = _await(workbench, launch_detached(workbench, asked, quiet=json))
             if json:
-                print_json({"run_id": run_id, **served})
+                print_json(served)
             else:
                 print_served(served)
             return
@@ -76,12 +74,6 @@ def serve(
             launch(workbench, asked, view=ServeView(as_json=json))
         except Cancelled:
             note("the server was stopped")
-
-
-def _start(workbench: Workbench, asked: Resolved) -> str:
-    run_id = workbench.submit(asked).run_id
-    workbench.start(run_id)
-    return run_id
 
 
 def _await(workbench: Workbench, run_id: str) -> dict[str, Any]:
@@ -93,7 +85,7 @@ def _await(workbench: Workbench, run_id: str) -> dict[str, Any]:
     while True:
         report = workbench.show(run_id)
         if "serve" in report.results:
-            return report.results["serve"]
+            return {"run_id": run_id, **report.results["serve"]}
         if report.summary.state in ("failed", "cancelled", "lost", "succeeded"):
             reason = (report.summary.error or {}).get("message", report.summary.state)
             raise StageFailed(f"run {run_id} ended before it served: {reason}", hint=f"see `runs show {run_id}`")
@@ -102,14 +94,13 @@ def _await(workbench: Workbench, run_id: str) -> dict[str, Any]:
 
 def print_served(served: dict[str, Any]) -> None:
     """Print where a server is and how to use it."""
-    out = console()
     tree = "plain" if served["tree"] is None else "steps, topk, draft tokens " + ", ".join(map(str, served["tree"]))
     for line in (
         f"SGLang {served['version']} serves {served['model']} ({tree}) at",
         served["url"],
         *served["clients"],
     ):
-        out.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(line)
 
 
 class ServeView(PlainView):

@@ -140,7 +140,7 @@ def _show_plan(workbench: Workbench, found: list[Standing], *, as_json: bool) ->
     print_table(("stage", "run", "state", "to do", "about", "memory", "disk", "fits"), rows)
     todo = sum(bool(standing.action) for standing in found)
     more = f" and {unknown} of unknown length" if unknown else ""
-    console().print(f"{len(found)} runs, {todo} to do, about {format_duration(seconds)}{more}", soft_wrap=True)
+    print_line(f"{len(found)} runs, {todo} to do, about {format_duration(seconds)}{more}")
 
 
 # --- report -----------------------------------------------------------------------------------------------------------

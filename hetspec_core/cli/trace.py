@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hetspec_core.cli.chat_view import AnswerPrinter, figure_lines, show_end, tree_lines
-from hetspec_core.cli.console import console, format_number, note, print_data, print_json
+from hetspec_core.cli.console import console, format_number, note, print_data, print_json, print_line
 from hetspec_core.cli.options import DEFAULT_RECIPE, DraftOption, JsonFlag, RecipeOption, trees_of
 from hetspec_core.errors import CorruptFileError, NotFoundError, StageFailed, UsageError
 from hetspec_core.events.chat import Calibrated, Step, Tokens, decode_replies
@@ -43,14 +43,13 @@ def list_(json: JsonFlag = False) -> None:
         return
     for one in found:
         if one.error:
-            console().print(f"{one.word}  {one.error}", soft_wrap=True)
+            print_line(f"{one.word}  {one.error}")
             continue
         length = "every position" if one.every_position else "plain"
         if one.accept_length is not None:
             length = f"accept length {one.accept_length:.2f}"
         end = "" if one.complete else ", cut off"
-        line = f"{one.word}  {one.label}, {one.tokens} tokens, {length}{end}: {one.name}"
-        console().print(line, soft_wrap=True)
+        print_line(f"{one.word}  {one.label}, {one.tokens} tokens, {length}{end}: {one.name}")
 
 
 @app.command()
@@ -70,20 +69,20 @@ def show(
             print_json(tree.model_dump(mode="json"))
             return
         for line in tree_lines(tree):
-            console().print(line, soft_wrap=True)
+            print_line(line)
         return
     if json:
         print_json(as_data(found))
         return
     for message in found.header.messages:
-        console().print(f"{message.role}: {message.content}", soft_wrap=True)
+        print_line(f"{message.role}: {message.content}")
     printer = AnswerPrinter(marks=True)
     printer.show(answer)
     printer.finish()
     meters = SessionTotals()
     meters.add(answer)
     for line in figure_lines(meters.figures(answer, answer.settings.label)):
-        console().print(line, soft_wrap=True)
+        print_line(line)
 
 
 @app.command()
@@ -109,7 +108,7 @@ def replay(
         if trees and isinstance(reply, Step) and reply.tree is not None:
             printer.finish()
             for line in tree_lines(reply.tree):
-                console().print(line, soft_wrap=True)
+                print_line(line)
     if not json:
         printer.finish()
         show_end(answer, SessionTotals().figures(answer, answer.settings.label))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hetspec_core.cli.console import console, format_number
+from hetspec_core.cli.console import format_number, print_line
 from hetspec_core.cli.follow import DetachOption, is_detached, launch, launch_detached
 from hetspec_core.cli.options import (
     GpusOption,
@@ -99,13 +99,11 @@ def _check_epochs(epochs: int | None, training: TrainingSpec) -> None:
 
 
 def _print_result(result: dict[str, Any], recipe: str, run_id: str) -> None:
-    out = console()
     length = result["accept_length"]
     judged = "nothing was held out" if length is None else f"simulated accept length {length:.2f}"
-    out.print(
+    print_line(
         f"step {format_number(result['best_step'])} of {format_number(result['step'])} is the best: {judged}; "
-        f"{format_number(result['supervised_tokens'])} supervised tokens in {format_duration(result['wall_s'])}",
-        soft_wrap=True,
+        f"{format_number(result['supervised_tokens'])} supervised tokens in {format_duration(result['wall_s'])}"
     )
-    out.print(f"draft: {result['draft']}", soft_wrap=True)
-    out.print(f"next: hetspec-core bench {recipe} --draft {run_id}", soft_wrap=True)
+    print_line(f"draft: {result['draft']}")
+    print_line(f"next: hetspec-core bench {recipe} --draft {run_id}")
