@@ -64,7 +64,7 @@ def list_runs(
     state: Annotated[str | None, typer.Option(help=f"Only runs in this state: {', '.join(STATE_STYLES)}.")] = None,
     stage: Annotated[str | None, typer.Option(help="Only runs of this stage: dataset, train, bench, generate.")] = None,
     sort: SortOption = "created",
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of runs.")] = 20,
     archived: ArchivedFlag = False,
     json: JsonFlag = False,
 ) -> None:
@@ -101,7 +101,7 @@ def list_runs(
 def metrics(
     run: RunWord,
     name: Annotated[list[str] | None, typer.Option("--name", help="Every point of this metric; repeatable.")] = None,
-    points: Annotated[int | None, typer.Option(min=2, help="About so many points of each at most.")] = None,
+    points: Annotated[int | None, typer.Option(min=2, help="Maximum number of points of each, about.")] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     json: JsonFlag = False,
 ) -> None:
@@ -147,7 +147,7 @@ def export(
     ] = "csv",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; stdout when absent.")] = None,
     sort: SortOption = "created",
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of runs.")] = None,
     archived: ArchivedFlag = False,
     json: JsonFlag = False,
 ) -> None:

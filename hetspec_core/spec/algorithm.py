@@ -137,7 +137,9 @@ class LatentOptions(ImitationOptions):
         default=0.8, ge=0, le=1, description="The loss after refinement i of H weighs this ** (H - i); 0 = last only."
     )
     gradient_recurrences: int = Field(
-        default=0, ge=0, description="The gradient reaches back over so many recurrences of a refinement; 0 = all."
+        default=0,
+        ge=0,
+        description="Number of recurrences of a refinement that the gradient reaches back over; 0 = all.",
     )
 
     def passes(self) -> Passes:

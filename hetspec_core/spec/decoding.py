@@ -93,16 +93,16 @@ class DecodingSpec(Spec):
         "auto = fewer where the draft has token counts and the cost model expects 5 % more speed.",
     )
     sampling: SamplingSpec = Field(default_factory=SamplingSpec, description="How tokens are drawn.")
-    max_new_tokens: int = Field(default=256, gt=0, description="Most tokens of one answer.")
+    max_new_tokens: int = Field(default=256, gt=0, description="Maximum number of tokens of one answer.")
     plain: bool = Field(default=False, description="Ordinary decoding without a draft.")
-    ignore_eos: bool = Field(default=False, description="Go on after a stop token, to the token limit.")
+    ignore_eos: bool = Field(default=False, description="Continue after a stop token, up to the token limit.")
 
 
 class BenchSpec(Spec):
     """A measurement: prompts, shapes, repeats."""
 
     prompts: str = Field(default="shipped:heldout", description="MT-Bench form (turns): FILE[:N] or shipped:NAME.")
-    limit: int | None = Field(default=None, gt=0, description="First so many conversations.")
+    limit: int | None = Field(default=None, gt=0, description="Number of conversations, from the first.")
     categories: tuple[str, ...] = Field(default=(), description="Only these categories.")
     sample_ids: tuple[str, ...] = Field(
         default=(), description="Only the conversations of these ids (question_id or id)."
@@ -117,7 +117,7 @@ class BenchSpec(Spec):
         "is empty.",
     )
     batch_size: int = Field(default=1, gt=0, description="Conversations decoded together.")
-    repeats: int = Field(default=1, gt=0, description="Times each prompt is measured; the median counts.")
+    repeats: int = Field(default=1, gt=0, description="How often each prompt is measured; the median counts.")
     warmup: int = Field(default=1, ge=0, description="Prompts decoded before the clock starts.")
     profile_prompts: int = Field(
         default=2, ge=0, description="Prompts of the separate pass that splits the time by phase."
@@ -148,8 +148,10 @@ class TuneSpec(Spec):
         description="Draft vocabularies to try with every shape, as decoding.draft_vocab, which counts when this is "
         "empty.",
     )
-    batch_sizes: tuple[int, ...] = Field(default=(1,), min_length=1, description="Prompts at once.")
+    batch_sizes: tuple[int, ...] = Field(default=(1,), min_length=1, description="Prompts decoded together.")
     repeats: int = Field(
-        default=3, gt=0, description="Times that every prompt is answered by every shape, as far as the time allows."
+        default=3, gt=0, description="How often every shape answers every prompt, as far as the time allows."
     )
-    budget_s: float = Field(default=900.0, gt=0, description="Seconds for all of it; what does not fit is left out.")
+    budget_s: float = Field(
+        default=900.0, gt=0, description="Seconds for the whole search; what does not fit is left out."
+    )

@@ -56,12 +56,12 @@ class ResourcesSpec(Spec):
         description="Workers of a dataset or a training on a CPU; one when absent. On GPUs there is one on each.",
     )
     num_nodes: int = Field(default=1, gt=0, description="Machines that train together, each with a run of its own.")
-    node_rank: int = Field(default=0, ge=0, description="Which of them this one is, from 0.")
+    node_rank: int = Field(default=0, ge=0, description="Number of this machine among them, from 0.")
     rendezvous: str | None = Field(
         default=None, description="HOST:PORT of machine 0, where the machines that train together meet."
     )
     gpus: tuple[str, ...] = Field(default=(), description="Only these GPUs, each an index or a UUID; empty = any.")
-    min_free_gib: float = Field(default=0.0, ge=0, description="Only GPUs with so much free memory, in GiB.")
+    min_free_gib: float = Field(default=0.0, ge=0, description="Minimum free memory of a GPU, in GiB.")
     cpu_slots: int | None = Field(
         default=None,
         ge=0,
@@ -73,7 +73,7 @@ class ResourcesSpec(Spec):
         description="Spread base and draft over GPUs, for bench, generate and chat: index of a GPU of the run -> what "
         "it may hold of the weights, e.g. {0 = '17.5GiB', 1 = '17GiB'}.",
     )
-    share_busy: bool = Field(default=False, description="Also take GPUs that processes outside HetSpec are using.")
+    share_busy: bool = Field(default=False, description="Also use GPUs on which other programs work.")
     priority: int = Field(
         default=0, description="Place among runs that wait for GPUs or a processor slot; higher is earlier."
     )
@@ -116,7 +116,7 @@ class RunSpec(Spec):
     decoding: DecodingSpec = Field(default_factory=DecodingSpec)
     bench: BenchSpec = Field(default_factory=BenchSpec)
     backend: str = Field(
-        default="builtin", description="Who runs base and draft: builtin or sglang; see `catalog backends`."
+        default="builtin", description="What runs base and draft: builtin or sglang; see `catalog backends`."
     )
     sglang: SGLangSpec = Field(default_factory=SGLangSpec)
     tune: TuneSpec = Field(default_factory=TuneSpec)

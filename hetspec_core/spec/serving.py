@@ -25,7 +25,7 @@ _SECRET_VALUE = re.compile(r"(hf_|sk-|gh[pousr]_|xox[abp]-)[A-Za-z0-9_-]{16,}")
 class SGLangSpec(Spec):
     """SGLang: a running server (`url`), or one that is started with `flags`."""
 
-    url: str = Field(default="", description="Running server to use, http://HOST:PORT; empty = start one.")
+    url: str = Field(default="", description="URL of a running server, http://HOST:PORT; empty = start one.")
     plain_url: str = Field(
         default="", description="Server of the same base without speculation, to compare with; for `url` alone."
     )
@@ -34,14 +34,16 @@ class SGLangSpec(Spec):
     )
     python_path: str = Field(default="", description="PYTHONPATH of SGLang alone, for an unpacked bundle.")
     environment: dict[str, str] = Field(default_factory=dict, description="Variables of SGLang alone.")
-    flags: tuple[str, ...] = Field(default=(), description="Further words of SGLang's command line, as they are.")
+    flags: tuple[str, ...] = Field(
+        default=(), description="Further words of SGLang's command line, passed on unchanged."
+    )
     host: str = Field(default="127.0.0.1", description="Address that a started server listens on.")
     port: int = Field(default=0, ge=0, lt=65536, description="Port of a started server; 0 = a free one.")
     start_timeout_s: float = Field(default=900.0, gt=0, description="Seconds until a started server must be ready.")
     request_timeout_s: float = Field(
         default=300.0, gt=0, description="Seconds that a request may take; of a stream, seconds without a message."
     )
-    restarts: int = Field(default=1, ge=0, description="Times that a server is started again after a crash.")
+    restarts: int = Field(default=1, ge=0, description="How often a server is started again after a crash.")
     trees: bool = Field(
         default=True, description="Let the plugin send draft trees to a chat (costs time while it shows them)."
     )
@@ -49,7 +51,9 @@ class SGLangSpec(Spec):
         default=1, gt=0, description="Servers that stay up while a chat changes draft or tree; they share the GPU."
     )
     engine: bool = Field(default=False, description="Measure SGLang's offline engine instead of a server.")
-    batch_sizes: tuple[int, ...] = Field(default=(1,), min_length=1, description="Prompts at once, one after another.")
+    batch_sizes: tuple[int, ...] = Field(
+        default=(1,), min_length=1, description="Batch sizes to measure, one after another."
+    )
     tp_size: int = Field(default=1, gt=0, description="GPUs that share each layer.")
     cuda_graph: bool = Field(default=True, description="Decode by captured CUDA graphs.")
     radix_cache: bool = Field(default=True, description="Let prompts share the cache of their common beginning.")

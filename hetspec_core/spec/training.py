@@ -23,7 +23,7 @@ class DatasetSpec(Spec):
         description="Card of the form of the rows, see `hetspec-core catalog formats`; auto = that of most first rows.",
     )
     split: str = Field(default="train", description="Split of a hub or saved dataset.")
-    limit: int | None = Field(default=None, gt=0, description="At most so many conversations, after the shuffle.")
+    limit: int | None = Field(default=None, gt=0, description="Maximum number of conversations, after the shuffle.")
     range: tuple[int, int] | None = Field(default=None, description="Rows A to B (B excluded) after the shuffle.")
     shuffle_seed: int | None = Field(
         default=None, ge=0, description="Shuffle the rows with this seed; order kept when absent."
@@ -41,7 +41,7 @@ class DatasetSpec(Spec):
         default_factory=lambda: SamplingSpec(temperature=1.0, top_p=0.95),
         description="How the base writes prompts (self).",
     )
-    generation_batch: int = Field(default=32, gt=0, description="Conversations written at the same time.")
+    generation_batch: int = Field(default=32, gt=0, description="Conversations that the base writes together.")
     layers: tuple[int, ...] = Field(
         default=(),
         description="Further hidden states to store, in HF numbering (0 = embeddings); the final one is always stored.",
@@ -108,9 +108,9 @@ class TrainingSpec(Spec):
         default=(), description="Train and evaluate on the stored samples of these ids only; see `dataset inspect`."
     )
     max_samples: int | None = Field(
-        default=None, gt=0, description="At most so many stored samples, the first ones, the held-out share included."
+        default=None, gt=0, description="Maximum number of stored samples, from the first, the held-out share included."
     )
-    max_steps: int | None = Field(default=None, gt=0, description="Stop after so many optimiser steps.")
+    max_steps: int | None = Field(default=None, gt=0, description="Number of optimiser steps.")
     epochs: int = Field(default=10, gt=0, description="Passes over the data when neither steps nor minutes are given.")
     max_minutes: float | None = Field(
         default=None,
