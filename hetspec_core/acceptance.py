@@ -1,7 +1,4 @@
-"""Statistics of verify steps, by the definitions of docs/measuring.md, for engine and desk alike.
-
-Plain numbers: it knows no models, no trees and no messages.
-"""
+"""Statistics of verify steps, by the definitions of docs/measuring.md; engine and desk both use them."""
 
 from __future__ import annotations
 

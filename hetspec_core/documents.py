@@ -44,7 +44,7 @@ _LONG_KEY = re.compile(
 
 
 class DocumentError(ValueError):
-    """A document that cannot be read. The message says why, as the end of a sentence that begins with its name."""
+    """A document that cannot be read. The message is the end of a sentence that begins with the document's name."""
 
 
 def parse_json(text: str | bytes, *, strict_numbers: bool = False, limit_bytes: int | None = LIMIT_BYTES) -> Any:
@@ -241,8 +241,8 @@ _ASSIGNMENT = re.compile(
 def key_lines(text: str) -> dict[tuple[str, ...], int]:
     """Dotted key -> line (from 1) of TOML that is known to parse.
 
-    tomllib gives no positions. This reads table headers and the beginnings of assignments; a line inside a text or list
-    of several lines may be taken for one, so the answer shows a place to people and decides nothing.
+    tomllib gives no positions. This reads table headers and the beginnings of assignments. It may take a line inside a
+    text or list of several lines for one, so its result is good for messages only.
     """
     lines: dict[tuple[str, ...], int] = {}
     table: tuple[str, ...] = ()
@@ -281,7 +281,7 @@ _SYNTAX_LOCK = threading.RLock()  # reentrant: a finalizer that runs while a tre
 
 
 def one_at_a_time(read: Callable[Words, Answer]) -> Callable[Words, Answer]:
-    """The function, so that no two threads are in a function of this kind at once."""
+    """The function with a lock, which all functions of this kind share."""
 
     @wraps(read)
     def locked(*words: Words.args, **options: Words.kwargs) -> Answer:

@@ -1,19 +1,19 @@
 """The exception tree of HetSpec, and the failures that are recognised in the last lines of a worker's log.
 
     HetSpecError                 1   anything that a user can act on
-    |-- UsageError               2   a command line that cannot be taken
-    |-- SpecError                3   a preset, option or spec that does not hold (carries every problem found)
-    |-- NotFoundError            4   a run, preset, file or model that is not there
+    |-- UsageError               2   a command line that is not accepted
+    |-- SpecError                3   a preset, option or spec that is not valid (has every problem found)
+    |-- NotFoundError            4   a run, preset, file or model that does not exist
     |-- DataError                5   a dataset, prompt file or hidden-state store that cannot be used
-    |   `-- CorruptFileError     5   ... because its bytes are not what was written
+    |   `-- CorruptFileError     5   ... because its bytes are not those that were written
     |-- CheckpointError          6   a draft or training checkpoint that does not fit or cannot be read
     |-- ModelError               7   a base or draft that cannot be loaded or does not fit its partner
     |-- ResourceError            8   not enough disk, memory or devices
-    |-- RunError                 9   a run that is not in a state where this can be done
-    `-- StageFailed             10   a worker that ended badly
-    Cancelled                  130   not an error: the user asked to stop (BaseException-like flow, still reported)
+    |-- RunError                 9   a run whose state does not allow the command
+    `-- StageFailed             10   a worker that failed
+    Cancelled                  130   no error: the user asked the run to stop
 
-The number is the exit status of the process. Every error says what was seen (`message`), and what to do (`hint`).
+The number is the exit status of the process. Every error has a `message`, and a `hint` that says what to do.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class HetSpecError(Exception):
     """Base of all errors that are shown to a user as one sentence and a hint.
 
     Args:
-        message: what was seen, and what is allowed; one sentence, naming the file or key.
-        hint: what to do about it; empty when the message already says it.
+        message: what is wrong, and what is allowed; one sentence that names the file or key.
+        hint: what to do about it; empty when the message says it.
     """
 
     exit_code = 1
@@ -43,13 +43,13 @@ class HetSpecError(Exception):
 
 
 class UsageError(HetSpecError):
-    """A command line that cannot be taken as it is."""
+    """A command line that is not accepted."""
 
     exit_code = 2
 
 
 class SpecError(HetSpecError):
-    """A preset or spec that does not hold. `problems` lists every fault found, not only the first."""
+    """A preset, option or spec that is not valid. `problems` lists every fault, not only the first."""
 
     exit_code = 3
 
@@ -63,7 +63,7 @@ class SpecError(HetSpecError):
 
 
 class NotFoundError(HetSpecError):
-    """A run, preset, file or model that is not there."""
+    """A run, preset, file or model that does not exist."""
 
     exit_code = 4
 
@@ -97,19 +97,19 @@ class ResourceError(HetSpecError):
 
 
 class RunError(HetSpecError):
-    """A run that is not in a state in which this can be done."""
+    """A run whose state does not allow the command."""
 
     exit_code = 9
 
 
 class StageFailed(HetSpecError):
-    """A worker ended badly; the message is the worker's own, the hint says where its log is."""
+    """A worker failed; the message is the worker's own, the hint names its log."""
 
     exit_code = 10
 
 
 class Cancelled(HetSpecError):
-    """Somebody asked the run to stop and it did, leaving a state that can be resumed."""
+    """The user asked the run to stop, and it stopped in a state that can be resumed."""
 
     exit_code = 130
 
@@ -121,7 +121,7 @@ class Cancelled(HetSpecError):
 
 
 class Failure(NamedTuple):
-    """A failure that was recognised: a name, one sentence and what to do."""
+    """A recognised failure: its name, one sentence and what to do."""
 
     kind: str
     message: str

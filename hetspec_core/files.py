@@ -1,7 +1,7 @@
-"""Files: atomic writes, appended lines, locks, and what an error of the file system means for a user.
+"""Files: atomic writes, appended lines, locks, and the sentences for errors of the file system.
 
-Everything durable is written here: to a temporary name, forced to disk, renamed. A lock is held by an open file: the
-kernel releases it when its holder ends, however that happens.
+A durable file is written to a temporary name, forced to disk and renamed. An open file holds a lock: the kernel
+releases it when its holder ends, for whatever reason.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hetspec_core.errors import HetSpecError, NotFoundError, ResourceError, Usag
 from hetspec_core.paths import make_folders
 
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Error numbers of a file system that takes no more bytes: the disk, a quota, the largest file."""
+"""Error numbers of a file system that takes no more bytes: disk, quota or file size."""
 
 ROOM_HINT = "make room, e.g. `hetspec-core runs trash --empty`, and run the command again; earlier files are intact"
 
@@ -36,7 +36,7 @@ _NO_SUCH_PLACE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEX
 def is_full(error: BaseException | None) -> bool:
     """Whether `error`, or an error that it was raised from, means that a file system takes no more bytes.
 
-    Libraries that write files from compiled code say it only in the text of their own exception.
+    Libraries of compiled code say it only in the text of their own exception.
     """
     seen = 0
     while error is not None and seen < 16:  # a chain may be a circle
@@ -49,7 +49,7 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def explain(error: OSError, *, doing: str = "", path: str | Path | None = None) -> HetSpecError | None:
-    """The error for the user that an error of the operating system stands for; None for an unknown one.
+    """The error for the user that corresponds to an error of the operating system; None for an unknown one.
 
     Args:
         error: what was raised.
@@ -81,8 +81,8 @@ def write_atomic(path: Path, data: str | bytes, *, mode: int = 0o644, make_folde
         path: where.
         data: the whole content; text is written as UTF-8.
         mode: permission bits of the new file, less those that the umask takes.
-        make_folder: make the parent folder when it is missing. Not for what belongs to a run: a write must not bring a
-            deleted run folder back.
+        make_folder: make the parent folder when it is missing. Not for the files of a run: a write must not restore a
+            deleted run folder.
 
     Raises:
         OSError: the disk is full, or there is no such folder.

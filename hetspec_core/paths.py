@@ -30,7 +30,7 @@ class Roots:
     Attributes:
         data: runs and the registry; worth backing up.
         config: the user's own presets and settings.
-        cache: what can be made again (the dequantised default base).
+        cache: files that can be made again (the dequantised default base).
     """
 
     data: Path
@@ -54,7 +54,7 @@ class Roots:
 
 
 def roots() -> Roots:
-    """The roots in force now: `HETSPEC_HOME` if set, else the platform's own places.
+    """The roots in use: below `HETSPEC_HOME` if it is set, else the platform's folders.
 
     Raises:
         ResourceError: `HETSPEC_HOME` cannot be a folder; see `check_home`, which also tries to make it.
@@ -72,10 +72,10 @@ def roots() -> Roots:
 
 
 def check_home() -> None:
-    """Make the folder that `HETSPEC_HOME` names, if it is set, to find out whether it can be used.
+    """Make the folder that `HETSPEC_HOME` names, if it is set, to learn whether it can be used.
 
     Raises:
-        ResourceError: it cannot; the sentence says what is there instead.
+        ResourceError: it cannot be used; the message says why.
     """
     home = os.environ.get(HOME_VARIABLE)
     if not home:
@@ -88,7 +88,7 @@ def check_home() -> None:
 
 
 def _fault_of(home: str) -> str:
-    """What keeps the folder from being a home, without making anything; empty when nothing is seen."""
+    """Why the folder cannot be a home, empty when it may be one; nothing is written."""
     try:
         home.encode()
         top = Path(home).expanduser()
@@ -144,11 +144,11 @@ class RunPaths:
 
 
 def make_folders(folder: Path, places: Roots | None = None) -> None:
-    """Make a folder and what is missing above it. A root of HetSpec is made for this user alone (mode 0700).
+    """Make a folder and its missing parents. A root of HetSpec is made for this user alone (mode 0700).
 
     Args:
-        folder: what is to be there.
-        places: whose roots; those in force when absent.
+        folder: the folder to make.
+        places: the roots; those in use when absent.
     """
     if folder.is_dir():
         return

@@ -1,8 +1,8 @@
-"""Processes: identity, how a Python of ours is started, and how processes end with their parent or by a mark.
+"""Processes: their identity, how a Python program of HetSpec is started, and how children are ended.
 
-A process id alone names nobody, because the kernel hands ids out again. With the moment the kernel started the process
-it does. On Linux that moment is counted from the boot (field 22 of /proc/PID/stat) and goes with the boot's own id, so
-that neither a stepped clock nor a reboot can make two processes look like one; elsewhere psutil's start time is used.
+The kernel uses process ids again, so an identity has the start time of the process too. On Linux that time is counted
+from the boot (field 22 of /proc/PID/stat) and stored with the boot's id, so that neither a stepped clock nor a reboot
+makes two processes equal. Elsewhere it is psutil's start time.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _DEAD = frozenset("ZXx")  # zombie and dead, as proc(5) writes them
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """One process, once and for all.
+    """One process; a later process with the same id is not equal to it.
 
     Attributes:
         pid: process id on `host`.
-        birth: the kernel's start time of the process, as an opaque word; equal words, same process.
+        birth: the kernel's start time of the process, as opaque text.
         host: name of the machine it runs on.
     """
 
@@ -54,7 +54,7 @@ class ProcessIdentity:
         return cls(number, birth, socket.gethostname())
 
     def is_alive(self) -> bool | None:
-        """Whether the process still runs; None for one on another host, of which nothing can be said from here."""
+        """Whether the process still runs; None = it is on another host, so that this one cannot tell."""
         if self.host != socket.gethostname():
             return None
         return _birth(self.pid) == self.birth
@@ -63,8 +63,8 @@ class ProcessIdentity:
 def python_command(*words: str) -> list[str]:
     """The command line of this Python with further words, as `-m MODULE`.
 
-    With `-P` neither the present folder nor a script's folder is on `sys.path`: a `torch.py` or `json.py` that lies
-    beside a downloaded draft is not imported. Start it with `python_environment`.
+    With `-P` neither the current folder nor a script's folder is on `sys.path`: a `torch.py` or `json.py` beside a
+    downloaded draft is not imported. Start it with `python_environment`.
     """
     return [sys.executable, "-P", *words]
 
@@ -72,10 +72,10 @@ def python_command(*words: str) -> list[str]:
 def python_environment(
     more: Mapping[str, str] | None = None, *, variables: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """`variables` (this process's when absent) and `more`, so that a Python of ours runs the code of this process.
+    """`variables` (this process's when absent) and `more`, with which `python_command` runs the code of this process.
 
-    From a checkout that is not installed, PYTHONPATH names it first. Empty parts of PYTHONPATH are taken out, because
-    each of them stands for the present folder.
+    PYTHONPATH begins with a checkout that is not installed. Its empty parts are removed, because each stands for the
+    current folder.
     """
     environment = {**(os.environ if variables is None else variables), **(more or {})}
     home = str(Path(__file__).resolve().parents[1])
@@ -102,8 +102,8 @@ _SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL")
 def is_run_variable(name: str) -> bool:
     """Whether a run takes this variable from the process that submitted it, whichever process starts it.
 
-    These decide how it computes and where it finds things. Variables that hold keys are not among them, because they
-    would have to be written to a file.
+    These decide how it computes and where it finds files. Variables that hold keys are excluded, because they would be
+    written to a file.
     """
     name = name.upper()
     if any(word in name for word in _SECRET_WORDS):
@@ -117,10 +117,10 @@ def run_variables() -> dict[str, str]:
 
 
 def end_with(parent: int) -> None:
-    """Have the kernel end this process when `parent`, which started it, ends, however that happens (Linux).
+    """Make the kernel kill this process when its parent ends, for whatever reason (Linux).
 
-    For a child that can say so itself: nothing runs between fork and exec, so the parent may have threads. The kernel
-    takes the parent's thread that forked for the parent; it must live as long.
+    For a child that can call this itself: nothing runs between fork and exec, so the parent may have threads. The
+    kernel watches the thread of the parent that forked, which must live as long as the parent.
     """
     if sys.platform != "linux":
         return
@@ -128,7 +128,7 @@ def end_with(parent: int) -> None:
 
 
 def end_with_this() -> Callable[[], None] | None:
-    """A `preexec_fn` that has the kernel end the child when this process ends, however that happens (Linux)."""
+    """A `preexec_fn` that makes the kernel kill the child when this process ends, for whatever reason (Linux)."""
     if sys.platform != "linux":
         return None
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()  # looked up here: between fork and exec nothing may be loaded
@@ -141,27 +141,27 @@ def _end_with_parent(prctl: Callable[..., int], parent: int) -> None:
         os._exit(1)
 
 
-def end_marked(variable: str, is_meant: Callable[[str], bool]) -> list[psutil.Process]:
-    """Kill every process whose environment has a variable with a value that is meant; returns these processes.
+def end_marked(variable: str, matches: Callable[[str], bool]) -> list[psutil.Process]:
+    """Kill every process whose environment has a matching value of a variable; returns these processes.
 
-    A process is recognised by its environment, so one that was given the number of an earlier one is safe.
+    A process is recognised by its environment, so an unrelated one that has the id of an earlier one is safe.
     """
     import psutil
 
-    found = []
+    killed = []
     for process in psutil.process_iter():
         try:
             value = process.environ().get(variable)
-            if value is not None and is_meant(value):
+            if value is not None and matches(value):
                 process.kill()
-                found.append(process)
+                killed.append(process)
         except (psutil.Error, OSError):
             continue
-    return found
+    return killed
 
 
 def signal_name(number: int) -> str:
-    """SIGKILL for 9, and so on."""
+    """The name of a signal: SIGKILL for 9."""
     try:
         return signal.Signals(number).name
     except ValueError:

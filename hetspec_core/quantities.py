@@ -1,4 +1,4 @@
-"""How sizes and spans of time are written for people, and the temperature below which sampling is greedy."""
+"""Text of sizes and durations, and the temperature below which sampling is greedy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LOWEST_TEMPERATURE = 1e-6
-"""The smallest temperature that is sampled with; anything below, 0 included, takes the likeliest token.
+"""The lowest temperature of sampling; any lower one, 0 included, takes the most likely token.
 
 Dividing logits by a smaller number overflows float32. SGLang has the same limit (`_SAMPLING_EPS`).
 """
@@ -31,8 +31,8 @@ def gigabytes(size: float) -> str:
 def load_note(facts: Mapping[str, Any]) -> str:
     """`load 12 on 2 cores` when other work shared the processor with a measurement; else empty.
 
-    A measurement uses each core once at most, so a load of a quarter more than the cores, and of one more at least, is
-    that of others.
+    A measurement uses each core once at most. A load that exceeds the cores by a quarter, and by one at least, is that
+    of other work.
 
     Args:
         facts: of the machine, with `load_average` (the highest of the measurement, over a minute each) and `cores`.
@@ -44,7 +44,7 @@ def load_note(facts: Mapping[str, Any]) -> str:
 
 
 def format_duration(seconds: float | None) -> str:
-    """A span in at most two units: 12s, 3m 20s, 2h 05m, 4d 03h; one that nobody knows is a dash."""
+    """A duration in at most two units: 12s, 3m 20s, 2h 05m, 4d 03h; an unknown one is a dash."""
     if seconds is None or not math.isfinite(seconds):
         return "-"
     whole = max(0, round(seconds))
@@ -58,5 +58,5 @@ def format_duration(seconds: float | None) -> str:
 
 
 def is_greedy(temperature: float) -> bool:
-    """Whether this temperature always takes the likeliest token."""
+    """Whether this temperature always takes the most likely token."""
     return temperature < LOWEST_TEMPERATURE

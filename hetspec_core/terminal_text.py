@@ -1,9 +1,9 @@
-"""What files, models, templates and servers say, made safe for a terminal. It knows text, no runs.
+"""Text from files, models, templates and servers, made safe for a terminal.
 
-`visible` is for sentences, tables and answers: every control character becomes a sign that can be seen, and nothing is
-dropped. `clean_line` is for one line of a log: it keeps colours (SGR escapes), drops what would move a cursor, change a
-title or write the clipboard, and of a line that was written over after a carriage return, as progress bars do, it keeps
-the end. Commands print by `say` or by the consoles of `cli.console`, which both use `visible`.
+`visible` is for sentences, tables and answers: every control character becomes a visible code, and nothing is dropped.
+`clean_line` is for one line of a log: it keeps colours (SGR escapes), drops sequences that move a cursor, change a
+title or write the clipboard, and keeps the last version of a line that was overwritten after a carriage return, as by
+a progress bar. Commands print by `say` or by the consoles of `cli.console`, which both use `visible`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from typing import TextIO
 
 LONGEST = 4096
-"""Letters of a line that are shown; the rest is counted."""
+"""Characters of a line that are shown; the rest is counted."""
 
 _SGR = r"\x1b\[[0-9;]*m"
 _ESCAPES = re.compile(
@@ -36,16 +36,16 @@ _JSON_HIDDEN = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206
 
 
 def visible(text: str) -> str:
-    """Text that a terminal can be given: newlines and tabs stay, other control characters are shown by their code.
+    """Text that is safe to print: newlines and tabs stay, other control characters are shown by their code.
 
-    Control characters are C0, DEL, C1, marks that turn the direction of writing, and lone surrogates, which cannot be
-    encoded. Joiners (U+200B to U+200D) stay, because scripts and emoji need them.
+    Control characters are C0, DEL, C1, marks of writing direction, and lone surrogates, which cannot be encoded.
+    Joiners (U+200B to U+200D) stay, because scripts and emoji need them.
     """
     return _HIDDEN.sub(_escaped, text) if _HIDDEN.search(text) else text
 
 
 def ascii_escapes(json_text: str) -> str:
-    """JSON text with DEL, C1 and marks of direction as escapes of JSON. Its value is the same."""
+    """JSON text with DEL, C1 and marks of writing direction as JSON escapes. Its value is the same."""
     return _JSON_HIDDEN.sub(lambda found: f"\\u{ord(found.group()):04x}", json_text)
 
 
@@ -55,12 +55,12 @@ def say(text: str, *, file: TextIO | None = None, end: str = "\n") -> None:
 
 
 def clean_line(raw: bytes, cut: int = 0, *, longest: int | None = LONGEST) -> str:
-    """One line as text with no control characters but those of SGR escapes.
+    """One line as text without control characters, except in SGR escapes.
 
     Args:
         raw: the line without its newline; need not be UTF-8.
         cut: bytes of the line that `raw` lacks at its end.
-        longest: letters after which it is cut; None = all of it.
+        longest: characters after which it is cut; None = never.
     """
     text = final(raw).decode(errors="replace")
     if _SPECIAL.search(text):
@@ -82,14 +82,14 @@ def plain(line: str) -> str:
 
 
 def final(raw: bytes) -> bytes:
-    """What is seen of a line after its carriage returns."""
+    """The part of a line that a terminal shows after its carriage returns."""
     if b"\r" not in raw:
         return raw
     return next((part for part in reversed(raw.split(b"\r")) if part), b"")
 
 
 def plain_lines(text: str) -> list[str] | None:
-    """Text with newlines as lines without escapes, all at once; None when it has more to clean than escapes."""
+    """The lines of a text without escapes, cleaned together; None when other control characters need `clean_line`."""
     if "\x1b" in text:
         text = _ESCAPES.sub("", text)
     if _SPECIAL.search(text.replace("\n", "").replace("\t", "")):

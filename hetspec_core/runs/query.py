@@ -1,8 +1,8 @@
-"""The language in which runs are looked for, and its translation to SQL. It knows columns, not the database.
+"""The query language for runs, and its translation to SQL.
 
 A query is a list of words, all of which must hold. `FIELD:VALUE` (also `=`, `!=`, `>`, `>=`, `<`, `<=`) asks for a
-column, a metric or a setting; anything else is looked for in names, notes, tags and settings, and with `!` before it
-must not be there.
+column, a metric or a setting. Any other word is searched for in names, notes, tags and settings; a word after `!` must
+be absent.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 @dataclass
 class Where:
-    """A condition in SQL, with its values; `accepts` has the last word, on the state that a run has now."""
+    """A condition in SQL and its values; `accepts` decides on the state that a run has now."""
 
     sql: list[str] = field(default_factory=list)
     values: list[object] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Where:
 
 
 class Names:
-    """The names beside `FIELDS` that a query may use: what there is in a registry.
+    """Names that a query may use besides `FIELDS`: the metrics and settings of a registry.
 
     Args:
         metrics: gives the names of all metrics.
@@ -117,20 +117,20 @@ def parse_query(words: Sequence[str], names: Names, *, archived: bool = False, w
             texts.append(value)
         else:
             _add(where, name, sign, value, names)
-    having = "(SELECT run_id FROM texts WHERE text_id IN (SELECT rowid FROM texts_fts WHERE texts_fts MATCH ?))"
-    said = [text for text in texts if re.search(r"\w", text)]
-    if phrases := [_phrase(text) for text in said if not text.startswith("!")]:
-        where.add(f"run_id IN {having}", " AND ".join(phrases))
-    for text in said:
+    matching = "(SELECT run_id FROM texts WHERE text_id IN (SELECT rowid FROM texts_fts WHERE texts_fts MATCH ?))"
+    texts = [text for text in texts if re.search(r"\w", text)]
+    if phrases := [_phrase(text) for text in texts if not text.startswith("!")]:
+        where.add(f"run_id IN {matching}", " AND ".join(phrases))
+    for text in texts:
         if text.startswith("!"):
-            where.add(f"run_id NOT IN {having}", _phrase(text[1:]))
+            where.add(f"run_id NOT IN {matching}", _phrase(text[1:]))
     if not archived and "archived" not in asked:
         where.add("archived = 0")
     return where
 
 
 def parse_order(key: str, names: Names) -> tuple[str, list[object]]:
-    """SQL for the order that `KEY`, `KEY:asc` or `KEY:desc` asks for: texts from A, all else from the largest.
+    """SQL for the order that `KEY`, `KEY:asc` or `KEY:desc` asks for. By default texts ascend, and all else descends.
 
     Raises:
         UsageError: nothing has that name.
@@ -166,7 +166,7 @@ def _add(where: Where, name: str, sign: str, value: str, names: Names) -> None:
     elif name in _FLAGS:
         where.add(f"{_FLAGS[name]} {_equal(name, sign)} ?", int(_truth(name, value)))
     elif (column := _column(name)) is not None:
-        _add_number(where, f"({column})", sign, _amount(name, value))
+        where.add(f"({column}) {_compare(sign)} ?", _amount(name, value))
     else:
         sql, values = names.value(name)
         number = _number(value)
@@ -218,10 +218,6 @@ def _add_text(where: Where, column: str, sign: str, value: str) -> None:
         where.add(f"{column} NOT IN ({', '.join('?' * len(wanted))})", *wanted)
 
 
-def _add_number(where: Where, sql: str, sign: str, value: float) -> None:
-    where.add(f"{sql} {_compare(sign)} ?", value)
-
-
 def _compare(sign: str) -> str:
     return {":": "=", "=": "=", "!=": "IS NOT"}.get(sign, sign)
 
@@ -267,6 +263,6 @@ def _amount(name: str, value: str) -> float:
 
 
 def _phrase(text: str) -> str:
-    """The words one after the other, the last of them perhaps only begun."""
+    """An FTS5 phrase: the words in this order; the last one may be a prefix."""
     quoted = text.replace('"', '""').replace("\0", " ")  # SQLite ends a query at a zero byte
     return f'"{quoted}" *'

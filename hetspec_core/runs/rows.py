@@ -1,4 +1,4 @@
-"""Rows of the registry as records, and how events change them. It knows no database."""
+"""Rows of the registry, and how events change them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from hetspec_core.events.state import UNREADABLE, RunFacts, RunState, derive_sta
 from hetspec_core.spec import RunSpec
 
 LAST_WORDS_S = 600.0
-"""For so long after its end a run may say more; it is only a guard, because the end is the last that is said."""
+"""Seconds after its end in which a run is still scanned. A guard only: the end is the last event of an attempt."""
 
 LARGEST_STEP = 2**62
-"""Steps beyond are left out: SQLite has 64 bits, and a curve is cut between its first step and one after its last."""
+"""Larger steps are left out: SQLite has 64 bits, and downsampling counts one step beyond the last."""
 
 _FACTS = TypeAdapter(RunFacts)
 
@@ -32,11 +32,11 @@ class RunRow:
 
     Attributes:
         state: what the journals say; of a run at work the caller asks whether its process lives.
-        task: what it does, or did last; it may be something before the run's work, such as loading a model.
+        task: the current or the last one; it may come before the run's work, such as loading a model.
         done, total, unit: latest progress of the run's work: of its task `part` out of `parts`.
         step, tokens, wall_s: latest metric.
         accept_length, speedup: latest values under these names, from metrics or results.
-        tags, note, starred, archived: what people have put on it; tags are sorted.
+        tags, note, starred, archived: labels that users have set; tags are sorted.
         facts: the folded journals, from which the state follows.
         events_offset, desk_offset: bytes of the two journals that are in this row.
         quiet_after: from when on events.jsonl does not grow before desk.jsonl does; None = it may at any time.
@@ -88,7 +88,7 @@ class RunRow:
 
     @classmethod
     def of_spec(cls, run_id: str, spec: RunSpec | None, created: float) -> RunRow:
-        """The row of a run that has said nothing yet; `spec` None = its spec.toml cannot be read by this version."""
+        """The row of a run before its first event; `spec` None = this version cannot read its spec.toml."""
         if spec is None:
             return cls(run_id=run_id, created=created)
         return cls(
@@ -152,7 +152,7 @@ def storable(value: Any) -> Any:
 
 
 class RunName(NamedTuple):
-    """What a run can be called by."""
+    """What names a run in a command."""
 
     run_id: str
     name: str
@@ -171,7 +171,7 @@ class MetricPoint(NamedTuple):
 
 @dataclass
 class Change:
-    """What a batch of events does to a run: its new row, and rows of the other two tables (later ones win)."""
+    """The change that a batch of events makes: the new row, and rows of the other two tables (later ones win)."""
 
     row: RunRow
     points: list[MetricPoint] = field(default_factory=list)
@@ -239,10 +239,10 @@ def _progress_of(row: RunRow) -> Progress | None:
 
 
 def _is_behind(event: Progress, workers: int, known: Progress | None) -> bool:
-    """Whether an event says nothing of how far the run is.
+    """Whether an event says nothing new about the progress of the run.
 
-    A resumed run says once more that its earlier parts are complete. Of workers that share the work, the fast ones are
-    in the next part before the slow ones have ended theirs; then the run is in the earlier part.
+    A resumed run reports again that its earlier parts are complete. Of workers that share the work, fast ones begin the
+    next part before slow ones end theirs; the run is then in the earlier part.
     """
     if known is None or event.part == known.part or event.parts != known.parts:
         return False
@@ -277,7 +277,7 @@ def _headline(name: str) -> str:
 
 
 def with_facts(row: RunRow, facts: RunFacts) -> RunRow:
-    """The row with what the journals say of the state of its run."""
+    """The row with the state that follows from the journals."""
     state = derive_state(facts, lambda process: None)
     ended = facts.end_time if facts.ended == facts.attempt and facts.end_state else None
     error = facts.error if ended is not None else None
