@@ -23,10 +23,8 @@ from hetspec_core.events.chat import Step
 from hetspec_core.service.chat.answer import Answer
 from hetspec_core.service.chat.meters import SessionTotals
 from hetspec_core.service.traces.files import load_trace
-from hetspec_tui.screens.chat import meters as chat_meters
-from hetspec_tui.screens.chat.playback import Playback
-from hetspec_tui.screens.chat.texts import answer_entry
-from hetspec_tui.screens.chat.tree_pane import TreePane
+from hetspec_tui.screens.chat.texts import Meters, answer_entry
+from hetspec_tui.screens.chat.tree_pane import Playback, TreePane
 from hetspec_tui.widgets.transcript import Transcript
 
 RATE = 20
@@ -45,7 +43,7 @@ class Pane(App[None]):
             yield Transcript()
             with Vertical():
                 yield TreePane(self.playback)
-                yield chat_meters.Meters()
+                yield Meters()
 
 
 def main() -> int:
@@ -63,7 +61,7 @@ async def measure(view: str, seconds: float) -> None:
     trace = load_trace("shipped:smollm2")
     app = Pane()
     async with app.run_test(size=(120, 40)) as pilot:
-        pane, talk, meter = app.query_one(TreePane), app.query_one(Transcript), app.query_one(chat_meters.Meters)
+        pane, talk, meter = app.query_one(TreePane), app.query_one(Transcript), app.query_one(Meters)
         pane.drawing.choose(view)  # type: ignore[arg-type]
         await pilot.pause()
         updates: list[float] = []

@@ -25,16 +25,15 @@ from hetspec_core import __version__
 from hetspec_core.documents import one_at_a_time
 from hetspec_core.errors import HetSpecError
 from hetspec_core.paths import check_home
-from hetspec_tui import configuration, pages
-from hetspec_tui.command import read_command_line
+from hetspec_tui import command, pages
 from hetspec_tui.desk import Desk
 from hetspec_tui.dialogs import Details
 from hetspec_tui.faults import Faults, open_log
 from hetspec_tui.key_order import QUIT_AT_ONCE, KeyOrder, keys_of
 from hetspec_tui.live import Live
-from hetspec_tui.messages import OpenComparison, OpenPage, OpenRun, RunsTouched
 from hetspec_tui.page import Page
-from hetspec_tui.settings import place_of, read_state, read_user_files, write_state
+from hetspec_tui.pages import OpenComparison, OpenPage, OpenRun, RunsTouched
+from hetspec_tui.settings import dashboard_files, place_of, read_state, read_user_files, write_state
 from hetspec_tui.widgets.bars import Tab, TitleBar
 
 # Textual handles none of these, and a process that one of them ends leaves its terminal raw, with mouse reports on.
@@ -92,7 +91,7 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
 
     def __init__(self, desk: Desk | None = None) -> None:
         self.desk = desk or Desk()
-        self.files = configuration.dashboard_files(self.desk.home)
+        self.files = dashboard_files(self.desk.home)
         self.user = read_user_files(self.files.settings, self.files.keys, self.files.themes)
         self.settings, self.problems = self.user.settings, self.user.problems
         self._remembered = read_state(self.files.state, self.problems)
@@ -169,7 +168,7 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
     @work(thread=True, exit_on_error=False)
     def _check_keys(self) -> None:
         """Look for keys that clash."""
-        self.problems += configuration.key_problems(self.files.keys, self.user.keys)
+        self.problems += command.key_problems(self.files.keys, self.user.keys)
         self.call_later(self._tell_problems)
 
     def end_by_signal(self, number: signal.Signals) -> None:
@@ -182,8 +181,6 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
 
     def on_unmount(self) -> None:
         self.desk.close()
-
-    # --- what is remembered -------------------------------------------------------------------------------------------
 
     def remember(self) -> None:
         """Write down what to find again at the next start."""
@@ -248,7 +245,6 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
         return super().check_action(action, parameters)
 
     async def action_page(self, name: str) -> None:
-        """Open a page."""
         await self.go_to(name)
 
     async def action_back(self) -> None:
@@ -293,7 +289,7 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
     @work
     async def action_help(self) -> None:
         """Show every key that does something here, and do what is chosen."""
-        from hetspec_tui.screens.help import HelpLine, HelpScreen
+        from hetspec_tui.screens.overlays import HelpLine, HelpScreen
 
         below = self.screen
         rank = {below: 1, self: 2}
@@ -326,7 +322,6 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
             await self.run_action(order[number].binding.action, order[number].node)
 
     def action_palette(self) -> None:
-        """Look for anything that can be done or opened."""
         from hetspec_tui.palette import PROVIDERS, Palette
 
         if not isinstance(self.screen, Palette):
@@ -335,8 +330,7 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
 
     @work
     async def action_jump(self) -> None:
-        """Put a letter on everything that can have the focus."""
-        from hetspec_tui.screens.jump import JumpScreen
+        from hetspec_tui.screens.overlays import JumpScreen
 
         targets = [widget for widget in self.screen.focus_chain if widget.region.area]
         if targets:
@@ -346,15 +340,13 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
 
     @work
     async def action_themes(self) -> None:
-        """Choose a theme, which is shown while choosing."""
-        from hetspec_tui.screens.themes import ThemeScreen
+        from hetspec_tui.screens.overlays import ThemeScreen
 
         if await self.push_screen_wait(ThemeScreen()):
             self.remember()
 
     @work
     async def action_picture(self) -> None:
-        """Save a picture of the screen."""
         from pathlib import Path
 
         from hetspec_tui.pictures import save_picture
@@ -414,15 +406,15 @@ def main() -> NoReturn:
     """Run the dashboard and exit with its status: 0 after a quit, 1 after a crash, 8 where HETSPEC_HOME cannot be used,
     128 + n after signal n.
     """
-    options = read_command_line()
+    options = command.read_command_line()
     try:
         if not options.config:
             check_home()
         app = HetSpecApp(Desk(read_only=options.read_only))
     except HetSpecError as error:  # a home that cannot be used
-        sys.exit(configuration.refuse(error))
+        sys.exit(command.refuse(error))
     if options.config:
-        sys.exit(configuration.report(app.files, app.user.keys, app.problems))
+        sys.exit(command.report(app.files, app.user.keys, app.problems))
     open_log(app.files.log)
     app.run()
     sys.exit(app.return_code or 0)

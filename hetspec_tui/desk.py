@@ -1,24 +1,37 @@
-"""Questions to the service, answered by threads, so that the event loop never waits for SQLite, files or processes."""
+"""Questions to the service, answered by threads, so that the event loop never waits for SQLite, files or processes.
+
+A `Desk` answers one question. A `Feed` asks the same question again and again and shows answers that are new; it has
+at most one question under way, however slow the answer. One feed of the app asks for the overview of all runs once a
+second. Feeds of a page stop while the page is not on top.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from hetspec_core.errors import HetSpecError, ResourceError, UsageError
 
 if TYPE_CHECKING:
+    from textual.dom import DOMNode
+    from textual.worker import Worker
+
     from hetspec_core.service.overview import Overview
     from hetspec_core.service.workbench import Workbench
 
 Answer = TypeVar("Answer")
 log = logging.getLogger("hetspec")
+
+FASTEST_S = 0.1
+"""No feed asks more often, so that the screen is drawn ten times a second at most."""
 
 THREADS = 3
 """A look at the registry must not wait behind a plan that reads a large configuration."""
@@ -91,6 +104,50 @@ class Desk:
             ) from error
 
 
+@dataclass
+class Outcome:
+    """How a command went: the runs that it was done to, run id -> reason of a refusal, further sentences."""
+
+    done: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def say(self, done: str) -> str:
+        """In a few lines: how many are `done`, and which are not, with the reasons."""
+        lines = []
+        if self.done:
+            lines.append(f"{self.done[0] if len(self.done) == 1 else f'{len(self.done)} runs'} {done}")
+        lines += self.notes[:5]
+        lines += [reason for reason in dict.fromkeys(self.refused.values())][:5]
+        if len(self.refused) > 5:
+            lines.append(f"and {len(self.refused) - 5} more were refused")
+        return "\n".join(lines)
+
+
+def to_each(run_ids: Sequence[str], order: Callable[[Workbench, str], str | None]) -> Callable[[Workbench], Outcome]:
+    """An order for each of some runs, for the desk; after a refusal it goes on with the next run.
+
+    Args:
+        run_ids: which.
+        order: does it to one; may return a sentence for the user.
+    """
+
+    def carry_out(workbench: Workbench) -> Outcome:
+        outcome = Outcome()
+        for run_id in run_ids:
+            try:
+                note = order(workbench, run_id)
+            except HetSpecError as error:
+                outcome.refused[run_id] = f"{error.message}{'; ' + error.hint if error.hint else ''}"
+                continue
+            outcome.done.append(run_id)
+            if note:
+                outcome.notes.append(note)
+        return outcome
+
+    return carry_out
+
+
 class HasDesk(Protocol):
     """The app, as screens know it."""
 
@@ -109,3 +166,74 @@ class HasDesk(Protocol):
 
     def look_now(self) -> None:
         """Look at the runs at once, not in a second."""
+
+
+def is_whole(node: DOMNode) -> bool:
+    """False as soon as a screen, or the app, begins to close: its widgets are removed one after another, while earlier
+    questions are still answered.
+    """
+    return node.is_running and node.app.is_running
+
+
+class Feed(Generic[Answer]):
+    """One question, asked again and again.
+
+    Args:
+        ask: asks the desk.
+        question: what is asked.
+        show: is given every answer that differs from the one before, on the event loop.
+        fail: is given an error when it is another than the last one.
+        period_s: between an answer and the next question.
+        node: whose worker asks; an answer that cannot be shown ends the app as any other fault does. One that comes
+            when the node, or the app, is being closed is not shown.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[Callable[[Workbench], Answer]], Awaitable[Answer]],
+        question: Callable[[Workbench], Answer],
+        show: Callable[[Answer], None],
+        *,
+        fail: Callable[[HetSpecError], None],
+        node: DOMNode,
+        period_s: float = 1.0,
+    ) -> None:
+        self.period_s = max(period_s, FASTEST_S)
+        self._ask, self._question, self._show, self._fail = ask, question, show, fail
+        self._node = node
+        self._worker: Worker[None] | None = None
+        self._now = asyncio.Event()
+        self._last: Answer | None = None
+        self._trouble = ""
+
+    def start(self) -> None:
+        """Begin to ask, or go on after `stop`."""
+        if self._worker is None or self._worker.is_finished:
+            self._worker = self._node.run_worker(self._run(), group="feed")
+
+    def stop(self) -> None:
+        if self._worker is not None:
+            self._worker.cancel()
+            self._worker = None
+
+    def hurry(self) -> None:
+        """Ask at once: something has happened that the answer will tell."""
+        self._now.set()
+
+    async def _run(self) -> None:
+        while True:
+            self._now.clear()
+            try:
+                answer = await self._ask(self._question)
+            except HetSpecError as error:
+                if is_whole(self._node) and str(error) != self._trouble:
+                    self._trouble = str(error)
+                    self._fail(error)
+            else:
+                self._trouble = ""
+                if is_whole(self._node) and answer != self._last:
+                    self._last = answer
+                    self._show(answer)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.period_s):
+                    await self._now.wait()

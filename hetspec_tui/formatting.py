@@ -23,6 +23,7 @@ __all__ = [
     "duration",
     "meter",
     "number",
+    "places",
     "safe",
     "size",
     "sparkline",
@@ -65,6 +66,11 @@ def number(value: float | None, digits: int = 4) -> str:
     if value == int(value) and abs(value) < 10**6:
         return f"{int(value):,}"
     return f"{value:.{digits}g}"
+
+
+def places(value: float | None, digits: int) -> str:
+    """A figure with so many decimal places; an absent one as -."""
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def count(value: float) -> str:

@@ -1,20 +1,18 @@
-"""A choice of what to run as rows of a form: what they show, what a change of one means, and what can be picked.
-
-It knows the service's choices and reviews, and no screen.
-"""
+"""A launch as rows of a form (what they show, what a change of one means, what can be picked), and its cost as text."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast, get_args
 
+from textual.content import Content
+
 from hetspec_core.events import UNFINISHED
 from hetspec_core.service.forms import COMMON, Field, launch_fields, set_text
 from hetspec_core.service.launch import LaunchRequest, What, names
 from hetspec_core.service.presets import list_presets
-from hetspec_tui.formatting import count, size
-from hetspec_tui.picker import Choice
-from hetspec_tui.widgets.cost_card import LaunchFindings, StageCost
+from hetspec_tui.dialogs import Choice
+from hetspec_tui.formatting import count, duration, safe, size
 from hetspec_tui.widgets.form import FormRow
 
 if TYPE_CHECKING:
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
 
 PARTS = ("base", "draft", "algorithm")
 SEVERAL = ("datasets", "gpus")
+_MUTED = "$foreground-muted"
 WHATS: dict[str, str] = {
     "pipeline": "dataset, training and bench, one after another",
     "dataset": "conversations in, hidden states of the base out",
@@ -120,9 +119,6 @@ def _row(field: Field, choice: LaunchRequest, seen: Review | None, common: bool)
     )
 
 
-# --- changes ----------------------------------------------------------------------------------------------------------
-
-
 def changed(choice: LaunchRequest, seen: Review | None, key: str, text: str) -> LaunchRequest:
     """The choice after a row was given another text."""
     match key:
@@ -214,37 +210,63 @@ def _misfit(choice: LaunchRequest, seen: Review | None, part: str, name: str) ->
 # --- cost -------------------------------------------------------------------------------------------------------------
 
 
-def costs_of(seen: Review) -> list[StageCost]:
-    """The cost of every stage that could be planned."""
-    return [cost_of(stage, made) for stage, made in seen.plans.items()]
+def cost_text(seen: Review, *, roomy: bool) -> Content:
+    """What a choice costs, whether it fits, and notes; one line per stage, or with `roomy` every figure."""
+    lines = [_summary(seen)]
+    for stage, made in seen.plans.items():
+        lines += _stage(stage, made, roomy)
+    if roomy:
+        lines.append(Content(""))
+    lines += [_line("✖", str(fault), "$text-error") for fault in seen.faults]
+    lines += [_line("!", f"does not fit: {text}", "$text-warning") for text in seen.refusals]
+    lines += [_line("·", text, _MUTED) for text in seen.notes]
+    if roomy:
+        assumed = dict.fromkeys(text for made in seen.plans.values() for text in made.assumptions)
+        lines += [_line("·", f"assumed: {text}", _MUTED) for text in assumed]
+    return Content("\n").join(lines)
 
 
-def cost_of(stage: str, made: Plan) -> StageCost:
-    """The cost of one stage."""
-    about = []
-    if made.samples is not None:
-        about.append(f"{count(made.samples)} conversations")
-    if made.tokens is not None:
-        about.append(f"{count(made.tokens)} tokens")
-    if made.steps is not None:
-        about.append(f"{made.steps:,} steps at most")
+def _summary(seen: Review) -> Content:
+    if seen.faults:
+        number = len(seen.faults)
+        text = "1 thing does not hold" if number == 1 else f"{number} things do not hold"
+        return Content.assemble(("✖ cannot start: ", "bold $text-error"), (text, "$text-error"))
+    plans = seen.plans.values()
+    known = [made.seconds for made in plans if made.seconds is not None]
+    time = f"about {duration(sum(known))}" if len(known) == len(plans) else "time not known beforehand"
+    whole = f"{time}, {size(sum(made.disk_bytes for made in plans))} on disk"
+    if seen.refusals:
+        return Content.assemble(("! does not fit  ", "bold $text-warning"), whole)
+    return Content.assemble(("✔ ready  ", "bold $text-success"), whole)
+
+
+def _stage(stage: str, made: Plan, roomy: bool) -> list[Content]:
+    sign, style = ("▪", "$primary") if made.fits else ("✖", "$text-error")
+    time = "unknown" if made.seconds is None else duration(made.seconds)
     gpu = made.device == "cuda"
-    return StageCost(
-        stage=stage,
-        seconds=made.seconds,
-        device=f"GPU memory{f' x {made.num_devices}' if made.num_devices > 1 else ''}" if gpu else "memory",
-        device_bytes=made.device_bytes,
-        free_device_bytes=made.free_device_bytes if gpu else made.free_memory_bytes,
-        disk_bytes=made.disk_bytes,
-        free_disk_bytes=made.free_disk_bytes,
-        base=made.base.total,
-        draft=made.draft.total if made.draft is not None else None,
-        about=", ".join(about),
-        refused=not made.fits,
+    device = f"GPU memory{f' x {made.num_devices}' if made.num_devices > 1 else ''}" if gpu else "memory"
+    head = Content.assemble(
+        (f"{sign} ", style),
+        (f"{stage:<8}", "bold"),
+        f" {time:>7}  {size(made.device_bytes):>8} {device}  {size(made.disk_bytes):>8} disk",
     )
+    if not roomy:
+        return [head]
+    free_bytes = made.free_device_bytes if gpu else made.free_memory_bytes
+    free = "unknown" if free_bytes is None else size(free_bytes)
+    draft = f", draft {count(made.draft.total)}" if made.draft is not None else ""
+    about = [
+        *([f"{count(made.samples)} conversations"] if made.samples is not None else []),
+        *([f"{count(made.tokens)} tokens"] if made.tokens is not None else []),
+        *([f"{made.steps:,} steps at most"] if made.steps is not None else []),
+    ]
+    details = [
+        f"base {count(made.base.total)}{draft}",
+        ", ".join(about),
+        f"free: {free} {device}, {size(made.free_disk_bytes)} disk",
+    ]
+    return [Content(""), head, *(_line(" ", text, _MUTED) for text in details if text)]
 
 
-def verdict_of(seen: Review) -> LaunchFindings:
-    """What stands in the way of a choice, and what to know."""
-    assumed = dict.fromkeys(text for made in seen.plans.values() for text in made.assumptions)
-    return LaunchFindings(tuple(map(str, seen.faults)), seen.refusals, seen.notes, tuple(assumed))
+def _line(sign: str, text: str, style: str) -> Content:
+    return Content.assemble((f"{sign} {safe(text)}", style))

@@ -10,10 +10,9 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hetspec_tui.desk import Desk
+from hetspec_tui.desk import Desk, Feed
 from hetspec_tui.formatting import duration, safe
 from hetspec_tui.page import Page
-from hetspec_tui.polling import Feed
 from hetspec_tui.settings import Settings
 
 if TYPE_CHECKING:
@@ -64,7 +63,6 @@ class Live(Base):
         return KnownDriver
 
     def start_live(self) -> None:
-        """Begin to look."""
         self._feed = Feed(self.desk.ask, self._question, self._taken, fail=self._failed, node=self, period_s=LOOK_S)
         self._feed.start()
         if not self.desk.read_only:

@@ -1,4 +1,4 @@
-"""How runs and GPUs look on the dashboard: cards of plain text for `widgets.cards`."""
+"""How runs and GPUs look on the dashboard: cards of styled text."""
 
 from __future__ import annotations
 
@@ -6,26 +6,31 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 
-from hetspec_tui.formatting import STATE_SIGNS, ago, area, bar, duration, meter, number, safe, size, sparkline
-from hetspec_tui.widgets.cards import CardItem, Line, Piece
+from hetspec_tui.formatting import (
+    STATE_COLOURS,
+    STATE_SIGNS,
+    ago,
+    area,
+    bar,
+    duration,
+    meter,
+    number,
+    safe,
+    size,
+    sparkline,
+)
+from hetspec_tui.widgets.cards import CardVisual, Line
+from hetspec_tui.widgets.cells import fit
 
 if TYPE_CHECKING:
     from hetspec_core.service.gpus import GpuReport
     from hetspec_core.service.overview import Concern, LiveRun, Overview
     from hetspec_core.service.report import RunSummary
 
-STATE_INKS = {
-    "queued": "dim",
-    "starting": "accent",
-    "running": "primary",
-    "succeeded": "good",
-    "failed": "bad",
-    "cancelled": "warn",
-    "lost": "bad",
-    "unreadable": "bad",
-}
+Piece = tuple[str, str]
+DIM, FAINT, BAD = "$text-muted", "$text-disabled", "$text-error"
 _MIB = 1 << 20
 _OWNER_CELLS = 24
 _AGE = 8
@@ -37,28 +42,21 @@ def title_of(run: RunSummary) -> str:
     return safe(run.name or run.run_id)
 
 
-def fit(text: str, width: int) -> str:
-    """Text in exactly `width` cells."""
-    if cell_len(text) <= width:
-        return set_cell_size(text, width)
-    return set_cell_size(text, width - 1) + "…" if width > 0 else ""
-
-
 # --- runs at work and waiting -----------------------------------------------------------------------------------------
 
 
-def live_card(run: LiveRun, now: float, *, chart_lines: int = 0) -> CardItem:
+def live_card(run: LiveRun, now: float, *, chart_lines: int = 0) -> CardVisual:
     """A run at work: what it is, how far it is, its key metric; with its curve in so many lines where there is room."""
     lines = chart_lines if len(run.curve) > 1 else 0
-    return CardItem(run.summary.run_id, 2 + (lines + 1 if lines else 0), partial(_live_lines, run, now, lines))
+    return CardVisual(run.summary.run_id, 2 + (lines + 1 if lines else 0), partial(_live_lines, run, now, lines))
 
 
 def _live_lines(live: LiveRun, now: float, chart_lines: int, width: int) -> list[Line]:
     run = live.summary
-    sign: Piece = (f"{STATE_SIGNS[run.state]} ", STATE_INKS[run.state])
+    sign: Piece = (f"{STATE_SIGNS[run.state]} ", STATE_COLOURS[run.state])
     facts = "  ".join(word for word in (run.stage, _parts(run), _since(run, now)) if word)
     name_width = max(16, min(cell_len(title_of(run)) + 2, width - 2 - min(cell_len(facts), width // 2)))
-    first: Line = [sign, (fit(title_of(run), name_width), "strong"), (fit(facts, width - 2 - name_width), "dim")]
+    first: Line = [sign, (fit(title_of(run), name_width), "bold"), (fit(facts, width - 2 - name_width), DIM)]
     share = run.progress
     percent = f"{share * 100:4.0f}%" if share is not None else "  ..."
     eta = f"  eta {duration(live.eta_s)}" if live.eta_s is not None else f"  {run.task or run.state}"
@@ -67,18 +65,18 @@ def _live_lines(live: LiveRun, now: float, chart_lines: int, width: int) -> list
     full, empty = bar(share, bar_width)
     second: list[Piece] = [
         ("  ", ""),
-        (full, STATE_INKS[run.state]),
-        (empty, "faint"),
-        (percent, "strong"),
-        (fit(eta, 14), "dim"),
+        (full, STATE_COLOURS[run.state]),
+        (empty, FAINT),
+        (percent, "bold"),
+        (fit(eta, 14), DIM),
     ]
     if has_curve:
         newest = next((value for value in reversed(live.curve) if value is not None), None)
         label = f" {live.metric.rpartition('/')[2]} {number(newest)} "
         room = width - 2 - bar_width - 5 - 14 - cell_len(label)
-        second += [(label, ""), ("" if chart_lines else sparkline(live.curve, max(0, min(room, 60))), "accent")]
+        second += [(label, ""), ("" if chart_lines else sparkline(live.curve, max(0, min(room, 60))), "$accent")]
     elif run.unit and run.done is not None:
-        second.append((f" {number(run.done)}/{number(run.total)} {safe(run.unit)}", "dim"))
+        second.append((f" {number(run.done)}/{number(run.total)} {safe(run.unit)}", DIM))
     return [first, second, *_chart(live.curve, width, chart_lines)]
 
 
@@ -89,13 +87,13 @@ def _chart(curve: Sequence[float | None], width: int, height: int) -> list[Line]
     labels = {0: number(max(known), 3), height - 1: number(min(known), 3)}
     lines: list[Line] = []
     for place, line in enumerate(area(curve, max(8, min(width - 12, 120)), height)):
-        lines.append([(f"  {labels.get(place, ''):>7} ", "dim"), ("│", "faint"), (line, "primary")])
+        lines.append([(f"  {labels.get(place, ''):>7} ", DIM), ("│", FAINT), (line, "$primary")])
     return [*lines, []]
 
 
-def queued_card(run: RunSummary, place: int, now: float) -> CardItem:
+def queued_card(run: RunSummary, place: int, now: float) -> CardVisual:
     """A run that waits."""
-    return CardItem(run.run_id, 1, partial(_queued_lines, run, place, now))
+    return CardVisual(run.run_id, 1, partial(_queued_lines, run, place, now))
 
 
 def _queued_lines(run: RunSummary, place: int, now: float, width: int) -> list[Line]:
@@ -104,9 +102,9 @@ def _queued_lines(run: RunSummary, place: int, now: float, width: int) -> list[L
     name_width = max(16, width - 2 - min(cell_len(facts) + 1, width * 2 // 3))
     return [
         [
-            (f"{STATE_SIGNS[run.state]} ", STATE_INKS[run.state]),
+            (f"{STATE_SIGNS[run.state]} ", STATE_COLOURS[run.state]),
             (fit(title_of(run), name_width), ""),
-            (fit(facts, width - 2 - name_width), "dim"),
+            (fit(facts, width - 2 - name_width), DIM),
         ]
     ]
 
@@ -122,9 +120,9 @@ def _since(run: RunSummary, now: float) -> str:
 # --- results and concerns ---------------------------------------------------------------------------------------------
 
 
-def recent_card(run: RunSummary, now: float) -> CardItem:
+def recent_card(run: RunSummary, now: float) -> CardVisual:
     """A run that has ended: what came out."""
-    return CardItem(run.run_id, 1, partial(_recent_lines, run, now))
+    return CardVisual(run.run_id, 1, partial(_recent_lines, run, now))
 
 
 def _recent_lines(run: RunSummary, now: float, width: int) -> list[Line]:
@@ -137,11 +135,11 @@ def _recent_lines(run: RunSummary, now: float, width: int) -> list[Line]:
     name_width = max(0, left - result_width - stage_width)
     return [
         [
-            (f"{STATE_SIGNS[run.state]} ", STATE_INKS[run.state]),
+            (f"{STATE_SIGNS[run.state]} ", STATE_COLOURS[run.state]),
             (fit(f"{title_of(run)} ", name_width), ""),
-            (fit(run.stage, stage_width), "dim"),
-            (fit(result, result_width), "strong" if run.state == "succeeded" else STATE_INKS[run.state]),
-            (f"{age:>{_AGE}}", "dim"),
+            (fit(run.stage, stage_width), DIM),
+            (fit(result, result_width), "bold" if run.state == "succeeded" else STATE_COLOURS[run.state]),
+            (f"{age:>{_AGE}}", DIM),
         ]
     ]
 
@@ -157,37 +155,37 @@ def _result(run: RunSummary) -> str:
     return "  ".join(words) or (duration(run.ended - run.started) if run.ended and run.started else "done")
 
 
-def concern_card(concern: Concern, number_: int, now: float) -> CardItem:
+def concern_card(concern: Concern, number_: int, now: float) -> CardVisual:
     """Something that needs attention; its key is the run's id, or `!` and its number."""
     key = concern.run.run_id if concern.run is not None else f"!{number_}"
-    return CardItem(key, 2, partial(_concern_lines, concern, now))
+    return CardVisual(key, 2, partial(_concern_lines, concern, now))
 
 
 def _concern_lines(concern: Concern, now: float, width: int) -> list[Line]:
     run = concern.run
     if run is None:
-        return [[("! ", "warn"), (concern.text, "warn strong")], [("  ", ""), (concern.hint, "dim")]]
+        return [[("! ", "$warning"), (concern.text, "bold $warning")], [("  ", ""), (concern.hint, DIM)]]
     ended = ago(now - (run.ended or run.created))
     name_width = min(cell_len(title_of(run)) + 1, max(10, width - 24))
     first: Line = [
-        (f"{STATE_SIGNS[run.state]} ", "bad"),
-        (fit(title_of(run), name_width), "strong"),
-        (f" {concern.kind} {ended} ago" if ended != "now" else f" {concern.kind} just now", "bad"),
+        (f"{STATE_SIGNS[run.state]} ", BAD),
+        (fit(title_of(run), name_width), "bold"),
+        (f" {concern.kind} {ended} ago" if ended != "now" else f" {concern.kind} just now", BAD),
     ]
-    return [first, [("  ", ""), (safe(concern.text), "dim")]]
+    return [first, [("  ", ""), (safe(concern.text), DIM)]]
 
 
 # --- GPUs and the line above ------------------------------------------------------------------------------------------
 
 
-def gpu_cards(report: GpuReport, runs: Mapping[str, str]) -> list[CardItem]:
+def gpu_cards(report: GpuReport, runs: Mapping[str, str]) -> list[CardVisual]:
     """One card for each GPU; `runs` are the names of runs by id. Their key is the run's id, or `gpu` and the index."""
     cards = []
     for status in report.gpus:
         key = status.run_id or f"gpu{status.gpu.index}"
         if any(card.key == key for card in cards):  # a run with several
             key = f"{key} {status.gpu.index}"
-        cards.append(CardItem(key, 1, partial(_gpu_lines, status, runs)))
+        cards.append(CardVisual(key, 1, partial(_gpu_lines, status, runs)))
     return cards
 
 
@@ -206,9 +204,9 @@ def _gpu_lines(status: object, runs: Mapping[str, str], width: int) -> list[Line
     room -= 6 if has_heat else 0
     name_width = min(18, room) if room >= 9 else 0
     has_power = gpu.power_w is not None and room - name_width >= 7
-    pieces: list[Piece] = [(f"{gpu.index:>2} ", "strong")]
+    pieces: list[Piece] = [(f"{gpu.index:>2} ", "bold")]
     if name_width:
-        pieces.append((fit(safe(_short(gpu.name)), name_width - 1) + " ", "dim"))
+        pieces.append((fit(safe(_short(gpu.name)), name_width - 1) + " ", DIM))
     for label, part, text in (
         ("util ", load, "  ?%" if load is None else f"{gpu.utilisation:3d}%"),
         (
@@ -218,16 +216,16 @@ def _gpu_lines(status: object, runs: Mapping[str, str], width: int) -> list[Line
         ),
     ):
         full, empty = meter(part, meter_width)
-        pieces += [(label, "dim"), (full, _heat(part)), (empty, "faint"), (f" {text}", "")]
+        pieces += [(label, DIM), (full, _heat(part)), (empty, FAINT), (f" {text}", "")]
     if has_heat and gpu.temperature_c is not None:
-        ink = "bad" if gpu.temperature_c >= HOT_C else "warn" if gpu.temperature_c >= WARM_C else "dim"
+        ink = BAD if gpu.temperature_c >= HOT_C else "$warning" if gpu.temperature_c >= WARM_C else DIM
         pieces.append((f" {gpu.temperature_c:3d}°C", ink))
     if has_power:
-        pieces.append((f" {gpu.power_w:4.0f} W", "dim"))
+        pieces.append((f" {gpu.power_w:4.0f} W", DIM))
     if run_id:
-        pieces += [("  ▶ ", "primary"), (owner, "strong")]
+        pieces += [("  ▶ ", "$primary"), (owner, "bold")]
     else:
-        pieces.append((f"  {owner}", "warn" if state == "busy" else "dim"))
+        pieces.append((f"  {owner}", "$warning" if state == "busy" else DIM))
     return [pieces]
 
 
@@ -236,7 +234,7 @@ def _short(name: str) -> str:
 
 
 def _heat(share: float | None) -> str:
-    return "dim" if share is None else "bad" if share >= 0.95 else "warn" if share >= 0.8 else "good"
+    return DIM if share is None else BAD if share >= 0.95 else "$warning" if share >= 0.8 else "$success"
 
 
 def totals(overview: Overview) -> list[Piece]:
@@ -245,6 +243,6 @@ def totals(overview: Overview) -> list[Piece]:
     pieces: list[Piece] = []
     for state in order:
         if many := overview.counts.get(state, 0):
-            pieces += [(f" {STATE_SIGNS[state]} ", f"{STATE_INKS[state]} strong"), (f"{many:,} {state} ", "")]
-    pieces.append((f"  {overview.free_bytes / 1e9:,.0f} GB free", "dim"))
+            pieces += [(f" {STATE_SIGNS[state]} ", f"bold {STATE_COLOURS[state]}"), (f"{many:,} {state} ", "")]
+    pieces.append((f"  {overview.free_bytes / 1e9:,.0f} GB free", DIM))
     return pieces

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
-from textual.app import ComposeResult
+from textual.app import ComposeResult, SuspendNotSupported
 from textual.containers import Vertical
 from textual.events import Resize
 from textual.geometry import Size
 from textual.screen import Screen
 from textual.widgets import Static
 
-from hetspec_core.errors import HetSpecError, SpecError
-from hetspec_tui.desk import Desk, HasDesk
-from hetspec_tui.dialogs import Details
-from hetspec_tui.polling import Feed, is_whole
+from hetspec_core.errors import HetSpecError, SpecError, UsageError
+from hetspec_tui.desk import Desk, Feed, HasDesk, is_whole
+from hetspec_tui.dialogs import Confirm, Details, Prompt
 from hetspec_tui.widgets.bars import KeyBar, TitleBar
 
 if TYPE_CHECKING:
+    from hetspec_core.service.export import Form
     from hetspec_core.service.overview import Overview
     from hetspec_core.service.workbench import Workbench
 
@@ -29,6 +34,8 @@ Choice = TypeVar("Choice")
 SMALLEST = Size(60, 16)
 TOAST_LINES = 4
 TOAST_LETTERS = 300
+EDITORS = ("nano", "vi")
+"""Tried in this order where neither $VISUAL nor $EDITOR is set."""
 
 
 class Page(Screen[None]):
@@ -59,7 +66,6 @@ class Page(Screen[None]):
         yield KeyBar()
 
     def compose_page(self) -> ComposeResult:
-        """The widgets between header and footer."""
         yield from ()
 
     @property
@@ -91,7 +97,7 @@ class Page(Screen[None]):
     # --- what a page is told, and what it keeps -----------------------------------------------------------------------
 
     def receive(self, about: dict[str, Any]) -> None:
-        """Show what another screen asked for (`messages.OpenPage.about`)."""
+        """Show what another screen asked for (`OpenPage.about`)."""
 
     def state(self) -> dict[str, Any]:
         """What to find again at the next start: JSON types only (sort, filter, columns, the chosen row...)."""
@@ -105,7 +111,7 @@ class Page(Screen[None]):
         return False
 
     def runs_touched(self, run_ids: tuple[str, ...]) -> None:
-        """Some runs were started, stopped or labelled by another screen (`messages.RunsTouched`); () = any."""
+        """Some runs were started, stopped or labelled by another screen (`pages.RunsTouched`); () = any."""
 
     def show_overview(self, overview: Overview) -> None:
         """What is going on has changed (a run at work said something, began, ended); called while it is on top."""
@@ -114,12 +120,10 @@ class Page(Screen[None]):
 
     @property
     def desk_app(self) -> HasDesk:
-        """The app, as pages know it."""
         return cast(HasDesk, self.app)
 
     @property
     def desk(self) -> Desk:
-        """The app's desk."""
         return self.desk_app.desk
 
     async def ask(self, question: Callable[[Workbench], Answer]) -> Answer | None:
@@ -168,7 +172,55 @@ class Page(Screen[None]):
         else:
             self.notify(text, title="Not done", severity="error", markup=False)
 
-    # --- size ---------------------------------------------------------------------------------------------------------
+    async def ask_file(self, what: str, usual: str) -> tuple[Path, Form] | None:
+        """The file to write and its form; None when the user has left a question, or the name has no known suffix.
+
+        Args:
+            what: what is written, as in "Write WHAT to which file?".
+            usual: the proposed name, in the present folder.
+        """
+        from hetspec_core.service.export import form_of
+
+        hint = ".csv, .json or .md says in which form"
+        name = await self.ask_user(Prompt(f"Write {what} to which file?", str(Path.cwd() / usual), hint))
+        if not name or not name.strip():
+            return None
+        path = Path(name.strip()).expanduser()
+        try:
+            form = form_of(path)
+        except HetSpecError as error:
+            self.show_error(error)
+            return None
+        over = Confirm(f"Write over {path.name}?", f"{path} is there already.", yes="Write over")
+        if path.exists() and not await self.ask_user(over):
+            return None
+        return path, form
+
+    def edit_file(self, path: Path) -> None:
+        """Open a file in the user's editor while the dashboard waits."""
+        named = os.environ.get("VISUAL") or os.environ.get("EDITOR")
+        words = shlex.split(named) if named else [name for name in EDITORS if shutil.which(name)][:1]
+        if not words or shutil.which(words[0]) is None:
+            seen = f"$EDITOR is {named!r}, which is not there" if named else "$EDITOR is not set"
+            self.show_error(UsageError(f"no editor: {seen}", hint="set EDITOR to the name of one, e.g. EDITOR=nano"))
+        else:
+            self.run_outside(words, path)
+
+    def run_outside(self, command: Sequence[str], path: Path) -> None:
+        """Run a program on a path in this terminal while the dashboard waits; copy the path where that cannot be."""
+        try:
+            with self.app.suspend():
+                status = subprocess.run([*command, str(path)], check=False).returncode
+        except SuspendNotSupported:
+            self.app.copy_to_clipboard(str(path))
+            self.show_error(UsageError("this terminal cannot run it", hint=f"the path is on the clipboard: {path}"))
+            return
+        except OSError as error:
+            self.show_error(UsageError(f"{command[0]} could not be started: {error.strerror or error}"))
+            return
+        self.app.refresh(layout=True)
+        if status != 0:
+            self.show_error(UsageError(f"{command[0]} ended with status {status}", hint=f"the file is {path}"))
 
     def on_resize(self, event: Resize) -> None:
         size = event.size

@@ -1,7 +1,8 @@
-"""The pages of the dashboard and the screens above them, by name: what there is, and where its class is.
+"""The pages of the dashboard and the screens above them, and the messages by which a screen opens another one.
 
-Nothing is imported before it is first opened, so that the first paint waits for one page only. A page whose module is
-not installed is left out of the navigation.
+A page is imported when it is first opened, so that the first paint waits for one page only. A page whose module is
+not installed is left out of the navigation. A screen posts a message and the app acts on it; screens do not import
+each other. Messages of one widget are nested in that widget.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
+from textual.message import Message
+
 
 @dataclass(frozen=True)
 class PageEntry:
     """One page.
 
     Attributes:
-        name: as in `messages.OpenPage`.
+        name: as in `OpenPage`.
         key: the digit that opens it.
         title: its word in the navigation.
         target: "module:Class" of its `Page`.
@@ -67,3 +70,39 @@ def load(target: str) -> Any:
 def make(target: str, *words: Any) -> Any:
     """A new screen (a `page.Page`) of a "module:Class" that is installed."""
     return load(target)(*words)
+
+
+@dataclass
+class OpenPage(Message):
+    """Go to one of the pages: dashboard, runs, presets, launch, chat.
+
+    Attributes:
+        page: its name.
+        about: what to show there, in words of that page (`Page.receive`), e.g. {"query": "state:failed"} for runs,
+            {"recipe": "quick-demo"} for launch, {"kind": "draft", "name": "llama-1l"} for presets, {"draft": ID},
+            {"recipe": NAME} or {"trace": NAME} for chat.
+    """
+
+    page: str
+    about: dict[str, Any] | None = None
+
+
+@dataclass
+class OpenRun(Message):
+    """Show one run, above the page that is open."""
+
+    run_id: str
+
+
+@dataclass
+class OpenComparison(Message):
+    """Show several runs side by side, above the page that is open."""
+
+    run_ids: tuple[str, ...]
+
+
+@dataclass
+class RunsTouched(Message):
+    """These runs were started, cancelled, labelled... here: every page that shows them looks again at once."""
+
+    run_ids: tuple[str, ...] = ()

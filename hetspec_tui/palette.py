@@ -17,7 +17,7 @@ from textual.widgets import Input
 from hetspec_core.errors import HetSpecError
 from hetspec_tui import pages
 from hetspec_tui.formatting import STATE_SIGNS, safe
-from hetspec_tui.messages import OpenPage, OpenRun
+from hetspec_tui.pages import OpenPage, OpenRun
 
 if TYPE_CHECKING:
     from hetspec_core.service.presets import PresetLine

@@ -10,8 +10,8 @@ from textual.content import Content
 
 from hetspec_core.service.forms import Field, fields
 from hetspec_core.service.launch import names
+from hetspec_tui.dialogs import Choice
 from hetspec_tui.formatting import count, duration, safe, size
-from hetspec_tui.picker import Choice
 from hetspec_tui.widgets.form import FormRow
 
 if TYPE_CHECKING:
@@ -119,9 +119,6 @@ def _part(view: PresetView, part: str, changes: Mapping[str, Any], wrong: Mappin
 
 def _shown(value: Any) -> str:
     return "" if value is None else safe(str(value))
-
-
-# --- facts ------------------------------------------------------------------------------------------------------------
 
 
 def facts_of(plans: Mapping[str, Plan], missing: Mapping[str, str]) -> Content:

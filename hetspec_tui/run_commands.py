@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from textual.binding import Binding
 
-from hetspec_core.errors import HetSpecError, UsageError
+from hetspec_core.errors import UsageError
 from hetspec_core.events import AT_WORK, UNFINISHED
-from hetspec_tui.dialogs import Confirm, Prompt
-from hetspec_tui.formatting import ago, duration, size
-from hetspec_tui.messages import OpenComparison, OpenRun, RunsTouched
-from hetspec_tui.picker import Choice, Choose
-from hetspec_tui.run_list.lineage import family
+from hetspec_tui.desk import Outcome, to_each
+from hetspec_tui.dialogs import Choice, Choose, Confirm, Prompt
+from hetspec_tui.formatting import STATE_SIGNS, ago, duration, size
+from hetspec_tui.pages import OpenComparison, OpenRun, RunsTouched
 
 if TYPE_CHECKING:
-    from hetspec_core.service.library import Discarded
+    from hetspec_core.service.library import Discarded, Relative
     from hetspec_core.service.report import RunSummary
     from hetspec_core.service.workbench import Workbench
     from hetspec_tui.page import Page
@@ -86,62 +84,8 @@ def run_bindings(prefix: str, *names: str, hidden: Sequence[str] = (), separator
     ]
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a command went.
-
-    Attributes:
-        done: the runs that it was done to.
-        refused: run id -> reason.
-        notes: further sentences for the user.
-        made: new runs.
-    """
-
-    done: tuple[str, ...]
-    refused: dict[str, str]
-    notes: tuple[str, ...] = ()
-    made: tuple[str, ...] = ()
-
-    def say(self, done: str) -> str:
-        """In a few lines: how many are `done`, and which are not, with the reasons."""
-        lines = []
-        if self.done:
-            lines.append(f"{self.done[0] if len(self.done) == 1 else f'{len(self.done)} runs'} {done}")
-        lines += self.notes
-        lines += [reason for reason in dict.fromkeys(self.refused.values())][:5]
-        if len(self.refused) > 5:
-            lines.append(f"and {len(self.refused) - 5} more were refused")
-        return "\n".join(lines)
-
-
-def to_each(run_ids: Sequence[str], order: Callable[[Workbench, str], str | None]) -> Callable[[Workbench], Outcome]:
-    """An order for each of some runs, for the desk; after a refusal it goes on with the next run.
-
-    Args:
-        run_ids: which.
-        order: does it to one; may return a sentence for the user.
-    """
-
-    def carry_out(workbench: Workbench) -> Outcome:
-        done: list[str] = []
-        refused: dict[str, str] = {}
-        notes: list[str] = []
-        for run_id in run_ids:
-            try:
-                note = order(workbench, run_id)
-            except HetSpecError as error:
-                refused[run_id] = f"{error.message}{'; ' + error.hint if error.hint else ''}"
-                continue
-            done.append(run_id)
-            if note:
-                notes.append(note)
-        return Outcome(tuple(done), refused, tuple(notes[:5]))
-
-    return carry_out
-
-
 class RunCommands:
-    """The commands of a page on the runs that are chosen in it.
+    """The commands of a page on the runs that are chosen in it; `COMMANDS` says what each does.
 
     Args:
         page: asks the desk and the user, and posts messages.
@@ -199,11 +143,11 @@ class RunCommands:
                 severity="error" if outcome.refused else "information",
                 markup=False,
             )
-            self._page.post_message(RunsTouched((*run_ids, *outcome.made)))
+            self._page.post_message(RunsTouched(run_ids))
         return outcome
 
     async def _confirm(self, question: str, details: str, yes: str) -> bool:
-        return bool(await self._page.ask_user(Confirm(question, details, yes=yes, no="Cancel")))
+        return bool(await self._page.ask_user(Confirm(question, details, yes=yes)))
 
     def _warn(self, text: str) -> None:
         self._page.notify(text, severity="warning", timeout=4, markup=False)
@@ -211,7 +155,6 @@ class RunCommands:
     # --- work --------------------------------------------------------------------------------------------------------
 
     async def cancel(self) -> None:
-        """Ask the chosen runs to stop at their next safe point."""
         runs = [run for run in await self._summaries(self._chosen()) if run.state in UNFINISHED]
         if not runs:
             self._warn("None of these is at work or waits.")
@@ -222,7 +165,6 @@ class RunCommands:
             await self._carry_out(run_ids, _cancel, "asked to stop")
 
     async def kill(self) -> None:
-        """End all processes of the chosen runs now."""
         run_ids = self._chosen()
         runs = await self._summaries(run_ids)
         end = "What they did since their last checkpoint is lost."
@@ -230,14 +172,12 @@ class RunCommands:
             await self._carry_out(run_ids, _kill, "killed")
 
     async def resume(self) -> None:
-        """Let the chosen runs go on from what is on disk."""
         run_ids = self._chosen()
         runs = await self._summaries(run_ids)
         if runs and await self._confirm(f"Resume {_named(runs)}?", _listed(runs), "Resume"):
             await self._carry_out(run_ids, lambda workbench, run_id: workbench.resume(run_id), "resumed")
 
     async def retry(self) -> None:
-        """Begin the chosen runs anew, as new runs with the same specs."""
         from hetspec_core.service.library import Library
 
         run_ids, made = self._chosen(), list[str]()
@@ -259,11 +199,9 @@ class RunCommands:
     # --- labels ------------------------------------------------------------------------------------------------------
 
     async def star(self) -> None:
-        """Put a star on the chosen runs, or take it off when all have one."""
         await self._switch("starred", ("has a star", "have a star"), ("has no star any more", "have no star any more"))
 
     async def archive(self) -> None:
-        """Put the chosen runs into the archive, or take them out when all are in it."""
         back = "in the archive; A in the list of runs shows it, a takes it out"
         out = "out of the archive"
         await self._switch("archived", (f"is {back}", f"are {back}"), (f"is {out}", f"are {out}"))
@@ -274,7 +212,6 @@ class RunCommands:
         await self._mark(run_ids, (on if value else off)[len(run_ids) > 1], **{name: value})
 
     async def tag(self) -> None:
-        """Add tags to the chosen runs and remove tags."""
         from hetspec_core.service.names import tags_of
 
         run_ids = self._chosen()
@@ -295,7 +232,6 @@ class RunCommands:
         await self._mark(run_ids, " ".join(words), add_tags=added, remove_tags=removed)
 
     async def note(self) -> None:
-        """Write a note on the chosen runs, in place of the present one."""
         run_ids = self._chosen()
         runs = await self._summaries(run_ids)
         notes = {run.note for run in runs}
@@ -318,10 +254,7 @@ class RunCommands:
 
         await self._carry_out(run_ids, mark, done)
 
-    # --- the trash ---------------------------------------------------------------------------------------------------
-
     async def delete(self) -> None:
-        """Move the chosen runs into the trash, after saying what goes with them."""
         from hetspec_core.service.library import Library
         from hetspec_core.service.pages import Pages
 
@@ -335,18 +268,17 @@ class RunCommands:
         kept = f", among them {loss.checkpoints} checkpoints and drafts" if loss.checkpoints else ""
         lines += ["", f"{size(loss.bytes)} of files go with {'it' if len(loss.runs) == 1 else 'them'}{kept}."]
         if loss.standing:
-            stands = "run stands" if len(loss.standing) == 1 else "runs stand"
-            lines.append(f"{len(loss.standing)} other {stands} on what will be gone: {', '.join(loss.standing[:3])}")
+            depend = "run depends" if len(loss.standing) == 1 else "runs depend"
+            lines.append(f"{len(loss.standing)} other {depend} on what is deleted: {', '.join(loss.standing[:3])}")
         lines.append("The trash keeps everything: u gets it back.")
         if await self._confirm(f"Move {_named(loss.runs)} into the trash?", "\n".join(lines), "Delete"):
             outcome = await self._carry_out(
                 run_ids, lambda workbench, run_id: Library(workbench).discard(run_id), "in the trash; u gets it back"
             )
             if outcome is not None:
-                self._unmark(outcome.done)
+                self._unmark(tuple(outcome.done))
 
     async def restore(self) -> None:
-        """Choose a run in the trash and get it back."""
         from hetspec_core.service.library import Library
 
         found = await self._page.ask(lambda workbench: Library(workbench).discarded())
@@ -366,14 +298,12 @@ class RunCommands:
     # --- looking -----------------------------------------------------------------------------------------------------
 
     async def compare(self) -> None:
-        """Show the marked runs side by side."""
         if len(self._chosen()) < 2:
             self._warn("Mark at least two runs with space, then press = again.")
         else:
             self._page.post_message(OpenComparison(self._chosen()))
 
     async def lineage(self) -> None:
-        """Show what the run was made from and what was made from it; Enter opens one of them."""
         from hetspec_core.service.library import Library
 
         run_id = self._chosen()[0]
@@ -388,16 +318,14 @@ class RunCommands:
         own = next((choice.key for choice in choices if "◆" in choice.text), None)
         opened = await self._page.ask_user(Choose("Runs it depends on, and runs that depend on it", choices, own))
         if opened is not None and opened.startswith("!"):
-            self._page.notify("This run is not here any more; u looks into the trash.", severity="warning")
+            self._page.notify("This run was deleted; u shows the trash.", severity="warning")
         elif opened is not None:
             self._page.post_message(OpenRun(opened.partition("#")[0]))
 
     async def copy_id(self) -> None:
-        """Put the ids of the chosen runs on the clipboard."""
         self._copy(self._chosen())
 
     async def copy_path(self) -> None:
-        """Put the folders of the chosen runs on the clipboard."""
         run_ids = self._chosen()
         paths = await self._page.ask(lambda workbench: [str(workbench.paths(run_id).folder) for run_id in run_ids])
         if paths:
@@ -449,3 +377,45 @@ def _listed(runs: Sequence[RunSummary]) -> str:
 def _discarded(one: Discarded, now: float) -> Choice:
     about = f"{one.stage}, {size(one.bytes)}, {ago(max(0.0, now - one.time))} ago"
     return Choice(one.run_id, one.name or one.run_id, f"{one.run_id}  {about}" if one.name else about)
+
+
+def family(up: Relative, down: Relative) -> list[Choice]:
+    """The lines from the farthest ancestor to the farthest descendant; the run itself has the sign ◆.
+
+    Keys are run ids; the second occurrence of one is `ID#2`, and that of a run that was deleted begins with a !.
+    """
+    lines: list[tuple[str, str, Relative]] = []
+    _ancestors(up.relatives, 0, lines)
+    lines.append(("", "◆ ", up))
+    _descendants(down.relatives, "", lines)
+    counts: dict[str, int] = {}
+    choices: list[Choice] = []
+    for indent, sign, one in lines:
+        counts[one.run_id] = counts.get(one.run_id, 0) + 1
+        nth = counts[one.run_id]
+        key = one.run_id if nth == 1 else f"{one.run_id}#{nth}"
+        key = key if one.summary else f"!{key}"
+        name = (one.summary.name if one.summary else "") or one.run_id
+        choices.append(Choice(key, f"{indent}{sign}{name}", _about(one)))
+    return choices
+
+
+def _ancestors(relatives: tuple[Relative, ...], depth: int, lines: list[tuple[str, str, Relative]]) -> None:
+    for one in relatives:
+        _ancestors(one.relatives, depth + 1, lines)
+        lines.append(("  " * depth, "▲ ", one))
+
+
+def _descendants(relatives: tuple[Relative, ...], indent: str, lines: list[tuple[str, str, Relative]]) -> None:
+    for number, one in enumerate(relatives):
+        last = number == len(relatives) - 1
+        lines.append((indent, "└─ " if last else "├─ ", one))
+        _descendants(one.relatives, indent + ("   " if last else "│  "), lines)
+
+
+def _about(one: Relative) -> str:
+    run = one.summary
+    if run is None:
+        return "was deleted"
+    about = f"{run.stage} {STATE_SIGNS.get(run.state, '')} {run.state}"
+    return f"{about}  {run.run_id}" if run.name else about

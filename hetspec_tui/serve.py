@@ -97,7 +97,6 @@ class _Complaints(logging.Handler):
     """Warnings of the web server, which quote what clients have sent, as text on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print it."""
         say(f"hetspec: {self.format(record)}", file=sys.stderr)
 
 
@@ -193,7 +192,6 @@ def _server_class() -> Any:
             return app
 
         async def on_startup(self, app: Any) -> None:
-            """Say where the dashboard is."""
             name = f"[{self.host}]" if ":" in self.host else self.host
             say(f"The dashboard is at\n\n    http://{name}:{self.port}/?token={self.token}\n\nCtrl-C ends it.")
             sys.stdout.flush()

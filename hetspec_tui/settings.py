@@ -17,6 +17,7 @@ from textual.theme import Theme
 
 from hetspec_core.documents import DocumentError, flatten, key_lines, nearest_line, read_bounded, read_json, read_toml
 from hetspec_core.files import write_atomic
+from hetspec_core.paths import Roots, roots
 
 NOTIFY = ("off", "bell", "desktop", "both")
 LONGEST_S = 1e9
@@ -43,6 +44,40 @@ class Settings:
     first_page: str = _setting("", "the page to start with; empty = the one that was open last")
     animations: bool = _setting(True, "whether things slide and fade; switch it off on a slow connection")
     screenshots: str = _setting("", "folder for pictures of the screen; empty = in the data folder")
+
+
+@dataclass(frozen=True)
+class DashboardFiles:
+    """The dashboard's files.
+
+    Attributes:
+        settings, keys: TOML of the user, who may have neither.
+        themes: folder of the user's themes, one TOML file each.
+        state: what the dashboard found last time; it may be deleted at any time.
+        log: what went wrong, in words.
+        screenshots: folder of the pictures that were taken.
+    """
+
+    settings: Path
+    keys: Path
+    themes: Path
+    state: Path
+    log: Path
+    screenshots: Path
+
+
+def dashboard_files(home: Path | None = None) -> DashboardFiles:
+    """The files below a home, as HETSPEC_HOME; below the roots in force when absent."""
+    top = roots() if home is None else Roots.below(home)
+    own = top.data / "dashboard"
+    return DashboardFiles(
+        settings=top.config / "dashboard.toml",
+        keys=top.config / "keys.toml",
+        themes=top.config / "themes",
+        state=own / "state.json",
+        log=own / "hetspec.log",
+        screenshots=own / "screenshots",
+    )
 
 
 @dataclass

@@ -101,7 +101,7 @@ class Tour:
 
     async def choose(self, key: str) -> None:
         """Take a line of the list that is open."""
-        from hetspec_tui.picker import Choose, ChooseMany
+        from hetspec_tui.dialogs import Choose, ChooseMany
 
         def there() -> bool:
             screen = self.app.screen
@@ -181,7 +181,7 @@ async def launch(tour: Tour) -> None:
 
 @stop("run")
 async def run(tour: Tour) -> None:
-    from hetspec_tui.messages import OpenRun
+    from hetspec_tui.pages import OpenRun
 
     await tour.go("dashboard")
     tour.app.post_message(OpenRun(_longest_training()))
@@ -227,7 +227,7 @@ async def registry(tour: Tour) -> None:
 @stop("comparison")
 async def comparison(tour: Tour) -> None:
     from hetspec_core.service.workbench import Workbench
-    from hetspec_tui.messages import OpenComparison
+    from hetspec_tui.pages import OpenComparison
 
     with Workbench() as workbench:
         trained = [one.run_id for one in workbench.runs(stage="train", state="succeeded")]

@@ -14,9 +14,9 @@ from textual.content import Content
 from textual.widgets import Static
 
 from hetspec_core.events import AT_WORK
+from hetspec_tui.dialogs import Choice, Choose
 from hetspec_tui.formatting import STATE_COLOURS, STATE_SIGNS, ago, count, duration, number, safe
 from hetspec_tui.page import Page
-from hetspec_tui.picker import Choice, Choose
 from hetspec_tui.run_list.runs_table import RunsTable, moment, times, took_s, two_places
 from hetspec_tui.widgets.chart import Chart
 from hetspec_tui.widgets.curves import Series, colour, sign
@@ -50,7 +50,6 @@ class RunSide(Vertical):
 
     @property
     def page(self) -> Page:
-        """The page, which asks the desk."""
         return cast(Page, self.screen)
 
     @property
@@ -59,7 +58,6 @@ class RunSide(Vertical):
         return self.page.has_class("-curves")
 
     def toggle_curves(self) -> None:
-        """Show the curves of the chosen runs, or hide them."""
         self.page.toggle_class("-curves")
         if self.has_curves:
             self.draw_curves()
@@ -91,7 +89,6 @@ class RunSide(Vertical):
 
     @work(exclusive=True, group="curves")
     async def draw_curves(self) -> None:
-        """Draw the metric of the chosen runs."""
         from hetspec_core.service.pages import Pages
 
         await asyncio.sleep(_WAIT_S)
@@ -189,7 +186,7 @@ def details(run: RunSummary, figures: Mapping[str, float], most_figures: int = 2
             "accept": "" if run.accept_length is None else two_places(run.accept_length),
             "speed-up": "" if run.speedup is None else times(run.speedup),
             "tags": " ".join(run.tags),
-            "stands on": "\n".join(run.parents),
+            "depends on": "\n".join(run.parents),
             "note": run.note,
         }
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from textual import on
 
 from hetspec_core.events import AT_WORK
+from hetspec_tui.dialogs import Choice, Choose, ChooseMany
 from hetspec_tui.formatting import STATE_SIGNS, ago, count, duration, number
 from hetspec_tui.widgets.cells import Cell, Column, Row, Tone
 from hetspec_tui.widgets.paged_table import PagedTable, TableMessage
@@ -213,6 +214,26 @@ class RunsTable(PagedTable):
             return
         self.show_columns(order=(key, not self.order[1]) if key == self.order[0] else (key, falls_first(key)))
         self.post_message(self.Reordered(self))
+
+    async def choose_order(self, keys: Iterable[str]) -> None:
+        """Ask the user by which of these columns, metrics and settings the runs are ordered. Call it in a worker."""
+        present, falls = self.order
+        choices = []
+        for key in filter(is_sortable, keys):
+            title = title_of(key)
+            about = f"{'▼' if falls else '▲'} now; again turns it round" if key == present else ""
+            choices.append(Choice(key, title, about or (key if title.lower() != key else "")))
+        chosen = await self.app.push_screen_wait(Choose("Order by", choices, present))
+        if chosen is not None:
+            self.sort_by(chosen)
+
+    async def choose_columns(self, keys: Iterable[str]) -> bool:
+        """Ask the user for the columns and their order; whether some were chosen. Call it in a worker."""
+        choices = [Choice(key, title_of(key), key) for key in keys]
+        chosen = await self.app.push_screen_wait(ChooseMany("Columns", choices, self.shown))
+        if chosen:
+            self.show_columns(tuple(chosen))
+        return bool(chosen)
 
     @on(PagedTable.HeadingClicked)
     def _heading_clicked(self, event: PagedTable.HeadingClicked) -> None:

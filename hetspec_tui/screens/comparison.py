@@ -15,12 +15,11 @@ from textual.containers import Container
 from textual.content import Content
 
 from hetspec_core.events import AT_WORK
+from hetspec_tui.dialogs import Choice, Choose
 from hetspec_tui.formatting import ago, count, duration, number, safe
-from hetspec_tui.messages import OpenComparison, OpenRun
 from hetspec_tui.page import Page
-from hetspec_tui.picker import Choice, Choose
+from hetspec_tui.pages import OpenComparison, OpenRun
 from hetspec_tui.run_commands import RunCommands, run_bindings
-from hetspec_tui.run_list.export_dialog import ask_file
 from hetspec_tui.run_list.run_side import series_of, usual_metric
 from hetspec_tui.run_list.runs_table import state_cell, took_s
 from hetspec_tui.widgets.cells import Cell, Column, Row
@@ -81,7 +80,6 @@ class ComparisonScreen(Page):
 
     @property
     def table(self) -> PagedTable:
-        """The table of results and settings."""
         return self.query_one("#facts", PagedTable)
 
     def on_mount(self) -> None:
@@ -123,14 +121,12 @@ class ComparisonScreen(Page):
         self.show_facts()
 
     def show_curves(self, curves: list[MetricSeries]) -> None:
-        """Draw the curves."""
         chart = self.query_one(Chart)
         chart.border_title = Content(safe(self.metric) or "no metric")
         chart.border_subtitle = "m metric  X axis"
         chart.set_series([series_of(curve) for curve in curves], x_name=AXES[self.axis])
 
     def show_facts(self) -> None:
-        """Fill the table."""
         if self.found is None:
             return
         runs = self.found.runs
@@ -155,7 +151,6 @@ class ComparisonScreen(Page):
 
     @work(group="dialog", exclusive=True)
     async def action_metric(self) -> None:
-        """Choose the metric of the curves."""
         from hetspec_core.service.pages import Pages
 
         names = await self.ask(lambda workbench: Pages(workbench).metrics(self.run_ids))
@@ -170,7 +165,6 @@ class ComparisonScreen(Page):
             self.load()
 
     def action_axis(self) -> None:
-        """Draw the curves over steps, tokens or time."""
         axes = list(AXES)
         self.axis = axes[(axes.index(self.axis) + 1) % len(axes)]
         self.load()
@@ -202,21 +196,18 @@ class ComparisonScreen(Page):
             self.post_message(OpenRun(chosen))
 
     def action_wide(self) -> None:
-        """Give the table all the room, or share it with the curves."""
         self.toggle_class("-facts")
 
     def action_run_command(self, name: str) -> None:
-        """Do something with all of these runs."""
         self.commands.start(name)
 
     @work(group="dialog", exclusive=True)
     async def action_export(self) -> None:
-        """Write the comparison into a file."""
         from hetspec_core.service.export import csv_text, json_text, markdown_text, write_text
 
         if self.found is None:
             return
-        chosen = await ask_file(self, "the comparison", "comparison.md")
+        chosen = await self.ask_file("the comparison", "comparison.md")
         if chosen is None:
             return
         path, form = chosen
@@ -288,7 +279,7 @@ def change(before: Any, after: Any) -> Cell:
     if before is None:
         return Cell("new", "accent")
     if after is None:
-        return Cell("gone", "accent")
+        return Cell("removed", "accent")
     if _is_number(before) and _is_number(after):
         by = after - before
         share = f" ({by / abs(before):+.1%})" if before and math.isfinite(by / abs(before)) else ""

@@ -16,8 +16,8 @@ from textual.events import Resize
 from textual.widgets import Static
 
 from hetspec_tui import pages
-from hetspec_tui.messages import OpenPage, OpenRun
 from hetspec_tui.overview_cards import (
+    DIM,
     concern_card,
     gpu_cards,
     live_card,
@@ -27,8 +27,9 @@ from hetspec_tui.overview_cards import (
     totals,
 )
 from hetspec_tui.page import Page
+from hetspec_tui.pages import OpenPage, OpenRun
 from hetspec_tui.run_commands import RunCommands, run_bindings
-from hetspec_tui.widgets.cards import CardItem, CardList
+from hetspec_tui.widgets.cards import CardList, CardVisual
 
 if TYPE_CHECKING:
     from hetspec_core.service.gpus import GpuReport
@@ -145,11 +146,7 @@ class DashboardScreen(Page):
     def _show_totals(self) -> None:
         if self._overview is None:
             return
-        style = self.query_one("#active").get_visual_style
-        pieces = [
-            (text, style(f"ink--{inks.partition(' ')[0]}") if inks else "") for text, inks in totals(self._overview)
-        ]
-        self.query_one("#totals", Static).update(Content.assemble(*pieces))
+        self.query_one("#totals", Static).update(Content.assemble(*totals(self._overview)))
 
     def show_gpus(self, report: GpuReport) -> None:
         """Show the GPUs; where there are none, why, in one line."""
@@ -175,15 +172,16 @@ class DashboardScreen(Page):
             return None
         return self._runs.get(self.focused.key.partition(" ")[0])
 
-    @on(CardList.Chosen)
-    def open_chosen(self, message: CardList.Chosen) -> None:
+    @on(CardList.OptionSelected)
+    def open_chosen(self, message: CardList.OptionSelected) -> None:
         message.stop()
-        if message.cards.id == "steps":
-            self.action_step(message.key)
-        elif (run_id := message.key.partition(" ")[0]) in self._runs:
+        key = message.option_id or ""
+        if message.option_list.id == "steps":
+            self.action_step(key)
+        elif (run_id := key.partition(" ")[0]) in self._runs:
             self.post_message(OpenRun(run_id))
 
-    @on(CardList.Moved)
+    @on(CardList.OptionHighlighted)
     def chosen_moved(self) -> None:
         self.refresh_bindings()
 
@@ -192,7 +190,6 @@ class DashboardScreen(Page):
 
     @on(CardList.Left)
     def leave_list(self, message: CardList.Left) -> None:
-        """Go on into the next list."""
         lists = [cards for cards in self.query(CardList) if cards.region.area]
         if message.cards not in lists:  # it has just been hidden, by a smaller terminal or an enlarged list
             return
@@ -210,18 +207,15 @@ class DashboardScreen(Page):
     # --- what can be done ---------------------------------------------------------------------------------------------
 
     def action_run_command(self, name: str) -> None:
-        """Do something with the chosen run."""
         self.commands.start(name)
 
     def action_step(self, key: str) -> None:
-        """Go where a first step leads."""
         about: dict[str, dict[str, Any]] = {"D": {"recipe": "quick-demo", "what": "pipeline"}}
         for page, step, *_ in self._steps():
             if step == key:
                 self.post_message(OpenPage(page, about.get(key)))
 
     def action_maximize_panel(self) -> None:
-        """Give the whole page to the list that has the focus, or take it back."""
         if self.maximized is not None:
             self.minimize()
         elif self.focused is not None:
@@ -233,8 +227,6 @@ class DashboardScreen(Page):
     def _steps(self) -> list[tuple[str, str, str, str]]:
         here = {entry.name for entry in pages.available()}
         return [step for step in FIRST_STEPS if step[0] in here]
-
-    # --- state --------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         run = self.chosen
@@ -249,9 +241,9 @@ def _counted(title: str, *counts: int) -> str:
     return f"{title} ({shown})" if shown else title
 
 
-def _step_card(page: str, key: str, title: str, about: str) -> CardItem:
-    return CardItem(
+def _step_card(page: str, key: str, title: str, about: str) -> CardVisual:
+    return CardVisual(
         key,
         2,
-        lambda width: [[(f" {key} ", "accent strong"), (f" {title}", "strong")], [("    ", ""), (about, "dim")]],
+        lambda width: [[(f" {key} ", "bold $accent"), (f" {title}", "bold")], [("    ", ""), (about, DIM)]],
     )

@@ -8,34 +8,69 @@ from typing import Any, ClassVar, cast
 from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal
+from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
 from textual.timer import Timer
 from textual.widgets import Static
 
 from hetspec_core.service.launch import LaunchRequest, Review, What, review, start
-from hetspec_tui.dialogs import Confirm
+from hetspec_tui.dialogs import Choose, ChooseMany, Confirm
 from hetspec_tui.formatting import safe
 from hetspec_tui.launching import (
     PARTS,
     SEVERAL,
     WHATS,
     changed,
-    costs_of,
+    cost_text,
     fields_of,
     items_for,
     reset,
     rows_of,
-    verdict_of,
 )
-from hetspec_tui.messages import OpenPage, OpenRun, RunsTouched
 from hetspec_tui.page import Page
-from hetspec_tui.picker import Choose, ChooseMany
-from hetspec_tui.widgets.cost_card import CostCard
+from hetspec_tui.pages import OpenPage, OpenRun, RunsTouched
 from hetspec_tui.widgets.form import FieldForm
 
 FIRST_RECIPE = "quick-demo"
 DEBOUNCE_S = 0.15
+
+
+class CostCard(VerticalScroll, can_focus=False):
+    """What a launch costs. A low card has one line per stage, a high one every figure."""
+
+    DEFAULT_CSS = """
+    CostCard {
+        height: auto;
+        padding: 0 1;
+        scrollbar-size-vertical: 1;
+
+        Static { height: auto; }
+    }
+    """
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._seen: Review | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="cost-text", markup=False)
+
+    def show(self, seen: Review) -> None:
+        self._seen = seen
+        self._draw()
+
+    def on_resize(self) -> None:
+        self._draw()
+
+    @property
+    def content(self) -> Content:
+        if self._seen is None:
+            return Content.styled("looking ...", "$foreground-muted")
+        return cost_text(self._seen, roomy=self.size.height >= 12)
+
+    def _draw(self) -> None:
+        if self.is_mounted:
+            self.query_one("#cost-text", Static).update(self.content)
 
 
 class LaunchScreen(Page):
@@ -162,7 +197,6 @@ class LaunchScreen(Page):
 
     @work(exclusive=True, group="pick")
     async def action_pick(self, key: str) -> None:
-        """Open the list of what a row can be."""
         choice, seen = self.choice, self.seen
         row = next((row for row in rows_of(choice, seen) if row.key == key), None)
         if row is None:
@@ -186,19 +220,14 @@ class LaunchScreen(Page):
             self._choose(changed(self.choice, self.seen, key, answer))
 
     def action_reset_all(self) -> None:
-        """Take every change back: the recipe as it is."""
         self._choose(LaunchRequest(self.choice.recipe, self.choice.what))
 
     def action_preset(self) -> None:
-        """Show the recipe among the presets."""
         self.post_message(OpenPage("presets", {"kind": "recipe", "name": self.choice.recipe}))
 
     def action_copy(self) -> None:
-        """Put the command on the clipboard."""
         self.app.copy_to_clipboard(self.choice.command)
         self.notify(self.choice.command, title="Copied", timeout=3, markup=False)
-
-    # --- starting -----------------------------------------------------------------------------------------------------
 
     @work(exclusive=True, group="start")
     async def action_start(self) -> None:
@@ -233,12 +262,10 @@ class LaunchScreen(Page):
             form.go_to(row.key)
         self.notify("\n".join(map(str, seen.faults[:4])), title="Cannot start yet", severity="error", markup=False)
 
-    # --- drawing ------------------------------------------------------------------------------------------------------
-
     def _draw(self) -> None:
         self.query_one(FieldForm).show(rows_of(self.choice, self.seen))
         self.query_one("#command", Static).update(
             Content.assemble(("$ ", "$foreground-muted"), (safe(self.choice.command), "$text-accent"))
         )
         if self.seen is not None:
-            self.query_one(CostCard).show(costs_of(self.seen), verdict_of(self.seen))
+            self.query_one(CostCard).show(self.seen)

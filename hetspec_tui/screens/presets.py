@@ -12,15 +12,12 @@ from textual.content import Content
 from textual.timer import Timer
 from textual.widgets import ContentSwitcher, Static
 
-from hetspec_core.errors import HetSpecError
 from hetspec_core.service import presets
 from hetspec_core.service.presets import PresetLine, PresetView
-from hetspec_tui.dialogs import Confirm, Prompt
-from hetspec_tui.editor import edit
+from hetspec_tui.dialogs import Choose, Confirm, Prompt
 from hetspec_tui.formatting import safe
-from hetspec_tui.messages import OpenPage
 from hetspec_tui.page import Page
-from hetspec_tui.picker import Choose
+from hetspec_tui.pages import OpenPage
 from hetspec_tui.preset_rows import difference_of, facts_of, fields_of, items_for, rows_of
 from hetspec_tui.widgets.choice_list import NameEntry, NameList
 from hetspec_tui.widgets.form import FieldForm
@@ -101,7 +98,6 @@ class PresetsScreen(Page):
 
     @property
     def names(self) -> NameList:
-        """The names on the left."""
         return self.query_one(NameList)
 
     @work(exclusive=True, group="list")
@@ -141,7 +137,6 @@ class PresetsScreen(Page):
 
     @property
     def line(self) -> PresetLine | None:
-        """The preset that the cursor is on."""
         name = self.names.name_under_cursor
         return next((line for line in self.lines if line.name == name), None)
 
@@ -193,33 +188,27 @@ class PresetsScreen(Page):
         return super().check_action(action, parameters)
 
     def action_close_diff(self) -> None:
-        """Show the preset again."""
         self.query_one("#right", ContentSwitcher).current = "preset"
         self.names.focus_names()
 
     def action_kind(self, step: int) -> None:
-        """Another kind."""
         self.kind = KINDS[(KINDS.index(self.kind) + step) % len(KINDS)]
         self.changes, self._wanted = {}, ""
         self._list()
 
     def action_search(self) -> None:
-        """Search names and summaries."""
         self.names.search()
 
     def action_stated(self) -> None:
-        """Show only the keys that are stated in a file, or all."""
         self.stated_only = not self.stated_only
         self._draw()
 
     def action_copy_path(self) -> None:
-        """Put the file's path on the clipboard."""
         if self.line is not None:
             self.app.copy_to_clipboard(str(self.line.path))
             self.notify(str(self.line.path), title="Copied", timeout=3, markup=False)
 
     def action_launch(self) -> None:
-        """Take it to the Launch page."""
         if self.line is not None:
             self.post_message(OpenPage("launch", {self.line.kind: self.line.name}))
 
@@ -316,7 +305,6 @@ class PresetsScreen(Page):
             self._change(key, answer)
 
     def action_discard(self) -> None:
-        """Take every change back that is not saved."""
         self.changes, self.faults = {}, ()
         self._draw()
 
@@ -355,7 +343,6 @@ class PresetsScreen(Page):
 
     @work(exclusive=True, group="write")
     async def action_copy(self) -> None:
-        """Copy the preset into the user's own."""
         line = self.line
         if line is not None and (name := await self._ask_name(line, f"Copy {line.name} into your presets as")):
             await self._copied(line, name)
@@ -377,10 +364,7 @@ class PresetsScreen(Page):
             line = await self._copied(line, name) if name else None
         if line is None:
             return
-        try:
-            await edit(self.app, line.path)
-        except HetSpecError as error:
-            self.show_error(error)
+        self.edit_file(line.path)
         kind, name = line.kind, line.name
         self._wanted = name
         self._list()
@@ -390,7 +374,6 @@ class PresetsScreen(Page):
 
     @work(exclusive=True, group="write")
     async def action_delete(self) -> None:
-        """Delete a preset of the user's."""
         line = self.line
         if line is None:
             return

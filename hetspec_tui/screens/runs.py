@@ -13,19 +13,16 @@ from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
-from textual.content import Content
-from textual.events import DescendantBlur, DescendantFocus, Resize
-from textual.widgets import Input, Static
+from textual.events import DescendantFocus, Resize
+from textual.widgets import Input
 
 from hetspec_core.errors import HetSpecError, UsageError
-from hetspec_tui.formatting import number, safe
-from hetspec_tui.messages import OpenRun
+from hetspec_tui.formatting import number
 from hetspec_tui.page import Page
-from hetspec_tui.picker import Choice, Choose, ChooseMany
+from hetspec_tui.pages import OpenRun
 from hetspec_tui.run_commands import RunCommands, run_bindings
 from hetspec_tui.run_list import runs_table as known
-from hetspec_tui.run_list.export_dialog import ask_file
-from hetspec_tui.run_list.filter_words import FilterSuggester, Hints, hints
+from hetspec_tui.run_list.filter_line import FilterLine
 from hetspec_tui.run_list.run_side import RunSide
 from hetspec_tui.run_list.runs_table import NEWEST_FIRST, RunsTable
 from hetspec_tui.widgets.paged_table import PagedTable
@@ -34,7 +31,6 @@ if TYPE_CHECKING:
     from hetspec_core.service.pages import Listing, Vocabulary
     from hetspec_core.service.workbench import Workbench
 
-PLACEHOLDER = "state:running  tag:best  accept_length>2.5  any words"
 DEBOUNCE_S = 0.12
 LOOK_S = 1.0
 """Seconds between looks at what is new; more when a look takes long (`LOOK_SHARE`)."""
@@ -68,6 +64,7 @@ class RunsScreen(Page):
 
     def __init__(self) -> None:
         super().__init__()
+        self.filter_line = FilterLine()
         self.table = RunsTable(id="runs")
         self.side = RunSide(self.table, id="side")
         self.commands = RunCommands(self, lambda: self.table.chosen, unmark=self._unmark)
@@ -77,7 +74,6 @@ class RunsScreen(Page):
         self._before = ""
         self._typed: str | None = None
         self._wanted: str | None = None
-        self._vocabulary: Vocabulary | None = None
         self._details_asked: bool | None = None
         self._fetching = False
         self._looked = 0.0
@@ -85,11 +81,7 @@ class RunsScreen(Page):
         self._look_took = 0.0
 
     def compose_page(self) -> ComposeResult:
-        with Horizontal(id="filter-bar"):
-            yield Static("/", id="filter-sign")
-            yield Input(id="filter", compact=True, placeholder=PLACEHOLDER, suggester=FilterSuggester())
-            yield Static(id="count", markup=False)
-        yield Static(id="hint", markup=False)
+        yield self.filter_line
         with Horizontal(id="body"):
             yield self.table
             yield self.side
@@ -110,8 +102,7 @@ class RunsScreen(Page):
 
     @property
     def line(self) -> Input:
-        """The line of the filter."""
-        return self.query_one("#filter", Input)
+        return self.filter_line.input
 
     def _unmark(self, run_ids: tuple[str, ...]) -> None:
         self.table.set_marks([key for key in self.table.marks if key not in run_ids])
@@ -122,7 +113,6 @@ class RunsScreen(Page):
         return super().check_action(action, parameters)
 
     def action_run_command(self, name: str) -> None:
-        """Do something with the marked runs, or with the one under the cursor."""
         self.commands.start(name)
 
     # --- what is kept and what others ask for ------------------------------------------------------------------------
@@ -206,7 +196,7 @@ class RunsScreen(Page):
                 return
             self._typed = None
             if self.is_whole:
-                self.say_wrong(error, filter_)
+                self.filter_line.say_wrong(error, filter_)
                 if not self.table.loaded:  # a saved filter that is wrong now: there is no earlier list to keep
                     self.filter = ""
                     self.load()
@@ -223,13 +213,13 @@ class RunsScreen(Page):
                 return
         self._look_took = time.monotonic() - began
         self._looked = time.monotonic()
-        if text is not None and not listing.run_ids and self.line.has_focus and self.hints(text).is_name:
+        if text is not None and not listing.run_ids and self.line.has_focus and self.filter_line.hints(text).is_name:
             self._typed = None
-            self.say_hint()  # the list stays while a name is typed that says nothing yet
+            self.filter_line.say_hint()  # the list stays while a name is typed that says nothing yet
             return
         self.filter, self._typed = filter_, None
         if text is not None:
-            self.say_hint()
+            self.filter_line.say_hint()
         await self.show_listing(listing)
 
     async def show_listing(self, listing: Listing) -> None:
@@ -293,16 +283,8 @@ class RunsScreen(Page):
     async def learn(self) -> None:
         """Ask which words a filter may use now."""
         found = await self.vocabulary()
-        if not self.is_whole:
-            return
-        suggester = self.line.suggester
         if found is not None:
-            self._vocabulary = found
-            if isinstance(suggester, FilterSuggester):
-                suggester.vocabulary = found
-            self.say_hint()
-
-    # --- what is said ------------------------------------------------------------------------------------------------
+            self.filter_line.learn(found)
 
     def say_count(self) -> None:
         """Say how many runs there are, how many are marked, and what the order is."""
@@ -318,7 +300,7 @@ class RunsScreen(Page):
             parts.append(f"by {known.title_of(key).lower()} {'▼' if falls else '▲'}")
         if self.with_archived:
             parts.append("archived too")
-        self.query_one("#count", Static).update(" · ".join(parts))
+        self.filter_line.say_count(" · ".join(parts))
 
     def say_empty(self) -> None:
         """Say what to press when there is nothing to see."""
@@ -329,39 +311,14 @@ class RunsScreen(Page):
             words = "no runs yet\n4 starts one; hetspec-core demo makes some in minutes"
         self.table.set_empty(words)
 
-    def hints(self, text: str) -> Hints:
-        """What could be typed next."""
-        return Hints("", ()) if self._vocabulary is None else hints(text, self._vocabulary)
-
-    def say_hint(self) -> None:
-        """Say below the filter what could come next, while it is typed."""
-        text = self.line.value
-        self.remove_class("-wrong")
-        self.set_class(self.line.has_focus, "-hint")
-        if self.line.has_focus:
-            found = self.hints(text)
-            words = Content.assemble((f"{found.about}: ", "dim"), "  ".join(map(safe, found.words)))
-            self.query_one("#hint", Static).update(words)
-
-    def say_wrong(self, error: UsageError, text: str) -> None:
-        """Say what is wrong with the filter; a word that is only begun is not called wrong."""
-        if self.line.has_focus and self.hints(text).is_begun:
-            self.say_hint()
-            return
-        self.add_class("-wrong", "-hint")
-        self.query_one("#hint", Static).update(safe(f"✖ {error.message}  {error.hint}"))
-
     # --- the filter --------------------------------------------------------------------------------------------------
 
     def put_filter(self, text: str) -> None:
         """Put a filter in force; `load` shows what it gives."""
         self.filter, self._typed = text, None
-        self.remove_class("-wrong")
-        with self.line.prevent(Input.Changed):
-            self.line.value = text
+        self.filter_line.put(text)
 
     def action_filter(self) -> None:
-        """Go to the filter."""
         self._before = self.filter
         self.set_focus(self.line)  # at once: what is typed right behind must reach it
 
@@ -379,17 +336,12 @@ class RunsScreen(Page):
         if event.widget is self.line:
             self._before = self.filter
             self.learn()
-            self.say_hint()
-
-    def on_descendant_blur(self, event: DescendantBlur) -> None:
-        if event.widget is self.line and not self.has_class("-wrong"):
-            self.remove_class("-hint")
 
     def action_back_out(self) -> None:
         """Undo one thing: what was typed, the marks, the curves, the filter; then leave."""
         if self.line.has_focus:
             self.put_filter(self._before)
-            self.remove_class("-hint")
+            self.filter_line.remove_class("-hint")
             self.set_focus(self.table)
             self.load()
         elif self.table.marks:
@@ -398,7 +350,7 @@ class RunsScreen(Page):
             self.action_overlay()
         elif self.filter or self.line.value:
             self.put_filter("")
-            self.remove_class("-hint")
+            self.filter_line.remove_class("-hint")
             self.load()
         else:
             self.run_worker(self.app.run_action("back"))
@@ -418,27 +370,22 @@ class RunsScreen(Page):
             self.side.draw_curves()
 
     def action_archived(self) -> None:
-        """Show archived runs too, or leave them out again."""
         self.with_archived = not self.with_archived
         self.load()
 
     def action_overlay(self) -> None:
-        """Show the curves of the chosen runs over each other, or hide them."""
         self.side.toggle_curves()
 
     def action_metric(self) -> None:
-        """Choose the metric of the curves."""
         self.side.choose_metric()
 
     def action_details(self) -> None:
-        """Show the run under the cursor beside the table, or hide it."""
         self._details_asked = not self.has_class("-details")
         self.set_class(self._details_asked, "-details")
         self.side.draw_details()
 
     @on(PagedTable.Selected)
     def open_run(self, event: PagedTable.Selected) -> None:
-        """Open the run that was chosen."""
         self.post_message(OpenRun(event.key))
 
     # --- order and columns -------------------------------------------------------------------------------------------
@@ -460,33 +407,17 @@ class RunsScreen(Page):
         self.load()
 
     def action_reverse(self) -> None:
-        """Reverse the order."""
         self.table.sort_by(self.table.order[0])
 
     @work(group="dialog", exclusive=True)
     async def action_sort(self) -> None:
-        """Choose what the runs are ordered by."""
-        present, falls = self.table.order
-        choices = []
-        for key in [key for key in await self._all_keys() if known.is_sortable(key)]:
-            title = known.title_of(key)
-            about = f"{'▼' if falls else '▲'} now; again turns it round" if key == present else ""
-            choices.append(Choice(key, title, about or (key if title.lower() != key else "")))
-        key = await self.app.push_screen_wait(Choose("Order by", choices, present))
-        if key is not None:
-            self.table.sort_by(key)
+        await self.table.choose_order(await self._all_keys())
 
     @work(group="dialog", exclusive=True)
     async def action_columns(self) -> None:
-        """Choose the columns and their order."""
-        choices = [Choice(key, known.title_of(key), key) for key in await self._all_keys()]
-        chosen = await self.app.push_screen_wait(ChooseMany("Columns", choices, self.table.shown))
-        if chosen:
-            self.table.show_columns(tuple(chosen))
+        if await self.table.choose_columns(await self._all_keys()):
             self.say_count()
             await self.read(self.table.near())
-
-    # --- export ------------------------------------------------------------------------------------------------------
 
     @work(group="dialog", exclusive=True)
     async def action_export(self) -> None:
@@ -498,7 +429,7 @@ class RunsScreen(Page):
         if not run_ids:
             self.notify("There are no runs to export.", severity="warning", timeout=3, markup=False)
             return
-        chosen = await ask_file(self, f"{len(run_ids):,} run{'s' if len(run_ids) != 1 else ''}", "runs.csv")
+        chosen = await self.ask_file(f"{len(run_ids):,} run{'s' if len(run_ids) != 1 else ''}", "runs.csv")
         if chosen is None:
             return
         path, form = chosen

@@ -109,7 +109,7 @@ def share_out(columns: Sequence[Column], room: int) -> list[int]:
     return widths
 
 
-class TablePen:
+class TableRenderer:
     """Draws the lines of one table.
 
     Args:
@@ -124,7 +124,6 @@ class TablePen:
         self._tones: dict[str, Style] = {}
 
     def forget(self) -> None:
-        """Look up all styles again."""
         self._styles.clear()
         self._tones.clear()
 

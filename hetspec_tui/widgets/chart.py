@@ -1,13 +1,9 @@
-"""A chart of curves in braille dots, with crosshair, zoom, logarithmic scale and smoothing.
-
-Series are prepared one after the other. The event loop runs between two of them, so long series do not block it.
-"""
+"""A chart of curves in braille dots, with crosshair, zoom, logarithmic scale and smoothing."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,13 +16,11 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from hetspec_tui.widgets import plot
-from hetspec_tui.widgets.curves import ChartData, PreparedSeries, Series, colour, colour_indices, sign
+from hetspec_tui.widgets.curves import Series, colour, colour_indices, sign
 from hetspec_tui.widgets.plot import Drawing, Line, Picture
 
 SMOOTHINGS = (0.0, 0.6, 0.9, 0.97, 0.99)
 _ZOOM = 1.5
-_BUDGET_S = 0.02  # time of preparation before the event loop runs again
-_REDRAW_S = 0.15  # time between drawings during the preparation
 _ZOOM_LIMIT = 1e-9  # least visible share of x; floats do not resolve less
 
 
@@ -91,12 +85,6 @@ class Chart(Widget, can_focus=True):
         self.x_range: tuple[float, float] | None = None
         self.cursor: float | None = None
         self._series: list[Series] = []
-        self._prepared: dict[str, PreparedSeries] = {}
-        self._waiting: dict[str, Series] = {}  # to be prepared
-        self._steps: Iterator[None] = iter(())
-        self._stale = True  # there is something new to draw
-        self._next_draw = 0.0
-        self._preparing = False
         self._drawing = Drawing([])
         self._strips: list[Strip] | None = None
         self._dragged_from: tuple[int, tuple[float, float]] | None = None
@@ -105,7 +93,6 @@ class Chart(Widget, can_focus=True):
 
     @property
     def series(self) -> list[Series]:
-        """The series that are shown."""
         return self._series
 
     def set_series(self, series: Sequence[Series], *, x_name: str | None = None) -> None:
@@ -113,29 +100,24 @@ class Chart(Widget, can_focus=True):
         if x_name is not None and x_name != self.x_name:
             self.x_name = x_name
             self.x_range = self.cursor = None
-        unique = {entry.key: entry for entry in series}
-        labels = [(entry.key, entry.label) for entry in unique.values()]
-        self._stale |= labels != [(entry.key, entry.label) for entry in self._series]
-        self._series = list(unique.values())
-        self._prepared = {key: self._prepared.get(key) or PreparedSeries() for key in unique}
-        self._waiting = {k: entry for k, entry in unique.items() if self._prepared[k].given != (entry.xs, entry.ys)}
-        self._prepare()
+        known = {entry.key: entry for entry in self._series}
+        shown = []
+        for key, entry in {entry.key: entry for entry in series}.items():
+            old = known.get(key)
+            shown.append(old if old is not None and old.equals(entry) else entry)
+        if shown != self._series:
+            self._series = shown
+            self._draw()
 
     @property
     def colours(self) -> dict[str, int]:
         """Key -> index of its colour and sign (`curves.colour`, `curves.sign`)."""
-        return colour_indices(self._prepared)
+        return colour_indices(entry.key for entry in self._series)
 
     def drawing(self) -> Drawing:
-        """The current drawing."""
         if self._strips is None:
             self._strips = self._build()
         return self._drawing
-
-    def snapshot(self) -> ChartData:
-        """The points in view, for an export."""
-        points = [(entry.label, self._prepared[entry.key]) for entry in self._series]
-        return ChartData(self.x_name, [(label, made.xs, made.ys) for label, made in points], self.x_range)
 
     def view_state(self) -> dict[str, Any]:
         """The user's choices as JSON types."""
@@ -146,60 +128,20 @@ class Chart(Widget, can_focus=True):
         self.log_scale = state.get("log") is True
         if state.get("smoothing") in SMOOTHINGS:
             self.smoothing = float(state["smoothing"])
-        self._stale = True
-        self._prepare()
+        self._draw()
 
-    # --- preparing and drawing --------------------------------------------------------------------------------------
-
-    def _prepare(self) -> None:
-        self._steps = self._preparation()
-        if not self._preparing:
-            self._continue()
-
-    def _continue(self) -> None:
-        now = time.perf_counter()
-        limit = now + _BUDGET_S if self.is_mounted else math.inf
-        self._preparing = any(time.perf_counter() > limit for _ in self._steps)
-        if self._preparing:
-            self.set_timer(0.005, self._continue)
-        if self._stale and (not self._preparing or now >= self._next_draw):
-            self._next_draw = now + _REDRAW_S
-            self._stale = False
-            self._strips = None
-            self.refresh()
-
-    def _preparation(self) -> Iterator[None]:
-        """Prepare what is waiting, and all curves of the present scale and smoothing; yields after every step."""
-        while self._waiting:
-            key, entry = next(iter(self._waiting.items()))
-            prepared = PreparedSeries(entry.xs, entry.ys)
-            yield
-            yield from self._curves(prepared)
-            self._prepared[key] = prepared
-            self._stale = True
-            del self._waiting[key]
-        for prepared in list(self._prepared.values()):
-            yield from self._curves(prepared)
-
-    def _curves(self, prepared: PreparedSeries) -> Iterator[None]:
-        log = self.log_scale and (prepared.has_positive or self._log_is_on())
-        for smoothing in dict.fromkeys((0.0, self.smoothing)):
-            if prepared.make(log, smoothing):
-                self._stale = True
-                yield
+    # --- drawing ----------------------------------------------------------------------------------------------------
 
     def _log_is_on(self) -> bool:
         """Whether y is logarithmic: the user wants it, and a value is positive."""
-        return self.log_scale and any(prepared.has_positive for prepared in self._prepared.values())
+        return self.log_scale and any(entry.has_positive for entry in self._series)
 
     def picture(self) -> Picture:
-        """What to draw."""
         log, indices = self._log_is_on(), self.colours
         lines = []
         for entry in self._series:
-            prepared = self._prepared[entry.key]
-            raw = prepared.curve(log) if self.smoothing else None
-            lines.append(Line(entry.label, sign(indices[entry.key]), prepared.curve(log, self.smoothing), raw))
+            raw = entry.curve(log) if self.smoothing else None
+            lines.append(Line(entry.label, sign(indices[entry.key]), entry.curve(log, self.smoothing), raw))
         flags = ["log y"] if log else ["no value above 0 for log y"] if self.log_scale and lines else []
         flags += [f"smoothed {self.smoothing:g}"] if self.smoothing else []
         flags += ["zoomed"] if self.x_range else []
@@ -243,37 +185,32 @@ class Chart(Widget, can_focus=True):
         super().notify_style_update()
 
     def on_resize(self) -> None:
+        self._draw()
+
+    def _draw(self) -> None:
         self._strips = None
         self.refresh()
 
     def _changed(self) -> None:
-        self._strips = None
-        self.refresh()
-        self.post_message(self.ViewChanged(self))
-
-    def _reprepare(self) -> None:
-        self._stale = True
-        self._prepare()
+        self._draw()
         self.post_message(self.ViewChanged(self))
 
     # --- keys -------------------------------------------------------------------------------------------------------
 
     def action_log(self) -> None:
-        """Make y logarithmic, or linear again."""
         self.log_scale = not self.log_scale
-        self._reprepare()
+        self._changed()
 
     def action_smooth(self) -> None:
         """Use the next smoothing; after the strongest, none."""
         self.smoothing = SMOOTHINGS[(SMOOTHINGS.index(self.smoothing) + 1) % len(SMOOTHINGS)]
-        self._reprepare()
+        self._changed()
 
     def action_zoom(self, direction: int) -> None:
         """Zoom in (1) or out (-1) around the crosshair."""
         self._zoom(direction, self.cursor)
 
     def action_reset(self) -> None:
-        """Show all of x."""
         self.x_range = None
         self._changed()
 
@@ -302,7 +239,6 @@ class Chart(Widget, can_focus=True):
         self._changed()
 
     def action_no_cursor(self) -> None:
-        """Remove the crosshair."""
         self.cursor = None
         self._changed()
 

@@ -94,7 +94,6 @@ class NameList(Vertical):
 
     @property
     def words(self) -> str:
-        """The words of the search."""
         return self.query_one("#search", Input).value
 
     @property
@@ -136,11 +135,9 @@ class NameList(Vertical):
                 self.query_one("#names", OptionList).replace_option_prompt(entry.name, _line(entry))
 
     def focus_names(self) -> None:
-        """Put the focus on the names."""
         self.screen.set_focus(self.query_one("#names"))
 
     def search(self) -> None:
-        """Open the search."""
         self.add_class("-searching")
         self.screen.set_focus(self.query_one("#search"))  # now: the next letters must reach it
 
@@ -186,11 +183,9 @@ class SearchNames(Input):
         return next(widget for widget in self.ancestors if isinstance(widget, NameList))
 
     def action_leave(self) -> None:
-        """End the search."""
         self._list.end_search()
 
     def action_to_names(self) -> None:
-        """Go to the names."""
         self._list.focus_names()
 
 

@@ -74,7 +74,6 @@ class Composer(TextArea):
             self.action_send()
 
     def action_send(self) -> None:
-        """Send the text."""
         text = self.text.strip()
         if text:
             self.post_message(self.Sent(text))
@@ -94,7 +93,6 @@ class Composer(TextArea):
         return super().render_lines(crop)
 
     def action_newline(self) -> None:
-        """Break the line."""
         self.insert("\n")
 
     def action_cursor_up(self, select: bool = False) -> None:

@@ -1,7 +1,6 @@
 """Curves of a chart: their points, colours and signs, and their braille dots. No widgets.
 
-Each curve has a pyramid of minima and maxima: level k has one entry for 16 of level k-1. The extremes of any stretch
-then take a few short looks, and a spike of a single point is always drawn.
+A column of dots spans the extremes of all points in it, so that a spike of a single point is always drawn.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import le
 
 DARK = ("#5fafff", "#ffaf5f", "#87d75f", "#ff87d7", "#d7d75f", "#af87ff", "#5fd7d7", "#ff8787", "#d7afaf", "#87afaf")
@@ -24,7 +24,6 @@ SIGNS = "●■▲◆▼★○□△◇"
 
 DOTS_X, DOTS_Y = 2, 4
 """Columns and rows of dots in one cell."""
-FAN = 16
 GREATEST = 1e300
 """A larger value counts as not finite, so that differences of values are finite."""
 
@@ -69,72 +68,26 @@ def sign(index: int) -> str:
 # --- points ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Series:
-    """One curve to draw.
-
-    Attributes:
-        key: identifies the curve; its colour follows from it.
-        label: its name in the legend.
-        xs: x of its points, in any order.
-        ys: their values; None, nan and infinities are gaps.
-    """
-
-    key: str
-    label: str
-    xs: Sequence[float]
-    ys: Sequence[float | None]
-
-
-@dataclass(frozen=True)
-class ChartData:
-    """The points of a chart; `series` is label, x and values (a gap is nan)."""
-
-    x_name: str
-    series: list[tuple[str, array[float], array[float]]]
-    x_range: tuple[float, float] | None
-
-    def to_csv(self) -> str:
-        """One line per point in view: series, x, value; a gap has no value."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("series", self.x_name, "value"))
-        left, right = self.x_range or (-math.inf, math.inf)
-        for label, xs, ys in self.series:
-            writer.writerows(
-                (label, f"{x:.17g}", "" if y != y else repr(y)) for x, y in zip(xs, ys) if left <= x <= right
-            )
-        return text.getvalue()
-
-
 class Curve:
-    """Points in the order of x, with their pyramid.
+    """Points in the order of x.
 
     Args:
         xs: x of the points, rising.
         ys: their values; nan is a gap.
-
-    Attributes:
-        levels: minima and maxima per level; in level 0 a gap has its minimum (inf) above its maximum (-inf).
     """
 
     def __init__(self, xs: array[float], ys: Sequence[float]) -> None:
         self.xs = xs
-        lows = array("d", [math.inf if y != y else y for y in ys])
-        highs = array("d", [-math.inf if y != y else y for y in ys])
-        self.levels = [(lows, highs)]
-        while len(lows) >= 2 * FAN:
-            starts = range(0, len(lows) // FAN * FAN, FAN)
-            lows = array("d", [min(lows[i : i + FAN]) for i in starts])
-            highs = array("d", [max(highs[i : i + FAN]) for i in starts])
-            self.levels.append((lows, highs))
+        # A gap is inf among the one and -inf among the other, so that neither a minimum nor a maximum is a gap.
+        self._lows = array("d", [math.inf if y != y else y for y in ys])
+        self._highs = array("d", [-math.inf if y != y else y for y in ys])
 
     def __len__(self) -> int:
         return len(self.xs)
 
     def value(self, index: int) -> float | None:
         """The value of a point; None = a gap."""
-        low = self.levels[0][0][index]
+        low = self._lows[index]
         return None if low == math.inf else low
 
     def between(self, index: int, x: float) -> float | None:
@@ -146,51 +99,70 @@ class Curve:
 
     def extremes(self, start: int, stop: int) -> tuple[float, float]:
         """Minimum and maximum of the points from `start` to before `stop`; (inf, -inf) when all are gaps."""
-        low, high = math.inf, -math.inf
-        for lows, highs in self.levels:
-            if stop - start <= 2 * FAN or lows is self.levels[-1][0]:
-                if start < stop:
-                    low, high = min(low, *lows[start:stop]), max(high, *highs[start:stop])
-                break
-            inner_start, inner_stop = -(-start // FAN), stop // FAN
-            for left, right in ((start, inner_start * FAN), (inner_stop * FAN, stop)):
-                if left < right:
-                    low, high = min(low, *lows[left:right]), max(high, *highs[left:right])
-            start, stop = inner_start, inner_stop
-        return low, high
+        lows, highs = self._lows[start:stop], self._highs[start:stop]
+        return min(lows, default=math.inf), max(highs, default=-math.inf)
 
 
-class PreparedSeries:
-    """The points of one series in the order of x, and the curves made of them: raw or smoothed, linear or as log10.
+class Series:
+    """One curve to draw: its points, and the curves made of them when they are first drawn.
 
-    Attributes:
-        xs, ys: the points; a gap is nan.
-        has_positive: whether a value is above 0, so that a logarithm shows something.
+    Args:
+        key: identifies the curve; its colour follows from it.
+        label: its name in the legend.
+        xs: x of its points, in any order.
+        ys: their values; None, nan and infinities are gaps.
     """
 
-    def __init__(self, xs: Sequence[float] = (), ys: Sequence[float | None] = ()) -> None:
-        self.given = (xs, ys)
-        self.xs = array("d", xs[: len(ys)])
-        self.ys = array("d", [_NAN if y is None or not abs(y) <= GREATEST else y for y in ys[: len(xs)]])
-        if self.xs and not (all(map(le, self.xs, self.xs[1:])) and self.xs[0] >= -GREATEST and self.xs[-1] <= GREATEST):
-            pairs = sorted(((x, y) for x, y in zip(self.xs, self.ys) if abs(x) <= GREATEST), key=lambda pair: pair[0])
-            self.xs, self.ys = array("d", [x for x, _ in pairs]), array("d", [y for _, y in pairs])
-        self.has_positive = any(y > 0 for y in self.ys)
+    def __init__(self, key: str, label: str, xs: Sequence[float], ys: Sequence[float | None]) -> None:
+        self.key, self.label = key, label
+        self._given = (xs, ys)
         self._curves: dict[tuple[bool, float], Curve] = {}
 
-    def make(self, log: bool, smoothing: float) -> bool:
-        """Make the curve of a kind; False when it is there already."""
-        if (log, smoothing) in self._curves:
-            return False
-        values: Sequence[float] = _smoothed(self.ys, smoothing) if smoothing else self.ys
-        if log:
-            values = [math.log10(value) if value > 0 else _NAN for value in values]
-        self._curves[log, smoothing] = Curve(self.xs, values)
-        return True
+    def equals(self, other: Series) -> bool:
+        """Whether the other one is drawn in the same way."""
+        return (self.key, self.label, self._given) == (other.key, other.label, other._given)
+
+    @cached_property
+    def points(self) -> tuple[array[float], array[float]]:
+        """X and values of the points in the order of x; a gap is nan."""
+        xs, ys = self._given
+        places = array("d", xs[: len(ys)])
+        values = array("d", [_NAN if y is None or not abs(y) <= GREATEST else y for y in ys[: len(xs)]])
+        if places and not (all(map(le, places, places[1:])) and places[0] >= -GREATEST and places[-1] <= GREATEST):
+            pairs = sorted(((x, y) for x, y in zip(places, values) if abs(x) <= GREATEST), key=lambda pair: pair[0])
+            places, values = array("d", [x for x, _ in pairs]), array("d", [y for _, y in pairs])
+        return places, values
+
+    @property
+    def xs(self) -> array[float]:
+        return self.points[0]
+
+    @cached_property
+    def has_positive(self) -> bool:
+        """Whether a value is above 0, so that a logarithm shows something."""
+        return any(y > 0 for y in self.points[1])
 
     def curve(self, log: bool = False, smoothing: float = 0.0) -> Curve:
-        """The curve of a kind; without points as long as it is not made."""
-        return self._curves.get((log, smoothing)) or Curve(array("d"), ())
+        """The curve: raw or smoothed, linear or as log10."""
+        if (log, smoothing) not in self._curves:
+            xs, ys = self.points
+            values: Sequence[float] = _smoothed(ys, smoothing) if smoothing else ys
+            if log:
+                values = [math.log10(value) if value > 0 else _NAN for value in values]
+            self._curves[log, smoothing] = Curve(xs, values)
+        return self._curves[log, smoothing]
+
+
+def csv_of(series: Iterable[Series], x_name: str, x_range: tuple[float, float] | None) -> str:
+    """One line per point in view: series, x, value; a gap has no value."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("series", x_name, "value"))
+    left, right = x_range or (-math.inf, math.inf)
+    for one in series:
+        points = zip(*one.points)
+        writer.writerows((one.label, f"{x:.17g}", "" if y != y else repr(y)) for x, y in points if left <= x <= right)
+    return text.getvalue()
 
 
 def _smoothed(ys: Sequence[float], smoothing: float) -> list[float]:

@@ -237,9 +237,6 @@ def _width(row: Row) -> int:
     return sum(cell_len(text) for text, _ in row)
 
 
-# --- widget ----------------------------------------------------------------------------------------------------------
-
-
 class DraftTreeView(GrowingView, can_focus=True):
     """A draft tree.
 
@@ -299,7 +296,6 @@ class DraftTreeView(GrowingView, can_focus=True):
 
     @property
     def view(self) -> View:
-        """The view that is shown."""
         if self.chosen is not None:
             return self.chosen
         small = self.size.width < _SMALL.width or self.size.height < _SMALL.height
@@ -324,7 +320,6 @@ class DraftTreeView(GrowingView, can_focus=True):
                 self._lay_out()
 
     def next_view(self) -> View:
-        """Choose the next view."""
         self.chosen = VIEWS[(VIEWS.index(self.view) + 1) % len(VIEWS)]
         self._lay_out()
         return self.chosen

@@ -183,7 +183,6 @@ class FieldForm(Vertical):
 
     @property
     def list(self) -> OptionList:
-        """The list of fields."""
         return self.query_one("#form-list", OptionList)
 
     @property
@@ -203,17 +202,14 @@ class FieldForm(Vertical):
         return super().check_action(action, parameters)
 
     def action_edit(self) -> None:
-        """Edit the highlighted field."""
         if self.highlighted is not None:
             self.edit(self.highlighted.key)
 
     def action_search(self) -> None:
-        """Search the fields."""
         self.add_class("-searching")
         self.screen.set_focus(self.query_one("#form-search"))  # now: the next letters must reach it
 
     def action_to_list(self) -> None:
-        """Go to the list."""
         self.screen.set_focus(self.list)
 
     def action_leave(self) -> None:
@@ -226,13 +222,11 @@ class FieldForm(Vertical):
             self.screen.set_focus(self.list)
 
     def action_reset(self) -> None:
-        """Ask for the reset of the highlighted field."""
         row = self.highlighted
         if row is not None and row.changed:
             self.post_message(self.Reset(row.key))
 
     def action_first_fault(self) -> None:
-        """Go to the first invalid field."""
         row = self.first_fault()
         if row is not None:
             self.go_to(row.key)
@@ -268,7 +262,6 @@ class FieldForm(Vertical):
         self.screen.set_focus(self.list)
 
     def first_fault(self) -> FormRow | None:
-        """The first invalid field, in the order of the list."""
         return next((row for row in self._rows.values() if row.fault), None)
 
     def _is_listed(self, key: str) -> bool:
@@ -408,8 +401,6 @@ class FieldForm(Vertical):
         self.remove_class("-editing")
         self.screen.set_focus(self.list)
         self._show_about()
-
-    # --- searching ----------------------------------------------------------------------------------------------------
 
     @on(Input.Changed, "#form-search")
     def _searched(self, event: Input.Changed) -> None:

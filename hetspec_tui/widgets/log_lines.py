@@ -25,13 +25,10 @@ from textual.strip import Strip
 _HELD = 8192  # lines kept in memory
 _ERROR = re.compile(r"\b(?:ERROR|CRITICAL|FATAL|Traceback|[A-Za-z]*(?:Error|Exception):)")
 _WARNING = re.compile(r"\bWARN(?:ING)?\b|[A-Za-z]*Warning:")
-_MANY = r"(?:[*+]|\{\d*,\})"
-_NESTED = re.compile(rf"\([^()]*{_MANY}[^()]*\){_MANY}")  # (a+)+
-_TWICE = re.compile(r"(\\.|[^\\])[*+]\??\1[*+]")  # .*.*
 
 
 class PatternError(ValueError):
-    """A filter is no regular expression, or may take very long; the text of the error gives the reason."""
+    """A filter is no regular expression; the text of the error gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class LineFilter:
         """The filter of a text as typed; None when it is empty.
 
         Raises:
-            PatternError: it is no regular expression, or it repeats a repeat, which takes exponential time.
+            PatternError: it is no regular expression.
         """
         body = text.removeprefix("!")
         if not body:
@@ -62,19 +59,7 @@ class LineFilter:
             pattern = re.compile(body, 0 if body != body.lower() else re.IGNORECASE)
         except (re.error, OverflowError, RecursionError) as error:
             raise PatternError(str(error)) from None
-        if _is_slow(body):
-            raise PatternError("a repeat of a repeat can take for ever")
         return cls(text, pattern, text.startswith("!"))
-
-
-def _is_slow(expression: str) -> bool:
-    """Whether an unbounded repeat contains another one, or follows an equal one: some lines then take very long."""
-    text = re.sub(r"\\[()*+{}]", "x", expression)
-    while not _NESTED.search(text):
-        text, groups = re.subn(r"\(([^()]*)\)", lambda group: "x*" if re.search(_MANY, group[1]) else "x", text)
-        if not groups:
-            return bool(_TWICE.search(expression))
-    return True
 
 
 class LogLines(ScrollView, can_focus=True):
@@ -170,7 +155,6 @@ class LogLines(ScrollView, can_focus=True):
         self._fit()
 
     def supply(self, lines: Mapping[int, str]) -> None:
-        """Take lines that were wanted."""
         for number, line in lines.items():
             if self._lines.get(number) != line:
                 self._forget_strips(number)
@@ -255,7 +239,6 @@ class LogLines(ScrollView, can_focus=True):
         self.redraw()
 
     def action_go(self, rows: int) -> None:
-        """Move by rows."""
         last = self._last_top()
         target = max(0, min(self.top + rows, last))
         self.following = target >= last
@@ -264,15 +247,12 @@ class LogLines(ScrollView, can_focus=True):
         self.post_message(self.Moved())
 
     def action_page(self, pages: int) -> None:
-        """Move by pages, with one line in common."""
         self.action_go(pages * max(1, self._height - 1))
 
     def action_first(self) -> None:
-        """Go to the first line."""
         self.action_go(-self.rows)
 
     def action_last(self) -> None:
-        """Go to the end, and follow."""
         self.following = True
         self._fit()
         self.refresh()

@@ -44,9 +44,7 @@ class LineSource(Protocol):
         """What is known now; the view asks repeatedly."""
         ...
 
-    async def lines(self, numbers: Sequence[int]) -> list[str]:
-        """The lines of these numbers, which are in rising order."""
-        ...
+    async def lines(self, numbers: Sequence[int]) -> list[str]: ...
 
     async def tail(self, most: int) -> list[str]:
         """The last lines; available before all earlier lines are known."""
@@ -75,11 +73,9 @@ class ListSource:
         self._generation = 0
 
     def extend(self, lines: Sequence[str]) -> None:
-        """Add lines at the end."""
         self._lines.extend(lines)
 
     def clear(self) -> None:
-        """Remove all lines."""
         self._lines.clear()
         self._generation += 1
 
@@ -162,11 +158,9 @@ class LogView(Vertical):
 
     @property
     def lines(self) -> LogLines:
-        """The widget with the lines."""
         return self.query_one(LogLines)
 
     def set_source(self, source: LineSource, *, empty: str | None = None) -> None:
-        """Show the lines of another source."""
         self.source = source
         self.empty = self.empty if empty is None else empty
         self._state = Known(generation=-1)
@@ -288,7 +282,6 @@ class LogView(Vertical):
         self._tick()
 
     def action_filter(self) -> None:
-        """Open the line in which a filter is typed."""
         self._before = self.filter
         entry = self.query_one(Input)
         entry.add_class("-open")
@@ -366,16 +359,12 @@ class LogView(Vertical):
         lines.go_to(index if self._shown() is not None else lines.here)
         self._update_status()
 
-    # --- other keys ---------------------------------------------------------------------------------------------------
-
     def action_wrap(self) -> None:
-        """Wrap long lines, or let them run past the right edge."""
         self.lines.wrap = not self.lines.wrap
         self.lines.scroll_to(x=0, animate=False)
         self.lines.redraw()
 
     def action_copy(self) -> None:
-        """Copy the lines in view to the clipboard."""
         texts = self.lines.texts_in_view()
         self.app.copy_to_clipboard("\n".join(texts))
         self.notify(f"{len(texts)} lines are on the clipboard.", timeout=2)
@@ -415,10 +404,8 @@ class LogView(Vertical):
             status.set_class(paused, "-paused")
 
     def view_state(self) -> dict[str, Any]:
-        """The user's choices as JSON types."""
         return {"wrap": self.lines.wrap}
 
     def restore_view(self, state: dict[str, Any]) -> None:
-        """Apply a `view_state`."""
         if (state.get("wrap") is True) != self.lines.wrap:
             self.action_wrap()

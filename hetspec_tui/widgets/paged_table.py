@@ -19,7 +19,7 @@ from textual.reactive import reactive
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from hetspec_tui.widgets.cells import GAP, GUTTER, TONES, Column, Row, TablePen, share_out
+from hetspec_tui.widgets.cells import GAP, GUTTER, TONES, Column, Row, TableRenderer, share_out
 
 _KEPT = 2000  # rows that are kept after they have left the view
 
@@ -141,7 +141,7 @@ class PagedTable(ScrollView, can_focus=True):
         self._mark_signs: Mapping[str, tuple[str, str]] = {}
         self._anchor: str | None = None
         self._widths: list[int] = share_out(self.columns, 0)
-        self._pen = TablePen(self, "paged-table")
+        self._renderer = TableRenderer(self, "paged-table")
         self._announced: str | None = None
 
     # --- content -----------------------------------------------------------------------------------------------------
@@ -213,7 +213,6 @@ class PagedTable(ScrollView, can_focus=True):
         return None
 
     def near(self) -> list[str]:
-        """Keys of the rows in view."""
         top = self.scroll_offset.y
         return list(self.keys[top : top + max(1, self.view.height)])
 
@@ -246,7 +245,6 @@ class PagedTable(ScrollView, can_focus=True):
             self.refresh()
 
     def set_marks(self, keys: Iterable[str]) -> None:
-        """Mark exactly these rows."""
         marks = dict.fromkeys(keys)
         if list(marks) != list(self._marks):
             self._marks = marks
@@ -261,7 +259,6 @@ class PagedTable(ScrollView, can_focus=True):
         return index is not None
 
     def set_empty(self, text: str) -> None:
-        """Change the text that is shown when there are no rows."""
         self.empty = text
         self.refresh()
 
@@ -273,28 +270,22 @@ class PagedTable(ScrollView, can_focus=True):
         return super().check_action(action, parameters)
 
     def action_move(self, rows: int) -> None:
-        """Move the cursor by rows."""
         self.cursor += rows
 
     def action_turn(self, pages: int) -> None:
-        """Move the cursor by screens."""
         self.cursor += pages * max(1, self.view.height - 2)
 
     def action_edge(self, side: int) -> None:
-        """Move the cursor to the first or the last row."""
         self.cursor = 0 if side < 0 else len(self.keys) - 1
 
     def action_shift(self, side: int) -> None:
-        """Scroll sideways."""
         self.scroll_to(x=self.scroll_x + side * 12, animate=False)
 
     def action_select(self) -> None:
-        """Open the row under the cursor."""
         if self.cursor_key is not None:
             self.post_message(self.Selected(self, self.cursor_key))
 
     def action_mark(self) -> None:
-        """Mark or unmark the row under the cursor, and go to the next."""
         key = self.cursor_key
         if key is not None:
             self._toggle(key)
@@ -398,23 +389,23 @@ class PagedTable(ScrollView, can_focus=True):
 
     def notify_style_update(self) -> None:
         super().notify_style_update()
-        self._pen.forget()
+        self._renderer.forget()
 
     def watch_has_focus(self, focus: bool) -> None:
         super().watch_has_focus(focus)
-        self._pen.forget()
+        self._renderer.forget()
 
     def render_line(self, y: int) -> Strip:
         """One line of the screen: the heading, a row, or the text for no rows."""
-        width, left, pen = self.view.width, self.scroll_offset.x, self._pen
+        width, left, renderer = self.view.width, self.scroll_offset.x, self._renderer
         if y == 0:
-            gutter, body = pen.heading(self.columns, self._widths, self.sort)
-            style = pen.style("header")
+            gutter, body = renderer.heading(self.columns, self._widths, self.sort)
+            style = renderer.style("header")
         elif not self.keys:
-            return pen.message(self.empty if self.loaded else "loading…", y, Size(width, self.view.height))
+            return renderer.message(self.empty if self.loaded else "loading…", y, Size(width, self.view.height))
         else:
             index = self.scroll_offset.y + y - 1
-            style = pen.style("cursor" if index == self.cursor else "")
+            style = renderer.style("cursor" if index == self.cursor else "")
             if index >= len(self.keys):
                 return Strip.blank(width, style)
             gutter, body = self._draw_row(self.keys[index], index == self.cursor)
@@ -425,8 +416,8 @@ class PagedTable(ScrollView, can_focus=True):
         row = self._rows.get(key)
         if row is None:
             word = "deleted" if key in self._rows else "…"
-            return self._pen.placeholder(word, is_cursor, mark, self.virtual_size.width - GUTTER)
-        return self._pen.row(row, self.columns, self._widths, is_cursor, mark)
+            return self._renderer.placeholder(word, is_cursor, mark, self.virtual_size.width - GUTTER)
+        return self._renderer.row(row, self.columns, self._widths, is_cursor, mark)
 
     def get_content_width(self, container: Size, viewport: Size) -> int:
         return self.virtual_size.width

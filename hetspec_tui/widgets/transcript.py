@@ -82,7 +82,6 @@ class TranscriptEntry:
 
     @property
     def text(self) -> str:
-        """The whole text."""
         return "".join(token.text for token in self.tokens)
 
 
@@ -145,7 +144,6 @@ class Transcript(GrowingView, can_focus=True):
 
     @property
     def entries(self) -> list[TranscriptEntry]:
-        """The entries."""
         return self._entries
 
     @property
@@ -155,7 +153,6 @@ class Transcript(GrowingView, can_focus=True):
 
     @property
     def lines(self) -> list[str]:
-        """All lines as text."""
         return [self._draw(number).text.rstrip() for number in range(self._height)]
 
     def show(self, entries: Sequence[TranscriptEntry], here: int | None = None) -> None:

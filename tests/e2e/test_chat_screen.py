@@ -8,9 +8,9 @@ import pytest
 from textual.pilot import Pilot
 
 from hetspec_tui.app import HetSpecApp
-from hetspec_tui.messages import OpenPage
+from hetspec_tui.pages import OpenPage
 from hetspec_tui.screens.chat import ChatScreen
-from hetspec_tui.screens.chat.meters import Meters
+from hetspec_tui.screens.chat.texts import Meters
 from hetspec_tui.widgets.draft_tree import SIGNS
 from tests.conftest import LASTING_HOME, shared_path
 from tests.tui.driving import drive, until

@@ -11,9 +11,8 @@ from textual.widgets import Input
 from hetspec_core.paths import roots
 from hetspec_core.service.chat.session import ChatSession
 from hetspec_tui.app import HetSpecApp
-from hetspec_tui.dialogs import Prompt
-from hetspec_tui.messages import OpenPage
-from hetspec_tui.picker import Choose, ChooseMany
+from hetspec_tui.dialogs import Choose, ChooseMany, Prompt
+from hetspec_tui.pages import OpenPage
 from hetspec_tui.screens.chat import ChatScreen
 from tests.conftest import REPOSITORY
 from tests.fakes import chat_worker

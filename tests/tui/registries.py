@@ -11,7 +11,7 @@ from textual.widgets import Input
 from hetspec_core.service.report import RunSummary
 from hetspec_core.service.workbench import Workbench
 from hetspec_tui.app import HetSpecApp
-from hetspec_tui.picker import Choose, ChooseMany
+from hetspec_tui.dialogs import Choose, ChooseMany
 from hetspec_tui.screens.runs import RunsScreen
 from tests.tui.driving import drive, until
 

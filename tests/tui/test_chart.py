@@ -15,7 +15,7 @@ from textual.pilot import Pilot
 
 from hetspec_tui.widgets import plot
 from hetspec_tui.widgets.chart import Chart
-from hetspec_tui.widgets.curves import PreparedSeries, Series, colour, sign
+from hetspec_tui.widgets.curves import Series, colour, csv_of, sign
 from hetspec_tui.widgets.plot import Line, Picture
 
 ODD: dict[str, list[float | None]] = {
@@ -35,9 +35,8 @@ BLANK = {" ", "⠀"}
 
 
 def line(ys: list[float | None], xs: list[float] | None = None, *, log: bool = False, label: str = "loss") -> Line:
-    prepared = PreparedSeries([float(i) for i in range(len(ys))] if xs is None else xs, ys)
-    prepared.make(log, 0.0)
-    return Line(label, "●", prepared.curve(log))
+    series = Series(label, label, [float(i) for i in range(len(ys))] if xs is None else xs, ys)
+    return Line(label, "●", series.curve(log))
 
 
 def texts(picture: Picture, width: int = 60, height: int = 12) -> list[str]:
@@ -260,9 +259,12 @@ def test_the_mouse_moves_the_crosshair_and_zooms_where_it_is() -> None:
 def test_what_is_seen_is_written_as_csv() -> None:
     async def act(chart: Chart, pilot: Pilot[None]) -> None:
         chart.set_series([Series("a", "loss", [1.0, 2.0, 3.0], [0.5, None, 0.25])], x_name="tokens")
-        assert chart.snapshot().to_csv() == "series,tokens,value\nloss,1,0.5\nloss,2,\nloss,3,0.25\n"
+        assert (
+            csv_of(chart.series, chart.x_name, chart.x_range)
+            == "series,tokens,value\nloss,1,0.5\nloss,2,\nloss,3,0.25\n"
+        )
         chart.x_range = (2.5, 9.0)
-        assert chart.snapshot().to_csv() == "series,tokens,value\nloss,3,0.25\n"
+        assert csv_of(chart.series, chart.x_name, chart.x_range) == "series,tokens,value\nloss,3,0.25\n"
 
     drive(act)
 

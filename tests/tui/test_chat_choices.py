@@ -12,8 +12,7 @@ from hetspec_core.events import RunEnded
 from hetspec_core.events.trace import read_trace
 from hetspec_core.paths import roots
 from hetspec_core.service.chat.setup import SERVED_DRAFT
-from hetspec_tui.dialogs import Confirm
-from hetspec_tui.picker import Choose
+from hetspec_tui.dialogs import Choose, Confirm
 from hetspec_tui.screens.chat import ChatScreen
 from hetspec_tui.screens.chat.ab_test import ABTestScreen
 from hetspec_tui.screens.chat.setup import OTHER

@@ -8,9 +8,9 @@ import psutil
 import pytest
 from textual.pilot import Pilot
 
-from hetspec_tui.messages import OpenPage
+from hetspec_tui.pages import OpenPage
 from hetspec_tui.screens.chat import ChatScreen
-from hetspec_tui.screens.chat.meters import Meters
+from hetspec_tui.screens.chat.texts import Meters
 from tests.tui.chats import ask, chat, choose, ended, say, session, type_in
 from tests.tui.driving import screen_text, toasts, until
 

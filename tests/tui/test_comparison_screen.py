@@ -16,9 +16,8 @@ from textual.widgets import Input
 
 from hetspec_core.events import Marked
 from hetspec_tui.app import HetSpecApp
-from hetspec_tui.dialogs import Prompt
-from hetspec_tui.messages import OpenComparison
-from hetspec_tui.picker import Choose
+from hetspec_tui.dialogs import Choose, Prompt
+from hetspec_tui.pages import OpenComparison
 from hetspec_tui.screens.comparison import ComparisonScreen, best, change, direction
 from hetspec_tui.widgets.chart import Chart
 from tests.fakes.run_folders import add_run
@@ -165,5 +164,5 @@ def test_a_change_is_said_as_a_difference_and_a_share() -> None:
     assert change(0, 3).text == "+3"
     assert change("a", "b").text == "changed"
     assert change(None, 1).text == "new"
-    assert change(1, None).text == "gone"
+    assert change(1, None).text == "removed"
     assert change([1], [1]).text == "="

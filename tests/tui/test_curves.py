@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hetspec_tui.widgets.curves import DARK, Curve, PreparedSeries, colour_indices
+from hetspec_tui.widgets.curves import DARK, Curve, Series, colour_indices
 from hetspec_tui.widgets.plot import log_ticks, tick_labels, ticks
 
 VALUES = st.one_of(st.floats(-1e12, 1e12), st.just(math.nan), st.just(math.inf), st.just(-math.inf), st.none())
@@ -19,14 +19,13 @@ def finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def made(prepared: PreparedSeries, log: bool = False, smoothing: float = 0.0) -> Curve:
-    prepared.make(log, smoothing)
-    return prepared.curve(log, smoothing)
+def values(curve: Curve) -> list[float | None]:
+    return [curve.value(index) for index in range(len(curve))]
 
 
 @given(st.lists(VALUES, max_size=900), st.integers(0, 900), st.integers(0, 900))
 def test_extremes_of_any_stretch_are_those_of_its_points(ys: list[float | None], start: int, stop: int) -> None:
-    curve = made(PreparedSeries([float(i) for i in range(len(ys))], ys))
+    curve = Series("loss", "loss", [float(i) for i in range(len(ys))], ys).curve()
     start, stop = min(start, len(ys)), min(stop, len(ys))
     inside = [y for y in ys[start:stop] if y is not None and math.isfinite(y)]
     assert curve.extremes(start, stop) == (min(inside, default=math.inf), max(inside, default=-math.inf))
@@ -35,20 +34,20 @@ def test_extremes_of_any_stretch_are_those_of_its_points(ys: list[float | None],
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), VALUES), max_size=60))
 def test_points_may_come_in_any_order(points: list[tuple[float, float | None]]) -> None:
     points = sorted(dict(points).items())
-    given_back = PreparedSeries([x for x, _ in reversed(points)], [y for _, y in reversed(points)])
-    prepared = PreparedSeries([x for x, _ in points], [y for _, y in points])
+    given_back = Series("loss", "loss", [x for x, _ in reversed(points)], [y for _, y in reversed(points)])
+    prepared = Series("loss", "loss", [x for x, _ in points], [y for _, y in points])
     assert list(prepared.xs) == list(given_back.xs) == [x for x, _ in points]
-    assert made(prepared).levels == made(given_back).levels
+    assert values(prepared.curve()) == values(given_back.curve())
 
 
 def test_smoothing_begins_at_the_first_value_and_leaves_gaps() -> None:
-    curve = made(PreparedSeries([1, 2, 3, 4], [4.0, 2.0, None, 2.0]), False, 0.5)
+    curve = Series("loss", "loss", [1, 2, 3, 4], [4.0, 2.0, None, 2.0]).curve(False, 0.5)
     assert [curve.value(i) for i in range(4)] == pytest.approx([4.0, (4 * 0.25 + 2 * 0.5) / 0.75, None, 16 / 7])
 
 
 @given(st.lists(VALUES, min_size=1, max_size=200))
 def test_smoothing_is_the_weighted_mean_of_what_came_before(ys: list[float | None]) -> None:
-    curve = made(PreparedSeries(list(range(len(ys))), ys), False, 0.6)
+    curve = Series("loss", "loss", list(range(len(ys))), ys).curve(False, 0.6)
     seen: list[float] = []
     for index, y in enumerate(ys):
         if y is None or not math.isfinite(y):
@@ -62,13 +61,13 @@ def test_smoothing_is_the_weighted_mean_of_what_came_before(ys: list[float | Non
 
 
 def test_the_logarithm_of_what_is_not_positive_is_a_gap() -> None:
-    prepared = PreparedSeries([1, 2, 3, 4], [100.0, 0.0, -5.0, 1e-9])
-    assert [made(prepared, True).value(i) for i in range(4)] == [2.0, None, None, pytest.approx(-9)]
+    prepared = Series("loss", "loss", [1, 2, 3, 4], [100.0, 0.0, -5.0, 1e-9])
+    assert [prepared.curve(True).value(i) for i in range(4)] == [2.0, None, None, pytest.approx(-9)]
 
 
 def test_points_that_lie_nowhere_are_left_out() -> None:
-    prepared = PreparedSeries(array("d", [3.0, math.nan, 1.0]), array("d", [30.0, 20.0, 10.0]))
-    assert (list(prepared.xs), list(prepared.ys)) == ([1.0, 3.0], [10.0, 30.0])
+    prepared = Series("loss", "loss", array("d", [3.0, math.nan, 1.0]), array("d", [30.0, 20.0, 10.0]))
+    assert tuple(map(list, prepared.points)) == ([1.0, 3.0], [10.0, 30.0])
 
 
 @given(st.floats(-1e12, 1e12), st.floats(1e-9, 1e12), st.integers(1, 20), st.booleans())

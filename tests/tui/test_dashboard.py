@@ -13,7 +13,7 @@ from hetspec_core.paths import RunPaths
 from hetspec_core.service.workbench import Workbench
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.dialogs import Confirm
-from hetspec_tui.messages import OpenPage, OpenRun
+from hetspec_tui.pages import OpenPage, OpenRun
 from hetspec_tui.screens.dashboard import DashboardScreen
 from hetspec_tui.widgets.cards import CardList
 from tests.tui.driving import drive, screen_text, toasts, until

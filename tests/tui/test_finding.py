@@ -10,9 +10,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from hetspec_tui.app import HetSpecApp
-from hetspec_tui.screens.help import HelpScreen
-from hetspec_tui.screens.jump import JumpScreen
-from hetspec_tui.screens.themes import ThemeScreen
+from hetspec_tui.screens.overlays import HelpScreen, JumpScreen, ThemeScreen
 from hetspec_tui.widgets.cards import CardList
 from tests.tui.driving import drive, screen_text, toasts, until
 from tests.tui.homes import lively_home

@@ -13,8 +13,8 @@ from textual.pilot import Pilot
 
 from hetspec_tui import pages
 from hetspec_tui.app import HetSpecApp
-from hetspec_tui.messages import OpenPage
 from hetspec_tui.page import SMALLEST, Page
+from hetspec_tui.pages import OpenPage
 from tests.tui.driving import drive, screen_text, toasts, until
 from tests.tui.homes import lively_home
 

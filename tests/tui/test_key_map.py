@@ -7,7 +7,7 @@ from textual.binding import Binding
 from textual.dom import DOMNode
 
 from hetspec_tui import pages
-from hetspec_tui.configuration import own_bindings
+from hetspec_tui.command import own_bindings
 from hetspec_tui.run_commands import COMMANDS, RunCommands
 from hetspec_tui.screens.run.panes import CurvesPane
 from hetspec_tui.widgets.cards import CardList

@@ -17,10 +17,10 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from hetspec_tui.app import HetSpecApp
+from hetspec_tui.dialogs import Choice, Choose, ChooseMany
 from hetspec_tui.key_order import KeyOrder
-from hetspec_tui.picker import Choice, Choose, ChooseMany
 from hetspec_tui.screens.chat import ChatScreen
-from hetspec_tui.screens.help import HelpScreen
+from hetspec_tui.screens.overlays import HelpScreen
 from hetspec_tui.screens.presets import PresetsScreen
 from hetspec_tui.screens.runs import RunsScreen
 from hetspec_tui.widgets.composer import Composer

@@ -20,10 +20,9 @@ from hetspec_core.service.launch import LaunchRequest, Review, linked
 from hetspec_core.service.workbench import Workbench
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.desk import Desk
-from hetspec_tui.messages import OpenPage, OpenRun, RunsTouched
-from hetspec_tui.picker import Choose, ChooseMany
-from hetspec_tui.screens.launch import LaunchScreen
-from hetspec_tui.widgets.cost_card import CostCard
+from hetspec_tui.dialogs import Choose, ChooseMany
+from hetspec_tui.pages import OpenPage, OpenRun, RunsTouched
+from hetspec_tui.screens.launch import CostCard, LaunchScreen
 from hetspec_tui.widgets.form import FieldForm
 from tests.fakes.presets import write_preset
 from tests.tui.driving import until
@@ -112,7 +111,7 @@ def test_it_opens_with_values_sources_costs_and_the_command() -> None:
         assert row(screen, "training.max_steps").text == "400"
         assert "preset recipe/quick-demo" in row(screen, "training.max_steps").source
         assert row(screen, "draft").text == "llama-1l"
-        text = screen.query_one(CostCard).text
+        text = screen.query_one(CostCard).content.plain
         assert "✔ ready" in text and all(stage in text for stage in ("dataset", "train", "bench"))
         assert command(screen) == "$ hetspec-core pipeline quick-demo --detach"
 
@@ -199,7 +198,7 @@ def test_a_draft_that_does_not_fit_is_shown_with_the_reason_and_cannot_be_starte
         await pilot.press("enter")
         await until(pilot, lambda: screen.choice.parts == {"draft": "odd"})
         seen = await reviewed(screen, pilot)
-        assert seen.faults and "✖ cannot start" in screen.query_one(CostCard).text
+        assert seen.faults and "✖ cannot start" in screen.query_one(CostCard).content.plain
         await pilot.press("s")
         await until(pilot, lambda: bool(row(screen, "draft.architecture.vocab_size").fault), "the fault at its field")
         form = screen.query_one(FieldForm)
@@ -295,7 +294,7 @@ def test_gpus_are_chosen_from_those_that_there_are(monkeypatch: pytest.MonkeyPat
 def test_what_does_not_fit_is_started_only_after_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
     async def act(screen: LaunchScreen, pilot: Pilot[None]) -> None:
         assert screen.seen is not None and screen.seen.refusals
-        assert "does not fit" in screen.query_one(CostCard).text
+        assert "does not fit" in screen.query_one(CostCard).content.plain
         await pilot.press("s")
         await until(pilot, lambda: screen.app.screen is not screen)
         await pilot.press("enter")  # the focus is on Cancel

@@ -27,8 +27,7 @@ from hetspec_core.paths import RunPaths
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec.run import ResourcesSpec
 from hetspec_tui.app import HetSpecApp
-from hetspec_tui.desk import Desk
-from hetspec_tui.polling import Feed
+from hetspec_tui.desk import Desk, Feed
 from hetspec_tui.screens.dashboard import DashboardScreen
 from tests.fakes.specs import small_spec
 from tests.tui.driving import drive, screen_text, toasts, until

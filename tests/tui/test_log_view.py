@@ -12,7 +12,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from benchmarks.log_view import FileSource
-from hetspec_tui.widgets.log_lines import LineFilter, LogLines, PatternError
+from hetspec_tui.widgets.log_lines import LineFilter, LogLines
 from hetspec_tui.widgets.log_view import LineSource, ListSource, LogView
 
 
@@ -150,7 +150,7 @@ def test_an_inverse_filter_shows_the_others() -> None:
     drive(source, act)
 
 
-@pytest.mark.parametrize("wrong", ["(", "(a+)+", "((a+))+", "((a|b+)c){2,}", "(.*x)*", ".*.*.*z"])
+@pytest.mark.parametrize("wrong", ["(", "[a", "*", "a{3,1}"])
 def test_a_wrong_pattern_is_red_and_keeps_the_last_result(wrong: str) -> None:
     source = ListSource(["a", "b"])
 
@@ -172,13 +172,8 @@ def test_a_wrong_pattern_is_red_and_keeps_the_last_result(wrong: str) -> None:
     drive(source, act)
 
 
-def test_repeats_that_end_are_taken() -> None:
-    assert LineFilter.parse(r"step \d+ .*loss=(\d+\.)?\d+")
-    assert LineFilter.parse(r"(ab){2,5}c*")
-    assert LineFilter.parse(r"(\d{3},)+ (\d+\.){3} (\*x)* (\d+)([a-z]+) (\w+)?")
+def test_no_text_is_no_filter() -> None:
     assert LineFilter.parse("") is LineFilter.parse("!") is None
-    with pytest.raises(PatternError):
-        LineFilter.parse("(a|b*)*c")
 
 
 def test_matches_are_visited_among_all_lines() -> None:

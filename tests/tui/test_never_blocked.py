@@ -18,7 +18,8 @@ from hetspec_tui.widgets.curves import Series
 from hetspec_tui.widgets.log_view import LogView
 
 LINES_PER_S = 50_000
-POINTS = 100_000
+POINTS = 20_000
+"""The most that a page asks for of one curve."""
 LIMIT_S = 0.25
 """The aim is 0.1 s; tests share two cores with others."""
 TRIES = 3

@@ -26,7 +26,7 @@ from hetspec_core.service.gpus import GpuReport
 from hetspec_core.service.planning.facts import BaseFiles, Facts
 from hetspec_core.service.workbench import Workbench
 from hetspec_tui.app import HetSpecApp
-from hetspec_tui.messages import OpenComparison, OpenRun
+from hetspec_tui.pages import OpenComparison, OpenRun
 from hetspec_tui.screens.chat import ChatScreen
 from hetspec_tui.screens.run import RunScreen
 from tests.tui.chats import chat
@@ -78,7 +78,7 @@ def frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("hetspec_core.service.overview.shutil.disk_usage", lambda path: Usage())
     monkeypatch.setattr("hetspec_core.service.launch.gather_facts", lambda spec, roots: facts())
     monkeypatch.setattr("hetspec_core.service.presets.gather_facts", lambda spec, roots: facts())
-    monkeypatch.setattr("hetspec_tui.polling.FASTEST_S", 0.05)
+    monkeypatch.setattr("hetspec_tui.desk.FASTEST_S", 0.05)
     yield
     monkeypatch.undo()
     time.tzset()

@@ -19,9 +19,8 @@ from hetspec_core.paths import roots
 from hetspec_core.service import presets
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.desk import Desk
-from hetspec_tui.dialogs import Confirm, Prompt
-from hetspec_tui.messages import OpenPage
-from hetspec_tui.picker import Choose
+from hetspec_tui.dialogs import Choose, Confirm, Prompt
+from hetspec_tui.pages import OpenPage
 from hetspec_tui.screens.presets import PresetsScreen
 from hetspec_tui.widgets.form import FieldForm
 from tests.fakes.presets import write_hostile_presets, write_preset
@@ -249,10 +248,10 @@ def test_comments_are_lost_only_after_a_question() -> None:
 def test_e_opens_the_editor_and_what_does_not_hold_after_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_preset("recipe/mine", 'extends = "quick-demo"\n')
 
-    async def edited(app: Any, file: Path) -> None:
+    def edited(screen: PresetsScreen, file: Path) -> None:
         file.write_text('extends = "quick-demo"\n[training]\nmax_stpes = 4\n')
 
-    monkeypatch.setattr("hetspec_tui.screens.presets.edit", edited)
+    monkeypatch.setattr(PresetsScreen, "edit_file", edited)
 
     async def act(screen: PresetsScreen, pilot: Pilot[None]) -> None:
         await pilot.press("e")

@@ -10,7 +10,7 @@ import pytest
 from textual.pilot import Pilot
 
 from hetspec_tui.app import HetSpecApp
-from hetspec_tui.picker import Choose, ChooseMany
+from hetspec_tui.dialogs import Choose, ChooseMany
 from hetspec_tui.screens.runs import RunsScreen
 from tests.fakes.run_folders import add_run
 from tests.tui.driving import screen_text, until
@@ -41,12 +41,12 @@ def test_a_wrong_filter_is_said_and_the_last_list_stays(runs: Path) -> None:
         await type_filter(screen, pilot, "state:failed")
         await until(pilot, lambda: keys_of(screen) == ["run-b"])
         screen.line.value = "state:faild"
-        await until(pilot, lambda: screen.has_class("-wrong"))
+        await until(pilot, lambda: screen.filter_line.has_class("-wrong"))
         assert "did you mean 'failed'" in screen_text(app)
         assert keys_of(screen) == ["run-b"]
         assert screen.filter == "state:failed"
         screen.line.value = "state:"  # only begun: no fault
-        await until(pilot, lambda: not screen.has_class("-wrong"))
+        await until(pilot, lambda: not screen.filter_line.has_class("-wrong"))
         assert "state is one of" in screen_text(app)
 
     open_runs(act)
@@ -54,7 +54,7 @@ def test_a_wrong_filter_is_said_and_the_last_list_stays(runs: Path) -> None:
 
 def test_the_list_stays_while_a_name_is_typed_and_enter_takes_it_as_a_word(runs: Path) -> None:
     async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: screen._vocabulary is not None)
+        await until(pilot, lambda: screen.filter_line.vocabulary is not None)
         await pilot.press("slash", *"stat")
         await until(pilot, lambda: "state:" in screen_text(app) and screen._typed is None)
         assert len(keys_of(screen)) == 4
@@ -66,7 +66,7 @@ def test_the_list_stays_while_a_name_is_typed_and_enter_takes_it_as_a_word(runs:
 
 def test_the_filter_completes_its_words(runs: Path) -> None:
     async def act(app: HetSpecApp, screen: RunsScreen, pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: screen._vocabulary is not None)
+        await until(pilot, lambda: screen.filter_line.vocabulary is not None)
         await pilot.press("slash", *"tag:b")
         await until(pilot, lambda: bool(screen.line._suggestion))
         await pilot.press("right")

@@ -12,8 +12,7 @@ from textual.pilot import Pilot
 from textual.widgets import Button, Input
 
 from hetspec_tui.app import HetSpecApp
-from hetspec_tui.dialogs import Confirm, Prompt
-from hetspec_tui.picker import Choose
+from hetspec_tui.dialogs import Choose, Confirm, Prompt
 from hetspec_tui.screens.runs import RunsScreen
 from hetspec_tui.widgets.chart import Chart
 from tests.fakes.run_folders import add_run
@@ -109,7 +108,7 @@ def test_deleting_says_what_goes_and_enter_alone_deletes_nothing(runs: Path) -> 
         await until(pilot, lambda: isinstance(app.screen, Confirm))
         text = screen_text(app)
         assert "Move beta into the trash?" in text
-        assert "1 other run stands on what will be gone: run-e" in text
+        assert "1 other run depends on what is deleted: run-e" in text
         assert isinstance(app.focused, Button)
         assert app.focused.id == "no"
         await pilot.press("enter")
@@ -234,7 +233,7 @@ def test_lineage_shows_the_family_of_a_run(runs: Path) -> None:
         text = screen_text(app)
         assert "▲ gamma" in text
         assert "◆ child" in text
-        assert "not here any more" in text
+        assert "was deleted" in text
         await pilot.press("escape")
         assert screen.table.has_focus
 

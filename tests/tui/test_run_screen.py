@@ -177,7 +177,7 @@ def test_a_run_that_is_deleted_while_it_is_open_is_said_to_be_gone() -> None:
 
     async def act(screen: RunScreen, pilot: Pilot[None]) -> None:
         shutil.rmtree(Path(os.environ["HETSPEC_HOME"]) / "runs" / run_id)
-        await until(pilot, lambda: screen.gone, "the end")
+        await until(pilot, lambda: screen.deleted, "the end")
         assert "✖ deleted" in screen_text(pilot.app)
         await pilot.press(*"1234567f", "f", "e", "x")
         await pilot.pause()

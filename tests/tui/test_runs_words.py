@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hetspec_core.errors import RunError, UsageError
 from hetspec_core.service.names import tags_of
 from hetspec_core.service.pages import Vocabulary
-from hetspec_tui.run_commands import to_each
-from hetspec_tui.run_list.filter_words import completed, hints
+from hetspec_tui.desk import to_each
+from hetspec_tui.run_list.filter_line import completed, hints
 from hetspec_tui.run_list.runs_table import DEFAULT, KNOWN, columns_of, value_cell
 from hetspec_tui.widgets.cells import GUTTER, share_out
 
@@ -81,7 +81,7 @@ def test_an_order_goes_on_after_a_run_that_refuses() -> None:
         return f"{run_id} was slow" if run_id == "c" else None
 
     outcome = to_each(["a", "b", "c"], order)(None)  # type: ignore[arg-type]
-    assert outcome.done == ("a", "c")
+    assert outcome.done == ["a", "c"]
     assert outcome.say("stopped").splitlines() == ["2 runs stopped", "c was slow", "run b is busy; wait"]
 
 

@@ -10,7 +10,7 @@ from textual.pilot import Pilot
 from hetspec_core.errors import HetSpecError
 from hetspec_core.service.workbench import Workbench
 from hetspec_tui.app import HetSpecApp
-from hetspec_tui.messages import OpenRun
+from hetspec_tui.pages import OpenRun
 from hetspec_tui.screens.runs import RunsScreen
 from tests.fakes.specs import small_spec
 from tests.tui.driving import drive, until

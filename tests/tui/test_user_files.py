@@ -14,9 +14,9 @@ import pytest
 from textual.pilot import Pilot
 
 from hetspec_tui.app import HetSpecApp
-from hetspec_tui.configuration import bound_classes, check_keymap, dashboard_files
+from hetspec_tui.command import bound_classes, check_keymap
 from hetspec_tui.live import desktop_notice
-from hetspec_tui.settings import Settings, read_keys, read_settings, read_state, read_theme
+from hetspec_tui.settings import Settings, dashboard_files, read_keys, read_settings, read_state, read_theme
 from tests.tui.driving import drive, screen_text, toasts, until
 
 
@@ -141,7 +141,7 @@ def test_a_keymap_is_told_unknown_ids_and_clashes() -> None:
 
 def test_no_two_actions_of_one_place_share_a_key_and_every_key_has_an_id() -> None:
     from hetspec_tui import pages
-    from hetspec_tui.configuration import own_bindings
+    from hetspec_tui.command import own_bindings
 
     for target in (*(entry.target for entry in pages.available()), pages.RUN, pages.COMPARISON):
         pages.load(target)

@@ -35,8 +35,6 @@ COMES_FROM_ELSEWHERE = {
     "hetspec_core/sglang/child.py:start": "plan_launch in launch and run_engine in offline",
     "hetspec_core/jobs/crew.py:start": "python_command in Member.__init__",
     "hetspec_core/service/chat/worker_link.py:_start": "worker_command",
-    "hetspec_tui/editor.py:edit": "the user's editor",
-    "hetspec_tui/screens/run/screen.py:_run_outside": "the user's editor or pager",
     "hetspec_tui/serve.py:_open_app_process": "the command that `serve` makes",
     "benchmarks/sglang/commands.py:_start": "COMMAND and python_command of the callers",
 }

@@ -8,15 +8,15 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
+from textual.widgets import Static
 
 from hetspec_core.errors import HetSpecError
 from hetspec_core.service.chat.answer import Answer, shown
 from hetspec_core.service.chat.meters import Comparison, ComparisonResult
 from hetspec_core.service.chat.session import ChatSession
-from hetspec_tui.formatting import safe
+from hetspec_tui.formatting import places, safe
 from hetspec_tui.page import Page
 from hetspec_tui.screens.chat import texts
-from hetspec_tui.screens.chat.tree_pane import Words
 from hetspec_tui.widgets.transcript import Transcript
 
 LOOK_S = 0.1
@@ -46,15 +46,13 @@ class ABTestScreen(Page):
         self._drawn: tuple[object, ...] = ()
 
     def compose_page(self) -> ComposeResult:
-        yield Words(id="ab-question")
+        yield Static(id="ab-question", markup=False)
         with Horizontal(id="ab-body"):
             for side in ("left", "right"):
                 with Vertical(classes="ab-side"):
-                    yield Words(
-                        id=f"ab-{side}-head",
-                    )
+                    yield Static(id=f"ab-{side}-head", markup=False)
                     yield Transcript(id=f"ab-{side}")
-        yield Words(id="ab-verdict")
+        yield Static(id="ab-verdict", markup=False)
 
     def on_mount(self) -> None:
         self.query_one("#ab-left").focus()
@@ -69,12 +67,11 @@ class ABTestScreen(Page):
             return
         self._drawn = now
         question = comparison.messages[-1].content
-        self.query_one("#ab-question", Words).show(
-            Content.assemble(("both are asked  ", "dim"), (shown(question), "bold"))
-        )
+        words = Content.assemble(("both are asked  ", "dim"), (shown(question), "bold"))
+        self.query_one("#ab-question", Static).update(words, layout=False)
         self._draw_side("left", "A")
         self._draw_side("right", "B")
-        self.query_one("#ab-verdict", Words).show(self._verdict())
+        self.query_one("#ab-verdict", Static).update(self._verdict(), layout=False)
 
     def _draw_side(self, side: str, letter: str) -> None:
         comparison = self.comparison
@@ -82,9 +79,8 @@ class ABTestScreen(Page):
         settings = comparison.left if side == "left" else comparison.right
         answer: Answer | None = answers[-1] if answers else None
         state = "waits" if answer is None else "answers" if not answer.ended else answer.state
-        self.query_one(f"#ab-{side}-head", Words).show(
-            Content.assemble((f" {letter} ", "reverse bold"), (f" {safe(settings.label)} ", "bold"), (state, "dim"))
-        )
+        words = Content.assemble((f" {letter} ", "reverse bold"), (f" {safe(settings.label)} ", "bold"), (state, "dim"))
+        self.query_one(f"#ab-{side}-head", Static).update(words, layout=False)
         entries = []
         if answer is not None:
             entries.append(texts.answer_entry(f"{side} {answer.ask}", answer))
@@ -105,7 +101,6 @@ class ABTestScreen(Page):
     # --- keys ---------------------------------------------------------------------------------------------------------
 
     def action_again(self) -> None:
-        """Ask both once more."""
         old = self.comparison
         try:
             self.session.compare(old.messages[-1].content, old.left, old.right)
@@ -117,7 +112,6 @@ class ABTestScreen(Page):
         self.look()
 
     def action_copy(self) -> None:
-        """Put the verdict on the clipboard."""
         text = self._verdict().plain
         self.app.copy_to_clipboard(text)
         self.notify(text, title="Copied", timeout=2)
@@ -129,7 +123,6 @@ class ABTestScreen(Page):
         return True
 
     async def action_leave(self) -> None:
-        """Stop both; else go back to the chat."""
         if not self.interrupt():
             await self.app.run_action("app.back")
 
@@ -139,12 +132,12 @@ def verdict_text(verdict: ComparisonResult) -> Content:
     lines: list[tuple[str, str]] = []
     ratio = verdict.ratio
     lines.append(("tok/s          ", "dim"))
-    lines.append((f"A {_one(verdict.left_tokens_per_s)}   B {_one(verdict.right_tokens_per_s)}", "bold"))
+    lines.append((f"A {places(verdict.left_tokens_per_s, 1)}   B {places(verdict.right_tokens_per_s, 1)}", "bold"))
     if ratio is not None:
         faster, factor = ("B", ratio) if ratio >= 1 else ("A", 1 / ratio)
         lines.append((f"   {faster} is {factor:.2f} times as fast", "bold $text-accent"))
     lines.append(("\naccept length  ", "dim"))
-    lines.append((f"A {_two(verdict.left_accept_length)}   B {_two(verdict.right_accept_length)}", ""))
+    lines.append((f"A {places(verdict.left_accept_length, 2)}   B {places(verdict.right_accept_length, 2)}", ""))
     lines.append(("\ntexts          ", "dim"))
     if verdict.identical:
         lines.append(("✔ identical, token by token", "bold $text-success"))
@@ -156,11 +149,3 @@ def verdict_text(verdict: ComparisonResult) -> Content:
         if verdict.must_be_identical:
             lines.append(("  (greedy: only rounding may do that)", "dim"))
     return Content.assemble(*lines)
-
-
-def _one(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def _two(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"

@@ -13,10 +13,9 @@ from hetspec_core.service.chat.conversation import ChatHistory, conversation_fol
 from hetspec_core.service.chat.setup import with_draft, with_served_draft
 from hetspec_core.service.export import save_export
 from hetspec_core.service.traces.files import FORMATS, export, list_traces, load_trace
-from hetspec_tui.dialogs import Prompt
+from hetspec_tui.dialogs import Choice, Choose, ChooseMany, Prompt
 from hetspec_tui.formatting import ago, safe
 from hetspec_tui.page import Page
-from hetspec_tui.picker import Choice, Choose, ChooseMany
 from hetspec_tui.screens.chat import setup as setups
 from hetspec_tui.screens.chat.conversation import ChatConversation, ChatView
 from hetspec_tui.screens.chat.setup import CHECKPOINT, NONE, OTHER, SERVED, SERVER_KEYS, Setup
@@ -39,7 +38,6 @@ class ChatCommands:
     # --- settings -----------------------------------------------------------------------------------------------------
 
     async def settings(self) -> None:
-        """Choose what to change."""
         session = self._talk.session
         if session is None:
             return
@@ -49,11 +47,9 @@ class ChatCommands:
             await self._set(key)
 
     async def draft(self) -> None:
-        """Choose the draft."""
         await self._set("draft")
 
     async def tree(self) -> None:
-        """Choose the tree shape."""
         await self._set("tree")
 
     async def _set(self, key: str) -> None:
@@ -135,10 +131,7 @@ class ChatCommands:
             self._talk.setup = self._talk.setup.changed(**kept)
             self._view.redraw()
 
-    # --- conversations in files ---------------------------------------------------------------------------------------
-
     async def save(self) -> None:
-        """Save the conversation."""
         session = self._talk.session
         if session is None or not session.conversation.turns:
             self._page.notify("There is nothing to save yet.", timeout=3)
@@ -157,7 +150,6 @@ class ChatCommands:
                 self._page.notify(f"{saved}", title="Saved", timeout=4)
 
     async def load(self) -> None:
-        """Go on with a saved conversation."""
         session = self._talk.session
         if session is None:
             return
@@ -193,7 +185,6 @@ class ChatCommands:
         return choices
 
     async def show_recorded(self, word: str) -> None:
-        """Look at this recorded answer."""
         trace = await self._page.ask(lambda _: load_trace(word))
         if trace is not None:
             self._view.show_trace(trace)
@@ -235,7 +226,6 @@ class ChatCommands:
             self._page.notify(f"{path}", title="Exported", timeout=6)
 
     async def simulate(self) -> None:
-        """What other tree shapes would bring, from recorded answers."""
         from hetspec_tui.screens.chat.simulator import SimulatorScreen
 
         choices = await self._traces()
@@ -252,10 +242,7 @@ class ChatCommands:
             SimulatorScreen(tuple(words), calibration, lambda tree: self._change(tree=tree))
         )
 
-    # --- A/B ----------------------------------------------------------------------------------------------------------
-
     async def compare(self) -> None:
-        """Ask the same two ways, side by side."""
         from hetspec_tui.screens.chat.ab_test import ABTestScreen
 
         session = self._talk.session

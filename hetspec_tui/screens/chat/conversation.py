@@ -14,12 +14,11 @@ from hetspec_core.service.chat.answer import Answer
 from hetspec_core.service.chat.session import ChatSession
 from hetspec_core.service.chat.setup import ChatConfig
 from hetspec_core.service.traces.simulation import CALIBRATION_TREES
-from hetspec_tui.dialogs import Confirm
+from hetspec_tui.dialogs import Choice, Choose, Confirm
 from hetspec_tui.formatting import safe
 from hetspec_tui.page import Page
-from hetspec_tui.picker import Choice, Choose
-from hetspec_tui.screens.chat.playback import Playback
 from hetspec_tui.screens.chat.setup import NEWEST, Setup
+from hetspec_tui.screens.chat.tree_pane import Playback
 from hetspec_tui.widgets.composer import Composer
 
 _READ_ONLY = "this dashboard only looks (--read-only): it loads no models"
@@ -175,12 +174,10 @@ class ChatConversation:
             self._view.composer.sent(text)
 
     def again(self) -> None:
-        """Answer the last question anew."""
         if self.order(lambda session: session.regenerate()):
             self._view.forget_turns()
 
     def edit(self) -> None:
-        """Change the last question."""
         turns = self.session.conversation.turns if self.session is not None else []
         places = [place for place, turn in enumerate(turns) if turn.role == "user"]
         if places:
@@ -189,7 +186,6 @@ class ChatConversation:
             self._page.notify("There is no question to edit yet.", timeout=3)
 
     async def edit_any(self) -> None:
-        """Choose a turn to change."""
         turns = self.session.conversation.turns if self.session is not None else []
         choices = [
             Choice(f"{at}", f"{turn.role:<9} {' '.join(turn.text.split())[:50]}") for at, turn in enumerate(turns)
@@ -234,7 +230,6 @@ class ChatConversation:
             self._page.notify("Measuring plain decoding and the steps of some trees; esc stops it.", timeout=4)
 
     async def restart(self) -> None:
-        """Start a new worker."""
         session = self.session
         if session is None or session.state in ("new", "closed"):
             return
@@ -256,7 +251,7 @@ class ChatConversation:
         await asyncio.to_thread(session.close)
         if not self._page.is_whole:
             return
-        self._page.notify(f"The models are gone, after {time.monotonic() - began:.1f} s.", timeout=3)
+        self._page.notify(f"The models are unloaded ({time.monotonic() - began:.1f} s).", timeout=3)
         self._page.refresh_bindings()
         self._view.redraw()
 
@@ -271,7 +266,6 @@ class ChatConversation:
         self._view.redraw()
 
     async def new(self) -> None:
-        """Begin another conversation."""
         session = self.session
         if session is None or not session.conversation.turns:
             return
@@ -292,14 +286,12 @@ class ChatConversation:
     # --- the clipboard ------------------------------------------------------------------------------------------------
 
     def copy(self) -> None:
-        """Put the last answer on the clipboard."""
         shown = self._view.replayed or (self.session.answer if self.session is not None else None)
         turns = self.session.conversation.turns if self.session is not None else []
         text = shown.text if shown is not None else turns[-1].text if turns else ""
         self._to_clipboard(text)
 
     def copy_all(self) -> None:
-        """Put the conversation on the clipboard."""
         turns = self.session.conversation.turns if self.session is not None else []
         self._to_clipboard("\n\n".join(f"{turn.role}: {turn.text}" for turn in turns))
 

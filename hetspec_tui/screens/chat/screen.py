@@ -14,6 +14,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
 from textual.content import Content
+from textual.widgets import Static
 
 from hetspec_core.events.chat import ChatSettings, Garbage
 from hetspec_core.events.trace import Trace
@@ -25,10 +26,9 @@ from hetspec_tui.page import Page
 from hetspec_tui.screens.chat import texts
 from hetspec_tui.screens.chat.commands import ChatCommands
 from hetspec_tui.screens.chat.conversation import ChatConversation
-from hetspec_tui.screens.chat.meters import Meters
-from hetspec_tui.screens.chat.playback import Playback
 from hetspec_tui.screens.chat.setup import NEWEST, Setup
-from hetspec_tui.screens.chat.tree_pane import TreePane, Words
+from hetspec_tui.screens.chat.texts import Meters
+from hetspec_tui.screens.chat.tree_pane import Playback, TreePane
 from hetspec_tui.widgets.composer import Composer
 from hetspec_tui.widgets.draft_tree import VIEWS
 from hetspec_tui.widgets.transcript import Transcript, TranscriptEntry
@@ -98,7 +98,7 @@ class ChatScreen(Page):
         self._text_waits = self._meters_wait = True
 
     def compose_page(self) -> ComposeResult:
-        yield Words(id="chat-head")
+        yield Static(id="chat-head", markup=False)
         with Container(id="chat-body"):
             yield Transcript(id="talk")
             with Vertical(id="side"):
@@ -108,27 +108,22 @@ class ChatScreen(Page):
 
     @property
     def session(self) -> ChatSession | None:
-        """The session of the conversation."""
         return self.conversation.session
 
     @property
     def settings(self) -> ChatSettings | None:
-        """Settings of the next answer."""
         return self.session.settings if self.session is not None else None
 
     @property
     def composer(self) -> Composer:
-        """The line for questions."""
         return self.query_one(Composer)
 
     @property
     def talk(self) -> Transcript:
-        """What was said."""
         return self.query_one(Transcript)
 
     @property
     def tree_pane(self) -> TreePane:
-        """The tree and its step."""
         return self.query_one(TreePane)
 
     def on_mount(self) -> None:
@@ -167,7 +162,6 @@ class ChatScreen(Page):
             self.draw(now)
 
     def redraw(self) -> None:
-        """Draw everything that is shown again."""
         self._stale = True
         self.draw(time.monotonic(), at_once=True)
 
@@ -200,16 +194,16 @@ class ChatScreen(Page):
             self._draw_meters()
 
     def _draw_head(self) -> None:
-        head = self.query_one("#chat-head", Words)
         session, trace = self.session, self.trace
         if trace is not None:
             base = trace.header.base.name if trace.header.base else ""
-            head.show(texts.replay_text(trace.header.name, trace.header.settings, base))
+            words = texts.replay_text(trace.header.name, trace.header.settings, base)
         elif session is not None:
             recording = session.recorder.folder is not None
-            head.show(texts.head_text(session, recording=recording, read_only=self.desk.read_only))
+            words = texts.head_text(session, recording=recording, read_only=self.desk.read_only)
         else:
-            head.show(Content.styled("looking for a base and its newest draft", "dim"))
+            words = Content.styled("looking for a base and its newest draft", "dim")
+        self.query_one("#chat-head", Static).update(words, layout=False)
 
     def _draw_talk(self) -> None:
         playback = self.playback
@@ -271,13 +265,11 @@ class ChatScreen(Page):
         return super().check_action(action, parameters)
 
     def action_talk(self, name: str) -> None:
-        """Do something with the conversation."""
         done = getattr(self.conversation, name)()
         if done is not None:
             self.run_worker(done, group="session" if name in ("restart", "free") else "dialog", exclusive=True)
 
     def action_choose(self, name: str) -> None:
-        """Ask the user to choose something, and carry it out."""
         self.run_worker(getattr(self.commands, name)(), group="dialog", exclusive=True)
 
     @on(Composer.Sent)
@@ -286,7 +278,6 @@ class ChatScreen(Page):
         self.conversation.send(message.text)
 
     def action_write(self) -> None:
-        """Go to the line where one writes."""
         self.composer.focus()
 
     def interrupt(self) -> bool:
@@ -309,17 +300,14 @@ class ChatScreen(Page):
             await self.app.run_action("app.back")
 
     def close_trace(self) -> None:
-        """Look at the conversation again."""
         self.trace = self.replayed = None
 
     def action_raw(self) -> None:
-        """Show finished answers as Markdown, or every token in its colour."""
         self.raw = not self.raw
         self.forget_turns()
         self.redraw()
 
     def action_maximize(self) -> None:
-        """Give the pane with the focus the whole screen, or take it back."""
         if self.maximized is not None:
             self.minimize()
             return
@@ -327,7 +315,6 @@ class ChatScreen(Page):
         self.maximize(pane, container=False)
 
     def show_trace(self, trace: Trace) -> None:
-        """Look at a recorded answer, which begins to play."""
         self.trace, self.replayed, self.replay_meters = trace, Answer.of(trace), SessionTotals()
         self.replay_meters.add(self.replayed)
         self.playback.follow(self.replayed)
@@ -336,7 +323,6 @@ class ChatScreen(Page):
         self.redraw()
 
     def forget_turns(self) -> None:
-        """Draw every turn anew: one of them has changed."""
         self._turns.clear()
 
     # --- what it is told, and what is kept for the next time ----------------------------------------------------------

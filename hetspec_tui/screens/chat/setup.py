@@ -15,7 +15,7 @@ from hetspec_core.events.chat import ChatSettings
 from hetspec_core.service.chat.setup import SERVED_DRAFT, ChatConfig, backends, chat_config
 from hetspec_core.service.drafts import checkpoint_choices, draft_choices
 from hetspec_core.service.launch import names
-from hetspec_tui.picker import Choice
+from hetspec_tui.dialogs import Choice
 
 if TYPE_CHECKING:
     from hetspec_core.service.workbench import Workbench
@@ -57,7 +57,6 @@ class Setup:
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -69,7 +68,6 @@ class Setup:
         return cls(**words, settings=known)
 
     def changed(self, **settings: Any) -> Setup:
-        """With some settings of answers changed."""
         return dataclasses.replace(self, settings={**self.settings, **settings})
 
     def config(self, workbench: Workbench) -> ChatConfig:

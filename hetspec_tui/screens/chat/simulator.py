@@ -10,6 +10,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.content import Content
+from textual.widgets import Static
 
 from hetspec_core.errors import UsageError
 from hetspec_core.events.chat import Calibrated
@@ -28,7 +29,6 @@ from hetspec_core.spec import TreeSpec
 from hetspec_tui.dialogs import Prompt
 from hetspec_tui.formatting import number, safe
 from hetspec_tui.page import Page
-from hetspec_tui.screens.chat.tree_pane import Words
 from hetspec_tui.widgets.cells import Cell, Column, Row
 from hetspec_tui.widgets.chart import Chart
 from hetspec_tui.widgets.curves import Series
@@ -81,7 +81,7 @@ class SimulatorScreen(Page):
         self.frontier_only = False
 
     def compose_page(self) -> ComposeResult:
-        yield Words(id="simulator-head")
+        yield Static(id="simulator-head", markup=False)
         with Container(id="simulator-body"):
             yield Chart(x_name="nodes", empty="playing the trees again...", id="simulator-chart")
             yield PagedTable(id="simulator-table", marking=False, empty="playing the trees again...")
@@ -110,11 +110,10 @@ class SimulatorScreen(Page):
         self.show()
 
     def show(self) -> None:
-        """Draw what was found."""
         found = self.found
         if found is None:
             return
-        self.query_one("#simulator-head", Words).show(self._head(found))
+        self.query_one("#simulator-head", Static).update(self._head(found), layout=False)
         chart = self.query_one(Chart)
         chart.border_title = "accept length by nodes verified"
         chart.set_series(chart_series(found))
@@ -165,7 +164,6 @@ class SimulatorScreen(Page):
 
     @work(group="dialog", exclusive=True)
     async def action_add(self) -> None:
-        """Predict another shape; one larger than the recorded one is marked."""
         text = await self.app.push_screen_wait(Prompt("Which shape?", hint="depth/top_k/nodes, e.g. 5/4/20"))
         if not text:
             return
@@ -190,12 +188,10 @@ class SimulatorScreen(Page):
             self.notify(f"The next answer is guessed with the tree {message.key}.", timeout=3)
 
     def action_frontier(self) -> None:
-        """Show the frontier alone, or all shapes."""
         self.frontier_only = not self.frontier_only
         self.show()
 
     def action_copy(self) -> None:
-        """Put the best shape on the clipboard."""
         if self.found is not None and self.found.best is not None:
             label = self.found.best.shape.label
             self.app.copy_to_clipboard(label)

@@ -1,8 +1,12 @@
-"""The draft tree of the step at a playback's position, with its figures, and why the draft's best proposal failed."""
+"""The draft tree of the verify step that is looked at, its figures, and why the draft's best proposal failed.
+
+A `Playback` holds which step that is: the newest while the answer is live, any other when the user steps or plays.
+"""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -10,40 +14,131 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
-from textual.widget import Widget
+from textual.widgets import Static
 
 from hetspec_core.events.steps import TreeStep
-from hetspec_core.service.chat.answer import best_rejected, shown
+from hetspec_core.service.chat.answer import Answer, best_rejected, shown
 from hetspec_tui.formatting import number
-from hetspec_tui.screens.chat.playback import Playback
 from hetspec_tui.widgets.draft_tree import DraftTreeView, ordinal, percent
 
 NO_TREE = "no draft tree yet: every verify step\nof the next answer is drawn here"
 PLAIN = "plain decoding: no draft, so no tree.\nf2 chooses a draft."
 NO_TREES = "this answer has no trees"
+SPEEDS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Steps a second."""
+
+
+class Playback:
+    """The step of one answer that is looked at.
+
+    Attributes:
+        answer: whose steps.
+        step: which, from 0; None = live, the newest.
+        playing: whether it goes on by itself.
+        speed: steps a second.
+    """
+
+    def __init__(self) -> None:
+        self.answer: Answer | None = None
+        self.step: int | None = None
+        self.playing = False
+        self.speed = 2.0
+        self._due = 0.0
+
+    def follow(self, answer: Answer | None) -> bool:
+        """Look at this answer; another one than before is looked at live. Gives whether it is another."""
+        if answer is self.answer:
+            return False
+        self.answer, self.step, self.playing = answer, None, False
+        return True
+
+    @property
+    def count(self) -> int:
+        return len(self.answer.steps) if self.answer is not None else 0
+
+    @property
+    def place(self) -> int:
+        """The step that is shown; -1 when there is none."""
+        return self.count - 1 if self.step is None else min(self.step, self.count - 1)
+
+    @property
+    def live(self) -> bool:
+        """Whether the newest step is looked at, and all of the text."""
+        return self.step is None
+
+    def go(self, step: int) -> None:
+        """Look at a step, from 0, and stay there."""
+        if self.count:
+            self.playing, self.step = False, min(max(step, 0), self.count - 1)
+
+    def move(self, by: int) -> None:
+        self.go(self.place + by)
+
+    def pause(self) -> None:
+        """Stay at the present step, or go on: with playing when it played, else live."""
+        if self.live:
+            self.go(self.place)
+        elif self.playing:
+            self.playing = False
+        else:
+            self.step = None
+
+    def play(self, now: float) -> None:
+        """Go on by itself from here, from the beginning when it is at the end; or stop doing so."""
+        if self.playing:
+            self.playing = False
+        elif self.count:
+            if self.live or self.place >= self.count - 1:
+                self.step = 0
+            self.playing, self._due = True, now + 1 / self.speed
+
+    def faster(self, by: int) -> None:
+        place = min(range(len(SPEEDS)), key=lambda at: abs(SPEEDS[at] - self.speed))
+        self.speed = SPEEDS[min(max(place + by, 0), len(SPEEDS) - 1)]
+
+    def tick(self, now: float) -> bool:
+        """Go on if it is time to; whether another step is shown. It stays at the last step of an ended answer."""
+        if not self.playing or now < self._due or self.step is None:
+            return False
+        if self.step < self.count - 1:
+            self.step += 1
+            self._due = max(self._due + 1 / self.speed, now)
+            return True
+        if self.answer is None or self.answer.ended:
+            self.playing = False
+            return True
+        return False
+
+    @property
+    def seen(self) -> Answer | None:
+        """The answer as it was behind the step that is shown."""
+        if self.answer is None or self.live:
+            return self.answer
+        return upto(self.answer, self.place)
+
+
+def upto(answer: Answer, place: int) -> Answer:
+    """The answer as it was behind its step `place`, in the state it is in now; without steps the answer itself."""
+    if not answer.steps:
+        return answer
+    steps = answer.steps[: place + 1]
+    last = steps[-1]
+    pieces = [piece for piece in answer.pieces if piece.step <= last.index]
+    later = sum(len(step.committed) for step in answer.steps[place + 1 :])
+    return replace(
+        answer,
+        pieces=pieces,
+        steps=steps,
+        tokens=answer.tokens[: len(answer.tokens) - later],
+        end=None,
+        elapsed_s=last.elapsed_s,
+    )
 
 
 def failed_node(step: TreeStep) -> int | None:
     """The draft's best proposal where the accepted path ended; None when nothing was proposed there."""
     rejected = best_rejected(step)
     return None if rejected is None else rejected.node
-
-
-class Words(Widget):
-    """Text of a fixed height, drawn without a layout."""
-
-    def __init__(self, *, id: str | None = None) -> None:
-        super().__init__(id=id)
-        self._content = Content("")
-
-    def show(self, content: Content) -> None:
-        """Show another text."""
-        if content != self._content:
-            self._content = content
-            self.refresh()
-
-    def render(self) -> Content:
-        return self._content
 
 
 class TreePane(Vertical):
@@ -83,17 +178,15 @@ class TreePane(Vertical):
         self._step: TreeStep | None = None
 
     def compose(self) -> ComposeResult:
-        yield Words(id="step")
+        yield Static(id="step", markup=False)
         yield DraftTreeView(shown, failed_node, empty=NO_TREE, id="tree")
-        yield Words(id="why")
+        yield Static(id="why", markup=False)
 
     @property
     def drawing(self) -> DraftTreeView:
-        """The tree itself."""
         return self.query_one(DraftTreeView)
 
     def draw(self) -> None:
-        """Show the step that is looked at now."""
         playback, answer = self.playback, self.playback.answer
         step = answer.steps[playback.place] if answer is not None and playback.count else None
         self._step = step.tree if step is not None else None
@@ -101,8 +194,8 @@ class TreePane(Vertical):
             plain = answer is not None and answer.settings.plain
             self.drawing.set_empty(NO_TREES if step is not None else PLAIN if plain else NO_TREE)
         self.drawing.show(self._step)
-        self.query_one("#step", Words).show(self._step_text())
-        self.query_one("#why", Words).show(self._why_text())
+        self.query_one("#step", Static).update(self._step_text(), layout=False)
+        self.query_one("#why", Static).update(self._why_text(), layout=False)
 
     def _step_text(self) -> Content:
         playback = self.playback
@@ -128,7 +221,7 @@ class TreePane(Vertical):
             return Content("")
         rejected, bonus = best_rejected(step), shown(step.bonus_text)
         why = rejected.sentence if rejected is not None else "nothing more was proposed where the path ended"
-        if self.query_one("#why", Words).size.height == 1:
+        if self.query_one("#why").size.height == 1:
             if rejected is None:
                 return Content(f"  {why}")
             draft, base = percent(rejected.draft_prob), percent(rejected.base_prob)
@@ -149,32 +242,26 @@ class TreePane(Vertical):
     # --- keys -------------------------------------------------------------------------------------------------------
 
     def action_move(self, by: int) -> None:
-        """Look at a step before or behind."""
         self.playback.move(by)
         self._stepped()
 
     def action_go(self, step: int) -> None:
-        """Look at the first step (0) or the last one (-1)."""
         self.playback.go(step if step >= 0 else self.playback.count - 1)
         self._stepped()
 
     def action_pause(self) -> None:
-        """Stay here, or follow the newest step."""
         self.playback.pause()
         self._stepped()
 
     def action_play(self) -> None:
-        """Play all steps, or stop playing."""
         self.playback.play(time.monotonic())
         self._stepped()
 
     def action_faster(self, by: int) -> None:
-        """Play faster or slower."""
         self.playback.faster(by)
         self._stepped()
 
     def action_view(self) -> None:
-        """Another view of the tree."""
         self.drawing.next_view()
 
     def _stepped(self) -> None:

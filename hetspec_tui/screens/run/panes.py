@@ -24,10 +24,9 @@ from hetspec_tui.desk import Desk
 from hetspec_tui.dialogs import Prompt
 from hetspec_tui.formatting import number, safe
 from hetspec_tui.page import Page
-from hetspec_tui.screens.run.head import MUTED
-from hetspec_tui.screens.run.texts import setting_lines
+from hetspec_tui.screens.run.texts import MUTED, setting_lines
 from hetspec_tui.widgets.chart import Chart
-from hetspec_tui.widgets.curves import Series
+from hetspec_tui.widgets.curves import Series, csv_of
 from hetspec_tui.widgets.log_view import ListSource, LogView, Search
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ AXES: dict[Axis, str] = {"step": "step", "tokens": "tokens", "wall_s": "time"}
 FIRST = ("loss", "eval/loss", "accept_length", "eval/accept_length")
 _PERIOD_S = 1.0
 _POINTS = 2000
-_MOST_POINTS = 100_000
+_MOST_POINTS = 20_000
 _LIST_CELLS = 24
 
 
@@ -78,12 +77,10 @@ class CurvesPane(Horizontal):
 
     @property
     def chart(self) -> Chart:
-        """The chart."""
         return self.query_one(Chart)
 
     @property
     def page(self) -> Page:
-        """The screen, which asks the desk."""
         return cast(Page, self.screen)
 
     def know(self, metrics: list[str]) -> None:
@@ -114,7 +111,6 @@ class CurvesPane(Horizontal):
             chooser.add_options(options)
 
     def tick(self) -> None:
-        """Bring new points now and then."""
         now = time.monotonic()
         if self._dirty and now >= self._next:
             self._dirty, self._next = False, now + _PERIOD_S
@@ -177,11 +173,9 @@ class CurvesPane(Horizontal):
         self.bring()
 
     def action_draw_metric(self) -> None:
-        """Draw the metric under the cursor, or do not."""
         self.query_one("#metrics", OptionList).action_select()
 
     def action_metrics(self) -> None:
-        """Go to the list of metrics, or back to the chart."""
         chooser = self.query_one("#metrics", OptionList)
         if chooser.has_focus:
             self.screen.remove_class("-choosing")
@@ -191,14 +185,12 @@ class CurvesPane(Horizontal):
             chooser.focus()
 
     def action_axis(self) -> None:
-        """Draw along steps, tokens or seconds of work."""
         names = list(AXES)
         self.axis = names[(names.index(self.axis) + 1) % len(names)]
         self.bring()
 
     @work
     async def action_overlay(self) -> None:
-        """Ask which other runs to draw as well."""
         words = await self.app.push_screen_wait(
             Prompt(
                 "Which runs to draw over this one?",
@@ -222,16 +214,16 @@ class CurvesPane(Horizontal):
 
     @work
     async def action_export(self) -> None:
-        """Save the points that are seen as CSV, and copy the path."""
-        data = self.chart.snapshot()
+        series, x_name, x_range = list(self.chart.series), self.chart.x_name, self.chart.x_range
         name = f"{self.names.get(self.run_id, self.run_id)}-{'-'.join(sorted(self._wanted))}"
-        path = await self.page.change(lambda workbench: save_export(workbench, name, ".csv", data.to_csv()))
+        path = await self.page.change(
+            lambda workbench: save_export(workbench, name, ".csv", csv_of(series, x_name, x_range))
+        )
         if path is not None:
             self.app.copy_to_clipboard(str(path))
             self.notify(f"{path}\nThe path is on the clipboard.", title="Saved", markup=False)
 
     def view_state(self) -> dict[str, Any]:
-        """How the user looks at it."""
         chosen = sorted(self._wanted) if self._chosen else None
         return {"axis": self.axis, "metrics": chosen, "chart": self.chart.view_state()}
 
@@ -260,7 +252,6 @@ class SettingsView(LogView):
         self.lines.wrap = True
 
     def show(self, values: Sequence[ResolvedValue]) -> None:
-        """Show these settings."""
         self._values, self._width = values, 0
         self._lay_out()
 
@@ -287,17 +278,13 @@ class FileSource:
         self.file = LogFile(path)
 
     async def look(self) -> LogState:
-        """See `LineSource`."""
         return await self.desk.ask(lambda _: self.file.advance())
 
     async def lines(self, numbers: Sequence[int]) -> list[str]:
-        """See `LineSource`."""
         return await self.desk.ask(lambda _: self.file.pick(numbers))
 
     async def tail(self, most: int) -> list[str]:
-        """See `LineSource`."""
         return await self.desk.ask(lambda _: self.file.tail(most))
 
     async def find(self, search: Search, start: int, inverse: bool) -> tuple[Sequence[int], int]:
-        """See `LineSource`."""
         return await self.desk.ask(lambda _: self.file.find(search, start, inverse=inverse))

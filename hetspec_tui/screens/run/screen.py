@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 import time
 from pathlib import Path
 from typing import Any, ClassVar
 
 from textual import on, work
-from textual.app import ComposeResult, SuspendNotSupported
+from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.content import Content
@@ -25,8 +24,8 @@ from hetspec_tui.formatting import safe
 from hetspec_tui.page import Page
 from hetspec_tui.run_commands import FINISHED, RESUMED, RunCommands, run_bindings
 from hetspec_tui.screens.run import texts
-from hetspec_tui.screens.run.head import RunHead
 from hetspec_tui.screens.run.panes import CurvesPane, FileSource, SettingsView
+from hetspec_tui.screens.run.texts import RunHead
 from hetspec_tui.widgets.log_view import ListSource, LogView
 
 LOOK_S = 0.1
@@ -78,9 +77,9 @@ class RunScreen(Page):
         super().__init__()
         self.run_id = run_id
         self.run: RunSummary | None = None
-        self.gone = False
+        self.deleted = False
         self.commands = RunCommands(
-            self, lambda: (self.run_id,), one=lambda: None if self.gone else self.run, opens_new=True
+            self, lambda: (self.run_id,), one=lambda: None if self.deleted else self.run, opens_new=True
         )
         self._reader = RunReader(run_id)
         self._news: RunNews | None = None
@@ -133,7 +132,6 @@ class RunScreen(Page):
 
     @property
     def curves(self) -> CurvesPane:
-        """The pane of the curves."""
         return self.query_one(CurvesPane)
 
     @property
@@ -154,19 +152,17 @@ class RunScreen(Page):
             self.tick()
 
     def tick(self) -> None:
-        """Look whether there is something new."""
-        if self._looking or self.gone or not self.is_current:
+        if self._looking or self.deleted or not self.is_current:
             return
         self._looking = True
         self.look()
 
     @work(group="look", exit_on_error=True)
     async def look(self) -> None:
-        """Bring what is new."""
         try:
             news = await self.desk.ask(self._reader.look)
         except NotFoundError:
-            self._is_gone()
+            self._is_deleted()
             return
         except HetSpecError as error:
             if error.message != self._failing:  # said once, not ten times a second
@@ -210,10 +206,10 @@ class RunScreen(Page):
         if not news.metrics and self.pane == "curves":
             self.action_pane("result" if news.has_results else "log")
 
-    def _is_gone(self) -> None:
-        if not self.gone and self.is_whole:
-            self.gone = True
-            self.query_one(RunHead).show_gone()
+    def _is_deleted(self) -> None:
+        if not self.deleted and self.is_whole:
+            self.deleted = True
+            self.query_one(RunHead).show_deleted()
             self.refresh_bindings()
             self.notify(f"Run {self.run_id} is not there any more.", severity="warning", markup=False)
 
@@ -232,7 +228,6 @@ class RunScreen(Page):
 
     @work(group="config")
     async def bring_config(self) -> None:
-        """Bring the settings, and where each came from."""
         values = await self.ask(lambda workbench: Library(workbench).explain(self.run_id))
         if values and self._has("#config"):
             self.query_one("#config", SettingsView).show(values)
@@ -261,7 +256,6 @@ class RunScreen(Page):
 
     @work(exclusive=True, group="workers")
     async def bring_workers(self) -> None:
-        """Bring the GPUs of the run."""
         self._draw_workers(await self.ask(lambda workbench: workbench.gpus()))
 
     def _draw_workers(self, gpus: Any) -> None:
@@ -270,7 +264,6 @@ class RunScreen(Page):
 
     @work(exclusive=True, group="files")
     async def bring_files(self) -> None:
-        """Bring the sizes of what is in the folder."""
         run, news = self.run, self._news
         if run is None or news is None:
             return
@@ -284,7 +277,6 @@ class RunScreen(Page):
 
     @work(exclusive=True, group="result")
     async def bring_result(self) -> None:
-        """Bring the results."""
         results = await self.ask(lambda workbench: workbench.registry.results(self.run_id))
         if results is not None and self._has("#result"):
             self.query_one("#result", Static).update(texts.results_text(results))
@@ -301,7 +293,6 @@ class RunScreen(Page):
     # --- panes --------------------------------------------------------------------------------------------------------
 
     def action_pane(self, name: str) -> None:
-        """Open a pane, and focus what is in it."""
         if self.maximized is not None:
             self.minimize()
         self.query_one("#panes", TabbedContent).active = f"{name}-pane"
@@ -320,7 +311,6 @@ class RunScreen(Page):
         self._slow_at.clear()
 
     def action_maximize(self) -> None:
-        """Give the pane the whole screen, or take it back."""
         if self.maximized is not None:
             self.minimize()
             return
@@ -330,30 +320,26 @@ class RunScreen(Page):
             self.maximize(inside, container=False)
 
     def action_log(self, direction: int) -> None:
-        """Show the log of the next worker (1) or the one before (-1)."""
         if self._logs:
             at = self._logs.index(self._log) if self._log in self._logs else 0
             self._show_log(self._logs[(at + direction) % len(self._logs)])
 
     def action_pager(self) -> None:
-        """Show the log in the user's pager."""
         if self._log:
-            path = str(self._log_path(self._log))
-            self._run_outside([*shlex.split(os.environ.get("PAGER") or "less -R"), path], path)
+            self.run_outside(shlex.split(os.environ.get("PAGER") or "less -R"), self._log_path(self._log))
 
     # --- keys ---------------------------------------------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         if action == "run_command":
             return self.commands.is_possible(str(parameters[0]))
-        if action == "post_mortem" and (self.run is None or self.gone or self.run.state not in RESUMED):
+        if action == "post_mortem" and (self.run is None or self.deleted or self.run.state not in RESUMED):
             return False
         if action in ("log", "pager") and self.is_mounted and self.pane != "log":
             return False
         return super().check_action(action, parameters)
 
     def action_run_command(self, name: str) -> None:
-        """Do something with this run."""
         self.commands.start(name)
 
     @work(group="post-mortem")
@@ -370,24 +356,10 @@ class RunScreen(Page):
             return
         editor = os.environ.get("VISUAL") or os.environ.get("EDITOR")
         if editor:
-            self._run_outside([*shlex.split(editor), self.run.folder], self.run.folder)
+            self.run_outside(shlex.split(editor), Path(self.run.folder))
         else:
             self.commands.start("copy_path")
             self.notify("Set EDITOR to open it from here.", timeout=5)
-
-    def _run_outside(self, command: list[str], path: str) -> None:
-        """Run a program in the terminal while the dashboard waits; copy the path where that is not possible."""
-        try:
-            with self.app.suspend():
-                subprocess.run(command, check=False)
-        except SuspendNotSupported:
-            self.app.copy_to_clipboard(path)
-            self.notify(path, title="Copied", timeout=3, markup=False)
-        except OSError as error:
-            self.notify(f"{command[0]}: {error.strerror}", title="Not done", severity="error", markup=False)
-        self.refresh(layout=True)
-
-    # --- kept for the next time ---------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
         return {"pane": self.pane, "curves": self.curves.view_state()}

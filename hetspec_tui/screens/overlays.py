@@ -1,4 +1,4 @@
-"""Every key that does something here, to look for and to run."""
+"""The screens that a key opens above any page: the list of keys, letters to jump by, and the themes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
+from textual.events import Key, Resize
 from textual.screen import ModalScreen
-from textual.widgets import Input, OptionList, Static
+from textual.widget import Widget
+from textual.widgets import Input, Label, OptionList, Static
 from textual.widgets.option_list import Option
 
 from hetspec_tui.widgets.choice_list import ChoiceList
+
+LETTERS = "asdfghjklqwertyuiopzxcvbnm1234567890"
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class HelpScreen(ModalScreen[int | None]):
         title: of what they are.
     """
 
-    CSS_PATH = "help.tcss"
+    CSS_PATH = "overlays.tcss"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "Close", id="help.close"),
         Binding("down", "move(1)", "Next", id="help.down"),
@@ -98,7 +102,6 @@ class HelpScreen(ModalScreen[int | None]):
         found.action_first()
 
     def action_move(self, by: int) -> None:
-        """Move the highlight."""
         found = self.query_one(OptionList)
         for _ in range(abs(by)):
             if by > 0:
@@ -107,4 +110,68 @@ class HelpScreen(ModalScreen[int | None]):
                 found.action_cursor_up()
 
     def action_leave(self) -> None:
+        self.dismiss(None)
+
+
+class JumpScreen(ModalScreen[Widget | None]):
+    """Letters over the screen below; gives the widget whose letter was pressed."""
+
+    CSS_PATH = "overlays.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,ctrl+o", "leave", "Leave", id="jump.leave")]
+
+    def __init__(self, targets: list[Widget]) -> None:
+        super().__init__()
+        self._targets = dict(zip(LETTERS, targets, strict=False))
+
+    def compose(self) -> ComposeResult:
+        for letter, target in self._targets.items():
+            label = Label(f" {letter} ", classes="jump-letter", markup=False)
+            label.styles.offset = (target.region.x, target.region.y)
+            yield label
+        yield Static("press a letter to go there, Esc to stay", id="jump-hint", markup=False)
+
+    def on_resize(self, event: Resize) -> None:
+        for label, target in zip(self.query(".jump-letter"), self._targets.values(), strict=False):
+            label.styles.offset = (target.region.x, target.region.y)
+
+    def on_key(self, event: Key) -> None:
+        if event.character in self._targets:
+            event.stop()
+            self.dismiss(self._targets[event.character])
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+
+class ThemeScreen(ModalScreen[str | None]):
+    """A list of the themes; gives the name of the one that was chosen, None when all is to stay as it was."""
+
+    CSS_PATH = "overlays.tcss"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "Leave", id="themes.leave")]
+
+    def __init__(self) -> None:
+        super().__init__(classes="dialog")
+
+    def compose(self) -> ComposeResult:
+        self._before = self.app.theme
+        names = sorted(self.app.available_themes)
+        with Vertical(classes="dialog-box"):
+            yield Static("Theme", markup=False, classes="dialog-title")
+            yield ChoiceList(*(Option(name, id=name) for name in names), markup=False)
+            yield Static("arrows show it, Enter keeps it, Esc goes back", markup=False, classes="dialog-hint")
+
+    def on_mount(self) -> None:
+        choices = self.query_one(OptionList)
+        choices.highlighted = choices.get_option_index(self._before)
+        choices.focus()
+
+    def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        if event.option.id and event.option.id != self.app.theme:
+            self.app.theme = event.option.id
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(event.option.id)
+
+    def action_leave(self) -> None:
+        self.app.theme = self._before
         self.dismiss(None)
