@@ -1,4 +1,4 @@
-"""`hetspec-core draft`: inspect drafts of any layout, import them, and export them for other programs."""
+"""`hetspec-core draft`: inspect drafts, import and export them, count the tokens that they shall propose."""
 
 from __future__ import annotations
 
@@ -83,6 +83,40 @@ def export(
 
 
 @app.command()
+def count(
+    draft: DraftWord,
+    dataset: Annotated[
+        str, typer.Argument(metavar="RUN_OR_FILE", help="Dataset run, its folder, or a file of conversations.")
+    ],
+    base: Annotated[
+        str | None, typer.Option(help="Base preset, whose tokenizer and template a file of conversations is read with.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Count the tokens of the answers in a dataset and keep the counts beside a draft, for `--draft-vocab`.
+
+    Drafts that are trained here have their counts already.
+    """
+    from hetspec_core.cli.engine_command import ask_engine
+    from hetspec_core.service.workbench import Workbench
+
+    source = Path(dataset).expanduser().absolute()
+    if not source.is_file():
+        with Workbench() as workbench:
+            source = workbench.resolve_input(dataset, "hidden_states")
+    words = ["count", str(_folder(draft)), str(source), *_base_words(base)]
+    answer = ask_engine(_EXCHANGE, words, doing="counting tokens")
+    if json:
+        print_json(answer)
+        return
+    console().print(_counted(answer), soft_wrap=True)
+    rows = [(f"{int(size):,}", f"{share:.1%}") for size, share in answer["coverage"].items()]
+    if rows:
+        print_table(("commonest tokens", "expected share of new text"), rows)
+    note(f"written to {answer['file']}")
+
+
+@app.command()
 def doctor(
     draft: DraftWord,
     base: Annotated[str, typer.Option(help="Base preset that it is to draft for.")],
@@ -154,6 +188,13 @@ def _base_words(preset: str | None) -> list[str]:
     return ["--base", load_base(preset).model_dump_json()]
 
 
+def _counted(counts: dict[str, Any]) -> str:
+    return (
+        f"{counts['tokens']:,} tokens counted ({counts['source']}), {counts['different']:,} different of "
+        f"{counts['vocab_size']:,}"
+    )
+
+
 def _print_draft(answer: dict[str, Any]) -> None:
     out = console()
     size = f"{answer['hidden_size']}" + (
@@ -167,6 +208,8 @@ def _print_draft(answer: dict[str, Any]) -> None:
         ("base layers", ", ".join(map(str, answer["captured_layers"])) or "final"),
         ("parameters", f"{answer['parameters']:,}"),
     ]
+    if answer.get("token_counts"):
+        rows.append(("token counts", _counted(answer["token_counts"])))
     if answer.get("base"):
         rows.append(("base", str(answer["base"])))
     if answer.get("fits_base"):

@@ -1,4 +1,4 @@
-"""Drafts in and out of other programs' layouts: the engine's side of `hetspec-core draft inspect|import|export`.
+"""Drafts in and out of other programs' layouts: the engine's side of `hetspec-core draft inspect|import|export|count`.
 
 Nothing is written into the directory that is read. An import is checked by loading it onto its base where one is named;
 an export by reading it back and comparing every tensor.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from hetspec_core.catalog import list_cards, load_card
+from hetspec_core.engine.data.chat import ChatTemplate
+from hetspec_core.engine.data.hidden_states import open_samples
+from hetspec_core.engine.data.reading import read_conversations
 from hetspec_core.engine.modeling.backbones import with_older_keys
-from hetspec_core.engine.modeling.base_lm import load_frozen_ends
+from hetspec_core.engine.modeling.base_lm import load_frozen_ends, load_tokenizer
 from hetspec_core.engine.modeling.checkpoint import assemble_draft, check_captured_layers, read_draft
 from hetspec_core.engine.modeling.draft_files import (
     VOCAB_KEY,
@@ -32,11 +35,12 @@ from hetspec_core.engine.modeling.draft_files import (
 )
 from hetspec_core.engine.modeling.layouts.base import Layout
 from hetspec_core.engine.modeling.layouts.eagle import TOKEN_MAP
+from hetspec_core.engine.modeling.token_counts import TOKEN_COUNTS, TokenCounts, read_token_counts
 from hetspec_core.engine.reporting import answer
 from hetspec_core.engine.stages.draft_comparison import compare_copies
-from hetspec_core.errors import CheckpointError, UsageError
+from hetspec_core.errors import CheckpointError, DataError, UsageError
 from hetspec_core.files import explain, is_full
-from hetspec_core.spec import BaseSpec
+from hetspec_core.spec import BaseSpec, DatasetSpec
 
 
 def inspect(folder: Path, base: BaseSpec | None = None) -> dict[str, Any]:
@@ -46,7 +50,9 @@ def inspect(folder: Path, base: BaseSpec | None = None) -> dict[str, Any]:
         reading.warnings.append(f"the weights are not finite: {', '.join(bad[:3])} holds NaN or infinity")
         return describe(reading) | {"folder": str(folder), "fits_base": None}
     fits = _fit(reading, base, folder)
-    return describe(reading) | {"folder": str(folder), "fits_base": fits}
+    counts = read_token_counts(folder)
+    kept = None if counts is None else describe_counts(counts)
+    return describe(reading) | {"folder": str(folder), "fits_base": fits, "token_counts": kept}
 
 
 def import_draft(source: Path, target: Path, base: BaseSpec | None = None) -> dict[str, Any]:
@@ -73,7 +79,8 @@ def import_draft(source: Path, target: Path, base: BaseSpec | None = None) -> di
         "architectures": ["HetSpecDraft"],
         "hetspec": stored.settings | {"imported": {"layout": reading.layout, "inferred": reading.inferred}},
     }
-    _write(target, config, stored.tensors)
+    counts = read_token_counts(source)
+    _write(target, config, stored.tensors, None if counts is None else {TOKEN_COUNTS: counts.write})
     _compare(read_draft(target).stored.tensors, stored.tensors, target)
     return describe(reading) | {"folder": str(target), "source": str(source), "fits_base": fits}
 
@@ -119,6 +126,76 @@ def export_draft(source: Path, target: Path, layout_name: str, dtype: str = "") 
         "parameters": _count(written.tensors),
         "token_map": str(target / TOKEN_MAP) if ids is not None else None,
         "notes": list(written.notes),
+    }
+
+
+def count_tokens(folder: Path, source: Path, base: BaseSpec | None = None) -> dict[str, Any]:
+    """Count the tokens that the assistant wrote in a dataset, and keep the counts beside a draft.
+
+    Args:
+        folder: the draft; its `token_counts.json` is written, and replaces an older one.
+        source: hidden states that were stored, or a file of conversations in any format that a dataset is read from.
+        base: whose tokenizer and chat template write the conversations; needed for a file of them.
+
+    Raises:
+        DataError: no token was counted, or the data has a token that the draft's base does not have.
+        UsageError: a file of conversations is to be counted, and no base is named.
+        HetSpecError: the file system refused the file.
+    """
+    stored = read_draft(folder, base_layers=_layers(base)).stored
+    size = stored.base_vocab_size
+    if source.is_file():
+        if base is None:
+            raise UsageError(f"{source} holds conversations, and no base is named", hint="name one: --base PRESET")
+        answers, about = _conversations(source, base)
+    else:
+        store = open_samples([source])
+        answers = (sample.input_ids[sample.assistant_mask] for sample in map(store.__getitem__, range(len(store))))
+        about = f"answers of {len(store):,} samples"
+    counts = torch.zeros(size, dtype=torch.int64)
+    for ids in answers:
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+            raise DataError(
+                f"{source} has token id {int(ids.max())}; the base of the draft has {size} tokens",
+                hint="count a dataset that was made with the tokenizer of the draft's base",
+            )
+        counts += torch.bincount(ids.long(), minlength=size)
+    found = TokenCounts(counts, about)
+    if not found.total:
+        raise DataError(f"{source} has no token of an assistant", hint="count conversations that have answers")
+    try:
+        found.write(folder / TOKEN_COUNTS)
+    except OSError as error:
+        told = explain(error, doing="the token counts were not written", path=folder / TOKEN_COUNTS)
+        if told is None:
+            raise
+        raise told from error
+    return {"folder": str(folder), "file": str(folder / TOKEN_COUNTS)} | describe_counts(found)
+
+
+def _conversations(source: Path, base: BaseSpec) -> tuple[Iterator[Tensor], str]:
+    """[n] token ids of the answers of each conversation in a file, and what they are."""
+    reading = read_conversations(DatasetSpec(source=str(source)))
+    template = ChatTemplate.for_tokenizer(load_tokenizer(base), base.chat_template)
+
+    def answers() -> Iterator[Tensor]:
+        for conversation in reading.conversations:
+            encoded = template.encode(conversation.with_system(base.system_prompt).messages)
+            yield torch.tensor(encoded.input_ids)[torch.tensor(encoded.assistant_mask, dtype=torch.bool)]
+
+    return answers(), f"answers of {len(reading.conversations):,} conversations of {source.name}"
+
+
+def describe_counts(counts: TokenCounts) -> dict[str, Any]:
+    """Counts as JSON types, with the share of text that the commonest tokens are expected to cover."""
+    order = torch.sort(counts.counts, descending=True, stable=True).indices
+    sizes = [size for size in (1024, 2048, 4096, 8192, 16_384, 32_768) if size < counts.vocab_size]
+    return {
+        "source": counts.source,
+        "tokens": counts.total,
+        "different": int((counts.counts > 0).sum()),
+        "vocab_size": counts.vocab_size,
+        "coverage": {str(size): counts.coverage(order[:size]) for size in sizes},
     }
 
 
@@ -254,10 +331,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line of the module."""
     parser = argparse.ArgumentParser(prog="hetspec_core.engine.stages.draft_exchange")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("inspect", "import", "export"):
+    for name in ("inspect", "import", "export", "count"):
         command = commands.add_parser(name)
         command.add_argument("source", type=Path)
-        if name != "inspect":
+        if name == "count":
+            command.add_argument("dataset", type=Path)
+        elif name != "inspect":
             command.add_argument("target", type=Path)
         if name != "export":
             command.add_argument("--base", default="", metavar="JSON", help="spec of the base")
@@ -270,6 +349,8 @@ def main(arguments: list[str] | None = None) -> int:
         if given.command == "export":
             return export_draft(given.source, given.target, given.layout, given.dtype)
         base = BaseSpec.model_validate_json(given.base) if given.base else None
+        if given.command == "count":
+            return count_tokens(given.source, given.dataset, base)
         if given.command == "import":
             return import_draft(given.source, given.target, base)
         return inspect(given.source, base)
