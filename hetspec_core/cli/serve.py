@@ -34,6 +34,7 @@ _LOOK_S = 0.5
         "--name": "name",
         "--plain": "decoding.plain",
         "--tree": "decoding.tree",
+        "--draft-vocab": "decoding.draft_vocab",
         "--port": "sglang.port",
         "--host": "sglang.host",
         "--sglang-python": "sglang.python",

@@ -5,7 +5,6 @@ The base's tokenizer encodes and decodes here; the server takes and returns toke
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from hetspec_core.errors import Cancelled, DataError, ModelError, SpecError, Sta
 from hetspec_core.events.chat import BaseFacts, DraftFacts, ShapeCost, Step
 from hetspec_core.paths import roots
 from hetspec_core.sglang.client import SGLangClient, sampling_params
-from hetspec_core.sglang.export import ServedDraft
+from hetspec_core.sglang.export import ServedDraft, stop_ids
 from hetspec_core.sglang.launch import tree_of_flags
 from hetspec_core.sglang.servers import RunningServer, ServerPool, check_draft, check_model
 from hetspec_core.sglang.stream import AnswerStream
@@ -160,10 +159,15 @@ class SGLangBackend(Backend):
         """
         return self._need_pool()
 
-    @property
-    def exported(self) -> ServedDraft | None:
-        """The present draft in SGLang's layout."""
-        return self._draft
+    def exported(self, decoding: DecodingSpec) -> ServedDraft | None:
+        """The present draft in SGLang's layout, with the vocabulary of this way of decoding.
+
+        Raises:
+            ModelError, SpecError: it cannot have this vocabulary.
+        """
+        if self._draft is None or not isinstance(decoding.draft_vocab, int):
+            return self._draft
+        return self._need_pool().export(Path(self._draft_folder), decoding.draft_vocab)
 
     def served(self, decoding: DecodingSpec) -> RunningServer:
         """The server that decodes this way.
@@ -174,6 +178,12 @@ class SGLangBackend(Backend):
         """
         plain = decoding.plain or not self._draft_folder
         if self._attached is not None:
+            if isinstance(decoding.draft_vocab, int) and not plain:
+                raise ModelError(
+                    f"decoding.draft_vocab is {decoding.draft_vocab}, and the draft of {self._attached.client.url} has "
+                    "the vocabulary that the server was started with",
+                    hint="leave it out, or start a server with it: `hetspec-core serve --draft-vocab N`",
+                )
             if not plain or not self._attached.facts.speculates:
                 return self._attached
             if self._plain is not None:
@@ -182,7 +192,7 @@ class SGLangBackend(Backend):
                 f"{self._attached.client.url} makes every answer with its draft; SGLang cannot leave it out",
                 hint="name a second server without one: --set sglang.plain_url=http://HOST:PORT",
             )
-        return self._need_pool().server(None if plain else self._draft, decoding.tree)
+        return self._need_pool().server(None if plain else self.exported(decoding), decoding.tree)
 
     def answer(self, prompt: list[int], decoding: DecodingSpec, watcher: Watcher) -> Written:
         return self._write(self.served(decoding), prompt, decoding, watcher).written
@@ -310,17 +320,3 @@ class SGLangBackend(Backend):
         if self._pool is None:
             raise SpecError("no base is open", hint="open one first")
         return self._pool
-
-
-def stop_ids(folder: Path, tokenizer: Any) -> list[int]:
-    """Every token that ends an answer: of the generation configuration, the model's, and the tokenizer's."""
-    found: set[int] = set()
-    for name in ("generation_config.json", "config.json"):
-        try:
-            value = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
-        except (OSError, ValueError, AttributeError):
-            continue
-        found.update(value if isinstance(value, list) else [] if value is None else [value])
-    if getattr(tokenizer, "eos_token_id", None) is not None:
-        found.add(tokenizer.eos_token_id)
-    return sorted(int(value) for value in found)

@@ -81,6 +81,7 @@ class SGLangMeasurement(Measurement):
             report = speculative_report(answers.gap, questions, reference, way, bootstrap=spec.bench.bootstrap)
             more: dict[str, Any] = {
                 "phases": PhaseSeconds(),
+                "draft_vocab_size": size if isinstance(size := way.decoding.draft_vocab, int) else None,
                 "sglang": _sglang_figures(way, metas, batches[way.label]),
             }
             if not has_plain:  # there is nothing to compare with
@@ -269,7 +270,7 @@ class _Engine(_Answers):
             EngineJob(
                 spec=self._backend.pool.spec,
                 base=self._backend.pool.base_folder,
-                served=None if plain else self._backend.exported,
+                served=None if plain else self._backend.exported(way.decoding),
                 tree=way.decoding.tree,
                 resources=spec.resources,
                 prompts=[question.ids for question in questions],

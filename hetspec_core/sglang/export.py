@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from hetspec_core.catalog import list_cards, load_card
+from hetspec_core.engine.modeling.base_lm import load_tokenizer
 from hetspec_core.engine.modeling.checkpoint import check_captured_layers, read_draft
 from hetspec_core.engine.modeling.draft_files import (
     CONFIG,
@@ -22,15 +23,18 @@ from hetspec_core.engine.modeling.draft_files import (
     DraftFiles,
     StoredDraft,
     check_finite,
+    reduce_stored,
     write_draft_folder,
 )
 from hetspec_core.engine.modeling.layouts.base import ExportedDraft, written_config
 from hetspec_core.engine.modeling.layouts.eagle import SERVED, TOKEN_MAP, EagleLayout
 from hetspec_core.engine.modeling.layouts.eagle3 import Eagle3Layout
+from hetspec_core.engine.modeling.sources import materialize
+from hetspec_core.engine.modeling.token_counts import check_draft_vocab, commonest_tokens, read_token_counts
 from hetspec_core.errors import HetSpecError, ModelError
 from hetspec_core.sglang import versions
 from hetspec_core.sglang.versions import Installed
-from hetspec_core.spec import BaseSpec
+from hetspec_core.spec import BaseSpec, DraftVocabChoice
 
 LATENT_CLASS = "HetSpecLatentEagle"
 OWN_CLASSES = ("HetSpecQwen3Eagle", "HetSpecQwen3MoeEagle", LATENT_CLASS)
@@ -65,17 +69,32 @@ class ServedDraft:
     source: Path
 
 
-def served_draft(source: Path, base: BaseSpec, parent: Path, sglang: Installed) -> ServedDraft:
+def served_draft(
+    source: Path, base: BaseSpec, parent: Path, sglang: Installed, draft_vocab: DraftVocabChoice = "whole"
+) -> ServedDraft:
     """Write a draft for SGLang below `parent`, unless it is there already.
 
+    `draft_vocab` says how many tokens it proposes; `auto` is `whole` here.
+
     Raises:
-        ModelError: SGLang cannot serve this draft; the message says why, the hint what would work.
+        ModelError: SGLang cannot serve this draft, the message says why, the hint what would work; or a number of
+            tokens is asked for, and it is not known which are common.
+        SpecError: the base does not have so many tokens, or more than these are special.
         CheckpointError: the draft is damaged, or has weights that are not finite.
     """
     stored = read_draft(source, base_layers=base.architecture.num_hidden_layers).stored
     _check_pair(stored, base)
     check_captured_layers(stored, base.architecture.num_hidden_layers, base_name=base.name, folder=source)
     check_finite(stored.tensors, source)
+    name = export_name(source)
+    if isinstance(draft_vocab, int):
+        whole, own = stored.base_vocab_size, stored.vocab_ids
+        check_draft_vocab(draft_vocab, whole)
+        if draft_vocab < (whole if own is None else len(own)):
+            counts, special = read_token_counts(source), _special_tokens(base)
+            own = None if own is None else own.to(torch.int64)
+            ids = commonest_tokens(counts, draft_vocab, special, base_vocab_size=whole, own=own)
+            stored, name = reduce_stored(stored, ids), f"{name}-{draft_vocab}"
     written = _writer(stored.algorithm)(stored)
     architecture = str(written.config["architectures"][0])
     needs_package = architecture in OWN_CLASSES
@@ -85,7 +104,7 @@ def served_draft(source: Path, base: BaseSpec, parent: Path, sglang: Installed) 
             f"this is {sglang.version}, and it differs: {sglang.classes[0]}",
             hint=f"serve with SGLang {versions.INSIDE[-1]}, or train a draft of {', '.join(SERVED)}",
         )
-    target = parent / export_name(source)
+    target = parent / name
     token_map = target / TOKEN_MAP if written.token_ids is not None else None
     if not (target / CONFIG).is_file():
         ids = written.token_ids
@@ -93,6 +112,26 @@ def served_draft(source: Path, base: BaseSpec, parent: Path, sglang: Installed) 
         write_draft_folder(target, written.config, written.tensors, more)
     algorithm = "EAGLE3" if architecture == _EAGLE3_CLASS else "EAGLE"
     return ServedDraft(target, architecture, algorithm, token_map, needs_package, source)
+
+
+def _special_tokens(base: BaseSpec) -> set[int]:
+    """Token ids without which no answer ends."""
+    tokenizer = load_tokenizer(base)
+    return {*stop_ids(materialize(base.source), tokenizer), *tokenizer.all_special_ids}
+
+
+def stop_ids(folder: Path, tokenizer: Any) -> list[int]:
+    """Every token that ends an answer: of the generation configuration, the model's, and the tokenizer's."""
+    found: set[int] = set()
+    for name in ("generation_config.json", "config.json"):
+        try:
+            value = json.loads((folder / name).read_text(encoding="utf-8")).get("eos_token_id")
+        except (OSError, ValueError, AttributeError):
+            continue
+        found.update(value if isinstance(value, list) else [] if value is None else [value])
+    if getattr(tokenizer, "eos_token_id", None) is not None:
+        found.add(tokenizer.eos_token_id)
+    return sorted(int(value) for value in found)
 
 
 def export_name(source: Path) -> str:

@@ -30,7 +30,7 @@ def run(context: RunContext) -> None:
         raise SpecError("a server is to be started, and sglang.url names a running one", hint="leave sglang.url out")
     pool = ServerPool(spec.sglang, spec.base, spec.resources, folder=paths.folder / "sglang", logs=paths.logs)
     folder = draft_folder(context)
-    served = pool.export(Path(folder)) if folder else None
+    served = pool.export(Path(folder), spec.decoding.draft_vocab) if folder else None
     launch = pool.plan(served, spec.decoding.tree)
     context.record(sglang={"version": pool.version, "command": launch.public_command, "expects": launch.expects})
     server = SGLangServer(launch, paths.logs / "sglang.log", spec.sglang.request_timeout_s)

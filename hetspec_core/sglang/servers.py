@@ -27,7 +27,7 @@ from hetspec_core.sglang.launch import (
     tree_flags,
 )
 from hetspec_core.sglang.stream import TreeFeed
-from hetspec_core.spec import BaseSpec, ResourcesSpec, SGLangSpec, TreeSpec
+from hetspec_core.spec import BaseSpec, DraftVocabChoice, ResourcesSpec, SGLangSpec, TreeSpec
 
 _LOOK_S = 0.2
 _ASK_S, _SELDOM_ASK_S = 0.3, 5.0  # between two health checks: when it may be ready, and before
@@ -226,13 +226,9 @@ class ServerPool:
         """Version of the SGLang that is started."""
         return self.installed.version
 
-    def export(self, draft: Path) -> ServedDraft:
-        """A draft in SGLang's layout.
-
-        Raises:
-            ModelError: SGLang cannot serve it.
-        """
-        return served_draft(draft, self.base, self.folder, self.installed)
+    def export(self, draft: Path, draft_vocab: DraftVocabChoice = "whole") -> ServedDraft:
+        """A draft in SGLang's layout; arguments and errors as of `served_draft`."""
+        return served_draft(draft, self.base, self.folder, self.installed, draft_vocab)
 
     def plan(self, served: ServedDraft | None, tree: TreeSpec, *, trees_socket: str = "") -> Launch:
         """How a server of this draft and tree would be started."""
@@ -320,7 +316,7 @@ def check_draft(served: RunningServer, folder: str, url: str) -> None:
     if folder == url or not theirs or Path(theirs).absolute() == Path(folder).absolute():
         return
     with contextlib.suppress(OSError):
-        if Path(theirs).name == export_name(Path(folder)):  # as `serve` exported it
+        if Path(theirs).name.startswith(export_name(Path(folder))):  # as `serve` exported it, with any vocabulary
             return
     raise ModelError(
         f"{url} drafts with {theirs}, and not with {folder} as it is now",

@@ -16,10 +16,12 @@ import psutil
 import pytest
 import torch
 
+from hetspec_core.engine.decoding.draft_vocab import proposing_draft
 from hetspec_core.engine.modeling.base_lm import BaseLM
-from hetspec_core.engine.modeling.checkpoint import build_draft
+from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft, read_draft
 from hetspec_core.engine.modeling.draft_files import save_draft
-from hetspec_core.errors import Cancelled, ModelError, ResourceError, StageFailed
+from hetspec_core.engine.modeling.token_counts import TOKEN_COUNTS, TokenCounts
+from hetspec_core.errors import Cancelled, ModelError, ResourceError, SpecError, StageFailed
 from hetspec_core.sglang.child import StartLog, why_it_ended
 from hetspec_core.sglang.client import SGLangClient, free_port, port_is_taken
 from hetspec_core.sglang.export import served_draft
@@ -28,7 +30,7 @@ from hetspec_core.sglang.offline import EngineJob
 from hetspec_core.sglang.serve import client_lines
 from hetspec_core.sglang.servers import ServerPool
 from hetspec_core.sglang.versions import Installed
-from hetspec_core.spec import AlgorithmSpec, BaseSpec, DraftSpec, ResourcesSpec, SGLangSpec
+from hetspec_core.spec import AlgorithmSpec, BaseSpec, DecodingSpec, DraftSpec, ResourcesSpec, SGLangSpec
 from tests.fakes.sglang_pair import CHAIN, GREEDY, Pair, alive, chunks_of, pool_of
 from tests.fakes.sglang_site import bare_python, make_site, site_spec
 
@@ -310,6 +312,37 @@ def draft_of(folder: Path, base_spec: BaseSpec, backbone: str, algorithm: Algori
     spec = DraftSpec(name="other", backbone=backbone, architecture=architecture)
     save_draft(build_draft(spec, algorithm, base), folder, algorithm=algorithm, facts={})
     return folder
+
+
+@pytest.mark.parametrize(("backbone", "algorithm"), [("llama", "eagle"), ("qwen3", "eagle"), ("llama", "eagle3")])
+def test_a_draft_is_served_with_the_commonest_tokens_only(
+    pair: Pair, tmp_path: Path, backbone: str, algorithm: str
+) -> None:
+    sizes = {"model_type": backbone} | ({"head_dim": 8} if backbone == "qwen3" else {})
+    options: dict[str, Any] = {"layers": "1,1,1"} if algorithm == "eagle3" else {}
+    draft = draft_of(tmp_path / "draft", pair[0], backbone, AlgorithmSpec(name=algorithm, options=options), **sizes)
+    vocabulary = pair[0].architecture.vocab_size
+    with pytest.raises(ModelError, match="has no counts of tokens"):
+        served_draft(draft, pair[0], tmp_path / "exports", Installed("0.5.17"), 16)
+    with pytest.raises(SpecError, match=rf"it needs 1 to {vocabulary}"):
+        served_draft(draft, pair[0], tmp_path / "exports", Installed("0.5.17"), vocabulary + 1)
+    TokenCounts(torch.arange(vocabulary)).write(draft / TOKEN_COUNTS)
+    base = BaseLM.load(pair[0], device="cpu", dtype=torch.float32)
+    ids = proposing_draft(base, load_draft(draft, base), DecodingSpec(draft_vocab=16)).to_base_ids(torch.arange(16))
+    whole = served_draft(draft, pair[0], tmp_path / "exports", Installed("0.5.17"), "auto")
+    few = served_draft(draft, pair[0], tmp_path / "exports", Installed("0.5.17"), 16)
+    assert whole.token_map is None and whole.folder != few.folder
+    back = read_draft(few.folder, base_layers=base.num_layers).stored
+    assert back.vocab_ids is not None and back.vocab_ids.tolist() == ids.tolist()
+    if algorithm == "eagle":
+        assert few.token_map is not None and torch.load(few.token_map, weights_only=True).tolist() == ids.tolist()
+        launch = plan_launch(
+            SGLangSpec(), base=tmp_path, served=few, tree=CHAIN, resources=ResourcesSpec(), port=1, inside=tmp_path
+        )
+        assert f"--speculative-token-map {few.token_map}" in launch.shown
+    else:
+        own = read_draft(draft).stored.tensors["lm_head.weight"]
+        assert torch.equal(back.tensors["lm_head.weight"], own[ids])
 
 
 def test_a_qwen3_draft_needs_our_class_and_so_a_version_that_it_is_made_for(pair: Pair, tmp_path: Path) -> None:

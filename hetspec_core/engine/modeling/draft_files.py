@@ -70,6 +70,22 @@ class StoredDraft:
         return int(self.settings.get("base_vocab_size") or self.config["vocab_size"])
 
 
+def reduce_stored(stored: StoredDraft, ids: Tensor) -> StoredDraft:
+    """A draft that proposes only some of its tokens, as plain data.
+
+    Args:
+        stored: the draft.
+        ids: [N] int64, sorted base token ids of its vocabulary.
+    """
+    own = stored.vocab_ids
+    rows = ids if own is None else torch.searchsorted(own.to(torch.int64), ids)
+    tensors, settings = stored.tensors | {VOCAB_KEY: ids}, stored.settings
+    if "lm_head.weight" in tensors:  # an output head of the draft's own
+        tensors["lm_head.weight"] = tensors["lm_head.weight"][rows]
+        settings = settings | {"head": stored.head | {"vocab_size": len(ids)}}
+    return StoredDraft(stored.config, settings, tensors)
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """The result of reading a draft directory.

@@ -28,10 +28,8 @@ from torch import Tensor, nn
 from hetspec_core.engine.modeling.backbones import HFBackbone
 from hetspec_core.engine.modeling.base_lm import BaseLM, BaseOutput, FrozenEnds, OutputHead
 from hetspec_core.engine.modeling.partial_base import FINAL_NORMS
-from hetspec_core.engine.modeling.token_counts import TokenCounts, choose_vocabulary
-from hetspec_core.errors import ModelError, SpecError
-
-DRAFT_VOCAB_KEY = "decoding.draft_vocab"
+from hetspec_core.engine.modeling.token_counts import TokenCounts, check_draft_vocab, commonest_tokens
+from hetspec_core.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -262,9 +260,7 @@ class DraftLM(nn.Module):
             SpecError: the size is below 1 or below the number of `always`, or above the base's vocabulary.
             ModelError: the draft has no counts, or they are of another vocabulary.
         """
-        whole = self.ends.vocab_size
-        if not 1 <= size <= whole:
-            raise SpecError(f"{DRAFT_VOCAB_KEY} is {size}; it needs 1 to {whole}, the vocabulary of the base")
+        check_draft_vocab(size, self.ends.vocab_size)
         if size >= self.vocab_size:
             return self
         views: dict[int, DraftLM] = self.__dict__["_views"]
@@ -274,23 +270,8 @@ class DraftLM(nn.Module):
 
     def reduced_vocab(self, size: int, always: Iterable[int] = ()) -> DraftVocab:
         """The tokens that `reduced` proposes; arguments and errors as there, but `size` is below this draft's."""
-        found, whole = self.token_counts, self.ends.vocab_size
-        if found is None:
-            raise ModelError(
-                f"{DRAFT_VOCAB_KEY} is {size}, and the draft has no counts of tokens to choose them by",
-                hint="count them once with `hetspec-core draft count DRAFT DATASET`, or set "
-                f"{DRAFT_VOCAB_KEY} = 'whole'",
-            )
-        if found.vocab_size != whole:
-            raise ModelError(
-                f"the draft's token counts are of a vocabulary of {found.vocab_size} tokens, the base has {whole}",
-                hint="count again with a dataset of this base: `hetspec-core draft count DRAFT DATASET`",
-            )
-        if self.vocab is None:
-            return DraftVocab(choose_vocabulary(found.counts, size, always, key=DRAFT_VOCAB_KEY), whole)
-        own = self.vocab.ids.cpu()
-        must = torch.isin(own, torch.tensor(sorted(always), dtype=torch.int64)).nonzero()[:, 0].tolist()
-        return DraftVocab(own[choose_vocabulary(found.counts[own], size, must, key=DRAFT_VOCAB_KEY)], whole)
+        whole, own = self.ends.vocab_size, None if self.vocab is None else self.vocab.ids.cpu()
+        return DraftVocab(commonest_tokens(self.token_counts, size, always, base_vocab_size=whole, own=own), whole)
 
     def _reduced_to(self, vocab: DraftVocab) -> DraftLM:
         rows = vocab.ids if self.vocab is None else torch.searchsorted(self.vocab.ids.cpu(), vocab.ids)

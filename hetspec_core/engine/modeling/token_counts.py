@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from hetspec_core.documents import MIB, DocumentError, read_json
-from hetspec_core.errors import CheckpointError, SpecError
+from hetspec_core.errors import CheckpointError, ModelError, SpecError
 from hetspec_core.files import write_atomic
 
 TOKEN_COUNTS = "token_counts.json"
+_KEY = "decoding.draft_vocab"
 _FORMAT_VERSION = 1
 _LIMIT_BYTES = 64 * MIB
 _HINT = "count again with `hetspec-core draft count`, or delete the file"
@@ -117,6 +118,48 @@ def _counts_of(found: Any) -> Tensor | None:
 def _whole(values: list[Any]) -> bool:
     """Whether all are whole numbers >= 0."""
     return all(type(value) is int and value >= 0 for value in values)
+
+
+def check_draft_vocab(size: int, base_vocab_size: int) -> None:
+    """Raises SpecError for a `decoding.draft_vocab` that a base of so many tokens does not have."""
+    if not 1 <= size <= base_vocab_size:
+        raise SpecError(f"{_KEY} is {size}; it needs 1 to {base_vocab_size}, the vocabulary of the base")
+
+
+def commonest_tokens(
+    counts: TokenCounts | None, size: int, always: Iterable[int], *, base_vocab_size: int, own: Tensor | None
+) -> Tensor:
+    """The tokens that a draft proposes when `decoding.draft_vocab` is a number.
+
+    Args:
+        counts: of the draft's training data, if they are known.
+        size: N, at most the tokens that the draft has.
+        always: base token ids that are among them in any case, as far as the draft has them.
+        base_vocab_size: V.
+        own: [Vd] sorted base token ids of the draft's own vocabulary; None = the base's.
+
+    Returns:
+        [N] int64, sorted base token ids.
+
+    Raises:
+        ModelError: there are no counts, or they are of another vocabulary.
+        SpecError: there are more than N tokens in `always`.
+    """
+    if counts is None:
+        raise ModelError(
+            f"{_KEY} is {size}, and the draft has no counts of tokens to choose them by",
+            hint=f"count them once with `hetspec-core draft count DRAFT DATASET`, or set {_KEY} = 'whole'",
+        )
+    if counts.vocab_size != base_vocab_size:
+        raise ModelError(
+            f"the draft's token counts are of a vocabulary of {counts.vocab_size} tokens, the base has "
+            f"{base_vocab_size}",
+            hint="count again with a dataset of this base: `hetspec-core draft count DRAFT DATASET`",
+        )
+    if own is None:
+        return choose_vocabulary(counts.counts, size, always, key=_KEY)
+    must = torch.isin(own, torch.tensor(sorted(always), dtype=torch.int64)).nonzero()[:, 0].tolist()
+    return own[choose_vocabulary(counts.counts[own], size, must, key=_KEY)]
 
 
 def choose_vocabulary(counts: Tensor, size: int, always: Iterable[int], *, key: str = "draft.vocab_size") -> Tensor:
