@@ -98,11 +98,13 @@ def _fault_of(home: str) -> str:
         return "begins with a user that this machine does not have"
     for folder, of in ((top, ""), (top / "runs", "has the entry runs, which ")):
         try:
-            is_folder, is_link = folder.is_dir(), folder.is_symlink()
+            if folder.is_dir():
+                continue
+            is_link = folder.is_symlink()
             is_there = is_link or folder.exists()
         except OSError as error:
             return f"{of}cannot be looked at: {(error.strerror or str(error)).lower()}"
-        if is_there and not is_folder:
+        if is_there:
             return of + ("is a link to a folder that does not exist" if is_link else "is a file, not a folder")
     return ""
 
