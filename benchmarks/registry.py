@@ -95,7 +95,7 @@ def make_run(home: Path, run_id: str, steps: int, chance: random.Random) -> RunP
 
 
 def line(event: EventBase) -> str:
-    return event.model_dump_json() + "\n"
+    return event.to_line().decode() + "\n"
 
 
 def measure_ingest(home: Path, events: int) -> None:

@@ -252,7 +252,7 @@ class JsonView(View):
 
     def show(self, event: Event) -> None:
         """Print the event."""
-        print_json(event.model_dump(mode="json"), lines=True)
+        print_json(event.to_json(), lines=True)
 
 
 class PlainView(View):

@@ -10,12 +10,10 @@ import argparse
 import faulthandler
 import fcntl
 import gc
-import json
 import os
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -108,11 +106,11 @@ def _run_stage(
 
 def _end(journal: Journal, state: EndState, error: ErrorInfo | None, report: Path | None) -> None:
     """Write the end at once: to the journal, or to the report that the supervisor reads."""
+    ended = RunEnded(state=state, error=error)
     if report is None:
-        journal.write(RunEnded(state=state, error=error))
-        return
-    told = {"time": time.time(), "state": state, "error": None if error is None else error.model_dump()}
-    write_atomic(report, json.dumps(told, ensure_ascii=False), make_folder=False)
+        journal.write(ended)
+    else:
+        write_atomic(report, ended.to_line(), make_folder=False)
 
 
 def _end_badly(journal: Journal, error: BaseException, report: Path | None) -> int:

@@ -34,12 +34,11 @@ from hetspec_core.events.state import (
     UNREADABLE,
     RunFacts,
     RunState,
+    Tally,
     derive_state,
     fold,
     read_facts,
 )
-from hetspec_core.events.steps import TreeStep
-from hetspec_core.events.tally import Tally
 
 __all__ = [
     "AT_WORK",
@@ -72,7 +71,6 @@ __all__ = [
     "Submitted",
     "Tally",
     "Text",
-    "TreeStep",
     "Unknown",
     "WorkerEnded",
     "append_event",

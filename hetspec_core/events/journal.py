@@ -11,11 +11,10 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from dataclasses import replace
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from hetspec_core.documents import DocumentError, open_regular
 from hetspec_core.events.models import (
@@ -35,14 +34,16 @@ from hetspec_core.events.models import (
 )
 from hetspec_core.files import append_line
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
 DURABLE = (CheckpointSaved, Artifact, Result, RunEnded, Submitted, Launched, FoundLost, Marked, Moved)
 """Events that are on the disk when they have been written; they state what is there, or an end."""
 BULK = ("metric", "progress", "text", "log", "checkpoint_saved", "artifact", "result")
 """Types of the events that say nothing of the state of a run; most lines of a journal are of these types."""
 PIECE_BYTES = 1 << 20
 LONGEST_LINE_BYTES = 64 << 20
-Chosen = TypeVar("Chosen", bound=EventBase)
-_KNOWN: TypeAdapter[Event] = TypeAdapter(KnownEvent)
+Chosen = TypeVar("Chosen", bound=KnownEvent)
 
 
 class Journal:
@@ -66,8 +67,8 @@ class Journal:
             OSError: the line could not be written, e.g. the disk is full. A part of it may be there; the next write
                 closes it.
         """
-        stamped = event if event.worker else event.model_copy(update={"worker": self.worker})
-        append_line(self._file, stamped.model_dump_json().encode())
+        stamped = event if event.worker else replace(event, worker=self.worker)
+        append_line(self._file, stamped.to_line())
         if isinstance(event, DURABLE):
             os.fsync(self._file)
 
@@ -211,14 +212,22 @@ def _last_line_end(file: int, size: int) -> int:
     return 0
 
 
+@cache
+def _checked() -> TypeAdapter[KnownEvent]:
+    """Reads and checks events; made for the first line, because pydantic takes 10 MB and a tenth of a second."""
+    from pydantic import Field, TypeAdapter
+
+    return TypeAdapter(Annotated[KnownEvent, Field(discriminator="type")])
+
+
 def decode_lines(lines: Iterable[bytes]) -> Iterable[Event]:
     """Events of complete lines (without their newlines); blank lines are none."""
     for line in lines:
         if not line.strip():
             continue
         try:
-            yield _KNOWN.validate_json(line)
-        except ValidationError:
+            yield _checked().validate_json(line)
+        except ValueError:
             yield _unknown(line)
 
 

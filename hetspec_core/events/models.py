@@ -1,32 +1,59 @@
-"""The closed set of events. It knows what may be said in a run folder, not who says it, nor how it is stored.
+"""The closed set of events, and the JSON form of each.
 
-A worker's events are in `events.jsonl`, the desk's in `desk.jsonl`. Readers of an older version meet events of a newer
-one: unknown keys are ignored, unknown types are kept as `Unknown`.
+A worker's events are in `events.jsonl`, the desk's in `desk.jsonl`. A reader of an older version can read the events of
+a newer one: unknown keys are ignored, and an event of an unknown type is read as `Unknown`.
+
+Events are plain dataclasses, and this module does not import pydantic: a supervisor, which writes events and lives as
+long as its run, stays small. `journal` checks the lines that it reads.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import time as clock
-from typing import Annotated, Any, Literal
-
-from pydantic import BaseModel, ConfigDict, Field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, Literal
 
 EndState = Literal["succeeded", "failed", "cancelled"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
+@dataclass(frozen=True, kw_only=True)
+class EventBase:
+    """What every event has: `time` in seconds since 1970, and the `worker` that reports it (set by the journal)."""
 
-
-class EventBase(_Record):
-    """What every event carries: `time` in seconds since 1970, and the `worker` that says it (set by the journal)."""
-
-    time: float = Field(default_factory=clock.time)
+    time: float = field(default_factory=clock.time)
     worker: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """As JSON types. A number that is not finite is None."""
+        return _plain(self)
 
-class ErrorInfo(_Record):
+    def to_line(self) -> bytes:
+        """As a line of a journal, without the newline; `time`, `worker` and `type` are its first keys."""
+        text = json.dumps(self.to_json(), ensure_ascii=False, separators=(",", ":"))
+        return text.encode(errors="replace")  # a lone surrogate, as in the name of a file, is no UTF-8
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str | int | None):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if is_dataclass(value):
+        return _plain(vars(value))
+    if not hasattr(value, "__float__"):
+        return str(value)
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorInfo:
     """An error as it is shown: what was seen, what to do, and the exit status it stands for."""
 
     kind: str
@@ -35,6 +62,7 @@ class ErrorInfo(_Record):
     exit_code: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
 class RunStarted(EventBase):
     """A worker has begun an attempt at the run.
 
@@ -48,11 +76,12 @@ class RunStarted(EventBase):
     stage: str
     pid: int
     host: str
-    versions: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
     attempt: int = 1
     birth: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Progress(EventBase):
     """How far a task is, in its own unit; `total` None = unknown.
 
@@ -71,10 +100,15 @@ class Progress(EventBase):
     note: str = ""
     workers: int = 1
     prepares: bool = False
-    part: int = Field(default=1, ge=1)
-    parts: int = Field(default=1, ge=1)
+    part: int = 1
+    parts: int = 1
+
+    def __post_init__(self) -> None:
+        if self.part < 1 or self.parts < 1:
+            raise ValueError(f"part {self.part} of {self.parts}; both count from 1")
 
 
+@dataclass(frozen=True, kw_only=True)
 class Metric(EventBase):
     """Measured values at a step. A value that is not finite is written as null and read as None.
 
@@ -90,6 +124,7 @@ class Metric(EventBase):
     wall_s: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class Log(EventBase):
     """One sentence for the reader of the run."""
 
@@ -98,6 +133,7 @@ class Log(EventBase):
     message: str
 
 
+@dataclass(frozen=True, kw_only=True)
 class CheckpointSaved(EventBase):
     """A checkpoint is complete on disk; `path` is relative to the run folder where it is inside."""
 
@@ -105,18 +141,20 @@ class CheckpointSaved(EventBase):
     path: str
     step: int
     best: bool = False
-    values: dict[str, float | None] = Field(default_factory=dict)
+    values: dict[str, float | None] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Artifact(EventBase):
     """Something usable is complete on disk (kind draft, hidden_states, trace); `path` as in `CheckpointSaved`."""
 
     type: Literal["artifact"] = "artifact"
     kind: str
     path: str
-    summary: dict[str, Any] = Field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Text(EventBase):
     """A piece of an answer, as it appears.
 
@@ -130,6 +168,7 @@ class Text(EventBase):
     text: str
 
 
+@dataclass(frozen=True, kw_only=True)
 class Result(EventBase):
     """What the run was for, as one JSON object; the same is in `result.json`."""
 
@@ -138,6 +177,7 @@ class Result(EventBase):
     data: dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
 class RunEnded(EventBase):
     """The worker has ended its attempt in this state; one that could not say so has it said by its supervisor,
     which names the attempt, because the worker may not even have begun it (0 = the attempt that began last). Of several
@@ -150,6 +190,7 @@ class RunEnded(EventBase):
     attempt: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
 class Submitted(EventBase):
     """The desk has made the run folder; relative paths in the spec begin at `folder`.
 
@@ -163,6 +204,7 @@ class Submitted(EventBase):
     after: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True)
 class Launched(EventBase):
     """The supervisor of this attempt, which is the process named here, has taken the run."""
 
@@ -173,6 +215,7 @@ class Launched(EventBase):
     birth: str
 
 
+@dataclass(frozen=True, kw_only=True)
 class CancelAsked(EventBase):
     """Somebody asked the run to stop; `forced` = killed without waiting for a safe point, else after `grace_s`."""
 
@@ -182,6 +225,7 @@ class CancelAsked(EventBase):
     grace_s: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class WorkerEnded(EventBase):
     """The supervisor saw the worker `name` of this attempt end; a negative `exit_status` is a signal."""
 
@@ -191,6 +235,7 @@ class WorkerEnded(EventBase):
     exit_status: int
 
 
+@dataclass(frozen=True, kw_only=True)
 class DependencyFailed(EventBase):
     """This attempt was ended because the run `run_id`, for which it waited, did not succeed; its end is in
     `events.jsonl`. Journals have the event under its older name.
@@ -201,6 +246,7 @@ class DependencyFailed(EventBase):
     run_id: str
 
 
+@dataclass(frozen=True, kw_only=True)
 class FoundLost(EventBase):
     """The supervisor of this attempt exited without an end event; `exit_status` is None where it was not seen, and
     negative for a signal.
@@ -211,6 +257,7 @@ class FoundLost(EventBase):
     exit_status: int | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class Marked(EventBase):
     """Somebody labelled the run; what is None stays as it is, and an empty note takes the note away."""
 
@@ -222,6 +269,7 @@ class Marked(EventBase):
     archived: bool | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
 class Moved(EventBase):
     """The run folder is about to be moved into the trash, or back among the runs."""
 
@@ -229,34 +277,15 @@ class Moved(EventBase):
     to: Literal["trash", "runs"]
 
 
+@dataclass(frozen=True, kw_only=True)
 class Unknown(EventBase):
     """A complete line that this version cannot take: a type of a newer version, or bytes torn by a crash (type "")."""
 
     type: str = ""
-    data: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
 
 
-KnownEvent = Annotated[
-    RunStarted
-    | Progress
-    | Metric
-    | Log
-    | CheckpointSaved
-    | Artifact
-    | Text
-    | Result
-    | RunEnded
-    | Submitted
-    | Launched
-    | CancelAsked
-    | WorkerEnded
-    | DependencyFailed
-    | FoundLost
-    | Marked
-    | Moved,
-    Field(discriminator="type"),
-]
-Event = (
+KnownEvent = (
     RunStarted
     | Progress
     | Metric
@@ -274,5 +303,5 @@ Event = (
     | FoundLost
     | Marked
     | Moved
-    | Unknown
 )
+Event = KnownEvent | Unknown

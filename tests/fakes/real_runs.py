@@ -22,7 +22,7 @@ from tests.fakes.tiny_training import load_tiny_base, series, tiny_run_spec, wri
 
 SAMPLES = 120
 STEPS = 120
-DURABLE_KINDS = (*(event.model_fields["type"].default for event in DURABLE), "worker_ended")
+DURABLE_KINDS = (*(event.type for event in DURABLE), "worker_ended")
 
 
 def write_rows(path: Path, count: int, *, words: int = 40) -> Path:

@@ -51,14 +51,14 @@ def add_run(
         events.append(Progress(time=created + 2, task="train", done=len(curve), total=2 * len(curve), unit="steps"))
     if state in ("succeeded", "failed", "cancelled"):
         error = ErrorInfo(kind="OutOfMemory", message="the GPU is full", hint="halve it") if state == "failed" else None
-        ended = RunEnded.model_validate({"time": created + 60, "state": state, "error": error})
+        ended = RunEnded(time=created + 60, state=state, error=error)
         events.append(ended)
     _write(paths.events, events)
     return paths
 
 
 def _write(path: Path, events: list[Event]) -> None:
-    path.write_text("".join(f"{event.model_dump_json()}\n" for event in events))
+    path.write_text("".join(f"{event.to_line().decode()}\n" for event in events))
 
 
 def submit_run(home: Path, name: str, *events: Event, stage: Stage = "train") -> str:

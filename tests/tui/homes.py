@@ -40,7 +40,7 @@ def write_run(home: Path, run_id: str, name: str, events: list[EventBase], stage
     paths.spec.write_text(to_toml(small_spec(name, stage)))
     for path, mine in ((paths.desk, True), (paths.events, False)):
         lines = [event for event in events if isinstance(event, Submitted | Launched | Marked) == mine]
-        path.write_text("".join(event.model_dump_json() + "\n" for event in lines))
+        path.write_text("".join(event.to_line().decode() + "\n" for event in lines))
     if _says_that_this_process_works(events):
         _held.append(take_lock(paths.supervisor_lock))
     return paths

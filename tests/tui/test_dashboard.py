@@ -173,7 +173,7 @@ def test_progress_and_the_end_of_a_run_appear_by_themselves(lively: Path) -> Non
 
 def _append(paths: RunPaths, event: Progress | RunEnded) -> None:
     with paths.events.open("a") as file:
-        file.write(event.model_dump_json() + "\n")
+        file.write(event.to_line().decode() + "\n")
 
 
 def test_a_run_folder_that_vanishes_while_it_is_shown_leaves_the_list(lively: Path) -> None:

@@ -103,7 +103,7 @@ def test_the_end_of_a_run_is_told_beyond_the_screen_only_on_request(
         app.terminal = HeadlessDriver(app)
         app.terminal.write = written.append  # type: ignore[method-assign]
         with RunPaths(home / "runs" / FAST).events.open("a") as file:
-            file.write(RunEnded(state="succeeded").model_dump_json() + os.linesep)
+            file.write(RunEnded(state="succeeded").to_line().decode() + os.linesep)
         await until(pilot, lambda: "smollm2-llama-eagle succeeded after" in toasts(app), "the toast")
 
     drive(act)

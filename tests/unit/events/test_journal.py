@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,7 @@ def test_any_split_of_the_bytes_yields_the_same_events(
         path.write_bytes(raw[:end])
         new, offset = read_events(path, offset)
         found += new
-    assert found == [event.model_copy(update={"worker": "worker-0"}) for event in events]
+    assert found == [replace(event, worker="worker-0") for event in events]
     assert offset == len(raw)
 
 
@@ -206,7 +207,7 @@ def test_a_line_beyond_the_limit_is_one_unknown_event(tmp_path: Path, monkeypatc
     monkeypatch.setattr("hetspec_core.events.journal.LONGEST_LINE_BYTES", 5000)
     path = tmp_path / "odd.jsonl"
     log = Log(time=1.0, worker="w", message="x")
-    line = log.model_dump_json().encode() + b"\n"
+    line = log.to_line() + b"\n"
     path.write_bytes(line + b"y" * 20_000 + b"\n" + line + b"z" * 20_000)
     events, offset = read_events(path)
     assert [type(event) for event in events] == [Log, Unknown, Log]

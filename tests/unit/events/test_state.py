@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from hetspec_core.events import (
     CancelAsked,
+    EndState,
     ErrorInfo,
     Event,
     FoundLost,
@@ -36,8 +37,8 @@ def started(attempt: int) -> RunStarted:
     )
 
 
-def ended(state: str) -> RunEnded:
-    return RunEnded.model_validate({"time": 99.0, "state": state})
+def ended(state: EndState) -> RunEnded:
+    return RunEnded(time=99.0, state=state)
 
 
 def facts_of(events: Iterable[Event]) -> RunFacts:

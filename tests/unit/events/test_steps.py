@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from hetspec_core.events import TreeStep
+from hetspec_core.events.steps import TreeStep
 
 
 def step(**changes: object) -> dict[str, object]:

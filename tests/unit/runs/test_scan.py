@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hetspec_core.events import Event, Launched, Log, Marked, RunEnded, RunStarted, WorkerEnded
+from hetspec_core.events import EndState, Event, Launched, Log, Marked, RunEnded, RunStarted, WorkerEnded
 from hetspec_core.runs.folders import changed_runs
 from tests.fakes.registries import dump, make_run, metric, open_registry, say
 
 
-def attempt(number: int, *, end: str | None) -> list[tuple[str, Event]]:
+def attempt(number: int, *, end: EndState | None) -> list[tuple[str, Event]]:
     """What is said in the two journals about one attempt long ago, in the order in which it is said."""
     process = {"pid": 1, "host": "nowhere.example", "birth": "b"}
     said: list[tuple[str, Event]] = [
@@ -23,7 +23,7 @@ def attempt(number: int, *, end: str | None) -> list[tuple[str, Event]]:
         ("events", metric(number, loss=float(number))),
     ]
     if end is not None:
-        said.append(("events", RunEnded.model_validate({"time": 3.0, "state": end})))
+        said.append(("events", RunEnded(time=3.0, state=end)))
     return [*said, ("desk", WorkerEnded(time=4.0, attempt=number, name="worker-0", exit_status=0))]
 
 

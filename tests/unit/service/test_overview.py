@@ -149,4 +149,4 @@ def waiting(run_id: str, after: tuple[str, ...]) -> Waiting:
 
 def append(paths: RunPaths, event: Progress | RunEnded) -> None:
     with paths.events.open("a") as file:
-        file.write(event.model_dump_json() + "\n")
+        file.write(event.to_line().decode() + "\n")
