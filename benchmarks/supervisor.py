@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 from hetspec_core.events import RunStarted, read_events
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.service.workbench import Workbench
 from tests.fakes.specs import small_spec
 

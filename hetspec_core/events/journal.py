@@ -132,7 +132,9 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     return events, end
 
 
-def read_pieces(path: Path, offset: int = 0, *, skip: Iterable[str] = ()) -> Iterator[tuple[list[Event], int]]:
+def read_pieces(
+    path: Path, offset: int = 0, *, skip: Iterable[str] = (), only: str = ""
+) -> Iterator[tuple[list[Event], int]]:
     """As `read_events`, in pieces of about a mebibyte of the journal; at least one, which may be empty.
 
     A line of more than `LONGEST_LINE_BYTES` is read as one `Unknown` event without its content.
@@ -142,6 +144,7 @@ def read_pieces(path: Path, offset: int = 0, *, skip: Iterable[str] = ()) -> Ite
         offset: 0, or the offset of an earlier piece.
         skip: types of events that the caller does not want. Most of them are left out without being decoded; a line
             whose keys are in another order than `Journal` writes them is decoded all the same.
+        only: the one type that the caller wants; lines that do not contain this word are not decoded.
 
     Raises:
         OSError: the file cannot be read.
@@ -152,7 +155,7 @@ def read_pieces(path: Path, offset: int = 0, *, skip: Iterable[str] = ()) -> Ite
     except FileNotFoundError:
         yield [], 0
         return
-    unwanted = _pattern(tuple(skip))
+    unwanted, word = _pattern(tuple(skip)), f'"{only}"'.encode() if only else b""
     with file:
         size = os.fstat(file.fileno()).st_size
         if size < offset:
@@ -174,6 +177,8 @@ def read_pieces(path: Path, offset: int = 0, *, skip: Iterable[str] = ()) -> Ite
                 found.append(Unknown(time=0.0, data={"bytes": dropped + len(lines.pop(0))}))
             if unwanted is not None:
                 lines = [line for line in lines if not unwanted(line)]
+            if word:
+                lines = [line for line in lines if word in line]
             found += decode_lines(lines)
             offset += dropped + end
             rest, dropped, yielded = data[end:], 0, True
@@ -185,7 +190,7 @@ def read_pieces(path: Path, offset: int = 0, *, skip: Iterable[str] = ()) -> Ite
 def select_events(path: Path, kind: type[Chosen], offset: int = 0) -> Iterator[Chosen]:
     """Events of one kind from byte `offset` on; none of a journal that is no regular file."""
     try:
-        for events, _ in read_pieces(path, offset, skip=BULK):
+        for events, _ in read_pieces(path, offset, only=kind.type):
             yield from (event for event in events if isinstance(event, kind))
     except DocumentError:
         return

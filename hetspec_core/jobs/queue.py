@@ -1,11 +1,12 @@
-"""Runs that wait for GPUs, for a processor slot or for other runs, in order, and the rule by which they get them. No
-process keeps the queue:
-whoever adds a run, ends one or looks at the queue calls `dispatch`, and a lock lets one of them act at a time.
+"""Runs that wait for GPUs, for a processor slot or for other runs, in order, and the rule by which they get them.
 
-The rule: waiting runs are looked at by priority, the higher first, then by age. A run that finds the GPUs it needs is
+No process keeps the queue: every process that adds a run, ends one or reads the queue calls `dispatch`, and a lock lets
+one of them act at a time.
+
+The rule: waiting runs are taken by priority, the higher first, then by age. A run that finds the GPUs it needs is
 started. One that does not reserves every free GPU it could use, and no run behind it may take those. So the first of a
-priority is never overtaken on the GPUs it waits for: as they become free they gather for it. Runs behind it start only
-on GPUs that nobody before them can use. Processor slots are given by the same rule.
+priority is never overtaken on the GPUs it waits for. Runs behind it start only on GPUs that no run before them can use.
+Processor slots are given by the same rule.
 
 A run that waits for other runs takes no part in this until they have all succeeded. When one of them ends otherwise,
 the run that waits is ended as cancelled, with the reason.
@@ -18,21 +19,32 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from hetspec_core.documents import read_json
 from hetspec_core.errors import Cancelled, HetSpecError, NotFoundError
-from hetspec_core.files import locked, write_atomic
-from hetspec_core.jobs import records
-from hetspec_core.jobs.crew import CrewPlan
-from hetspec_core.jobs.gpus import GpuStatus, gpu_status, is_named, read_inventory
-from hetspec_core.jobs.local import LocalExecutor, LocalJob
-from hetspec_core.jobs.outcome import outcome
-from hetspec_core.jobs.slots import SlotStatus, slot_status
+from hetspec_core.events import (
+    FINISHED,
+    DependencyFailed,
+    ErrorInfo,
+    Launched,
+    RunEnded,
+    RunState,
+    append_event,
+    read_facts,
+    select_events,
+)
+from hetspec_core.files import is_locked, locked, write_atomic
+from hetspec_core.jobs.executor import USUAL_EXECUTOR, Job, open_executor, run_state
+from hetspec_core.jobs.leases import GpuStatus, SlotStatus, gpu_status, is_named, read_inventory, slot_status
+from hetspec_core.jobs.workers import WorkerPlan
 from hetspec_core.paths import RunPaths
 
 PARENT_ENDED = "ParentEnded"
 """Kind of the error of a run that was ended because one that it waited for did not succeed."""
 _HOPEFUL = ("open", "succeeded")
+
+Outcome = RunState | Literal["open", "gone"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ class GpuRequest:
         count: how many GPUs; 0 for a run that leases none.
         names: only these, each an index or a UUID; empty = any.
         min_free_mib: only those with so much free memory.
-        force: also those on which somebody else's process works.
+        force: also those on which another program works.
         cpu_slots: processor slots that it takes; of a machine with fewer, all.
     """
 
@@ -72,6 +84,7 @@ class Waiting:
         after: runs that must have succeeded before it starts.
         submitted: `process.run_variables` of the process that submitted it; None in an entry of an older version.
         home: the data root whose queue it joined; None in an entry of an older version.
+        executor: card of the executor that starts it.
     """
 
     run_id: str
@@ -82,10 +95,11 @@ class Waiting:
     module: str
     environment: dict[str, str]
     folder: str | None = None
-    crew: CrewPlan = field(default_factory=CrewPlan)
+    workers: WorkerPlan = field(default_factory=WorkerPlan)
     after: tuple[str, ...] = ()
     submitted: dict[str, str] | None = None
     home: str | None = None
+    executor: str = USUAL_EXECUTOR
 
     def original(self, data: Path) -> Path | None:
         """The data root from which this entry was copied to `data`, where it still has the run; None when `data` is it.
@@ -147,9 +161,9 @@ class Queue:
                 data = read_json(path)
                 request = data.pop("request")
                 request["names"] = tuple(request["names"])
-                crew = CrewPlan(**data.pop("crew", {}))
+                workers = WorkerPlan(**data.pop("workers", data.pop("crew", {})))  # `crew`: of an older version
                 data["after"] = tuple(data.get("after", ()))
-                found.append(Waiting(request=GpuRequest(**request), crew=crew, **data))
+                found.append(Waiting(request=GpuRequest(**request), workers=workers, **data))
         return sorted(found, key=lambda entry: (-entry.priority, entry.since, entry.run_id))
 
     def waiting_ids(self) -> frozenset[str]:
@@ -171,7 +185,7 @@ class Queue:
         return True
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
-        """Held by whoever changes the queue."""
+        """Held by a process that changes the queue."""
         return locked(self.data / "queue.lock")
 
     def move(self, run_id: str, *, priority: int | None = None, before: str | None = None) -> None:
@@ -200,7 +214,7 @@ class Queue:
                 entry = replace(entry, priority=priority)
             self.put(entry)
 
-    def dispatch(self, asked: str = "") -> dict[str, LocalJob]:
+    def dispatch(self, asked: str = "") -> dict[str, Job]:
         """Start every waiting run that can start now; returns the jobs of those by run id.
 
         A run that cannot be started (its folder is deleted, no process can be made) does not keep the others. An entry
@@ -213,7 +227,7 @@ class Queue:
         Raises:
             RunError, ResourceError: the run `asked` could not be started.
         """
-        jobs: dict[str, LocalJob] = {}
+        jobs: dict[str, Job] = {}
         if not self.waiting_ids():
             return jobs
         with self.lock():
@@ -237,42 +251,58 @@ class Queue:
         entries = [entry for entry in self.entries() if entry.original(self.data) is None and self._still_waits(entry)]
         while True:
             ends = {run_id: outcome(self.data, run_id) for entry in entries for run_id in entry.after}
-            vain = [entry for entry in entries if any(ends[each] not in _HOPEFUL for each in entry.after)]
-            for entry in vain:
-                self._give_up(entry, *next((each, ends[each]) for each in entry.after if ends[each] not in _HOPEFUL))
-            entries = [entry for entry in entries if entry not in vain]
-            if not vain:  # until then, one that was ended may be what another one waits for
-                return [entry for entry in entries if all(ends[each] == "succeeded" for each in entry.after)]
+            hopeless = [entry for entry in entries if any(ends[parent] not in _HOPEFUL for parent in entry.after)]
+            for entry in hopeless:
+                self._give_up(entry, *next((one, ends[one]) for one in entry.after if ends[one] not in _HOPEFUL))
+            entries = [entry for entry in entries if entry not in hopeless]
+            if not hopeless:  # until then, a run that was ended may be what another one waits for
+                return [entry for entry in entries if all(ends[parent] == "succeeded" for parent in entry.after)]
 
     def _give_up(self, entry: Waiting, run_id: str, end: str) -> None:
         how = {"gone": "was deleted", "cancelled": "was cancelled", "lost": "was lost"}.get(end, end)
-        error = {
-            "kind": PARENT_ENDED,
-            "message": f"it waited for run {run_id}, which {how}",
-            "hint": "submit it again" if end == "gone" else f"`hetspec-core runs resume {run_id}` goes on with both",
-            "exit_code": Cancelled.exit_code,
-        }
+        error = ErrorInfo(
+            kind=PARENT_ENDED,
+            message=f"it waited for run {run_id}, which {how}",
+            hint="submit it again" if end == "gone" else f"`hetspec-core runs resume {run_id}` goes on with both",
+            exit_code=Cancelled.exit_code,
+        )
         paths = RunPaths(self.data / "runs" / entry.run_id)
-        with contextlib.suppress(OSError):  # on a full disk it goes on waiting, and is looked at again
-            records.append(paths.events, "run_ended", "queue", state="cancelled", error=error, attempt=entry.attempt)
-            # The desk's journal is the one that is looked at every time.
-            records.append(paths.desk, "waited_in_vain", "queue", attempt=entry.attempt, run_id=run_id)
+        with contextlib.suppress(OSError):  # on a full disk it goes on waiting, and is tried again
+            append_event(paths.events, "queue", RunEnded(state="cancelled", error=error, attempt=entry.attempt))
+            # The desk's journal is the one that is read every time.
+            append_event(paths.desk, "queue", DependencyFailed(attempt=entry.attempt, run_id=run_id))
             self.remove(entry.run_id)
 
     def _still_waits(self, entry: Waiting) -> bool:
-        """Drop what a killed desk left: a run that is gone, or whose attempt has been started already."""
+        """Drop what a killed desk left: a run that was deleted, or whose attempt has been started already."""
         paths = RunPaths(self.data / "runs" / entry.run_id)
-        started = any(
-            record.get("attempt", 0) >= entry.attempt for record in records.records(paths.desk, kind="launched")
-        )
+        started = any(event.attempt >= entry.attempt for event in select_events(paths.desk, Launched))
         if started or not paths.spec.is_file():
             self.remove(entry.run_id)
             return False
         return True
 
-    def _start(self, entry: Waiting, leases: tuple[str, ...]) -> LocalJob:
-        executor = LocalExecutor(entry.module, entry.environment, entry.submitted)
+    def _start(self, entry: Waiting, leases: tuple[str, ...]) -> Job:
+        executor = open_executor(
+            entry.executor, module=entry.module, environment=entry.environment, submitted=entry.submitted
+        )
         folder = Path(entry.folder) if entry.folder else None
         paths = RunPaths(self.data / "runs" / entry.run_id)
         gpus, slots = leases[: entry.request.count], leases[entry.request.count :]
-        return executor.launch(paths, attempt=entry.attempt, folder=folder, gpus=gpus, slots=slots, crew=entry.crew)
+        return executor.launch(
+            paths, attempt=entry.attempt, folder=folder, gpus=gpus, slots=slots, workers=entry.workers
+        )
+
+
+def outcome(data: Path, run_id: str) -> Outcome:
+    """How the newest attempt at a run ended; `open` while it has not, or waits; `gone` when there is no such run.
+
+    The journals of a run at work are not read: its supervisor holds a lock.
+    """
+    paths = RunPaths(data / "runs" / run_id)
+    if not paths.spec.is_file():
+        return "gone"
+    if (data / "queue" / f"{run_id}.json").exists() or is_locked(paths.supervisor_lock):
+        return "open"
+    state = run_state(open_executor(), paths, read_facts(paths))
+    return state if state in FINISHED else "open"

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, get_args
 from hetspec_core.config.origins import Layer, Origin, Place
 from hetspec_core.documents import DocumentError, flatten, read_json
 from hetspec_core.errors import NotFoundError, ResourceError, RunError
-from hetspec_core.events import Journal, RunFacts, RunState, Submitted, derive_state, read_events, read_facts
+from hetspec_core.events import Journal, RunFacts, RunState, Submitted, read_events, read_facts
 from hetspec_core.files import sync_folder, take_lock, write_atomic
-from hetspec_core.jobs import is_at_work, is_copy, run_folder_of
+from hetspec_core.jobs import Executor, look_at, run_state
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs.folders import is_run
 from hetspec_core.spec import RunSpec
@@ -168,12 +168,7 @@ def queue_lock(data: Path) -> Iterator[None]:
             os.close(lock)
 
 
-def state_now(paths: RunPaths, facts: RunFacts) -> RunState:
-    """The state of a run by what its journals say, and by whether its process works in this folder."""
-    return derive_state(facts, lambda process: is_at_work(paths, process, supervised=facts.is_supervised))
-
-
-def look_into(paths: RunPaths) -> tuple[RunFacts, RunState]:
+def look_into(executor: Executor, paths: RunPaths) -> tuple[RunFacts, RunState]:
     """What the two journals of a run say now, and its state by them; no registry is needed.
 
     Raises:
@@ -182,10 +177,10 @@ def look_into(paths: RunPaths) -> tuple[RunFacts, RunState]:
     if not is_run(paths):
         raise no_run(paths.run_id)
     facts = read_facts(paths)
-    state = state_now(paths, facts)
+    state = run_state(executor, paths, facts)
     if state in ("lost", "cancelled"):  # its process has ended, so its journal is complete now
         facts = read_facts(paths)
-        state = state_now(paths, facts)
+        state = run_state(executor, paths, facts)
     return facts, state
 
 
@@ -194,7 +189,7 @@ def no_run(run_id: str) -> NotFoundError:
     return NotFoundError(f"there is no run {run_id!r}", hint="`hetspec-core runs list` shows those there are")
 
 
-def refuse_copy(paths: RunPaths, facts: RunFacts) -> None:
+def refuse_copy(executor: Executor, paths: RunPaths, facts: RunFacts) -> None:
     """Raise if a run seems lost only because its folder is a copy of one that is at work.
 
     Raises:
@@ -203,9 +198,9 @@ def refuse_copy(paths: RunPaths, facts: RunFacts) -> None:
     process = facts.process
     if process is None or facts.ended == facts.attempt:
         return
-    if is_copy(paths, process, supervised=facts.is_supervised):
-        folder = run_folder_of(process)
-        where = f"in {folder}" if folder is not None else f"as process {process.pid}, in another folder"
+    seen = look_at(executor, paths, facts)
+    if seen.phase == "copied":
+        where = f"in {seen.original}" if seen.original else f"as process {process.pid}, in another folder"
         raise RunError(
             f"this is a copy of run {paths.run_id}, which works {where}; it is not touched",
             hint="cancel it with the HETSPEC_HOME that it was started with",

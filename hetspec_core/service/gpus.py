@@ -11,12 +11,12 @@ from typing import Any
 from hetspec_core.errors import HetSpecError, ResourceError, RunError
 from hetspec_core.jobs import (
     PARENT_ENDED,
-    CrewPlan,
+    Executor,
     GpuRequest,
     GpuStatus,
-    LocalExecutor,
     Queue,
     Waiting,
+    WorkerPlan,
     gpu_status,
     outcome,
     read_inventory,
@@ -50,13 +50,13 @@ def read_gpus(data: Path) -> GpuReport:
 
 
 def waiting_run(
-    executor: LocalExecutor, paths: RunPaths, attempt: int, folder: Path | None, after: tuple[str, ...] = ()
+    executor: Executor, paths: RunPaths, attempt: int, folder: Path | None, after: tuple[str, ...] = ()
 ) -> Waiting | None:
     """The entry in the queue for an attempt that waits for the runs `after`; None for one that waits for none and needs
     neither a GPU that is known of nor a processor slot.
 
     Raises:
-        ResourceError: this machine does not have so many GPUs of the kind it asks for, or as `crew_of`.
+        ResourceError: this machine does not have so many GPUs of the kind it asks for, or as `plan_workers`.
         UsageError: HETSPEC_CPU_SLOTS is not a number.
     """
     spec = _spec_of(paths)
@@ -75,9 +75,10 @@ def waiting_run(
         module=executor.module,
         environment=dict(executor.environment),
         folder=None if folder is None else str(folder),
-        crew=crew_of(spec, 0 if request is None else request.count),
+        workers=plan_workers(spec, 0 if request is None else request.count),
         after=after,
         submitted=run_variables(),
+        executor=executor.name,
     )
 
 
@@ -165,13 +166,13 @@ def by_another(spec: RunSpec) -> bool:
     return spec.stage != "serve" and spec.backend == "sglang" and bool(spec.sglang.url)
 
 
-def crew_on_processor(paths: RunPaths) -> CrewPlan:
+def workers_on_processor(paths: RunPaths) -> WorkerPlan:
     """The workers of a run that leases no GPU."""
     spec = _spec_of(paths)
-    return CrewPlan() if spec is None else crew_of(spec, 0)
+    return WorkerPlan() if spec is None else plan_workers(spec, 0)
 
 
-def crew_of(spec: RunSpec, gpus: int) -> CrewPlan:
+def plan_workers(spec: RunSpec, gpus: int) -> WorkerPlan:
     """How many workers a run has, and how they share its work.
 
     Args:
@@ -184,7 +185,7 @@ def crew_of(spec: RunSpec, gpus: int) -> CrewPlan:
     wanted = spec.resources
     size = gpus or wanted.num_workers or 1
     if spec.stage not in ("dataset", "train"):
-        return CrewPlan()
+        return WorkerPlan()
     if gpus and wanted.num_workers not in (None, gpus):
         raise ResourceError(
             f"the run asks for {wanted.num_workers} workers on {gpus} GPUs; each GPU has one worker",
@@ -196,11 +197,11 @@ def crew_of(spec: RunSpec, gpus: int) -> CrewPlan:
                 "a dataset is not made by several nodes together",
                 hint="give each node a range of its own (--range A:B), and merge the datasets",
             )
-        return CrewPlan("shares", size) if size > 1 else CrewPlan()
+        return WorkerPlan("shares", size) if size > 1 else WorkerPlan()
     if size * wanted.num_nodes == 1:
-        return CrewPlan()
+        return WorkerPlan()
     rendezvous = wanted.rendezvous if wanted.num_nodes > 1 else None
-    return CrewPlan("ranks", size, wanted.num_nodes, wanted.node_rank, rendezvous or "")
+    return WorkerPlan("ranks", size, wanted.num_nodes, wanted.node_rank, rendezvous or "")
 
 
 def _spec_of(paths: RunPaths) -> RunSpec | None:

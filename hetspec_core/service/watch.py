@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from hetspec_core.events import Event, FoundLost, Progress, RunEnded, RunStarted, Tally, read_facts, read_pieces
-from hetspec_core.jobs import LocalJob, is_copy
+from hetspec_core.jobs import Executor, Job, look_at
 from hetspec_core.paths import RunPaths
 
 CHECK_PERIOD_S = 0.3
@@ -99,21 +99,20 @@ class Watch:
         return found
 
 
-def reap(paths: RunPaths, job: LocalJob | None) -> None:
+def reap(executor: Executor, paths: RunPaths, job: Job | None) -> None:
     """Wait a moment until the supervisor of a run that has ended exits: its last act is to start or end the runs that
     wait for this one.
 
     Args:
+        executor: looks at the supervisor that another process started.
         paths: the run.
         job: its supervisor if this process started it; None if another one did, when the run left the queue.
     """
-    process = None if job is not None else read_facts(paths).process
-    if process is not None and is_copy(paths, process):
-        return
+    facts = None if job is not None else read_facts(paths)
     limit = time.monotonic() + _REAP_S
     while time.monotonic() < limit:
         if job is not None and job.poll() is not None:
             return
-        if job is None and (process is None or process.is_alive() is not True):
+        if facts is not None and look_at(executor, paths, facts).phase not in ("working", "ending", "unknown"):
             return
         time.sleep(0.01)

@@ -8,11 +8,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import socket
 import sqlite3
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,7 @@ from hetspec_core.events import (
 )
 from hetspec_core.events.state import FINISHED, UNREADABLE
 from hetspec_core.files import DISK_FULL, NOT_WRITABLE
-from hetspec_core.jobs import LocalExecutor, LocalJob, Queue, end_marked
+from hetspec_core.jobs import Executor, Job, Queue, look_at, open_executor, run_state
 from hetspec_core.paths import HOME_VARIABLE, Roots, RunPaths, make_folders, roots
 from hetspec_core.runs import Registry, RunRow
 from hetspec_core.runs.folders import is_run, run_paths
@@ -42,18 +41,17 @@ from hetspec_core.service.folders import (
     queue_lock,
     refuse_copy,
     seal,
-    state_now,
     submit_folder,
     submitted,
 )
 from hetspec_core.service.gpus import (
     GpuReport,
-    crew_on_processor,
     read_gpus,
     stopped_children,
     waiting_reasons,
     waiting_run,
     waits_for,
+    workers_on_processor,
 )
 from hetspec_core.service.names import InputKind, check_name, explain_missing, find_run, product_folder
 from hetspec_core.service.report import RunReport, RunSummary, read_report
@@ -83,15 +81,15 @@ class Workbench:
 
     Args:
         home: folder of everything, as HETSPEC_HOME; the roots in force when absent.
-        executor: who starts supervisors; the usual one when absent.
+        executor: starts supervisors; the usual one when absent.
     """
 
-    def __init__(self, home: Path | None = None, executor: LocalExecutor | None = None) -> None:
+    def __init__(self, home: Path | None = None, executor: Executor | None = None) -> None:
         self.roots = roots() if home is None else Roots.below(home)
         environment = {} if home is None else {HOME_VARIABLE: str(self.roots.data)}
-        self.executor = executor or LocalExecutor(environment=environment)
+        self.executor = executor or open_executor(environment=environment)
         self.queue = Queue(self.roots.data)
-        self._jobs: dict[str, LocalJob] = {}
+        self._jobs: dict[str, Job] = {}
         self._keys: dict[str, dict[str, str]] = {}
         self._registry: Registry | None = None
         self._reasons: tuple[float, dict[str, str]] = (-_QUEUE_LOOK_S, {})
@@ -159,27 +157,27 @@ class Workbench:
             if waits or state not in FINISHED | {"queued"}:
                 raise RunError(f"run {run_id} is {state} already", hint=f"follow it: hetspec-core runs follow {run_id}")
             if row.attempt:
-                end_marked(paths.folder.absolute(), row.attempt)
+                self.executor.clear(paths, row.attempt)
             folder, attempt = submit_folder(paths), row.attempt + 1
             after = waits_for(self.roots.data, run_id, submitted(paths).after)
             executor = self._executor_with_keys(paths)
             waiting = waiting_run(executor, paths, attempt, folder, after)
             if waiting is None:
-                crew = crew_on_processor(paths)
-                self._jobs[run_id] = executor.launch(paths, attempt=attempt, folder=folder, crew=crew)
+                workers = workers_on_processor(paths)
+                self._jobs[run_id] = executor.launch(paths, attempt=attempt, folder=folder, workers=workers)
                 return
             with self.queue.lock():
                 self.queue.put(waiting)
         self._jobs.update(self.queue.dispatch(run_id))
 
-    def _executor_with_keys(self, paths: RunPaths) -> LocalExecutor:
+    def _executor_with_keys(self, paths: RunPaths) -> Executor:
         """The executor, with the keys that were taken out of the run's spec as variables of its workers.
 
         Raises:
             SpecError: a key is neither known from submitting the run nor in the environment.
         """
         keys = keys_of(paths, {**os.environ, **self._keys.get(paths.run_id, {})})
-        return replace(self.executor, environment={**self.executor.environment, **keys}) if keys else self.executor
+        return self.executor.with_variables(keys) if keys else self.executor
 
     def dispatch(self) -> None:
         """Start the waiting runs that can start now. A supervisor that ends does the same; a killed one does not.
@@ -238,7 +236,7 @@ class Workbench:
             if state not in AT_WORK and run_id not in self.queue.waiting_ids():
                 state = self.state(run_id)
                 if state not in AT_WORK:
-                    reap(self.paths(run_id), self._jobs.get(run_id))
+                    reap(self.executor, self.paths(run_id), self._jobs.get(run_id))
                     return state
             if state == "queued":
                 self.dispatch()
@@ -264,7 +262,7 @@ class Workbench:
             return None
         if row.facts.lost >= attempt:
             return FoundLost(attempt=attempt, exit_status=row.facts.exit_status, worker="desk")
-        end_marked(self.paths(run_id).folder.absolute(), attempt)
+        self.executor.clear(self.paths(run_id), attempt)
         event = FoundLost(attempt=attempt, exit_status=status, worker="desk")
         if job is not None:
             self._note(run_id, event)
@@ -292,14 +290,14 @@ class Workbench:
         """
         with queue_lock(self.roots.data):  # the run cannot change from waiting to having a supervisor meanwhile
             waited = self.queue.remove(run_id)
-        facts, state = look_into(self.paths(run_id))
+        facts, state = look_into(self.executor, self.paths(run_id))
         if state in FINISHED and not waited:
-            refuse_copy(self.paths(run_id), facts)
+            refuse_copy(self.executor, self.paths(run_id), facts)
             raise RunError(f"run {run_id} is {state}; there is nothing to cancel")
         if waited and facts.attempt:
             return False
         process = facts.process
-        if process is not None and process.host != socket.gethostname():
+        if process is not None and look_at(self.executor, self.paths(run_id), facts).phase == "unreachable":
             raise RunError(f"run {run_id} works on {process.host}", hint="cancel it there")
         try:
             self._note(run_id, CancelAsked(attempt=facts.attempt, forced=force, grace_s=grace_s))
@@ -310,7 +308,7 @@ class Workbench:
             self.dispatch()  # ends those that wait for it
             return False
         try:
-            act = self.executor.kill if force else self.executor.ask_to_stop
+            act = self.executor.kill if force else self.executor.request_stop
             return act(self.paths(run_id), process, supervised=facts.is_supervised)
         except PermissionError:
             raise RunError(
@@ -341,11 +339,11 @@ class Workbench:
                 yield self._now(row, waiting)
 
     def _now(self, row: RunRow, waiting: Collection[str]) -> tuple[RunRow, RunState]:
-        state = state_now(self.paths(row.run_id), row.facts)
+        state = run_state(self.executor, self.paths(row.run_id), row.facts)
         if state != row.state:
             # The process has ended, so its journal is complete now, which it may not have been when it was read.
             row = self._sync(row.run_id)
-            state = state_now(self.paths(row.run_id), row.facts)
+            state = run_state(self.executor, self.paths(row.run_id), row.facts)
         return row, "queued" if state in FINISHED and row.run_id in waiting else state
 
     def summary(self, run_id: str) -> RunSummary:

@@ -14,7 +14,7 @@ CARDS = [pytest.param(card, id=f"{card.axis}/{card.name}") for card in list_card
 METHODS = {
     "formats": ("matches", "read"),
     "algorithms": ("loss",),
-    "executors": ("launch", "ask_to_stop", "kill"),
+    "executors": ("with_variables", "launch", "look", "request_stop", "kill", "clear"),
     "backends": ("open", "facts", "use_draft", "encode", "text", "answer", "calibrate", "close"),
 }
 

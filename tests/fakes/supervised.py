@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from hetspec_core.events import Event, Progress, read_events
-from hetspec_core.jobs.children import MARK
+from hetspec_core.jobs.workers import MARK
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import ResourcesSpec

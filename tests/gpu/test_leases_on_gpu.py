@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import ResourcesSpec
 from tests.fakes.specs import small_spec

@@ -13,7 +13,7 @@ import pytest
 from hetspec_core.cli.main import main
 from hetspec_core.errors import RunError
 from hetspec_core.events import Progress, read_events
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import ResourcesSpec
 from tests.fakes.specs import small_spec

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from hetspec_core.events import Event, Log, Progress, Result, RunEnded, RunStarted, WorkerEnded, read_events
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import ResourcesSpec, Stage
 from tests.fakes.specs import small_spec

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hetspec_core.events import Launched, RunEnded
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.service.workbench import Workbench
 from tests.conftest import REPOSITORY
 from tests.fakes.supervised import dump, left_over, said, until
@@ -26,7 +26,7 @@ import json, random, sys, time
 from pathlib import Path
 from hetspec_core.errors import HetSpecError, RunError
 from hetspec_core.events import Marked
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.service.library import Library
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import ResourcesSpec

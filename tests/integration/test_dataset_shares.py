@@ -20,7 +20,7 @@ from hetspec_core.engine.run_folder import Share
 from hetspec_core.engine.stages.dataset import run
 from hetspec_core.errors import DataError
 from hetspec_core.events import Log, Progress, Result, WorkerEnded, read_events
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import BaseSpec, DatasetSpec, ResourcesSpec, RunSpec
 from tests.fakes.dataset_runs import assert_same_stores, dialogue, go, make_run, write_rows

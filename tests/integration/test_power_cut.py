@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hetspec_core.errors import CheckpointError, CorruptFileError
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.service.workbench import Workbench

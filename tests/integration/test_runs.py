@@ -16,7 +16,7 @@ import pytest
 
 from hetspec_core.errors import RunError
 from hetspec_core.events import Event, Progress, RunEnded, RunStarted, read_events
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.service.workbench import Workbench
 from tests.fakes.specs import small_spec
@@ -172,7 +172,7 @@ def test_two_desks_start_a_run_once(workbench: Workbench, home: Path) -> None:
 FOLLOW = """
 import sys
 from hetspec_core.cli import main as cli
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.cli.follow import launch
 from tests.fakes.specs import small_spec

@@ -11,7 +11,7 @@ import pytest
 
 from hetspec_core.cli import runs, runs_edit
 from hetspec_core.cli.main import main
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.service.workbench import Workbench
 from tests.fakes.specs import small_spec
 

@@ -18,7 +18,7 @@ import pytest
 
 from hetspec_core.errors import NotFoundError, ResourceError, RunError
 from hetspec_core.events import Launched, RunEnded, RunStarted, WorkerEnded
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.service.workbench import Workbench
 from tests.conftest import REPOSITORY
@@ -161,7 +161,7 @@ def test_a_run_that_waits_starts_in_its_home_and_not_in_a_copy_of_it(
 LAUNCH = """
 import sys, time
 from pathlib import Path
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.service.workbench import Workbench
 bench = Workbench(Path(sys.argv[1]), LocalExecutor("tests.fakes.worker"))
 bench.start(sys.argv[2])

@@ -10,7 +10,7 @@ import pytest
 
 from hetspec_core.cli.main import main
 from hetspec_core.errors import NotFoundError, RunError, SpecError
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.service.library import Library
 from hetspec_core.service.sweeps.cells import SweepCell, SweepSpec, expand, read_sweep
 from hetspec_core.service.sweeps.running import SweepLedger, SweepRun, standings

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from hetspec_core.engine.stages.train import run
 from hetspec_core.errors import RunError
 from hetspec_core.events import Event, Log, Metric, Progress, RunEnded, WorkerEnded, read_events
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.paths import RunPaths
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import BaseSpec, ResourcesSpec, RunSpec

@@ -15,7 +15,7 @@ from textual import on
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList, Static
 
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.service.launch import LaunchRequest, Review, linked
 from hetspec_core.service.workbench import Workbench
 from hetspec_tui.app import HetSpecApp

@@ -22,7 +22,8 @@ from textual.widgets import Static
 
 from hetspec_core.errors import ResourceError
 from hetspec_core.events import RunEnded
-from hetspec_core.jobs import LocalExecutor, Queue
+from hetspec_core.jobs import Queue
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.paths import RunPaths
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec.run import ResourcesSpec

@@ -70,7 +70,7 @@ def test_stopping_asks_with_what_would_be_lost_and_enter_alone_stops_nothing() -
 def start_fake(deed: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A real run of the fake worker."""
     monkeypatch.setattr("hetspec_core.jobs.local.WORKER_MODULE", "tests.fakes.worker")
-    from hetspec_core.jobs import LocalExecutor
+    from hetspec_core.jobs.local import LocalExecutor
 
     environment = {"HETSPEC_HOME": os.environ["HETSPEC_HOME"], "PYTHONPATH": os.pathsep.join(sys.path)}
     with Workbench(executor=LocalExecutor(module="tests.fakes.worker", environment=environment)) as workbench:

@@ -33,7 +33,7 @@ PYTHON = re.compile(r"sys\.executable|interpreter\(|\bpython\b|'python[\d.]*'")
 
 COMES_FROM_ELSEWHERE = {
     "hetspec_core/sglang/child.py:start": "plan_launch in launch and run_engine in offline",
-    "hetspec_core/jobs/crew.py:start": "python_command in Member.__init__",
+    "hetspec_core/jobs/workers.py:start": "python_command in WorkerProcess.__init__",
     "hetspec_core/service/chat/worker_link.py:_start": "worker_command",
     "hetspec_tui/serve.py:_open_app_process": "the command that `serve` makes",
     "benchmarks/sglang/commands.py:_start": "COMMAND and python_command of the callers",

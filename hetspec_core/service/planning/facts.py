@@ -19,7 +19,7 @@ from hetspec_core.catalog import families
 from hetspec_core.documents import DocumentError, read_json
 from hetspec_core.errors import NotFoundError, StageFailed
 from hetspec_core.events import Progress, read_events
-from hetspec_core.jobs.gpus import gpu_status, read_inventory
+from hetspec_core.jobs import gpu_status, read_inventory
 from hetspec_core.paths import Roots, RunPaths
 from hetspec_core.prompts import shipped_path
 from hetspec_core.service.report import RunReport

@@ -10,7 +10,7 @@ import pytest
 
 from hetspec_core.cli.follow import is_detached, launch_detached
 from hetspec_core.cli.main import main
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.service.workbench import Workbench
 from hetspec_core.spec import ResourcesSpec, RunSpec
 from tests.fakes.specs import small_spec

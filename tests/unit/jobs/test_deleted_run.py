@@ -14,7 +14,7 @@ from hetspec_core.engine.data.shares import Workplace
 from hetspec_core.engine.modeling.draft_files import write_draft_folder
 from hetspec_core.engine.run_folder import Share
 from hetspec_core.engine.training.checkpoints import TrainingCheckpoints
-from hetspec_core.jobs import records
+from hetspec_core.events import Launched, WorkerEnded, append_event
 from hetspec_core.paths import RunPaths
 
 _MAKES_FILES = """
@@ -31,12 +31,13 @@ while time.monotonic() < limit:
 
 
 def test_no_journal_is_begun_in_a_folder_without_a_spec(tmp_path: Path) -> None:
+    launched = Launched(attempt=1, pid=1, host="here", birth="b")
     with pytest.raises(FileNotFoundError):
-        records.append(tmp_path / "desk.jsonl", "launched", "supervisor", attempt=1)
+        append_event(tmp_path / "desk.jsonl", "supervisor", launched)
     (tmp_path / "spec.toml").touch()
-    records.append(tmp_path / "desk.jsonl", "launched", "supervisor", attempt=1)
+    append_event(tmp_path / "desk.jsonl", "supervisor", launched)
     (tmp_path / "spec.toml").unlink()
-    records.append(tmp_path / "desk.jsonl", "worker_ended", "supervisor", attempt=1)
+    append_event(tmp_path / "desk.jsonl", "supervisor", WorkerEnded(attempt=1, name="worker-0", exit_status=0))
     assert len((tmp_path / "desk.jsonl").read_bytes().splitlines()) == 2
 
 

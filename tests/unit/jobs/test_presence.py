@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hetspec_core.jobs import LocalExecutor, is_at_work, is_copy, run_folder_of
+from hetspec_core.jobs import Observation
+from hetspec_core.jobs.local import LocalExecutor, run_folder_of
 from hetspec_core.paths import RunPaths
 from hetspec_core.process import ProcessIdentity
 
@@ -55,25 +56,26 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
 
 def test_a_process_works_in_its_own_folder_and_not_in_a_copy_of_it(case: Case) -> None:
     supervised = case.supervised
-    assert is_at_work(case.original, case.identity, supervised=supervised) is True
-    assert is_at_work(case.copy, case.identity, supervised=supervised) is False
-    assert not is_copy(case.original, case.identity, supervised=supervised)
-    assert is_copy(case.copy, case.identity, supervised=supervised)
+    here = LocalExecutor().look(case.original, case.identity, supervised=supervised)
+    assert here == Observation("working") and here.is_at_work is True
+    there = LocalExecutor().look(case.copy, case.identity, supervised=supervised)
+    assert there == Observation("copied", case.original.folder) and there.is_at_work is False
     assert run_folder_of(case.identity) == case.original.folder
 
 
-@pytest.mark.parametrize("deed", ["ask_to_stop", "kill"])
+@pytest.mark.parametrize("deed", ["request_stop", "kill"])
 def test_no_signal_is_sent_for_a_copy(case: Case, deed: str) -> None:
     act = getattr(LocalExecutor(), deed)
     assert act(case.copy, case.identity, supervised=case.supervised) is False
     with pytest.raises(subprocess.TimeoutExpired):
         case.process.wait(0.2)
     assert act(case.original, case.identity, supervised=case.supervised) is True
-    assert case.process.wait(10) == -(signal.SIGTERM if deed == "ask_to_stop" else signal.SIGUSR1)
+    assert case.process.wait(10) == -(signal.SIGTERM if deed == "request_stop" else signal.SIGUSR1)
 
 
 def test_a_process_that_has_ended_is_at_work_nowhere(case: Case) -> None:
     case.process.kill()
     case.process.wait()
-    assert is_at_work(case.original, case.identity, supervised=case.supervised) is False
-    assert not is_copy(case.copy, case.identity, supervised=case.supervised)
+    for folder in (case.original, case.copy):
+        seen = LocalExecutor().look(folder, case.identity, supervised=case.supervised)
+        assert seen == Observation("ended") and seen.is_at_work is False

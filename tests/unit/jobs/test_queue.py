@@ -13,8 +13,16 @@ from hypothesis import strategies as st
 
 from hetspec_core.errors import NotFoundError, UsageError
 from hetspec_core.jobs import GpuRequest, GpuStatus, Queue, Waiting, place, read_inventory, visible_here
-from hetspec_core.jobs.gpus import Gpu, gpu_status, take_lease
-from hetspec_core.jobs.slots import SlotStatus, slot_count, slot_status, take_slot
+from hetspec_core.jobs.leases import (
+    Gpu,
+    SlotStatus,
+    gpu_lease,
+    gpu_status,
+    slot_count,
+    slot_lease,
+    slot_status,
+    take_lease,
+)
 from hetspec_core.paths import RunPaths
 
 
@@ -115,12 +123,12 @@ def test_an_entry_of_a_home_that_was_moved_is_no_copy(tmp_path: Path) -> None:
 
 def test_a_lease_is_one_runs_until_it_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HETSPEC_FAKE_GPUS", "2")
-    monkeypatch.setattr("hetspec_core.jobs.gpus._LEASE_PATIENCE_S", 0.05)
+    monkeypatch.setattr("hetspec_core.jobs.leases._LEASE_PATIENCE_S", 0.05)
     inventory = read_inventory()
     uuid = inventory.gpus[1].uuid
-    lease = take_lease(tmp_path, uuid, "some-run")
+    lease = take_lease(gpu_lease(tmp_path, uuid), "some-run")
     assert lease is not None
-    assert take_lease(tmp_path, uuid, "other") is None
+    assert take_lease(gpu_lease(tmp_path, uuid), "other") is None
     assert [(status.state, status.run_id) for status in gpu_status(tmp_path, inventory)] == [
         ("free", ""),
         ("leased", "some-run"),
@@ -192,7 +200,7 @@ def test_a_slot_is_held_until_its_file_is_closed_and_says_by_whom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HETSPEC_CPU_SLOTS", "2")
-    held = take_slot(tmp_path, "cpu-1", "run-a")
+    held = take_lease(slot_lease(tmp_path, "cpu-1"), "run-a")
     assert held is not None
     assert slot_status(tmp_path) == [SlotStatus("cpu-0"), SlotStatus("cpu-1", "run-a")]
     os.close(held)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hetspec_core.cli.main import main
 from hetspec_core.config.resolve import Resolved
 from hetspec_core.errors import HetSpecError, SpecError
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.service import launch
 from hetspec_core.service.forms import Field, launch_fields, set_text
 from hetspec_core.service.launch import LaunchRequest, linked, pairs, resolve_stage, review, start

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hetspec_core.config import resolve
 from hetspec_core.errors import NotFoundError, SpecError
-from hetspec_core.jobs.gpus import Inventory
+from hetspec_core.jobs import Inventory
 from hetspec_core.paths import Roots
 from hetspec_core.service.plan import Facts, GpuFacts, Plan, ProbeFacts, gather_facts, plan
 from hetspec_core.service.planning import facts as facts_module

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hetspec_core.config import resolve
 from hetspec_core.errors import SpecError
 from hetspec_core.files import write_atomic
-from hetspec_core.jobs import LocalExecutor
+from hetspec_core.jobs.local import LocalExecutor
 from hetspec_core.paths import make_folders
 from hetspec_core.service.chat.conversation import ChatHistory
 from hetspec_core.service.library import Library

@@ -1,4 +1,4 @@
-"""Of several ends the one that caused the others is told, and a port that is kept is nobody else's."""
+"""Of several endings the one that caused the others is reported, and no other program gets a port that is held."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import socket
 import pytest
 
 from hetspec_core.errors import ResourceError
-from hetspec_core.jobs.crew import CrewPlan, Meeting
-from hetspec_core.jobs.endings import Ending, error, first_cause, with_worker
-from hetspec_core.service.gpus import crew_of
+from hetspec_core.events import ErrorInfo
+from hetspec_core.jobs.worker_group import Ending, first_cause, with_worker
+from hetspec_core.jobs.workers import Rendezvous, WorkerPlan
+from hetspec_core.service.gpus import plan_workers
 from hetspec_core.spec import ResourcesSpec, Stage
 from tests.fakes.specs import small_spec
 
 
 def ending(worker: str, time: float, message: str, *, kind: str = "crash", is_echo: bool = False) -> Ending:
-    return Ending(worker, time, error(kind, message, "", 1), is_echo=is_echo)
+    return Ending(worker, time, ErrorInfo(kind=kind, message=message), is_echo=is_echo)
 
 
 def test_the_cause_is_the_earliest_end_that_is_no_answer_to_another() -> None:
@@ -30,21 +31,21 @@ def test_the_cause_is_the_earliest_end_that_is_no_answer_to_another() -> None:
 
 def test_a_worker_is_named_once() -> None:
     named = with_worker(with_worker(ending("worker-1", 0.0, "no")))
-    assert named.error is not None and named.error["message"] == "worker-1: no"
+    assert named.error is not None and named.error.message == "worker-1: no"
 
 
 def test_ranks_are_numbered_over_all_machines_and_meet_where_they_are_told() -> None:
-    plan = CrewPlan("ranks", 4, num_nodes=3, node_rank=2, rendezvous="[::1]:29500")
-    assert CrewPlan.from_word(plan.to_word()) == plan
-    found = Meeting(plan).variables(1)
+    plan = WorkerPlan("ranks", 4, num_nodes=3, node_rank=2, rendezvous="[::1]:29500")
+    assert WorkerPlan.from_word(plan.to_word()) == plan
+    found = Rendezvous(plan).variables(1)
     assert (found["RANK"], found["LOCAL_RANK"], found["WORLD_SIZE"]) == ("9", "1", "12")
     assert (found["MASTER_ADDR"], found["MASTER_PORT"]) == ("::1", "29500")
 
 
-def test_the_port_of_a_meeting_can_be_listened_on_by_a_rank_and_is_given_to_nobody_else() -> None:
-    meeting = Meeting(CrewPlan("ranks", 2))
+def test_the_port_of_a_rendezvous_can_be_listened_on_by_a_rank_and_by_no_other_program() -> None:
+    rendezvous = Rendezvous(WorkerPlan("ranks", 2))
     try:
-        port = int(meeting.variables(0)["MASTER_PORT"])
+        port = int(rendezvous.variables(0)["MASTER_PORT"])
         with socket.socket() as other, pytest.raises(OSError):
             other.bind(("127.0.0.1", port))
         with socket.socket() as rank:
@@ -52,7 +53,7 @@ def test_the_port_of_a_meeting_can_be_listened_on_by_a_rank_and_is_given_to_nobo
             rank.bind(("127.0.0.1", port))
             rank.listen()
     finally:
-        meeting.close()
+        rendezvous.close()
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_how_many_workers_a_run_has(
     stage: Stage, gpus: int, resources: dict[str, object], kind: str, size: int
 ) -> None:
     spec = small_spec("x", stage).model_copy(update={"resources": ResourcesSpec.model_validate(resources)})
-    plan = crew_of(spec, gpus)
+    plan = plan_workers(spec, gpus)
     assert (plan.kind, plan.size) == (kind, size)
 
 
@@ -86,7 +87,7 @@ def test_how_many_workers_a_run_has(
 def test_what_cannot_be_is_refused(stage: Stage, gpus: int, resources: dict[str, object], words: str) -> None:
     spec = small_spec("x", stage).model_copy(update={"resources": ResourcesSpec.model_validate(resources)})
     with pytest.raises(ResourceError, match=words):
-        crew_of(spec, gpus)
+        plan_workers(spec, gpus)
 
 
 @pytest.mark.parametrize(

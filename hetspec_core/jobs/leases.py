@@ -1,7 +1,11 @@
-"""The GPUs of this machine, and the leases that runs have on them. It knows NVML and lock files, not the queue.
+"""The GPUs and processor slots of this machine, and the leases that runs have on them.
 
-A lease is the lock of a file named after the GPU's UUID, held by the run's supervisor: it is given back by the kernel
-however the supervisor ends. `HETSPEC_FAKE_GPUS=4` puts four simulated GPUs in the place of the real ones.
+A lease is the lock of a file, `gpus/UUID.lock` or `slots/NAME.lock` below the data root, held by the run's supervisor:
+the kernel releases it however the supervisor ends. Leases bind the runs of one data root.
+
+A processor slot stands for the whole processor: runs that compute side by side slow each other down, and what they
+measure means nothing. `HETSPEC_CPU_SLOTS` sets how many there are. `HETSPEC_FAKE_GPUS=4` puts four simulated GPUs in
+the place of the real ones.
 """
 
 from __future__ import annotations
@@ -11,10 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hetspec_core.errors import UsageError
 from hetspec_core.files import is_locked, take_lock
 
 FAKE_VARIABLE = "HETSPEC_FAKE_GPUS"
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
+SLOTS_VARIABLE = "HETSPEC_CPU_SLOTS"
+USUAL_SLOTS = 1
 _MIB = 1 << 20
 _LEASE_PATIENCE_S = 2.0
 
@@ -29,7 +36,7 @@ class GpuProcess:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU now. Values that the driver does not tell are None."""
+    """One GPU now. Values that the driver does not give are None."""
 
     index: int
     uuid: str
@@ -52,7 +59,7 @@ class Inventory:
 
 @dataclass(frozen=True)
 class GpuStatus:
-    """A GPU and who has it: `leased` by a run, `busy` with a process of somebody else's, or `free`."""
+    """A GPU and who has it: `leased` by a run, `busy` with another program, or `free`."""
 
     gpu: Gpu
     state: str
@@ -64,7 +71,7 @@ class GpuStatus:
 
 
 def read_inventory() -> Inventory:
-    """What the driver says now."""
+    """The GPUs as the driver reports them now."""
     fake = os.environ.get(FAKE_VARIABLE)
     if fake:
         if not fake.isdecimal():
@@ -123,14 +130,19 @@ def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def lease_path(data: Path, uuid: str) -> Path:
-    """The lock file of a GPU below the data root."""
+def gpu_lease(data: Path, uuid: str) -> Path:
+    """The file whose lock is the lease of a GPU."""
     return data / "gpus" / f"{uuid}.lock"
 
 
-def take_lease(data: Path, uuid: str, run_id: str) -> int | None:
-    """Lease a GPU for a run; returns the file to hold, None when another has it."""
-    file = take_lock(lease_path(data, uuid), patience_s=_LEASE_PATIENCE_S)
+def slot_lease(data: Path, name: str) -> Path:
+    """The file whose lock is the lease of a processor slot."""
+    return data / "slots" / f"{name}.lock"
+
+
+def take_lease(path: Path, run_id: str) -> int | None:
+    """Take a lease for a run; returns the file to hold, None when another run has the lease."""
+    file = take_lock(path, patience_s=_LEASE_PATIENCE_S)
     if file is not None:
         os.ftruncate(file, 0)
         os.pwrite(file, run_id.encode(), 0)
@@ -141,7 +153,7 @@ def gpu_status(data: Path, inventory: Inventory) -> list[GpuStatus]:
     """Who has which GPU now."""
     found = []
     for gpu in inventory.gpus:
-        path = lease_path(data, gpu.uuid)
+        path = gpu_lease(data, gpu.uuid)
         if is_locked(path):
             found.append(GpuStatus(gpu, "leased", path.read_text(encoding="utf-8")))
         else:
@@ -161,3 +173,44 @@ def visible_here(inventory: Inventory) -> tuple[str, ...] | None:
 def is_named(gpu: Gpu, word: str) -> bool:
     """Whether a word, an index or the beginning of a UUID, means this GPU."""
     return word == str(gpu.index) or (word.startswith("GPU-") and gpu.uuid.startswith(word))
+
+
+@dataclass(frozen=True)
+class SlotStatus:
+    """A processor slot and the run that has it; empty when it is free."""
+
+    name: str
+    run_id: str = ""
+
+
+def slot_count() -> int:
+    """How many slots this machine has: HETSPEC_CPU_SLOTS, one when it is absent; 0 = runs wait for none.
+
+    Raises:
+        UsageError: the variable is not a whole number from 0.
+    """
+    word = os.environ.get(SLOTS_VARIABLE, "").strip()
+    if not word:
+        return USUAL_SLOTS
+    if not (word.isascii() and word.isdecimal() and len(word) < 5):
+        raise UsageError(
+            f"{SLOTS_VARIABLE} is {word!r}; it needs a whole number from 0 to 9999",
+            hint="1 = one run computes on the processor at a time, 0 = no run waits for another",
+        )
+    return int(word)
+
+
+def slot_status(data: Path) -> list[SlotStatus]:
+    """Who has which slot now. A variable that is not a number counts as absent here: a start has refused it."""
+    try:
+        count = slot_count()
+    except UsageError:
+        count = USUAL_SLOTS
+    found = []
+    for number in range(count):
+        path = slot_lease(data, f"cpu-{number}")
+        holder = ""
+        if is_locked(path):  # the name is written right after the lock is taken
+            holder = path.read_text(encoding="utf-8", errors="replace") or "another run"
+        found.append(SlotStatus(f"cpu-{number}", holder))
+    return found
