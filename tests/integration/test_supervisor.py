@@ -104,7 +104,7 @@ def test_a_process_with_the_number_of_the_supervisor_is_not_taken_for_it(workben
         reused = ProcessIdentity(who.pid, "another boot:1", who.host)
         paths = workbench.paths(run_id)
         assert (
-            workbench.executor.kill(paths, reused) is False and workbench.executor.ask_to_stop(paths, reused) is False
+            workbench.executor.kill(paths, reused) is False and workbench.executor.request_stop(paths, reused) is False
         )
         workbench.resume(run_id)
         assert workbench.wait(run_id, PATIENCE_S) == "succeeded"
