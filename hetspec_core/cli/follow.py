@@ -29,8 +29,8 @@ from hetspec_core.events import (
     RunEnded,
 )
 from hetspec_core.jobs import PARENT_ENDED
-from hetspec_core.process import signal_name
 from hetspec_core.quantities import format_duration
+from hetspec_core.service.run_news import event_text, exit_words
 from hetspec_core.service.workbench import RESUMABLE
 
 if TYPE_CHECKING:
@@ -205,8 +205,7 @@ def _raise_end(summary: RunSummary, last: Event | None, log: str) -> None:
     if isinstance(last, RunEnded) and error is not None:
         raise _failure(error, log, again)
     if isinstance(last, FoundLost):
-        status = last.exit_status
-        reason = "" if status is None else f" ({_signal(-status)})" if status < 0 else f" (status {status})"
+        reason = "" if last.exit_status is None else f": {exit_words(last.exit_status)}"
         raise StageFailed(
             f"the worker of run {summary.run_id} exited without an end event{reason}",
             hint="; ".join(part for part in (f"its log: {log}", again) if part),
@@ -222,10 +221,6 @@ def _failure(error: ErrorInfo, log: str, again: str) -> HetSpecError:
     if isinstance(kind, type) and issubclass(kind, HetSpecError):
         return kind(error.message, hint=hint)
     return StageFailed(error.message, hint=hint)
-
-
-def _signal(number: int) -> str:
-    return f"signal {signal_name(number).removeprefix('signal ')}"
 
 
 # --- views -------------------------------------------------------------------------------------------------------
@@ -376,8 +371,7 @@ def event_line(event: Event) -> Text | None:
                 prefix = f"{event.worker}: {prefix}"
             return Text(prefix + event.message, style=_LEVEL_STYLES[event.level])
         case CheckpointSaved():
-            best = ", the best so far" if event.best else ""
-            return Text(f"checkpoint at step {event.step}: {event.path}{best}", style="dim")
+            return Text(event_text(event), style="dim")
         case _:
             return None
 

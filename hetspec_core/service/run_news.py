@@ -175,11 +175,11 @@ class RunReader:
 
 def sentence(event: Event) -> str:
     """One event as a line; empty for what is told elsewhere (metrics, progress, text)."""
-    said = _said(event)
-    if not said:
+    text = event_text(event)
+    if not text:
         return ""
     clock = _clock(event.time) if event.time else "-"
-    line = f"{clock}  {event.worker or '-':<10}  {said}"
+    line = f"{clock}  {event.worker or '-':<10}  {text}"
     return plain(clean_line(" ⏎ ".join(line.split("\n")).encode(errors="replace")))
 
 
@@ -190,7 +190,8 @@ def _clock(seconds: float) -> str:
         return "-"
 
 
-def _said(event: Event) -> str:
+def event_text(event: Event) -> str:
+    """What an event says, without its time and worker; empty for metrics, progress and text."""
     match event:
         case Submitted():
             after = f", after {', '.join(event.after)}" if event.after else ""

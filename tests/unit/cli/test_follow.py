@@ -49,7 +49,7 @@ def test_what_a_worker_says_is_never_markup(capsys: Capture) -> None:
     assert capsys.readouterr().err.splitlines() == [
         "row [red]7[/red] :smile: has [/nothing]",
         "warning: few rows",
-        "checkpoint at step 5: checkpoints/step-5, the best so far",
+        "checkpoint of step 5: checkpoints/step-5 (best so far)",
     ]
 
 
