@@ -35,7 +35,7 @@ def list_presets(
     kind: Annotated[str | None, typer.Argument(help="base, draft, algorithm or recipe; all when absent.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """List presets; yours go over the shipped ones of the same name."""
+    """List presets; yours replace the shipped ones of the same name."""
     listed = library.list_presets(kind)
     if json:
         print_json([{**_about(item.file), "summary": item.summary, "problem": item.problem} for item in listed])
@@ -145,7 +145,7 @@ def _values(file: PresetFile, stage: str, overrides: list[str]) -> list[tuple[st
     if file.kind == "recipe":
         return list(resolve(file.name, stage=stage, overrides=overrides).explain())
     if overrides:
-        raise UsageError(f"--set goes over recipes; {file.reference} is none")
+        raise UsageError(f"--set is for recipes; {file.reference} is not one")
     return [(".".join(key), leaf.value, str(leaf.place)) for key, leaf in leaves(load_file(file).table)]
 
 

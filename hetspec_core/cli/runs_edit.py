@@ -58,7 +58,7 @@ def tag(
     """Add tags to a run and remove them; without any, print them."""
     for word in tags or ():
         if word[:1] not in ("+", "-"):
-            raise UsageError(f"{word!r} is no tag with + or - before it", hint="for example: runs tag RUN +good -draft")
+            raise UsageError(f"{word!r} is not a tag with + or - before it", hint="e.g. runs tag RUN +good -draft")
     added, removed = tags_of(tags or ())
     with Workbench() as workbench:
         run_id = workbench.resolve_run(run)

@@ -1,6 +1,6 @@
-"""What single keys cannot say: whether base, draft, algorithm and settings fit each other and the cards.
+"""Checks over several keys: whether base, draft, algorithm and settings fit each other and the cards.
 
-Each check gives sentences with the dotted key, the value seen and what is allowed. It knows specs and cards, no files.
+Each check gives sentences with the dotted key, the value and what is allowed.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class Formula:
         A formula that is one name alone gives that value as it is, of whatever type; arithmetic takes numbers only.
 
         Raises:
-            FormulaError: a division by zero, a result out of bounds, or a name that is no number.
+            FormulaError: a division by zero, a result out of bounds, or a name that is not a number.
         """
         name = _name(self.tree)
         return lookup(*name) if name is not None else _compute(self.tree, lookup)
@@ -149,7 +149,7 @@ def _compute(node: ast.expr, lookup: Lookup) -> Number:
     if name is not None:
         value = lookup(*name)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise FormulaError(f"{'.'.join(name)} is {value!r}, which is no number")
+            raise FormulaError(f"{'.'.join(name)} is {value!r}, which is not a number")
         return _bounded(value)
     match node:
         case ast.BinOp(left=left, op=op, right=right):
@@ -338,7 +338,7 @@ class _Sizes:
     def _draft_value(self, wanted: str) -> Value:
         if wanted in self._stack:
             circle = [*self._stack[self._stack.index(wanted) :], wanted]
-            raise FormulaError(f"it goes in a circle: {' -> '.join(f'draft.{name}' for name in circle)}")
+            raise FormulaError(f"it is circular: {' -> '.join(f'draft.{name}' for name in circle)}")
         for table, key in ((self._table, ("architecture", wanted)), (self._extra, ("architecture", "extra", wanted))):
             leaf = table.get(wanted)
             if isinstance(leaf, Leaf) and isinstance(leaf.value, str) and wanted not in _NOT_SIZES:

@@ -198,7 +198,7 @@ def find_anywhere(reference: str) -> PresetFile:
         )
     if len(holders) > 1 and "recipe" not in holders:
         several = " and ".join(f"{kind}/{reference}" for kind in holders)
-        raise NotFoundError(f"several presets are called {reference!r}: {several}", hint="say kind/name")
+        raise NotFoundError(f"several presets are called {reference!r}: {several}", hint="write kind/name")
     return shelf["recipe" if "recipe" in holders else holders[0]][reference]
 
 
@@ -243,7 +243,7 @@ def load(kind: str, name: str) -> Preset:
 
     Raises:
         NotFoundError: it, or one that it extends, is not there.
-        SpecError: a file is not TOML, or `extends` is malformed or goes in a circle.
+        SpecError: a file is not TOML, or `extends` is malformed or circular.
     """
     return load_file(find(kind, name))
 
@@ -255,7 +255,7 @@ def load_file(file: PresetFile, chain: tuple[PresetFile, ...] = (), *, text: str
     """
     if any(file.path == other.path for other in chain):
         circle = " -> ".join(other.reference for other in (*chain, file))
-        raise SpecError(f"extends goes in a circle: {circle}", hint=f"take one `extends` out, e.g. that of {file.path}")
+        raise SpecError(f"extends is circular: {circle}", hint=f"remove one `extends`, e.g. that of {file.path}")
     data, lines = read_toml(file.path, file.label) if text is None else parse_toml(text, file.label, file.path)
     table: Table = {}
     lineage: list[PresetFile] = [file]
@@ -364,7 +364,7 @@ def copy_preset(reference: str, name: str) -> Path:
     check_name(new)
     target = user_folder() / file.kind / f"{new}.toml"
     if os.path.lexists(target):
-        raise UsageError(f"{target} is there already", hint="choose another name, or delete that file")
+        raise UsageError(f"{target} already exists", hint="choose another name, or delete that file")
     try:
         data = documents.read_bounded(file.path)
     except (OSError, documents.DocumentError) as error:
@@ -407,7 +407,7 @@ def as_recipe(preset: Preset, partners: Mapping[str, str] | None = None) -> Pres
         return preset
     names = lent_parts() | dict(partners or {})
     table: Table = {part: {"preset": Leaf(name, _BORROWED)} for part, name in names.items() if part != kind}
-    # As in `resolve`: an algorithm's name is its card, which its preset says; a model's is that of its preset.
+    # As in `resolve`: an algorithm is named by its card, a model by its preset.
     own: Table = {} if kind == "algorithm" else {"name": Leaf(preset.file.name, Place("preset", preset.file.label))}
     table[kind] = merge(own, preset.table)
     if kind == "base":  # it is checked without a draft

@@ -1,6 +1,6 @@
 """Where values come from: places in files and on the command line, and tables whose every leaf knows its place.
 
-It knows how layers are put over each other, not what the keys mean.
+Here layers are put over each other; `resolve` decides what the keys mean.
 """
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ def read_spec(path: Path, *, name: str = "") -> RunSpec:
     try:
         content = read_bounded(path)
     except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"{path.parent} is no run folder: it has no {path.name}") from None
+        raise NotFoundError(f"{path.parent} is not a run folder: it has no {path.name}") from None
     except DocumentError as error:
         raise SpecError(f"{name} {error}") from None
     except OSError as error:

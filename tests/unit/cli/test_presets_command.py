@@ -121,7 +121,7 @@ def test_a_copy_lies_in_the_users_folder(capsys: Capture) -> None:
         (
             ("presets", "show", "eagle", "--set", "options.noise=1"),
             2,
-            "--set goes over recipes; algorithm/eagle is none",
+            "--set is for recipes; algorithm/eagle is not one",
         ),
         (("presets", "diff", "eagle", "llama-1l"), 2, "of different kinds"),
         (("presets", "copy", "eagle", "../eagle"), 2, "cannot become ../eagle"),

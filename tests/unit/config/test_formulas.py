@@ -153,8 +153,8 @@ def test_a_refusal_says_what_is_allowed() -> None:
         ("1 // 0", "divides by zero"),
         ("0 ** -1", "divides by zero"),
         ("(-8) ** 0.5", "not a real number"),
-        ("base.act * 2", "base.act is 'silu', which is no number"),
-        ("base.tied + 1", "base.tied is True, which is no number"),
+        ("base.act * 2", "base.act is 'silu', which is not a number"),
+        ("base.tied + 1", "base.tied is True, which is not a number"),
     ],
 )
 def test_what_cannot_be_computed_says_why(text: str, said: str) -> None:

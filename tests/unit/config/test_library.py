@@ -87,7 +87,7 @@ def test_a_circle_is_named() -> None:
     write_preset("recipe/a", 'extends = "b"\n')
     write_preset("recipe/b", 'extends = "c"\n')
     write_preset("recipe/c", 'extends = "a"\n')
-    with pytest.raises(SpecError, match=r"circle: recipe/a -> recipe/b -> recipe/c -> recipe/a"):
+    with pytest.raises(SpecError, match=r"circular: recipe/a -> recipe/b -> recipe/c -> recipe/a"):
         library.load("recipe", "a")
 
 
@@ -167,7 +167,7 @@ def test_a_copy_is_the_users_and_is_not_overwritten() -> None:
     assert path == library.user_folder() / "algorithm" / "mine.toml"
     assert path.read_bytes() == library.find("algorithm", "eagle-origin").path.read_bytes()
     assert library.load("algorithm", "mine").summary
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         library.copy_preset("eagle", "mine")
     with pytest.raises(UsageError, match="cannot become recipe/mine"):
         library.copy_preset("eagle", "recipe/mine")

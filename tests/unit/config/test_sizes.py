@@ -98,7 +98,7 @@ def test_the_origin_shows_formula_and_value() -> None:
 def test_circles_are_named_once() -> None:
     found = faults({"hidden_size": "draft.vocab_size", "vocab_size": "draft.head_dim", "head_dim": "draft.hidden_size"})
     assert found == [
-        "draft.architecture.head_dim: formula 'draft.hidden_size': it goes in a circle: "
+        "draft.architecture.head_dim: formula 'draft.hidden_size': it is circular: "
         "draft.hidden_size -> draft.vocab_size -> draft.head_dim -> draft.hidden_size [layer 0]"
     ]
 

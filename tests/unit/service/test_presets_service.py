@@ -80,7 +80,7 @@ def test_a_copy_is_the_users_and_the_shipped_one_stays() -> None:
     before = presets.view("draft/llama-1l").text
     line = presets.copy("draft/llama-1l", "llama-1l")
     assert line.owner == "yours, over the shipped one" and line.path.read_text() == before
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         presets.copy("draft/llama-1l", "llama-1l")
     presets.delete("draft", "llama-1l")
     assert presets.view("draft/llama-1l").line.owner == "shipped"
