@@ -22,6 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from hetspec_core.engine.context import resolve_device, resolve_dtype
 from hetspec_core.engine.data.capture import capture, plan_capture
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.hidden_states import HiddenStateWriter
-from hetspec_core.engine.data.items import CaptureItem, encode_all
+from hetspec_core.engine.data.items import CaptureItem, content_id, encode_all
 from hetspec_core.engine.data.manifest import StoreIdentity, read_manifest
 from hetspec_core.engine.data.reading import read_conversations
 from hetspec_core.engine.modeling.base_lm import BaseLM
@@ -160,9 +161,8 @@ def _items(base: BaseLM, given: argparse.Namespace) -> list[CaptureItem]:
             path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
             source = str(path)
         reading = read_conversations(DatasetSpec(source=source, limit=given.samples))
-    found = encode_all(
-        reading.conversations, template, base_fingerprint=base.fingerprint, settings={}, max_length=given.max_length
-    )
+    identify = partial(content_id, template_hash=template.hash, base_fingerprint=base.fingerprint, settings={})
+    found = encode_all(reading.conversations, template, identify, max_length=given.max_length)
     return list(found.items.values())
 
 

@@ -45,7 +45,7 @@ def resolve_device(resources: ResourcesSpec) -> torch.device:
     """The device of this process: `auto` is cuda when there is one; of several that it sees, LOCAL_RANK picks one.
 
     Raises:
-        ResourceError: cuda is asked for and there is none.
+        ResourceError: `resources.device` is cuda, and there is none.
     """
     available = torch.cuda.is_available()
     if resources.device == "cuda" and not available:
@@ -66,7 +66,7 @@ def resolve_dtype(resources: ResourcesSpec, device: torch.device) -> torch.dtype
 
 
 def set_threads(resources: ResourcesSpec) -> None:
-    """Give torch the CPU threads that were asked for, or all cores; OMP_NUM_THREADS is honoured."""
+    """Set torch's CPU threads: `resources.num_threads`, else OMP_NUM_THREADS, else all cores."""
     if resources.num_threads is not None:
         torch.set_num_threads(resources.num_threads)
     elif "OMP_NUM_THREADS" not in os.environ:  # then torch has read it already
@@ -255,7 +255,7 @@ def open_context(
 
     Raises:
         NotFoundError, SpecError: the folder has no spec, or one that does not hold.
-        ResourceError: the device asked for is not there.
+        ResourceError: the device does not exist.
     """
     paths = RunPaths(Path(run_dir).absolute())
     spec = spec or read_spec(paths.spec)

@@ -1,7 +1,4 @@
-"""Whether a tokenizer knows its own tokens: one that is read or converted wrongly still writes ids without an error.
-
-It knows fast Hugging Face tokenizers, and no templates: callers name the markers that must be tokens.
-"""
+"""Whether a tokenizer knows its own tokens: one that was converted wrongly still returns ids without an error."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ _ENOUGH = 4  # known words; a vocabulary with fewer of them is not of English te
 
 
 def first_fault(tokenizer: Any, markers: Iterable[str] = ()) -> str | None:
-    """The first thing that a tokenizer does not do as its own vocabulary says, as a sentence part; None when it does.
+    """The first contradiction of a tokenizer to its own vocabulary, as a part of a sentence; None when there is none.
 
     Args:
         tokenizer: a fast Hugging Face tokenizer.
@@ -38,7 +35,7 @@ def first_fault(tokenizer: Any, markers: Iterable[str] = ()) -> str | None:
 
 def _fault_of_words(tokenizer: Any) -> str | None:
     vocabulary = tokenizer.get_vocab()
-    # Where the vocabulary writes spaces, a word without one is the rest of a longer word, and may be split when alone.
+    # Where tokens have spaces, a word without one is the rest of a longer word, and may be split when it is alone.
     spaces = _SPACES if any(token.startswith(_SPACES) for token in vocabulary) else ("",)
     known = [word for word in _WORDS if any(space + word in vocabulary for space in spaces)]
     if len(known) < _ENOUGH:

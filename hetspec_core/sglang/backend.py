@@ -59,7 +59,7 @@ class SGLangBackend(Backend):
         self.folder, self.logs = work, logs
 
     def open(self, base: BaseSpec, resources: ResourcesSpec) -> BaseFacts:
-        """As in `Backend`. A running server is asked for its facts; others are started for the first answer."""
+        """As in `Backend`. A running server reports its facts; other servers are started for the first answer."""
         folder = materialize(base.source)
         self._base = base
         self._tokenizer = load_tokenizer(base)
@@ -129,7 +129,7 @@ class SGLangBackend(Backend):
             self._draft_folder = folder
             return DraftFacts(name=name)
         if folder != self._draft_folder:
-            self._draft, self._draft_folder = self._need_pool().export(Path(folder)), folder
+            self._draft, self._draft_folder = self.pool.export(Path(folder)), folder
         return DraftFacts(name=name, vocab_size=self._need_base().architecture.vocab_size)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
@@ -157,7 +157,9 @@ class SGLangBackend(Backend):
         Raises:
             SpecError: no base is open, or a running server is used.
         """
-        return self._need_pool()
+        if self._pool is None:
+            raise SpecError("no base is open", hint="open one first")
+        return self._pool
 
     def exported(self, decoding: DecodingSpec) -> ServedDraft | None:
         """The present draft in SGLang's layout, with the vocabulary of this way of decoding.
@@ -167,7 +169,7 @@ class SGLangBackend(Backend):
         """
         if self._draft is None or not isinstance(decoding.draft_vocab, int):
             return self._draft
-        return self._need_pool().export(Path(self._draft_folder), decoding.draft_vocab)
+        return self.pool.export(Path(self._draft_folder), decoding.draft_vocab)
 
     def served(self, decoding: DecodingSpec) -> RunningServer:
         """The server that decodes this way.
@@ -192,7 +194,7 @@ class SGLangBackend(Backend):
                 f"{self._attached.client.url} makes every answer with its draft; SGLang cannot leave it out",
                 hint="name a second server without one: --set sglang.plain_url=http://HOST:PORT",
             )
-        return self._need_pool().server(None if plain else self.exported(decoding), decoding.tree)
+        return self.pool.server(None if plain else self.exported(decoding), decoding.tree)
 
     def answer(self, prompt: list[int], decoding: DecodingSpec, watcher: Watcher) -> Written:
         return self._write(self.served(decoding), prompt, decoding, watcher).written
@@ -315,8 +317,3 @@ class SGLangBackend(Backend):
         if self._base is None:
             raise SpecError("no base is open", hint="open one first")
         return self._base
-
-    def _need_pool(self) -> ServerPool:
-        if self._pool is None:
-            raise SpecError("no base is open", hint="open one first")
-        return self._pool

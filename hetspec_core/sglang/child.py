@@ -100,12 +100,10 @@ class ChildProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int | None:
-        """Id of the process while it runs."""
         return self._process.pid if self._process is not None and self.alive else None
 
     def start(

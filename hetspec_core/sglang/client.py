@@ -78,7 +78,6 @@ class ServerFacts:
 
     @property
     def speculates(self) -> bool:
-        """Whether the server decodes with a draft."""
         return bool(self.args.get("speculative_algorithm"))
 
     @property

@@ -46,12 +46,10 @@ class SGLangServer:
 
     @property
     def pid(self) -> int | None:
-        """Id of the process while it runs."""
         return self._child.pid
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
         return self._child.alive
 
     @property
@@ -126,7 +124,6 @@ class SGLangServer:
         self._child.stop(grace_s)
 
     def died(self) -> StageFailed:
-        """The error that says how the server ended."""
         return self._child.why_it_ended()
 
     def _check_class(self) -> None:
@@ -223,7 +220,6 @@ class ServerPool:
 
     @property
     def version(self) -> str:
-        """Version of the SGLang that is started."""
         return self.installed.version
 
     def export(self, draft: Path, draft_vocab: DraftVocabChoice = "whole") -> ServedDraft:
@@ -269,7 +265,6 @@ class ServerPool:
         return found
 
     def close(self) -> None:
-        """Stop all servers."""
         for served in self._running.values():
             served.close()
         self._running.clear()

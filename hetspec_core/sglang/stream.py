@@ -186,7 +186,6 @@ class TreeFeed:
             self._records.pop(request_id, None)
 
     def close(self) -> None:
-        """Close the connection."""
         self.alive = False
         if self._socket is not None:
             with contextlib.suppress(OSError):

@@ -32,7 +32,6 @@ class Clock:
         self.restart()
 
     def restart(self) -> None:
-        """Start the time again."""
         self._end = time.monotonic() + self.seconds
 
     @property

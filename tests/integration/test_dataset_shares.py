@@ -95,7 +95,7 @@ def test_shares_of_data_overlap_nowhere_and_a_run_taken_up_by_fewer_workers_make
     assert_same_stores(store, go(make_run(tmp_path / "one", base_spec, source=source)))
     assert not (folder / "shares").exists()
     result = next(event.data for event in read_events(folder / "events.jsonl")[0] if isinstance(event, Result))
-    assert result["left_out"] == {"said before, word for word": 1}
+    assert result["left_out"] == {"repeated word for word": 1}
 
 
 def test_prompts_that_two_workers_write_are_those_of_one(tmp_path: Path) -> None:

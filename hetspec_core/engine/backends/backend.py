@@ -1,7 +1,7 @@
 """The interface of a backend: load, turn conversations into tokens, answer with a stream of steps, stop, free.
 
-It knows specs and messages, not models; the built-in backend runs them here, another may drive a server. The chat stage
-calls one backend from one thread.
+The built-in backend runs models in this process; another may drive a server. A stage calls one backend from one thread.
+`TextStream` decodes the tokens of an answer as they come.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Capability = Literal["trees", "every_position", "calibrate", "sampling"]
 
 @dataclass(frozen=True)
 class Watcher:
-    """Who listens to an answer.
+    """The receiver of an answer's tokens and steps.
 
     Attributes:
         on_tokens: tokens that no draft proposed.
         on_step: a verify step.
-        stop_asked: whether the answer should end now; looked at between steps.
+        stop_asked: whether the answer should end now; called between steps.
         trees: whether steps carry their trees.
         every_position: commit one token per step.
         phases: whether steps carry the seconds of their phases, which costs a wait for the device per phase.
@@ -50,8 +50,8 @@ class Written:
     Attributes:
         tokens: all of it, the stop token included.
         first_token_s, decode_s: seconds to the first token, and after it.
-        counts: the verify steps as a server counted them, whose stream may bring several at once; None = they were told
-            one by one.
+        counts: the verify steps by the count of a server, whose stream may report several at once; None = each step was
+            reported.
         draft_vocab_size: tokens that the draft proposed, where these are fewer than it has; 0 = all of its own.
     """
 
@@ -70,9 +70,9 @@ class Backend(ABC):
 
     def __init__(self) -> None:
         self.on_progress: Callable[[str, float], None] = lambda label, done: None
-        """Is told of long tasks and their progress (0 to 1); the opener of a backend may set it."""
+        """Called with the name of a long task and its progress (0 to 1); the opener of a backend may set it."""
         self.stop_asked: Callable[[], bool] = lambda: False
-        """Whether what takes long should be given up, which raises `Cancelled`; looked at meanwhile."""
+        """Whether a long task should end with `Cancelled`; called during the task."""
 
     def configure(self, options: Mapping[str, Any]) -> None:
         """Take the options of the card's model, before `open`.
@@ -154,9 +154,9 @@ def token_name(tokenizer: Any, token: int) -> str:
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """What one token says inside a text; the vocabulary's own name for a piece of a character.
+    """The text of one token inside a text; the vocabulary's own name for a piece of a character.
 
-    It is decoded behind itself, because some decoders strip the space that a text begins with.
+    It is decoded after itself, because some decoders strip the space at the beginning of a text.
     """
     try:
         alone = tokenizer.decode([token])
@@ -179,11 +179,9 @@ class BackendTokenizer:
         self._backend = backend
 
     def decode(self, tokens: list[int], skip_special_tokens: bool = True) -> str:
-        """The text of tokens, special ones left out."""
         return self._backend.text(tokens)
 
     def convert_ids_to_tokens(self, token: int) -> str:
-        """The vocabulary's own name of a token."""
         return self._backend.token_name(token)
 
 
@@ -226,7 +224,6 @@ class TextStream:
         return piece
 
     def finish(self) -> str:
-        """The rest of the text."""
         whole = self._decode(self._tokens)
         piece = whole[len(self.text) :] if whole.startswith(self.text) else ""
         self.text = whole

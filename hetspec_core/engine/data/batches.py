@@ -65,7 +65,7 @@ class Batch:
 
     @property
     def num_supervised(self) -> Tensor:
-        """Supervised positions, a 0-d tensor on the batch's device (reading it waits for the device)."""
+        """Supervised positions, a [] tensor on the batch's device (reading it waits for the device)."""
         return self.mask.sum()
 
     @property
@@ -88,13 +88,13 @@ def make_batch(
     Args:
         samples: at least one, of the same layers; each has at least two tokens.
         mask_kind: which token of a position must be the assistant's; see the module's example.
-        layers: further states that are wanted; all that the samples have when absent.
-        device: where the batch is wanted; a GPU is fed from pinned memory without waiting.
+        layers: further states of the batch; all of the samples when absent.
+        device: of the batch; copies to a GPU are asynchronous, from pinned memory.
         max_length: samples are cut to this many tokens first.
-        supervised: False makes an all-False mask (a batch that only keeps a rank in step).
+        supervised: False makes an all-False mask, for a filler batch.
 
     Raises:
-        DataError: no samples, one with fewer than two tokens, or one without a layer that is wanted.
+        DataError: there are no samples, or one has fewer than two tokens or lacks a layer.
     """
     lengths = [min(len(sample.input_ids), max_length or len(sample.input_ids)) for sample in samples]
     if not samples or min(lengths) < 2:
@@ -141,8 +141,8 @@ class BatchPlan:
     allowed), the order of batches is random, and each rank has the same number of them. Over all ranks each sample
     comes exactly once an epoch. `plan[i]` gives the sample numbers of batch i, so a run resumes from (epoch, index).
 
-    With more ranks than can be kept busy (hardly any samples) some batches repeat a sample; `is_filler(i)` says so, and
-    they must be made with `supervised=False`.
+    With few samples for many ranks some batches repeat a sample; `is_filler(i)` is true for them, and they must be made
+    with `supervised=False`.
 
     Args:
         lengths: tokens of each sample, cut to the length used in training.
@@ -185,12 +185,12 @@ class BatchPlan:
         return iter(self._batches)
 
     def is_filler(self, index: int) -> bool:
-        """Whether batch `index` only repeats a sample to keep this rank in step."""
+        """Whether batch `index` only repeats a sample, so that all ranks have as many batches."""
         return self._numbers[index] >= self._first_filler
 
 
 def _cut(lengths: np.ndarray, tokens_per_batch: int, random: np.random.Generator) -> list[list[int]]:
-    """Cut a random order into batches of like length."""
+    """Cut a random order into batches of similar length."""
     order = random.permutation(len(lengths))
     window = max(1, int(_WINDOW_BATCHES * tokens_per_batch / max(1.0, float(lengths.mean()))))
     batches: list[list[int]] = []

@@ -73,10 +73,10 @@ def capture(
     Args:
         base: the model.
         items: what is to be captured; none may be in the store already.
-        writer: the store; its identity says which layers and which number type.
+        writer: the store; its identity has the layers and the number type.
         tokens_per_batch: most tokens of a padded batch.
-        on_batch: called after each forward with (samples, tokens) of the batch. It may raise to stop; what was captured
-            by then is written.
+        on_batch: called after each forward with (samples, tokens) of the batch. It may raise to stop; all that was
+            captured before is written.
 
     Returns:
         Id of each sample that was not stored -> where its first state is that is not finite.
@@ -218,7 +218,7 @@ def _finite_rows(packed: dict[int | None, Tensor]) -> Tensor:
 
 
 def _to_host(batch: list[CaptureItem], packed: dict[int | None, Tensor], finite: Tensor, side: Any) -> _Job:
-    """Start copying to pinned memory on a stream of its own, so that the next forward need not wait."""
+    """Start copying to pinned memory on a stream of its own, during the next forward."""
     if side is None:
         return _Job(batch, packed, finite, None)
     side.wait_stream(torch.cuda.current_stream(side.device))

@@ -28,7 +28,7 @@ from hetspec_core.errors import DataError, NotFoundError
 AUTO = "auto"
 OWN = "own"
 _SENTINEL = "hetspec-sentinel"
-_DATE = "26 Jul 2024"  # Llama 3.2 writes today's date unless told; a dataset must not depend on the day it is made
+_DATE = "26 Jul 2024"  # Llama 3.2 writes today's date by default; a dataset must not depend on it
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class ChatTemplate:
     Attributes:
         name: shipped family, `own` (the tokenizer's), or the file it came from.
         text: Jinja text.
-        variables: values it is rendered with, besides the special tokens.
+        variables: values for rendering, in addition to the special tokens.
         tokenizer: a fast Hugging Face tokenizer.
     """
 
@@ -175,7 +175,7 @@ class ChatTemplate:
         return self._around_user(None)[1].strip()
 
     def check(self) -> None:
-        """Make sure that markers are tokens and answers are marked, before any time is spent on a model.
+        """Check that markers are tokens and answers are marked, before a model is loaded.
 
         Raises:
             DataError: the tokenizer does not know a marker of the template, the template begins with a bos token that

@@ -106,7 +106,6 @@ class Conversation:
 
     @property
     def user_turns(self) -> tuple[str, ...]:
-        """Texts of the user's turns."""
         return tuple(message.content for message in self.messages if message.role == "user")
 
     @property

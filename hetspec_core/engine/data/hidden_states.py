@@ -218,7 +218,6 @@ class HiddenStateStore:
 
     @property
     def identity(self) -> StoreIdentity:
-        """What all samples have in common."""
         return self.manifest.identity
 
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -95,7 +95,7 @@ class ItemList:
         Nothing after the assistant's last token is supervised, so it is neither computed nor stored.
         """
         if content_id_ in self.items:
-            self.dropped["said before, word for word"] += 1
+            self.dropped["repeated word for word"] += 1
             return
         had_any = any(encoded.assistant_mask)
         mask = encoded.assistant_mask[:max_length]
@@ -140,12 +140,15 @@ def content_id(
     return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
 
+Identify = Callable[[Sequence[Message]], str]
+"""`content_id` of one template, base and settings."""
+
+
 def encode_all(
     conversations: Iterable[Conversation],
     template: ChatTemplate,
+    identify: Identify,
     *,
-    base_fingerprint: str,
-    settings: Mapping[str, Any],
     max_length: int,
     share: Share | None = None,
 ) -> ItemList:
@@ -159,14 +162,8 @@ def encode_all(
     """
     found = ItemList()
     first_refusal: DataError | None = None
-    template_hash = template.hash
     ended = [_end_answers(conversation, template.end_of_turn_text) for conversation in conversations]
-    names = [
-        content_id(
-            conversation.messages, template_hash=template_hash, base_fingerprint=base_fingerprint, settings=settings
-        )
-        for conversation, _ in ended
-    ]
+    names = [identify(conversation.messages) for conversation, _ in ended]
     mine = (share or Share()).pick(names)
     for name, (conversation, is_overrun) in zip(names, ended, strict=True):
         if name not in mine:

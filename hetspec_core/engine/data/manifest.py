@@ -76,7 +76,6 @@ class Manifest(_Record):
 
     @property
     def ids(self) -> set[str]:
-        """Content ids of all samples."""
         return {sample_id for shard in self.shards for sample_id in shard.ids}
 
     def with_shards(self, shards: tuple[ShardEntry, ...]) -> Manifest:

@@ -89,12 +89,10 @@ class AppendLog:
         self.records.append(record)
 
     def sync(self) -> None:
-        """Wait until everything is on the disk."""
         os.fsync(self._handle)
         self._synced_s = time.monotonic()
 
     def close(self) -> None:
-        """Sync and close."""
         try:
             self.sync()
         finally:

@@ -107,7 +107,6 @@ class FrozenEnds:
 
     @property
     def output_head(self) -> OutputHead:
-        """The head as plain tensors."""
         return OutputHead(self.head.weight, self.head.bias, self.scale, self.softcap)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -194,7 +193,7 @@ class BaseLM:
             max_memory: index of a device -> most memory for weights; empty = all of it on `device`.
 
         Raises:
-            ModelError: it is not on this machine, is of another architecture than the spec says, or cannot be read.
+            ModelError: it is not on this machine, is of another architecture than that of the spec, or cannot be read.
             ResourceError: it does not fit into `max_memory`, or `max_memory` is given without GPUs.
         """
         from transformers import AutoModelForCausalLM
@@ -303,7 +302,7 @@ def _load_model(folder: Path, load: Callable[[], Any]) -> Any:
     try:
         with LOADING:
             return load()
-    except Exception as error:  # transformers raises whatever its parts raise
+    except Exception as error:  # transformers raises errors of all kinds
         raise ModelError(
             f"the base in {folder} could not be loaded: {type(error).__name__}: {first_line(error)}",
             hint="check that the directory is complete; a model that needs remote code is not supported",
@@ -319,7 +318,7 @@ def _find_model(folder: Path) -> tuple[Any, Any] | None:
         kind: Any = AutoModelForCausalLM._model_mapping[type(config)]  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue]
         if kind.config_class is config.sub_configs.get("text_config"):  # a model of pictures whose text model is meant
             config = config.get_text_config()
-    except Exception:  # transformers raises whatever its parts raise; loading the model says what is wrong
+    except Exception:  # transformers raises errors of all kinds; loading the model reports the error
         return None
     return kind, config
 
@@ -353,7 +352,7 @@ def load_tokenizer(spec: BaseSpec) -> Any:
     folder = materialize(spec.source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # transformers raises whatever its parts raise
+    except Exception as error:  # transformers raises errors of all kinds
         raise ModelError(
             f"the tokenizer in {folder} could not be loaded: {type(error).__name__}: {first_line(error)}",
             hint="check that the directory is complete; a tokenizer that needs remote code is not supported",

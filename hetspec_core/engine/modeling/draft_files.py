@@ -51,7 +51,6 @@ class StoredDraft:
 
     @property
     def algorithm(self) -> str:
-        """Card of the algorithm."""
         return str((self.settings.get("algorithm") or {}).get("name", "eagle"))
 
     @property
@@ -66,7 +65,6 @@ class StoredDraft:
 
     @property
     def base_vocab_size(self) -> int:
-        """V of the base."""
         return int(self.settings.get("base_vocab_size") or self.config["vocab_size"])
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm")
-"""Names under which the families have the norm behind the last layer."""
+"""Names of the norm after the last layer in the families."""
 
 
 def can_load_part(folder: Path, config: Any) -> bool:

@@ -189,8 +189,8 @@ def _gguf_tokenizer(file: Path) -> Any:
 def fingerprint(folder: Path) -> str:
     """Identity of the weights in a directory: 16 hex digits over every safetensors header and samples of its bytes.
 
-    Reading 64 KiB at eight places of each file tells fine-tunes apart at a cost that does not grow with the model.
-    The number type it is loaded in later makes no difference.
+    Samples of 64 KiB at eight offsets of each file distinguish fine-tunes at a constant cost. The number type that the
+    model is loaded in does not matter.
     """
     digest = hashlib.sha256()
     files = sorted(folder.glob("*.safetensors"))
@@ -258,7 +258,7 @@ _PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
     for name in names.split()
 }
 _BEGIN = frozenset(["llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "tekken"])
-"""Pre-tokenizers with which a bos token is put first unless the file says no."""
+"""Pre-tokenizers with which a bos token comes first unless the file forbids it."""
 _WHOLE_WORDS = _BEGIN | {"glm4", "glm5"}
 """Pre-tokenizers whose pieces are looked up as a whole before merges are applied."""
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,8 @@ from hetspec_core.documents import DocumentError, read_json
 from hetspec_core.engine.context import RunContext, has_fast_bfloat16, peak_memory_bytes
 from hetspec_core.engine.data.capture import capture
 from hetspec_core.engine.data.chat import ChatTemplate, tokenizer_hash
-from hetspec_core.engine.data.conversation import Conversation
 from hetspec_core.engine.data.hidden_states import HiddenStateWriter
-from hetspec_core.engine.data.items import CaptureItem, ItemList, content_id, encode_all
+from hetspec_core.engine.data.items import CaptureItem, Identify, ItemList, content_id, encode_all
 from hetspec_core.engine.data.manifest import STATES_CHECKED, TOKENIZER_FOLDER, Manifest, StoreIdentity
 from hetspec_core.engine.data.reading import DatasetReading, read_conversations
 from hetspec_core.engine.data.shares import Workplace
@@ -47,7 +47,7 @@ def run(context: RunContext) -> None:
     """Make the hidden-state dataset that the run's spec asks for, or continue it.
 
     Raises:
-        SpecError: a layer is asked for that the base does not have.
+        SpecError: the spec names a layer that the base does not have.
         NotFoundError, DataError: the source, its rows or the template cannot be used; nothing was computed.
         ModelError: the base cannot be loaded.
         ResourceError: the disk or the memory is full; everything written is intact.
@@ -69,6 +69,9 @@ def run(context: RunContext) -> None:
         system = context.spec.base.system_prompt
         conversations = [conversation.with_system(system) for conversation in reading.conversations]
     base_fingerprint = fingerprint(materialize(context.spec.base.source))
+    identify: Identify = partial(
+        content_id, template_hash=template.hash, base_fingerprint=base_fingerprint, settings=settings
+    )
     place = Workplace(context.paths, context.share)
     load = _Loader(context)
     tasks = ["prompts"] * (spec.source == "self") + ["answers"] * (spec.answers == "base") + [_TASK]
@@ -76,29 +79,14 @@ def run(context: RunContext) -> None:
 
     if spec.answers == "data":
         assert conversations is not None  # the spec refuses source self without answers of the base
-        found = encode_all(
-            conversations,
-            template,
-            base_fingerprint=base_fingerprint,
-            settings=settings,
-            max_length=max_length,
-            share=context.share,
-        )
+        found = encode_all(conversations, template, identify, max_length=max_length, share=context.share)
         if context.share.is_whole:
             found.check(spec.source, max_length=max_length)
     else:
         if conversations is None:
             conversations = write_prompts(context, load, template, place, part=part["prompts"])
         found = answer_conversations(
-            context,
-            load,
-            template,
-            conversations,
-            place,
-            base_fingerprint=base_fingerprint,
-            settings=settings,
-            max_length=max_length,
-            part=part["answers"],
+            context, load, template, conversations, place, identify, max_length=max_length, part=part["answers"]
         )
     if found.items:  # a share may have none
         _report(context, found, max_length)
@@ -138,7 +126,8 @@ def run(context: RunContext) -> None:
             facts |= captured
         manifest = writer.manifest
     if broken:
-        names = _names(conversations, spec.answers, template.hash, base_fingerprint, settings)
+        asked = conversations if spec.answers == "data" else [each.without_answers() for each in conversations]
+        names = {identify(each.messages): each.id for each in asked}
         facts["not_finite"] = _warn_of_broken(context, found, broken, names)
     if context.share.is_whole:
         if not manifest.counts.samples:
@@ -283,18 +272,6 @@ def _capture(
     broken = capture(base, missing, writer, tokens_per_batch=tokens_per_batch, on_batch=on_batch)
     wall_s = time.perf_counter() - started
     return {"captured_tokens": new, "capture_s": wall_s, "tokens_per_s": new / wall_s}, broken
-
-
-def _names(
-    conversations: list[Conversation], answers: str, template_hash: str, fingerprint_: str, settings: dict[str, Any]
-) -> dict[str, str]:
-    """Content id -> name of the conversation in its source."""
-    asked = [each if answers == "data" else each.without_answers() for each in conversations]
-    ids = [
-        content_id(each.messages, template_hash=template_hash, base_fingerprint=fingerprint_, settings=settings)
-        for each in asked
-    ]
-    return {sample_id: each.id for sample_id, each in zip(ids, asked, strict=True)}
 
 
 def _warn_of_broken(

@@ -21,14 +21,14 @@ import hashlib
 import re
 import time
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import ChatTemplate, Encoded
 from hetspec_core.engine.data.conversation import Conversation, FinishReason, Message
-from hetspec_core.engine.data.items import ItemList, content_id
+from hetspec_core.engine.data.items import Identify, ItemList
 from hetspec_core.engine.data.shares import AppendLog, Workplace
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.errors import DataError
@@ -92,7 +92,7 @@ class PromptSieve:
         reason = fault(text, finished=finished)
         key = normalise(text)
         if not reason and key in self._seen:
-            reason = "said before"
+            reason = "repeated"
         if reason:
             self.dropped[reason] = self.dropped.get(reason, 0) + 1
             return False
@@ -237,9 +237,8 @@ def answer_conversations(
     template: ChatTemplate,
     conversations: list[Conversation],
     place: Workplace,
+    identify: Identify,
     *,
-    base_fingerprint: str,
-    settings: Mapping[str, Any],
     max_length: int,
     part: tuple[int, int] = (1, 1),
 ) -> ItemList:
@@ -251,7 +250,8 @@ def answer_conversations(
         template: of the base.
         conversations: all of them.
         place: keeps the answers.
-        base_fingerprint, settings, max_length: further parts of the content ids.
+        identify: messages -> content id.
+        max_length: most tokens of a conversation.
         part: number of this task among those of the run, and their count.
 
     Raises:
@@ -261,18 +261,13 @@ def answer_conversations(
     found = ItemList()
     states: dict[str, _Answered] = {}
     questions = [conversation.without_answers() for conversation in conversations]
-    names = [
-        content_id(
-            conversation.messages, template_hash=template.hash, base_fingerprint=base_fingerprint, settings=settings
-        )
-        for conversation in questions
-    ]
+    names = [identify(conversation.messages) for conversation in questions]
     mine = context.share.pick(names)
     for name, conversation in zip(names, questions, strict=True):
         if name not in mine:
             continue
         if name in states:
-            found.dropped["said before, word for word"] += 1
+            found.dropped["repeated word for word"] += 1
             continue
         states[name] = _Answered(conversation, 0, (), Encoded([], []))
     with place.open_log(_ANSWER_LOG, lambda record: (record["id"], record["turn"])) as log:

@@ -52,7 +52,6 @@ class CopyComparison:
 
     @property
     def sentence(self) -> str:
-        """The result in words."""
         if not self.same_shape:
             return f"{self.name} is {list(self.shape)}, the base's {list(self.own_shape)}"
         if self.rows == 0:

@@ -28,7 +28,7 @@ def draw(plots: list[dict[str, Any]], path: Path) -> dict[str, Any]:
 
     Raises:
         ResourceError: matplotlib is not installed.
-        HetSpecError: the file cannot be written; the sentence says why.
+        HetSpecError: the file cannot be written; the message says why.
     """
     try:  # by name: who has no need of pictures has no matplotlib
         figures = importlib.import_module("matplotlib.figure")

@@ -126,7 +126,6 @@ class BatchFeed:
         return self._store
 
     def close(self) -> None:
-        """Stop reading ahead."""
         self._readers.shutdown(wait=True, cancel_futures=True)
 
     def _cut_step(self, position: Position) -> tuple[list[_Part], Position]:

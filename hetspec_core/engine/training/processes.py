@@ -47,7 +47,6 @@ class Processes:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is rank 0."""
         return self.rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
@@ -88,7 +87,6 @@ class Processes:
         return [each.cpu() for each in found]
 
     def wait(self) -> None:
-        """Wait until every rank has called it."""
         self.accelerator.wait_for_everyone()
 
 

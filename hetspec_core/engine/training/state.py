@@ -68,7 +68,6 @@ class TrainingState:
         return (score, -loss) > (self.best_score, -self.best_loss)
 
     def record(self) -> dict[str, Any]:
-        """The counters as JSON values."""
         return asdict(self)
 
     @classmethod

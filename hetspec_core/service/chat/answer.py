@@ -136,7 +136,6 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The text so far."""
         return "".join(piece.text for piece in self.pieces)
 
     @property
@@ -145,7 +144,6 @@ class Answer:
 
     @property
     def went_wrong(self) -> bool:
-        """Whether it ended with an `error`."""
         return self.state in ("refused", "failed", "died")
 
     @property
@@ -155,7 +153,6 @@ class Answer:
 
     @property
     def trees(self) -> list[TreeStep]:
-        """The trees of the steps that carry one."""
         return [step.tree for step in self.steps if step.tree is not None]
 
     @property
@@ -227,7 +224,6 @@ class Recorder:
         return ""
 
     def finish(self) -> None:
-        """Close the trace."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -102,7 +102,6 @@ class SessionTotals:
             self._plain_s += answer.end.decode_s
 
     def calibrated(self, calibration: Calibrated) -> None:
-        """Replace the calibration."""
         self.calibration = calibration
 
     @property
@@ -273,7 +272,6 @@ class ComparisonResult:
 
     @property
     def sentence(self) -> str:
-        """The result in words."""
         words = f"texts differ from token {self.difference.token} on" if self.difference else "texts identical"
         if self.ratio is None:
             return f"speed not known; {words}"

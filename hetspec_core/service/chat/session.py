@@ -156,7 +156,7 @@ class ChatSession:
             self.start()
 
     def close(self, grace_s: float = 0.5) -> None:
-        """End the worker; its memory is free when this returns, in less than two seconds whatever it does."""
+        """End the worker; its memory is free when this returns, in less than two seconds."""
         with self._lock:
             link, self._link = self._link, None
             self.state = "closed"
@@ -172,17 +172,14 @@ class ChatSession:
 
     @property
     def pid(self) -> int | None:
-        """Process of the worker."""
         return self._link.pid if self._link is not None else None
 
     @property
     def busy(self) -> bool:
-        """Whether an answer or a calibration is under way."""
         return self.state in ("answering", "calibrating") or self._queued is not None
 
     @property
     def figures(self) -> Figures:
-        """What the meters show now."""
         context = self.base.context_tokens if self.base else 0
         return self.meters.figures(self.answer, self.settings.label, context)
 
@@ -235,12 +232,12 @@ class ChatSession:
     def compare(
         self, text: str, left: ChatSettings, right: ChatSettings, *, rounds: int = 1, trees: bool | None = None
     ) -> Comparison:
-        """Ask both ways of decoding the same, one after the other; the conversation stays as it is.
+        """Ask both ways of decoding the same, one after the other; the conversation does not change.
 
         Args:
-            text: the question, put behind the conversation.
+            text: the question after the conversation.
             left, right: the two ways.
-            rounds: how often each answers; the sides begin in turns.
+            rounds: answers of each side; the sides begin in turns.
             trees: ask for trees (a little slower); as the session when absent.
 
         Raises:
@@ -302,7 +299,7 @@ class ChatSession:
         """Change settings of the answers to come, e.g. `tree="3/2/6"`; the base is not loaded again.
 
         Raises:
-            UsageError: a value is not allowed; it says why.
+            UsageError: a value is not allowed; the message says why.
         """
         with self._lock:
             changed = change_settings(self.settings, values, self.base)

@@ -85,7 +85,7 @@ def chat_config(
 
     Raises:
         SpecError: the recipe is not valid.
-        NotFoundError: there is no such recipe or draft, or no draft at all.
+        NotFoundError: there is no such recipe or draft, or there is no draft.
     """
     given = {key: value for key, value in (options or {}).items() if value is not None}
     if backend:

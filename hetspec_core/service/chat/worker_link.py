@@ -64,12 +64,10 @@ class WorkerLink:
 
     @property
     def pid(self) -> int | None:
-        """Id of the process, once it is started."""
         return self._process.pid if self._process is not None else None
 
     @property
     def ended(self) -> bool:
-        """Whether the process has ended."""
         return self._ended.is_set()
 
     def send(self, request: Request) -> None:

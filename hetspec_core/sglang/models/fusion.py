@@ -143,11 +143,9 @@ class FusionForCausalLM(nn.Module):
         return self.logits_processor(input_ids, hidden_states, self.lm_head, forward_batch, None)
 
     def get_input_embeddings(self) -> nn.Module:
-        """The embedding."""
         return self.model.embed_tokens
 
     def get_embed_and_head(self) -> tuple[Tensor, Tensor]:
-        """Weights of the embedding and the output head."""
         return self.model.embed_tokens.weight, self.lm_head.weight
 
     def set_embed_and_head(self, embed: Tensor, head: Tensor) -> None:

@@ -77,7 +77,6 @@ class Publisher:
             self.dropped += 1
 
     def close(self) -> None:
-        """Stop the thread and remove the socket."""
         self._closing.set()
         self._thread.join(timeout=2.0)
         with contextlib.suppress(OSError):

@@ -28,7 +28,7 @@ class ExportedDraft:
     Attributes:
         config: for `config.json`.
         tensors: by the names of the layout.
-        token_ids: [Vd] ids of a reduced vocabulary for a file of its own, where the layout wants one; else None.
+        token_ids: [Vd] ids of a reduced vocabulary for a file of its own, where the layout has one; else None.
         notes: requirements for serving the draft.
     """
 
@@ -87,7 +87,6 @@ class Ledger:
         return cls(str(files.folder), dict(files.tensors))
 
     def strip(self, prefix: str) -> None:
-        """Remove a prefix of names."""
         for name in [name for name in self.left if name.startswith(prefix)]:
             plain = name.removeprefix(prefix)
             if plain in self.left:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from hetspec_core.engine.data.chat import ChatTemplate, Encoded
 from hetspec_core.engine.data.conversation import Conversation, Message
-from hetspec_core.engine.data.items import ItemList, content_id, encode_all
+from hetspec_core.engine.data.items import Identify, ItemList, content_id, encode_all
 from hetspec_core.errors import DataError
 from tests.fakes.tiny_base import make_tiny_tokenizer
 
@@ -19,7 +21,11 @@ def conversation(*messages: Message, name: str = "c") -> Conversation:
 
 def encode(*conversations: Conversation, max_length: int = 512) -> ItemList:
     template = ChatTemplate.for_tokenizer(make_tiny_tokenizer())
-    return encode_all(conversations, template, base_fingerprint="b", settings={"x": 1}, max_length=max_length)
+    return encode_all(conversations, template, identify(template), max_length=max_length)
+
+
+def identify(template: ChatTemplate) -> Identify:
+    return partial(content_id, template_hash=template.hash, base_fingerprint="b", settings={"x": 1})
 
 
 def test_item_ends_with_the_assistants_last_token() -> None:
@@ -100,8 +106,7 @@ def test_refused_conversation_is_named() -> None:
         encode_all(
             [conversation(Message("system", "S"), QUESTION, ANSWER, name="c7")],
             template,
-            base_fingerprint="b",
-            settings={},
+            identify(template),
             max_length=99,
         )
 
@@ -114,8 +119,7 @@ def test_a_refused_conversation_is_counted_and_the_others_are_used() -> None:
     found = encode_all(
         [conversation(Message("system", "S"), QUESTION, ANSWER, name="c7"), conversation(name="c8")],
         template,
-        base_fingerprint="b",
-        settings={},
+        identify(template),
         max_length=99,
     )
 

@@ -34,7 +34,7 @@ def test_same_words_are_the_same_prompt() -> None:
     assert sieve.add("What is the  Capital of France?\n", finished=True)
     assert not sieve.add("what is the capital of france", finished=True)
     assert sieve.kept == ["What is the  Capital of France?"]
-    assert sieve.dropped == {"said before": 1}
+    assert sieve.dropped == {"repeated": 1}
 
 
 def test_normal_form_keeps_what_tells_prompts_apart() -> None:
