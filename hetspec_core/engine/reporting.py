@@ -24,6 +24,12 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def summary(error: BaseException) -> str:
+    """`TypeError: first line of the message`; the name alone for an error without a message."""
+    line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
 def describe_error(error: BaseException) -> ErrorInfo:
     """The error for the user: HetSpec's own errors unchanged, exhausted resources by name, the rest as a crash."""
     if isinstance(error, HetSpecError):
@@ -33,17 +39,9 @@ def describe_error(error: BaseException) -> ErrorInfo:
     exhausted = _exhausted(error)
     if exhausted is not None:
         return describe_error(exhausted)
-    sentence = str(error).strip().split("\n", 1)[0]
-    message = f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
     known = recognise(f"{type(error).__name__}: {error}")
-    if known is not None:
-        return ErrorInfo(kind="crash", message=message, hint=known.hint, exit_code=CRASH_STATUS)
-    return ErrorInfo(
-        kind="crash",
-        message=message,
-        hint="this is a fault of the program; the traceback is in the log",
-        exit_code=CRASH_STATUS,
-    )
+    hint = known.hint if known is not None else "this is a fault of the program; the traceback is in the log"
+    return ErrorInfo(kind="crash", message=summary(error), hint=hint, exit_code=CRASH_STATUS)
 
 
 def _exhausted(error: BaseException) -> ResourceError | None:

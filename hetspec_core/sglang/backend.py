@@ -210,9 +210,7 @@ class SGLangBackend(Backend):
         Raises:
             Cancelled: `stop_asked` returned true.
         """
-        quiet = Watcher(
-            on_tokens=lambda tokens: None, on_step=lambda step: None, stop_asked=self.stop_asked, trees=False
-        )
+        quiet = Watcher(stop_asked=self.stop_asked, trees=False)
         stream = None if self.stop_asked() else self._write(served, prompt, decoding, quiet)
         if stream is None or (stream.written.stop_reason == "stopped" and self.stop_asked()):
             raise Cancelled("the measurement was asked to stop")
@@ -285,7 +283,7 @@ class SGLangBackend(Backend):
                 hint="leave the URL out, so that a server is started for every tree",
             )
         endless = decoding.model_copy(update={"ignore_eos": True, "plain": True})
-        quiet = Watcher(on_tokens=lambda tokens: None, on_step=lambda step: None, stop_asked=stop_asked, trees=False)
+        quiet = Watcher(stop_asked=stop_asked, trees=False)
         self.answer(prompt, endless.model_copy(update={"max_new_tokens": 3}), quiet)
         plain = self.answer(prompt, endless, quiet)
         plain_s = plain.decode_s / max(1, len(plain.tokens) - 1)
@@ -293,7 +291,7 @@ class SGLangBackend(Backend):
         for label in trees if self._draft_folder else ():
             tree = TreeSpec.parse(label)
             steps: list[Step] = []
-            watcher = Watcher(on_tokens=lambda tokens: None, on_step=steps.append, stop_asked=stop_asked, trees=False)
+            watcher = Watcher(on_step=steps.append, stop_asked=stop_asked, trees=False)
             written = self.answer(prompt, endless.model_copy(update={"plain": False, "tree": tree}), watcher)
             if stop_asked() or not steps:
                 break

@@ -35,8 +35,8 @@ class Watcher:
         phases: whether steps carry the seconds of their phases, which costs a wait for the device per phase.
     """
 
-    on_tokens: Callable[[list[int]], None]
-    on_step: Callable[[Step], None]
+    on_tokens: Callable[[list[int]], None] = lambda tokens: None
+    on_step: Callable[[Step], None] = lambda step: None
     stop_asked: Callable[[], bool] = lambda: False
     trees: bool = True
     every_position: bool = False

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, Cache, DynamicCache
 
 from hetspec_core.engine.modeling.sources import LOADING
-from hetspec_core.engine.reporting import first_line
+from hetspec_core.engine.reporting import summary
 from hetspec_core.errors import ModelError
 
 _NAME = "hetspec-survey"
@@ -106,8 +106,7 @@ def survey_windows(model: Any) -> dict[str, int]:
     except ModelError:
         raise
     except Exception as error:  # a family that keeps more in its cache may raise anything
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise _refused(family, f"it does not run with a cache of keys and values ({reason})") from error
+        raise _refused(family, f"it does not run with a cache of keys and values ({summary(error)})") from error
 
 
 def survey_config(kind: Any, config: Any) -> dict[str, int] | None:

@@ -3,11 +3,15 @@
 The family's own model class is built without embedding; layers, rotary embedding and masks are Hugging Face's.
 EAGLE-3's first layer (`PairLayer`) takes attention, MLP and its place in the decoder from such a layer. Configurations
 are written with the rotary keys of transformers 4 and 5.
+
+A draft may share norms: one set for all of its layers, or the base's final norm (`NormTies`). On disk every norm has
+its own name, so programs without such ties can read the draft.
 """
 
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +20,7 @@ from transformers import Cache
 
 from hetspec_core.engine.modeling.attention import ATTENTION_NAME, UnrolledKeys
 from hetspec_core.engine.modeling.experts import ExpertMLP, expert_mlps, install_experts
+from hetspec_core.engine.modeling.partial_base import FINAL_NORMS
 from hetspec_core.engine.modeling.sources import LOADING
 from hetspec_core.engine.reporting import first_line
 from hetspec_core.errors import ModelError
@@ -236,6 +241,72 @@ class _LaterLayers(Cache):
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Unused: positions are always given."""
         return 0
+
+
+_SHIFTS = (0.0, -1.0, 1.0)  # Gemma scales by 1 + weight, others by weight
+
+
+@dataclass(frozen=True)
+class NormTies:
+    """Which norms of a draft are tied.
+
+    Attributes:
+        layers: each norm of a layer is shared by all layers.
+        output: the norm after the last layer is the base's final norm, and is not trained.
+    """
+
+    layers: bool = False
+    output: bool = False
+
+
+def share_norms(layers: nn.ModuleList) -> None:
+    """Make the norms of one name a single norm for all layers: that of the first layer which has it.
+
+    A layer that reads pairs keeps the norms of its two inputs, which differ from the one input of other layers.
+    """
+    found: dict[str, nn.Module] = {}
+    for layer in layers:
+        own = ("input_layernorm", "hidden_norm") if hasattr(layer, "hidden_norm") else ()
+        for name, module in list(layer.named_modules()):
+            place, _, last = name.rpartition(".")
+            if not last.endswith("norm") or name in own or not any(True for _ in module.parameters(recurse=False)):
+                continue
+            setattr(layer.get_submodule(place), last, found.setdefault(name, module))
+
+
+@torch.no_grad()
+def take_final_norm(norm: nn.Module, decoder: Any) -> None:
+    """Give a draft's output norm the weights that make it equal to the base's final norm.
+
+    Raises:
+        ModelError: the base's norm is of another width or kind.
+    """
+    theirs = next((found for name in FINAL_NORMS if (found := getattr(decoder, name, None)) is not None), None)
+    ours, weight = getattr(norm, "weight", None), getattr(theirs, "weight", None)
+    if theirs is None or ours is None or weight is None:
+        raise ModelError(
+            f"the output norm cannot be tied to the base's: {type(decoder).__name__} or the draft has no final norm",
+            hint="set draft.tie_output_norm = false",
+        )
+    if ours.shape != weight.shape:
+        raise ModelError(
+            f"the output norm cannot be tied to the base's: it is {ours.shape[0]} wide, the base's {weight.shape[0]}",
+            hint="set draft.tie_output_norm = false, or give the draft the base's hidden_size",
+        )
+    theirs = copy.deepcopy(theirs).to("cpu", torch.float32)
+    random = torch.Generator().manual_seed(0)
+    probe = 3.0 * torch.randn(4, len(weight), generator=random)  # so large that the epsilons do not matter
+    probe += 1.0  # shows a norm that subtracts the mean
+    wanted = theirs(probe)
+    for shift in _SHIFTS:
+        ours.copy_(theirs.weight + shift)
+        if torch.allclose(copy.deepcopy(norm).to("cpu", torch.float32)(probe), wanted, rtol=1e-3, atol=1e-3):
+            return
+    raise ModelError(
+        f"the output norm cannot be tied to the base's: a {type(norm).__name__} does not do what the base's "
+        f"{type(theirs).__name__} does",
+        hint="set draft.tie_output_norm = false, or take a backbone of the base's family",
+    )
 
 
 _TABLE = "rope_parameters"

@@ -17,7 +17,7 @@ from hetspec_core.engine.modeling.attention_survey import survey_config, survey_
 from hetspec_core.engine.modeling.device_map import Room, place_base
 from hetspec_core.engine.modeling.partial_base import can_load_part, decoder_layers, load_part
 from hetspec_core.engine.modeling.sources import LOADING, fingerprint, materialize
-from hetspec_core.engine.reporting import first_line
+from hetspec_core.engine.reporting import summary
 from hetspec_core.engine.tokenizer_check import first_fault
 from hetspec_core.errors import ModelError, ResourceError
 from hetspec_core.spec import BaseSpec
@@ -304,7 +304,7 @@ def _load_model(folder: Path, load: Callable[[], Any]) -> Any:
             return load()
     except Exception as error:  # transformers raises errors of all kinds
         raise ModelError(
-            f"the base in {folder} could not be loaded: {type(error).__name__}: {first_line(error)}",
+            f"the base in {folder} could not be loaded: {summary(error)}",
             hint="check that the directory is complete; a model that needs remote code is not supported",
         ) from error
 
@@ -354,7 +354,7 @@ def load_tokenizer(spec: BaseSpec) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises errors of all kinds
         raise ModelError(
-            f"the tokenizer in {folder} could not be loaded: {type(error).__name__}: {first_line(error)}",
+            f"the tokenizer in {folder} could not be loaded: {summary(error)}",
             hint="check that the directory is complete; a tokenizer that needs remote code is not supported",
         ) from error
     for name, value in spec.special_tokens.items():

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from hetspec_core.catalog import list_cards, load_card
-from hetspec_core.engine.modeling.backbones import HFBackbone, backbone_config, without_older_keys
+from hetspec_core.engine.modeling.backbones import (
+    HFBackbone,
+    NormTies,
+    backbone_config,
+    take_final_norm,
+    without_older_keys,
+)
 from hetspec_core.engine.modeling.base_lm import BaseLM, FrozenEnds
 from hetspec_core.engine.modeling.device_map import Room, block_bytes, move_parts, place_layers, weight_bytes
 from hetspec_core.engine.modeling.draft_files import (
@@ -23,7 +29,7 @@ from hetspec_core.engine.modeling.draft_files import (
     native_names,
     parameters_and_buffers,
 )
-from hetspec_core.engine.modeling.draft_lm import DraftHead, DraftLM, DraftVocab, HeadSizes, NormTies, take_final_norm
+from hetspec_core.engine.modeling.draft_lm import DraftHead, DraftLM, DraftVocab, HeadSizes
 from hetspec_core.engine.modeling.token_counts import read_token_counts
 from hetspec_core.engine.reporting import first_line
 from hetspec_core.errors import CheckpointError, ModelError, NotFoundError

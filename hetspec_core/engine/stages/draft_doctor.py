@@ -22,10 +22,11 @@ from hetspec_core.engine.data.chat import ChatTemplate, tokenizer_hash
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.data.hidden_states import HiddenStateStore
 from hetspec_core.engine.data.manifest import resolve_store
+from hetspec_core.engine.modeling.backbones import take_final_norm
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import assemble_draft, read_draft
 from hetspec_core.engine.modeling.draft_files import VOCAB_KEY, DraftFiles, LoadReport, not_finite
-from hetspec_core.engine.modeling.draft_lm import DraftLM, take_final_norm
+from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.reporting import answer
 from hetspec_core.engine.stages.dataset_verify import LEAST_COSINE, compare_sample
 from hetspec_core.engine.stages.draft_comparison import compare_copies, compare_modes

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hetspec_core.engine.reporting import answer, first_line
+from hetspec_core.engine.reporting import answer, summary
 from hetspec_core.errors import ResourceError, UsageError
 
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -68,9 +68,9 @@ def push(
         api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
         done = api.create_commit(repository, operations, commit_message=f"Add {folder.name} by HetSpec", repo_type=kind)
     except Exception as error:  # network, rights, quotas: all of their own kinds
-        said = first_line(error).replace(token, "(token)")
+        reason = summary(error).replace(token, "(token)")
         raise ResourceError(
-            f"{repository} could not be written: {type(error).__name__}: {said}",
+            f"{repository} could not be written: {reason}",
             hint="check the name, the network, and that the token may write there",
         ) from None
     return {"repository": repository, "url": str(getattr(done, "commit_url", "")), "files": _sizes(files)}

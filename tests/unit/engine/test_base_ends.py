@@ -196,3 +196,13 @@ def test_a_damaged_file_is_refused_with_the_folder(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-8])
     with pytest.raises(ModelError, match="could not be loaded"):
         load_frozen_ends(spec, device="cpu", dtype=torch.float32)
+
+
+def test_an_error_without_a_message_is_reported_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    spec = make_tiny_base(tmp_path)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
+    with pytest.raises(ModelError, match=r"could not be loaded: AssertionError \("):
+        BaseLM.load(spec, device="cpu", dtype=torch.float32)
