@@ -56,7 +56,7 @@ def take_in(db: Database, runs: Path, run_id: str) -> RunRow | None:
     return row
 
 
-def read_row(db: Database, run_id: str) -> RunRow | None:
+def _read_row(db: Database, run_id: str) -> RunRow | None:
     """The row of a run as it was last taken in."""
     columns = next(iter(db.query("SELECT * FROM runs WHERE run_id = ?", (run_id,))), None)
     return None if columns is None else RunRow.from_columns(columns)
@@ -87,7 +87,7 @@ def with_progress(run_ids: Sequence[str]) -> Iterator[str]:
 
 def _read_journals(db: Database, paths: RunPaths, run_id: str) -> RunRow:
     connection = db.conn
-    row, config = read_row(db, run_id), None
+    row, config = _read_row(db, run_id), None
     if row is not None and (row.state == UNREADABLE or _is_shorter(paths, row)):
         row = None  # the tables may hold what the journals do not
     if row is None:

@@ -39,7 +39,7 @@ from hetspec_core.runs.database import (
     set_aside,
 )
 from hetspec_core.runs.folders import changed_runs, is_run, run_names, run_paths, why_unreadable
-from hetspec_core.runs.ingest import has_news, read_row, take_in, with_progress
+from hetspec_core.runs.ingest import has_news, take_in, with_progress
 from hetspec_core.runs.query import Names, parse_order, parse_query
 from hetspec_core.runs.rows import MetricPoint, RunName, RunRow
 from hetspec_core.runs.tables import Axis, OtherVersionError, count_points, downsample, remove_all
@@ -267,29 +267,25 @@ class Registry:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    @_healing
     def row(self, run_id: str) -> RunRow | None:
         """The row of a run as it was last taken in."""
-        return read_row(self._db, run_id)
+        rows = self.rows_of([run_id])
+        return rows[0] if rows else None
 
-    @_healing
     def rows(self) -> list[RunRow]:
         """All runs, newest first."""
         return self._run_rows("SELECT * FROM runs ORDER BY created DESC, run_id DESC")
 
-    @_healing
     def rows_of(self, run_ids: Sequence[str]) -> list[RunRow]:
         """The rows of some runs as they were last taken in, in this order; an unknown id is left out."""
         marks = ", ".join("?" * len(run_ids))
         rows = {row.run_id: row for row in self._run_rows(f"SELECT * FROM runs WHERE run_id IN ({marks})", *run_ids)}
         return [rows[run_id] for run_id in run_ids if run_id in rows]
 
-    @_healing
     def names(self) -> list[RunName]:
         """Ids, names and stages of all runs, in the order of their ids."""
         return [RunName(*columns) for columns in self._rows("SELECT run_id, name, stage FROM runs ORDER BY run_id")]
 
-    @_healing
     def find(
         self,
         words: Sequence[str] = (),
@@ -316,7 +312,6 @@ class Registry:
         ids = [run_id for (run_id,) in self._rows(sql, *where.values, *values)]
         return Found(ids, where.accepts, self.rows_of)
 
-    @_healing
     def census(self, *, most: int) -> Census:
         """Count all runs, and read at most so many of those that ended and of those that failed."""
         counts = self._rows("SELECT state, COUNT(*) FROM runs WHERE archived = 0 GROUP BY state")
@@ -331,19 +326,16 @@ class Registry:
             failed=self._run_rows(failed, most),
         )
 
-    @_healing
     def metric_names(self, run_id: str | None = None) -> list[str]:
         """Names of all metrics, or of those of one run."""
         where, values = ("", ()) if run_id is None else ("WHERE run_id = ?", (run_id,))
         return [name for (name,) in self._rows(f"SELECT DISTINCT name FROM series {where} ORDER BY name", *values)]
 
-    @_healing
     def setting_keys(self) -> set[str]:
         """Dotted keys of the settings of all runs."""
         sql = "SELECT name FROM setting_keys k WHERE EXISTS (SELECT 1 FROM settings s WHERE s.key_id = k.key_id)"
         return {name for (name,) in self._rows(sql)}
 
-    @_healing
     def lineage(self) -> dict[str, tuple[str, ...]]:
         """Run id -> ids of the runs that it stands on, for all runs that stand on any."""
         rows = self._rows("SELECT run_id, parents FROM runs WHERE parents != '[]' ORDER BY created, run_id")
@@ -386,31 +378,28 @@ class Registry:
             finally:
                 connection.rollback()
 
-    @_healing
     def last_metrics(self, run_id: str) -> list[MetricPoint]:
         """The newest point of every metric of a run, by name."""
         sql = "SELECT name, last_step, last_value, last_tokens, last_wall_s FROM series WHERE run_id = ? ORDER BY name"
         return [MetricPoint(*columns) for columns in self._rows(sql, run_id)]
 
-    @_healing
     def config(self, run_id: str) -> dict[str, Any]:
         """Settings of a run by dotted key; empty when its spec cannot be read by this version."""
         found = self._rows("SELECT config FROM texts WHERE run_id = ?", run_id)
         return flatten(json.loads(found[0][0])) if found else {}
 
-    @_healing
     def results(self, run_id: str) -> dict[str, Any]:
         """Data of the run's results, by kind."""
         found = self._rows("SELECT kind, data FROM results WHERE run_id = ? ORDER BY kind", run_id)
         return {kind: json.loads(data) for kind, data in found}
 
+    @_healing
     def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._lock:
-            return self._db.conn.execute(sql, values).fetchall()
+        return self._db.conn.execute(sql, values).fetchall()
 
+    @_healing
     def _run_rows(self, sql: str, *values: object) -> list[RunRow]:
-        with self._lock:
-            return [RunRow.from_columns(columns) for columns in self._db.query(sql, values)]
+        return [RunRow.from_columns(columns) for columns in self._db.query(sql, values)]
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -1,13 +1,14 @@
 """The tables of the registry: how they are made, written and emptied, and how a curve is downsampled inside SQLite.
 
 Their content follows from the run folders. So there is one form of them, `VERSION`; a database of another form is not
-changed but replaced.
+changed but replaced. The columns of `runs` are the fields of `RunRow`.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -18,48 +19,11 @@ from hetspec_core.runs.rows import Change, MetricPoint, RunRow, storable
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
-VERSION = 5
-"""The form of the tables, as `PRAGMA user_version`; every change of `_CREATE` counts it up."""
-
-_CREATE = """
-CREATE TABLE runs (
-    run_id TEXT PRIMARY KEY,
-    name TEXT NOT NULL,
-    stage TEXT NOT NULL,
-    state TEXT NOT NULL,              -- as the journals say; whether the process lives is asked when reading
-    recipe TEXT NOT NULL,
-    base TEXT NOT NULL,
-    draft TEXT NOT NULL,
-    algorithm TEXT NOT NULL,
-    spec_hash TEXT NOT NULL,
-    parents TEXT NOT NULL,            -- JSON array of run ids
-    created REAL NOT NULL,            -- unix seconds
-    started REAL,
-    ended REAL,
-    attempt INTEGER NOT NULL,
-    task TEXT NOT NULL,               -- latest progress
-    done REAL,
-    total REAL,
-    unit TEXT NOT NULL,
-    part INTEGER NOT NULL,
-    parts INTEGER NOT NULL,
-    step INTEGER,                     -- latest metric
-    tokens INTEGER,
-    wall_s REAL,
-    accept_length REAL,
-    speedup REAL,
-    error_kind TEXT NOT NULL,
-    error_message TEXT NOT NULL,
-    error_hint TEXT NOT NULL,
-    tags TEXT NOT NULL,               -- JSON array, sorted
-    note TEXT NOT NULL,
-    starred INTEGER NOT NULL,
-    archived INTEGER NOT NULL,
-    facts TEXT NOT NULL,              -- JSON of RunFacts
-    events_offset INTEGER NOT NULL,
-    desk_offset INTEGER NOT NULL,
-    quiet_after REAL
-) WITHOUT ROWID;
+_RUN_COLUMNS = tuple(column.name for column in fields(RunRow))
+_RUNS = ", ".join(f"{column.name} NOT NULL" if column.default is not None else column.name for column in fields(RunRow))
+_CREATE = f"""
+-- form 5: count up when the content of a table changes and its columns do not
+CREATE TABLE runs ({_RUNS}, PRIMARY KEY (run_id)) WITHOUT ROWID;
 CREATE INDEX runs_created ON runs (archived, created DESC, run_id DESC);
 CREATE INDEX runs_scan ON runs (run_id, name, stage, events_offset, desk_offset, quiet_after);
 CREATE TABLE results (
@@ -95,7 +59,7 @@ CREATE TABLE texts (
     name TEXT NOT NULL,
     note TEXT NOT NULL,
     tags TEXT NOT NULL,               -- one a line
-    config TEXT NOT NULL              -- the spec as JSON; {} when it cannot be read
+    config TEXT NOT NULL              -- the spec as JSON; an empty object when it cannot be read
 );
 CREATE TABLE setting_keys (key_id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 CREATE TABLE settings (
@@ -105,9 +69,11 @@ CREATE TABLE settings (
     PRIMARY KEY (key_id, text_id)
 ) WITHOUT ROWID;
 """
+VERSION = zlib.crc32(_CREATE.encode()) & 0x7FFFFFFF
+"""The form of the tables, as `PRAGMA user_version`: it follows from the script, so that no change is forgotten."""
+
 _TABLES = ("runs", "series", "points", "results", "settings", "setting_keys", "texts")
 
-_RUN_COLUMNS = tuple(column.name for column in fields(RunRow))
 _PUT_RUN = (
     f"INSERT OR REPLACE INTO runs ({', '.join(_RUN_COLUMNS)}) VALUES ({', '.join(':' + c for c in _RUN_COLUMNS)})"
 )
