@@ -119,7 +119,7 @@ def print_bench(result: dict[str, Any]) -> None:
 
 
 def print_parts(parts: Sequence[Part]) -> None:
-    """Print what is shown of a measurement."""
+    """Print the lines, tables and bars of a measurement."""
     after_bars = False
     for part in parts:
         if isinstance(part, Grid):
@@ -168,7 +168,7 @@ def tune(
     minutes: Annotated[float | None, typer.Option(help="Time for all of it; 15 when absent.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Measure tree shapes and batch sizes in turns, and report the frontier, and the fastest where they differ."""
+    """Measure tree shapes and batch sizes in turns; report the frontier and, if one is faster, the fastest shape."""
     given.values |= {
         "tune.batch_sizes": batch_size or None,
         "tune.budget_s": None if minutes is None else 60 * minutes,

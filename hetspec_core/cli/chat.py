@@ -218,7 +218,7 @@ class Talk:
         }
 
     def take(self, line: str) -> None:
-        """Carry out one line.
+        """Run one line: a command or a question.
 
         Raises:
             UsageError: it is no command, or what it names is not there or not allowed.
@@ -239,7 +239,7 @@ class Talk:
     # --- following ---------------------------------------------------------------------------------------------------
 
     def _follow(self, begin: Callable[[], object]) -> None:
-        """Begin something and show it until it has ended."""
+        """Begin an answer or a measurement, and show it to its end."""
         shown = self.session.answer
         with Interrupts() as interrupts:
             begin()

@@ -1,4 +1,4 @@
-"""A chat drawn line by line in a plain terminal or into a pipe: the answer as it appears, trees, figures, verdicts.
+"""A chat as lines for a plain terminal or a pipe: the answer as it appears, trees, figures, verdicts.
 
 Colours are for terminals only and honour NO_COLOR; signs carry the same information.
 """
@@ -67,13 +67,13 @@ class AnswerPrinter:
 
 
 def show_loading(event: ChatEvent) -> None:
-    """Say what is being loaded, once it begins."""
+    """Print what is being loaded, when it begins."""
     if isinstance(event, Loading) and event.done == 0:
         note(f"loading {event.what} ...")
 
 
 def show_end(answer: Answer, figures: Figures) -> None:
-    """Say how an answer ended, in one line."""
+    """Print how an answer ended, in one line."""
     if answer.went_wrong:
         note(f"{answer.state}: {answer.error}" + (f" ({answer.hint})" if answer.hint else ""))
         return

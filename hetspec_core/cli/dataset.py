@@ -61,8 +61,8 @@ def generate(
     detach: DetachOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """Make a dataset: conversations in, hidden states of the base out. The run goes on without this command; while it
-    is followed, Ctrl-C stops it so that it can be resumed.
+    """Make a dataset: conversations in, hidden states of the base out. The run continues without this command. While
+    the command follows the run, Ctrl-C stops the run, and it can be resumed.
     """
     source = given.values.get("dataset.source")
     if source == "self":
@@ -183,7 +183,7 @@ def _store(word: str, workbench: Workbench | None = None) -> Path:
 
 
 def _absolute(source: str | None) -> str | None:
-    """A file named on the command line, found again from wherever the run is resumed."""
+    """The absolute path of a source that is a file, so that the run can be resumed from any folder."""
     if source is None or source == "self" or source.startswith(("hub:", "shipped:")):
         return source
     return str(Path(source).expanduser().absolute())
@@ -243,7 +243,7 @@ def _print_inspection(answer: dict[str, Any]) -> None:
 
 
 def _not_finite(found: dict[str, str]) -> str:
-    """What to say of the samples that a merge left out."""
+    """A sentence about the samples that a merge left out."""
     if not found:
         return ""
     name, where = next(iter(found.items()))

@@ -127,7 +127,7 @@ def doctor(
     json: JsonFlag = False,
 ) -> None:
     """Find why a draft does not do what it did in training: hashes, layers, norms, vocabulary, stored states, and the
-    logits of training against those of decoding. The first thing that is wrong is named, with what to do.
+    logits of training against those of decoding. It names the first fault and what to do.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device is {device!r}; allowed: auto, cpu, cuda")

@@ -63,7 +63,7 @@ def generate(
     """Answer prompts with a base and its draft; losslessly, so the draft changes the speed and not the text.
 
     The first word names the recipe, as in every command. It is a prompt if no recipe has that name, or if --recipe or
-    --from says what to load.
+    --from names what to load.
     """
     recipe, prompts = recipe_and_texts(words, recipe, saved)
     if not prompts:
@@ -106,7 +106,7 @@ def _figures(answer: dict[str, Any]) -> str:
 
 
 class AnswerView(PlainView):
-    """Writes pieces of answers to stdout as they come; the rest goes the way of `PlainView`, without progress."""
+    """Writes pieces of answers to stdout as they come; the rest is printed as by `PlainView`, without progress."""
 
     def __init__(self, *, several: bool) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class AnswerView(PlainView):
             super().show(event)
 
     def note(self, message: str) -> None:
-        """Nothing: the answer speaks for itself."""
+        """Print nothing: only the answer is shown."""
 
     def __exit__(self, *_: object) -> None:
         super().__exit__()

@@ -42,7 +42,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 @doctor_app.command()
 def doctor(json: JsonFlag = False) -> None:
-    """Look at Python, torch, GPUs, disks, presets, bases, registry and locks. Exits with 1 if something is wrong."""
+    """Check Python, torch, GPUs, disks, presets, bases, registry and locks. Exits with 1 if there is an error."""
     found: list[Check] = []
     for check in diagnose():
         found.append(check)
@@ -115,7 +115,7 @@ def plan(
     workers: WorkersOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """Say what a run needs, what is free, and whether it fits. Nothing is loaded or started without --probe."""
+    """Show what a run needs, what is free, and whether it fits. Nothing is loaded or started without --probe."""
     if probe and stage not in ("dataset", "train"):
         raise UsageError(f"--probe measures for stages dataset and train, not for {stage}", hint="leave --probe out")
     given.values |= worker_options(gpus, workers)

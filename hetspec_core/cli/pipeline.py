@@ -36,8 +36,8 @@ def pipeline(
     json: JsonFlag = False,
 ) -> None:
     """Make a dataset, train a draft on it, and measure that draft. All three runs are submitted at once; each starts
-    when the one before it has succeeded, also without this command. A failure stops those behind it; resuming it goes
-    on with them.
+    when the one before it has succeeded, also without this command. A failure stops the later runs; resuming the failed
+    run continues them.
     """
     choice = LaunchRequest(recipe, "pipeline", more=tuple(given.overrides), file=given.file, name=name or "")
     with Workbench() as workbench:
@@ -121,7 +121,7 @@ def _folder(workbench: Workbench, report: RunReport, kind: Any) -> str:
 
 
 def verdict(result: dict[str, Any]) -> str:
-    """One sentence on what the draft brings on this machine."""
+    """The result of the demo on this machine, in a sentence or two."""
     trees = read_bench(result).record.trees
     best = max(trees, key=lambda tree: tree.speedup or 0.0)
     wide = next((tree for tree in trees if tree.tree == _TARGET_TREE), best)

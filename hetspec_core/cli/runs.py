@@ -1,4 +1,4 @@
-"""`hetspec-core runs`: show runs, follow, stop and repeat them, and order those that wait."""
+"""`hetspec-core runs`: show runs, follow, stop and repeat them, and reorder the queue."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def follow_run(run: RunWord, json: JsonFlag = False) -> None:
 
 @app.command()
 def resume(run: RunWord, detach: DetachOption = None, json: JsonFlag = False) -> None:
-    """Go on with a run that was cancelled, failed or lost, from what is on disk. The run goes on without this command;
-    while it is followed, Ctrl-C stops it so that it can be resumed again.
+    """Continue a run that was cancelled, failed or lost, from what is on disk. The run continues without this command.
+    While the command follows the run, Ctrl-C stops the run, and it can be resumed again.
     """
     with Workbench() as workbench:
         run_id = workbench.resolve_run(run)
@@ -136,7 +136,7 @@ def _print_state(run_id: str, state: str, json: bool) -> None:
 
 @app.command()
 def retry(run: RunWord, json: JsonFlag = False) -> None:
-    """Begin again: a new run with the same spec. `resume` goes on with the old one instead."""
+    """Start a new run with the same spec; `resume` continues the old one instead."""
     with Workbench() as workbench:
         run_id = Library(workbench).retry(workbench.resolve_run(run))
         if not json:
@@ -184,7 +184,7 @@ def move(
     before: Annotated[str | None, typer.Option(metavar="RUN", help="Just before this one, with its priority.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Give a waiting run another place."""
+    """Move a waiting run in the queue."""
     if (priority is None) == (before is None):
         raise UsageError("runs move needs --priority or --before", hint="e.g. `runs move RUN --priority 10`")
     with Workbench() as workbench:

@@ -55,8 +55,8 @@ def sweep(
     detach: DetachOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """Train and measure a grid of drafts. One dataset serves all that can share it. Run it again to go on: only what is
-    missing or has failed is submitted, by the content of each run.
+    """Train and measure a grid of drafts. One dataset serves all that can share it. The same command continues the
+    sweep: it submits only the runs that are missing or failed.
     """
     wanted = read_sweep(file)
     with Workbench() as workbench:
@@ -82,8 +82,8 @@ def sweep(
                 ends = run.follow(made, jobs or max(1, len(workbench.gpus().gpus)))
             except KeyboardInterrupt:
                 raise Cancelled(
-                    f"sweep {wanted.name} is not followed any more; runs at work go on",
-                    hint="run the same command again to go on",
+                    f"sweep {wanted.name} is not followed any more; runs at work continue",
+                    hint="the same command continues the sweep",
                 ) from None
     bad = [cell.label for cell in cells if ends.get(cell.key, "succeeded") != "succeeded"]
     if bad:

@@ -36,7 +36,7 @@ TraceWord = Annotated[str, typer.Argument(metavar="TRACE", help="File, recorded 
 
 @app.command("list")
 def list_(json: JsonFlag = False) -> None:
-    """The shipped traces and those recorded by `chat --record`."""
+    """List the shipped traces and those recorded by `chat --record`."""
     found = list_traces()
     if json:
         print_json([one.to_json() for one in found])
@@ -58,7 +58,7 @@ def show(
     step: Annotated[int | None, typer.Option(min=0, help="Show the tree of this verify step.")] = None,
     json: JsonFlag = False,
 ) -> None:
-    """One trace: question, answer and figures, or the tree of one step."""
+    """Show a trace: question, answer and figures, or the tree of one step."""
     found = load_trace(trace)
     answer = Answer.of(found)
     if step is not None:
@@ -92,7 +92,7 @@ def replay(
     trees: Annotated[bool, typer.Option("--trees", help="Show the tree of every step.")] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Let an answer appear again, without a model."""
+    """Show a recorded answer as it appeared, without a model."""
     found = load_trace(trace)
     answer, printer, before = Answer.empty(found), AnswerPrinter(), 0.0
     for reply in found.replies:

@@ -1,4 +1,4 @@
-"""`hetspec-core train`: train a draft on hidden states, and say what came of it."""
+"""`hetspec-core train`: train a draft on hidden states, and print the result."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def train(
     detach: DetachOption = None,
     json: JsonFlag = False,
 ) -> None:
-    """Train a draft on hidden states of its base. The run goes on without this command; while it is followed, Ctrl-C
-    stops it so that it can be resumed.
+    """Train a draft on hidden states of its base. The run continues without this command. While the command follows the
+    run, Ctrl-C stops the run, and it can be resumed.
     """
     if recipe is None and initial is None:
         raise UsageError("there is no recipe", hint="name one, see `presets list recipe`; or --from RUN_OR_DIR")
@@ -86,7 +86,7 @@ def train(
 
 
 def _check_epochs(epochs: int | None, training: TrainingSpec) -> None:
-    """Refuse a number of passes that would be ignored, because steps or minutes are given too."""
+    """Refuse --epochs where it would be ignored, because steps or minutes are set too."""
     if epochs is None:
         return
     for key in ("max_steps", "max_minutes"):
