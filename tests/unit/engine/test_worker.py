@@ -165,7 +165,7 @@ def test_a_second_worker_on_one_folder_is_refused(folder: Path) -> None:
 
     attempt(folder, stage)
     assert '"second": 9' in (folder / "resolved.json").read_text()
-    assert "another process is at work" in (folder / "resolved.json").read_text()
+    assert "another process is working on" in (folder / "resolved.json").read_text()
 
 
 def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
