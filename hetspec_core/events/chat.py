@@ -1,7 +1,7 @@
-"""What desk and chat worker say to each other: one JSON object a line, requests down, replies up.
+"""The messages between the desk and the chat worker: one JSON object a line, requests down, replies up.
 
-The worker speaks through whatever backend it holds; the desk decodes without torch. A saved stream of the replies to
-one question is a trace (`events.trace`). It knows what may be said, not who runs the process or who draws.
+The messages are the same for every backend, and the desk reads them without torch. A saved stream of the replies to one
+question is a trace (`events.trace`).
 """
 
 from __future__ import annotations
@@ -320,7 +320,7 @@ class Answered(_Message):
         rest: what the pieces so far lack of `text` (an unfinished character).
         first_token_s: seconds from the question to the first token.
         decode_s: seconds after the first token.
-        counts: all verify steps, where they are others than were told: a server's stream may bring several at once.
+        counts: all verify steps, where `Step` replies lack some: a server's stream may bring several at once.
         draft_vocab_size: tokens that the draft proposed, where these are fewer than it has; 0 = all of its own.
     """
 
@@ -388,7 +388,7 @@ class Failed(_Message):
     fatal: bool = False
 
 
-# --- said by the desk of its worker ----------------------------------------------------------------------------------
+# --- events that the desk adds ---------------------------------------------------------------------------------------
 
 
 class Garbage(_Message):
@@ -399,7 +399,7 @@ class Garbage(_Message):
 
 
 class WorkerDied(_Message):
-    """The worker is gone.
+    """The worker has ended without being asked to.
 
     Attributes:
         exit_status: its status; a negative one is a signal; None = it could not be started.

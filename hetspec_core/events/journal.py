@@ -1,4 +1,4 @@
-"""Writing and reading an append-only journal of events. It knows lines and bytes, not what a run is.
+"""Writing and reading an append-only journal of events.
 
 One event is one line and one `write` on a file opened for appending, so that several processes may write to one
 journal. A process that dies in the middle of a line leaves a torn one: a reader leaves it alone while it is the last,
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 DURABLE = (CheckpointSaved, Artifact, Result, RunEnded, Submitted, Launched, FoundLost, Marked, Moved)
-"""Events that are on the disk when they have been written; they state what is there, or an end."""
+"""Events that are on the disk when they have been written; they record what is on disk, or an end."""
 BULK = ("metric", "progress", "text", "log", "checkpoint_saved", "artifact", "result")
-"""Types of the events that say nothing of the state of a run; most lines of a journal are of these types."""
+"""Types of the events that do not change the state of a run; most lines of a journal are of these types."""
 PIECE_BYTES = 1 << 20
 LONGEST_LINE_BYTES = 64 << 20
 Chosen = TypeVar("Chosen", bound=KnownEvent)
@@ -61,7 +61,7 @@ class Journal:
         self._file = os.open(path, os.O_RDWR | os.O_APPEND | (os.O_CREAT if create else 0) | os.O_CLOEXEC, 0o644)
 
     def write(self, event: EventBase) -> None:
-        """Append one event; the ones that state what is on disk, or an end, are forced to disk before the return.
+        """Append one event; those in `DURABLE` are forced to disk before the return.
 
         Raises:
             OSError: the line could not be written, e.g. the disk is full. A part of it may be there; the next write

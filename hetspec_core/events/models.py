@@ -86,7 +86,7 @@ class Progress(EventBase):
     """How far a task is, in its own unit; `total` None = unknown.
 
     Attributes:
-        workers: how many workers share the task; of several each says how far its own share is (`Tally` adds them up).
+        workers: how many workers share the task; of several each reports its own share (`Tally` adds them up).
         prepares: whether the task comes before the run's work, such as loading a model: its share is not the run's.
         part: which of the `parts` of the run's work the task is, from 1. Parts follow one another and count alike.
         parts: how many there are.
@@ -179,9 +179,9 @@ class Result(EventBase):
 
 @dataclass(frozen=True, kw_only=True)
 class RunEnded(EventBase):
-    """The worker has ended its attempt in this state; one that could not say so has it said by its supervisor,
-    which names the attempt, because the worker may not even have begun it (0 = the attempt that began last). Of several
-    workers the supervisor says the end, with the name of the one that failed as `worker`.
+    """The attempt has ended in this state. The worker writes it; the supervisor writes it for a worker that could not,
+    and for several workers, with the name of the one that failed as `worker`. The supervisor also names the attempt,
+    because the worker may not have begun it; 0 = the attempt that began last.
     """
 
     type: Literal["run_ended"] = "run_ended"
@@ -217,7 +217,7 @@ class Launched(EventBase):
 
 @dataclass(frozen=True, kw_only=True)
 class CancelAsked(EventBase):
-    """Somebody asked the run to stop; `forced` = killed without waiting for a safe point, else after `grace_s`."""
+    """The run was asked to stop; `forced` = killed without waiting for a safe point, else after `grace_s`."""
 
     type: Literal["cancel_asked"] = "cancel_asked"
     attempt: int
@@ -259,7 +259,7 @@ class FoundLost(EventBase):
 
 @dataclass(frozen=True, kw_only=True)
 class Marked(EventBase):
-    """Somebody labelled the run; what is None stays as it is, and an empty note takes the note away."""
+    """The run was labelled; what is None stays as it is, and an empty note takes the note away."""
 
     type: Literal["marked"] = "marked"
     add_tags: tuple[str, ...] = ()
@@ -279,7 +279,7 @@ class Moved(EventBase):
 
 @dataclass(frozen=True, kw_only=True)
 class Unknown(EventBase):
-    """A complete line that this version cannot take: a type of a newer version, or bytes torn by a crash (type "")."""
+    """A complete line that this version cannot read: a type of a newer version, or bytes torn by a crash (type "")."""
 
     type: str = ""
     data: dict[str, Any] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 A record that is written has exactly the keys that were given. One that is read may be of another version or damaged:
 missing keys have their defaults, unknown keys are kept, a number that is not finite is None, and a value of the wrong
-type is left out and named as a problem. This module knows no record by name.
+type is left out and named as a problem.
 """
 
 from __future__ import annotations

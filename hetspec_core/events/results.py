@@ -1,7 +1,6 @@
 """The records of a bench and of a tuning: written by the engine into the event `result`, read by the desk.
 
-Every key of a record is a field here, with its unit; `events.record` says how records of other versions are read. This
-module knows no engine, and it does not know how records are shown.
+Every key of a record is a field here, with its unit; `events.record` reads records of other versions.
 """
 
 from __future__ import annotations
@@ -108,7 +107,7 @@ class BenchSetup(MachineFacts):
 
 
 class BatchResult(Record):
-    """Throughput of SGLang with `batch_size` requests at once; `note` says why it was not measured."""
+    """Throughput of SGLang with `batch_size` requests at once; `note` is the reason when it was not measured."""
 
     batch_size: int = 1
     completion_tokens: Count = None
@@ -271,7 +270,7 @@ class BenchResult(Record):
 
 
 class TrialResult(Record):
-    """One tree shape at one batch size; `note` says why it was not measured, or what is wrong with it."""
+    """One tree shape at one batch size; `note` is the reason when it was not measured, or what is wrong with it."""
 
     tree: str = "?"
     batch_size: int = 1

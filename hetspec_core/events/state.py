@@ -38,7 +38,7 @@ UNREADABLE: RunState = "unreadable"
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the journals say of the run's latest attempts.
+    """What the journals record of the run's latest attempts.
 
     Attributes:
         created: when the desk made the folder (unix seconds).
@@ -47,7 +47,7 @@ class RunFacts:
         started: newest attempt whose worker began; 0 = none.
         started_process: the worker.
         first_start: when the first attempt began.
-        ended: newest attempt that said how it ended; 0 = none.
+        ended: newest attempt with an end event; 0 = none.
         end_state, error, end_time: how, why and when that was.
         cancel: newest attempt that was asked to stop; -1 = none, 0 = asked before any start.
         lost: newest attempt found without a supervisor; 0 = none.
@@ -117,7 +117,7 @@ def fold(facts: RunFacts, event: Event) -> RunFacts:
 
 
 def read_facts(paths: RunPaths) -> RunFacts:
-    """What the two journals of a run say of its state; a journal that cannot be read says nothing."""
+    """The facts of the two journals of a run; a journal that cannot be read adds none."""
     facts = RunFacts()
     for path in (paths.desk, paths.events):
         try:
@@ -134,7 +134,7 @@ def derive_state(facts: RunFacts, is_alive: Callable[[ProcessIdentity], bool | N
 
     Args:
         facts: both journals, folded.
-        is_alive: whether a process lives and works in this folder; None = cannot be told, which is taken for yes.
+        is_alive: whether a process lives and works in this folder; None = unknown, which counts as yes.
     """
     if facts.unreadable:
         return UNREADABLE
@@ -170,8 +170,8 @@ class Tally:
     def add(self, event: Progress) -> Progress:
         """Count one event in; returns how far the whole task is. One that is not shared comes back as it is.
 
-        Workers that have said nothing yet are taken to have as much to do as the others have on the average, so the
-        total is about right from the first word on.
+        A worker without progress so far counts with the average of the others, so that the total is about right
+        from the first event on.
         """
         if event.prepares:
             return event

@@ -1,7 +1,4 @@
-"""One verify step with its whole draft tree, as desk and engine tell it to each other: plain lists, no tensors.
-
-It knows what a step is made of, not who made it (the built-in engine, SGLang, a recorded trace), nor how it is drawn.
-"""
+"""One verify step with its whole draft tree, in plain lists: from the built-in engine, from SGLang or from a trace."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ class TreeStep(BaseModel):
     Attributes:
         index: number of the step in its answer, from 0.
         tokens: [N+1] the root, then the draft tokens.
-        texts: [N+1] what each token says; raw: a view must make it safe.
+        texts: [N+1] text of each token; raw: a view must make it safe.
         parents: [N+1] index of the parent, smaller than the node's own; the root's is 0.
         draft_probs: [N+1] q given the parent; 1 for the root.
         base_probs: [N+1] p given the parent at temperature 1; 1 for the root.
         base_ranks: [N+1] place of the token in the base's distribution at the parent, from 0 (= the likeliest).
         path: accepted nodes, from the first level down, without the root.
         bonus: the token that the base chose itself after the last accepted node.
-        bonus_text: what it says.
+        bonus_text: its text.
         bonus_prob: p of the bonus token.
         committed: tokens that the step added to the answer: path and bonus, cut at a stop token or the limit.
         kv_tokens: length of the base's key/value cache before the step.

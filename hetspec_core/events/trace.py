@@ -1,7 +1,7 @@
 """A trace: one answer, kept as a header and the worker's replies, one JSON object a line.
 
-Written while the answer appears, so a torn last line is left out by the reader. There is no path of any machine in it:
-a draft is known by its name. It knows lines and messages, not where traces lie or how they are drawn.
+It is written while the answer appears; a reader leaves a torn last line out. It has no path of any machine: a draft is
+recorded by its name.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Trace(BaseModel):
 
     @property
     def end(self) -> Answered | None:
-        """The last word, if the answer came to an end."""
+        """The last reply, if the answer was completed."""
         return next((reply for reply in reversed(self.replies) if isinstance(reply, Answered)), None)
 
 
@@ -113,10 +113,10 @@ class TraceWriter:
         self._write(encode(header.model_copy(update={"settings": settings})))
 
     def add(self, event: Reply | Garbage | WorkerDied) -> None:
-        """Write one reply; what the desk says of its worker is not part of a trace. The last word closes the file.
+        """Write one reply. `Garbage` and `WorkerDied` are not part of a trace. The last reply closes the file.
 
         Raises:
-            OSError: the disk is full or gone.
+            OSError: the file cannot be written, e.g. the disk is full.
         """
         if self._file is None or isinstance(event, Garbage | WorkerDied):
             return

@@ -32,7 +32,7 @@ class Observation:
     Attributes:
         phase: `working`, on the run in this folder; `ending`, it has released the run; `ended`; `copied`, it works on
             the run that this folder was copied from; `unreachable`, it is where this executor cannot look or stop it;
-            `unknown`, it lives, and whether it works in this folder cannot be told.
+            `unknown`, it lives, and whether it works in this folder is not known.
         original: the folder of the original, for `copied`; None when it cannot be seen.
     """
 
@@ -41,7 +41,7 @@ class Observation:
 
     @property
     def is_at_work(self) -> bool | None:
-        """Whether the process works on the run in this folder; None when it cannot be told."""
+        """Whether the process works on the run in this folder; None when that is not known."""
         return None if self.phase in ("unreachable", "unknown") else self.phase == "working"
 
 

@@ -44,7 +44,7 @@ PARENT_ENDED = "ParentEnded"
 """Kind of the error of a run that was ended because one that it waited for did not succeed."""
 _HOPEFUL = ("open", "succeeded")
 
-Outcome = RunState | Literal["open", "gone"]
+Outcome = RunState | Literal["open", "deleted"]
 
 
 @dataclass(frozen=True)
@@ -259,11 +259,11 @@ class Queue:
                 return [entry for entry in entries if all(ends[parent] == "succeeded" for parent in entry.after)]
 
     def _give_up(self, entry: Waiting, run_id: str, end: str) -> None:
-        how = {"gone": "was deleted", "cancelled": "was cancelled", "lost": "was lost"}.get(end, end)
+        how = end if end == "failed" else f"was {end}"
         error = ErrorInfo(
             kind=PARENT_ENDED,
             message=f"it waited for run {run_id}, which {how}",
-            hint="submit it again" if end == "gone" else f"`hetspec-core runs resume {run_id}` goes on with both",
+            hint="submit it again" if end == "deleted" else f"`hetspec-core runs resume {run_id}` goes on with both",
             exit_code=Cancelled.exit_code,
         )
         paths = RunPaths(self.data / "runs" / entry.run_id)
@@ -295,13 +295,13 @@ class Queue:
 
 
 def outcome(data: Path, run_id: str) -> Outcome:
-    """How the newest attempt at a run ended; `open` while it has not, or waits; `gone` when there is no such run.
+    """How the newest attempt at a run ended; `open` while it has not, or waits; `deleted` when there is no such run.
 
     The journals of a run at work are not read: its supervisor holds a lock.
     """
     paths = RunPaths(data / "runs" / run_id)
     if not paths.spec.is_file():
-        return "gone"
+        return "deleted"
     if (data / "queue" / f"{run_id}.json").exists() or is_locked(paths.supervisor_lock):
         return "open"
     state = run_state(open_executor(), paths, read_facts(paths))

@@ -213,7 +213,7 @@ def cannot_start(reason: OSError) -> ErrorInfo:
 
 
 def ending_of(worker: WorkerProcess, status: int, seen: float) -> Ending:
-    """How a reaped worker ended: as it reported, else as its exit status and its log tell.
+    """How a reaped worker ended: by its report, else by its exit status and its log.
 
     Args:
         worker: one that leaves a report.
@@ -230,7 +230,7 @@ def ending_of(worker: WorkerProcess, status: int, seen: float) -> Ending:
 
 
 def explain(worker: WorkerProcess, status: int, who: str = "") -> ErrorInfo:
-    """What the exit status and the log of a worker without a report tell."""
+    """The error of a worker without a report, from its exit status and its log."""
     who = who or worker.name
     again = "what was written before is intact: resume the run"
     how = f"was killed by {signal_name(-status)}" if status < 0 else f"ended with status {status} without a report"

@@ -229,7 +229,7 @@ def waits_for(data: Path, run_id: str, after: Sequence[str]) -> tuple[str, ...]:
         if end == "open":
             open_runs.append(parent)
         elif end != "succeeded":
-            hint = "submit it anew" if end == "gone" else f"`hetspec-core runs resume {parent}` goes on with both"
+            hint = "submit it anew" if end == "deleted" else f"`hetspec-core runs resume {parent}` goes on with both"
             raise RunError(f"run {run_id} waits for run {parent}, which is {end}", hint=hint)
     return tuple(open_runs)
 

@@ -59,7 +59,7 @@ def left_over(home: Path) -> list[psutil.Process]:
 
 
 def supervisor_of(workbench: Workbench, run_id: str) -> ProcessIdentity:
-    process = workbench._look(run_id)[0].facts.launched_process
+    process = workbench.look(run_id)[0].facts.launched_process
     assert process is not None
     return process
 

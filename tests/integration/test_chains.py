@@ -107,7 +107,7 @@ def test_a_failure_stops_the_chain_with_a_reason_and_resuming_it_goes_on_with_al
 def test_a_killed_supervisor_stops_the_chain_and_its_resume_continues_it(workbench: Workbench, seen: bool) -> None:
     first, second = chain(workbench, "wait", "succeed-b")
     works(workbench, first)
-    process = workbench._look(first)[0].facts.launched_process
+    process = workbench.look(first)[0].facts.launched_process
     assert process is not None
     os.kill(process.pid, signal.SIGKILL)
     until(lambda: workbench.state(first) == "lost", "the loss")
