@@ -44,6 +44,11 @@ def test_core_help_answers_without_the_engine_and_without_pydantic() -> None:
     assert sorted(modules & (ENGINE_LIBRARIES | {"pydantic", "sqlite_utils", "textual"})) == []
 
 
+def test_a_supervisor_starts_without_the_engine_and_without_pydantic() -> None:
+    modules, _ = loaded("import hetspec_core.jobs.supervisor")
+    assert sorted(modules & (ENGINE_LIBRARIES | {"pydantic", "pydantic_core", "psutil", "sqlite_utils"})) == []
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

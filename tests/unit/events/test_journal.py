@@ -16,6 +16,7 @@ from hetspec_core.documents import DocumentError
 from hetspec_core.events import (
     Artifact,
     CheckpointSaved,
+    DependencyFailed,
     ErrorInfo,
     EventBase,
     Journal,
@@ -28,6 +29,7 @@ from hetspec_core.events import (
     Unknown,
     read_events,
     read_pieces,
+    select_events,
 )
 
 TEXT = st.text(max_size=20)
@@ -223,3 +225,18 @@ def test_a_journal_that_is_no_regular_file_is_refused_at_once(tmp_path: Path) ->
     os.mkfifo(tmp_path / "events.jsonl")
     with pytest.raises(DocumentError, match="no regular file"):
         read_events(tmp_path / "events.jsonl")
+
+
+def test_a_run_that_was_ended_with_its_dependency_is_read_under_the_name_that_journals_have(tmp_path: Path) -> None:
+    path = tmp_path / "desk.jsonl"
+    path.write_text('{"type": "waited_in_vain", "time": 1.0, "worker": "queue", "attempt": 2, "run_id": "parent"}\n')
+    (event,) = read_events(path)[0]
+    assert event == DependencyFailed(time=1.0, worker="queue", attempt=2, run_id="parent")
+    assert list(select_events(path, DependencyFailed)) == [event] and list(select_events(path, RunEnded)) == []
+
+
+def test_a_line_has_null_for_what_is_not_finite_and_reads_back(tmp_path: Path) -> None:
+    with Journal(tmp_path / "events.jsonl", "worker-0") as journal:
+        journal.write(Result(kind="x", data={"a": (1, math.inf), "b": {3: math.nan}, "path": Path("/x")}))
+    (event,) = read_events(tmp_path / "events.jsonl")[0]
+    assert isinstance(event, Result) and event.data == {"a": [1, None], "b": {"3": None}, "path": "/x"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hetspec_core.errors import NotFoundError, UsageError
-from hetspec_core.jobs import GpuRequest, GpuStatus, Queue, Waiting, place, read_inventory, visible_here
+from hetspec_core.jobs import GpuRequest, GpuStatus, Queue, Waiting, WorkerPlan, place, read_inventory, visible_here
 from hetspec_core.jobs.leases import (
     Gpu,
     SlotStatus,
@@ -96,6 +97,19 @@ def test_the_queue_is_by_priority_then_age_and_can_be_changed(tmp_path: Path) ->
         queue.move("x", priority=1)
     (queue.folder / "torn.json").write_text('{"run_id": "to')
     assert order() == "abc"
+
+
+def test_an_entry_of_an_older_version_waits_with_its_workers_and_the_executor_of_this_machine(tmp_path: Path) -> None:
+    queue = Queue(tmp_path)
+    entry = replace(waiting("old", 2), workers=WorkerPlan("ranks", 2))
+    queue.put(entry)
+    path = queue.folder / "old.json"
+    written = json.loads(path.read_text())
+    written["crew"] = written.pop("workers")
+    for name in ("executor", "home", "submitted"):
+        del written[name]
+    path.write_text(json.dumps(written))
+    assert queue.entries() == [entry]
 
 
 def test_an_entry_without_a_run_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,7 @@ def test_workers_that_do_not_listen_are_ended_with_all_they_started(workbench: W
     assert left_over(home) == [] and sorted(exits(workbench, run_id)) == [("worker-0", -9), ("worker-1", -9)]
 
 
-def test_a_killed_supervisor_leaves_nobody_of_its_crew(workbench: Workbench, home: Path) -> None:
+def test_a_killed_supervisor_leaves_none_of_its_workers(workbench: Workbench, home: Path) -> None:
     run_id = start(workbench, "wait", "dataset", num_workers=2)
     all_work(workbench, run_id, 2)
     os.kill(supervisor_of(workbench, run_id).pid, signal.SIGKILL)
