@@ -138,7 +138,7 @@ def test_a_deleted_run_is_not_waited_for(workbench: Workbench) -> None:
     workbench.wait(first, PATIENCE_S)
     workbench.wait(second, PATIENCE_S)
     workbench.paths(first).folder.rename(workbench.roots.data / "elsewhere")
-    with pytest.raises(RunError, match="which is gone"):
+    with pytest.raises(RunError, match="which is deleted"):
         workbench.resume(second)
 
 
