@@ -86,6 +86,8 @@ def test_a_running_server_is_attached_to_and_left_running(pair: Pair, site: Path
             steps: list[Step] = []
             backend.answer([1], GREEDY, listener(steps, []))
             assert len(steps) == 5
+            with pytest.raises(ModelError, match=r"decoding\.draft_vocab is 16, .* the server was started with"):
+                backend.answer([1], GREEDY.model_copy(update={"draft_vocab": 16}), listener([], []))
             backend.use_draft("", "")
             with pytest.raises(ModelError, match="SGLang cannot leave it out"):
                 backend.answer([1], GREEDY, listener([], []))

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from hetspec_core.acceptance import AcceptStats
 from hetspec_core.catalog import list_cards
+from hetspec_core.engine.backends.backend import Watcher
+from hetspec_core.engine.backends.builtin import BuiltinBackend
 from hetspec_core.engine.decoding.decoder import Decoder, ReferenceDecoder
 from hetspec_core.engine.decoding.draft_vocab import paying_size, proposing_draft
 from hetspec_core.engine.decoding.fast import FastDecoder
@@ -189,3 +191,14 @@ def test_the_accept_length_falls_as_the_vocabulary_lacks_tokens_of_the_answers()
         assert [answer.tokens for answer in found] == said
         lengths.append(AcceptStats.of(found).accept_length or 0.0)
     assert lengths[0] > lengths[1] > lengths[2] or lengths[0] == lengths[1] > lengths[2]
+
+
+def test_an_answer_of_the_backend_names_the_vocabulary_where_it_is_reduced() -> None:
+    base, draft, plain = pair("eagle", False)
+    backend, sizes = BuiltinBackend.of(base, draft), []
+    quiet = Watcher(on_tokens=lambda _: None, on_step=lambda _: None, stop_asked=lambda: False, trees=False)
+    for choice in (9, "whole", "auto", VOCAB):
+        written = backend.answer(PROMPTS[0], way(choice), quiet)
+        assert written.tokens == plain[0]
+        sizes.append(written.draft_vocab_size)
+    assert sizes == [9, 0, 0, 0]
