@@ -28,7 +28,7 @@ ROOM_HINT = "make room, e.g. `hetspec-core runs trash --empty`, and run the comm
 NOT_WRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 """Error numbers of a place where this user may not write."""
 
-_SAID_FULL = ("No space left on device", *(f"os error {number}" for number in sorted(DISK_FULL)))
+_FULL_SIGNS = ("No space left on device", *(f"os error {number}" for number in sorted(DISK_FULL)))
 _LOCK_POLL_S = 0.01
 _NO_SUCH_PLACE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG})
 
@@ -42,7 +42,7 @@ def is_full(error: BaseException | None) -> bool:
     while error is not None and seen < 16:  # a chain may be a circle
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             return True
-        if any(sign in str(error) for sign in _SAID_FULL):
+        if any(sign in str(error) for sign in _FULL_SIGNS):
             return True
         error, seen = error.__cause__ or error.__context__, seen + 1
     return False
@@ -278,10 +278,10 @@ def write_output(path: Path, data: str | bytes, *, mode: int = 0o644) -> None:
         with path.open("wb") as file:
             file.write(data.encode() if isinstance(data, str) else data)
     except OSError as error:
-        told = explain(error, doing=f"{path} was not written")
-        if told is None:
+        explained = explain(error, doing=f"{path} was not written")
+        if explained is None:
             raise
-        raise ResourceError(told.message, hint=told.hint) from error
+        raise ResourceError(explained.message, hint=explained.hint) from error
 
 
 def _kind(path: Path) -> int | None:

@@ -137,7 +137,7 @@ def end_with_this() -> Callable[[], None] | None:
 
 def _end_with_parent(prctl: Callable[..., int], parent: int) -> None:
     prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent:  # it ended before the kernel was told
+    if os.getppid() != parent:  # it ended before the call
         os._exit(1)
 
 

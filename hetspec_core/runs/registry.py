@@ -81,7 +81,7 @@ class Census:
 
     Attributes:
         counts: state -> how many, as the journals say.
-        unfinished: those that have not said that they ended, oldest first.
+        unfinished: those without an event of their end, oldest first.
         ended: those that ended last, newest first.
         failed: the newest ones that failed, are known to be lost, or cannot be read, newest first.
     """

@@ -1,4 +1,4 @@
-"""What a look at all run folders must not miss, though it does not look at every file."""
+"""What a scan of all run folders must not miss, though it does not look at every file."""
 
 from __future__ import annotations
 
