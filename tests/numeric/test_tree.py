@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from hetspec_core.engine.decoding import tree as tree_module
 from hetspec_core.engine.decoding.kv_cache import SlotCache
 from hetspec_core.engine.decoding.propose import propose, tree_slots
-from hetspec_core.engine.decoding.tree import DraftTree, ancestor_matrix, build_tree, select_best
+from hetspec_core.engine.decoding.tree import DraftTree, ancestor_matrix, best_first, build_tree, select_best
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.spec import TreeSpec
 from tests.fakes.tiny_models import ragged_prompts, tiny_base, tiny_draft
@@ -265,3 +266,16 @@ def test_chosen_nodes_keep_their_parents_tokens_and_scores(data: st.DataObject) 
         assert tokens[parent] == (99 if parents[tokens[index]] < 0 else parents[tokens[index]])
         assert tree.scores[0, index] == scores[tokens[index]]
         assert tree.depths[0, index] == depths[tokens[index]]
+
+
+@given(rows=st.integers(1, 3), size=st.integers(1, 40), count=st.integers(1, 40), seed=st.integers(0, 1000))
+def test_counting_who_is_ahead_gives_the_order_of_a_stable_sort(rows: int, size: int, count: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(-4, 1, (rows, size), generator=generator).float()  # with many equal ones
+    count = min(count, size)
+    by_sort = best_first(scores, count), select_best(scores, count)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tree_module, "is_fused", lambda tensor: True)
+        by_count = best_first(scores, count), select_best(scores, count)
+    for one, other in zip(by_sort, by_count, strict=True):
+        assert torch.equal(one, other)

@@ -29,6 +29,7 @@ from hetspec_core.engine.decoding.plain import write_answers
 from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.modeling.fusion import join_projections
 from hetspec_core.errors import SpecError
 from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec
 
@@ -56,12 +57,9 @@ class Replay:
     Args:
         work: changes tensors in place; what it returns stays in the graph's memory until the next replay.
         pool: memory that the graphs of a decoder share; None = no graph.
-        compiled: fuse the work with `torch.compile` first.
     """
 
-    def __init__(self, work: Callable[[], Any], pool: Any | None, compiled: bool = False) -> None:
-        if compiled:
-            work = torch.compile(work, dynamic=False)
+    def __init__(self, work: Callable[[], Any], pool: Any | None) -> None:
         self._work, self._graph = work, None
         self.result: Any = None
         if pool is None:
@@ -82,6 +80,17 @@ class Replay:
             self.result = self._work()
         else:
             self._graph.replay()
+
+
+def fuse(work: Any, *, tuned: bool = False) -> Any:
+    """The same work, compiled into fewer kernels for the shapes that it is first called with.
+
+    Args:
+        work: a method.
+        tuned: try several sizes for every kernel, and write products with one row as reductions that fuse with what
+            stands around them. It pays for one token at a time and takes twice as long; for trees it takes minutes.
+    """
+    return torch.compile(work, dynamic=False, options={"coordinate_descent_tuning": tuned})
 
 
 class HostCopy:
@@ -120,7 +129,7 @@ class Cycle:
         rows: with fixed caches.
         pool: as in `Replay`.
         phased: a graph for every phase instead of one for all, so that phases can be timed.
-        compiled: as in `Replay`.
+        compiled: fuse the phases, or the whole, with `torch.compile`.
     """
 
     def __init__(self, rows: SpeculativeRows, pool: Any | None, phased: bool, compiled: bool = False) -> None:
@@ -128,18 +137,32 @@ class Cycle:
         self.copy = HostCopy(rows.packed)
         rows.prefill([[0]] * rows.root.shape[0])  # gives the tables and the state their shapes
         self._phases: list[tuple[str, Replay]] = []
+        fused = fuse if compiled else lambda work: work
         if phased:
-            propose = Replay(rows.propose, pool, compiled)
-            verify = Replay(lambda: rows.verify(propose.result), pool, compiled)
-            commit = Replay(lambda: rows.commit(propose.result, *verify.result[:2]), pool, compiled)
+            propose = Replay(fused(rows.propose), pool)
+            verify_tree, commit_path = fused(rows.verify), fused(rows.commit)
+            verify = Replay(lambda: verify_tree(propose.result), pool)
+
+            def commit_and_keep() -> None:
+                commit_path(propose.result, *verify.result[:2])
+                rows.keep(verify.result[0])
+
+            commit = Replay(commit_and_keep, pool)
             self._phases = [("propose", propose), ("verify", verify), ("commit", commit)]
             self._seen: Callable[[], Any] = lambda: (propose.result, verify.result[0], verify.result[2])
         else:
-            whole = Replay(self._whole, pool, compiled)
+            cycle = fused(self._cycle)
+
+            def cycle_and_keep() -> tuple[Any, Any, Tensor]:
+                tree, verdict, logits = cycle()
+                rows.keep(verdict)
+                return tree, verdict, logits
+
+            whole = Replay(cycle_and_keep, pool)
             self._phases = [("cycle", whole)]
             self._seen = lambda: whole.result
 
-    def _whole(self) -> tuple[Any, Any, Tensor]:
+    def _cycle(self) -> tuple[Any, Any, Tensor]:
         tree = self.rows.propose()
         verdict, features, logits = self.rows.verify(tree)
         self.rows.commit(tree, verdict, features)
@@ -162,7 +185,7 @@ class ReplayedRows(PlainRows):
 
     Args:
         base, num_rows, length, sampling: as in `PlainRows`.
-        pool, compiled: as in `Replay`.
+        pool, compiled: as in `Cycle`.
     """
 
     def __init__(
@@ -177,7 +200,7 @@ class ReplayedRows(PlainRows):
         super().__init__(base, num_rows, length, sampling, fixed=True)
         rows = list(range(num_rows))
         self.admit(rows, [[0]] * num_rows, rows)  # gives the tables their shapes
-        self._replay = Replay(super().advance, pool, compiled)
+        self._replay = Replay(fuse(super().advance, tuned=num_rows == 1) if compiled else super().advance, pool)
         self.copy = HostCopy(self.last)
 
     def advance(self) -> None:
@@ -208,6 +231,7 @@ class FastDecoder(Decoder):
         self.on_compile: Callable[[str], None] = lambda program: None
         self._refused: set[Hashable] = set()
         self._reference = ReferenceDecoder(base)
+        join_projections(base.decoder)
 
     @torch.inference_mode()
     def generate(
@@ -327,8 +351,17 @@ class FastDecoder(Decoder):
         key = (id(draft), num_rows, capacity, tree, sampling.model_copy(update={"seed": 0}), most_per_step, phased)
 
         def make() -> Cycle:
+            join_projections(draft.backbone)
             rows = SpeculativeRows(
-                self.base, draft, num_rows, capacity, tree, sampling, most_per_step=most_per_step, fixed=True
+                self.base,
+                draft,
+                num_rows,
+                capacity,
+                tree,
+                sampling,
+                most_per_step=most_per_step,
+                fixed=True,
+                fused=self._compiled,
             )
             return Cycle(rows, self._pool, phased, self._compiled)
 
@@ -369,7 +402,7 @@ class FastDecoder(Decoder):
             except Exception as error:
                 if self._pool is None:
                     raise
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                reason = _reason(error)
                 if self._compiled:
                     self.notices.append(f"decoding goes on without torch.compile: {reason}")
                     self._compiled = False
@@ -379,6 +412,13 @@ class FastDecoder(Decoder):
         self._refused.add(key)
         self.notices.append(f"the reference decoder answers in place of the fast one: {reason}")
         return None
+
+
+def _reason(error: Exception) -> str:
+    """The line of an error that says what happened: of a compiler's process the last one of its own error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "Error" in line.split("(")[0].split(":")[0]]
+    return (named or lines or [type(error).__name__])[-1 if named else 0]
 
 
 def can_compile() -> bool:

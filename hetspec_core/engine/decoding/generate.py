@@ -64,6 +64,7 @@ def generate(
             verdict, features, logits = rows.verify(tree)
         with phase("commit"):
             rows.commit(tree, verdict, features)
+            rows.keep(verdict)
             packed = rows.packed.tolist()  # the one transfer of the cycle
         synchronize(base.device)
         elapsed_s = time.perf_counter() - started

@@ -24,17 +24,21 @@ class SlotCache(Cache):
         capacity: slots of a row.
         device: of the lengths.
         fixed: every forward reads all slots, so that shapes never change and the host need not know the lengths.
+        fused: one kernel moves the tokens that `keep` keeps in all tables; needs Triton and a GPU.
 
     Attributes:
         lengths: [B] int64, committed tokens per row; changed in place.
         host_lengths: the same on the host, as far as `count` was told.
     """
 
-    def __init__(self, num_rows: int, capacity: int, device: torch.device | str, *, fixed: bool = False) -> None:
+    def __init__(
+        self, num_rows: int, capacity: int, device: torch.device | str, *, fixed: bool = False, fused: bool = False
+    ) -> None:
         super().__init__(layers=[])  # the tables are ours: one tensor per layer, rows with lengths of their own
         self.num_rows = num_rows
         self.capacity = capacity
-        self.fixed = fixed
+        self.fixed, self.fused = fixed, fused
+        self._moves: list[tuple[Tensor, Tensor]] = []  # pointers to the tables of one shape, and one of them
         self.host_lengths = [0] * num_rows
         self.lengths = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self._rows = torch.arange(num_rows, device=device)[:, None]
@@ -91,6 +95,24 @@ class SlotCache(Cache):
             counts: [B] how many are kept.
             host_counts: the same on the host, or None: `count` says it later.
         """
+        if self.fused:
+            self._move(path, counts)
+        else:
+            self._copy(path, counts)
+        self.advance(counts, host_counts)
+
+    def _move(self, path: Tensor, counts: Tensor) -> None:
+        from hetspec_core.engine.modeling.kernels import move_slots, table_pointers
+
+        if not self._moves:
+            shapes: dict[torch.Size, list[Tensor]] = {}
+            for table in (*self._keys.values(), *self._values.values()):
+                shapes.setdefault(table.shape, []).append(table)
+            self._moves = [(table_pointers(tables), tables[0]) for tables in shapes.values()]
+        for pointers, table in self._moves:
+            move_slots(pointers, table, self.lengths, path, counts)
+
+    def _copy(self, path: Tensor, counts: Tensor) -> None:
         order = torch.arange(path.shape[1], device=path.device)
         source = self.lengths[:, None] + path
         target = self.lengths[:, None] + order
@@ -101,7 +123,6 @@ class SlotCache(Cache):
         for table in (*self._keys.values(), *self._values.values()):
             rows, to, of = (index.to(table.device) for index in (self._rows, target, source))
             table[rows, :, to] = table[rows, :, of]
-        self.advance(counts, host_counts)
 
     def advance(self, counts: Tensor, host_counts: list[int] | None = None) -> None:
         """Count [B] tokens right behind the committed ones as committed; `host_counts` as in `keep`."""

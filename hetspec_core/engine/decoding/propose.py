@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from hetspec_core.engine.decoding.kv_cache import SlotCache
-from hetspec_core.engine.decoding.tree import DraftTree, build_tree
+from hetspec_core.engine.decoding.tree import DraftTree, best_first, build_tree
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.modeling.fusion import is_fused
 from hetspec_core.spec import TreeSpec
 
 
@@ -57,8 +58,8 @@ def propose(draft: DraftLM, root: Tensor, state: Tensor, cache: SlotCache, shape
         all_parents.append(frontier[:, :, None].expand(-1, -1, width).flatten(1))
         if level + 1 == shape.depth:
             break
-        # Stable order, as in the last selection: ties must fall the same way for the set to stay closed.
-        best = torch.sort(scores.flatten(1), dim=1, descending=True, stable=True).indices[:, :width]
+        # The order of the last selection: ties must fall the same way for the set to stay closed.
+        best = best_first(scores.flatten(1), width)
         parent = best // width  # which of the frontier they continue
         frontier = first + best
         frontier_tokens, frontier_scores = tokens.flatten(1).gather(1, best), scores.flatten(1).gather(1, best)
@@ -77,11 +78,19 @@ def propose(draft: DraftLM, root: Tensor, state: Tensor, cache: SlotCache, shape
 
 def _children(draft: DraftLM, state: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """The `width` likeliest next tokens: log q [..., K] float32 and base token ids [..., K]."""
-    logits = draft.logits(state).float()
-    top = logits.topk(width, dim=-1)
+    values, ids, total = _top(draft.logits(state).float(), width)
     # Never above zero, whatever the rounding: a child must not score above its parent.
-    log_probs = (top.values - logits.logsumexp(-1, keepdim=True)).clamp(max=0.0)
-    return log_probs, draft.to_base_ids(top.indices)
+    return (values - total[..., None]).clamp(max=0.0), draft.to_base_ids(ids)
+
+
+def _top(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The largest of [..., V] logits: values [..., count], largest first; their ids; logsumexp [...] of all."""
+    if is_fused(logits):
+        from hetspec_core.engine.modeling.kernels import top_candidates
+
+        return top_candidates(logits, count)
+    top = logits.topk(count, dim=-1)
+    return top.values, top.indices, logits.logsumexp(-1)
 
 
 def _expand(draft: DraftLM, tokens: Tensor, above: Tensor, cache: SlotCache, chain: Tensor, level: int) -> Tensor:

@@ -50,7 +50,7 @@ class SpeculativeRows:
         shape: of the tree.
         sampling: how the base's tokens are chosen.
         most_per_step: tokens that a cycle commits at most; None = all that are accepted.
-        fixed: caches of fixed shape.
+        fixed, fused: as in `SlotCache`.
 
     Attributes:
         active: [B] bool, rows that still commit; set by the host.
@@ -70,10 +70,11 @@ class SpeculativeRows:
         *,
         most_per_step: int | None = None,
         fixed: bool = False,
+        fused: bool = False,
     ) -> None:
         self.base, self.draft, self.shape, self.most_per_step = base, draft, shape, most_per_step
         device = base.device
-        self.base_cache = _cache(num_rows, length + base_slots(shape), device, fixed)
+        self.base_cache = _cache(num_rows, length + base_slots(shape), device, fixed, fused)
         self.draft_cache = _cache(num_rows, length + draft_slots(shape), device, fixed)
         self.sampler = Sampler(sampling, list(range(num_rows)), length + shape.depth + 2, device)
         self.age = torch.zeros(num_rows, dtype=torch.int64, device=device)  # [B] tokens of the answer so far
@@ -131,14 +132,15 @@ class SpeculativeRows:
         return verdict, self.draft.base_features(output), logits
 
     def commit(self, tree: DraftTree, verdict: Verdict, features: Tensor) -> None:
-        """Keep the accepted path in both caches; the draft re-reads it with the features [B, N+1, F] of the base."""
+        """Pack what the cycle did; the draft re-reads the accepted path with the features [B, N+1, F] of the base.
+
+        `keep` has to follow.
+        """
         last = verdict.path.gather(1, verdict.num_accepted[:, None])  # [B, 1]
         had_children = (tree.parents[:, 1:] == last).any(-1)
         counts = torch.where(self.active, verdict.num_accepted + 1, 0)
         columns = [counts[:, None], verdict.num_accepted[:, None], had_children[:, None], verdict.tokens]
         self.packed.copy_(torch.cat(columns, dim=1))
-        self.base_cache.keep(verdict.path, counts)
-
         cache, width = self.draft_cache, verdict.path.shape[1]
         kept = features.gather(1, verdict.path[:, :, None].expand(-1, -1, features.shape[-1]))  # [B, D+1, F]
         order = torch.arange(width, device=kept.device)
@@ -153,6 +155,10 @@ class SpeculativeRows:
         self.root.copy_(verdict.tokens[rows, verdict.num_accepted])
         cache.advance(counts)
         self.age.add_(counts)
+
+    def keep(self, verdict: Verdict) -> None:
+        """Keep the accepted path in the base's cache."""
+        self.base_cache.keep(verdict.path, self.packed[:, 0])
 
     def count(self, host_counts: list[int]) -> None:
         """Tell the caches on the host what a cycle committed."""
@@ -245,5 +251,5 @@ class PlainRows:
         self.last, self._age = self.last[:last], self._age[:last]
 
 
-def _cache(num_rows: int, capacity: int, device: torch.device, fixed: bool) -> SlotCache:
-    return SlotCache(num_rows, -(-capacity // SLOT_STEP) * SLOT_STEP, device, fixed=fixed)
+def _cache(num_rows: int, capacity: int, device: torch.device, fixed: bool, fused: bool = False) -> SlotCache:
+    return SlotCache(num_rows, -(-capacity // SLOT_STEP) * SLOT_STEP, device, fixed=fixed, fused=fused)

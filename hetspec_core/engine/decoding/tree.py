@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hetspec_core.engine.modeling.fusion import is_fused
+
 
 @dataclass(frozen=True)
 class DraftTree:
@@ -61,6 +63,18 @@ def ancestor_matrix(parents: Tensor, max_depth: int) -> Tensor:
     return above
 
 
+def best_first(scores: Tensor, count: int) -> Tensor:
+    """Indices [B, count] of the largest of [B, C] scores, largest first; the lower index comes first among equals."""
+    if not is_fused(scores):
+        return torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :count]
+    # A sort is many small kernels; counting how many are ahead of each is one.
+    index = torch.arange(scores.shape[1], device=scores.device)
+    other, own = scores[:, None, :], scores[:, :, None]
+    ahead = (other > own) | ((other == own) & (index < index[:, None]))  # [B, C, C]
+    is_at = ahead.sum(-1)[:, None] == torch.arange(count, device=scores.device)[:, None]  # [B, count, C]
+    return torch.where(is_at, index, 0).sum(-1)
+
+
 def select_best(scores: Tensor, count: int) -> Tensor:
     """Indices [B, count] of the best candidates, ascending.
 
@@ -71,8 +85,8 @@ def select_best(scores: Tensor, count: int) -> Tensor:
         scores: [B, C] float32 cumulative log-probabilities in level order.
         count: how many; at most C.
     """
-    order = torch.sort(scores, dim=1, descending=True, stable=True).indices
-    return order[:, :count].sort(dim=1).values
+    chosen = best_first(scores, count)
+    return chosen.gather(1, best_first(-chosen, count))
 
 
 def build_tree(

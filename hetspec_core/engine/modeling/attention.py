@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
+from hetspec_core.engine.modeling.fusion import is_fused
 from hetspec_core.errors import ModelError
 
 ATTENTION_NAME = "hetspec"
@@ -67,6 +68,10 @@ def attend(
             grouped = key.shape[1] != query.shape[1]
             return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
         mask = torch.ones(1, 1, query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+    if mask is not None and is_fused(query):
+        from hetspec_core.engine.modeling.kernels import masked_attention
+
+        return masked_attention(query, key, value, mask, scale, softcap)
     rows, heads, num_queries, head_dim = query.shape
     kv_heads, num_keys = key.shape[1], key.shape[2]
     group = heads // kv_heads

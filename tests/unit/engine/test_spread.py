@@ -139,6 +139,7 @@ def test_a_pair_over_three_devices_never_mixes_tensors_of_two(
         tree = work.propose()
         verdict, features, logits = work.verify(tree)
         work.commit(tree, verdict, features)
+        work.keep(verdict)
         for tensor in (tree.tokens, verdict.tokens, features, logits, work.state, work.root):
             assert tensor.device == torch.device("cpu", 0)
         assert [work.base_cache._keys[layer].device.index for layer in range(4)] == [1, 1, 2, 2]
