@@ -149,7 +149,7 @@ def profile(decoder: Decoder, replays: int = 5) -> str:
     program = next(reversed(decoder._programs.values())) if isinstance(decoder, FastDecoder) else None
     if program is None or not torch.cuda.is_available():
         return "nothing to profile"
-    replay = program.advance if hasattr(program, "advance") else lambda: program.launch(Listener().phase)
+    replay = program.advance if hasattr(program, "advance") else lambda: program.launch(Listener())
     with torch.inference_mode(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
         for _ in range(replays):
             replay()

@@ -5,6 +5,8 @@ What a graph adds is tested on a GPU (tests/gpu).
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from hetspec_core.catalog import list_cards
 from hetspec_core.engine.decoding.completion import Completion, Listener, PhaseClock
 from hetspec_core.engine.decoding.decoder import Decoder, ReferenceDecoder
 from hetspec_core.engine.decoding.fast import FastDecoder, bucket
+from hetspec_core.engine.decoding.rows import PlainRows
 from hetspec_core.events.chat import Step
 from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec
 from tests.fakes.tiny_models import FAMILIES, perfect_pair, ragged_prompts, tiny_base, tiny_draft
@@ -103,6 +106,36 @@ def test_limits_stop_tokens_seeds_and_trees_give_the_reference_answers(
             expected = ReferenceDecoder(base).generate(PROMPTS[:rows], decoding, draft_or_none, most_per_step=most)
             found = fast.generate(PROMPTS[:rows], decoding, draft_or_none, most_per_step=most)
             assert facts(found) == facts(expected)
+
+
+def test_programs_of_one_batch_size_fill_the_same_tables_one_after_the_other() -> None:
+    base = tiny_base()
+    first, second = tiny_draft(base), tiny_draft(base, algorithm="eagle3")
+    fast = FastDecoder(base)
+    asked = [("6/10/60", first), ("3/3/8", first), ("3/3/8", None), ("3/3/8", second), ("4/1/4", second)]
+    for tree, draft_or_none in asked * 2:
+        expected = ReferenceDecoder(base).generate(PROMPTS[:3], way(tree), draft_or_none)
+        assert facts(fast.generate(PROMPTS[:3], way(tree), draft_or_none)) == facts(expected)
+    caches = [
+        program.cache if isinstance(program, PlainRows) else program.rows.base_cache
+        for program in fast._programs.values()
+    ]
+    assert len(caches) == len(asked)
+    assert len({cache._keys[0].data_ptr() for cache in caches}) == 1
+
+
+def test_a_forgotten_draft_keeps_no_program_and_is_freed() -> None:
+    base = tiny_base()
+    draft, other = tiny_draft(base), tiny_draft(base)
+    fast = FastDecoder(base)
+    for each in (draft, other, None):
+        fast.generate(PROMPTS[:1], way(), each)
+    fast.forget(draft)
+    assert len(fast._programs) == 2
+    freed = weakref.ref(draft)
+    del draft, each
+    gc.collect()
+    assert freed() is None
 
 
 def test_answers_end_at_the_context_as_the_reference_does() -> None:

@@ -104,7 +104,9 @@ class BuiltinBackend(Backend):
         draft = self._drafts.pop(folder, None)
         if draft is None:
             while len(self._drafts) >= _KEPT_DRAFTS:
-                del self._drafts[next(iter(self._drafts))]
+                oldest = self._drafts.pop(next(iter(self._drafts)))
+                if self._decoder is not None:
+                    self._decoder.forget(oldest)
             self._draft = None
             gc.collect()
             draft = load_draft(Path(folder), self.base)

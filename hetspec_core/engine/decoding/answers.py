@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -150,18 +150,25 @@ class BatchAnswers:
         answer.completion.total_s = elapsed_s
         self._listener.on_tokens(row, [token])
 
-    def take_cycle(self, packed: list[list[int]], elapsed_s: float, trees: TreesOnHost | None = None) -> None:
+    def take_cycle(
+        self,
+        packed: list[list[int]],
+        elapsed_s: float,
+        phases: Mapping[str, float],
+        trees: TreesOnHost | None = None,
+    ) -> None:
         """What a cycle of speculative decoding did.
 
         Args:
             packed: per row the committed tokens' number, accepted draft tokens, whether the last accepted node had
                 children, then the tokens.
             elapsed_s: seconds since the start.
+            phases: seconds of the cycle's phases, as `Listener.lap` gives them.
             trees: of the cycle, if the listener wants them.
         """
         listener, seconds = self._listener, {}
-        if (clock := listener.clock) is not None:
-            seconds = {"propose_s": clock.lap("propose"), "verify_s": clock.lap("verify")}
+        if phases:
+            seconds = {"propose_s": phases["propose"], "verify_s": phases["verify"]}
             seconds["other_s"] = max(0.0, elapsed_s - self._last_s - sum(seconds.values()))
         self._last_s = elapsed_s
         for row, answer in enumerate(self.rows):
@@ -180,28 +187,43 @@ class BatchAnswers:
             listener.on_step(row, Step(**known, accepted=accepted, offered=offered, elapsed_s=elapsed_s, tree=tree))
 
 
-class TreesOnHost:
-    """A batch of trees as Python lists, for viewers: computed on the device, one transfer.
+def packed_trees(tree: DraftTree, verdict: Verdict, logits: Tensor) -> Tensor:
+    """What a viewer is shown of a batch of trees, in one tensor, so that it travels at once.
 
     Args:
         tree: B trees of N nodes.
         verdict: what was accepted.
         logits: [B, N+1, V] of the base.
+
+    Returns:
+        [B, 5 (N+1) + (D+1) + 2] float64, in which ids stay exact: tokens, parents, ranks of the tokens for the base,
+        log-probabilities of draft and base, the accepted path, the bonus token and its log-probability.
+    """
+    base = torch.log_softmax(logits.float(), dim=-1)
+    above = base.gather(1, tree.parents[:, :, None].expand(-1, -1, base.shape[-1]))
+    own = above.gather(2, tree.tokens[:, :, None])  # [B, N+1, 1]
+    ranks = (above > own).sum(-1)
+    own = own[:, :, 0]
+    own[:, 0], ranks[:, 0] = 0.0, 0
+    end = verdict.num_accepted[:, None]
+    bonus, last = verdict.tokens.gather(1, end), verdict.path.gather(1, end)  # [B, 1]
+    rows = torch.arange(bonus.shape[0], device=bonus.device)[:, None]
+    parts = (tree.tokens, tree.parents, ranks, tree.log_probs, own, verdict.path, bonus, base[rows, last, bonus])
+    return torch.cat([part.double() for part in parts], dim=1)
+
+
+class TreesOnHost:
+    """A batch of trees as Python lists, for viewers.
+
+    Args:
+        rows: of `packed_trees`.
+        depth: D.
     """
 
-    def __init__(self, tree: DraftTree, verdict: Verdict, logits: Tensor) -> None:
-        base = torch.log_softmax(logits.float(), dim=-1)
-        above = base.gather(1, tree.parents[:, :, None].expand(-1, -1, base.shape[-1]))
-        own = above.gather(2, tree.tokens[:, :, None])  # [B, N+1, 1]
-        ranks = (above > own).sum(-1)
-        own = own[:, :, 0]
-        own[:, 0], ranks[:, 0] = 0.0, 0
-        end = verdict.num_accepted[:, None]
-        bonus, last = verdict.tokens.gather(1, end), verdict.path.gather(1, end)  # [B, 1]
-        rows = torch.arange(bonus.shape[0], device=bonus.device)[:, None]
-        parts = (tree.tokens, tree.parents, ranks, tree.log_probs, own, verdict.path, bonus, base[rows, last, bonus])
-        self._widths = [part.shape[1] for part in parts]
-        self._rows: list[list[float]] = torch.cat([part.double() for part in parts], dim=1).tolist()  # ids stay exact
+    def __init__(self, rows: list[list[float]], depth: int) -> None:
+        self._rows = rows
+        nodes = (len(rows[0]) - (depth + 1) - 2) // 5  # the root included
+        self._widths = [*[nodes] * 5, depth + 1, 1, 1]
 
     def step(self, row: int, accepted: int, text: Callable[[int], str], known: dict[str, Any]) -> TreeStep:
         """The tree of one row.

@@ -30,7 +30,8 @@ class Decoder(ABC):
 
     Attributes:
         name: what `resources.decoder` calls it.
-        notices: sentences for the user on what did not go as planned; a caller takes them out.
+        notices: sentences for the user on what did not go as planned.
+        on_notice: told of each when it is made.
     """
 
     name: str
@@ -39,6 +40,21 @@ class Decoder(ABC):
         self.base = base
         self.why = why
         self.notices: list[str] = []
+        self.on_notice: Callable[[str], None] = lambda notice: None
+
+    @property
+    def used(self) -> str:
+        """The name of the decoder that answered: another one may have had to."""
+        return self.name
+
+    def notice(self, text: str) -> None:
+        """Say that something did not go as planned."""
+        self.notices.append(text)
+        self.on_notice(text)
+
+    def forget(self, draft: DraftLM) -> None:
+        """Free what was prepared for a draft."""
+        del draft  # nothing is, unless a decoder says otherwise
 
     @abstractmethod
     def generate(

@@ -15,16 +15,18 @@ import shutil
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from hetspec_core.engine.decoding.answers import BatchAnswers, TreesOnHost
+from hetspec_core.engine.decoding.answers import BatchAnswers, TreesOnHost, packed_trees
 from hetspec_core.engine.decoding.completion import SILENT, Completion, Listener
 from hetspec_core.engine.decoding.decoder import Decoder, ReferenceDecoder
 from hetspec_core.engine.decoding.draft_vocab import proposing_draft
+from hetspec_core.engine.decoding.kv_cache import SlotTables
 from hetspec_core.engine.decoding.plain import write_answers
 from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
 from hetspec_core.engine.modeling.base_lm import BaseLM
@@ -34,7 +36,6 @@ from hetspec_core.errors import SpecError
 from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec
 
 Key = TypeVar("Key", bound=Hashable)
-Phase = Callable[[str], AbstractContextManager[None]]
 
 _WARM_UPS = 2  # before a capture: libraries choose their kernels and allocate their workspaces
 _KEPT_PROGRAMS = 16
@@ -122,6 +123,21 @@ class HostCopy:
         return read
 
 
+@dataclass(frozen=True)
+class CycleFacts:
+    """What a cycle did, on the host.
+
+    Attributes:
+        packed: as `SpeculativeRows.packed`.
+        phases: seconds per phase, where they are measured.
+        trees: for a viewer, or None.
+    """
+
+    packed: list[list[int]]
+    phases: dict[str, float]
+    trees: TreesOnHost | None
+
+
 class Cycle:
     """A program of speculative decoding.
 
@@ -133,8 +149,9 @@ class Cycle:
     """
 
     def __init__(self, rows: SpeculativeRows, pool: Any | None, phased: bool, compiled: bool = False) -> None:
-        self.rows = rows
+        self.rows, self._pool = rows, pool
         self.copy = HostCopy(rows.packed)
+        self._trees: tuple[Replay, HostCopy] | None = None  # made when a viewer asks for them
         rows.prefill([[0]] * rows.root.shape[0])  # gives the tables and the state their shapes
         self._phases: list[tuple[str, Replay]] = []
         fused = fuse if compiled else lambda work: work
@@ -168,23 +185,38 @@ class Cycle:
         self.rows.commit(tree, verdict, features)
         return tree, verdict, logits
 
-    def launch(self, phase: Phase) -> Callable[[], list[list[int]]]:
-        """One cycle; what is returned gives what it did, as `SpeculativeRows.packed`."""
-        for name, replay in self._phases:
-            with phase(name):
-                replay()
-        return self.copy.start()
+    def launch(self, listener: Listener) -> Callable[[], CycleFacts]:
+        """One cycle; what is returned gives what it did.
 
-    def trees(self) -> TreesOnHost:
-        """The trees of the last cycle."""
-        return TreesOnHost(*self._seen())
+        Args:
+            listener: whether it wants trees, and the clock of the phases.
+        """
+        for name, replay in self._phases:
+            with listener.phase(name):
+                replay()
+        packed, phases = self.copy.start(), listener.lap()
+        trees = self._copy_of_trees() if listener.trees else None
+
+        def read() -> CycleFacts:
+            seen = None if trees is None else TreesOnHost(trees(), self.rows.shape.depth)
+            return CycleFacts(packed(), phases(), seen)
+
+        return read
+
+    def _copy_of_trees(self) -> Callable[[], list[Any]]:
+        if self._trees is None:
+            packed = torch.empty_like(packed_trees(*self._seen()))
+            self._trees = Replay(lambda: packed.copy_(packed_trees(*self._seen())), self._pool), HostCopy(packed)
+        replay, copy = self._trees
+        replay()
+        return copy.start()
 
 
 class ReplayedRows(PlainRows):
     """Rows of plain decoding whose step is replayed.
 
     Args:
-        base, num_rows, length, sampling: as in `PlainRows`.
+        base, num_rows, length, sampling, tables: as in `PlainRows`.
         pool, compiled: as in `Cycle`.
     """
 
@@ -194,10 +226,11 @@ class ReplayedRows(PlainRows):
         num_rows: int,
         length: int,
         sampling: SamplingSpec,
+        tables: SlotTables,
         pool: Any | None,
         compiled: bool = False,
     ) -> None:
-        super().__init__(base, num_rows, length, sampling, fixed=True)
+        super().__init__(base, num_rows, length, sampling, fixed=True, tables=tables)
         rows = list(range(num_rows))
         self.admit(rows, [[0]] * num_rows, rows)  # gives the tables their shapes
         self._replay = Replay(fuse(super().advance, tuned=num_rows == 1) if compiled else super().advance, pool)
@@ -227,6 +260,8 @@ class FastDecoder(Decoder):
         graphs = base.device.type == "cuda" if graphs is None else graphs
         self._pool = torch.cuda.graph_pool_handle() if graphs else None
         self._programs: OrderedDict[Hashable, Any] = OrderedDict()
+        # By batch size and model. Programs run one at a time, and each begins with a prefill.
+        self._tables: WeakKeyDictionary[object, dict[int, SlotTables]] = WeakKeyDictionary()
         self._compiled = compiled
         self.on_compile: Callable[[str], None] = lambda program: None
         self._refused: set[Hashable] = set()
@@ -260,19 +295,16 @@ class FastDecoder(Decoder):
         with listener.phase("prefill"):
             rows.prefill(prompts)
         answers.take_first(rows.root.tolist(), time.perf_counter() - started)
+        listener.lap()()
         pending, active = None, answers.active
         while not answers.done and not answers.stop():
             if active != answers.active:
                 active = answers.active
                 rows.active.copy_(torch.tensor(active))
-            read = cycle.launch(listener.phase)
-            if phased or listener.trees:  # nothing may run ahead of what is looked at
-                packed = read()
-                elapsed_s = time.perf_counter() - started
-                answers.take_cycle(packed, elapsed_s, cycle.trees() if listener.trees else None)
-                continue
+            read = cycle.launch(listener)
             if pending is not None:
-                answers.take_cycle(pending(), time.perf_counter() - started)
+                facts = pending()
+                answers.take_cycle(facts.packed, time.perf_counter() - started, facts.phases, facts.trees)
             pending = read
         return answers.completions
 
@@ -324,13 +356,33 @@ class FastDecoder(Decoder):
         for row, token in enumerate(tokens):
             answers.take_token(row, token, elapsed_s)
 
+    @property
+    def used(self) -> str:
+        """As in `Decoder`."""
+        return self._reference.name if self._refused else self.name
+
+    def forget(self, draft: DraftLM) -> None:
+        """As in `Decoder`."""
+        for key, program in list(self._programs.items()):
+            if isinstance(program, Cycle) and program.rows.draft.backbone is draft.backbone:
+                del self._programs[key]
+
     # --- programs ----------------------------------------------------------------------------------------------------
 
     def _rows(self, num_rows: int, length: int, sampling: SamplingSpec) -> ReplayedRows | None:
         capacity = self._bucket(length + 2)
         key = ("plain", num_rows, capacity, sampling.model_copy(update={"seed": 0}))
         rows = self._kept(
-            key, lambda: ReplayedRows(self.base, num_rows, capacity, sampling, self._pool, self._compiled)
+            key,
+            lambda: ReplayedRows(
+                self.base,
+                num_rows,
+                capacity,
+                sampling,
+                self._tables_for(self.base, num_rows),
+                self._pool,
+                self._compiled,
+            ),
         )
         if rows is not None:
             rows.sampler.reseed(sampling.seed, [0] * num_rows)
@@ -362,10 +414,14 @@ class FastDecoder(Decoder):
                 most_per_step=most_per_step,
                 fixed=True,
                 fused=self._compiled,
+                tables=(self._tables_for(self.base, num_rows), self._tables_for(draft, num_rows)),
             )
             return Cycle(rows, self._pool, phased, self._compiled)
 
         return self._kept(key, make)
+
+    def _tables_for(self, model: BaseLM | DraftLM, num_rows: int) -> SlotTables:
+        return self._tables.setdefault(model, {}).setdefault(num_rows, SlotTables())
 
     def _bucket(self, length: int) -> int:
         return bucket(max(length, _COMPILED_BUCKET) if self._compiled else length)
@@ -396,7 +452,8 @@ class FastDecoder(Decoder):
                     return make()
             except torch.OutOfMemoryError:
                 reason = "the device has no memory left for its tables"
-                self._programs.clear()  # the tables of other programs may be in the way
+                self._programs.clear()  # other programs and their tables may be in the way
+                self._tables.clear()
                 gc.collect()
                 torch.cuda.empty_cache()
             except Exception as error:
@@ -404,13 +461,13 @@ class FastDecoder(Decoder):
                     raise
                 reason = _reason(error)
                 if self._compiled:
-                    self.notices.append(f"decoding goes on without torch.compile: {reason}")
+                    self.notice(f"decoding goes on without torch.compile: {reason}")
                     self._compiled = False
                     continue
                 reason = f"its graph cannot be captured: {reason}"  # an operation that a graph cannot hold
                 break
         self._refused.add(key)
-        self.notices.append(f"the reference decoder answers in place of the fast one: {reason}")
+        self.notice(f"the reference decoder answers in place of the fast one: {reason}")
         return None
 
 

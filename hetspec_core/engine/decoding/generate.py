@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from hetspec_core.engine.decoding.answers import BatchAnswers, TreesOnHost
+from hetspec_core.engine.decoding.answers import BatchAnswers, TreesOnHost, packed_trees
 from hetspec_core.engine.decoding.completion import SILENT, Completion, Listener, synchronize
 from hetspec_core.engine.decoding.draft_vocab import proposing_draft
 from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
@@ -56,6 +56,7 @@ def generate(
     with phase("prefill"):
         rows.prefill(prompts)
     answers.take_first(rows.root.tolist(), time.perf_counter() - started)
+    listener.lap()()
     while not answers.done and not answers.stop():
         rows.active.copy_(torch.tensor(answers.active))
         with phase("propose"):
@@ -69,8 +70,10 @@ def generate(
         synchronize(base.device)
         elapsed_s = time.perf_counter() - started
         rows.count([row[0] for row in packed])
-        trees = TreesOnHost(tree, verdict, logits) if listener.trees else None
-        answers.take_cycle(packed, elapsed_s, trees)
+        trees = None
+        if listener.trees:
+            trees = TreesOnHost(packed_trees(tree, verdict, logits).tolist(), decoding.tree.depth)
+        answers.take_cycle(packed, elapsed_s, listener.lap()(), trees)
     return answers.completions
 
 

@@ -16,6 +16,21 @@ from transformers import Cache
 SLOT_STEP = 64  # keys are read up to a multiple of this, so that shapes repeat
 
 
+class SlotTables:
+    """Tables of keys and values that several caches of one batch size fill one after the other."""
+
+    def __init__(self) -> None:
+        self._tables: dict[tuple[str, int], Tensor] = {}
+
+    def take(self, name: str, layer: int, states: Tensor, num_rows: int, capacity: int) -> Tensor:
+        """A table [num_rows, kv_heads, capacity, d] for states [R, kv_heads, T, d] of a layer; its content is old."""
+        shape = (num_rows, states.shape[1], capacity, states.shape[3])
+        table = self._tables.get((name, layer))
+        if table is None or table.shape[2] < capacity or table.shape != (*shape[:2], table.shape[2], shape[3]):
+            table = self._tables[name, layer] = states.new_zeros(shape)
+        return table[:, :, :capacity]
+
+
 class SlotCache(Cache):
     """Key/value cache of B rows with `capacity` slots each, allocated when the first keys arrive.
 
@@ -25,6 +40,7 @@ class SlotCache(Cache):
         device: of the lengths.
         fixed: every forward reads all slots, so that shapes never change and the host need not know the lengths.
         fused: one kernel moves the tokens that `keep` keeps in all tables; needs Triton and a GPU.
+        tables: where the tables come from; None = they are its own.
 
     Attributes:
         lengths: [B] int64, committed tokens per row; changed in place.
@@ -32,12 +48,20 @@ class SlotCache(Cache):
     """
 
     def __init__(
-        self, num_rows: int, capacity: int, device: torch.device | str, *, fixed: bool = False, fused: bool = False
+        self,
+        num_rows: int,
+        capacity: int,
+        device: torch.device | str,
+        *,
+        fixed: bool = False,
+        fused: bool = False,
+        tables: SlotTables | None = None,
     ) -> None:
         super().__init__(layers=[])  # the tables are ours: one tensor per layer, rows with lengths of their own
         self.num_rows = num_rows
         self.capacity = capacity
         self.fixed, self.fused = fixed, fused
+        self._source = tables or SlotTables()
         self._moves: list[tuple[Tensor, Tensor]] = []  # pointers to the tables of one shape, and one of them
         self.host_lengths = [0] * num_rows
         self.lengths = torch.zeros(num_rows, dtype=torch.int64, device=device)
@@ -70,8 +94,9 @@ class SlotCache(Cache):
     ) -> tuple[Tensor, Tensor]:
         """Called by attention layers: store [R, kv_heads, T, d] keys and values, return those to attend to."""
         if layer_idx not in self._keys:
-            self._keys[layer_idx] = self._allocate(key_states)
-            self._values[layer_idx] = self._allocate(value_states)
+            shape = (self.num_rows, self.capacity)
+            self._keys[layer_idx] = self._source.take("keys", layer_idx, key_states, *shape)
+            self._values[layer_idx] = self._source.take("values", layer_idx, value_states, *shape)
         keys, values = self._keys[layer_idx], self._values[layer_idx]
         device = keys.device  # of a base that is spread over several, not always that of the slots
         targets, slots = self._targets.to(device), self._slots.to(device)
@@ -81,10 +106,6 @@ class SlotCache(Cache):
             return key_states, value_states
         rows = self.num_rows
         return keys[:rows, :, : self._visible], values[:rows, :, : self._visible]
-
-    def _allocate(self, states: Tensor) -> Tensor:
-        _, heads, _, width = states.shape
-        return states.new_zeros(self.num_rows, heads, self.capacity, width)
 
     def keep(self, path: Tensor, counts: Tensor, host_counts: list[int] | None = None) -> None:
         """Commit tree tokens: move the accepted ones behind the committed ones.

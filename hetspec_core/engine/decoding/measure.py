@@ -147,6 +147,7 @@ def profile(
     steps, tokens, decode_s = 0, 0, 0.0
     for question in questions:
         completion = decoder.generate([question.ids], decoding, draft, listener=listener)[0]
+        listener.lap()()  # what the last cycle left
         steps += len(completion.steps)
         tokens += len(completion.tokens)
         decode_s += completion.decode_s

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotCache
+from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotCache, SlotTables
 from hetspec_core.engine.decoding.propose import propose, tree_slots
 from hetspec_core.engine.decoding.sampling import Sampler
 from hetspec_core.engine.decoding.tree import DraftTree
@@ -51,6 +51,7 @@ class SpeculativeRows:
         sampling: how the base's tokens are chosen.
         most_per_step: tokens that a cycle commits at most; None = all that are accepted.
         fixed, fused: as in `SlotCache`.
+        tables: of the base's cache and of the draft's, as in `SlotCache`.
 
     Attributes:
         active: [B] bool, rows that still commit; set by the host.
@@ -71,11 +72,12 @@ class SpeculativeRows:
         most_per_step: int | None = None,
         fixed: bool = False,
         fused: bool = False,
+        tables: tuple[SlotTables | None, SlotTables | None] = (None, None),
     ) -> None:
         self.base, self.draft, self.shape, self.most_per_step = base, draft, shape, most_per_step
         device = base.device
-        self.base_cache = _cache(num_rows, length + base_slots(shape), device, fixed, fused)
-        self.draft_cache = _cache(num_rows, length + draft_slots(shape), device, fixed)
+        self.base_cache = _cache(num_rows, length + base_slots(shape), device, fixed, fused, tables[0])
+        self.draft_cache = _cache(num_rows, length + draft_slots(shape), device, fixed, tables=tables[1])
         self.sampler = Sampler(sampling, list(range(num_rows)), length + shape.depth + 2, device)
         self.age = torch.zeros(num_rows, dtype=torch.int64, device=device)  # [B] tokens of the answer so far
         self.active = torch.ones(num_rows, dtype=torch.bool, device=device)
@@ -180,16 +182,24 @@ class PlainRows:
         length: most tokens of prompt and answer of a row.
         sampling: how tokens are chosen.
         fixed: a cache of fixed shape; no row can be given up then.
+        tables: as in `SlotCache`.
 
     Attributes:
         last: [B] last token of each row.
     """
 
     def __init__(
-        self, base: BaseLM, num_rows: int, length: int, sampling: SamplingSpec, *, fixed: bool = False
+        self,
+        base: BaseLM,
+        num_rows: int,
+        length: int,
+        sampling: SamplingSpec,
+        *,
+        fixed: bool = False,
+        tables: SlotTables | None = None,
     ) -> None:
         self.base = base
-        self.cache = _cache(num_rows, length, base.device, fixed)
+        self.cache = _cache(num_rows, length, base.device, fixed, tables=tables)
         self.sampler = Sampler(sampling, [0] * num_rows, self.cache.capacity, base.device)
         self.last = torch.zeros(num_rows, dtype=torch.int64, device=base.device)
         self._age = torch.zeros(num_rows, dtype=torch.int64, device=base.device)  # [B] tokens of the answer so far
@@ -251,5 +261,13 @@ class PlainRows:
         self.last, self._age = self.last[:last], self._age[:last]
 
 
-def _cache(num_rows: int, capacity: int, device: torch.device, fixed: bool, fused: bool = False) -> SlotCache:
-    return SlotCache(num_rows, -(-capacity // SLOT_STEP) * SLOT_STEP, device, fixed=fixed, fused=fused)
+def _cache(
+    num_rows: int,
+    capacity: int,
+    device: torch.device,
+    fixed: bool,
+    fused: bool = False,
+    tables: SlotTables | None = None,
+) -> SlotCache:
+    slots = -(-capacity // SLOT_STEP) * SLOT_STEP
+    return SlotCache(num_rows, slots, device, fixed=fixed, fused=fused, tables=tables)

@@ -78,8 +78,6 @@ def run(context: RunContext) -> None:
         phases, costs = profile(decoder, draft, questions[: spec.bench.profile_prompts], track.decoding)
         size = proposing_draft(base, draft, track.decoding).vocab_size
         reports.append(report.model_copy(update={"phases": phases, "costs": costs, "draft_vocab_size": size}))
-    for notice in decoder.notices:
-        context.log(notice, "warning")
     setup = _setup(context, decoder, draft, template, questions, prompts, load)
     _tell(context, BenchResult(setup=setup, plain=plain_report(plain), trees=reports))
 
@@ -230,7 +228,7 @@ def _setup(
         **machine_facts(context.device, load),
         **_asked(context, questions, prompts),
         dtype=str(context.dtype).removeprefix("torch."),
-        decoder=decoder.name if not decoder.notices else "reference",
+        decoder=decoder.used,
         base_fingerprint=decoder.base.fingerprint,
         draft=(spec.draft.checkpoint or spec.draft.name) if spec.draft and draft is not None else "",
         draft_parameters=draft.num_parameters if draft is not None else 0,

@@ -62,6 +62,7 @@ def decoder_for(context: RunContext, base: BaseLM) -> Decoder:
     if wanted := wanted and can_compile():
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(roots().cache / "compiled"))
     decoder = open_decoder(base, resources.decoder, compiled=wanted)
+    decoder.on_notice = lambda notice: context.log(notice, "warning")
     if isinstance(decoder, FastDecoder):
         decoder.on_compile = lambda program: context.prepare("compile", note=program)
     because = f", because {decoder.why}" if decoder.why else ""
