@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from hetspec_core.catalog import list_cards
+from hetspec_core.engine.decoding.completion import Listener, PhaseClock
 from hetspec_core.engine.decoding.decoder import ReferenceDecoder
 from hetspec_core.engine.decoding.fast import FastDecoder, open_decoder
 from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.events.chat import Step
 from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec
 from tests.fakes.tiny_models import FAMILIES, ragged_prompts, tiny_base, tiny_draft
 
@@ -123,3 +125,36 @@ def test_a_device_without_room_is_noticed_and_the_reference_answers(monkeypatch:
         a.tokens for a in ReferenceDecoder(base).generate(PROMPTS[:2], decoding, draft)
     ]
     assert len(fast.notices) == 1 and "no memory left" in fast.notices[0]
+
+
+class Watching(Listener):
+    """Keeps the steps with their trees; times the phases."""
+
+    def __init__(self) -> None:
+        self.trees, self.clock = True, PhaseClock(torch.device("cuda"))
+        self.steps: list[tuple[int, Step]] = []
+
+    def on_step(self, row: int, step: Step) -> None:
+        self.steps.append((row, step))
+
+
+def test_a_viewer_sees_the_trees_of_the_reference_and_the_seconds_of_every_phase() -> None:
+    base = on_gpu()
+    draft = tiny_draft(base).to("cuda").bind(base)
+    decoding = DecodingSpec(tree=TreeSpec.parse("4/3/9"), max_new_tokens=24, ignore_eos=True)
+    expected, found = Watching(), Watching()
+    ReferenceDecoder(base).generate(PROMPTS[:3], decoding, draft, listener=expected)
+    fast = FastDecoder(base)
+    for _ in range(2):
+        found.steps.clear()
+        fast.generate(PROMPTS[:3], decoding, draft, listener=found)
+        assert fast.notices == [] and len(found.steps) == len(expected.steps)
+        for (row, step), (other_row, other) in zip(found.steps, expected.steps, strict=True):
+            assert row == other_row and step.committed == other.committed
+            assert step.tree is not None and other.tree is not None
+            assert (step.tree.tokens, step.tree.parents, step.tree.path) == (
+                other.tree.tokens,
+                other.tree.parents,
+                other.tree.path,
+            )
+            assert 0 < step.propose_s < 1 and 0 < step.verify_s < 1
