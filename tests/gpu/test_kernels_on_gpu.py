@@ -105,7 +105,7 @@ def test_accepted_tokens_are_moved_in_all_tables_as_table_by_table(
     lengths = torch.randint(0, 30, (batch,), device="cuda")
     path = torch.stack([torch.randperm(60, device="cuda")[:steps].sort().values for _ in range(batch)])
     path[:, 0] = 0
-    counts = torch.randint(0, steps + 1, (batch,), device="cuda")
+    counts = torch.randint(0, steps + 1, (batch, 3), device="cuda")[:, 1]  # one of several columns
     for cache in caches:
         cache.lengths.copy_(lengths)
         cache.keep(path, counts)

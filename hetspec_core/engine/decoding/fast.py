@@ -74,6 +74,7 @@ class Replay:
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph, pool=pool):
             self.result = work()
+        self._graph.replay()  # a capture computes nothing, and what comes next may read the result
 
     def __call__(self) -> None:
         """Do the work once."""

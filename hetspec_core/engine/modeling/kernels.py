@@ -235,13 +235,13 @@ def top_candidates(logits: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 @triton.jit
 def _move(
-    tables, lengths, path, counts, row_stride, head_stride, slot_stride, path_stride,
+    tables, lengths, path, counts, row_stride, head_stride, slot_stride, path_stride, count_stride,
     EXAMPLE, HEADS: tl.constexpr, STEPS: tl.constexpr, PADDED: tl.constexpr, WIDTH: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """Move the kept tokens of one row and head of one table: all are read before one is written."""
     row, head = tl.program_id(1) // HEADS, tl.program_id(1) % HEADS
     table = tl.load(tables + tl.program_id(0)).to(EXAMPLE.dtype)
-    length, count = tl.load(lengths + row), tl.load(counts + row)
+    length, count = tl.load(lengths + row), tl.load(counts + row * count_stride)
     steps, lanes = tl.arange(0, PADDED), tl.arange(0, LANES)
     kept = steps < tl.minimum(count, STEPS)
     source = length + tl.load(path + row * path_stride + steps, mask=kept, other=0)
@@ -270,7 +270,7 @@ def move_slots(pointers: Tensor, table: Tensor, lengths: Tensor, path: Tensor, c
     batch, heads, _, width = table.shape
     steps = path.shape[1]
     _move[(pointers.shape[0], batch * heads)](
-        pointers, lengths, path, counts, *table.stride()[:3], path.stride(0), table,
+        pointers, lengths, path, counts, *table.stride()[:3], path.stride(0), counts.stride(0), table,
         HEADS=heads, STEPS=steps, PADDED=_power_of_two(steps), WIDTH=width,
         LANES=_power_of_two(width),
     )  # fmt: skip
