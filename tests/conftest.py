@@ -10,7 +10,7 @@ import gc
 import os
 from pathlib import Path
 
-# Until all tests are collected: the collector would walk through a million objects of torch and of pytest, which stay.
+# Until all tests are collected: the collector would read all objects of torch and of pytest again and again.
 gc.disable()
 
 REPOSITORY = Path(__file__).resolve().parents[1]

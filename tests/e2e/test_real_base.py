@@ -22,7 +22,7 @@ from tests.conftest import shared_path
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real base")]  # loaded once
 
-NUM_PROMPTS, ROWS, NEW_TOKENS = 21, 7, 12
+NUM_PROMPTS, ROWS, NEW_TOKENS = 12, 4, 12
 
 
 @pytest.fixture(scope="module")

@@ -63,8 +63,9 @@ def test_garbage_is_collected_while_a_stage_works_and_not_while_it_is_imported(f
 
     def load(name: str) -> Callable[[RunContext], None]:
         seen.append(gc.isenabled())
-        return lambda context: seen.append(gc.isenabled())
+        return lambda context: seen.append(gc.isenabled() and gc.get_freeze_count() > before)
 
+    before = gc.get_freeze_count()
     assert run_attempt(folder, load) == 0
     assert seen == [False, True]
 
