@@ -267,9 +267,9 @@ class RunCommands:
             lines.append(f"and {len(loss.runs) - _NAMED} more")
         kept = f", among them {loss.checkpoints} checkpoints and drafts" if loss.checkpoints else ""
         lines += ["", f"{size(loss.bytes)} of files go with {'it' if len(loss.runs) == 1 else 'them'}{kept}."]
-        if loss.standing:
-            depend = "run depends" if len(loss.standing) == 1 else "runs depend"
-            lines.append(f"{len(loss.standing)} other {depend} on what is deleted: {', '.join(loss.standing[:3])}")
+        if loss.dependents:
+            depend = "run depends" if len(loss.dependents) == 1 else "runs depend"
+            lines.append(f"{len(loss.dependents)} other {depend} on what is deleted: {', '.join(loss.dependents[:3])}")
         lines.append("The trash keeps everything: u gets it back.")
         if await self._confirm(f"Move {_named(loss.runs)} into the trash?", "\n".join(lines), "Delete"):
             outcome = await self._carry_out(

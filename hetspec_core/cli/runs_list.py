@@ -20,8 +20,9 @@ from hetspec_core.cli.console import (
 )
 from hetspec_core.cli.options import JsonFlag, RunWord
 from hetspec_core.errors import NotFoundError, UsageError
+from hetspec_core.files import write_output
 from hetspec_core.runs import MetricPoint
-from hetspec_core.service.export import csv_text, runs_text, write_text
+from hetspec_core.service.export import csv_text, runs_text
 from hetspec_core.service.library import Library
 from hetspec_core.service.report import RunSummary
 from hetspec_core.service.workbench import Workbench
@@ -161,7 +162,7 @@ def export(
     if output is None:
         print_data(ascii_escapes(text) if form == "json" else text)
         return
-    write_text(output, text)
+    write_output(output, text)
     if json:
         print_json({"path": str(output), "runs": len(found)})
     else:

@@ -14,9 +14,10 @@ from hetspec_core.cli.engine_command import ask_engine
 from hetspec_core.cli.follow import DetachOption, is_detached
 from hetspec_core.cli.options import JsonFlag
 from hetspec_core.errors import Cancelled, StageFailed, UsageError
+from hetspec_core.files import write_output
 from hetspec_core.quantities import format_bytes, format_duration
 from hetspec_core.service.bench_view import COLUMNS
-from hetspec_core.service.export import csv_text, markdown_text, write_text
+from hetspec_core.service.export import csv_text, markdown_text
 from hetspec_core.service.launch import with_folders
 from hetspec_core.service.plan import gather_facts
 from hetspec_core.service.plan import plan as make_plan
@@ -174,12 +175,12 @@ def report(
     costs = [_cost_cells(row) for row in rows if row.costs]
     if csv is not None:
         flat = [_flat(row) for row in rows]
-        write_text(csv, csv_text(flat, list(dict.fromkeys(key for one in flat for key in one))))
+        write_output(csv, csv_text(flat, list(dict.fromkeys(key for one in flat for key in one))))
     if markdown is not None:
         text = markdown_text(head, main)
         if costs:
             text += "\n" + markdown_text(("draft", "tree", *_cost_head()), costs, right_from=2)
-        write_text(markdown, text)
+        write_output(markdown, text)
     if png is not None:
         if png.suffix.lower() != ".png":
             raise UsageError(f"--png {png} does not end in .png")

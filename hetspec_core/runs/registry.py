@@ -337,7 +337,7 @@ class Registry:
         return {name for (name,) in self._rows(sql)}
 
     def lineage(self) -> dict[str, tuple[str, ...]]:
-        """Run id -> ids of the runs that it stands on, for all runs that stand on any."""
+        """Run id -> ids of the runs that it depends on, for all runs that depend on any."""
         rows = self._rows("SELECT run_id, parents FROM runs WHERE parents != '[]' ORDER BY created, run_id")
         return {run_id: tuple(json.loads(parents)) for run_id, parents in rows}
 

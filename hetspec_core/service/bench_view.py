@@ -1,7 +1,7 @@
-"""What is shown of a bench or a tuning: lines, tables and bars, for the command line and the dashboard alike.
+"""The results of a bench or a tuning as lines, tables and bars, for the command line and the dashboard.
 
 A figure that belongs to every tree is one entry of `COLUMNS`: it is then in the table of a bench in both faces, and in
-the table, CSV, Markdown and JSON of `report`. It knows records, and nothing of consoles and widgets.
+the table, CSV, Markdown and JSON of `report`.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class BenchLine:
-    """A line of text; `warning` = the figures, or the record, are not what they should be."""
+    """A line of text; `warning` = the figures or the record are not reliable."""
 
     text: str
     warning: bool = False
@@ -101,13 +101,13 @@ class Grid:
 
     @property
     def figures(self) -> range:
-        """Indices of the columns that stand at the right."""
+        """Indices of the columns that are aligned right."""
         return range(1, len(self.head) - self.notes)
 
 
 @dataclass(frozen=True)
 class Bar:
-    """One entry of `Bars`: `length` from 0 to 1; `text` follows its name in a line, `figures` stand beside its bar."""
+    """One entry of `Bars`: `length` from 0 to 1; `text` follows its name in a line, `figures` follow its bar."""
 
     name: str
     length: float
@@ -132,7 +132,7 @@ def is_bench(data: Any) -> bool:
 
 
 def bench_lines(data: Any) -> list[Part]:
-    """What is shown of the record of a bench: the setting, the table of all ways of decoding, the details of each tree.
+    """The record of a bench as parts: the setting, the table of all ways of decoding, the details of each tree.
 
     Args:
         data: the record, of any version; what cannot be read of it is named in a line and left out.
@@ -323,7 +323,7 @@ def is_tuning(data: Any) -> bool:
 
 
 def tune_lines(data: Any) -> list[Part]:
-    """What is shown of the record of a tuning: every trial, and the verdict on each batch size.
+    """The record of a tuning as parts: every trial, and the verdict on each batch size.
 
     Args:
         data: the record, as of `bench_lines`.

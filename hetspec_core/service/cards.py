@@ -1,7 +1,4 @@
-"""The card of a draft or a dataset on the hub: what it is, what was measured, and how to use it.
-
-It gathers what the registry and the files say, and writes Markdown. It sends nothing.
-"""
+"""The card of a draft or a dataset on the hub, as Markdown: what it is, what was measured, and how to use it."""
 
 from __future__ import annotations
 
@@ -36,12 +33,12 @@ _LICENCES = {
 
 @dataclass(frozen=True)
 class Origins:
-    """What is known of where a draft or a dataset comes from.
+    """Where a draft or a dataset comes from.
 
     Attributes:
         folder: its files.
         settings: the `hetspec` block of a draft's configuration, or the manifest of a dataset.
-        spec: of the run that made it; None when that is not here.
+        spec: of the run that made it; None when the run is not here.
         trained: result of the training, or of the dataset's run.
         measured: benches of the draft, newest first.
     """
@@ -54,7 +51,7 @@ class Origins:
 
 
 def draft_origins(workbench: Workbench, folder: Path) -> Origins:
-    """Everything known of a draft directory: its run, and every bench that measured it.
+    """The origins of a draft directory: its run, and every bench that measured it.
 
     Raises:
         NotFoundError: it has no config.json.
@@ -75,7 +72,7 @@ def draft_origins(workbench: Workbench, folder: Path) -> Origins:
 
 
 def dataset_origins(workbench: Workbench, folder: Path) -> Origins:
-    """Everything known of a dataset directory.
+    """The origins of a dataset directory.
 
     Raises:
         NotFoundError: it has no manifest.

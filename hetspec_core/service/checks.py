@@ -1,7 +1,4 @@
-"""What a check of the doctor gives, and the checks of files: roots, registry, locks and leftovers, presets, bases.
-
-They look and repair nothing. They know no processes and no terminal.
-"""
+"""The checks of files for the doctor: roots, registry, runs, locks and leftovers, presets, bases."""
 
 from __future__ import annotations
 
@@ -42,13 +39,13 @@ _LEFTOVERS = (
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: what it is.
-        status: ok, warning (something is missing or slow) or error (it will not work).
-        message: what was seen.
-        hint: what to do about it; empty when there is nothing to do.
+        name: of what was checked.
+        status: ok, warning (something is missing or slow) or error (something will not work).
+        message: what was found.
+        hint: what to do; empty when nothing is to be done.
         facts: the same as data.
     """
 
@@ -59,12 +56,11 @@ class Check:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
         return asdict(self)
 
 
 def check_roots(roots: Roots) -> Iterator[Check]:
-    """Whether each root can be written, and has room."""
+    """Whether each root is writable and has free space."""
     for name, folder in (("data", roots.data), ("config", roots.config), ("cache", roots.cache)):
         place = existing_parent(folder)
         facts = {"path": str(folder), "exists": folder.is_dir()}
@@ -101,12 +97,12 @@ def check_registry(roots: Roots) -> Check:
             connection.close()
     except sqlite3.OperationalError as error:
         return Check(
-            "registry", "error", f"{path} cannot be opened: {error}", "`hetspec-core runs rebuild` makes it anew"
+            "registry", "error", f"{path} cannot be opened: {error}", "`hetspec-core runs rebuild` replaces it"
         )
     except sqlite3.DatabaseError as error:
         verdict, runs = str(error), 0
     if verdict != "ok":
-        return Check("registry", "error", f"{path} is damaged: {verdict}", "`hetspec-core runs rebuild` makes it anew")
+        return Check("registry", "error", f"{path} is damaged: {verdict}", "`hetspec-core runs rebuild` replaces it")
     try:
         Registry(path, roots.runs).close()
     except HetSpecError as error:
@@ -115,7 +111,7 @@ def check_registry(roots: Roots) -> Check:
 
 
 def check_runs(roots: Roots) -> Check:
-    """Whether every run can be read; those that cannot be are named. The registry takes in what is new."""
+    """Whether every run can be read; unreadable ones are named. The registry is brought up to date first."""
     if not roots.runs.is_dir():
         return Check("runs", "ok", "none yet", facts={"runs": 0, "unreadable": {}})
     try:
@@ -141,7 +137,7 @@ def check_runs(roots: Roots) -> Check:
 
 
 def check_locks(roots: Roots) -> Iterator[Check]:
-    """Locks that are held now, and what killed processes left behind."""
+    """Locks that are held now, and unfinished files of killed processes."""
     files = [*roots.data.glob("*.lock"), *roots.models.glob(".*.lock")]
     limit = time.monotonic() + LOCK_PATIENCE_S
     held = [path for path in files if _is_held(path)]
@@ -153,7 +149,7 @@ def check_locks(roots: Roots) -> Iterator[Check]:
             "locks",
             "warning",
             f"held by a process: {', '.join(map(str, held))}",
-            "another HetSpec is at work there; the kernel frees a lock when its process ends",
+            "another HetSpec works there; the kernel frees a lock when its process ends",
             {"held": [str(path) for path in held]},
         )
     else:

@@ -1,7 +1,6 @@
-"""A check-up of this machine and installation: what is there, what is missing, what to do about it.
+"""Checks of this machine and installation: what is there, what is missing, what to do about it.
 
-Nothing is repaired and nothing heavy is imported: packages are found by their metadata, and what only torch can tell is
-asked of a child process.
+Nothing is repaired and nothing heavy is imported: packages are found by their metadata, and a child process asks torch.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ print(json.dumps({
 
 
 def diagnose(places: Roots | None = None) -> Iterator[Check]:
-    """Every check, one after another, as each is done.
+    """All checks; each is given when it is done.
 
     Args:
         places: the roots to look at; those in force when absent.
@@ -93,7 +92,7 @@ def _check_torch(*, has_gpu: bool) -> Check:
     try:
         about = json.loads(done.stdout)
     except ValueError:
-        last = (done.stderr.strip().splitlines() or ["no word of why"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         return Check("torch", "error", f"torch {version} cannot be imported: {last}", f"install it again: {_INSTALL}")
     facts = {"version": version, **about}
     if about["available"]:

@@ -1,7 +1,4 @@
-"""The drafts that can be chosen for a base, trained by runs or in a directory, and which is taken where none is named.
-
-It knows where they are and what benches measured of them, not what is in them.
-"""
+"""The drafts that can be chosen for a base, and which one is the default."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ class DraftChoice:
     """A draft that can be chosen.
 
     Attributes:
-        name: what it is called.
+        name: shown in lists.
         folder: its directory.
         run_id: the run that trained it.
         ended: when that run ended, in unix seconds.
@@ -36,7 +33,7 @@ class DraftChoice:
 
     @property
     def label(self) -> str:
-        """Its name, and the end of the run's id, because several runs may have one name."""
+        """Its name and the end of the run's id, because several runs may have the same name."""
         return self.name if self.name == self.run_id else f"{self.name} {self.run_id.rpartition('-')[2]}".strip()
 
 
@@ -44,9 +41,9 @@ _NAMED = 3  # drafts that a sentence names
 
 
 def draft_name(folder: Path) -> str:
-    """What a draft is called: its directory, or the run, and the checkpoint, that has it under the usual name.
+    """The name of a draft: that of its directory; if that is `draft`, that of the run or checkpoint that holds it.
 
-    A run that has a name is called by it and the end of its id, because other runs may have the same name.
+    A named run is shown with its name and the end of its id, because other runs may have the same name.
     """
     folder = folder.absolute()
     if folder.name != "draft":
@@ -67,12 +64,12 @@ def _run_name(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class DefaultDraft:
-    """The draft that is taken where none is named.
+    """The draft that is used when none is named.
 
     Attributes:
-        draft: which.
-        reason: one sentence for the user that names the others; empty where it is the only one.
-        measured: whether benches decided; else it is the newest.
+        draft: the draft.
+        reason: a sentence for the user that names the others; empty when there is only one.
+        measured: True when benches decided, False when it is the newest.
     """
 
     draft: DraftChoice
@@ -81,13 +78,13 @@ class DefaultDraft:
 
 
 def find_draft(workbench: Workbench, word: str | None, base: str, *, say: Callable[[str], None] | None = None) -> Path:
-    """The draft directory that is meant, or the one that `default_draft` takes.
+    """The draft directory that a word means; without a word, that of `default_draft`.
 
     Args:
         workbench: where runs are.
         word: run or directory.
         base: name of the base.
-        say: told why this draft is taken, where none is named and there are several.
+        say: called with the reason when no draft is named and there are several.
 
     Raises:
         NotFoundError: there is none.
@@ -101,11 +98,11 @@ def find_draft(workbench: Workbench, word: str | None, base: str, *, say: Callab
 
 
 def default_draft(workbench: Workbench, base: str) -> DefaultDraft:
-    """The best draft trained on this base, by benches that can be compared; the newest where there are none.
+    """The best draft trained on this base by comparable benches; the newest when there are none.
 
-    Benches can be compared that measured the same prompts, token by token, with the same tree, the same sampling and
-    the same number of new tokens. Of such a group the accept length decides, pooled over the verify steps of all its
-    benches. The group that holds most of the drafts counts, and of several the one that was measured last.
+    Benches are comparable when they have the same prompt tokens, tree, sampling and number of new tokens. Of each such
+    group, the one with the most drafts decides, and of several the newest; in it, the accept length pooled over the
+    verify steps of all benches.
 
     Raises:
         NotFoundError: there is no draft.
@@ -134,7 +131,7 @@ def default_draft(workbench: Workbench, base: str) -> DefaultDraft:
 
 
 def _compared(workbench: Workbench, base: str, choices: Sequence[DraftChoice]) -> tuple[dict[str, float], str]:
-    """Run id of a draft -> accept length, in the group of benches that holds most of the drafts; and its conditions."""
+    """(run id of a draft -> accept length, conditions) of the group of benches with the most drafts."""
     steps: dict[tuple[Any, ...], dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     trained = {one.run_id: one for one in choices}
     for bench in workbench.runs(stage="bench", state="succeeded"):  # newest first
@@ -159,13 +156,13 @@ def _compared(workbench: Workbench, base: str, choices: Sequence[DraftChoice]) -
 
 
 def _owner(checkpoint: str, trained: dict[str, DraftChoice]) -> DraftChoice | None:
-    """Whose draft was measured: it is named by its run, or by the folder that lies in the run, also in a moved home."""
+    """The draft that was measured. It is named by its run, or by a folder in the run, also of a home that was moved."""
     path = Path(checkpoint)
     return trained.get(checkpoint) or (trained.get(path.parent.name) if path.name == "draft" else None)
 
 
 def _conditions(setup: BenchSetup, tree: TreeResult) -> tuple[Any, ...] | None:
-    """Under what an accept length was measured; None where the prompts are not known token by token."""
+    """What must be equal for accept lengths to be comparable; None when the prompt tokens are not known."""
     sampling, prompts = setup.sampling, setup.prompt_ids_hash
     if sampling is None or not prompts:
         return None
@@ -182,7 +179,7 @@ def _pooled(tree: TreeResult) -> tuple[float, float] | None:
 
 
 def _named(drafts: Sequence[DraftChoice], lengths: dict[str, float] | None = None) -> str:
-    """Drafts in a sentence; of many the first, and how many more there are."""
+    """Drafts in a sentence: the first ones, and how many more there are."""
     shown = [one.label + (f" ({lengths[one.run_id]:.2f})" if lengths else "") for one in drafts[:_NAMED]]
     more = len(drafts) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
@@ -203,7 +200,7 @@ def draft_choices(workbench: Workbench, base: str, limit: int | None = None) -> 
 
 
 def checkpoint_choices(workbench: Workbench, base: str) -> list[DraftChoice]:
-    """Drafts in the checkpoints of runs on this base, whatever became of the runs; newest run and last step first."""
+    """Drafts in the checkpoints of runs on this base, in any state; newest run and last step first."""
     found: list[DraftChoice] = []
     for run in workbench.runs(stage="train"):
         if run.base != base:

@@ -1,7 +1,4 @@
-"""Runs and results as files for other programs: CSV, JSON, Markdown, and files of one JSON line per result.
-
-The caller says how figures are written for people.
-"""
+"""Runs and results as files for other programs: CSV, JSON, Markdown, and files of one JSON line per result."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ from pydantic_core import to_json
 
 from hetspec_core import files
 from hetspec_core.errors import ResourceError, UsageError
-from hetspec_core.files import explain, write_atomic, write_output
+from hetspec_core.files import explain, write_atomic
 from hetspec_core.service.report import RunReport, RunSummary
 
 if TYPE_CHECKING:
@@ -30,16 +27,16 @@ if TYPE_CHECKING:
 
 Form = Literal["csv", "json", "markdown"]
 FORMS: dict[str, Form] = {".csv": "csv", ".json": "json", ".md": "markdown", ".markdown": "markdown"}
-"""Ending of a file name -> what is written into it."""
+"""Suffix of a file name -> format."""
 
 Number = Callable[[float | None], str]
 
 
 def form_of(path: Path) -> Form:
-    """What to write into a file, by its name.
+    """The format of a file, by the suffix of its name.
 
     Raises:
-        UsageError: the name does not say.
+        UsageError: the suffix is not known.
     """
     form = FORMS.get(path.suffix.lower())
     if form is None:
@@ -50,13 +47,13 @@ def form_of(path: Path) -> Form:
 
 
 def runs_text(runs: Sequence[RunSummary], figures: Sequence[Mapping[str, float]], form: Form, number: Number) -> str:
-    """Runs with everything they measured.
+    """Runs with all their figures.
 
     Args:
         runs: one line each.
         figures: of each run, name -> value.
-        form: how it is written.
-        number: how a figure is written in a Markdown table.
+        form: the format.
+        number: writes a figure of a Markdown table.
     """
     if form == "json":
         return json_text([run.to_json() | {"figures": dict(one)} for run, one in zip(runs, figures, strict=True)])
@@ -71,12 +68,12 @@ def runs_text(runs: Sequence[RunSummary], figures: Sequence[Mapping[str, float]]
 
 
 def json_text(value: Any) -> str:
-    """JSON to read; nan and infinities, which JSON has not, as null."""
+    """Indented JSON; nan and infinities are null."""
     return to_json(value, inf_nan_mode="null", indent=2).decode() + "\n"
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Rows under their columns; what a row does not have is empty."""
+    """Rows under their columns; a value that a row lacks is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
@@ -85,19 +82,10 @@ def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
 
 
 def markdown_text(head: Sequence[str], rows: Sequence[Sequence[Any]], *, right_from: int = 1) -> str:
-    """A table as GitHub reads it; columns from `right_from` on are numbers."""
+    """A table in the Markdown of GitHub; columns from `right_from` on are aligned right."""
     lines = [list(head), ["---"] * right_from + ["---:"] * (len(head) - right_from), *rows]
     cells = [[_cell(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in line] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in cells)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file for the user, as `files.write_output`: links and devices are written through, never replaced.
-
-    Raises:
-        HetSpecError: it cannot be written; the sentence says why.
-    """
-    write_output(path, text)
 
 
 def _flat(run: RunSummary) -> dict[str, Any]:
@@ -112,7 +100,7 @@ def _cell(value: object) -> str:
 
 
 def result_line(report: RunReport) -> dict[str, Any]:
-    """What a finished run says in one line: who it is, when it ended, what was asked and what came of it."""
+    """A finished run in one record: its identity, its end, and its results."""
     run = report.summary
     return {
         "run_id": run.run_id,
@@ -126,12 +114,12 @@ def result_line(report: RunReport) -> dict[str, Any]:
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Append one JSON line, whole, however many processes append at the same time.
+    """Append one whole JSON line; several processes may append at the same time.
 
-    An unfinished last line, left by a process that was killed, is closed first, so that it spoils only itself.
+    An unfinished last line of a killed process is ended first, so that it damages no other line.
 
     Raises:
-        ResourceError: the file cannot be written; the sentence says why.
+        ResourceError: the file cannot be written.
     """
     line = to_json(record, inf_nan_mode="null", fallback=str)
     path = path.expanduser()
@@ -148,23 +136,23 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
             os.close(handle)
     except OSError as error:
         doing = f"the result was not appended to {path}"
-        told = explain(error, doing=doing)
-        if not isinstance(told, ResourceError):
-            told = ResourceError(f"{doing}: {error.strerror}", hint="name a file that can be written")
-        raise told from error
+        explained = explain(error, doing=doing)
+        if not isinstance(explained, ResourceError):
+            explained = ResourceError(f"{doing}: {error.strerror}", hint="name a file that can be written")
+        raise explained from error
 
 
 def save_export(workbench: Workbench, name: str, suffix: str, text: str) -> Path:
     """Write a text to a new file, and give its path.
 
     Args:
-        workbench: below whose data folder.
-        name: what it is of; letters that do not belong into a file name are replaced.
+        workbench: gives the data folder.
+        name: of what is exported; characters that a file name should not have are replaced.
         suffix: such as ".csv".
         text: the content.
 
     Raises:
-        HetSpecError: it cannot be written; the sentence says why.
+        HetSpecError: it cannot be written.
     """
     stem = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "export"
     folder = workbench.roots.data / "exports"
@@ -177,6 +165,6 @@ def save_export(workbench: Workbench, name: str, suffix: str, text: str) -> Path
     try:
         write_atomic(path, text)
     except OSError as error:
-        told = explain(error, doing=f"{path} was not written")
-        raise told or ResourceError(f"{path} was not written: {error.strerror or error}") from error
+        explained = explain(error, doing=f"{path} was not written")
+        raise explained or ResourceError(f"{path} was not written: {error.strerror or error}") from error
     return path

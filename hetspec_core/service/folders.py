@@ -80,10 +80,10 @@ def _fill_folder(paths: RunPaths, asked: RunSpec | Resolved, folder: Path, after
 
 
 def seal(asked: RunSpec | Resolved) -> tuple[RunSpec | Resolved, dict[str, str]]:
-    """What is asked with `***` in place of every key, and the keys by the variable that hands each to the workers.
+    """(what is asked with `***` in place of every key, variable of the workers -> key).
 
     Raises:
-        SpecError: a key was taken out before, as in the spec of another run, and is not in the environment.
+        SpecError: a key was removed before, as in the spec of another run, and is not in the environment.
     """
     spec = asked if isinstance(asked, RunSpec) else asked.spec
     sglang, keys = spec.sglang.sealed()
@@ -102,10 +102,10 @@ def seal(asked: RunSpec | Resolved) -> tuple[RunSpec | Resolved, dict[str, str]]
 
 
 def keys_of(paths: RunPaths, variables: Mapping[str, str]) -> dict[str, str]:
-    """Those of the variables that hold keys which were taken out of the spec of a run.
+    """The variables that hold the keys which were removed from the spec of a run.
 
     Raises:
-        SpecError: one is not there.
+        SpecError: a variable is missing.
     """
     try:
         text = paths.spec.read_text(encoding="utf-8")
@@ -117,13 +117,13 @@ def keys_of(paths: RunPaths, variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def new_run_id(stage: str) -> str:
-    """An id that sorts by time and says the stage; another desk may make the same one in the same second."""
+    """An id that sorts by time and names the stage; another desk may make the same one in the same second."""
     stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     return f"{stamp}-{stage}-{''.join(secrets.choice(_ID_LETTERS) for _ in range(4))}"
 
 
 def submitted(paths: RunPaths) -> Submitted:
-    """What the journal says of how the run was submitted: where its relative paths begin, which runs go before it."""
+    """The event that says how the run was submitted: where its relative paths begin, which runs go before it."""
     for event in read_events(paths.desk)[0]:
         if isinstance(event, Submitted):
             return event
@@ -138,7 +138,7 @@ def submit_folder(paths: RunPaths) -> Path | None:
 
 @contextlib.contextmanager
 def desk_lock(paths: RunPaths) -> Iterator[None]:
-    """Hold the run against other desks that would start it; given back by the kernel if this process dies.
+    """Lock the run against other desks that would start it; the kernel frees the lock if this process dies.
 
     Raises:
         NotFoundError: there is no such run.
@@ -169,7 +169,7 @@ def queue_lock(data: Path) -> Iterator[None]:
 
 
 def look_into(executor: Executor, paths: RunPaths) -> tuple[RunFacts, RunState]:
-    """What the two journals of a run say now, and its state by them; no registry is needed.
+    """The facts in the two journals of a run now, and its state; no registry is needed.
 
     Raises:
         NotFoundError: there is no such run.
@@ -212,10 +212,9 @@ _LAYERS: tuple[str, ...] = get_args(Layer)
 
 
 def origins_text(spec: RunSpec, origins: Mapping[str, Origin]) -> str:
-    """The content of `origins.json`: dotted key -> layer and source, of every value that stands in `spec`.
+    """The content of `origins.json`: dotted key -> layer and source of every value in `spec`.
 
-    A value that is another than the one that was resolved (the folder of a dataset that a pipeline has made since) has
-    been set since.
+    A value that differs from the resolved one was set later, such as the dataset folder of a pipeline.
     """
     found: dict[str, dict[str, str]] = {}
     for key, value in flatten(spec.model_dump(mode="json", exclude_none=True)).items():
@@ -240,7 +239,7 @@ def read_origins(paths: RunPaths) -> dict[str, Place]:
 
 
 def resolved_as(spec: RunSpec, paths: RunPaths) -> Resolved:
-    """The spec of the run in that folder as something to submit again, with what is known of its values."""
+    """The spec of a run, to be submitted again, with the origins of its values."""
     from hetspec_core.config.resolve import Resolved
 
     values, places = flatten(spec.model_dump(mode="json", exclude_none=True)), read_origins(paths)

@@ -1,7 +1,6 @@
-"""Specs as forms: a field for every key that can be set, and from a typed text to a value, with the spec's errors.
+"""Specs as forms: a field for every key that can be set; it turns typed text into a value, with the spec's errors.
 
-A field's text is what a person types; `set_text` makes of its value the right side of `--set`, so that a form and a
-command line say the same. It knows specs and cards, no screens.
+`set_text` writes a value as the right side of `--set`, so that a form and a command line agree.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ COMMON: dict[str, tuple[str, ...]] = {
         "decoding.sampling.temperature",
     ),
 }
-"""Stage -> the keys that are changed most, in the order in which they are shown."""
+"""Stage -> the keys that users change most, in the order of the form."""
 
 STAGE_SECTIONS: dict[str, tuple[str, ...]] = {
     "dataset": ("dataset", "base", "resources"),
@@ -79,11 +78,11 @@ class Field:
         section: its first part.
         kind: how it is typed.
         needs: what it takes, in words.
-        help: what it is for.
+        help: its description.
         default: the spec's own; None for an optional one, or one that has none.
-        choices: all that it can be; empty when that is not a short list.
+        choices: all values, if they are a short list; else empty.
         optional: whether it may be absent.
-        formula: whether arithmetic over `base.*` and `draft.*` is taken too.
+        formula: whether arithmetic over `base.*` and `draft.*` is allowed too.
         owner, name: the spec that has it, and its key there.
     """
 
@@ -120,7 +119,7 @@ class Field:
         return self.to_text(None if value == ABSENT and self.optional else value)
 
     def read(self, text: str) -> tuple[Any, str]:
-        """(value, "") of what was typed, or (None, what is wrong with it). An empty text takes the value away."""
+        """(value, "") of typed text, or (None, what is wrong with it). An empty text removes the value."""
         words = text.strip()
         if words in ("", ABSENT) and self.optional:
             return None, ""
@@ -172,7 +171,7 @@ class Field:
 
 
 def fields(*, algorithm: str = _DEFAULT_ALGORITHM, sections: tuple[str, ...] = SECTIONS) -> tuple[Field, ...]:
-    """The fields of a recipe, in the order of the spec; what is a table of free keys is left to an editor.
+    """The fields of a recipe, in the order of the spec; a table with free keys has none.
 
     Args:
         algorithm: card whose options are among them.
@@ -182,7 +181,7 @@ def fields(*, algorithm: str = _DEFAULT_ALGORITHM, sections: tuple[str, ...] = S
 
 
 def launch_fields(stages: tuple[str, ...], *, algorithm: str = _DEFAULT_ALGORITHM) -> tuple[Field, ...]:
-    """The fields that matter to some stages, those changed most first; facts about a base's weights are left out."""
+    """The fields that some stages read, those changed most first, without the facts about a base's weights."""
     wanted = [section for stage in stages for section in STAGE_SECTIONS[stage]]
     found = {
         field.key: field
@@ -195,7 +194,7 @@ def launch_fields(stages: tuple[str, ...], *, algorithm: str = _DEFAULT_ALGORITH
 
 
 def set_text(value: Any) -> str:
-    """The right side of `--set` that gives this value: TOML, or a bare word where that says the same."""
+    """The right side of `--set` for a value: TOML, or a bare word where that means the same."""
     if value is None:
         return ABSENT
     if isinstance(value, str):
@@ -290,7 +289,7 @@ def _field(model: type[BaseModel], name: str, info: FieldInfo, key: str, section
 
 
 def _kind(info: FieldInfo) -> FieldKind | None:
-    """How a field is typed; None for tables of free keys and sources, which are no single line."""
+    """How a field is typed; None for tables with free keys and for sources, which do not fit in one line."""
     annotation, _ = _without_none(info.annotation)
     simple: dict[Any, FieldKind] = {bool: "bool", int: "integer", float: "number", str: "text"}
     if annotation in simple:

@@ -33,13 +33,12 @@ from hetspec_core.spec.run import read_spec
 
 @dataclass(frozen=True)
 class GpuReport:
-    """All GPUs and who has them; why there are none, when there are none."""
+    """All GPUs with their leases, or the reason why there are none."""
 
     gpus: tuple[GpuStatus, ...]
     reason: str
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON."""
         return {"gpus": [status.to_json() for status in self.gpus], "reason": self.reason}
 
 
@@ -56,7 +55,7 @@ def waiting_run(
     neither a GPU that is known of nor a processor slot.
 
     Raises:
-        ResourceError: this machine does not have so many GPUs of the kind it asks for, or as `plan_workers`.
+        ResourceError: this machine has fewer GPUs of that kind than it asks for, or as `plan_workers`.
         UsageError: HETSPEC_CPU_SLOTS is not a number.
     """
     spec = _spec_of(paths)
@@ -115,14 +114,14 @@ def gpu_request(spec: RunSpec) -> GpuRequest | None:
 
 
 COMPUTING = frozenset({"dataset", "train", "bench", "tune"})
-"""Stages that keep a processor busy until they end. The others answer a user who waits, or serve."""
+"""Stages that keep a processor busy until they end. The others answer a user or serve."""
 
 
 def processor_slots(spec: RunSpec) -> int:
     """How many processor slots a run takes that leases no GPU.
 
-    A run whose models are a server's computes elsewhere. The machines of a training over several wait for each other,
-    so none of them may wait for a slot besides.
+    A run on a running server computes elsewhere. The nodes of one training wait for each other, so none may wait for a
+    slot.
 
     Raises:
         UsageError: HETSPEC_CPU_SLOTS is not a number.
@@ -157,12 +156,12 @@ def _reason(data: Path, entry: Waiting, holders: Sequence[str]) -> str:
 
 
 def starts_sglang(spec: RunSpec) -> bool:
-    """Whether the run starts servers of SGLang, or its engine, on the GPUs that it leases."""
+    """Whether the run starts SGLang servers, or its engine, on the GPUs that it leases."""
     return (spec.stage == "serve" or spec.backend == "sglang") and not by_another(spec)
 
 
 def by_another(spec: RunSpec) -> bool:
-    """Whether the models are a running server's, which has its GPUs already."""
+    """Whether the models are on a running server, which has its own GPUs."""
     return spec.stage != "serve" and spec.backend == "sglang" and bool(spec.sglang.url)
 
 
@@ -177,10 +176,10 @@ def plan_workers(spec: RunSpec, gpus: int) -> WorkerPlan:
 
     Args:
         spec: the run.
-        gpus: GPUs that it leases; each has one worker. Without any it is as many as the spec asks for.
+        gpus: number of GPUs that it leases, with one worker each; 0 = as many workers as the spec asks for.
 
     Raises:
-        ResourceError: it asks for another number of workers than of GPUs, or for what its stage cannot do.
+        ResourceError: it asks for different numbers of workers and GPUs, or for several nodes in stage dataset.
     """
     wanted = spec.resources
     size = gpus or wanted.num_workers or 1
@@ -205,7 +204,7 @@ def plan_workers(spec: RunSpec, gpus: int) -> WorkerPlan:
 
 
 def _spec_of(paths: RunPaths) -> RunSpec | None:
-    """The spec of a run; None when it cannot be read: its worker says what is wrong with it."""
+    """The spec of a run; None when it cannot be read: its worker reports why."""
     try:
         return read_spec(paths.spec)
     except HetSpecError:
@@ -213,7 +212,7 @@ def _spec_of(paths: RunPaths) -> RunSpec | None:
 
 
 def waits_for(data: Path, run_id: str, after: Sequence[str]) -> tuple[str, ...]:
-    """Those of the runs before `run_id` that have not succeeded yet.
+    """The runs in `after` that have not succeeded yet.
 
     Args:
         data: the data root.
@@ -235,7 +234,7 @@ def waits_for(data: Path, run_id: str, after: Sequence[str]) -> tuple[str, ...]:
 
 
 def stopped_children(run_id: str, rows: Sequence[RunRow]) -> list[str]:
-    """Runs that were ended because `run_id` did not succeed, and those ended because of these, parents first."""
+    """Runs that were cancelled because `run_id` did not succeed, directly or through others; parents first."""
     found = [run_id]
     for parent in found:  # grows while it is walked
         found += [

@@ -45,10 +45,10 @@ class LaunchRequest:
     Attributes:
         recipe: name of a recipe preset.
         what: one stage, or all of them as a pipeline.
-        parts: base, draft, algorithm -> preset, for those that the recipe does not choose.
+        parts: base, draft, algorithm -> preset in place of that of the recipe.
         values: dotted key -> right side of `--set`, over the recipe.
-        datasets: what a training learns from, each a run or a directory; a pipeline makes its own.
-        draft: what a bench measures, and what a training begins from: a run or a directory.
+        datasets: runs or directories that a training reads; a pipeline makes its own.
+        draft: run or directory that a bench measures, or that a training starts from.
         name: of the run; those of a pipeline are called NAME-STAGE.
         file: a TOML file in the form of a recipe, put over it.
     """
@@ -99,11 +99,11 @@ class LaunchRequest:
 
 
 def resolve_stage(workbench: Workbench, choice: LaunchRequest, stage: str) -> Resolved:
-    """The spec of one stage, with what it is given by runs that are there already.
+    """The spec of one stage with its inputs, which existing runs or directories hold.
 
     Raises:
         NotFoundError: there is no such recipe, run or directory.
-        SpecError: it does not hold; every problem is listed.
+        SpecError: it is not valid; every problem is listed.
     """
     options: dict[str, Any] = {"name": _name(choice, stage)}
     if choice.what == "train":
@@ -117,10 +117,10 @@ def resolve_stage(workbench: Workbench, choice: LaunchRequest, stage: str) -> Re
 def training_inputs(
     workbench: Workbench, datasets: Sequence[str], *, held_out: str | None = None, initial: str | None = None
 ) -> dict[str, Any]:
-    """Spec keys for what a training is given: folders of runs or directories, and the runs among them as parents.
+    """Spec keys of the inputs of a training: their folders, and the runs among them as parents.
 
     Raises:
-        NotFoundError: one is not there, or has no such thing.
+        NotFoundError: one does not exist, or has no hidden states or no draft.
     """
     found = [workbench.resolve_input(word, "hidden_states") for word in datasets]
     aside = workbench.resolve_input(held_out, "hidden_states") if held_out else None
@@ -134,10 +134,10 @@ def training_inputs(
 
 
 def linked(choice: LaunchRequest, stage: str, parent: str | None) -> Resolved:
-    """The resolved spec of one stage of a pipeline: it takes what the run `parent` makes, under that run's id.
+    """The resolved spec of one stage of a pipeline: its input is what the run `parent` makes, by that run's id.
 
     Raises:
-        SpecError: it does not hold; every problem is listed.
+        SpecError: it is not valid; every problem is listed.
     """
     options: dict[str, Any] = {"name": _name(choice, stage)}
     if parent is not None:
@@ -165,9 +165,9 @@ def start(workbench: Workbench, choice: LaunchRequest) -> tuple[str, ...]:
     """Submit and start what was chosen; gives the run ids in the order in which they will work.
 
     Raises:
-        SpecError: a spec does not hold; nothing has been submitted then.
-        NotFoundError: something that it is given is not there.
-        ResourceError: a run folder cannot be written, or this machine will never have the GPUs it needs.
+        SpecError: a spec is not valid; nothing is submitted then.
+        NotFoundError: an input does not exist.
+        ResourceError: a run folder cannot be written, or this machine has fewer GPUs than the run needs.
     """
     if choice.what != "pipeline":
         asked = resolve_stage(workbench, choice, choice.what)
@@ -175,7 +175,7 @@ def start(workbench: Workbench, choice: LaunchRequest) -> tuple[str, ...]:
         run_id = workbench.submit(asked).run_id
         workbench.start(run_id)
         return (run_id,)
-    for stage in PIPELINE:  # all of it must hold before any of it is there
+    for stage in PIPELINE:  # all must be valid before one is submitted
         linked(choice, stage, "to-come" if stage != "dataset" else None)
     made: list[str] = []
     try:
@@ -186,14 +186,14 @@ def start(workbench: Workbench, choice: LaunchRequest) -> tuple[str, ...]:
         for run_id in made:
             workbench.start(run_id)
     except HetSpecError:
-        for run_id in reversed(made):  # half a pipeline is none
+        for run_id in reversed(made):  # no part of a pipeline runs alone
             _forget(workbench, run_id)
         raise
     return tuple(made)
 
 
 def check_inputs(spec: RunSpec) -> None:
-    """Refuse a training that has nothing to learn from.
+    """Refuse a training without a dataset.
 
     Raises:
         UsageError: there is no dataset.
@@ -205,7 +205,7 @@ def check_inputs(spec: RunSpec) -> None:
 def _forget(workbench: Workbench, run_id: str) -> None:
     try:
         workbench.cancel(run_id)
-    except HetSpecError:  # it has ended by itself
+    except HetSpecError:  # it has ended already
         return
 
 
@@ -222,7 +222,7 @@ class Pair:
 
 
 def pairs(choice: LaunchRequest) -> tuple[Pair, ...]:
-    """Every base with every draft, under the recipe and algorithm of a choice, whatever else it says."""
+    """Every base with every draft, under the recipe and algorithm of a choice, without its other values."""
     found = []
     plain = replace(choice, values={}, more=(), what="train", name="")
     for base in library.preset_files("base"):
@@ -244,7 +244,7 @@ def names(kind: str) -> dict[str, str]:
 
 
 def resolve_choice(choice: LaunchRequest, stage: str, options: Mapping[str, Any]) -> Resolved:
-    """The spec of a stage with some keys given besides; errors as in `config.resolve`."""
+    """The spec of a stage with further keys; errors as in `config.resolve`."""
     return resolve(choice.recipe, stage=stage, overrides=choice.overrides, file=choice.file, options=options)
 
 
@@ -273,7 +273,7 @@ class Fault:
     """Why a choice cannot be started.
 
     Attributes:
-        key: the dotted key that it is about, `datasets` or `draft` for what a run is given, or empty.
+        key: the dotted key that is at fault, `datasets` or `draft` for an input, or empty.
         text: one sentence.
     """
 
@@ -286,16 +286,16 @@ class Fault:
 
 @dataclass(frozen=True)
 class Review:
-    """What follows from a choice.
+    """What is known of a choice before it is started.
 
     Attributes:
         choice: the choice.
-        values: dotted key -> what it will be, with its source; of what is beneath when the choice does not hold.
-        beneath: the same without the values that the choice itself sets: what a reset goes back to.
+        values: dotted key -> value with its source; as `beneath` when the choice is not valid.
+        beneath: the same without the values that the choice itself sets, to which a reset returns.
         faults: why it cannot be started; empty when it can.
-        refusals: why it cannot fit on this machine, in the words of the plan.
-        notes: what else the plans have to say.
-        plans: stage -> what it needs; stages that could not be planned are left out.
+        refusals: why it does not fit on this machine, as the plans say.
+        notes: further notes of the plans.
+        plans: stage -> plan; a stage that cannot be planned is left out.
         pairs: every base with every draft.
     """
 
@@ -310,7 +310,7 @@ class Review:
 
     @property
     def ready(self) -> bool:
-        """Whether it can be started; what does not fit can be all the same."""
+        """Whether it can be started, even if it does not fit."""
         return not self.faults
 
     def fault_of(self, key: str) -> str:
@@ -319,7 +319,7 @@ class Review:
 
 
 def review(workbench: Workbench, choice: LaunchRequest) -> Review:
-    """Look at a choice from all sides."""
+    """Resolve, check and plan a choice; no user input makes it raise: each error is a fault."""
     faults: list[Fault] = []
     plans: dict[str, Plan] = {}
     given = {"train": "datasets", "bench": "draft"}
@@ -354,7 +354,7 @@ def _spec(workbench: Workbench, choice: LaunchRequest, stage: str) -> RunSpec:
 
 
 def _plain(choice: LaunchRequest) -> dict[str, ResolvedValue]:
-    """Values by key, for the stage that needs the most; what runs are given is left out."""
+    """Values by key, for the stage that has the most keys, without inputs."""
     found = resolve_choice(choice, "dataset" if choice.what == "dataset" else "train", {})
     return {
         key: ResolvedValue(key, origin.value, origin.source, origin.place.layer)
@@ -363,7 +363,7 @@ def _plain(choice: LaunchRequest) -> dict[str, ResolvedValue]:
 
 
 def _first(*ways: Callable[[], Answer]) -> Answer:
-    """The answer of the first way that has one; the last must not fail, or its error is the answer's."""
+    """The answer of the first way that does not raise; an error of the last one is raised."""
     for way in ways[:-1]:
         try:
             return way()
@@ -381,7 +381,7 @@ def _try(faults: list[Fault], question: Callable[[], Answer], key: str = "") -> 
 
 
 def _faults(error: HetSpecError, key: str) -> Iterator[Fault]:
-    """The faults that an error stands for; what names no key is about `key`."""
+    """The faults in an error; `key` is the key of one that names none."""
     text = error.message + (f"; {error.hint}" if error.hint else "")
     if isinstance(error, SpecError) and error.problems:
         for problem in error.problems:

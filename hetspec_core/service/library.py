@@ -1,7 +1,6 @@
-"""Runs as things that people keep: finding, labelling, comparing, throwing away and getting back.
+"""Runs that users keep: specs, comparison, lineage, labels, and the trash.
 
-Labels are written into the journal of the run folder, so that they go where the folder goes. It knows the workbench,
-which says how runs are, and draws nothing.
+Labels are events in the journal of the run folder, so that they move with the folder.
 """
 
 from __future__ import annotations
@@ -35,14 +34,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Relative:
-    """A run in the tree of runs that depend on each other; `summary` None = it does not exist (any more)."""
+    """A run in the tree of runs that depend on each other; `summary` None = it does not exist."""
 
     run_id: str
     summary: RunSummary | None
     relatives: tuple[Relative, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
         known = None if self.summary is None else self.summary.to_json()
         return {"run_id": self.run_id, "run": known, "relatives": [one.to_json() for one in self.relatives]}
 
@@ -62,7 +60,6 @@ class RunComparison:
     results: dict[str, list[float | None]]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
         return {"runs": [run.to_json() for run in self.runs], "settings": self.settings, "results": self.results}
 
 
@@ -78,7 +75,7 @@ class Discarded:
 
 
 class Library:
-    """What can be done with runs besides making them work.
+    """What can be done with runs besides submitting and running them.
 
     Args:
         workbench: whose runs.
@@ -108,9 +105,9 @@ class Library:
         Raises:
             NotFoundError: there is no such run.
         """
-        from hetspec_core.service.presets import ResolvedValue  # which brings the plans along
+        from hetspec_core.service.presets import ResolvedValue  # this imports the plans
 
-        if self.workbench.registry.sync(run_id) is None:  # this may be the first that is heard of it
+        if self.workbench.registry.sync(run_id) is None:  # it may be new to the registry
             raise no_run(run_id)
         places = read_origins(self.workbench.paths(run_id))
         found = []
@@ -124,7 +121,7 @@ class Library:
 
         Raises:
             NotFoundError: there is no such run.
-            RunError: it is at work, or still to begin.
+            RunError: it is at work or queued.
             SpecError: this version cannot read its spec.
         """
         row, state = self.workbench.look(run_id)
@@ -138,10 +135,15 @@ class Library:
     def value(self, run: RunSummary, name: str) -> Any:
         """What a run has under the name of a column, metric or setting; None = nothing."""
         column = {"id": "run_id", "hash": "spec_hash"}.get(name, name)
-        if hasattr(run, column):
-            return getattr(run, column)
-        figures = {point.name: point.value for point in self.workbench.registry.last_metrics(run.run_id)}
-        return figures[name] if name in figures else self.workbench.registry.config(run.run_id).get(name)
+        return getattr(run, column) if hasattr(run, column) else self.values(run.run_id, [name])[name]
+
+    def values(self, run_id: str, names: Sequence[str]) -> dict[str, Any]:
+        """Metric or setting -> its value in a run, the newest of a metric; None = it has none."""
+        registry = self.workbench.registry
+        found: dict[str, Any] = {point.name: point.value for point in registry.last_metrics(run_id)}
+        if any(name not in found for name in names):
+            found = registry.config(run_id) | found
+        return {name: found.get(name) for name in names}
 
     def lineage(self, run_id: str, direction: Literal["up", "down"]) -> Relative:
         """The runs that a run depends on (up), or that depend on it (down), and so on, as a tree."""
@@ -167,7 +169,7 @@ class Library:
         """Settings in which runs differ, and their headline results.
 
         Raises:
-            NotFoundError: one of them is not there.
+            NotFoundError: one of them does not exist.
         """
         registry = self.workbench.registry
         runs = [self.workbench.summary(run_id) for run_id in run_ids]
@@ -183,7 +185,7 @@ class Library:
         )
 
     def figures(self, run_id: str) -> dict[str, float]:
-        """Every number that a run has come to: newest values of its metrics, and the numbers of its results."""
+        """All figures of a run: newest values of its metrics, and the numbers of its results."""
         registry = self.workbench.registry
         found = {point.name: point.value for point in registry.last_metrics(run_id) if point.value is not None}
         for kind, data in registry.results(run_id).items():
@@ -203,7 +205,7 @@ class Library:
             RunError: the run cannot be read.
         """
         check_labels(event)
-        refuse_unreadable(self.workbench.look(run_id)[0])  # says so when it is not there, before a journal is made
+        refuse_unreadable(self.workbench.look(run_id)[0])  # raises if there is no such run, before a journal is made
         with Journal(self.workbench.paths(run_id).desk, "desk") as desk:
             desk.write(event)
         return self.workbench.summary(run_id)
@@ -220,7 +222,7 @@ class Library:
         """
         workbench = self.workbench
         paths = workbench.paths(run_id)
-        with self._held(paths), workbench.queue.lock():  # so that it is not started meanwhile
+        with self._held(paths), workbench.queue.lock():  # so that no other desk starts it
             state = workbench.state(run_id)
             works = state == UNREADABLE and _is_kept(paths)
             if works or state not in FINISHED | {"queued", UNREADABLE}:
@@ -234,7 +236,7 @@ class Library:
 
     @contextlib.contextmanager
     def _held(self, paths: RunPaths) -> Iterator[None]:
-        """The run, against other desks; a run cannot be started from a folder in which no lock can be made."""
+        """The lock of a run; none where no lock file can be written, because no run can be started there either."""
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(desk_lock(paths))
@@ -250,7 +252,7 @@ class Library:
             word: its id, or the beginning of exactly one in the trash, or its name.
 
         Raises:
-            NotFoundError: the trash has none, or several, like that.
+            NotFoundError: the trash has no such run, or several.
             RunError: there is a run with this id.
             ResourceError: its folder cannot be moved.
         """
@@ -269,10 +271,10 @@ class Library:
         return sorted(found, key=lambda one: (-one.time, one.run_id))
 
     def empty_trash(self) -> int:
-        """Delete what is in the trash for ever; gives how many runs that were.
+        """Delete the runs in the trash for good; gives their number.
 
         Raises:
-            ResourceError: some could not be deleted; all others were.
+            ResourceError: some could not be deleted; the others are deleted.
         """
         names = self._trash_names()
         left: list[str] = []
@@ -289,7 +291,7 @@ class Library:
         return len(names)
 
     def _move(self, paths: RunPaths, target: Path, to: Literal["trash", "runs"], *, says: bool) -> None:
-        """Move a run folder, and say so in its journal if that can be written (`says`)."""
+        """Move a run folder; with `says`, note it in its journal first."""
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             if says:
@@ -302,7 +304,7 @@ class Library:
         sync_folder(paths.folder.parent)
 
     def _note_move(self, paths: RunPaths, to: Literal["trash", "runs"]) -> None:
-        """Say in the journal that the folder moves, if there is room for it: deleting is how room is made."""
+        """Note the move in the journal, unless the disk is full: deleting runs is what frees it."""
         try:
             with Journal(paths.desk, "desk") as desk:
                 desk.write(Moved(to=to))
@@ -323,16 +325,17 @@ class Library:
         named = [one.run_id for one in self.discarded() if word and one.name == word]
         found = named or [name for name in names if word and name.startswith(word)]
         if len(found) != 1:
-            several = f"; {len(found)} are like that: {', '.join(found[:5])}" if found else ""
+            means = f"{word!r} means {len(found)} runs in the trash: {', '.join(found[:5])}"
             raise NotFoundError(
-                f"the trash has no one run {word!r}{several}", hint="`hetspec-core runs trash` shows what it has"
+                means if found else f"there is no run {word!r} in the trash",
+                hint="`hetspec-core runs trash` lists them",
             )
         return found[0]
 
     # --- words -------------------------------------------------------------------------------------------------------
 
     def resolve(self, words: Sequence[str]) -> list[str]:
-        """Ids of the runs that several words mean, as `Workbench.resolve_run` takes them, each once.
+        """Ids of the runs that several words mean, each once; a word is as for `Workbench.resolve_run`.
 
         Raises:
             NotFoundError: one of them means no run, or more than one.
@@ -369,7 +372,7 @@ def _size(path: Path) -> int:
 
 
 def _is_kept(paths: RunPaths) -> bool:
-    """Whether a supervisor holds the run; its journals do not say it."""
+    """Whether a supervisor holds the run; the journals of an unreadable run do not tell."""
     try:
         return is_locked(paths.folder / ".supervisor.lock")
     except OSError:

@@ -1,7 +1,7 @@
-"""A log file as numbered lines, however long it is and whatever is in it. It knows files, not who writes them.
+"""A log file of any length and content as numbered lines.
 
-Only the places where lines begin are kept (8 bytes a line); lines are read when they are asked for. The file may grow,
-be cut or be replaced at any time.
+Only the offsets of the lines are kept (8 bytes a line); lines are read on request. The file may grow, be cut or be
+replaced at any time.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from hetspec_core.terminal_text import LONGEST, clean_line, final, plain, plain_
 
 _BLOCK = 1 << 20
 _TAIL = 1 << 16
-_WITNESS = 64  # bytes before the end of what is known, by which it is known again
-_LONG = 4 * LONGEST  # bytes of a longer line are read at both ends only
+_WITNESS = 64  # last known bytes, by which a replaced file is detected
+_LONG = 4 * LONGEST  # of longer lines only both ends are read
 _FIND_LINES = 2048
 
 
 @dataclass(frozen=True)
 class LogState:
-    """What is known of a log.
+    """The state of a log.
 
     Attributes:
-        generation: changes when the file was cut or replaced, so that line numbers mean other lines.
-        count: lines known, with one at the end that has no newline yet.
-        closed: lines that will not change any more.
-        known_bytes, bytes: how much of the file is known, and how long it is.
+        generation: changes when the file was cut or replaced, which invalidates line numbers.
+        count: number of known lines, with a last one without a newline.
+        closed: number of lines that end in a newline.
+        known_bytes, bytes: how much of the file is indexed, and its size.
     """
 
     generation: int = 0
@@ -43,7 +43,7 @@ class LogState:
 
     @property
     def complete(self) -> bool:
-        """Whether the whole file is known."""
+        """Whether the whole file is indexed."""
         return self.known_bytes >= self.bytes
 
 
@@ -51,7 +51,7 @@ class LogFile:
     """The lines of one file; may be used by several threads.
 
     Args:
-        path: the file; it need not be there (yet).
+        path: the file; it need not exist yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,10 +68,10 @@ class LogFile:
         self._witness = b""
 
     def advance(self, budget_s: float = 0.05) -> LogState:
-        """Look at what is new, for about `budget_s` seconds; call it again while the state is not complete.
+        """Index what is new, for about `budget_s` seconds; call it again while the state is not complete.
 
         Raises:
-            OSError: the file is there and cannot be read.
+            OSError: the file exists and cannot be read.
         """
         limit = time.monotonic() + budget_s
         with self._lock:
@@ -95,10 +95,10 @@ class LogFile:
             return self._state()
 
     def lines(self, start: int, stop: int) -> list[str]:
-        """Lines from `start` to before `stop`, as far as they are known, each clean for a screen (`clean_line`).
+        """The known lines from `start` to before `stop`, each cleaned for a screen (`clean_line`).
 
         Raises:
-            OSError: the file is there and cannot be read.
+            OSError: the file exists and cannot be read.
         """
         with self._lock:
             start, stop = max(0, start), min(stop, self._count())
@@ -114,10 +114,10 @@ class LogFile:
                 os.close(handle)
 
     def pick(self, numbers: Sequence[int]) -> list[str]:
-        """The lines of these numbers, in rising order; those that are not known are left out at the end.
+        """The lines with these numbers, which must rise; unknown ones are left out.
 
         Raises:
-            OSError: the file is there and cannot be read.
+            OSError: the file exists and cannot be read.
         """
         found: list[str] = []
         start = 0
@@ -128,7 +128,7 @@ class LogFile:
         return found
 
     def tail(self, most: int) -> list[str]:
-        """The last lines of the file, at once, without knowing those before them."""
+        """The last lines of the file, without an index."""
         try:
             handle = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -148,16 +148,16 @@ class LogFile:
     def find(
         self, search: Callable[[str], object], start: int = 0, *, inverse: bool = False, budget_s: float = 0.05
     ) -> tuple[array[int], int]:
-        """Numbers of the closed lines from `start` on in which `search` finds something, and where to go on.
+        """(numbers of the closed lines from `start` on that match, line at which to continue).
 
         Args:
-            search: asked for every line, without colours; usually the `search` of a compiled pattern.
-            start: first line to look at.
-            inverse: give the lines in which it finds nothing.
-            budget_s: about how long to look.
+            search: called with every line without colours; usually the `search` of a compiled pattern.
+            start: first line to search.
+            inverse: give the lines that do not match.
+            budget_s: about how long to search.
 
         Raises:
-            OSError: the file is there and cannot be read.
+            OSError: the file exists and cannot be read.
         """
         limit = time.monotonic() + budget_s
         found: array[int] = array("Q")

@@ -28,7 +28,7 @@ _MAKER: dict[InputKind, str] = {"hidden_states": "`hetspec-core dataset generate
 
 
 def check_name(name: str) -> None:
-    """Refuse a name of a run that no list can show.
+    """Refuse a name that lists cannot show.
 
     Raises:
         UsageError: it has more than 200 characters, a line break or another control character, or is not UTF-8.
@@ -87,15 +87,15 @@ def tags_of(words: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def find_run(word: str, rows: Sequence[RunName], *, stage: str | None = None) -> str:
-    """The id of the run that is meant.
+    """The id of the run that a word means.
 
     Args:
         word: a run id, the beginning of exactly one, or the name of exactly one run.
-        rows: what all runs can be called by.
+        rows: ids and names of all runs.
         stage: only names of runs of this stage count.
 
     Raises:
-        NotFoundError: no run, or more than one, is meant.
+        NotFoundError: the word means no run, or several.
     """
     ids = [row.run_id for row in rows]
     if word in ids:
@@ -107,12 +107,12 @@ def find_run(word: str, rows: Sequence[RunName], *, stage: str | None = None) ->
             return found[0]
         if found:
             shown = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
-            raise NotFoundError(f"{word!r} means {len(found)} runs: {shown}", hint="say more of the id")
+            raise NotFoundError(f"{word!r} means {len(found)} runs: {shown}", hint="give more of the id")
     raise NotFoundError(f"there is no run {word!r}", hint="`hetspec-core runs list` shows those there are")
 
 
 def product_folder(folder: Path, kind: InputKind) -> Path | None:
-    """The hidden states (HetSpec's, or EAGLE's files) or draft in `folder`: itself, or what a run folder has inside."""
+    """The hidden states (of HetSpec, or files of EAGLE) or the draft in `folder`: itself, or a part of a run folder."""
     product = getattr(RunPaths(folder), kind)
     for candidate in (folder, product):
         if (candidate / _MARK[kind]).is_file():
@@ -123,7 +123,7 @@ def product_folder(folder: Path, kind: InputKind) -> Path | None:
 
 
 def explain_missing(word: str, kind: InputKind, run: tuple[RunRow, RunState] | None) -> NotFoundError:
-    """The error for a folder (`run` None), or a run in some state, that exists but has no such product."""
+    """The error for an existing folder (`run` None) or run that has no such product."""
     what = kind.replace("_", " ")
     if run is None:
         return NotFoundError(

@@ -1,7 +1,7 @@
-"""What is going on below one home: runs at work and waiting, what came out last, what needs attention.
+"""The overview of one home: runs at work and in the queue, those that ended last, and what needs attention.
 
-An `Observer` is asked again and again. It looks at the journals of the runs that it knows to be at work, and at all
-others only when there are new ones or some time has passed, so that ten thousand finished runs cost nothing.
+An `Observer` is asked repeatedly. It reads the journals of the runs at work each time, and the others only when run
+folders appear or disappear or some time has passed, so that ten thousand finished runs cost nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FULL_PERIOD_S = 10.0  # between looks at runs that are not known to be at work
 MOST_SHOWN = 60
 CURVE_POINTS = 120
 KEY_METRICS = ("eval/accept_length", "accept_length", "loss", "eval/loss")
-"""The metric that says most of a run is the first of these that has a curve."""
+"""The key metric of a run is the first of these that has a curve."""
 
 _PACE_S = 120.0  # progress over this time gives the speed
 _ATTENTION_S = 7 * 86400.0
@@ -39,9 +39,9 @@ class LiveRun:
 
     Attributes:
         summary: its line in lists.
-        eta_s: seconds to its end at the pace of the last minutes; None = cannot be told yet.
+        eta_s: seconds to its end at the pace of the last minutes; None = not known yet.
         metric: name of its key metric; empty = it has no curve.
-        curve: newest values of that metric, thinned; None = not finite.
+        curve: values of that metric, downsampled; None = not finite.
     """
 
     summary: RunSummary
@@ -56,7 +56,7 @@ class Concern:
 
     Attributes:
         kind: failed, lost and unreadable are of a run; disk and registry are of this machine.
-        text: what was seen.
+        text: what was found.
         hint: what to do.
         run: the run, if it is one.
     """
@@ -69,16 +69,16 @@ class Concern:
 
 @dataclass(frozen=True)
 class Overview:
-    """What is going on.
+    """The overview at one time.
 
     Attributes:
-        total: how many runs there are that are not archived.
-        counts: state -> how many of them.
+        total: number of runs that are not archived.
+        counts: state -> number of them.
         active: at work, oldest first.
-        queued: still to begin, in the order of the queue as far as they are in it.
+        queued: in the order of the queue, then those that are not in it.
         recent: those that ended last, newest first.
         concerns: what needs attention, most urgent first.
-        free_bytes: room on the disk of the data root.
+        free_bytes: free space on the disk of the data root.
     """
 
     total: int = 0
@@ -91,7 +91,7 @@ class Overview:
 
 
 class Observer:
-    """Looks at the runs below one home, at the least cost. Threads may ask, each with a workbench of its own."""
+    """Observes the runs below one home at low cost. Several threads may use it, each with its own workbench."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -106,7 +106,7 @@ class Observer:
         self._curves: dict[str, tuple[int | None, str, tuple[float | None, ...]]] = {}
 
     def look(self, workbench: Workbench, *, fully: bool = False) -> Overview:
-        """What is going on now; with `fully`, runs that are not known to be at work are looked at too."""
+        """The overview now; with `fully`, all runs are read, not only those at work."""
         with self._lock:
             seen = (_changed(workbench), workbench.queue.waiting_ids())
             if fully or seen != self._seen or time.monotonic() - self._looked_s >= FULL_PERIOD_S:
@@ -118,7 +118,7 @@ class Observer:
             return self._overview(workbench)
 
     def _read_live(self, workbench: Workbench) -> bool:
-        """Look at the runs at work and those to come; False when one is not what it was, so that lists have changed."""
+        """Read the runs at work and in the queue; False when one changed its state, so that all must be read."""
         try:
             live = {run_id: workbench.summary(run_id) for run_id in self._live}
             queued = [workbench.summary(run.run_id) for run in self._queued]
@@ -181,7 +181,7 @@ class Observer:
             return None
         kind = run.attempt, run.task
         known, pace = self._paces.get(run.run_id, (kind, deque()))
-        if known != kind or (pace and run.done < pace[-1][1]):  # another task, which has a pace of its own
+        if known != kind or (pace and run.done < pace[-1][1]):  # another task has another pace
             pace = deque()
         self._paces[run.run_id] = kind, pace
         if not pace or run.done > pace[-1][1]:
@@ -192,7 +192,7 @@ class Observer:
             return None
         (first, begun), (last, done) = pace[0], pace[-1]
         left = (run.total - done) * (last - first) / (done - begun) - (now - last)
-        return float(round(left)) if left >= 0.5 else None  # it takes longer than its pace foretold
+        return float(round(left)) if left >= 0.5 else None  # it is later than its pace predicted
 
     def _curve(self, workbench: Workbench, run: RunSummary) -> tuple[str, tuple[float | None, ...]]:
         step, metric, values = self._curves.get(run.run_id, (-1, "", ()))
@@ -211,7 +211,7 @@ class Observer:
 
 
 def _changed(workbench: Workbench) -> int:
-    """When run folders came or went last."""
+    """When a run folder last appeared or disappeared."""
     try:
         return os.stat(workbench.roots.runs).st_mtime_ns  # noqa: PTH116 - once a second for as long as a screen is open
     except OSError:
@@ -239,7 +239,7 @@ def _run_concerns(runs: list[RunSummary], now: float) -> list[Concern]:
             continue
         if run.state == "failed":
             error = run.error or {}
-            found.append(Concern("failed", error.get("message") or "it ended badly", error.get("hint", ""), run))
+            found.append(Concern("failed", error.get("message") or "the run failed", error.get("hint", ""), run))
         elif run.state == "unreadable":
             error = run.error or {}
             found.append(Concern("unreadable", error.get("message", ""), error.get("hint", ""), run))

@@ -1,8 +1,7 @@
-"""Long lists of runs, a page at a time: which runs a query means, in which order, and the rows of those in view.
+"""Long lists of runs, a page at a time: the ids that a query gives, the rows of those in view, and curves of metrics.
 
-The ids of a result are fetched once, as text, and sorting and filtering are left to SQLite; rows are read for the few
-that are looked at. So a list stays as it is while one scrolls through it, and 100,000 runs cost a tenth of a second.
-Metrics of runs are given as curves, thinned so that every peak is still there. It draws nothing.
+SQLite sorts and filters, and gives the ids once; rows are read for the few in view. So a list does not change while a
+user scrolls, and 100,000 runs cost a tenth of a second.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from hetspec_core.events import AT_WORK, RunState
 from hetspec_core.events.state import STATES
 from hetspec_core.runs import Axis
 from hetspec_core.runs.query import FIELDS
+from hetspec_core.service.library import Library
 from hetspec_core.service.report import RunSummary, list_files
 from hetspec_core.service.workbench import Workbench
 
@@ -43,8 +43,8 @@ class Listing:
 
     Attributes:
         run_ids: in the order asked for.
-        total: how many runs there are that are not archived, or with the archived ones when those count.
-        states: the state now of the runs whose journals do not have the last word: those at work, lost or waiting.
+        total: number of runs that are not archived, or of all when archived ones count.
+        states: the state now of the runs whose rows cannot tell it: those at work, lost or waiting.
     """
 
     run_ids: tuple[str, ...] = ()
@@ -86,29 +86,29 @@ class MetricSeries:
 
 @dataclass(frozen=True)
 class Loss:
-    """What goes with some runs when they are thrown away.
+    """What is lost when some runs are deleted.
 
     Attributes:
         runs: they themselves.
         bytes: of all files in their folders.
         checkpoints: how many folders of checkpoints and drafts are among them.
-        standing: ids of the other runs that depend on them.
+        dependents: ids of the other runs that depend on them.
     """
 
     runs: list[RunSummary]
     bytes: int
     checkpoints: int
-    standing: list[str]
+    dependents: list[str]
 
 
 def split_query(text: str) -> tuple[str, ...]:
-    """The words of a query that was typed in one line; what stands in double quotes stays together."""
+    """The words of a query typed in one line; text in double quotes is one word."""
     words = [part[1:-1] if _is_quoted(part) else part for part in _PART.findall(text)]
     return tuple(word for word in words if word.strip('"'))
 
 
 class Pages:
-    """Lists of runs for something that shows a part of them at a time.
+    """Lists of runs for a screen that shows a part of them.
 
     Args:
         workbench: whose runs.
@@ -142,15 +142,15 @@ class Pages:
         return Listing(run_ids, max(total, len(run_ids)), states)
 
     def lines(self, run_ids: Sequence[str], names: Collection[str] = ()) -> list[RunLine]:
-        """The rows of some runs, in this order; a run that is no longer there is left out.
+        """The rows of some runs, in this order; a run that does not exist is left out.
 
         Args:
             run_ids: which; a screenful or two.
             names: metrics and settings whose values are wanted too.
         """
         further = [name for name in names if not hasattr(RunSummary, name) and name not in FIELDS]
-        runs = self.workbench.summaries_of(run_ids)
-        return [RunLine(run, self._values(run.run_id, further) if further else {}) for run in runs]
+        library, runs = Library(self.workbench), self.workbench.summaries_of(run_ids)
+        return [RunLine(run, library.values(run.run_id, further) if further else {}) for run in runs]
 
     def curves(
         self, run_ids: Sequence[str], metric: str, axis: Axis = "step", *, most: int = 2000
@@ -173,7 +173,7 @@ class Pages:
         return dict(sorted(counts.items(), key=lambda found: (-found[1], found[0])))
 
     def loss(self, run_ids: Sequence[str]) -> Loss:
-        """What would go if these runs were thrown away."""
+        """What is lost if these runs are deleted."""
         runs = self.workbench.summaries_of(run_ids)
         sizes = [list_files(self.workbench.paths(run.run_id).folder) for run in runs]
         kept = [self.workbench.paths(run.run_id).folder for run in runs]
@@ -182,12 +182,12 @@ class Pages:
             for folder in kept
         )
         removed = set(run_ids)
-        standing = [
+        dependents = [
             run_id
             for run_id, parents in self.workbench.registry.lineage().items()
             if run_id not in removed and removed & set(parents)
         ]
-        return Loss(runs, sum(sum(size.values()) for size in sizes), checkpoints, standing)
+        return Loss(runs, sum(sum(size.values()) for size in sizes), checkpoints, dependents)
 
     def vocabulary(self) -> Vocabulary:
         """The words that a query may use in this registry."""
@@ -202,14 +202,6 @@ class Pages:
             choices={"state": STATES, "stage": STAGES, "tag": tuple(sorted(tags)), "starred": ("yes", "no"),
                      "archived": ("yes", "no")},
         )  # fmt: skip
-
-    def _values(self, run_id: str, names: Sequence[str]) -> dict[str, Any]:
-        registry = self.workbench.registry
-        figures = {point.name: point.value for point in registry.last_metrics(run_id)}
-        if all(name in figures for name in names):
-            return {name: figures[name] for name in names}
-        config = registry.config(run_id)
-        return {name: figures.get(name, config.get(name)) for name in names}
 
     def _states(self, waiting: Collection[str]) -> dict[str, RunState]:
         """The states now of the runs whose rows cannot tell them: those at work and those in the queue."""

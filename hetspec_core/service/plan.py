@@ -1,7 +1,6 @@
-"""Before anything is spent: what a run needs of memory, disk and time, what is free, and whether it fits.
+"""The plan of a run: the memory, disk and time that it needs, what is free, and whether it fits.
 
-`plan` is a pure function of a spec and of facts, so that anything that can be asked of it can be tested with numbers.
-It imports no torch and reads no files; `planning.facts` looks at the machine.
+`plan` is a pure function of a spec and of facts; `planning.facts` reads the machine and the files.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ __all__ = ["Facts", "GpuFacts", "Part", "Phase", "Plan", "ProbeFacts", "gather_f
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run needs, and what there is. Sizes in bytes, times in seconds; None = cannot be known beforehand.
+    """What a run needs and what is free. Sizes in bytes, times in seconds; None = not known beforehand.
 
     Attributes:
         stage, recipe: of the spec.
         device: cuda or cpu; `device_name` says which.
-        num_devices: workers side by side, each with the device memory below.
+        num_devices: number of workers, each with the device memory below.
         base, draft: parameters; no draft for a stage without one.
         samples, tokens: of the data that is made or trained on.
         mean_tokens: of one conversation.
@@ -54,13 +53,13 @@ class Plan:
         steps, tokens_per_step: of training.
         memory, disk: by part.
         phases: time by part.
-        basis: whether the estimate stands on a cost model or on a probe that was run.
-        assumptions: what the numbers take for granted.
+        basis: whether the estimate comes from the cost model or from a probe run.
+        assumptions: what the numbers assume.
         refusals: why it cannot fit; empty when it can.
         remedy: what to do about the refusals.
         notes: what could not be checked.
-        free_memory_bytes, free_device_bytes, free_disk_bytes: what there is now, the device's per GPU.
-        probe: the measurement, when the estimate stands on one.
+        free_memory_bytes, free_device_bytes, free_disk_bytes: free now, the device's per GPU.
+        probe: the measurement, when there is one.
     """
 
     stage: str
@@ -93,12 +92,12 @@ class Plan:
 
     @property
     def device_bytes(self) -> int:
-        """Peak on one device: of its own memory, or on a processor of the machine's with everything else."""
+        """Peak memory of one device; on a processor, of one worker in the machine's memory."""
         return peak_bytes(part for part in self.memory if part.on_device or self.device == "cpu")
 
     @property
     def host_bytes(self) -> int:
-        """Peak in the machine's memory, all workers together."""
+        """Peak in the machine's memory, of all workers."""
         if self.device == "cpu":
             return self.num_devices * self.device_bytes
         return self.num_devices * peak_bytes(part for part in self.memory if not part.on_device)
@@ -131,11 +130,11 @@ class Plan:
 
 
 def plan(spec: RunSpec, facts: Facts) -> Plan:
-    """What the run needs of memory, disk and time, against what there is.
+    """Plan a run.
 
     Args:
         spec: the run.
-        facts: machine, data and, when there was one, the probe.
+        facts: of the machine and the data, and the probe if there is one.
 
     Raises:
         SpecError: the stage trains a draft and the spec has none.
@@ -293,7 +292,7 @@ def _notes(spec: RunSpec, facts: Facts, device: str, data: DataEstimate, count: 
 
 
 def _refusals(made: Plan, spec: RunSpec, facts: Facts) -> tuple[tuple[str, ...], str]:
-    """Why the run cannot fit, and what to do about it."""
+    """Why the run does not fit, and what to do about it."""
     found: list[str] = []
     if made.device == "cuda" and facts.gpus is not None:
         if len(facts.gpus) < made.num_devices:

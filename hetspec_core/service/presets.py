@@ -1,7 +1,7 @@
-"""Presets as the desk shows and changes them: lists, resolved values with their origins, differences, copies, edits.
+"""Presets for the desk: lists, resolved values with their origins, differences, copies, edits.
 
-Every kind is resolved by the rules of a run: a base, draft or algorithm alone borrows the other parts of a recipe. It
-draws nothing; what is written is written at once and whole, and never over a shipped file.
+Every kind is resolved by the rules of a run: a base, draft or algorithm alone borrows the other parts of a recipe.
+Files are written atomically, and never over a shipped one.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PLANNED: dict[str, tuple[str, ...]] = {
     "algorithm": ("train",),
     "recipe": ("dataset", "train", "bench"),
 }
-"""Kind -> the stages whose cost says something of it."""
+"""Kind -> the stages whose plans are shown for it."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class PresetLine:
         summary: its one line; empty when it cannot be read.
         problem: why it cannot be read; empty when it can.
         path: the file.
-        shipped: whether it came with HetSpec; else it is the user's.
-        overrides: a user's that hides a shipped one of the same name.
+        shipped: whether it is shipped with HetSpec; else it is the user's.
+        overrides: whether it is the user's and hides a shipped one of the same name.
     """
 
     kind: str
@@ -60,13 +60,13 @@ class PresetLine:
 
     @property
     def owner(self) -> str:
-        """Whose it is, in words."""
+        """The owner, in words."""
         return "shipped" if self.shipped else "yours, over the shipped one" if self.overrides else "yours"
 
 
 @dataclass(frozen=True)
 class ResolvedValue:
-    """One key: its value, where that was written in words, and the layer that it is of (`default` = nowhere)."""
+    """One key: its value, the source of the value in words, and its layer (`default` = written nowhere)."""
 
     key: str
     value: Any
@@ -76,14 +76,14 @@ class ResolvedValue:
 
 @dataclass(frozen=True)
 class PresetView:
-    """One preset with everything in it.
+    """One preset with its content.
 
     Attributes:
         line: as in the list.
-        lineage: what it extends, nearest first, as `kind/name`.
+        lineage: presets that it extends, nearest first, as `kind/name`.
         text: the file.
-        values: every key after it was resolved; as written where it does not hold.
-        problems: why it does not hold, all at once; empty when it does.
+        values: every key after resolution; as written when it is not valid.
+        problems: all reasons why it is not valid; empty when it is.
     """
 
     line: PresetLine
@@ -118,11 +118,11 @@ def view(reference: str, *, stage: str | None = None, partners: Mapping[str, str
 
     Args:
         reference: name, or kind/name.
-        stage: that it is resolved for; the usual one of its kind when absent.
-        partners: part -> preset beside a base, draft or algorithm; lent ones when absent.
+        stage: to resolve for; the usual one of its kind when absent.
+        partners: part -> preset to combine with a base, draft or algorithm; default ones when absent.
 
     Raises:
-        NotFoundError: there is none.
+        NotFoundError: there is no such preset.
     """
     file = library.find_anywhere(reference)
     text = _read(file)
@@ -143,7 +143,7 @@ def view(reference: str, *, stage: str | None = None, partners: Mapping[str, str
 def plans(
     reference: str, roots: Roots, *, partners: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Plan], dict[str, str]]:
-    """What the stages that a preset is about would cost here: (stage -> plan, stage -> why there is none)."""
+    """Plans of the stages of a preset on this machine: (stage -> plan, stage -> why it cannot be planned)."""
     file = library.find_anywhere(reference)
     made: dict[str, Plan] = {}
     missing: dict[str, str] = {}
@@ -157,12 +157,12 @@ def plans(
 
 
 def differences(first: str, second: str, *, stage: str | None = None) -> tuple[Difference, ...]:
-    """The keys in which two presets of a kind differ after they are resolved.
+    """The keys in which two resolved presets of a kind differ.
 
     Raises:
-        NotFoundError: one is not there.
+        NotFoundError: one does not exist.
         UsageError: they are of different kinds.
-        SpecError: one does not hold.
+        SpecError: one is not valid.
     """
     files = library.find_anywhere(first), library.find_anywhere(second)
     if files[0].kind != files[1].kind:
@@ -179,7 +179,7 @@ def differences(first: str, second: str, *, stage: str | None = None) -> tuple[D
 
 
 def copy(reference: str, name: str) -> PresetLine:
-    """Copy a preset into the user's folder under a name; the same name puts the copy over the shipped one.
+    """Copy a preset into the user's folder under a name; a copy with the same name hides the shipped one.
 
     Raises:
         NotFoundError: there is no such preset.
@@ -193,7 +193,7 @@ def copy(reference: str, name: str) -> PresetLine:
 
 
 def new_name(kind: str, name: str) -> str:
-    """A name for a copy that is not taken yet: NAME-mine, NAME-mine-2..."""
+    """A free name for a copy: NAME-mine, NAME-mine-2..."""
     taken = library.preset_files(kind)
     number, candidate = 1, f"{name}-mine"
     while candidate in taken:
@@ -203,7 +203,7 @@ def new_name(kind: str, name: str) -> str:
 
 
 def check_text(kind: str, name: str, text: str) -> tuple[str, ...]:
-    """Everything that is wrong with a text as the user's preset of that kind and name; nothing is written."""
+    """All problems of a text as the user's preset of that kind and name; nothing is written."""
     try:
         library.check_kind(kind)
         library.check_name(name)
@@ -217,16 +217,16 @@ def check_text(kind: str, name: str, text: str) -> tuple[str, ...]:
 
 
 def save(kind: str, name: str, text: str, *, replacing: str | None = None) -> Path:
-    """Write the user's preset of that kind and name, if it holds.
+    """Write the user's preset of that kind and name, if it is valid.
 
     Args:
         kind, name: which.
         text: the whole file.
-        replacing: what the file is thought to hold; it is not written when the file was changed meanwhile.
+        replacing: the expected content of the file; it is not written when the file was changed meanwhile.
 
     Raises:
         NotFoundError: there is no such kind.
-        SpecError: it does not hold (every problem is listed), or it cannot be written.
+        SpecError: it is not valid (every problem is listed), or it cannot be written.
         UsageError: it was changed meanwhile.
     """
     library.check_kind(kind)
@@ -244,16 +244,16 @@ def save(kind: str, name: str, text: str, *, replacing: str | None = None) -> Pa
 
 
 def delete(kind: str, name: str) -> None:
-    """Delete a preset of the user's; a shipped one of the same name comes to light again.
+    """Delete a preset of the user; a shipped one of the same name is visible again.
 
     Raises:
         NotFoundError: there is no such preset.
-        UsageError: it is a shipped one.
+        UsageError: it is shipped.
         SpecError: it is a folder, or the file system refuses.
     """
     file = library.find(kind, name)
     if file.shipped:
-        raise UsageError(f"{file.reference} came with HetSpec and stays", hint="your own can be deleted")
+        raise UsageError(f"{file.reference} came with HetSpec and cannot be deleted", hint="your own can be")
     try:
         file.path.unlink(missing_ok=True)
     except OSError as error:
@@ -261,13 +261,13 @@ def delete(kind: str, name: str) -> None:
 
 
 def with_values(kind: str, text: str, changes: Mapping[str, Any]) -> str:
-    """A preset's text with some keys changed. The file is written anew: comments in it are lost.
+    """A preset's text with some keys changed; its comments are lost.
 
     Args:
         kind: of the preset.
         text: the file.
         changes: dotted key as in a recipe (`draft.vocab_size`, also for a draft preset) -> value as TOML has it; None
-            takes the key out, so that what is beneath it shows.
+            removes the key, so that the value below it applies.
 
     Raises:
         SpecError: the text is not TOML.
@@ -282,11 +282,6 @@ def with_values(kind: str, text: str, changes: Mapping[str, Any]) -> str:
         path = key.split(".")
         _put(data, path if kind == "recipe" else path[1:], value)
     return tomli_w.dumps(data)
-
-
-def user_folder() -> Path:
-    """Where the user's presets are; it may not exist yet."""
-    return library.user_folder()
 
 
 def _put(table: dict[str, Any], path: Sequence[str], value: Any) -> None:
@@ -319,7 +314,7 @@ def _line(file: PresetFile, summary: str, problem: str) -> PresetLine:
 
 
 def _read(file: PresetFile) -> str:
-    """The file as text; empty where it cannot be read: loading it says why."""
+    """The file as text; empty when it cannot be read, which loading it reports."""
     try:
         return read_bounded(file.path).decode("utf-8", errors="replace")
     except (OSError, DocumentError):
@@ -331,7 +326,7 @@ def _resolve(preset: Preset, *, stage: str | None = None, partners: Mapping[str,
 
 
 def _values(kind: str, found: Resolved) -> tuple[ResolvedValue, ...]:
-    """The keys that are the preset's own business: all of a recipe, else those of its part."""
+    """The keys that belong to the preset: all of a recipe, else those of its part."""
     return tuple(
         ResolvedValue(key, origin.value, origin.source, origin.place.layer)
         for key, origin in found.origins.items()

@@ -1,4 +1,4 @@
-"""What the service says of a run: a summary for lists, a report for one. They are plain data that turn into JSON."""
+"""A run as plain data: a summary for lists, and a report of everything about it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from hetspec_core.documents import DocumentError, read_json
 from hetspec_core.errors import HetSpecError
-from hetspec_core.events import Artifact, CheckpointSaved, FoundLost, Log, RunState, read_events, read_pieces
+from hetspec_core.events import Artifact, CheckpointSaved, Log, RunFacts, RunState, read_pieces
 from hetspec_core.events.state import UNREADABLE
 from hetspec_core.paths import RunPaths
 from hetspec_core.runs import MetricPoint, Registry, RunRow
@@ -60,7 +60,7 @@ class RunSummary:
 
     @classmethod
     def of(cls, row: RunRow, state: RunState, folder: Path, waits: str = "") -> RunSummary:
-        """The summary of a row, with the state that it has now that its process has been looked for."""
+        """The summary of a row in the state that its run has now."""
         return cls(
             **{name: getattr(row, name) for name in _SHARED},
             state=state,
@@ -72,12 +72,11 @@ class RunSummary:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
         return asdict(self) | {"parents": list(self.parents), "tags": list(self.tags)}
 
 
 _SHARED = {item.name for item in fields(RunSummary)} - {"state", "error", "folder", "waits"}
-"""What a summary has from the row as it is."""
+"""Fields that a summary has from the row unchanged."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +89,9 @@ class RunReport:
         resolved: content of resolved.json: versions, devices, seeds.
         metrics: newest point of every metric.
         results: data by kind.
-        artifacts: what is complete on disk, newest word on each path.
-        checkpoints: the checkpoints that are still there.
-        warnings: latest warnings and errors that the worker logged.
+        artifacts: complete artifacts on disk, the newest event of each path.
+        checkpoints: the checkpoints on disk.
+        warnings: the last warnings and errors that the worker logged.
         files: path inside the folder -> bytes, folders counted whole.
         exit_status: of a lost worker, if it was seen; negative = a signal.
         problem: why the spec cannot be read by this version; empty when it can.
@@ -111,7 +110,6 @@ class RunReport:
     problem: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
         return {
             **self.summary.to_json(),
             "spec": self.spec.model_dump(mode="json", exclude_none=True) if self.spec else None,
@@ -127,7 +125,7 @@ class RunReport:
         }
 
 
-def read_report(paths: RunPaths, summary: RunSummary, registry: Registry) -> RunReport:
+def read_report(paths: RunPaths, summary: RunSummary, registry: Registry, facts: RunFacts) -> RunReport:
     """The report of a run from its folder, and from what the registry has read of its journals."""
     spec, problem = spec_or_problem(paths)
     report = RunReport(
@@ -137,7 +135,7 @@ def read_report(paths: RunPaths, summary: RunSummary, registry: Registry) -> Run
         metrics=registry.last_metrics(summary.run_id),
         results=registry.results(summary.run_id),
         files=list_files(paths.folder),
-        exit_status=lost_status(paths) if summary.state == "lost" else None,
+        exit_status=facts.exit_status if summary.state == "lost" else None,
         problem="" if summary.state == UNREADABLE else problem,
     )
     _add_journal(report, paths)
@@ -167,8 +165,8 @@ def _add_journal(report: RunReport, paths: RunPaths) -> None:
 
 
 def list_files(folder: Path) -> dict[str, int]:
-    """Entries of a run folder with their sizes in bytes; a folder (name ends in /) counts everything in it. What this
-    user may not look into counts nothing.
+    """Entries of a run folder with their sizes in bytes; the name of a folder ends in /, and its size is the sum of its
+    files. What this user may not read counts 0.
     """
     sizes: dict[str, int] = {}
     try:
@@ -211,14 +209,8 @@ def spec_or_problem(paths: RunPaths) -> tuple[RunSpec | None, str]:
 
 
 def is_there(paths: RunPaths, name: str) -> bool:
-    """Whether a file or folder that a journal names is there; a journal may hold any text."""
+    """Whether a file or folder that a journal names exists; a journal may hold any text."""
     try:
         return (paths.folder / name).exists()
     except (OSError, ValueError):
         return False
-
-
-def lost_status(paths: RunPaths) -> int | None:
-    """Exit status of the worker that was found lost last, if it was seen."""
-    found = [event.exit_status for event in read_events(paths.desk)[0] if isinstance(event, FoundLost)]
-    return found[-1] if found else None

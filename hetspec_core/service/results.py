@@ -1,7 +1,4 @@
-"""Results of benches side by side: one row for each draft, setting and tree, and which of them nothing else beats.
-
-It knows what the stage bench says, and draws nothing.
-"""
+"""Results of benches side by side: a row for each draft, setting and tree, and the Pareto front of the rows."""
 
 from __future__ import annotations
 
@@ -9,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from hetspec_core.errors import DataError, NotFoundError
+from hetspec_core.errors import DataError
 from hetspec_core.events.record import ReadRecord
 from hetspec_core.events.results import BenchResult, Lossless, PhaseSeconds, TreeResult, read_bench
 from hetspec_core.service.bench_view import COLUMNS, equal_answers
-from hetspec_core.service.sweeps.running import SweepLedger
+from hetspec_core.service.sweeps.running import SweepLedger, state_of
 
 if TYPE_CHECKING:
     from hetspec_core.service.workbench import Workbench
@@ -27,12 +24,12 @@ class ResultRow:
 
     Attributes:
         run_id: the bench.
-        label: what it is called.
+        label: shown in tables.
         parameters, active_parameters: of the draft; embedding and head are the base's.
         plain_tokens_per_s: of the base alone, in the same run.
         measured: the figures of the tree.
-        load: of the processor, where other work shared it: the speeds are lower than they should be.
-        problem: what of the record cannot be read; empty when all can.
+        load: of the processor, when other work shared it, which lowers the speeds.
+        problem: what of the record cannot be read; empty when all of it can.
     """
 
     run_id: str
@@ -130,8 +127,7 @@ def collect(workbench: Workbench, words: Sequence[str]) -> list[ResultRow]:
     ledger = SweepLedger(workbench.roots.data, words[0]) if len(words) == 1 and "/" not in words[0] else None
     if ledger is not None and ledger.exists:
         entries = [entry for entry in ledger.read().values() if entry.stage == "bench"]
-        states = {entry.run_id: _state(workbench, entry.run_id) for entry in entries}
-        named = [(entry.run_id, entry.label) for entry in entries if states[entry.run_id] == "succeeded"]
+        named = [(entry.run_id, entry.label) for entry in entries if state_of(workbench, entry) == "succeeded"]
     else:
         found = workbench.summaries([*words, "stage:bench", "state:succeeded"])
         named = [(run.run_id, run.name) for run in reversed(found)]
@@ -147,21 +143,14 @@ def collect(workbench: Workbench, words: Sequence[str]) -> list[ResultRow]:
 
 
 def rows_of(workbench: Workbench, run_id: str, label: str) -> list[ResultRow]:
-    """The results of one bench, under this name."""
+    """The results of one bench, with this label."""
     report = workbench.show(run_id)
     result = report.results.get("bench")
     return _rows(run_id, label, report.summary.recipe, report.summary.draft, read_bench(result)) if result else []
 
 
-def _state(workbench: Workbench, run_id: str) -> str:
-    try:
-        return str(workbench.state(run_id))
-    except NotFoundError:
-        return "gone"
-
-
 def _rows(run_id: str, label: str, recipe: str, draft: str, found: ReadRecord[BenchResult]) -> list[ResultRow]:
-    setup, plain = found.record.setup, found.record.plain  # a server that is attached to has no plain
+    setup, plain = found.record.setup, found.record.plain  # a bench of a running server has no plain decoding
     shared = ResultRow(
         run_id=run_id,
         label=label or recipe or draft or run_id,
@@ -185,7 +174,7 @@ def _rows(run_id: str, label: str, recipe: str, draft: str, found: ReadRecord[Be
 
 
 def _by_phase(found: PhaseSeconds | None) -> dict[str, float]:
-    """Seconds by the phases that a table shows: the draft's second reading of what was committed is the draft's too."""
+    """Seconds by the phases of a table; the time in which the draft reads committed tokens counts as propose."""
     seconds = found.seconds if found is not None else {}
     if not seconds:
         return {}
@@ -202,7 +191,7 @@ def front(
     cost: Callable[[ResultRow], float | None],
     gain: Callable[[ResultRow], float | None],
 ) -> tuple[list[tuple[ResultRow, Point]], set[int]]:
-    """The rows that have both figures, and which of them are on the Pareto front: nothing costs less and brings more.
+    """The rows that have both figures, and those on the Pareto front: no other row costs less and gains more.
 
     Returns:
         (row, (cost, gain)) for each, and indices of those on the front.

@@ -1,6 +1,6 @@
-"""What one run says: its news since the last look (events as sentences, workers, checkpoints, artifacts), and its end.
+"""The news of one run (events as sentences, workers, checkpoints, artifacts), and its post-mortem.
 
-The reader goes on in the two journals from where it stopped, and leaves metrics and progress to the registry. The
+The reader continues in the two journals where it stopped, and leaves metrics and progress to the registry. The
 post-mortem is the error of a run, the ends of its workers and the last lines of a log.
 """
 
@@ -61,13 +61,13 @@ class WorkerFacts:
 
 @dataclass(frozen=True)
 class RunNews:
-    """A run as it is now, and what has happened since the last look.
+    """A run now, and its events since the last look.
 
     Attributes:
-        summary: how it is.
-        sentences: what happened, one line each: time, who, what; without control characters.
+        summary: the run now.
+        sentences: one line for each event: time, worker, text; without control characters.
         workers: all workers of all attempts, newest attempt first.
-        checkpoints, artifacts: by path, as they were told last.
+        checkpoints, artifacts: the newest event of each path.
         has_results: whether there is a result.
         metrics: names of its metrics.
     """
@@ -83,7 +83,7 @@ class RunNews:
 
 @dataclass
 class RunReader:
-    """Looks at one run again and again. Used by one thread at a time.
+    """Reads the news of one run repeatedly. Used by one thread at a time.
 
     Args:
         run_id: which.
@@ -100,10 +100,10 @@ class RunReader:
     _last: RunSummary | None = None
 
     def look(self, workbench: Workbench) -> RunNews | None:
-        """What is new; None when nothing is. The first look tells everything.
+        """The news; None when nothing is new. The first look gives all events.
 
         Raises:
-            NotFoundError: there is no such run (any more).
+            NotFoundError: there is no such run.
         """
         paths = workbench.paths(self.run_id)
         grown = any(_size(paths, name) != self._offsets.get(name, -1) for name in ("desk", "events"))
@@ -121,9 +121,8 @@ class RunReader:
         sentences = []
         for event in events:
             self._fold(event)
-            said = sentence(event)
-            if said:
-                sentences.append(said)
+            if text := sentence(event):
+                sentences.append(text)
         workers = sorted(self._workers.values(), key=lambda one: (-one.attempt, one.name))
         return RunNews(
             summary,
@@ -174,7 +173,7 @@ class RunReader:
 
 
 def sentence(event: Event) -> str:
-    """One event as a line; empty for what is told elsewhere (metrics, progress, text)."""
+    """One event as a line; empty for metrics, progress and text, which are shown elsewhere."""
     text = event_text(event)
     if not text:
         return ""
@@ -241,9 +240,9 @@ def _marked(event: Marked) -> str:
 
 
 def exit_words(status: int | None) -> str:
-    """An exit status in words: status 1, signal SIGKILL (9), or that nobody saw it."""
+    """An exit status in words: status 1, signal SIGKILL (9), or an unknown status."""
     if status is None:
-        return "a status that nobody saw"
+        return "an unknown status"
     if status >= 0:
         return f"status {status}"
     name = signal_name(-status)
@@ -266,7 +265,7 @@ class PostMortem:
     """What is known of the end of a run.
 
     Attributes:
-        summary: how it is.
+        summary: the run now.
         workers: those of the newest attempt.
         log: name of the log that `tail` is of; empty when there is none.
         tail: its last lines, without colours.
@@ -282,7 +281,7 @@ class PostMortem:
     recognised: Failure | None
 
     def to_text(self) -> str:
-        """All of it as lines to read and copy."""
+        """The post-mortem as lines to read and copy."""
         run = self.summary
         parts = [f"run {run.run_id} {run.name}".rstrip() + f" is {run.state}"]
         if run.error:
@@ -300,7 +299,7 @@ class PostMortem:
 
 
 def post_mortem(workbench: Workbench, run_id: str) -> PostMortem:
-    """What is known of the end of a run, also while it works.
+    """The post-mortem of a run, also of one at work.
 
     Raises:
         NotFoundError: there is no such run.
@@ -321,7 +320,7 @@ def post_mortem(workbench: Workbench, run_id: str) -> PostMortem:
 
 
 def last_traceback(lines: list[str]) -> list[str]:
-    """The last traceback among lines: to the line that names the exception, at most its last lines."""
+    """The last traceback in some lines, up to the line that names the exception; of a long one its last lines."""
     start = next((at for at in range(len(lines) - 1, -1, -1) if lines[at].lstrip("| ").startswith("Traceback (")), None)
     if start is None:
         return []

@@ -1,7 +1,7 @@
-"""A saved configuration in the place of a recipe: what a run or a draft directory says of itself is enough to load it.
+"""A run or a draft directory in the place of a recipe.
 
-A run has its whole spec; a draft of HetSpec names its run, recipe and base; a draft of another program, its base by
-configuration. What is not said comes from the recipe of that base.
+A run has its whole spec; a draft of HetSpec names its run, recipe and base; a draft of another program names its base.
+The rest comes from the recipe of that base.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _ORIGIN_RUN = "specforge_het.json"
 
 @dataclass(frozen=True)
 class Saved:
-    """What a word stands for.
+    """What a run or a draft directory is, as a configuration.
 
     Attributes:
-        spec: of the run that it is, or that it comes from; None when that is not here.
-        recipe: to take instead of a spec.
+        spec: of the run itself, or of the run that made the draft; None when that run is not here.
+        recipe: used when there is no spec.
         draft: the draft directory; None when there is none.
     """
 
@@ -47,10 +47,10 @@ class Saved:
 
 
 def find_saved(workbench: Workbench, word: str) -> Saved:
-    """What a run, a run folder or a draft directory of any layout says of itself.
+    """The saved configuration of a run, a run folder or a draft directory of any layout.
 
     Raises:
-        NotFoundError: it is not there, or says nothing that a recipe could be found by.
+        NotFoundError: it does not exist, or names nothing by which a recipe is found.
         SpecError: its spec cannot be read by this version.
     """
     folder = Path(word).expanduser()
@@ -84,7 +84,7 @@ def resolve_saved(
     file: Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Resolved:
-    """As `config.resolve`, with the saved configuration in the place of the recipe when there is one."""
+    """As `config.resolve`; a saved configuration replaces the recipe."""
     if saved is None:
         return resolve(recipe, stage=stage, overrides=overrides, file=file, options=options)
     found = find_saved(workbench, saved)
@@ -101,7 +101,7 @@ def saved_draft(
     *,
     say: Callable[[str], None] | None = None,
 ) -> Path:
-    """The draft that is meant: the named one, that of the saved configuration, or the one that `find_draft` takes.
+    """The named draft, else that of the saved configuration, else the default one of `find_draft`.
 
     Raises:
         NotFoundError: there is none.
@@ -122,7 +122,7 @@ def measured_draft(
     *,
     say: Callable[[str], None] | None = None,
 ) -> Path | None:
-    """As `saved_draft`; None where none is named and the run asks a running server, which has its own.
+    """As `saved_draft`; None when none is named and the run uses a running server, which has its own.
 
     Raises:
         NotFoundError: there is none.
@@ -135,7 +135,7 @@ def measured_draft(
 def _as_preset(spec: RunSpec, word: str) -> Preset:
     data = spec.model_dump(mode="json", exclude=set(_OF_THE_RUN), exclude_none=True)
     if spec.draft is not None:
-        data["draft"].pop("checkpoint", None)  # what it began from; what it became is its draft
+        data["draft"].pop("checkpoint", None)  # the draft that it started from, not the one that it made
     data["bench"].pop("limit", None)
     file = PresetFile("recipe", spec.recipe or "saved", Path(word), shipped=False)
     place = Place("file", f"the saved configuration of {word}")
@@ -148,7 +148,7 @@ def _spec_in(folder: Path) -> RunSpec | None:
 
 
 def _algorithm_of(draft: Path) -> str:
-    """Card of the algorithm that a draft was made by: as its configuration says, else the default of a spec."""
+    """Card of the algorithm of a draft: that of its configuration, else the default of a spec."""
     for folder in (draft, draft / "draft_model"):
         config = _json(folder / "config.json")
         made_by = _table(config.get("hetspec")).get("algorithm")
@@ -167,12 +167,12 @@ def _algorithm_of(draft: Path) -> str:
 
 
 def _recipe_of(base: str, draft: Path, algorithm: str) -> str:
-    """The plainest recipe with a base of this preset or repository, of the draft's algorithm if there is one."""
+    """The recipe with the shortest lineage for a base preset or repository, if possible of the draft's algorithm."""
     names = [base]
     for name in library.preset_files("base"):
         try:
             source = load_base(name).source
-        except HetSpecError:  # one of the user's that does not hold
+        except HetSpecError:  # a preset of the user that is not valid
             continue
         if source.kind != "path" and base and source.repo_id.lower() == base.lower():
             names.append(name)
@@ -195,14 +195,14 @@ def _recipe_of(base: str, draft: Path, algorithm: str) -> str:
 
 
 def _chosen(preset: Preset, part: str) -> str:
-    """Name of the preset that a recipe takes for a part."""
+    """Name of a recipe's preset for a part."""
     section = preset.table.get(part)
     leaf = section.get("preset") if isinstance(section, dict) else None
     return str(leaf.value) if isinstance(leaf, Leaf) else ""
 
 
 def _origin_base(draft: Path) -> str:
-    """The base that a combined model of specforge_het, or the configuration of its run, names."""
+    """The base that a combined model of specforge_het names, or the configuration of its run."""
     for folder in (draft, draft.parent, draft.parent.parent):
         combined = _json(folder / "config.json").get(_ORIGIN_BASE)
         run = _json(folder / _ORIGIN_RUN)

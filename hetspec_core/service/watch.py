@@ -15,16 +15,16 @@ _REAP_S = 10.0
 
 
 class Watch:
-    """An iterator over the events of one attempt, which waits for the next one and stops after the last.
+    """An iterator over the events of one attempt. It waits for the next event and stops after the last one.
 
-    Of a task that several workers share, each event of a worker comes under the worker's name, followed by the sum. The
-    last is `RunEnded`, or `FoundLost` when the worker exited without an end event. An exception while it waits (such as
-    KeyboardInterrupt) loses nothing: the iteration can be taken up again.
+    Progress of a task that several workers share is given per worker, followed by the sum. The last event is
+    `RunEnded`, or `FoundLost` when the worker exited without an end event. After an exception while it waits (such as
+    KeyboardInterrupt) the iteration can be continued.
 
     Args:
         paths: the run folder.
         attempt: which attempt; events of earlier ones are left out.
-        find_lost: asked now and then: gives the `FoundLost` event of a worker that exited without an end, else None.
+        find_lost: called at intervals; gives `FoundLost` if the worker exited without an end event, else None.
         period_s: seconds between looks at the journal.
     """
 
@@ -44,7 +44,7 @@ class Watch:
         self._buffer: deque[Event] = deque()
 
     def poll(self) -> list[Event]:
-        """What is new, at once; an empty list when nothing is. `done` is set with the last event."""
+        """The new events, without waiting. `done` is set with the last one."""
         self._fetch()
         events: list[Event] = []
         while self._buffer and not self.done:
@@ -86,7 +86,7 @@ class Watch:
         return event
 
     def _read(self) -> list[Event]:
-        """What the next piece of the journal says."""
+        """The events in the next piece of the journal."""
         before = self._offset
         events, self._offset = next(read_pieces(self._paths.events, before))
         self._all_read = self._offset == before

@@ -1,6 +1,6 @@
-"""The front door: make runs, start them, watch them, stop them, and say how they are.
+"""The workbench: make, start, follow and stop runs, and give their states.
 
-It joins parts that do not know each other: run folders, registry and executor. It knows no torch, and draws nothing.
+It joins run folders, registry, queue and executor.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from hetspec_core.config.resolve import Resolved
 
 RESUMABLE = frozenset({"dataset", "train"})
-"""Stages that go on from what is on disk; the others are short, and submitted again."""
+"""Stages that continue from what is on disk; the others are short, and are submitted again."""
 
 _QUEUE_LOOK_S = 0.5  # between looks at the GPUs that a run waits for
 _CHUNK = 500  # SQLite takes so many values at once, and some more
@@ -70,7 +70,7 @@ _CHUNK = 500  # SQLite takes so many values at once, and some more
 
 @dataclass(frozen=True)
 class RunHandle:
-    """A run that was made."""
+    """A submitted run."""
 
     run_id: str
     paths: RunPaths
@@ -96,7 +96,7 @@ class Workbench:
 
     @property
     def registry(self) -> Registry:
-        """The index of the runs, opened when it is first needed."""
+        """The index of the runs, opened at the first use."""
         if self._registry is None:
             self._registry = Registry(self.roots.registry, self.roots.runs)
         return self._registry
@@ -123,14 +123,14 @@ class Workbench:
         """Make the run folder, complete or not at all. The run is then queued; `start` starts it.
 
         Args:
-            spec: what to do; a resolved one says where its values came from, which is kept with the run.
-            folder: where relative paths in the spec begin; the present folder when absent.
+            spec: of the run; a resolved one has the origins of its values, which are kept with the run.
+            folder: base of relative paths in the spec; the current folder when absent.
             after: runs that must succeed before it starts.
 
         Raises:
-            UsageError: its name is too long, or has characters that no name has.
+            UsageError: its name is too long or has characters that are not allowed.
             ResourceError: the folder cannot be written.
-            SpecError: it needs a key that was not kept with the run it is made from.
+            SpecError: it needs a key that is neither in the spec nor in the environment.
         """
         check_name((spec if isinstance(spec, RunSpec) else spec.spec).name)
         spec, keys = seal(spec)
@@ -140,14 +140,14 @@ class Workbench:
         return RunHandle(paths.run_id, paths)
 
     def start(self, run_id: str) -> None:
-        """Start a run that is not at work: the first attempt, or a further one. It waits if its GPUs or its processor
-        slot are not free, or if runs that go before it have not succeeded yet.
+        """Start an attempt of a run. It waits in the queue while its GPUs or its processor slot are not free, or runs
+        before it have not succeeded yet.
 
         Raises:
             NotFoundError: there is no such run.
-            RunError: it is at work or waits already, or a run that goes before it has ended otherwise.
-            SpecError: it needs a key, which is not kept with a run and not in the environment.
-            ResourceError: no process could be started, or this machine will never have the GPUs it needs.
+            RunError: it is at work or in the queue, or a run before it ended without success.
+            SpecError: it needs a key that is not in the environment.
+            ResourceError: no process could be started, or this machine has fewer GPUs than it needs.
         """
         paths = self.paths(run_id)
         with desk_lock(paths):
@@ -171,16 +171,16 @@ class Workbench:
         self._jobs.update(self.queue.dispatch(run_id))
 
     def _executor_with_keys(self, paths: RunPaths) -> Executor:
-        """The executor, with the keys that were taken out of the run's spec as variables of its workers.
+        """The executor, with the keys that were removed from the run's spec as variables of its workers.
 
         Raises:
-            SpecError: a key is neither known from submitting the run nor in the environment.
+            SpecError: a key is neither known from `submit` nor in the environment.
         """
         keys = keys_of(paths, {**os.environ, **self._keys.get(paths.run_id, {})})
         return self.executor.with_variables(keys) if keys else self.executor
 
     def dispatch(self) -> None:
-        """Start the waiting runs that can start now. A supervisor that ends does the same; a killed one does not.
+        """Start the queued runs that can start now. A supervisor does the same when it ends, unless it is killed.
 
         Nothing is started from a home that cannot be written.
         """
@@ -191,21 +191,19 @@ class Workbench:
                 raise
 
     def resume(self, run_id: str) -> None:
-        """Start a run again that was cancelled, failed or lost; it goes on from what is on disk. The runs that were
-        ended because of it wait for it again.
+        """Start a cancelled, failed or lost run again; it continues from what is on disk. The runs that were cancelled
+        because of it wait for it again.
 
         Raises:
             NotFoundError: there is no such run.
-            RunError: its stage does not resume, or it is at work, or it has succeeded.
+            RunError: its stage is not resumed, or it is at work or has succeeded.
         """
         row, state = self.look(run_id)
         refuse_unreadable(row)
         if state == "succeeded":
             raise RunError(f"run {run_id} has succeeded; there is nothing left to do")
         if row.stage not in RESUMABLE and state != "queued":
-            raise RunError(
-                f"run {run_id} is of stage {row.stage}, which is not resumed", hint="submit it again; it begins anew"
-            )
+            raise RunError(f"run {run_id} is of stage {row.stage}, which is not resumed", hint="submit it again")
         self.start(run_id)
         self.registry.sync_all()
         for child in stopped_children(run_id, self.registry.rows()):
@@ -214,13 +212,13 @@ class Workbench:
     # --- watching ----------------------------------------------------------------------------------------------------
 
     def watch(self, run_id: str) -> Watch:
-        """The events of the run's newest attempt, to the end of it; waits for what is still to come.
+        """The events of the run's newest attempt; waits for new ones until its end.
 
         Raises:
             NotFoundError: there is no such run.
-            RunError: it was never started, so nothing would ever come.
+            RunError: it was never started, so it has no events.
         """
-        waits = run_id in self.queue.waiting_ids()  # looked at first: a run leaves the queue with a new attempt
+        waits = run_id in self.queue.waiting_ids()  # read first: a run leaves the queue with a new attempt
         row, state = self.look(run_id)
         refuse_unreadable(row)
         attempt = row.attempt + (waits and state == "queued")
@@ -229,7 +227,7 @@ class Workbench:
         return Watch(self.paths(run_id), attempt, lambda: self._find_lost(run_id, attempt))
 
     def wait(self, run_id: str, timeout_s: float | None = None) -> RunState:
-        """Wait until the run is not at work any more, or the time is over; returns its state then."""
+        """Wait until the run is no longer at work, at most `timeout_s`; returns its state then."""
         limit = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             state = self.state(run_id)
@@ -251,7 +249,7 @@ class Workbench:
             self.dispatch()
             return None
         job = self._jobs.get(run_id)
-        # Before the look, so that the journal is complete when it ends.
+        # Polled before the journal is read, so that it is complete when the process has ended.
         status = job.poll() if job is not None else None
         row, state = self.look(run_id)
         if row.attempt < attempt:  # it was taken out of the queue
@@ -271,22 +269,22 @@ class Workbench:
     # --- stopping ----------------------------------------------------------------------------------------------------
 
     def cancel(self, run_id: str, *, force: bool = False, grace_s: float | None = None) -> bool:
-        """Ask the run to stop at its next safe point; with `force`, end its processes now. The two journals of the run
-        are all that is needed: the registry is not opened.
+        """Ask the run to stop at its next safe point; with `force`, end its processes now. Only the two journals of the
+        run are read: the registry is not opened.
 
         Args:
-            run_id: which.
+            run_id: of the run.
             force: do not wait for the safe point.
             grace_s: seconds after which its supervisor ends it anyway; two minutes when absent.
 
         Returns:
-            Whether there was a process to ask. A run that waits is taken out of the queue; one that never began is
-            cancelled at once, one that had is as it was before it waited.
+            Whether there was a process to ask. A queued run is removed from the queue: one that never started is
+            cancelled, another one has its former state.
 
         Raises:
             NotFoundError: there is no such run.
-            RunError: it has ended, works on another host, belongs to another user, or is a copy of a run that works in
-                another folder.
+            RunError: it has ended, is on another host, belongs to another user, or is a copy of a run that is at work
+                in another folder.
         """
         with queue_lock(self.roots.data):  # the run cannot change from waiting to having a supervisor meanwhile
             waited = self.queue.remove(run_id)
@@ -305,7 +303,7 @@ class Workbench:
             if process is None:
                 raise
         if process is None:
-            self.dispatch()  # ends those that wait for it
+            self.dispatch()  # cancels those that wait for it
             return False
         try:
             act = self.executor.kill if force else self.executor.request_stop
@@ -393,7 +391,7 @@ class Workbench:
     def show(self, run_id: str) -> RunReport:
         """Everything about one run; errors as `look`."""
         row, state = self.look(run_id)
-        return read_report(self.paths(run_id), self.summary_of(row, state), self.registry)
+        return read_report(self.paths(run_id), self.summary_of(row, state), self.registry, row.facts)
 
     def waits(self, run_id: str, state: RunState = "queued") -> str:
         """What a queued run waits for; empty for one that waits for nothing."""
@@ -406,10 +404,10 @@ class Workbench:
         return found.get(run_id, "")
 
     def resolve_run(self, word: str) -> str:
-        """The run that is meant by an id, the beginning of exactly one, or a name.
+        """The run that a word means: an id, the beginning of exactly one, or a name.
 
         Raises:
-            NotFoundError: no run, or more than one, is meant.
+            NotFoundError: it means no run, or several.
         """
         if self._is_id(word):  # the registry is not needed for it
             return word
@@ -417,14 +415,14 @@ class Workbench:
         return find_run(word, self.registry.names())
 
     def resolve_input(self, word: str, kind: InputKind) -> Path:
-        """The folder of hidden states or of a draft that is meant by a directory, or by a run as in `resolve_run`.
+        """The folder of hidden states or of a draft that a directory, or a run as in `resolve_run`, holds.
 
         Raises:
-            NotFoundError: there is no such run or directory, or it has none.
+            NotFoundError: there is no such run or directory, or it holds none.
         """
         folder = Path(word).expanduser().absolute()
         if folder.is_dir():
-            # A name is made of the last part, and lines to paste have it all; links stay what the user calls them.
+            # Names and commands to paste show this path, so links keep the name that the user gave.
             product = product_folder(folder.resolve() if ".." in folder.parts else folder, kind)
             if product is None:
                 raise explain_missing(word, kind, None)
@@ -442,7 +440,7 @@ class Workbench:
         return product
 
     def gpus(self) -> GpuReport:
-        """The GPUs of this machine and the runs that have them."""
+        """The GPUs of this machine and the runs that lease them."""
         return read_gpus(self.roots.data)
 
     def rebuild(self) -> int:
@@ -452,7 +450,7 @@ class Workbench:
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _is_id(self, word: str) -> bool:
-        """Whether a word is the whole id of a run that is there."""
+        """Whether a word is the whole id of an existing run."""
         if not word or word.startswith(".") or os.sep in word or "\0" in word:
             return False
         return is_run(self.paths(word))
@@ -475,10 +473,10 @@ class Workbench:
 
 
 def refuse_unreadable(row: RunRow) -> None:
-    """Raise for a run of which only the reason is known why it cannot be read.
+    """Raise if the run cannot be read.
 
     Raises:
-        RunError: it is such a run.
+        RunError: it cannot be read.
     """
     if row.state == UNREADABLE:
         raise RunError(f"run {row.run_id} cannot be read: {row.error_message}", hint=row.error_hint)

@@ -203,7 +203,8 @@ class ComparisonScreen(Page):
 
     @work(group="dialog", exclusive=True)
     async def action_export(self) -> None:
-        from hetspec_core.service.export import csv_text, json_text, markdown_text, write_text
+        from hetspec_core.files import write_output
+        from hetspec_core.service.export import csv_text, json_text, markdown_text
 
         if self.found is None:
             return
@@ -220,7 +221,7 @@ class ComparisonScreen(Page):
             text = markdown_text(head, lines)
 
         def write(workbench: Any) -> bool:
-            write_text(path, text)
+            write_output(path, text)
             return True
 
         if await self.ask(write):

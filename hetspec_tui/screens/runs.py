@@ -422,7 +422,8 @@ class RunsScreen(Page):
     @work(group="dialog", exclusive=True)
     async def action_export(self) -> None:
         """Write the marked runs, or all of the list, with everything they measured into a file."""
-        from hetspec_core.service.export import runs_text, write_text
+        from hetspec_core.files import write_output
+        from hetspec_core.service.export import runs_text
         from hetspec_core.service.library import Library
 
         run_ids = self.table.chosen if len(self.table.chosen) > 1 else tuple(self.table.keys)
@@ -437,7 +438,7 @@ class RunsScreen(Page):
         def write(workbench: Workbench) -> int:
             runs, library = workbench.summaries_of(run_ids), Library(workbench)
             figures = [library.figures(run.run_id) for run in runs]
-            write_text(path, runs_text(runs, figures, form, number))
+            write_output(path, runs_text(runs, figures, form, number))
             return len(runs)
 
         written = await self.ask(write)  # a file of the user's, not a run: allowed where the dashboard is read-only

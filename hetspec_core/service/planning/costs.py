@@ -71,10 +71,10 @@ class Part:
     """A share of memory or disk.
 
     Attributes:
-        name: what it is.
-        bytes: how large it is.
-        on_device: whether it lies in a GPU's memory when there is one (per device); else on the host.
-        when: while the worker loads, while it works, or always: what is loaded and dropped makes room for the rest.
+        name: of the share.
+        bytes: its size.
+        on_device: whether it is in the memory of each GPU when there is one; else in the host's.
+        when: while the worker loads, while it works, or always. What is freed after loading is reused.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Part:
 
 
 def peak_bytes(parts: Iterable[Part]) -> int:
-    """The most that parts of one memory take at the same time."""
+    """The peak of the parts of one memory."""
     sums = {"always": 0, "loading": 0, "working": 0}
     for part in parts:
         sums[part.when] += part.bytes
@@ -98,8 +98,8 @@ class DataEstimate:
     Attributes:
         samples: conversations, None = not known.
         mean_tokens: of one conversation.
-        supervised_share: of its tokens; 1 where it is not known.
-        basis: where the numbers come from: stored, probe, rows, or longest (nothing but the limit is known).
+        supervised_share: of its tokens; 1 when it is not known.
+        basis: source of the numbers: stored, probe, rows, or longest (only the limit is known).
     """
 
     samples: int | None
@@ -113,7 +113,7 @@ class DataEstimate:
 
 
 def estimate_data(spec: RunSpec, facts: Facts) -> DataEstimate:
-    """The data that stage dataset makes, or that stage train reads: what the recipe makes if it names no dataset."""
+    """The data that stage dataset makes or that stage train reads; without a dataset, what the recipe makes."""
     limit = spec.training.max_length if spec.stage == "train" else spec.dataset.max_length
     longest = min(limit, spec.base.architecture.max_position_embeddings)
     stored, probe = facts.stored, facts.probe

@@ -1,8 +1,7 @@
 """What a plan has to know besides the spec: the machine, the base's files, the data, and what was measured.
 
 Facts are plain values, so that a plan is a pure function of them. `gather_facts` looks at this machine; nothing is
-loaded, fetched or converted. A probe is a real dataset run of a few conversations, and `read_probe` says what it
-measured.
+loaded, fetched or converted. A probe is a real dataset run of a few conversations; `read_probe` reads its measurements.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ PROBE_SAMPLES = 20
 _WRITING = ("prompts", "answers")  # tasks in which the base writes
 _MIB = 1 << 20
 _LONGEST_MANIFEST_BYTES = 512 * _MIB  # a line for each shard, and there may be many
-_MOST_COUNTED_BYTES = 4 << 30  # larger files are not read for the sake of a plan
+_MOST_COUNTED_BYTES = 4 << 30  # larger files are not read for a plan
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,10 @@ class BaseFiles:
     """Where the weights of a base are.
 
     Attributes:
-        presence: ready to be loaded; to be converted once from an installed package; or not on this machine.
+        presence: ready to be loaded; convertible from an installed package; or absent.
         where: a sentence part: the folder, or what is missing.
         hint: how to get it; empty when it is ready.
-        refusal: why its configuration cannot be decoded with; empty when it can, or is not known yet.
+        refusal: why HetSpec cannot decode with its configuration; empty when it can, or when that is not known.
     """
 
     presence: Presence
@@ -111,7 +110,7 @@ def _ready(folder: Path) -> BaseFiles:
     try:
         config = families.text_config(read_json(folder / "config.json"))
         refusal = families.refusal(str(config.get("model_type", "")), config)
-    except (OSError, DocumentError, AttributeError):  # the engine says what is wrong with it when it loads it
+    except (OSError, DocumentError, AttributeError):  # the engine reports it when it loads the base
         refusal = ""
     return BaseFiles("ready", str(folder), refusal=refusal)
 
@@ -140,7 +139,7 @@ class GpuFacts:
 
     @property
     def available_bytes(self) -> int:
-        """What a run will find on it: what is free now, or all of it once the run that leases it has ended."""
+        """Memory for a run: what is free now; all of a leased GPU, because the run waits for its lease."""
         return self.memory_bytes if self.state == "leased" else self.free_bytes
 
 
@@ -149,7 +148,7 @@ class SourceFacts:
     """The rows that a dataset is made from.
 
     Attributes:
-        conversations: how many, before limit and range; None = not known without opening the source.
+        conversations: their number before limit and range; None = not known without opening the source.
         mean_tokens: of a row's text, from its bytes; None = not known.
     """
 
@@ -159,7 +158,7 @@ class SourceFacts:
 
 @dataclass(frozen=True)
 class StoredFacts:
-    """Hidden-state datasets that lie on disk already, added up."""
+    """The sums over existing hidden-state datasets."""
 
     samples: int
     tokens: int
@@ -168,7 +167,7 @@ class StoredFacts:
 
 @dataclass(frozen=True)
 class ProbeFacts:
-    """What a small real dataset run measured.
+    """The measurements of a small real dataset run.
 
     Attributes:
         run_id: the run.
@@ -190,18 +189,18 @@ class ProbeFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything a plan is made from besides the spec.
+    """All inputs of a plan besides the spec.
 
     Attributes:
         cores: processor cores that may be used.
         memory_bytes, free_memory_bytes: of the machine.
-        disk_path, free_disk_bytes: the disk that run folders lie on.
-        gpus: what there is; None = no GPU inventory can be had.
+        disk_path, free_disk_bytes: the disk of the run folders.
+        gpus: those of this machine; None = there is no inventory of GPUs.
         base: where the base's weights are.
         source: rows of the dataset's source.
         stored: the datasets that training names, if it names any.
         prompts: conversations of the benchmark, None = not known.
-        probe: a measurement, when one was made.
+        probe: the measurement, if there is one.
     """
 
     cores: int
@@ -218,10 +217,10 @@ class Facts:
 
 
 def gather_facts(spec: RunSpec, roots: Roots, *, probe: ProbeFacts | None = None) -> Facts:
-    """Look at this machine and at the data that the spec names.
+    """Collect the facts of this machine and of the data that the spec names.
 
     Raises:
-        NotFoundError: a file or dataset that the spec names is not there.
+        NotFoundError: a file or dataset that the spec names does not exist.
     """
     import psutil
 
@@ -243,12 +242,12 @@ def gather_facts(spec: RunSpec, roots: Roots, *, probe: ProbeFacts | None = None
 
 
 def existing_parent(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that is there."""
+    """The folder itself, or its nearest parent that exists."""
     return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
 
 
 def find_gpus(data: Path) -> tuple[GpuFacts, ...] | None:
-    """The GPUs of the inventory with their leases, else those that `nvidia-smi` tells; None when neither answers."""
+    """The GPUs of the inventory with their leases, else those that `nvidia-smi` lists; None when neither answers."""
     found = gpu_status(data, read_inventory())
     if found:
         return tuple(
@@ -261,14 +260,14 @@ def find_gpus(data: Path) -> tuple[GpuFacts, ...] | None:
     for row in rows:
         try:
             total, free = (int(value) * _MIB for value in row[1:])
-        except ValueError:  # "[N/A]" where the driver does not tell
+        except ValueError:  # "[N/A]" when the driver does not report it
             total = free = 0
         gpus.append(GpuFacts(row[0], total, free))
     return tuple(gpus)
 
 
 def ask_nvidia_smi(fields: str, *, timeout_s: float = 20.0) -> list[list[str]] | None:
-    """One row of values per GPU; None when `nvidia-smi` is not there, hangs or fails."""
+    """One row of values per GPU; None when `nvidia-smi` is missing, hangs or fails."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -348,9 +347,7 @@ def _count_prompts(spec: RunSpec) -> int | None:
 
 
 def probe_spec(spec: RunSpec) -> RunSpec:
-    """The dataset run that measures for a spec: the same base and data, `PROBE_SAMPLES` conversations at most, by one
-    worker.
-    """
+    """The probe of a spec: a dataset run of `PROBE_SAMPLES` conversations at most, with one worker."""
     limit = min(PROBE_SAMPLES, spec.dataset.limit or PROBE_SAMPLES)
     dataset = spec.dataset.model_copy(update={"limit": limit})
     alone = {"num_workers": None, "num_nodes": 1, "node_rank": 0, "rendezvous": None}
@@ -369,10 +366,10 @@ def probe_spec(spec: RunSpec) -> RunSpec:
 
 
 def read_probe(report: RunReport, paths: RunPaths) -> ProbeFacts:
-    """What a finished probe run measured.
+    """The measurements of a finished probe run.
 
     Raises:
-        StageFailed: it left no result.
+        StageFailed: it has no result.
     """
     result: dict[str, Any] = report.results.get("dataset", {})
     try:

@@ -2,7 +2,6 @@
 
 The formulas follow the modules that Hugging Face builds for a family: projections with the biases that the family has,
 norms, routers and experts. A family that is not listed is counted as a Llama, and the count says that it is not exact.
-It knows sizes only: no files, no devices, no number types.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from hetspec_core.spec import AlgorithmOptions, AlgorithmSpec, Architecture, Dra
 
 @dataclass(frozen=True)
 class Family:
-    """What makes the decoder layers of a family differ from a Llama's.
+    """How the decoder layers of a family differ from a Llama's.
 
     Attributes:
         qkv_bias: queries, keys and values always have biases.
@@ -97,10 +96,10 @@ def count_base(sizes: Architecture) -> ParameterCount:
 
 
 def count_draft(draft: DraftSpec, algorithm: AlgorithmSpec, base_width: int | None = None) -> ParameterCount:
-    """Parameters of a draft: its layers, the norms it keeps, and what its algorithm puts around them.
+    """Parameters of a draft: its layers, the norms it keeps, and the parts that its algorithm adds.
 
     Embedding and, mostly, output head are the base's and are not counted; `head_products` is what the (reduced) head
-    costs. An algorithm whose options do not say how to count is counted as EAGLE-1/2, and the count is not exact.
+    costs. An algorithm whose options have no counts is counted as EAGLE-1/2, and the count is not exact.
 
     Args:
         draft: sizes and norms.
@@ -130,13 +129,13 @@ def count_draft(draft: DraftSpec, algorithm: AlgorithmSpec, base_width: int | No
 
 
 def count_passes(algorithm: AlgorithmSpec) -> Passes:
-    """Passes of an algorithm, from its options; one for those that are not known."""
+    """Passes of an algorithm, from its options; one for an unknown algorithm."""
     options, known = _options(algorithm)
     return options.passes() if known else Passes()
 
 
 def _options(algorithm: AlgorithmSpec) -> tuple[AlgorithmOptions, bool]:
-    """The options of an algorithm; EAGLE's and False where its card does not say how to count."""
+    """(options of an algorithm, True), or (those of EAGLE, False) when its options have no counts."""
     try:
         options = load_card("algorithms", algorithm.name).check_options(algorithm.options)
     except HetSpecError:
@@ -145,13 +144,13 @@ def _options(algorithm: AlgorithmSpec) -> tuple[AlgorithmOptions, bool]:
 
 
 def _pair_surplus(sizes: Architecture) -> int:
-    """What EAGLE-3's first layer has more than an ordinary one: a norm, and twice as wide projections."""
+    """Additional parameters of EAGLE-3's first layer: a norm, and projections of twice the width."""
     one = head_dim(sizes)
     return sizes.hidden_size * (1 + one * (sizes.num_attention_heads + 2 * sizes.num_key_value_heads))
 
 
 def _shared_norms(sizes: Architecture, *, lone_first: bool) -> int:
-    """What layers that share their norms have less; a first layer without a plain input norm shares none of those."""
+    """Parameters saved by layers that share their norms; a first layer without a plain input norm shares none."""
     family = FAMILIES.get(sizes.model_type) or Family()
     more, width = sizes.num_hidden_layers - 1, sizes.hidden_size
     others = (family.norms - 1) * width + _norms_of_heads(sizes, family)
@@ -159,7 +158,7 @@ def _shared_norms(sizes: Architecture, *, lone_first: bool) -> int:
 
 
 def head_dim(sizes: Architecture) -> int:
-    """Width of a head, as Hugging Face takes it when it is not given."""
+    """Width of a head; when it is not given, that of Hugging Face."""
     return sizes.head_dim or sizes.hidden_size // sizes.num_attention_heads
 
 
@@ -171,7 +170,7 @@ def _layers(sizes: Architecture) -> tuple[int, int]:
     for index in range(sizes.num_hidden_layers):
         if family.experts and _has_experts(sizes, index):
             router, expert, number, chosen = _experts(sizes)
-            common = around + router + _everybodys(sizes, expert)
+            common = around + router + _shared_by_all(sizes, expert)
             total += common + number * expert
             active += common + chosen * expert
         else:
@@ -222,8 +221,8 @@ def _experts(sizes: Architecture) -> tuple[int, int, int, int]:
     return number * sizes.hidden_size, expert, real, min(real, sizes.num_experts_per_tok or number)
 
 
-def _everybodys(sizes: Architecture, expert: int) -> int:
-    """Shared experts with their gate, and the vectors of constant experts: every token may pass through them."""
+def _shared_by_all(sizes: Architecture, expert: int) -> int:
+    """Parameters for every token: shared experts with their gate, and the vectors of constant experts."""
     extra, width = sizes.extra, sizes.hidden_size
     shared = int(extra.get("shared_experts", 0))
     gate = width if shared and extra.get("shared_expert_gate", False) else 0

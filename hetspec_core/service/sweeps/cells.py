@@ -1,7 +1,7 @@
-"""From the file of a sweep to its runs: every combination, with the cell that each depends on. It starts nothing.
+"""The file of a sweep, and its cells: every combination of values, with the cell that each depends on.
 
-A cell is known by its content: the hash of its spec without name and ids, and of the cells that it depends on. So
-the same cell is found again however the file is written, and another cell is another run.
+The key of a cell is a hash of its spec without name and ids, and of the key of its parent. So an equal cell is found
+again after the file is rewritten, and another cell is another run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _HINT = "docs/sweeps.md shows a whole file"
 
 
 class ExistingDraft(Spec):
-    """A draft that is there already: it is measured, not trained."""
+    """An existing draft: it is measured, not trained."""
 
     draft: str = Field(min_length=1, description="Train run, or draft directory of any layout.")
     recipe: str = Field(min_length=1, description="Recipe that says what else a bench needs: base, decoding.")
@@ -81,7 +81,7 @@ def read_sweep(path: Path) -> SweepSpec:
 
     Raises:
         NotFoundError: it is not there.
-        SpecError: it is no TOML file, or does not hold; every problem is listed.
+        SpecError: it is not TOML, or not valid; every problem is listed.
     """
     try:
         data = read_toml(path, streams=True)
@@ -113,10 +113,10 @@ class SweepCell:
 
     Attributes:
         key: hash of its content.
-        label: what tells it from the others.
+        label: name that is unique in the sweep.
         spec: its spec, before it is linked to the run of its parent.
         parent: key of the cell that it depends on; empty when there is none.
-        origins: dotted key -> where the value in its spec came from.
+        origins: dotted key -> origin of the value in its spec.
     """
 
     key: str
@@ -130,7 +130,7 @@ class SweepCell:
         return self.spec.stage
 
     def linked(self, name: str, parent: str | None) -> Resolved:
-        """The resolved spec of the run, which takes what the run `parent` makes."""
+        """The resolved spec of the run, whose input is what the run `parent` makes."""
         update: dict[str, Any] = {"name": name}
         if parent is not None:
             update["parents"] = (parent,)
@@ -142,11 +142,11 @@ class SweepCell:
 
 
 def expand(workbench: Workbench, sweep: SweepSpec) -> tuple[SweepCell, ...]:
-    """The cells of a sweep, those that others depend on first. Equal cells are one.
+    """The cells of a sweep, parents first. Equal cells are one.
 
     Raises:
-        NotFoundError: a recipe, dataset or draft is not there.
-        SpecError: a combination does not hold; all problems of all combinations are listed.
+        NotFoundError: a recipe, dataset or draft does not exist.
+        SpecError: a combination is not valid; all problems of all combinations are listed.
     """
     cells: dict[str, SweepCell] = {}
     problems: list[str] = []
@@ -161,15 +161,15 @@ def expand(workbench: Workbench, sweep: SweepSpec) -> tuple[SweepCell, ...]:
             options = dict(sweep.set) | choice
             if isinstance(parent, str):
                 options["training.datasets"] = [parent]
-            trained = _cell(recipe, "train", options, _said(recipe, choice), parent, problems)
+            trained = _cell(recipe, "train", options, _label(recipe, choice), parent, problems)
             if trained is None:
                 continue
             cells.setdefault(trained.key, trained)
             if "bench" in sweep.stages:
                 for bench in _grid(sweep.bench):
-                    # What shapes the draft shapes the spec of its bench too, so that they fit.
+                    # A value that shapes the draft is also in the spec of its bench, so that they fit.
                     options = dict(sweep.set) | choice | bench
-                    label = _said(trained.label, bench)
+                    label = _label(trained.label, bench)
                     measured = _cell(recipe, "bench", options, label, trained, problems)
                     if measured is not None:
                         cells.setdefault(measured.key, measured)
@@ -177,7 +177,7 @@ def expand(workbench: Workbench, sweep: SweepSpec) -> tuple[SweepCell, ...]:
         folder = workbench.resolve_input(existing.draft, "draft").absolute()
         for bench in _grid(sweep.bench):
             options = dict(sweep.set) | {"draft.checkpoint": str(folder)} | bench
-            label = _said(existing.name or existing.draft, bench)
+            label = _label(existing.name or existing.draft, bench)
             measured = _cell(existing.recipe, "bench", options, label, None, problems)
             if measured is not None:
                 cells.setdefault(measured.key, measured)
@@ -188,7 +188,7 @@ def expand(workbench: Workbench, sweep: SweepSpec) -> tuple[SweepCell, ...]:
 
 
 def _datasets(workbench: Workbench, sweep: SweepSpec, problems: list[str]) -> dict[str, SweepCell | str]:
-    """Recipe -> its dataset: one that is there, or one to make, shared by all recipes that could be trained on it."""
+    """Recipe -> its dataset: an existing one, or a cell that is shared by all recipes that can train on it."""
     if not sweep.recipes:
         return {}
     if sweep.dataset is not None:
@@ -240,7 +240,7 @@ def _cell(
 
 
 def _key(spec: RunSpec, parent: str) -> str:
-    """Content of a cell. What a stage does not use does not count: other prompts make no other training."""
+    """Key of a cell. Sections that the stage does not use are left out: other prompts make no other training."""
     unused = {
         "dataset": {"training", "decoding", "bench", "algorithm", "draft", "recipe"},
         "train": {"dataset", "bench"},
@@ -257,7 +257,7 @@ def _grid(axes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield dict(zip(axes, values, strict=True))
 
 
-def _said(head: str, choice: Mapping[str, Any]) -> str:
+def _label(head: str, choice: Mapping[str, Any]) -> str:
     return " ".join([head, *(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in choice.items())])
 
 

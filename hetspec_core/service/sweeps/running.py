@@ -1,7 +1,7 @@
-"""The run of each cell of a sweep, kept in a file beside the runs; submitting and following those that are missing.
+"""The run of each cell of a sweep, kept in a file beside the runs; missing runs are submitted and followed.
 
-A cell needs a run when its run failed, was stopped, is lost or was thrown away, and when a missing run depends on it:
-the dataset of trainings that have all succeeded is not made again. Runs are started by the workbench only.
+A cell needs a run when its run failed, was stopped, is lost or was deleted, and when a missing run depends on it: the
+dataset of trainings that have all succeeded is not made again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class SubmittedCell:
 
 
 class SweepLedger:
-    """The cells of one sweep that have a run.
+    """The file with the runs of the cells of one sweep.
 
     Args:
         data: the data root.
@@ -58,10 +58,10 @@ class SweepLedger:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the sweep against other commands.
+        """Lock the sweep against other commands.
 
         Raises:
-            RunError: another command is at it.
+            RunError: another command holds it.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         held = filelock.FileLock(self.path.with_suffix(".lock"))
@@ -69,7 +69,7 @@ class SweepLedger:
             held.acquire(timeout=0)
         except filelock.Timeout:
             raise RunError(
-                f"another command is at sweep {self.name}", hint="wait for it, or stop it; its runs go on"
+                f"another command works on sweep {self.name}", hint="wait for it, or stop it; its runs go on"
             ) from None
         try:
             yield
@@ -92,18 +92,18 @@ class SweepLedger:
             ) from None
 
     def write(self, cells: dict[str, SubmittedCell]) -> None:
-        """Keep these cells, all of them."""
+        """Replace the cells in the file."""
         kept = {key: asdict(entry) for key, entry in cells.items()}
         write_atomic(self.path, to_json({"sweep": self.name, "cells": kept}, indent=1) + b"\n")
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A cell, its run if it has one, and what is to be done with it.
+    """A cell, its run if it has one, and what is to be done.
 
     Attributes:
         state: of the run; `none` when there is none.
-        action: submit (a new run), resume (it goes on from what is on disk), start, or empty for nothing.
+        action: submit (a new run), resume (from what is on disk), start, or empty for nothing.
     """
 
     cell: SweepCell
@@ -113,9 +113,9 @@ class Standing:
 
 
 def standings(workbench: Workbench, sweep: SweepSpec, cells: Sequence[SweepCell]) -> list[Standing]:
-    """How far a sweep is, and what is missing."""
+    """The state of every cell, and what is missing."""
     entries = SweepLedger(workbench.roots.data, sweep.name).read()
-    states = {cell.key: _state(workbench, entries.get(cell.key)) for cell in cells}
+    states = {cell.key: state_of(workbench, entries.get(cell.key)) for cell in cells}
     waiting = workbench.queue.waiting_ids()
     # Submitted by a command that was stopped before it started them.
     idle = {key for key, state in states.items() if state == "queued" and entries[key].run_id not in waiting}
@@ -147,7 +147,7 @@ class SweepRun:
         workbench: where.
         sweep: what.
         cells: of it, parents first.
-        say: told (cell, run id, state) when the state of a run is another than before.
+        say: called with (cell, run id, state) when the state of a run changes.
     """
 
     workbench: Workbench
@@ -157,7 +157,7 @@ class SweepRun:
     _states: dict[str, str] = field(default_factory=dict)
 
     def submit(self) -> list[Standing]:
-        """Make the runs that are missing; gives all of them, with what is left to do: start or resume.
+        """Submit the missing runs; gives all cells with what is left to do: start or resume.
 
         Raises:
             ResourceError: a run folder cannot be written.
@@ -170,7 +170,7 @@ class SweepRun:
             cell, run_id, action = standing.cell, standing.run_id, standing.action
             parent = entries.get(cell.parent)
             if action in ("resume", "start") and parent and parent.run_id not in self._parents(run_id):
-                action = "submit"  # the run that it depended on was removed and made anew
+                action = "submit"  # the run that it depended on was replaced by a new one
             if action == "submit":
                 asked = cell.linked(f"{self.sweep.name}: {cell.label}", parent.run_id if parent else None)
                 run_id = self.workbench.submit(asked, after=(parent.run_id,) if parent else ()).run_id
@@ -182,11 +182,11 @@ class SweepRun:
         return made
 
     def start(self, standing: Standing) -> None:
-        """Start or resume one run; it waits for GPUs and for its parent by itself.
+        """Start or resume one run; it waits in the queue for GPUs and for its parent.
 
         Raises:
-            RunError: what it waits for has ended otherwise.
-            ResourceError: this machine will never have what it needs.
+            RunError: its parent ended without success.
+            ResourceError: this machine has fewer GPUs than it needs.
         """
         if self._begun(standing.run_id):  # it was started with the run that it waited for
             return
@@ -196,13 +196,13 @@ class SweepRun:
             self.workbench.start(standing.run_id)
 
     def follow(self, made: Sequence[Standing], most: int) -> dict[str, str]:
-        """Start runs, at most so many at a time, parents first, until all have ended; gives cell -> how.
+        """Start runs, at most `most` at a time, parents first, until all have ended; gives cell -> end state.
 
-        A run whose parent did not succeed is left as it is; `blocked` is its end then.
+        A run whose parent did not succeed is not started; its end is `blocked`.
         """
         todo = [standing for standing in made if standing.action]
         ends: dict[str, str] = {}
-        left: set[str] = set()  # cells that are not started after all
+        left: set[str] = set()  # cells that are not started
         while True:
             self.workbench.dispatch()
             working = 0
@@ -252,7 +252,8 @@ class SweepRun:
         return tuple(row.parents) if row is not None else ()
 
 
-def _state(workbench: Workbench, entry: SubmittedCell | None) -> str:
+def state_of(workbench: Workbench, entry: SubmittedCell | None) -> str:
+    """The state of the run of a cell; `none` before it has one, `gone` after the run was deleted."""
     if entry is None:
         return "none"
     try:

@@ -40,7 +40,7 @@ class TraceSummary:
     """One trace in a list.
 
     Attributes:
-        word: what finds it again.
+        word: finds it in `load_trace`.
         accept_length: None when each step was cut to one token, or there is no step.
         error: why it cannot be read; empty when it can.
     """
@@ -60,7 +60,7 @@ class TraceSummary:
 
     @classmethod
     def of(cls, word: str, path: Path) -> TraceSummary:
-        """The summary of a file, whatever is in it."""
+        """The summary of a file, also of one that cannot be read."""
         try:
             trace = read_trace(path)
         except HetSpecError as error:
@@ -81,7 +81,6 @@ class TraceSummary:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
         return {**vars(self), "path": str(self.path)}
 
 
@@ -94,13 +93,13 @@ def list_traces() -> list[TraceSummary]:
 
 
 def find_trace(word: str) -> Path:
-    """The file of the trace that is meant.
+    """The file of the trace that a word means.
 
     Args:
         word: a file, `shipped:NAME`, or a name (or the beginning of exactly one) among the recorded ones.
 
     Raises:
-        NotFoundError: there is none, or more than one.
+        NotFoundError: there is none, or the word means several.
     """
     hint = "`hetspec-core trace list` shows those there are"
     if word.startswith(SHIPPED):
@@ -116,13 +115,13 @@ def find_trace(word: str) -> Path:
     names = sorted(path.stem for path in folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
     found = [word] if word in names else [name for name in names if word and name.startswith(word)]
     if len(found) != 1:
-        several = f"{len(found)} begin like that" if found else "no file and no recorded one is called that"
-        raise NotFoundError(f"there is no one trace {word!r}: {several}", hint=hint)
+        means = f"{word!r} means {len(found)} traces: {', '.join(found[:5])}"
+        raise NotFoundError(means if found else f"there is no trace {word!r}", hint=hint)
     return folder / f"{found[0]}{SUFFIX}"
 
 
 def load_trace(word: str) -> Trace:
-    """The trace that is meant, as `find_trace`.
+    """The trace that a word means, as for `find_trace`.
 
     Raises:
         NotFoundError: there is none.
@@ -136,11 +135,11 @@ def export(trace: Trace, form: Format, *, step: int | None = None) -> str:
 
     Args:
         trace: what to export.
-        form: json (everything), svg (one step), html (the text and all steps).
+        form: json (all data), svg (one step), html (the text and all steps).
         step: index of the step for svg; the one with the longest accepted path when absent.
 
     Raises:
-        DataError: the step is not there, or has no tree.
+        DataError: there is no such step, or it has no tree.
     """
     if form == "json":
         return to_json(as_data(trace), indent=2, inf_nan_mode="null").decode() + "\n"
@@ -176,7 +175,7 @@ def _chosen(trace: Trace, index: int | None) -> TreeStep:
 
 
 def to_svg(step: TreeStep) -> str:
-    """One verify step as a drawing of its own: depth to the right, the accepted path on top and bold."""
+    """One verify step as a drawing: depth to the right, the accepted path on top and bold."""
     rows, depths = _rows(step), step.depths
     deepest = max([*depths, len(step.path) + 1])
     width = 2 * _MARGIN + (deepest + 1) * _COLUMN
@@ -207,7 +206,7 @@ def to_svg(step: TreeStep) -> str:
 
 
 def _rows(step: TreeStep) -> list[int]:
-    """Row of every node: a parent stands beside its first child, and the accepted child is the first."""
+    """Row of every node: a parent is in the row of its first child, and the accepted child is the first."""
     accepted = set(step.path)
     children: list[list[int]] = [[] for _ in step.tokens]
     for node in range(1, len(step.tokens)):
@@ -250,7 +249,7 @@ def _box(at: tuple[int, int], kind: str, text: str, note: str, title: str) -> st
 
 
 def to_html(trace: Trace) -> str:
-    """One page: question, coloured answer, figures, and every step with its tree, to be opened one by one."""
+    """One page: question, coloured answer, figures, and a foldable part for each step with its tree."""
     answer = Answer.of(trace)
     header, stats = trace.header, answer.stats
     title = _text(header.name or "trace")

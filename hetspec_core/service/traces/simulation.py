@@ -1,6 +1,6 @@
 """The tree simulator: what accept length other tree shapes would have had, from recorded traces, without a model.
 
-EAGLE-2's selection (arXiv 2406.16858, section 4; `engine/decoding/propose.py`) is played again on the recorded
+EAGLE-2's selection (arXiv 2406.16858, section 4; `engine/decoding/propose.py`) is repeated on the recorded
 candidates of each position: level by level the top_k best nodes are expanded into top_k children each, and the best
 num_draft_tokens of all are kept. Which node is accepted is known from the answer: the one whose token comes next.
 
@@ -8,7 +8,7 @@ Assumed:
 - The answer does not depend on the shape. True for greedy decoding in float32, and for sampling as well, because
   randomness belongs to positions (docs/adr/0002). In bfloat16 answers may part where two tokens are close.
 - What the draft proposes at a position depends only on the tokens before it, not on how they were committed. True:
-  after each step it reads the committed tokens anew with the base's own features.
+  after each step it reads the committed tokens with the base's own features.
 - So the prediction is exact where a tree was recorded at every position and the smaller tree's candidates are among the
   recorded ones. Where they are not, a prediction says so: `extrapolated` = the shape is larger than the recorded one;
   `certain` = share of steps that no unrecorded candidate could change; `own_trees` = share of steps that stood where a
@@ -36,17 +36,17 @@ from hetspec_core.events.steps import TreeStep
 from hetspec_core.events.trace import Trace
 from hetspec_core.spec import TreeSpec
 
-_LEAST_PROB = 1e-38  # a probability that was rounded to nothing still has an order
+_LEAST_PROB = 1e-38  # keeps the order of probabilities that were rounded to 0
 _NODES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 60, 96, 128)
 _TOP_K = (1, 2, 3, 4, 6, 8, 10, 16)
 
 CALIBRATION_TREES = ("1/1/1", "4/1/4", "3/4/12", "6/4/24", "6/10/60")
-"""Shapes that pin the model down: chain and tree, shallow and deep, few nodes and many."""
+"""Shapes that determine the cost model: chain and tree, shallow and deep, few nodes and many."""
 
 
 @dataclass(frozen=True)
 class PositionTree:
-    """Recorded candidates below one position.
+    """The recorded candidates below one position.
 
     Attributes:
         tokens: [N+1] the root first.
@@ -69,12 +69,12 @@ class PositionTree:
 
 @dataclass(frozen=True)
 class Positions:
-    """One answer, ready to be walked with any shape.
+    """One answer for the simulation of any shape.
 
     Attributes:
         tokens: the answer; a step at position r continues `tokens[r]`.
-        trees: tree of every position that one was recorded or derived for.
-        shape: the shape it was recorded with.
+        trees: position -> its recorded or derived tree.
+        shape: the shape with which it was recorded.
     """
 
     tokens: list[int]
@@ -134,7 +134,7 @@ def _whole(step: TreeStep, shape: TreeSpec) -> PositionTree:
 
 
 def _fill(trees: dict[int, PositionTree], root: int, tokens: list[int]) -> None:
-    """Give the positions behind `root` that have no tree the subtree below the node that was accepted there."""
+    """Give positions after `root` without a tree the subtree below the node that was accepted there."""
     tree, node, place = trees[root], 0, root
     while place + 1 < len(tokens):
         node = next((child for child in tree.children[node] if tree.tokens[child] == tokens[place + 1]), -1)
@@ -163,7 +163,7 @@ def _below(tree: PositionTree, top: int) -> PositionTree:
 
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds of one step; `measured` = exactly this shape was."""
+    """Seconds of one step; `measured` = exactly this shape was measured."""
 
     step_s: float
     measured: bool
@@ -217,7 +217,7 @@ def _features(shape: TreeSpec) -> tuple[float, float, float]:
 
 
 def _fit_propose(shapes: Sequence[ShapeCost]) -> list[float]:
-    """Weights of the features by least squares; of fewer features when there are not enough different shapes."""
+    """Weights of the features by least squares; of fewer features when there are too few different shapes."""
     rows = [_features(TreeSpec.parse(cost.tree)) for cost in shapes]
     values = [cost.propose_s for cost in shapes]
     for count in (3, 2):
@@ -249,7 +249,7 @@ def _least_squares(rows: Sequence[Sequence[float]], values: Sequence[float]) -> 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one shape would do.
+    """The prediction for one shape.
 
     Attributes:
         shape: depth/top_k/num_draft_tokens.
@@ -275,7 +275,6 @@ class Prediction:
     measured_cost: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
         return {**vars(self), "shape": self.shape.label}
 
 
@@ -285,8 +284,8 @@ class Simulation:
 
     Attributes:
         predictions: all of them, fastest first (most accepted first without costs).
-        frontier: those that no other one beats at lower cost (step seconds; nodes without costs), cheapest first.
-        best: the fastest, extrapolated ones left out; without costs the cheapest within 1 % of the longest.
+        frontier: the Pareto front of cost (step seconds, or nodes) and accept length, cheapest first.
+        best: the fastest that is not extrapolated; without costs the cheapest within 1 % of the longest.
     """
 
     predictions: list[Prediction]
@@ -294,7 +293,6 @@ class Simulation:
     best: Prediction | None
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types."""
         best = None if self.best is None else self.best.to_json()
         lists = {"predictions": self.predictions, "frontier": self.frontier}
         return {"best": best, **{key: [one.to_json() for one in rows] for key, rows in lists.items()}}
@@ -307,7 +305,7 @@ def simulate(
 
     Args:
         answers: recorded answers; best recorded with a wide tree at every position.
-        shapes: what to try; a grid within the recorded shape when absent.
+        shapes: to predict; a grid within the recorded shape when absent.
         costs: step costs of this machine, for tokens/s.
 
     Raises:
@@ -358,7 +356,7 @@ def walk(tree: PositionTree, shape: TreeSpec, following: Sequence[int]) -> tuple
     Args:
         tree: the recorded candidates of a position.
         shape: the simulated shape.
-        following: tokens of the answer behind the root.
+        following: tokens of the answer after the root.
     """
     chosen, bound = select(tree, shape)
     node, accepted, sure = 0, 0, True
@@ -374,7 +372,7 @@ def walk(tree: PositionTree, shape: TreeSpec, following: Sequence[int]) -> tuple
 
 
 def select(tree: PositionTree, shape: TreeSpec) -> tuple[set[int], float]:
-    """The nodes that the shape keeps, and the highest score that a candidate of its that is not recorded may have."""
+    """The nodes that the shape keeps, and the highest possible score of its candidates that are not recorded."""
     frontier, chosen = [0], []
     bound = -math.inf
     for level in range(1, shape.depth + 1):
@@ -408,7 +406,7 @@ def _larger(shape: TreeSpec, recorded: TreeSpec) -> bool:
 
 
 def grid(answers: Sequence[Positions]) -> list[TreeSpec]:
-    """Shapes within what was recorded in all answers: chains and trees of every depth."""
+    """Shapes within the recorded shape of every answer: chains and trees of every depth."""
     depth = min(answer.shape.depth for answer in answers)
     top_k = min(answer.shape.top_k for answer in answers)
     nodes = min(answer.shape.num_nodes for answer in answers)

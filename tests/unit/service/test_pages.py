@@ -121,8 +121,8 @@ def test_what_a_deletion_takes_along_is_counted(home: Path) -> None:
         assert [run.run_id for run in loss.runs] == ["parent"]
         assert loss.bytes >= 5000
         assert loss.checkpoints == 2
-        assert loss.standing == ["child"]
-        assert Pages(workbench).loss(["parent", "child"]).standing == []
+        assert loss.dependents == ["child"]
+        assert Pages(workbench).loss(["parent", "child"]).dependents == []
 
 
 @pytest.mark.parametrize(

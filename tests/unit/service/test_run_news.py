@@ -118,7 +118,7 @@ def test_the_last_traceback_ends_with_its_exception() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(None, "nobody saw"), (0, "status 0"), (-15, "SIGTERM (15)"), (-200, "signal 200")]
+    ("status", "words"), [(None, "unknown status"), (0, "status 0"), (-15, "SIGTERM (15)"), (-200, "signal 200")]
 )
 def test_exit_statuses_in_words(status: int | None, words: str) -> None:
     assert words in exit_words(status)
