@@ -161,13 +161,13 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
         self.problems = []
         log.warning("user files: %s", text)
         if len(text) > 200:
-            self.push_screen(Details("Not all of your settings hold", text))
+            self.push_screen(Details("Some of your settings are invalid", text))
         else:
             self.notify(text, title="Settings", severity="warning", timeout=15, markup=False)
 
     @work(thread=True, exit_on_error=False)
     def _check_keys(self) -> None:
-        """Look for keys that clash."""
+        """Find keys that are bound twice."""
         self.problems += command.key_problems(self.files.keys, self.user.keys)
         self.call_later(self._tell_problems)
 
@@ -183,7 +183,7 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
         self.desk.close()
 
     def remember(self) -> None:
-        """Write down what to find again at the next start."""
+        """Save the state of the pages for the next start."""
         known: dict[str, Any] = dict(self._remembered.get("pages") or {})
         for name, stack in self._stacks().items():
             if stack and isinstance(stack[0], Page) and stack[0].is_mounted:
@@ -198,15 +198,15 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
             log.warning("the state cannot be written: %s", error)
 
     def take_up(self, page: Any) -> None:
-        """Give a page that has just been mounted what it was at the last start."""
+        """Restore the saved state of a page that has just been mounted."""
         known = self._remembered.get("pages")
         state = known.get(page.page_name) if isinstance(known, dict) else None
         if page.page_name and isinstance(state, dict):
             try:
                 page.restore(state)
-            except Exception:  # of another version, or damaged by hand: it may be anything
+            except Exception:  # another version wrote it, or a user edited it
                 log.exception("the state of %s does not fit", page.page_name)
-                self.notify("What this page was last time cannot be read.", severity="warning")
+                self.notify("The saved state of this page cannot be read.", severity="warning")
 
     # --- where we are -------------------------------------------------------------------------------------------------
 
@@ -280,7 +280,7 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
 
     @on(RunsTouched)
     def tell_touched(self, message: RunsTouched) -> None:
-        """What another screen has started, stopped or labelled."""
+        """Tell every page about runs that a screen has changed."""
         self.touch(message.run_ids)
         self.look_now()
 
@@ -297,7 +297,7 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
         for active in below.active_bindings.values():
             if active.binding.description and not active.binding.system and not active.binding.key.startswith("super+"):
                 found.setdefault((active.node, active.binding.action), []).append(active)
-        # Of one place those first that are ours: what a widget has of its own accord (scrolling) has no id.
+        # Of one place our bindings come first; those that Textual gives to a widget (scrolling) have no id.
         order = [
             ways[0]
             for ways in sorted(found.values(), key=lambda ways: (rank.get(ways[0].node, 0), not ways[0].binding.id))
@@ -378,7 +378,7 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
         timeout: float | None = None,
         markup: bool = False,
     ) -> None:
-        """A toast; what it says is never taken for markup, and a bad one is in the log too."""
+        """Show a toast without markup; warnings and errors are also logged."""
         if severity != "information":
             log.warning("%s %s", title, message)
         super().notify(message, title=title, severity=severity, timeout=timeout, markup=False)

@@ -58,7 +58,7 @@ def read_command_line() -> Options:
         help="allow a --host that others can reach: the token in the address is sent unencrypted, there is no password",
     )
     commands = parser.add_subparsers(dest="command", title="instead of opening it", metavar="config")
-    config = commands.add_parser("config", help="say where your files are, and what does not hold in them")
+    config = commands.add_parser("config", help="list your files and the faults in them")
     config.add_argument("--schema", action="store_true", help="print the JSON schema of dashboard.toml")
     options = parser.parse_args()
     if options.command == "config":
@@ -106,7 +106,7 @@ def refuse(error: HetSpecError) -> int:
 
 
 def report(files: DashboardFiles, keys: Mapping[str, str], problems: Sequence[str]) -> int:
-    """Print the user's files and what does not hold in them; gives the exit status.
+    """Print the user's files and the faults in them; gives the exit status.
 
     Args:
         files: where they are.
@@ -122,7 +122,7 @@ def report(files: DashboardFiles, keys: Mapping[str, str], problems: Sequence[st
     if not wrong:
         return 0
     count = "1 fault" if len(wrong) == 1 else f"{len(wrong)} faults"
-    say(f"hetspec: {count}; what does not hold is left at its default", file=sys.stderr)
+    say(f"hetspec: {count}; defaults are used in place of invalid values", file=sys.stderr)
     return SpecError.exit_code
 
 

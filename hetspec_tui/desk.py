@@ -53,27 +53,27 @@ class Desk:
         self._opened: list[Workbench] = []
 
     async def ask(self, question: Callable[[Workbench], Answer]) -> Answer:
-        """The answer to a question that only looks.
+        """The answer to a question that changes nothing.
 
         Raises:
-            HetSpecError: whatever the service says, or the desk is closed: what is left of a page may still ask.
+            HetSpecError: whatever the service says, or the desk is closed, while a page still asks.
         """
         try:
             answer = asyncio.get_running_loop().run_in_executor(self._threads, self._answer, question)
         except RuntimeError as error:
-            raise ResourceError("the dashboard is being left; nobody answers any more") from error
+            raise ResourceError("the dashboard is closing and answers no more questions") from error
         return await answer
 
     async def change(self, order: Callable[[Workbench], Answer]) -> Answer:
         """The outcome of an order that changes something.
 
         Raises:
-            UsageError: the dashboard was opened to look only.
+            UsageError: the dashboard is read-only.
             HetSpecError: whatever the service says.
         """
         if self.read_only:
             raise UsageError(
-                "this dashboard only looks (--read-only)", hint="open it without --read-only to change runs"
+                "this dashboard is read-only (--read-only)", hint="open it without --read-only to change runs"
             )
         return await self.ask(order)
 
@@ -96,10 +96,10 @@ class Desk:
             raise ResourceError(f"{type(error).__name__}: {error}", hint="`hetspec-core doctor` says more") from error
         except (HetSpecError, CancelledError):
             raise
-        except Exception as error:  # what one run holds must not end the dashboard
+        except Exception as error:  # an error in one run must not end the dashboard
             log.exception("a question to the service failed")
             raise HetSpecError(
-                f"an unforeseen error: {type(error).__name__}: {error}",
+                f"unexpected error: {type(error).__name__}: {error}",
                 hint="the log of the dashboard has the traceback",
             ) from error
 
@@ -158,14 +158,14 @@ class HasDesk(Protocol):
         """Draw the line above a page: which page it is, and what is open above it."""
 
     def take_up(self, page: Any) -> None:
-        """Give a page that has just been mounted what it was at the last start."""
+        """Restore the saved state of a page that has just been mounted."""
 
     @property
     def overview(self) -> Overview | None:
-        """What is going on, as it was seen last; None before the first look."""
+        """The newest overview of the runs; None before the first one."""
 
     def look_now(self) -> None:
-        """Look at the runs at once, not in a second."""
+        """Ask for the overview of the runs at once."""
 
 
 def is_whole(node: DOMNode) -> bool:
@@ -217,7 +217,7 @@ class Feed(Generic[Answer]):
             self._worker = None
 
     def hurry(self) -> None:
-        """Ask at once: something has happened that the answer will tell."""
+        """Ask at once, because the answer has probably changed."""
         self._now.set()
 
     async def _run(self) -> None:

@@ -68,7 +68,7 @@ class Prompt(ModalScreen[str | None]):
 
     Args:
         question: what is asked.
-        value: what stands there at first.
+        value: the text at first.
         hint: what the text is for, below the line; plain text.
     """
 

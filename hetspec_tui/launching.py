@@ -229,7 +229,7 @@ def cost_text(seen: Review, *, roomy: bool) -> Content:
 def _summary(seen: Review) -> Content:
     if seen.faults:
         number = len(seen.faults)
-        text = "1 thing does not hold" if number == 1 else f"{number} things do not hold"
+        text = "1 value is invalid" if number == 1 else f"{number} values are invalid"
         return Content.assemble(("✖ cannot start: ", "bold $text-error"), (text, "$text-error"))
     plans = seen.plans.values()
     known = [made.seconds for made in plans if made.seconds is not None]

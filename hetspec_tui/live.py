@@ -1,6 +1,7 @@
-"""The app's own feed: what is going on, once a second, given to the page on top; and what has ended meanwhile.
+"""The app's feed: once a second it asks for the overview of the runs, gives it to the page on top, and reports runs that
+ended.
 
-Now and then it starts the runs that wait and could start, which a supervisor that was killed has left undone.
+Every few seconds it also starts the queued runs that can start, because a supervisor that was killed starts none.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class Live(Base):
             page.show_error(error)  # type: ignore[arg-type]
 
     def run_ended(self, run: RunSummary) -> None:
-        """Tell that a run has ended, as loudly as the settings ask for."""
+        """Notify the user that a run has ended, by the means that the settings name."""
         took = (run.ended or time.time()) - (run.started or run.created)
         text = f"{safe(run.name or run.run_id)} {run.state} after {duration(took)}"
         bad = run.state in ("failed", "lost")
@@ -121,7 +122,7 @@ class Live(Base):
             self.terminal.write(desktop_notice("HetSpec", text, os.environ))
 
     def touch(self, run_ids: tuple[str, ...]) -> None:
-        """Let every page that is open know, also those that are not on top; one that is just coming asks by itself."""
+        """Tell every open page that these runs have changed; a page that is not mounted yet asks by itself."""
         for page in self.open_pages():
             if page.is_mounted:
                 page.runs_touched(run_ids)

@@ -197,7 +197,7 @@ def _gpu_lines(status: object, runs: Mapping[str, str], width: int) -> list[Line
     share = used / gpu.memory_mib if gpu.memory_mib else None
     wide = width >= 100
     owner = runs.get(run_id, run_id) if run_id else "busy (not ours)" if state == "busy" else state
-    room = width - 3 - min(cell_len(owner) + 4, _OWNER_CELLS)  # whose it is stays readable, whatever else goes
+    room = width - 3 - min(cell_len(owner) + 4, _OWNER_CELLS)  # the owner stays readable when other parts are cut
     meter_width = 14 if wide else 8 if room >= 36 else 4
     room -= 2 * meter_width + (35 if wide else 20)
     has_heat = gpu.temperature_c is not None and room >= 6

@@ -44,7 +44,7 @@ class Page(Screen[None]):
     Attributes:
         CRUMB: its word in the breadcrumb; `crumb` may say more, such as the name of a run.
         OWN_DIGITS: whether digits open its panes, so that the header shows the pages without theirs.
-        CHANGES: names of its actions that change a run, a file or a preset: a dashboard that only looks disables them.
+        CHANGES: names of its actions that change a run, a file or a preset: a read-only dashboard disables them.
     """
 
     CRUMB: ClassVar[str] = ""
@@ -100,11 +100,11 @@ class Page(Screen[None]):
         """Show what another screen asked for (`OpenPage.about`)."""
 
     def state(self) -> dict[str, Any]:
-        """What to find again at the next start: JSON types only (sort, filter, columns, the chosen row...)."""
+        """What is saved for the next start: JSON types only (sort, filter, columns, the chosen row...)."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave at the last start; called once after mounting. It may be of another version."""
+        """Apply a saved `state`; called once after mounting. It may come from another version."""
 
     def interrupt(self) -> bool:
         """Stop what the page is doing, as Ctrl-C asks for; whether there was something to stop."""
@@ -114,7 +114,7 @@ class Page(Screen[None]):
         """Some runs were started, stopped or labelled by another screen (`pages.RunsTouched`); () = any."""
 
     def show_overview(self, overview: Overview) -> None:
-        """What is going on has changed (a run at work said something, began, ended); called while it is on top."""
+        """The overview has changed (a run reported something, began, ended); called while the page is on top."""
 
     # --- asking the desk ----------------------------------------------------------------------------------------------
 
@@ -127,11 +127,11 @@ class Page(Screen[None]):
         return self.desk_app.desk
 
     async def ask(self, question: Callable[[Workbench], Answer]) -> Answer | None:
-        """The desk's answer to a question that looks; None after an error, which is shown, and for a page that goes."""
+        """The desk's answer to a question that looks; None after an error, which is shown, and when the page closes."""
         return await self._shown(self.desk.ask(question))
 
     async def change(self, order: Callable[[Workbench], Answer]) -> Answer | None:
-        """The outcome of an order that changes something; None as in `ask`, though a page that goes stops no order."""
+        """The outcome of an order that changes something; None as in `ask`; a page that closes does not stop the order."""
         return await self._shown(self.desk.change(order))
 
     async def ask_user(self, question: Screen[Choice]) -> Choice | None:
@@ -158,7 +158,7 @@ class Page(Screen[None]):
 
     @property
     def is_whole(self) -> bool:
-        """False from the moment on at which the page, or the app, begins to be taken apart: parts are missing then."""
+        """False once the page or the app is closing; some widgets may be missing then."""
         return is_whole(self)
 
     def show_error(self, error: HetSpecError) -> None:

@@ -63,7 +63,7 @@ class PageCommands(_Listed):
 
 
 class ActionCommands(_Listed):
-    """Whatever a key does here, with the key."""
+    """Every action that has a key here, with the key."""
 
     def commands(self) -> list[tuple[str, str, Callable[[], Any]]]:
         found: dict[str, tuple[str, str, Callable[[], Any]]] = {}

@@ -219,7 +219,7 @@ class RunCommands:
         known = sorted({tag for run in runs for tag in run.tags})
         about = f"now: {' '.join(known)}" if known else "no tags yet"
         text = await self._page.ask_user(
-            Prompt(f"Tags for {_named(runs)}", hint=f"{about}\na word puts it on, -word takes it off")
+            Prompt(f"Tags for {_named(runs)}", hint=f"{about}\na word adds it, -word removes it")
         )
         if not text or not text.strip():
             return
@@ -239,7 +239,7 @@ class RunCommands:
             Prompt(
                 f"Note on {_named(runs)}",
                 notes.pop() if len(notes) == 1 else "",
-                hint="replaces the present one; an empty one takes it away",
+                hint="replaces the present one; an empty one removes it",
             )
         )
         if text is not None:

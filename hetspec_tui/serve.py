@@ -112,7 +112,7 @@ class _CleanReader:
 
 
 def _page_class() -> Any:
-    """The process of one page, as textual-serve starts it, ended with its page whatever it is doing."""
+    """The process of one page, as textual-serve starts it, which is ended when its page closes."""
 
     class Page(importlib.import_module("textual_serve.app_service").AppService):
         """One page.
@@ -156,7 +156,7 @@ def _page_class() -> Any:
 
 
 def _server_class() -> Any:
-    """The server of textual-serve, which is imported for this only, with a gate before everything that it answers."""
+    """The server of textual-serve, imported here only, with a check before every answer."""
     web = importlib.import_module("aiohttp.web")
     page_class = _page_class()
 

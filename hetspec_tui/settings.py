@@ -1,6 +1,6 @@
-"""The user's files: settings, keys and themes in TOML, and what the dashboard remembers of its last time.
+"""The user's files: settings, keys and themes in TOML, and the state that the dashboard saves for the next start.
 
-A fault in one of them never keeps the dashboard from starting: what does not hold is left at its default, and said.
+A fault in one of them does not keep the dashboard from starting: an invalid value is reported, and its default is used.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def read_keys(path: Path, problems: list[str]) -> dict[str, str]:
 
 
 def read_theme(path: Path, problems: list[str]) -> Theme | None:
-    """The theme in a file, named after it; None when it does not hold."""
+    """The theme in a file, named after it; None when it is invalid."""
     before, values = len(problems), _read(path, problems)
     words: dict[str, Any] = {"name": values.pop("name", path.stem)}
     for key, value in values.items():

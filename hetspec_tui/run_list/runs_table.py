@@ -221,7 +221,7 @@ class RunsTable(PagedTable):
         choices = []
         for key in filter(is_sortable, keys):
             title = title_of(key)
-            about = f"{'▼' if falls else '▲'} now; again turns it round" if key == present else ""
+            about = f"{'▼' if falls else '▲'} now; choose it again to reverse it" if key == present else ""
             choices.append(Choice(key, title, about or (key if title.lower() != key else "")))
         chosen = await self.app.push_screen_wait(Choose("Order by", choices, present))
         if chosen is not None:

@@ -274,7 +274,7 @@ class PresetsScreen(Page):
 
     @work(exclusive=True, group="judge")
     async def _judge(self) -> None:
-        """See whether the preset still holds with its changes."""
+        """Check the preset with its changes."""
         view, changes = self.view, dict(self.changes)
         if view is None:
             return
@@ -370,7 +370,7 @@ class PresetsScreen(Page):
         self._list()
         seen = await self.ask(lambda _: presets.view(f"{kind}/{name}"))
         if seen is not None and seen.problems:
-            self.notify("\n".join(seen.problems[:4]), title=f"{name} does not hold", severity="error", markup=False)
+            self.notify("\n".join(seen.problems[:4]), title=f"{name} is invalid", severity="error", markup=False)
 
     @work(exclusive=True, group="write")
     async def action_delete(self) -> None:
@@ -379,7 +379,7 @@ class PresetsScreen(Page):
             return
         details = f"{line.path} is deleted." + (" The shipped one shows again." if line.overrides else "")
         if line.shipped:
-            self.notify("It came with HetSpec and stays.", severity="warning")
+            self.notify("This preset is part of HetSpec and cannot be deleted.", severity="warning")
         elif await self.app.push_screen_wait(Confirm(f"Delete your preset {line.name}?", details, yes="Delete")):
             await self.change(lambda _: presets.delete(line.kind, line.name))
             self._list()

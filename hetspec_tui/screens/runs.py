@@ -179,7 +179,7 @@ class RunsScreen(Page):
             self._typed = text
             await asyncio.sleep(DEBOUNCE_S)
         else:
-            text = self._typed  # what was being typed is not forgotten because a run has changed meanwhile
+            text = self._typed  # a change of a run must not discard what is being typed
         filter_, (key, falls), archived = self.filter if text is None else text, self.table.order, self.with_archived
         words, sort = split_query(filter_), f"{key}:{'desc' if falls else 'asc'}"
         began = time.monotonic()
@@ -305,7 +305,7 @@ class RunsScreen(Page):
     def say_empty(self) -> None:
         """Say what to press when there is nothing to see."""
         if self.filter.strip():
-            words = "no run is like that\nesc takes the filter away"
+            words = "no run is like that\nesc clears the filter"
             words += "" if self.with_archived else ", A shows archived runs too"
         else:
             words = "no runs yet\n4 starts one; hetspec-core demo makes some in minutes"

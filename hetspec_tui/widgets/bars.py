@@ -29,7 +29,10 @@ class Tab:
 
 
 class TitleBar(Widget):
-    """The line above every screen: tabs, names of the screens above the open page, and badges such as "read-only"."""
+    """The line above every screen: tabs, names of the screens above the open page, and badges such as "read-only".
+
+    It has one line; Textual's `Tabs` takes two, and has no place for names and badges.
+    """
 
     ALLOW_SELECT = False
     COMPONENT_CLASSES: ClassVar[set[str]] = {
@@ -119,7 +122,7 @@ class TitleBar(Widget):
 class KeyBar(Widget):
     """The line below every screen: keys of the focused widget and of the screen; at the right end help, palette, quit.
 
-    It draws all keys at once; Textual's footer lays out one widget per key at every change of the focus.
+    Textual's footer lays out one widget per key at every change of the focus, and scrolls the last keys out of view.
     """
 
     ALLOW_SELECT = False

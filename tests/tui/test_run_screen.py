@@ -190,7 +190,7 @@ def test_a_run_that_is_deleted_while_it_is_open_is_said_to_be_gone() -> None:
 def test_a_run_that_was_never_there_is_said_to_be_gone() -> None:
     async def inside(app: HetSpecApp, pilot: Pilot[None]) -> None:
         await app.push_screen(RunScreen("nothing"))
-        await until(pilot, lambda: "is not there any more" in toasts(app))
+        await until(pilot, lambda: "was deleted or moved" in toasts(app))
 
     drive(inside)
 

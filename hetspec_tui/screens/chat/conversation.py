@@ -21,7 +21,7 @@ from hetspec_tui.screens.chat.setup import NEWEST, Setup
 from hetspec_tui.screens.chat.tree_pane import Playback
 from hetspec_tui.widgets.composer import Composer
 
-_READ_ONLY = "this dashboard only looks (--read-only): it loads no models"
+_READ_ONLY = "this dashboard is read-only (--read-only): it loads no models"
 
 
 class ChatView(Protocol):

@@ -104,7 +104,7 @@ class SimulatorScreen(Page):
         if not self.is_whole:
             return
         if made is None:
-            self.query_one(PagedTable).set_empty("these answers cannot be simulated from\nesc goes back")
+            self.query_one(PagedTable).set_empty("these answers cannot be used for a simulation\nesc goes back")
             return
         self.answers, self.found = made
         self.show()
@@ -170,7 +170,7 @@ class SimulatorScreen(Page):
         try:
             shape = TreeSpec.parse(text.strip())
         except ValueError as error:
-            self.show_error(UsageError(f"{text!r} is no tree: {error}", hint="depth/top_k/nodes, e.g. 5/4/20"))
+            self.show_error(UsageError(f"{text!r} is not a tree shape: {error}", hint="depth/top_k/nodes, e.g. 5/4/20"))
             return
         self.extra.append(shape)
         if self.answers:
@@ -185,7 +185,7 @@ class SimulatorScreen(Page):
         """Use the shape under the cursor in the chat."""
         if self.use is not None and not self.desk.read_only:
             self.use(message.key)
-            self.notify(f"The next answer is guessed with the tree {message.key}.", timeout=3)
+            self.notify(f"The next answer uses the tree {message.key}.", timeout=3)
 
     def action_frontier(self) -> None:
         self.frontier_only = not self.frontier_only

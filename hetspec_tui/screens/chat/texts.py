@@ -136,7 +136,7 @@ def welcome(session: ChatSession | None, *, read_only: bool) -> TranscriptEntry:
     """What is said when nothing was said yet."""
     lines = ["Talk to a base and its draft, and watch speculation happen.", ""]
     if read_only:
-        lines.append("This dashboard only looks: it loads no models.")
+        lines.append("This dashboard is read-only: it loads no models.")
     else:
         lines.append("Write below and press enter; the models are loaded with the first question.")
     if session is not None and session.settings.plain and not read_only:

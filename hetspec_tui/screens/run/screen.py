@@ -142,11 +142,11 @@ class RunScreen(Page):
     # --- looking ------------------------------------------------------------------------------------------------------
 
     def _has(self, part: str) -> bool:
-        """Whether a part is still there: an answer may come while the screen is being taken apart."""
+        """Whether a part is still there: an answer may arrive while the screen closes."""
         return self.is_mounted and bool(self.query(part))
 
     def _beat(self) -> None:
-        """Look often while the run works, and now and then when nothing is expected."""
+        """Look ten times a second while the run works, twice a second after its end."""
         self._beats += 1
         if self.run is None or self.run.state not in FINISHED or self._beats % 5 == 0:
             self.tick()
@@ -211,10 +211,10 @@ class RunScreen(Page):
             self.deleted = True
             self.query_one(RunHead).show_deleted()
             self.refresh_bindings()
-            self.notify(f"Run {self.run_id} is not there any more.", severity="warning", markup=False)
+            self.notify(f"Run {self.run_id} was deleted or moved.", severity="warning", markup=False)
 
     def _bring_slow(self) -> None:
-        """What costs more is brought every few seconds, and only for the pane that is open."""
+        """Refresh the expensive panes every few seconds, and only the one that is open."""
         pane, now = self.pane, time.monotonic()
         if now < self._slow_at.get(pane, 0.0):
             return
