@@ -1,5 +1,4 @@
-"""The app's feed: once a second it asks for the overview of the runs, gives it to the page on top, and reports runs that
-ended.
+"""The app's feed: once a second it asks for the overview of the runs, gives it to the page on top, and reports ends.
 
 Every few seconds it also starts the queued runs that can start, because a supervisor that was killed starts none.
 """

@@ -131,7 +131,7 @@ class Page(Screen[None]):
         return await self._shown(self.desk.ask(question))
 
     async def change(self, order: Callable[[Workbench], Answer]) -> Answer | None:
-        """The outcome of an order that changes something; None as in `ask`; a page that closes does not stop the order."""
+        """The outcome of an order that changes something; None as in `ask`. A page that closes does not stop it."""
         return await self._shown(self.desk.change(order))
 
     async def ask_user(self, question: Screen[Choice]) -> Choice | None:
