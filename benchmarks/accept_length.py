@@ -18,7 +18,7 @@ from hetspec_core.config import resolve
 from hetspec_core.engine.context import resolve_device, resolve_dtype
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.decoding.completion import Completion
-from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.decoder import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft
 from hetspec_core.engine.stages.bench import read_prompts

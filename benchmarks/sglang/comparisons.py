@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.sglang.rows import ANSWERS, DEVICE, Check, Row, alone, ask, ready_rows
 from hetspec_core.acceptance import AcceptStats
-from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.decoder import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft
 from hetspec_core.sglang.servers import ServerPool

@@ -13,7 +13,7 @@ from hetspec_core.catalog import list_cards, load_card
 from hetspec_core.engine.algorithms import build_algorithm
 from hetspec_core.engine.data.batches import Batch, make_batch
 from hetspec_core.engine.data.hidden_states import open_store
-from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.decoder import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft
 from hetspec_core.engine.modeling.draft_files import save_draft

@@ -11,7 +11,7 @@ import torch
 
 from hetspec_core.catalog import load_card, reload
 from hetspec_core.engine.algorithms import build_algorithm
-from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.decoder import generate
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft
 from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.errors import CheckpointError

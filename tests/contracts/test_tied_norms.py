@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from hetspec_core.config import resolve
 from hetspec_core.engine.data.batches import Batch, make_batch
 from hetspec_core.engine.data.hidden_states import open_store
-from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.decoder import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft
 from hetspec_core.engine.modeling.draft_files import save_draft

@@ -13,7 +13,7 @@ from hetspec_core.acceptance import AcceptStats
 from hetspec_core.config import load_base
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
-from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.decoder import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft
 from hetspec_core.prompts import shipped_path

@@ -119,7 +119,7 @@ def test_a_device_without_room_is_noticed_and_the_reference_answers(monkeypatch:
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr("hetspec_core.engine.decoding.fast.Cycle.__init__", full)
+    monkeypatch.setattr("hetspec_core.engine.decoding.programs.Cycle.__init__", full)
     found = fast.generate(PROMPTS[:2], decoding, draft)
     assert [a.tokens for a in found] == [
         a.tokens for a in ReferenceDecoder(base).generate(PROMPTS[:2], decoding, draft)

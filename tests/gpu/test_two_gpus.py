@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from hetspec_core.engine.data.hidden_states import open_store
-from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.decoder import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import place_draft
 from hetspec_core.engine.modeling.device_map import Room, place_base

@@ -15,7 +15,7 @@ from hetspec_core.acceptance import StepCount
 from hetspec_core.engine.backends.backend import Watcher, Written
 from hetspec_core.engine.backends.builtin import BuiltinBackend
 from hetspec_core.engine.data.conversation import Message
-from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.decoder import generate
 from hetspec_core.engine.stages.chat import ChatWorker
 from hetspec_core.errors import Cancelled
 from hetspec_core.events.chat import (

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hetspec_core.catalog.families import refusal
-from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.decoder import generate
 from hetspec_core.engine.modeling.attention_survey import survey_windows
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.errors import ModelError

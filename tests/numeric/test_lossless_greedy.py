@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hetspec_core.catalog import list_cards
 from hetspec_core.engine.decoding.completion import Completion, Listener
-from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.decoder import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.errors import DataError, ModelError
 from hetspec_core.events.chat import Step

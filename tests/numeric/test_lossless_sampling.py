@@ -17,10 +17,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.decoder import generate
 from hetspec_core.engine.decoding.sampling import pick, process_logits
-from hetspec_core.engine.decoding.tree import DraftTree, ancestor_matrix
-from hetspec_core.engine.decoding.verify import verify
+from hetspec_core.engine.decoding.tree import DraftTree, ancestor_matrix, verify
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec
 from tests.fakes.tiny_models import perfect_pair, ragged_prompts, tiny_base, tiny_draft

@@ -10,7 +10,7 @@ import torch
 from hetspec_core.acceptance import AcceptStats
 from hetspec_core.engine.backends.backend import Watcher
 from hetspec_core.engine.backends.builtin import BuiltinBackend
-from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.decoder import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.events.chat import ChatSettings, Reply, Tokens

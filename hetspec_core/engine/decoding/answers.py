@@ -12,8 +12,7 @@ from torch import Tensor
 
 from hetspec_core.acceptance import StepCount
 from hetspec_core.engine.decoding.completion import SILENT, Completion, Listener
-from hetspec_core.engine.decoding.tree import DraftTree
-from hetspec_core.engine.decoding.verify import Verdict
+from hetspec_core.engine.decoding.tree import DraftTree, Verdict
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.errors import DataError
 from hetspec_core.events.chat import Step, StopReason

@@ -13,8 +13,7 @@ from torch import Tensor
 from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotCache, SlotTables
 from hetspec_core.engine.decoding.propose import propose, tree_slots
 from hetspec_core.engine.decoding.sampling import Sampler
-from hetspec_core.engine.decoding.tree import DraftTree
-from hetspec_core.engine.decoding.verify import Verdict, verify
+from hetspec_core.engine.decoding.tree import DraftTree, Verdict, verify
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.spec import SamplingSpec, TreeSpec

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hetspec_core.engine.decoding.decoder import ReferenceDecoder
-from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.decoder import ReferenceDecoder, generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.errors import DataError
 from hetspec_core.spec import DecodingSpec, SamplingSpec

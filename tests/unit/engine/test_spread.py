@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from hetspec_core.config import resolve
-from hetspec_core.engine.decoding.generate import generate
+from hetspec_core.engine.decoding.decoder import generate
 from hetspec_core.engine.decoding.rows import SpeculativeRows
 from hetspec_core.engine.modeling import device_map as module
 from hetspec_core.engine.modeling.attention_survey import survey_windows

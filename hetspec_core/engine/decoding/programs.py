@@ -1,0 +1,213 @@
+"""Programs of the fast decoder: a cycle or a step over tables of fixed shape, captured as a CUDA graph and replayed.
+
+What a program did is copied to the host asynchronously; two copies may be under way, so that one is read while the next
+cycle runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hetspec_core.engine.decoding.answers import TreesOnHost, packed_trees
+from hetspec_core.engine.decoding.completion import Listener
+from hetspec_core.engine.decoding.kv_cache import SlotTables
+from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
+from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.spec import SamplingSpec
+
+_WARM_UPS = 2  # before a capture: libraries choose their kernels and allocate their workspaces
+
+
+class Replay:
+    """Work over tensors that stay where they are: captured as a CUDA graph, or called as it is.
+
+    Args:
+        work: changes tensors in place; what it returns stays in the graph's memory until the next replay.
+        pool: memory that the graphs of a decoder share; None = no graph.
+    """
+
+    def __init__(self, work: Callable[[], Any], pool: Any | None) -> None:
+        self._work, self._graph = work, None
+        self.result: Any = None
+        if pool is None:
+            return
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                work()
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=pool):
+            self.result = work()
+        self._graph.replay()  # a capture computes nothing, and what comes next may read the result
+
+    def __call__(self) -> None:
+        """Do the work once."""
+        if self._graph is None:
+            self.result = self._work()
+        else:
+            self._graph.replay()
+
+
+def fuse(work: Any, *, tuned: bool = False) -> Any:
+    """The same work, compiled into fewer kernels for the shapes that it is first called with.
+
+    Args:
+        work: a method.
+        tuned: try several sizes for every kernel, and write products with one row as reductions that fuse with what
+            stands around them. It pays for one token at a time and takes twice as long; for trees it takes minutes.
+    """
+    return torch.compile(work, dynamic=False, options={"coordinate_descent_tuning": tuned})
+
+
+class HostCopy:
+    """Copies a tensor to the host behind the work that fills it; two copies may be under way.
+
+    Args:
+        source: on the device; of fixed shape.
+    """
+
+    def __init__(self, source: Tensor) -> None:
+        self._source, self._next = source, 0
+        on_gpu = source.is_cuda
+        self._hosts = [torch.empty_like(source, device="cpu", pin_memory=on_gpu) for _ in range(2)]
+        self._events = [torch.cuda.Event() for _ in range(2)] if on_gpu else None
+
+    def start(self) -> Callable[[], list[Any]]:
+        """Queue a copy; what is returned waits for it and gives it as lists."""
+        index = self._next
+        self._next = 1 - index
+        self._hosts[index].copy_(self._source, non_blocking=True)
+        if self._events is not None:
+            self._events[index].record()
+
+        def read() -> list[Any]:
+            if self._events is not None:
+                self._events[index].synchronize()
+            return self._hosts[index].tolist()
+
+        return read
+
+
+@dataclass(frozen=True)
+class CycleFacts:
+    """What a cycle did, on the host.
+
+    Attributes:
+        packed: as `SpeculativeRows.packed`.
+        phases: seconds per phase, where they are measured.
+        trees: for a viewer, or None.
+    """
+
+    packed: list[list[int]]
+    phases: dict[str, float]
+    trees: TreesOnHost | None
+
+
+class Cycle:
+    """A program of speculative decoding.
+
+    Args:
+        rows: with fixed caches.
+        pool: as in `Replay`.
+        phased: a graph for every phase instead of one for all, so that phases can be timed.
+        compiled: fuse the phases, or the whole, with `torch.compile`.
+    """
+
+    def __init__(self, rows: SpeculativeRows, pool: Any | None, phased: bool, compiled: bool = False) -> None:
+        self.rows, self._pool = rows, pool
+        self.copy = HostCopy(rows.packed)
+        self._trees: tuple[Replay, HostCopy] | None = None  # made when a viewer asks for them
+        rows.prefill([[0]] * rows.root.shape[0])  # gives the tables and the state their shapes
+        self._phases: list[tuple[str, Replay]] = []
+        fused = fuse if compiled else lambda work: work
+        if phased:
+            propose = Replay(fused(rows.propose), pool)
+            verify_tree, commit_path = fused(rows.verify), fused(rows.commit)
+            verify = Replay(lambda: verify_tree(propose.result), pool)
+
+            def commit_and_keep() -> None:
+                commit_path(propose.result, *verify.result[:2])
+                rows.keep(verify.result[0])
+
+            commit = Replay(commit_and_keep, pool)
+            self._phases = [("propose", propose), ("verify", verify), ("commit", commit)]
+            self._seen: Callable[[], Any] = lambda: (propose.result, verify.result[0], verify.result[2])
+        else:
+            cycle = fused(self._cycle)
+
+            def cycle_and_keep() -> tuple[Any, Any, Tensor]:
+                tree, verdict, logits = cycle()
+                rows.keep(verdict)
+                return tree, verdict, logits
+
+            whole = Replay(cycle_and_keep, pool)
+            self._phases = [("cycle", whole)]
+            self._seen = lambda: whole.result
+
+    def _cycle(self) -> tuple[Any, Any, Tensor]:
+        tree = self.rows.propose()
+        verdict, features, logits = self.rows.verify(tree)
+        self.rows.commit(tree, verdict, features)
+        return tree, verdict, logits
+
+    def launch(self, listener: Listener) -> Callable[[], CycleFacts]:
+        """One cycle; what is returned gives what it did.
+
+        Args:
+            listener: whether it wants trees, and the clock of the phases.
+        """
+        for name, replay in self._phases:
+            with listener.phase(name):
+                replay()
+        packed, phases = self.copy.start(), listener.lap()
+        trees = self._copy_of_trees() if listener.trees else None
+
+        def read() -> CycleFacts:
+            seen = None if trees is None else TreesOnHost(trees(), self.rows.shape.depth)
+            return CycleFacts(packed(), phases(), seen)
+
+        return read
+
+    def _copy_of_trees(self) -> Callable[[], list[Any]]:
+        if self._trees is None:
+            packed = torch.empty_like(packed_trees(*self._seen()))
+            self._trees = Replay(lambda: packed.copy_(packed_trees(*self._seen())), self._pool), HostCopy(packed)
+        replay, copy = self._trees
+        replay()
+        return copy.start()
+
+
+class ReplayedRows(PlainRows):
+    """Rows of plain decoding whose step is replayed.
+
+    Args:
+        base, num_rows, length, sampling, tables: as in `PlainRows`.
+        pool, compiled: as in `Cycle`.
+    """
+
+    def __init__(
+        self,
+        base: BaseLM,
+        num_rows: int,
+        length: int,
+        sampling: SamplingSpec,
+        tables: SlotTables,
+        pool: Any | None,
+        compiled: bool = False,
+    ) -> None:
+        super().__init__(base, num_rows, length, sampling, fixed=True, tables=tables)
+        rows = list(range(num_rows))
+        self.admit(rows, [[0]] * num_rows, rows)  # gives the tables their shapes
+        self._replay = Replay(fuse(super().advance, tuned=num_rows == 1) if compiled else super().advance, pool)
+        self.copy = HostCopy(self.last)
+
+    def advance(self) -> None:
+        """As in `PlainRows`."""
+        self._replay()
