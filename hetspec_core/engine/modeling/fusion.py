@@ -17,7 +17,10 @@ _TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 def is_fused(tensor: Tensor) -> bool:
-    """Whether this runs inside a compiled program of decoding on a GPU, where kernels of our own replace operations."""
+    """Whether what is computed from a [...] tensor is part of a compiled program of decoding on a GPU.
+
+    Kernels of our own replace operations there.
+    """
     return torch.compiler.is_compiling() and tensor.is_cuda and not torch.is_grad_enabled()
 
 
