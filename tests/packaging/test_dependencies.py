@@ -54,7 +54,7 @@ CORE = REPOSITORY / "hetspec_core"
     [
         (CORE, (CORE / "engine", CORE / "sglang"), ()),
         (REPOSITORY / "hetspec_tui", (), ()),
-        (CORE / "engine", (), ("engine",)),
+        (CORE / "engine", (), ("engine", "kernels")),
         (CORE / "sglang", (), ("engine", "sglang")),  # what runs inside SGLang may import what is there
     ],
     ids=["desk", "dashboard", "engine", "sglang"],
