@@ -257,5 +257,5 @@ def test_a_feed_that_is_ended_while_it_is_hurried_ends(steps: int) -> None:
 def test_a_closed_desk_says_so_to_whoever_still_asks(home: Path) -> None:
     desk = Desk(home)
     desk.close()
-    with pytest.raises(ResourceError, match="is being left"):
+    with pytest.raises(ResourceError, match="is closing"):
         asyncio.run(desk.ask(lambda workbench: workbench))
