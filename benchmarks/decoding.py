@@ -17,7 +17,6 @@ import json
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -35,6 +34,7 @@ from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.events.chat import Step
+from hetspec_core.process import python_command
 from hetspec_core.spec import DecodingSpec, TreeSpec
 
 SHAPES = {"SmolLM2": "smollm2-llama-eagle", "7B": "llama2-7b-llama-eagle"}
@@ -133,7 +133,7 @@ def beside(site: Path, recipe: str, way: str, vocabulary: int, rows: list[int], 
         program = Path(__file__).parent / "sglang" / "cycles.py"
         result = Path(folder, "result.json")
         done = subprocess.run(
-            [sys.executable, str(program), str(job), str(result)],
+            python_command(str(program), str(job), str(result)),
             env=environment,
             capture_output=True,
             text=True,

@@ -62,6 +62,10 @@ class PageCommands(_Listed):
         self.app.post_message(OpenPage(name))
 
 
+_LEFT_OUT = ("page(", "palette", "move(", "turn(", "cursor_", "page_up", "page_down", "first", "last")
+"""Actions that the palette has under another name, and moves inside a list, which nobody looks for by name."""
+
+
 class ActionCommands(_Listed):
     """Every action that has a key here, with the key."""
 
@@ -70,7 +74,7 @@ class ActionCommands(_Listed):
         for active in self.screen.active_bindings.values():
             binding = active.binding
             shown = active.enabled and binding.description and binding.id
-            if not shown or binding.action.startswith(("page(", "palette", "move(")):
+            if not shown or binding.action.startswith(_LEFT_OUT):
                 continue
             act = partial(self.app.run_action, binding.action, active.node)
             key = self.app.get_key_display(binding)

@@ -90,6 +90,21 @@ def test_the_palette_offers_other_pages_and_what_fits_here(home: Path) -> None:
     drive(act, (100, 50))
 
 
+def test_the_palette_leaves_out_moves_inside_a_list(home: Path) -> None:
+    lively_home(home, time.time())
+
+    async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.overview is not None)
+        app.screen.query(CardList).first().focus()
+        await pilot.pause()
+        await pilot.press("ctrl+p")
+        await until(pilot, lambda: "Go to Runs" in screen_text(app))
+        lines = {line.strip() for line in screen_text(app).splitlines()}
+        assert lines.isdisjoint({"Up", "Down", "First", "Last", "Page up", "Page down"})
+
+    drive(act, (100, 50))
+
+
 def test_themes_are_shown_while_choosing_kept_by_enter_and_left_by_escape() -> None:
     async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
         before = app.theme
