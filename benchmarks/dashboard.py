@@ -70,26 +70,30 @@ def start(home: Path, idle_s: float) -> tuple[float, float, float, float]:
         stdin=slave, stdout=slave, stderr=slave, env=environment, start_new_session=True,
     )  # fmt: skip
     os.close(slave)
-    written, frame, drawn = b"", 0.0, 0.0
-    while not drawn:
-        if time.perf_counter() - begun > PATIENCE_S:
-            raise TimeoutError(f"nothing was drawn: {written[-500:]!r}")
-        written += read(master, 0.01)
-        now = time.perf_counter() - begun
-        frame = frame or (now if FRAME in written else 0.0)
-        drawn = now if DRAWN in written else 0.0
-    share, busy = 0.0, processor_s(process.pid)
-    if idle_s:
-        settle = time.perf_counter() + 2.0
-        while time.perf_counter() < settle:
-            read(master, 0.1)
-        before, end = processor_s(process.pid), time.perf_counter() + idle_s
-        while time.perf_counter() < end:
-            read(master, 0.1)
-        share = (processor_s(process.pid) - before) / idle_s
-    process.send_signal(signal.SIGTERM)
-    while process.poll() is None:
-        read(master, 0.05)
+    try:
+        written, frame, drawn = b"", 0.0, 0.0
+        while not drawn:
+            if time.perf_counter() - begun > PATIENCE_S:
+                raise TimeoutError(f"nothing was drawn: {written[-500:]!r}")
+            written += read(master, 0.01)
+            now = time.perf_counter() - begun
+            frame = frame or (now if FRAME in written else 0.0)
+            drawn = now if DRAWN in written else 0.0
+        share, busy = 0.0, processor_s(process.pid)
+        if idle_s:
+            settle = time.perf_counter() + 2.0
+            while time.perf_counter() < settle:
+                read(master, 0.1)
+            before, end = processor_s(process.pid), time.perf_counter() + idle_s
+            while time.perf_counter() < end:
+                read(master, 0.1)
+            share = (processor_s(process.pid) - before) / idle_s
+        process.send_signal(signal.SIGTERM)
+        while process.poll() is None:
+            read(master, 0.05)
+    finally:
+        process.kill()  # a dashboard that drew nothing in time is still there
+        process.wait()
     os.close(master)
     return frame, drawn, share, busy
 

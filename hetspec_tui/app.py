@@ -13,11 +13,11 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from textual import actions, on, work
 from textual.app import App
-from textual.binding import ActiveBinding, Binding, BindingType
+from textual.binding import Binding, BindingType
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
 
@@ -30,11 +30,16 @@ from hetspec_tui.desk import Desk
 from hetspec_tui.dialogs import Details
 from hetspec_tui.faults import Faults, open_log
 from hetspec_tui.key_order import QUIT_AT_ONCE, KeyOrder, keys_of
-from hetspec_tui.live import Live
+from hetspec_tui.live import RunFeed
 from hetspec_tui.page import Page
 from hetspec_tui.pages import OpenComparison, OpenPage, OpenRun, RunsTouched
 from hetspec_tui.settings import dashboard_files, place_of, read_state, read_user_files, write_state
 from hetspec_tui.widgets.bars import Tab, TitleBar
+
+if TYPE_CHECKING:
+    from textual.driver import Driver
+
+    from hetspec_core.service.overview import Overview
 
 # Textual handles none of these, and a process that one of them ends leaves its terminal raw, with mouse reports on.
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -42,32 +47,20 @@ FEW_COLOURS = "ansi-dark"
 """The theme where the terminal has sixteen colours: its own, which are readable together."""
 
 DEFAULT_THEME = "textual-dark"
-_KINDS = {
-    "PagedTable": "Table",
-    "CardList": "Cards",
-    "CurvesPane": "Curves",
-    "Chart": "Chart",
-    "LogView": "Log",
-    "LogLines": "Log lines",
-    "DraftTreeView": "Draft tree",
-    "Transcript": "Conversation",
-    "Composer": "Question",
-    "FieldForm": "Form",
-    "Input": "Text line",
-    "Tabs": "Panes",
-    "ScrollView": "Text",
-    "ScrollableContainer": "Text",
-}
-"""Class of a widget that has keys and no title -> its word in the list of keys."""
-
 log = logging.getLogger("hetspec")
 
 # Textual reads the arguments of an action as Python's syntax, while threads of the desk read formulas.
 actions.parse = lru_cache(maxsize=1024)(one_at_a_time(actions.parse))
 
 
-class HetSpecApp(Live, Faults, KeyOrder, App[None]):
-    """The terminal dashboard."""
+class HetSpecApp(Faults, KeyOrder, App[None]):
+    """The terminal dashboard.
+
+    Attributes:
+        desk: asks the workbench in a thread of its own.
+        live: looks at the runs.
+        terminal: writes to the terminal; None before the app runs, and where it runs without a terminal.
+    """
 
     TITLE = f"HetSpec {__version__}"
     CSS_PATH = "frame.tcss"
@@ -97,7 +90,9 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
         self._remembered = read_state(self.files.state, self.problems)
         self.pages = pages.available()
         vars(self)["DEFAULT_MODE"] = self._first_page()  # Textual's constructor reads it
+        self.terminal: Driver | None = None
         super().__init__()
+        self.live = RunFeed(self)
         self._trail: list[str] = []
         for entry in self.pages:
             self.add_mode(entry.name, partial(self._make_page, entry))
@@ -134,6 +129,17 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
 
     # --- beginning and end --------------------------------------------------------------------------------------------
 
+    def get_driver_class(self) -> type[Driver]:
+        """Textual's class for this terminal; the driver that is made of it becomes `terminal`."""
+        app = self
+
+        class KnownDriver(super().get_driver_class()):
+            def __init__(self, *words: Any, **options: Any) -> None:
+                super().__init__(*words, **options)
+                app.terminal = self
+
+        return KnownDriver
+
     def on_load(self) -> None:
         loop = asyncio.get_running_loop()
         for number in END_SIGNALS:
@@ -149,7 +155,7 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
             screen.refresh(layout=True)
 
     def _after_first_paint(self) -> None:
-        self.start_live()
+        self.live.start()
         if self.user.keys:
             self._check_keys()
         self._tell_problems()
@@ -281,41 +287,27 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
     @on(RunsTouched)
     def tell_touched(self, message: RunsTouched) -> None:
         """Tell every page about runs that a screen has changed."""
-        self.touch(message.run_ids)
+        self.live.touch(message.run_ids)
         self.look_now()
+
+    @property
+    def overview(self) -> Overview | None:
+        """Of the last look at the runs."""
+        return self.live.overview
+
+    def look_now(self) -> None:
+        """Look at the runs at once."""
+        self.live.look_now()
 
     # --- keys of every screen -----------------------------------------------------------------------------------------
 
     @work
     async def action_help(self) -> None:
         """Show every key that does something here, and do what is chosen."""
-        from hetspec_tui.screens.overlays import HelpLine, HelpScreen
+        from hetspec_tui.screens.overlays import HelpScreen, help_lines
 
         below = self.screen
-        rank = {below: 1, self: 2}
-        found: dict[tuple[Any, str], list[ActiveBinding]] = {}
-        for active in below.active_bindings.values():
-            if active.binding.description and not active.binding.system and not active.binding.key.startswith("super+"):
-                found.setdefault((active.node, active.binding.action), []).append(active)
-        # Of one place our bindings come first; those that Textual gives to a widget (scrolling) have no id.
-        order = [
-            ways[0]
-            for ways in sorted(found.values(), key=lambda ways: (rank.get(ways[0].node, 0), not ways[0].binding.id))
-        ]
-        lines = [
-            HelpLine(
-                place="Everywhere" if active.node is self else "Here" if active.node is below else _place(active.node),
-                keys=" ".join(
-                    dict.fromkeys(
-                        self.get_key_display(way.binding) for way in found[active.node, active.binding.action]
-                    )
-                ),
-                text=active.binding.tooltip or active.binding.description,
-                name=active.binding.id or "",
-                enabled=active.enabled,
-            )
-            for active in order
-        ]
+        order, lines = help_lines(self)
         title = f"Keys: {below.crumb}" if isinstance(below, Page) else "Keys"
         number = await self.push_screen_wait(HelpScreen(lines, title))
         if number is not None:
@@ -394,12 +386,6 @@ class HetSpecApp(Live, Faults, KeyOrder, App[None]):
     def open_pages(self) -> Sequence[Page]:
         """Every page that is open, on top or not."""
         return [screen for stack in self._stacks().values() for screen in stack if isinstance(screen, Page)]
-
-
-def _place(node: Any) -> str:
-    """What a place is called in the list of keys: its title, else the kind of widget in words."""
-    names = (name for kind in type(node).__mro__ if (name := _KINDS.get(kind.__name__)))
-    return (getattr(node, "BINDING_GROUP_TITLE", None) or node.border_title or next(names, "List")).strip()
 
 
 def main() -> NoReturn:

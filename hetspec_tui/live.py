@@ -8,73 +8,56 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hetspec_tui.desk import Desk, Feed
+from hetspec_tui.desk import Feed
 from hetspec_tui.formatting import duration, safe
 from hetspec_tui.page import Page
-from hetspec_tui.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from textual.app import App
-    from textual.driver import Driver
-
     from hetspec_core.service.overview import Observer, Overview
     from hetspec_core.service.report import RunSummary
     from hetspec_core.service.workbench import Workbench
-
-    Base = App[None]
-else:
-    Base = object
+    from hetspec_tui.app import HetSpecApp
 
 LOOK_S = 1.0
 DISPATCH_S = 5.0
 _WITH_777 = ("rxvt", "foot")  # the others that know 777 know 9 as well, and would show both
 
 
-class Live(Base):
-    """Mixed into the app: it looks at the runs, whichever page is on top.
+class RunFeed:
+    """Looks at the runs, whichever page is on top.
+
+    Args:
+        app: asks by its desk, shows by its pages, and notifies.
 
     Attributes:
-        terminal: writes to the terminal; None before the app runs, and where it runs without a terminal.
+        overview: of the last look; None before the first.
+        feed: asks for it.
     """
 
-    terminal: Driver | None = None
+    def __init__(self, app: HetSpecApp) -> None:
+        self._app = app
+        self.overview: Overview | None = None
+        self.feed: Feed[Overview] = Feed(
+            app.desk.ask, self._question, self._taken, fail=self._failed, node=app, period_s=LOOK_S
+        )
+        self._dispatcher: Feed[None] = Feed(
+            app.desk.change, _dispatch, _nothing, fail=self._failed, node=app, period_s=DISPATCH_S
+        )
+        self._observer: Observer | None = None
+        self._fully = False
 
-    desk: Desk
-    settings: Settings
-    overview: Overview | None = None
-    _feed: Feed[Overview] | None = None
-    _dispatcher: Feed[None] | None = None
-    _observer: Observer | None = None
-    _fully: bool = False
-
-    def get_driver_class(self) -> type[Driver]:
-        """Textual's class for this terminal; the driver that is made of it becomes `terminal`."""
-        app = self
-
-        class KnownDriver(super().get_driver_class()):
-            def __init__(self, *words: Any, **options: Any) -> None:
-                super().__init__(*words, **options)
-                app.terminal = self
-
-        return KnownDriver
-
-    def start_live(self) -> None:
-        self._feed = Feed(self.desk.ask, self._question, self._taken, fail=self._failed, node=self, period_s=LOOK_S)
-        self._feed.start()
-        if not self.desk.read_only:
-            feed = Feed(self.desk.change, _dispatch, _nothing, fail=self._failed, node=self, period_s=DISPATCH_S)
-            self._dispatcher = feed
-            feed.start()
+    def start(self) -> None:
+        """Look from now on; in a dashboard that may change things, start queued runs as well."""
+        self.feed.start()
+        if not self._app.desk.read_only:
+            self._dispatcher.start()
 
     def look_now(self) -> None:
         """Look at once, and at every run: one that was not at work may have changed."""
         self._fully = True
-        if self._feed is not None:
-            self._feed.hurry()
+        self.feed.hurry()
 
     def _question(self, workbench: Workbench) -> Overview:
         if self._observer is None:
@@ -88,7 +71,7 @@ class Live(Base):
 
     def _taken(self, overview: Overview) -> None:
         before, self.overview = self.overview, overview
-        page = self.screen
+        page = self._app.screen
         if isinstance(page, Page) and page.is_mounted and page.is_whole:  # one that comes asks for it when it is there
             page.show_overview(overview)
         if before is None:
@@ -103,7 +86,7 @@ class Live(Base):
             self.touch(tuple(sorted(changed)))
 
     def _failed(self, error: Exception) -> None:
-        page = self.screen
+        page = self._app.screen
         if isinstance(page, Page):
             page.show_error(error)  # type: ignore[arg-type]
 
@@ -112,23 +95,19 @@ class Live(Base):
         took = (run.ended or time.time()) - (run.started or run.created)
         text = f"{safe(run.name or run.run_id)} {run.state} after {duration(took)}"
         bad = run.state in ("failed", "lost")
-        self.notify(text, title=f"{run.stage} run", severity="error" if bad else "information")
-        if took < self.settings.notify_after_s:
+        self._app.notify(text, title=f"{run.stage} run", severity="error" if bad else "information")
+        if took < self._app.settings.notify_after_s:
             return
-        if self.settings.notify in ("bell", "both"):
-            self.bell()
-        if self.settings.notify in ("desktop", "both") and self.terminal is not None:
-            self.terminal.write(desktop_notice("HetSpec", text, os.environ))
+        if self._app.settings.notify in ("bell", "both"):
+            self._app.bell()
+        if self._app.settings.notify in ("desktop", "both") and self._app.terminal is not None:
+            self._app.terminal.write(desktop_notice("HetSpec", text, os.environ))
 
     def touch(self, run_ids: tuple[str, ...]) -> None:
         """Tell every open page that these runs have changed; a page that is not mounted yet asks by itself."""
-        for page in self.open_pages():
+        for page in self._app.open_pages():
             if page.is_mounted:
                 page.runs_touched(run_ids)
-
-    def open_pages(self) -> Sequence[Page]:
-        """Every page that is open."""
-        return ()
 
 
 def _dispatch(workbench: Workbench) -> None:

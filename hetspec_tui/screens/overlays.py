@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.app import App, ComposeResult
+from textual.binding import ActiveBinding, Binding, BindingType
 from textual.containers import Vertical
 from textual.content import Content
 from textual.events import Key, Resize
@@ -17,6 +17,24 @@ from textual.widgets import Input, Label, OptionList, Static
 from textual.widgets.option_list import Option
 
 from hetspec_tui.widgets.choice_list import ChoiceList
+
+_KINDS = {
+    "PagedTable": "Table",
+    "CardList": "Cards",
+    "CurvesPane": "Curves",
+    "Chart": "Chart",
+    "LogView": "Log",
+    "LogLines": "Log lines",
+    "DraftTreeView": "Draft tree",
+    "Transcript": "Conversation",
+    "Composer": "Question",
+    "FieldForm": "Form",
+    "Input": "Text line",
+    "Tabs": "Panes",
+    "ScrollView": "Text",
+    "ScrollableContainer": "Text",
+}
+"""Class of a widget that has keys and no title -> its word in the list of keys."""
 
 LETTERS = "asdfghjklqwertyuiopzxcvbnm1234567890"
 
@@ -30,6 +48,39 @@ class HelpLine:
     text: str
     name: str
     enabled: bool = True
+
+
+def help_lines(app: App[Any]) -> tuple[list[ActiveBinding], list[HelpLine]]:
+    """Every key that does something on the screen on top, and its line, those of one place together."""
+    below = app.screen
+    rank = {below: 1, app: 2}
+    found: dict[tuple[Any, str], list[ActiveBinding]] = {}
+    for active in below.active_bindings.values():
+        if active.binding.description and not active.binding.system and not active.binding.key.startswith("super+"):
+            found.setdefault((active.node, active.binding.action), []).append(active)
+    # Of one place our bindings come first; those that Textual gives to a widget (scrolling) have no id.
+    order = [
+        ways[0] for ways in sorted(found.values(), key=lambda ways: (rank.get(ways[0].node, 0), not ways[0].binding.id))
+    ]
+    lines = [
+        HelpLine(
+            place="Everywhere" if active.node is app else "Here" if active.node is below else _place(active.node),
+            keys=" ".join(
+                dict.fromkeys(app.get_key_display(way.binding) for way in found[active.node, active.binding.action])
+            ),
+            text=active.binding.tooltip or active.binding.description,
+            name=active.binding.id or "",
+            enabled=active.enabled,
+        )
+        for active in order
+    ]
+    return order, lines
+
+
+def _place(node: Any) -> str:
+    """What a place is called in the list of keys: its title, else the kind of widget in words."""
+    names = (name for kind in type(node).__mro__ if (name := _KINDS.get(kind.__name__)))
+    return (getattr(node, "BINDING_GROUP_TITLE", None) or node.border_title or next(names, "List")).strip()
 
 
 class HelpScreen(ModalScreen[int | None]):

@@ -144,8 +144,8 @@ def test_what_is_learnt_while_the_dashboard_is_taken_apart_is_shown_to_nobody(ho
 
     async def act(app: HetSpecApp, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: app.overview is not None, "the first look")
-        page, feed = app.screen, app._feed
-        assert isinstance(page, DashboardScreen) and feed is not None
+        page, feed = app.screen, app.live.feed
+        assert isinstance(page, DashboardScreen)
 
         async def asked(question: Callable[[Workbench], Any]) -> Any:
             begun.append(True)
@@ -174,7 +174,7 @@ def test_a_page_that_is_not_laid_out_yet_is_shown_nothing(home: Path) -> None:
         page = DashboardScreen()
         opened = app.push_screen(page)  # it is on top from here on, and its parts are made later
         assert app.screen is page and not page.query("#active")
-        app._taken(replace(overview, total=overview.total + 1))
+        app.live._taken(replace(overview, total=overview.total + 1))
         await opened
         await until(pilot, lambda: bool(page.query("#active")) and "At work" in screen_text(app), "the page")
         await until(pilot, lambda: page._overview is app.overview, "what was learnt meanwhile")
