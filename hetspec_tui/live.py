@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hetspec_tui.desk import Feed
 from hetspec_tui.formatting import duration, safe
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from hetspec_core.service.overview import Observer, Overview
     from hetspec_core.service.report import RunSummary
     from hetspec_core.service.workbench import Workbench
-    from hetspec_tui.app import HetSpecApp
 
 LOOK_S = 1.0
 DISPATCH_S = 5.0
@@ -29,14 +28,14 @@ class RunFeed:
     """Looks at the runs, whichever page is on top.
 
     Args:
-        app: asks by its desk, shows by its pages, and notifies.
+        app: the `HetSpecApp`, which knows this module: asks by its desk, shows by its pages, and notifies.
 
     Attributes:
         overview: of the last look; None before the first.
         feed: asks for it.
     """
 
-    def __init__(self, app: HetSpecApp) -> None:
+    def __init__(self, app: Any) -> None:
         self._app = app
         self.overview: Overview | None = None
         self.feed: Feed[Overview] = Feed(
