@@ -12,26 +12,28 @@ from hetspec_core.catalog import families
 from hetspec_core.errors import SpecError
 from hetspec_core.quantities import gigabytes
 from hetspec_core.service.planning.costs import (
-    ACCEPT_LENGTH,
     DataEstimate,
     Part,
-    Phase,
-    Rates,
     bytes_per_token,
-    dataset_phases,
-    decoding_phases,
     disk_parts,
     estimate_data,
-    measured_flops,
     memory_parts,
     peak_bytes,
-    rates_of,
     steps_of_training,
     store_bytes,
-    training_phases,
 )
 from hetspec_core.service.planning.facts import Facts, GpuFacts, ProbeFacts, gather_facts
 from hetspec_core.service.planning.parameters import ParameterCount, count_base, count_draft
+from hetspec_core.service.planning.timing import (
+    ACCEPT_LENGTH,
+    Phase,
+    Rates,
+    dataset_phases,
+    decoding_phases,
+    measured_flops,
+    rates_of,
+    training_phases,
+)
 from hetspec_core.spec import RunSpec
 
 __all__ = ["Facts", "GpuFacts", "Part", "Phase", "Plan", "ProbeFacts", "gather_facts", "plan"]
