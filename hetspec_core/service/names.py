@@ -6,7 +6,8 @@ shown as it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -139,3 +140,41 @@ def explain_missing(word: str, kind: InputKind, run: tuple[RunRow, RunState] | N
         f"run {row.run_id} has no {what} yet; it is {state}",
         hint=f"see `hetspec-core runs show {row.run_id}`; `hetspec-core runs resume {row.run_id}` goes on with it",
     )
+
+
+def find_product(
+    word: str,
+    kind: InputKind,
+    *,
+    names: Callable[[], Sequence[RunName]],
+    paths: Callable[[str], RunPaths],
+    look: Callable[[str], tuple[RunRow, RunState]],
+) -> Path:
+    """The folder of hidden states or of a draft that a directory or a run holds.
+
+    Args:
+        word: a directory, or a run as in `find_run`.
+        kind: of the product.
+        names: of all runs; asked only where the word is no directory.
+        paths, look: of a run.
+
+    Raises:
+        NotFoundError: there is no such run or directory, or it holds none.
+    """
+    folder = Path(word).expanduser().absolute()
+    if folder.is_dir():
+        # Names and commands to paste show this path, so links keep the name that the user gave.
+        product = product_folder(folder.resolve() if ".." in folder.parts else folder, kind)
+        if product is None:
+            raise explain_missing(word, kind, None)
+        return product
+    if os.sep in word:
+        raise NotFoundError(f"there is no directory {word}")
+    try:
+        run_id = find_run(word, names(), stage=_STAGE[kind])
+    except NotFoundError as error:
+        raise NotFoundError(f"{error.message}, and no such directory", hint=error.hint) from None
+    product = product_folder(paths(run_id).folder, kind)
+    if product is None:
+        raise explain_missing(word, kind, look(run_id))
+    return product

@@ -29,7 +29,7 @@ from hetspec_core.events.state import FINISHED, UNREADABLE
 from hetspec_core.files import DISK_FULL, NOT_WRITABLE
 from hetspec_core.jobs import Executor, Job, Queue, look_at, open_executor, run_state
 from hetspec_core.paths import HOME_VARIABLE, Roots, RunPaths, make_folders, roots
-from hetspec_core.runs import Registry, RunRow
+from hetspec_core.runs import Registry, RunName, RunRow
 from hetspec_core.runs.folders import is_run, run_paths
 from hetspec_core.runs.rows import with_facts
 from hetspec_core.service.folders import (
@@ -53,7 +53,7 @@ from hetspec_core.service.gpus import (
     waits_for,
     workers_on_processor,
 )
-from hetspec_core.service.names import InputKind, check_name, explain_missing, find_run, product_folder
+from hetspec_core.service.names import InputKind, check_name, find_product, find_run
 from hetspec_core.service.report import RunReport, RunSummary, read_report
 from hetspec_core.service.watch import Watch, reap
 from hetspec_core.spec import RunSpec
@@ -411,8 +411,7 @@ class Workbench:
         """
         if self._is_id(word):  # the registry is not needed for it
             return word
-        self.registry.sync_all()
-        return find_run(word, self.registry.names())
+        return find_run(word, self._names())
 
     def resolve_input(self, word: str, kind: InputKind) -> Path:
         """The folder of hidden states or of a draft that a directory, or a run as in `resolve_run`, holds.
@@ -420,24 +419,11 @@ class Workbench:
         Raises:
             NotFoundError: there is no such run or directory, or it holds none.
         """
-        folder = Path(word).expanduser().absolute()
-        if folder.is_dir():
-            # Names and commands to paste show this path, so links keep the name that the user gave.
-            product = product_folder(folder.resolve() if ".." in folder.parts else folder, kind)
-            if product is None:
-                raise explain_missing(word, kind, None)
-            return product
-        if os.sep in word:
-            raise NotFoundError(f"there is no directory {word}")
+        return find_product(word, kind, names=self._names, paths=self.paths, look=self.look)
+
+    def _names(self) -> list[RunName]:
         self.registry.sync_all()
-        try:
-            run_id = find_run(word, self.registry.names(), stage="dataset" if kind == "hidden_states" else "train")
-        except NotFoundError as error:
-            raise NotFoundError(f"{error.message}, and no such directory", hint=error.hint) from None
-        product = product_folder(self.paths(run_id).folder, kind)
-        if product is None:
-            raise explain_missing(word, kind, self.look(run_id))
-        return product
+        return self.registry.names()
 
     def gpus(self) -> GpuReport:
         """The GPUs of this machine and the runs that lease them."""
