@@ -63,7 +63,7 @@ class PageCommands(_Listed):
 
 
 _LEFT_OUT = ("page(", "palette", "move(", "turn(", "cursor_", "page_up", "page_down", "first", "last")
-"""Actions that the palette has under another name, and moves inside a list, which nobody looks for by name."""
+"""Prefixes of actions that the palette omits: it offers pages by other entries, and navigation keys need no entry."""
 
 
 class ActionCommands(_Listed):

@@ -78,7 +78,7 @@ class DefaultDraft:
 
 
 def find_draft(workbench: Workbench, word: str | None, base: str, *, say: Callable[[str], None] | None = None) -> Path:
-    """The draft directory that a word means; without a word, that of `default_draft`.
+    """Resolve a run or directory to the directory of its draft; an absent word means that of `default_draft`.
 
     Args:
         workbench: where runs are.

@@ -32,7 +32,7 @@ class Watcher:
         stop_asked: whether the answer should end now; called between steps.
         trees: whether steps carry their trees.
         every_position: commit one token per step.
-        phases: whether steps carry the seconds of their phases, which costs a wait for the device per phase.
+        phases: whether steps carry the seconds of their phases; each phase is then a launch of its own.
     """
 
     on_tokens: Callable[[list[int]], None] = lambda tokens: None
