@@ -23,12 +23,16 @@ class SlotTables:
         self._tables: dict[tuple[str, int], Tensor] = {}
 
     def take(self, name: str, layer: int, states: Tensor, num_rows: int, capacity: int) -> Tensor:
-        """A table [num_rows, kv_heads, capacity, d] for states [R, kv_heads, T, d] of a layer; its content is old."""
+        """A table [num_rows, kv_heads, capacity or more, d] for states [R, kv_heads, T, d] of a layer.
+
+        Its content is old. It is never a part of a larger one: a compiled program that writes to a part may go on with
+        a dense copy, and a kernel that was given the strides of the part then reads other slots.
+        """
         shape = (num_rows, states.shape[1], capacity, states.shape[3])
         table = self._tables.get((name, layer))
         if table is None or table.shape[2] < capacity or table.shape != (*shape[:2], table.shape[2], shape[3]):
             table = self._tables[name, layer] = states.new_zeros(shape)
-        return table[:, :, :capacity]
+        return table
 
 
 class SlotCache(Cache):

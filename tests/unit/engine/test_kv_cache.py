@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotCache
+from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotCache, SlotTables
 
 CAPACITY = 24
 LAYERS = 2
@@ -125,3 +125,11 @@ def test_more_slots_than_there_are_is_a_mistake_of_the_caller() -> None:
         cache.stage(torch.zeros(2, 1, dtype=torch.int64), visible=9)
     with pytest.raises(ValueError, match="some of the rows"):
         cache.stage(torch.zeros(1, 1, dtype=torch.int64), visible=4, rows=torch.tensor([1]))
+
+
+def test_a_table_that_caches_share_is_taken_whole_by_the_smaller_one() -> None:
+    """A compiled program goes on with a dense copy of a part, whose strides are not those that its kernel was given."""
+    tables, states = SlotTables(), torch.zeros(2, 3, 1, 8)
+    large = tables.take("keys", 0, states, 2, 64)
+    small = tables.take("keys", 0, states, 2, 16)
+    assert small.is_contiguous() and small.data_ptr() == large.data_ptr()
