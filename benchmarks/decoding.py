@@ -137,7 +137,7 @@ def beside(site: Path, recipe: str, way: str, vocabulary: int, rows: list[int], 
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=200,
         )
         if not result.exists():
             raise RuntimeError(" ".join(done.stderr.split()[-60:]))

@@ -2,9 +2,10 @@
 
     python cycles.py JOB.json RESULT.json
 
-The job names folders with a `config.json` of base and draft, the tree, batch sizes, and the length of the prompts. A
-step's time is that of a long answer less that of a short one, so that prefill and start are not in it; a cycle's is the
-same divided by the verify steps that SGLang counts. The program needs SGLang alone.
+The job names folders of base and draft, the tree, and what to measure. With batch sizes and the length of prompts it
+measures random weights of the shapes in `config.json`: a step's time is that of a long answer less that of a short one,
+so that prefill and start are not in it; a cycle's is the same divided by the verify steps that SGLang counts. With
+prompts it loads the weights and answers them one after the other. The program needs SGLang alone.
 """
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
@@ -28,14 +29,14 @@ def main(arguments: list[str]) -> int:
 
     options: dict[str, Any] = {
         "model_path": job["base"],
-        "load_format": "dummy",
+        "load_format": "auto" if job.get("prompts") else "dummy",
         "skip_tokenizer_init": True,
         "dtype": "bfloat16",
         "attention_backend": "triton",
         "sampling_backend": "pytorch",
         "grammar_backend": "none",
         "mem_fraction_static": 0.5,
-        "cuda_graph_max_bs_decode": max(job["rows"]),
+        "cuda_graph_max_bs_decode": max(job.get("rows", [1])),
         "disable_radix_cache": True,
     }
     if job.get("draft"):
@@ -53,13 +54,31 @@ def main(arguments: list[str]) -> int:
     engine = Engine(**options)
     result: dict[str, Any] = {"version": __version__, "start_s": time.perf_counter() - began, "rows": {}}
     try:
-        for rows in job["rows"]:
+        if job.get("prompts"):
+            result["answers"] = _answers(engine, job)
+        for rows in job.get("rows", []):
             measured = [_measure(engine, job, rows) for _ in range(3)]
             result["rows"][str(rows)] = sorted(measured)[1]
     finally:
         Path(arguments[1]).write_text(json.dumps(result), encoding="utf-8")
         engine.shutdown()
     return 0
+
+
+def _answers(engine: Any, job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Seconds, tokens and verify steps of every prompt, after a warm-up of three."""
+    sampling = {"temperature": 0, "max_new_tokens": job["tokens"], "ignore_eos": job.get("ignore_eos", False)}
+    answers = []
+    for number, ids in enumerate([*job["prompts"][:3], *job["prompts"]]):
+        at = time.perf_counter()
+        answer = engine.generate(input_ids=ids, sampling_params=sampling)
+        seconds = time.perf_counter() - at
+        if number >= 3:
+            facts = answer["meta_info"]
+            steps = facts.get("spec_verify_ct") or facts["completion_tokens"]
+            ids_out = answer.get("output_ids", [])
+            answers.append({"seconds": seconds, "tokens": facts["completion_tokens"], "steps": steps, "ids": ids_out})
+    return answers
 
 
 def _measure(engine: Any, job: dict[str, Any], rows: int) -> float:
