@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hetspec_core.engine.decoding.kv_cache import SlotCache
-from hetspec_core.engine.modeling.attention import attend
+from hetspec_core.engine.modeling.attention import attend, key_bounds
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,7 +52,7 @@ def test_attention_over_a_table_equals_the_readable_one(
     length = torch.randint(1, keys + 1, (batch,), device="cuda")
     mask &= torch.arange(keys, device="cuda") < length[:, None, None, None]
     expected = attend(query.float(), key.float(), value.float(), mask, width**-0.5, softcap)
-    found = kernels.masked_attention(query, key, value, mask, width**-0.5, softcap).float()
+    found = kernels.masked_attention(query, key, value, mask, key_bounds(mask), width**-0.5, softcap).float()
     tolerance = 2e-5 if dtype is torch.float32 else 2e-2
     torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
 

@@ -6,7 +6,10 @@ What a graph adds is tested on a GPU (tests/gpu).
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
+from collections import Counter
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,6 +22,8 @@ from hetspec_core.engine.decoding.completion import Completion, Listener, PhaseC
 from hetspec_core.engine.decoding.decoder import Decoder, ReferenceDecoder
 from hetspec_core.engine.decoding.fast import FastDecoder, bucket
 from hetspec_core.engine.decoding.rows import PlainRows
+from hetspec_core.engine.modeling.attention import attend, key_bounds
+from hetspec_core.engine.modeling.regions import layers_of
 from hetspec_core.events.chat import Step
 from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec
 from tests.fakes.tiny_models import FAMILIES, perfect_pair, ragged_prompts, tiny_base, tiny_draft
@@ -184,6 +189,64 @@ def test_streams_of_prompts_get_the_reference_answers(temperature: float) -> Non
         return dict(decoder.write_answers(prompts, sampling, 18, 4, seed_of=lambda number: number))
 
     assert answers(FastDecoder(base)) == answers(ReferenceDecoder(base))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_that_are_alike_share_one_compiled_region(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced as for a compiler, and run as traced: what Inductor makes of it is tested on a GPU."""
+    traced: Counter[str] = Counter()
+
+    def fuse(work: Any, *, tuned: bool = False) -> Any:
+        def run_as_traced(graph: torch.fx.GraphModule, _: Any) -> Any:
+            traced[work.__qualname__] += 1
+            return graph.forward
+
+        return torch.compile(work, dynamic=False, backend=run_as_traced)
+
+    monkeypatch.setattr("hetspec_core.engine.modeling.regions.fuse", fuse)
+    monkeypatch.setattr("hetspec_core.engine.decoding.programs.fuse", fuse)
+    torch.compiler.reset()
+    base = tiny_base(family)
+    draft, fast = tiny_draft(base), FastDecoder(base, compiled=True)
+    for draft_or_none in (draft, None):
+        expected = ReferenceDecoder(base).generate(PROMPTS[:3], way(), draft_or_none)
+        assert facts(fast.generate(PROMPTS[:3], way(), draft_or_none)) == facts(expected)
+    torch.compiler.reset()
+    assert fast.notices == [] and "forward" not in vars(base.decoder)
+    layers = layers_of(base.decoder)
+    assert [layer.self_attn.layer_idx for layer in layers] == list(range(len(layers)))
+    for layer in layers:
+        kinds = {getattr(each.self_attn, "layer_type", None) for each in layers}
+        assert traced[f"{type(layer).__name__}.forward"] == 2 * len(kinds)  # two programs
+    if not layers:
+        assert traced[f"{type(base.decoder).__name__}.forward"] > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_passes_the_bounds_of_the_mask_to_its_attention(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, seen = tiny_base(family), []
+    monkeypatch.setattr("hetspec_core.engine.modeling.attention.is_fused", lambda query: True)
+    kernels = ModuleType("hetspec_core.engine.modeling.kernels")
+
+    def masked_attention(query, key, value, mask, bounds, scale, softcap):
+        seen.append(bounds)
+        with monkeypatch.context() as patch:
+            patch.setattr("hetspec_core.engine.modeling.attention.is_fused", lambda query: False)
+            return attend(query, key, value, mask, scale, softcap)
+
+    kernels.masked_attention = masked_attention  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, kernels.__name__, kernels)
+    ids = torch.tensor([[3, 5, 8, 1], [2, 2, 9, 4]])
+    mask = torch.ones(4, 4, dtype=torch.bool).tril().expand(2, 1, 4, 4)
+    bounds = key_bounds(mask)
+    assert bounds.tolist() == [[0, 4], [0, 4]]
+    expected = base.forward(ids).hidden
+    seen.clear()
+    found = base.forward(ids, mask=mask, bounds=bounds).hidden
+    torch.testing.assert_close(found, expected)
+    assert len(seen) == 2 and any(each is bounds for each in seen)  # a layer with a window has bounds of its own
 
 
 @given(st.integers(1, 100_000))

@@ -222,7 +222,7 @@ class FastDecoder(Decoder):
                 sampling,
                 most_per_step=most_per_step,
                 fixed=True,
-                fused=self._compiled,
+                fused=self._compiled and self.base.device.type == "cuda",
                 tables=(self._tables_for(self.base, num_rows), self._tables_for(draft, num_rows)),
             )
             return Cycle(rows, self._pool, phased, self._compiled)

@@ -35,6 +35,36 @@ class SlotTables:
         return table
 
 
+class LayerSlots:
+    """The tables of one layer with the slots that are staged; an attention layer takes it for the cache.
+
+    Args:
+        keys, values: [B or more, kv_heads, capacity, d].
+        targets: [R, 1] rows that are written.
+        slots: [R, T] slots that are written.
+        rows: B, rows that are read.
+        visible: slots that are read; 0 = none.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, targets: Tensor, slots: Tensor, rows: int, visible: int) -> None:
+        self.keys, self.values, self.targets, self.slots = keys, values, targets, slots
+        self.rows, self.visible = rows, visible
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """As `SlotCache.update`, for the one layer: [R, kv_heads, T, d] in, those to attend to out."""
+        device = self.keys.device  # of a base that is spread over several, not always that of the slots
+        targets, slots = self.targets.to(device), self.slots.to(device)
+        self.keys[targets, :, slots] = key_states.transpose(1, 2)
+        self.values[targets, :, slots] = value_states.transpose(1, 2)
+        if not self.visible:
+            return key_states, value_states
+        return self.keys[: self.rows, :, : self.visible], self.values[: self.rows, :, : self.visible]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Unused: positions are always given."""
+        return 0
+
+
 class SlotCache(Cache):
     """Key/value cache of B rows with `capacity` slots each, allocated when the first keys arrive.
 
@@ -101,15 +131,12 @@ class SlotCache(Cache):
             shape = (self.num_rows, self.capacity)
             self._keys[layer_idx] = self._source.take("keys", layer_idx, key_states, *shape)
             self._values[layer_idx] = self._source.take("values", layer_idx, value_states, *shape)
+        return self.part(layer_idx).update(key_states, value_states)
+
+    def part(self, layer_idx: int) -> LayerSlots:
+        """What a forward needs of the tables of one layer, which are there."""
         keys, values = self._keys[layer_idx], self._values[layer_idx]
-        device = keys.device  # of a base that is spread over several, not always that of the slots
-        targets, slots = self._targets.to(device), self._slots.to(device)
-        keys[targets, :, slots] = key_states.transpose(1, 2)
-        values[targets, :, slots] = value_states.transpose(1, 2)
-        if not self._visible:
-            return key_states, value_states
-        rows = self.num_rows
-        return keys[:rows, :, : self._visible], values[:rows, :, : self._visible]
+        return LayerSlots(keys, values, self._targets, self._slots, self.num_rows, self._visible)
 
     def keep(self, path: Tensor, counts: Tensor, host_counts: list[int] | None = None) -> None:
         """Commit tree tokens: move the accepted ones behind the committed ones.

@@ -17,7 +17,9 @@ from hetspec_core.engine.decoding.answers import TreesOnHost, packed_trees
 from hetspec_core.engine.decoding.completion import Listener
 from hetspec_core.engine.decoding.kv_cache import SlotTables
 from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
-from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.engine.decoding.tree import DraftTree, Verdict
+from hetspec_core.engine.modeling.base_lm import BaseLM, BaseOutput
+from hetspec_core.engine.modeling.regions import Regions, fuse
 from hetspec_core.spec import SamplingSpec
 
 _WARM_UPS = 2  # before a capture: libraries choose their kernels and allocate their workspaces
@@ -53,17 +55,6 @@ class Replay:
             self.result = self._work()
         else:
             self._graph.replay()
-
-
-def fuse(work: Any, *, tuned: bool = False) -> Any:
-    """The same work, compiled into fewer kernels for the shapes that it is first called with.
-
-    Args:
-        work: a method.
-        tuned: try several sizes for every kernel, and write products with one row as reductions that fuse with what
-            stands around them. It pays for one token at a time and takes twice as long; for trees it takes minutes.
-    """
-    return torch.compile(work, dynamic=False, options={"coordinate_descent_tuning": tuned})
 
 
 class HostCopy:
@@ -117,7 +108,7 @@ class Cycle:
         rows: with fixed caches.
         pool: as in `Replay`.
         phased: a graph for every phase instead of one for all, so that phases can be timed.
-        compiled: fuse the phases, or the whole, with `torch.compile`.
+        compiled: fuse what proposes and what judges with `torch.compile`, and the base's layers one by one.
     """
 
     def __init__(self, rows: SpeculativeRows, pool: Any | None, phased: bool, compiled: bool = False) -> None:
@@ -126,10 +117,14 @@ class Cycle:
         self._trees: tuple[Replay, HostCopy] | None = None  # made when a viewer asks for them
         rows.prefill([[0]] * rows.root.shape[0])  # gives the tables and the state their shapes
         self._phases: list[tuple[str, Replay]] = []
-        fused = fuse if compiled else lambda work: work
         if phased:
-            propose = Replay(fused(rows.propose), pool)
-            verify_tree, commit_path = fused(rows.verify), fused(rows.commit)
+            propose_tree, verify_tree, commit_path = rows.propose, rows.verify, rows.commit
+            if compiled:
+                regions = Regions(rows.base.decoder)
+                stage, judge = fuse(rows.stage), fuse(rows.judge)
+                propose_tree, commit_path = regions.run(fuse(propose_tree)), regions.run(fuse(commit_path))
+                verify_tree = regions.run(lambda tree: judge(tree, rows.forward(tree, *stage(tree))))
+            propose = Replay(propose_tree, pool)
             verify = Replay(lambda: verify_tree(propose.result), pool)
 
             def commit_and_keep() -> None:
@@ -140,22 +135,29 @@ class Cycle:
             self._phases = [("propose", propose), ("verify", verify), ("commit", commit)]
             self._seen: Callable[[], Any] = lambda: (propose.result, verify.result[0], verify.result[2])
         else:
-            cycle = fused(self._cycle)
+            begin, end = self._begin, self._end
+            regions = Regions(rows.base.decoder) if compiled else None
+            if regions is not None:
+                begin, end = fuse(begin), fuse(end)
 
-            def cycle_and_keep() -> tuple[Any, Any, Tensor]:
-                tree, verdict, logits = cycle()
+            def cycle() -> tuple[Any, Any, Tensor]:
+                tree, (positions, mask, bounds) = begin()
+                verdict, logits = end(tree, rows.forward(tree, positions, mask, bounds))
                 rows.keep(verdict)
                 return tree, verdict, logits
 
-            whole = Replay(cycle_and_keep, pool)
+            whole = Replay(cycle if regions is None else regions.run(cycle), pool)
             self._phases = [("cycle", whole)]
             self._seen = lambda: whole.result
 
-    def _cycle(self) -> tuple[Any, Any, Tensor]:
+    def _begin(self) -> tuple[DraftTree, tuple[Tensor, Tensor, Tensor | None]]:
         tree = self.rows.propose()
-        verdict, features, logits = self.rows.verify(tree)
+        return tree, self.rows.stage(tree)
+
+    def _end(self, tree: DraftTree, output: BaseOutput) -> tuple[Verdict, Tensor]:
+        verdict, features, logits = self.rows.judge(tree, output)
         self.rows.commit(tree, verdict, features)
-        return tree, verdict, logits
+        return verdict, logits
 
     def launch(self, listener: Listener) -> Callable[[], CycleFacts]:
         """One cycle; what is returned gives what it did.
@@ -205,7 +207,16 @@ class ReplayedRows(PlainRows):
         super().__init__(base, num_rows, length, sampling, fixed=True, tables=tables)
         rows = list(range(num_rows))
         self.admit(rows, [[0]] * num_rows, rows)  # gives the tables their shapes
-        self._replay = Replay(fuse(super().advance, tuned=num_rows == 1) if compiled else super().advance, pool)
+        advance = super().advance
+        if compiled:
+            tuned = num_rows == 1
+            regions, stage, choose = (
+                Regions(base.decoder, tuned=tuned),
+                fuse(self.stage, tuned=tuned),
+                fuse(self.choose, tuned=tuned),
+            )
+            advance = regions.run(lambda: choose(self.forward(*stage())))
+        self._replay = Replay(advance, pool)
         self.copy = HostCopy(self.last)
 
     def advance(self) -> None:

@@ -14,8 +14,10 @@ from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotCache, SlotTabl
 from hetspec_core.engine.decoding.propose import propose, tree_slots
 from hetspec_core.engine.decoding.sampling import Sampler
 from hetspec_core.engine.decoding.tree import DraftTree, Verdict, verify
-from hetspec_core.engine.modeling.base_lm import BaseLM
+from hetspec_core.engine.modeling.attention import key_bounds
+from hetspec_core.engine.modeling.base_lm import BaseLM, BaseOutput
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.modeling.fusion import is_fused
 from hetspec_core.spec import SamplingSpec, TreeSpec
 
 
@@ -112,6 +114,10 @@ class SpeculativeRows:
 
     def verify(self, tree: DraftTree) -> tuple[Verdict, Tensor, Tensor]:
         """Forward root and nodes through the base at once; features [B, N+1, F] and logits [B, N+1, V] come along."""
+        return self.judge(tree, self.forward(tree, *self.stage(tree)))
+
+    def stage(self, tree: DraftTree) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Say where the base's cache takes the nodes; their positions [B, N+1], mask [B, 1, N+1, S], and its bounds."""
         cache, width = self.base_cache, tree.tokens.shape[1]
         visible = cache.visible_for(width)
         offsets = torch.arange(width, device=tree.tokens.device)
@@ -122,11 +128,31 @@ class SpeculativeRows:
         # Nodes beyond the context can never be committed; they only need a position that exists.
         positions = (cache.lengths[:, None] + depths).clamp(max=self.base.max_length - 1)
         cache.stage(slots, visible=visible)
-        output = self.base.forward(
-            tree.tokens, positions=positions, mask=mask[:, None], cache=cache, layers=self.draft.captured_layers
+        mask = mask[:, None]
+        return positions, mask, key_bounds(mask) if is_fused(mask) else None
+
+    def forward(self, tree: DraftTree, positions: Tensor, mask: Tensor, bounds: Tensor | None) -> BaseOutput:
+        """Root and nodes through the base.
+
+        Args:
+            tree: [B, N+1] nodes.
+            positions: [B, N+1], of `stage`.
+            mask: [B, 1, N+1, S], of `stage`.
+            bounds: [B, 2], of `stage`.
+        """
+        return self.base.forward(
+            tree.tokens,
+            positions=positions,
+            mask=mask,
+            cache=self.base_cache,
+            layers=self.draft.captured_layers,
+            bounds=bounds,
         )
+
+    def judge(self, tree: DraftTree, output: BaseOutput) -> tuple[Verdict, Tensor, Tensor]:
+        """What `verify` returns, of the base's states."""
         logits = self.base.logits(output.hidden)
-        choices = self.sampler.choose(logits, self.age[:, None] + depths)
+        choices = self.sampler.choose(logits, self.age[:, None] + tree.depths)
         verdict = verify(tree, choices, self.shape.depth)
         if self.most_per_step is not None:
             verdict = verdict.cut(self.most_per_step - 1)
@@ -224,6 +250,10 @@ class PlainRows:
 
     def advance(self) -> None:
         """One more token for every row, in `last`; nothing is told to the host."""
+        self.choose(self.forward(*self.stage()))
+
+    def stage(self) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Say where the cache takes the last tokens; their positions [B, 1], mask [B, 1, 1, S], and its bounds."""
         cache = self.cache
         mask: Tensor | None = None
         if cache.num_rows == 1 and not cache.fixed:
@@ -235,8 +265,17 @@ class PlainRows:
         slots = cache.lengths[:, None].clamp(max=cache.capacity - 1)
         positions = slots.clamp(max=self.base.max_length - 1)
         cache.stage(slots, visible=visible)
-        output = self.base.forward(self.last[:, None], positions=positions, mask=mask, cache=cache)
-        self.last.copy_(self.sampler.choose(self.base.logits(output.hidden), self._age[:, None])[:, 0])
+        return positions, mask, key_bounds(mask) if mask is not None and is_fused(mask) else None
+
+    def forward(self, positions: Tensor, mask: Tensor | None, bounds: Tensor | None) -> Tensor:
+        """The last tokens through the base, with positions [B, 1], mask [B, 1, 1, S] and bounds [B, 2]: [B, 1, H]."""
+        tokens = self.last[:, None]
+        return self.base.forward(tokens, positions=positions, mask=mask, cache=self.cache, bounds=bounds).hidden
+
+    def choose(self, hidden: Tensor) -> None:
+        """The next token of every row, of its hidden states [B, 1, H]."""
+        cache = self.cache
+        self.last.copy_(self.sampler.choose(self.base.logits(hidden), self._age[:, None])[:, 0])
         cache.advance(torch.ones_like(cache.lengths))
         self._age.add_(1)
 

@@ -47,8 +47,22 @@ def positions_of(positions: Tensor | None) -> Iterator[None]:
         _POSITIONS.reset(token)
 
 
+def key_bounds(mask: Tensor) -> Tensor:
+    """[B, 1, T, S] bool -> [B, 2] int32: the first slot that any token sees, and the one behind the last."""
+    seen, slots = mask[:, 0].any(1), torch.arange(mask.shape[-1], device=mask.device)
+    first = torch.where(seen, slots, mask.shape[-1]).amin(-1)
+    end = torch.where(seen, slots + 1, 0).amax(-1)
+    return torch.stack([first, end], dim=-1).to(torch.int32)
+
+
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, softcap: float | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    softcap: float | None = None,
+    bounds: Tensor | None = None,
 ) -> Tensor:
     """Attention with grouped key/value heads.
 
@@ -59,6 +73,7 @@ def attend(
         mask: [B or 1, 1, T, S] bool, True = visible; None = causal when T > 1, everything when T = 1.
         scale: factor of the scores.
         softcap: soft-capping of the scores, cap * tanh(scores / cap) (Gemma 2), or None.
+        bounds: [B or 1, 2] of `key_bounds`, where the caller has them: layers with the same mask share them.
 
     Returns:
         [B, heads, T, value_dim].
@@ -71,7 +86,8 @@ def attend(
     if mask is not None and is_fused(query):
         from hetspec_core.engine.modeling.kernels import masked_attention
 
-        return masked_attention(query, key, value, mask, scale, softcap)
+        bounds = key_bounds(mask) if bounds is None else bounds
+        return masked_attention(query, key, value, mask, bounds, scale, softcap)
     rows, heads, num_queries, head_dim = query.shape
     kv_heads, num_keys = key.shape[1], key.shape[2]
     group = heads // kv_heads
@@ -121,11 +137,13 @@ def _hugging_face_attention(
     unrolled: UnrolledKeys | None = None,
     sliding_window: int | None = None,
     position_ids: Tensor | None = None,
+    bounds: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """The signature that Hugging Face layers call; returns [B, T, heads, value_dim].
 
-    `unrolled` comes from a draft's own call of its decoder, which passes further arguments on.
+    `unrolled` comes from a draft's own call of its decoder, which passes further arguments on, and `bounds` from a
+    base's.
 
     Raises:
         ModelError: the layer adds attention sinks to the scores (GPT-OSS), or caps scores of a training-time test.
@@ -148,8 +166,8 @@ def _hugging_face_attention(
     window = sliding_window if sliding_window is not None else getattr(module, _WINDOW, None)
     if window is not None and key.shape[2] > window:
         positions = position_ids if position_ids is not None else _POSITIONS.get()
-        mask = _inside_window(module, query, key, mask, window, positions)
-    return attend(query, key, value, mask, scale, softcap).transpose(1, 2).contiguous(), None
+        mask, bounds = _inside_window(module, query, key, mask, window, positions), None
+    return attend(query, key, value, mask, scale, softcap, bounds).transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(ATTENTION_NAME, _hugging_face_attention)

@@ -272,6 +272,7 @@ class BaseLM:
         mask: Tensor | None = None,
         cache: Any | None = None,
         layers: tuple[int, ...] = (),
+        bounds: Tensor | None = None,
     ) -> BaseOutput:
         """Hidden states of a batch; no logits.
 
@@ -281,7 +282,9 @@ class BaseLM:
             mask: [B, 1, T, S] bool, True = visible; None = causal (padding on the right is harmless then).
             cache: a key/value cache that is written to, or None.
             layers: Hugging Face layer ids (0 = embeddings, i = output of layer i) whose states are returned too.
+            bounds: [B or 1, 2] of `attention.key_bounds` for the mask, where they are known.
         """
+        further = {} if bounds is None else {"bounds": bounds}
         with positions_of(positions):
             output = self.decoder(
                 input_ids=input_ids,
@@ -290,6 +293,7 @@ class BaseLM:
                 past_key_values=cache,
                 use_cache=cache is not None,
                 output_hidden_states=bool(layers),
+                **further,
             )
         captured = {}
         if layers:

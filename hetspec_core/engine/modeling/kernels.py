@@ -32,6 +32,7 @@ def _power_of_two(size: int) -> int:
 def _attend_part(
     query, key, value, mask, bounds, out, lse,
     q_row, q_head, q_token, k_row, k_head, k_slot, v_row, v_head, v_slot, m_row, m_token, m_slot,
+    b_row,
     num_keys,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, TOKENS: tl.constexpr, SPLITS: tl.constexpr,
     SCALE: tl.constexpr, SOFTCAP: tl.constexpr,
@@ -57,7 +58,7 @@ def _attend_part(
     best = tl.full([ROWS], float("-inf"), tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     mixed = tl.zeros([ROWS, VALUE_LANES], tl.float32)
-    start, end = tl.load(bounds + 2 * batch), tl.load(bounds + 2 * batch + 1)
+    start, end = tl.load(bounds + b_row * batch), tl.load(bounds + b_row * batch + 1)
     for first in range(start + part * KEYS, end, SPLITS * KEYS):
         slots = first + keys
         inside = slots < num_keys
@@ -99,16 +100,14 @@ def _attend_part(
     tl.store(lse + line, best + tl.log(total), mask=is_row)
 
 
-def _bounds(mask: Tensor) -> Tensor:
-    """[B, 1, T, S] -> [B, 2] int32: the first slot that any token sees, and the one behind the last."""
-    seen, slots = mask[:, 0].any(1), torch.arange(mask.shape[-1], device=mask.device)
-    first = torch.where(seen, slots, mask.shape[-1]).amin(-1)
-    end = torch.where(seen, slots + 1, 0).amax(-1)
-    return torch.stack([first, end], dim=-1).to(torch.int32)
-
-
 def masked_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, softcap: float | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    bounds: Tensor,
+    scale: float,
+    softcap: float | None = None,
 ) -> Tensor:
     """Attention of few queries over a table of keys, with grouped key/value heads.
 
@@ -117,6 +116,7 @@ def masked_attention(
         key: [B, kv_heads, S, head_dim].
         value: [B, kv_heads, S, value_dim].
         mask: [B or 1, 1, T, S] bool, True = may look.
+        bounds: [B or 1, 2] of `attention.key_bounds`.
         scale: factor of the scores.
         softcap: as in `attention.attend`.
 
@@ -136,11 +136,11 @@ def masked_attention(
     dtype = value.dtype if splits == 1 else torch.float32
     out = torch.empty(splits, batch, tokens, heads, value_width, dtype=dtype, device=query.device)
     lse = torch.empty(splits, batch, tokens, heads, dtype=torch.float32, device=query.device)
-    mask = mask.expand(batch, 1, tokens, num_keys)
+    mask, bounds = mask.expand(batch, 1, tokens, num_keys), bounds.expand(batch, 2)
     _attend_part[(blocks, batch * kv_heads, splits)](
-        query, key, value, mask, _bounds(mask), out, lse,
+        query, key, value, mask, bounds, out, lse,
         *query.stride()[:3], *key.stride()[:3], *value.stride()[:3],
-        mask.stride(0), mask.stride(2), mask.stride(3),
+        mask.stride(0), mask.stride(2), mask.stride(3), bounds.stride(0),
         num_keys,
         KV_HEADS=kv_heads, GROUP=group, TOKENS=tokens, SPLITS=splits, SCALE=scale, SOFTCAP=softcap or 0.0,
         WIDTH=width, VALUE_WIDTH=value_width, ROWS=rows, KEYS=keys, LANES=lanes, VALUE_LANES=value_lanes,
