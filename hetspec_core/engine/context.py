@@ -377,11 +377,3 @@ def peak_memory_bytes(device: torch.device) -> dict[str, int]:
     if device.type == "cuda":
         peak["gpu"] = torch.cuda.max_memory_allocated(device)
     return peak
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies in bfloat16. A processor that emulates it is slower than in float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))

@@ -34,8 +34,8 @@ class ResourcesSpec(Spec):
     )
     decoder: Literal["auto", "fast", "reference"] = Field(
         default="auto",
-        description="Path of the built-in decoding: fast = fixed tables, on a GPU captured as graphs; reference = the "
-        "readable one; auto = fast on one GPU, else reference.",
+        description="Path of the built-in decoding: fast = captured graphs on a GPU, packed weights on a CPU; "
+        "reference = the readable one; auto = fast on one GPU, and in bfloat16 on a CPU that multiplies in it.",
     )
     compile: Literal["auto", "on", "off"] = Field(
         default="auto",

@@ -92,6 +92,11 @@ def attend(
     kv_heads, num_keys = key.shape[1], key.shape[2]
     group = heads // kv_heads
     folded = query.reshape(rows, kv_heads, group * num_queries, head_dim)  # the queries of a group share their keys
+    if softcap is None and query.dtype == torch.bfloat16 and query.device.type == "cpu":
+        # One kernel; bmm in bfloat16 builds a program anew for every number of keys.
+        shared = None if mask is None else mask.repeat(1, 1, group, 1)  # [B or 1, 1, group*T, S]
+        mixed = F.scaled_dot_product_attention(folded, key, value, shared, scale=scale)
+        return mixed.view(rows, heads, num_queries, value.shape[-1])
     scores = (folded @ key.transpose(-1, -2)).float() * scale  # [B, kv_heads, group*T, S]; float32 for the softmax
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap

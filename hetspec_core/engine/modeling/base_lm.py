@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hetspec_core.catalog import families
 from hetspec_core.engine.modeling.attention import ATTENTION_NAME, positions_of, set_window
 from hetspec_core.engine.modeling.attention_survey import survey_config, survey_windows
 from hetspec_core.engine.modeling.device_map import Room, place_base
+from hetspec_core.engine.modeling.packing import product
 from hetspec_core.engine.modeling.partial_base import can_load_part, decoder_layers, load_part
 from hetspec_core.engine.modeling.sources import LOADING, fingerprint, materialize
 from hetspec_core.engine.reporting import summary
@@ -45,7 +45,7 @@ class OutputHead(NamedTuple):
             hidden: [..., H] states after the final norm; multiplied in the type of the weight.
             dtype: type in which the products are scaled and capped; that of the weight when absent.
         """
-        logits = F.linear(hidden.to(self.weight.dtype), self.weight, self.bias).to(dtype or self.weight.dtype)
+        logits = product(hidden.to(self.weight.dtype), self.weight, self.bias).to(dtype or self.weight.dtype)
         if self.scale != 1.0:
             logits = logits * self.scale
         return torch.tanh(logits / self.softcap) * self.softcap if self.softcap else logits

@@ -7,11 +7,14 @@ products up to rounding.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 _TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
@@ -41,15 +44,28 @@ class _Joined:
         if self.bias is not None:
             for part, bias in zip(parts, self.bias.split(self.sizes), strict=True):
                 part.bias = nn.Parameter(bias, requires_grad=False)
+        self._parts, self._multiply = parts, F.linear
         self._input: Tensor | None = None
         self._pieces: tuple[Tensor, ...] = ()
         self._left = 0
+
+    def lay_out(self, pack: Callable[[Tensor], Tensor], multiply: Product) -> None:
+        """Keep the weight in another layout only, as a parameter of the first projection.
+
+        Args:
+            pack: [out, in] -> the same in the other layout.
+            multiply: the product of [..., in] with such a weight and a bias.
+        """
+        self.weight, self._multiply = pack(self.weight), multiply
+        for index, part in enumerate(self._parts):
+            weight = self.weight if index == 0 else torch.empty(0, dtype=self.weight.dtype)
+            part.weight = nn.Parameter(weight, requires_grad=False)
 
     def piece(self, index: int, hidden: Tensor) -> Tensor:
         """[..., in] -> [..., out] of the projection `index`."""
         if self._input is not hidden:
             self._input, self._left = hidden, len(self.sizes)
-            self._pieces = F.linear(hidden, self.weight, self.bias).split(self.sizes, dim=-1)
+            self._pieces = self._multiply(hidden, self.weight, self.bias).split(self.sizes, dim=-1)
         piece = self._pieces[index]
         self._left -= 1
         if self._left == 0:
