@@ -44,11 +44,21 @@ class LayerSlots:
         slots: [R, T] slots that are written.
         rows: B, rows that are read.
         visible: slots that are read; 0 = none.
+        some: [R] rows that are read in place of the first B, copied out of the tables; None = those.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, targets: Tensor, slots: Tensor, rows: int, visible: int) -> None:
+    def __init__(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        targets: Tensor,
+        slots: Tensor,
+        rows: int,
+        visible: int,
+        some: Tensor | None = None,
+    ) -> None:
         self.keys, self.values, self.targets, self.slots = keys, values, targets, slots
-        self.rows, self.visible = rows, visible
+        self.rows, self.visible, self.some = rows, visible, some
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """As `SlotCache.update`, for the one layer: [R, kv_heads, T, d] in, those to attend to out."""
@@ -58,6 +68,9 @@ class LayerSlots:
         self.values[targets, :, slots] = value_states.transpose(1, 2)
         if not self.visible:
             return key_states, value_states
+        if self.some is not None:
+            some = self.some.to(device)
+            return self.keys[:, :, : self.visible][some], self.values[:, :, : self.visible][some]
         return self.keys[: self.rows, :, : self.visible], self.values[: self.rows, :, : self.visible]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -104,6 +117,7 @@ class SlotCache(Cache):
         self._values: dict[int, Tensor] = {}
         self._slots = torch.zeros(num_rows, 0, dtype=torch.int64, device=device)
         self._visible = 0
+        self._some: Tensor | None = None
         self._targets = self._rows
 
     def stage(self, slots: Tensor, *, visible: int, rows: Tensor | None = None) -> None:
@@ -113,14 +127,13 @@ class SlotCache(Cache):
             slots: [R, T] slot of each token.
             visible: the forward attends to slots 0..visible-1 (a mask says which of them); 0 = only to its own tokens,
                 for whole sequences into empty rows.
-            rows: [R] rows of the cache that the forward's batch stands for (whole sequences only); all when absent.
+            rows: [R] rows of the cache that the forward's batch stands for; all when absent.
         """
         if visible > self.capacity:
             raise ValueError(f"{visible} slots wanted, the cache has {self.capacity}")
-        if visible and rows is not None:
-            raise ValueError("a forward over some of the rows cannot read the cache")
         self._slots = slots
         self._visible = visible
+        self._some = rows
         self._targets = self._rows if rows is None else rows[:, None]
 
     def update(
@@ -136,7 +149,7 @@ class SlotCache(Cache):
     def part(self, layer_idx: int) -> LayerSlots:
         """What a forward needs of the tables of one layer, which are there."""
         keys, values = self._keys[layer_idx], self._values[layer_idx]
-        return LayerSlots(keys, values, self._targets, self._slots, self.num_rows, self._visible)
+        return LayerSlots(keys, values, self._targets, self._slots, self.num_rows, self._visible, self._some)
 
     def keep(self, path: Tensor, counts: Tensor, host_counts: list[int] | None = None) -> None:
         """Commit tree tokens: move the accepted ones behind the committed ones.
@@ -190,6 +203,11 @@ class SlotCache(Cache):
         """Forget all rows; the tables stay."""
         self.lengths.zero_()
         self.host_lengths = [0] * self.num_rows
+
+    def restart(self, lengths: list[int]) -> None:
+        """Every row now holds so many committed tokens, of other sequences or of longer ones; the tables stay."""
+        self.lengths.copy_(torch.tensor(lengths))
+        self.host_lengths = list(lengths)
 
     def reset_row(self, row: int, length: int) -> None:
         """Row `row` now holds `length` committed tokens of another sequence."""

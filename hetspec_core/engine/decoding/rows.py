@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotCache, SlotTables
+from hetspec_core.engine.decoding.prompts import most_prefilled, prompt_parts
 from hetspec_core.engine.decoding.propose import propose, tree_slots
 from hetspec_core.engine.decoding.sampling import Sampler
 from hetspec_core.engine.decoding.tree import DraftTree, Verdict, verify
@@ -31,15 +32,6 @@ def draft_slots(shape: TreeSpec) -> int:
     return shape.depth + 1 + max(tree_slots(shape), shape.depth + 1)
 
 
-def pad_prompts(prompts: list[list[int]], device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Prompts padded on the right with 0: ids [B, T] and lengths [B]. Causal attention never sees the padding."""
-    lengths = [len(prompt) for prompt in prompts]
-    ids = torch.zeros(len(prompts), max(lengths), dtype=torch.int64)
-    for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt)] = torch.tensor(prompt)
-    return ids.to(device), torch.tensor(lengths).to(device)
-
-
 class SpeculativeRows:
     """Rows that a base and a draft write together.
 
@@ -57,6 +49,7 @@ class SpeculativeRows:
     Attributes:
         active: [B] bool, rows that still commit; set by the host.
         root: [B] last committed token of each row.
+        most_prefilled: tokens of all rows that one forward of `prefill` reads at most.
         packed: [B, D+4] what a cycle did: tokens committed, draft tokens accepted, whether the last accepted node had
             children, then the D+1 tokens, of which `accepted + 1` count.
     """
@@ -85,28 +78,41 @@ class SpeculativeRows:
         self.root = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self.packed = torch.zeros(num_rows, shape.depth + 4, dtype=torch.int64, device=device)
         self.state = torch.empty(0, device=device)  # [B, S] the draft's, after it has read the root
+        self.most_prefilled = most_prefilled(base)
 
-    def prefill(self, prompts: list[list[int]]) -> None:
-        """Read the prompts with both models; the base chooses the first token of every answer."""
-        ids, lengths = pad_prompts(prompts, self.base.device)
-        host_lengths = [len(prompt) for prompt in prompts]
-        rows = torch.arange(ids.shape[0], device=ids.device)
-        slots = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        for cache in (self.base_cache, self.draft_cache):
-            cache.clear()
-            cache.stage(slots, visible=0)
+    def prefill(self, prompts: list[list[int]], kept: list[int] | None = None) -> None:
+        """Read the prompts with both models, part by part; the base chooses the first token of every answer.
+
+        Args:
+            prompts: token ids of each row.
+            kept: tokens at the start of each prompt that both caches hold already, below its length; the token behind
+                them must be the old one too, because the draft has read it with the last of them. None = no tokens.
+        """
+        rows = torch.arange(len(prompts), device=self.root.device)
         self.active.fill_(True)
-        output = self.base.forward(ids, cache=self.base_cache, layers=self.draft.captured_layers)
-        logits = self.base.logits(output.hidden[rows, lengths - 1])
-        self.root.copy_(self.sampler.choose(logits[:, None], torch.zeros_like(self.age)[:, None])[:, 0])
+        for part in prompt_parts(self.base, prompts, kept, self.most_prefilled):
+            for cache in (self.base_cache, self.draft_cache):
+                cache.stage(part.slots, visible=part.visible)
+            output = self.base.forward(
+                part.ids,
+                positions=part.positions,
+                mask=part.mask,
+                cache=self.base_cache,
+                layers=self.draft.captured_layers,
+            )
+            # The draft reads pairs (x_{t+1}, f_t): the prompt moved by one, the root last.
+            tokens = part.following
+            if part.last:
+                logits = self.base.logits(output.hidden[rows, part.ends])
+                self.root.copy_(self.sampler.choose(logits[:, None], torch.zeros_like(self.age)[:, None])[:, 0])
+                tokens = torch.where(part.behind, self.root[:, None], tokens)
+            start = self.draft.first_state(self.draft.base_features(output))
+            state = self.draft(tokens, start, positions=part.positions, mask=part.mask, cache=self.draft_cache)
+            if part.last:
+                self._continue_from(state[rows, part.ends])
         self.age.fill_(1)
-        # The draft reads pairs (x_{t+1}, f_t): the prompt moved by one, the root last.
-        tokens = torch.cat([ids[:, 1:], ids[:, :1]], dim=1)
-        tokens[rows, lengths - 1] = self.root
-        start = self.draft.first_state(self.draft.base_features(output))
-        self._continue_from(self.draft(tokens, start, cache=self.draft_cache)[rows, lengths - 1])
         for cache in (self.base_cache, self.draft_cache):
-            cache.advance(lengths, host_lengths)
+            cache.restart([len(prompt) for prompt in prompts])
 
     def propose(self) -> DraftTree:
         """Grow a tree below every root."""
@@ -211,6 +217,7 @@ class PlainRows:
 
     Attributes:
         last: [B] last token of each row.
+        most_prefilled: tokens of all rows that one forward of `admit` reads at most.
     """
 
     def __init__(
@@ -228,15 +235,26 @@ class PlainRows:
         self.sampler = Sampler(sampling, [0] * num_rows, self.cache.capacity, base.device)
         self.last = torch.zeros(num_rows, dtype=torch.int64, device=base.device)
         self._age = torch.zeros(num_rows, dtype=torch.int64, device=base.device)  # [B] tokens of the answer so far
+        self.most_prefilled = most_prefilled(base)
 
-    def admit(self, rows: list[int], prompts: list[list[int]], seeds: list[int]) -> list[int]:
-        """Prefill prompts into rows; returns the first token of each answer."""
-        ids, lengths = pad_prompts(prompts, self.base.device)
+    def admit(
+        self, rows: list[int], prompts: list[list[int]], seeds: list[int], kept: list[int] | None = None
+    ) -> list[int]:
+        """Prefill prompts into rows, part by part; returns the first token of each answer.
+
+        Args:
+            rows: that the prompts go to.
+            prompts: token ids of each.
+            seeds: randomness of each.
+            kept: tokens at the start of each prompt that its row holds already, below its length; None = no tokens.
+        """
         where = torch.tensor(rows, device=self.base.device)
-        slots = torch.arange(ids.shape[1], device=self.base.device).expand_as(ids)
-        self.cache.stage(slots, visible=0, rows=where)
-        hidden = self.base.forward(ids, cache=self.cache).hidden
-        logits = self.base.logits(hidden[torch.arange(len(rows), device=ids.device), lengths - 1])  # [R, V]
+        whole, logits = rows == list(range(self.cache.num_rows)), torch.empty(0)
+        for part in prompt_parts(self.base, prompts, kept, self.most_prefilled):
+            self.cache.stage(part.slots, visible=part.visible, rows=None if whole else where)
+            output = self.base.forward(part.ids, positions=part.positions, mask=part.mask, cache=self.cache)
+            if part.last:
+                logits = self.base.logits(output.hidden[torch.arange(len(rows), device=where.device), part.ends])
         for row, prompt, seed in zip(rows, prompts, seeds, strict=True):
             self.cache.reset_row(row, len(prompt))
             self.sampler.replace_row(row, seed)

@@ -1,8 +1,9 @@
 """The attention of bases and drafts: Hugging Face layers call it through their attention registry.
 
-`attend` has two cases. Whole sequences from an empty cache are causal and need no mask: PyTorch's fused kernel serves
-them. Decoding has few queries over a long cache, often with a tree mask: grouped matrix products that never expand the
-key/value heads serve it.
+`attend` has three cases. Whole sequences from an empty cache are causal and need no mask: PyTorch's fused kernel serves
+them. A later part of a long prompt has many queries and a mask: the same kernel takes it, or blocks of queries where
+the scores are capped. Decoding has few queries over a long cache, often with a tree mask: grouped matrix products that
+never expand the key/value heads serve it.
 
 `UnrolledKeys` is the attention over the steps of a training-time test (EAGLE-3, arXiv 2503.01840, section 3.2), without
 the score matrix. Step 0 is a causal pass over a sequence. Step k at position t attends to the keys of step 0 at
@@ -28,6 +29,7 @@ from hetspec_core.errors import ModelError
 
 ATTENTION_NAME = "hetspec"
 
+_MANY_QUERIES = 256  # more than a tree has
 _WINDOW = "hetspec_window"  # attribute of an attention layer
 _POSITIONS: ContextVar[Tensor | None] = ContextVar("positions", default=None)
 
@@ -88,6 +90,8 @@ def attend(
 
         bounds = key_bounds(mask) if bounds is None else bounds
         return masked_attention(query, key, value, mask, bounds, scale, softcap)
+    if mask is not None and query.shape[2] > _MANY_QUERIES:
+        return _attend_in_blocks(query, key, value, mask, scale, softcap)
     rows, heads, num_queries, head_dim = query.shape
     kv_heads, num_keys = key.shape[1], key.shape[2]
     group = heads // kv_heads
@@ -106,6 +110,19 @@ def attend(
         scores = scores.view(rows, kv_heads, group * num_queries, num_keys)
     weights = torch.softmax(scores, dim=-1).to(value.dtype)
     return (weights @ value).view(rows, heads, num_queries, value.shape[-1])
+
+
+def _attend_in_blocks(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float, softcap: float | None
+) -> Tensor:
+    """`attend` for a part of a long prompt, without all of its scores at once."""
+    if softcap is None:
+        group = query.shape[1] // key.shape[1]
+        if group > 1:  # the kernel that takes a mask on a GPU does not take grouped heads
+            key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    parts = zip(query.split(_MANY_QUERIES, 2), mask.split(_MANY_QUERIES, 2), strict=True)
+    return torch.cat([attend(part, key, value, seen, scale, softcap) for part, seen in parts], dim=2)
 
 
 def _inside_window(

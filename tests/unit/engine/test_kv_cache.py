@@ -123,8 +123,13 @@ def test_more_slots_than_there_are_is_a_mistake_of_the_caller() -> None:
     cache = SlotCache(2, 8, "cpu")
     with pytest.raises(ValueError, match="9 slots wanted"):
         cache.stage(torch.zeros(2, 1, dtype=torch.int64), visible=9)
-    with pytest.raises(ValueError, match="some of the rows"):
-        cache.stage(torch.zeros(1, 1, dtype=torch.int64), visible=4, rows=torch.tensor([1]))
+
+
+def test_a_forward_over_some_of_the_rows_reads_what_these_hold() -> None:
+    model = Model(3)
+    model.write([[1, 2], [3, 4], [5, 6]], torch.tensor([[0, 1]] * 3), 0)
+    seen = model.write([[7], [8]], torch.tensor([[2], [1]]), 3, torch.tensor([2, 0]))
+    assert seen.tolist() == [[5, 6, 7], [1, 8, 0]]
 
 
 def test_a_table_that_caches_share_is_taken_whole_by_the_smaller_one() -> None:
