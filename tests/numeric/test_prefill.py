@@ -28,7 +28,7 @@ SHAPE = TreeSpec.parse("3/2/6")
 
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompts_module, "_FEWEST", 1)
+    monkeypatch.setattr(prompts_module, "FEWEST_PREFILLED", 1)
 
 
 def speculative(base: BaseLM, draft: DraftLM, prompts: list[list[int]], most: int | None = None) -> SpeculativeRows:
@@ -88,7 +88,7 @@ def test_parts_and_kept_tokens_of_all_sizes_give_what_whole_prompts_give(
     lengths: list[int], most: int, data: st.DataObject
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prompts_module, "_FEWEST", 1)
+        patch.setattr(prompts_module, "FEWEST_PREFILLED", 1)
         check_parts(BASE, DRAFT, tuple(lengths), most)
         prompts = ragged_prompts(tuple(lengths), seed=1)
         kept = [data.draw(st.integers(0, length - 1)) for length in lengths]
@@ -116,7 +116,7 @@ def test_plain_rows_admit_prompts_in_parts_beside_others_that_go_on(
     lengths: list[int], most: int, rows: list[int], data: st.DataObject
 ) -> None:
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
-        patch.setattr(prompts_module, "_FEWEST", 1)
+        patch.setattr(prompts_module, "FEWEST_PREFILLED", 1)
         others = ragged_prompts((3, 30, 11, 7), seed=3)
         prompts, where = ragged_prompts(tuple(lengths)), list(rows[: len(lengths)])
         kept = [data.draw(st.integers(0, length - 1)) for length in lengths]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import importlib.util
+import itertools
 import os
 import shutil
 import time
@@ -25,9 +26,10 @@ from hetspec_core.engine.decoding.answers import BatchAnswers
 from hetspec_core.engine.decoding.completion import SILENT, Completion, Listener
 from hetspec_core.engine.decoding.decoder import Decoder, ReferenceDecoder
 from hetspec_core.engine.decoding.draft_vocab import proposing_draft
-from hetspec_core.engine.decoding.kv_cache import SlotTables
+from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotTables
 from hetspec_core.engine.decoding.plain import write_answers
 from hetspec_core.engine.decoding.programs import Cycle, ReplayedRows
+from hetspec_core.engine.decoding.prompts import FEWEST_PREFILLED
 from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
@@ -37,6 +39,7 @@ from hetspec_core.errors import SpecError
 from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec
 
 Key = TypeVar("Key", bound=Hashable)
+Result = TypeVar("Result")
 
 _KEPT_PROGRAMS = 16
 _COMPILED_BUCKET = 1024  # the smallest one of compiled programs: to compile one more costs more than it saves
@@ -76,6 +79,11 @@ class FastDecoder(Decoder):
         self._compiled = compiled
         self.on_compile: Callable[[str], None] = lambda program: None
         self._refused: set[Hashable] = set()
+        self._most_programs = _KEPT_PROGRAMS
+        self._tight = False  # whether tables are as long as the rows of a batch, in place of the next bucket
+        # The address of a draft that is gone may be that of the next one; these numbers are never given again.
+        self._drafts: WeakKeyDictionary[DraftLM, int] = WeakKeyDictionary()
+        self._numbers = itertools.count()
         self._reference = ReferenceDecoder(base)
         join_projections(base.decoder)
 
@@ -104,7 +112,7 @@ class FastDecoder(Decoder):
         rows, started = cycle.rows, time.perf_counter()
         rows.sampler.reseed(decoding.sampling.seed, list(range(len(prompts))))
         with listener.phase("prefill"):
-            rows.prefill(prompts)
+            _read(rows, prompts, lambda: rows.prefill(prompts))
         answers.take_first(rows.root.tolist(), time.perf_counter() - started)
         listener.lap()()
         pending, active = None, answers.active
@@ -151,7 +159,8 @@ class FastDecoder(Decoder):
             return False
         started = time.perf_counter()
         numbers = list(range(len(prompts)))
-        answers.take_first(rows.admit(numbers, prompts, numbers), time.perf_counter() - started)
+        first = _read(rows, prompts, lambda: rows.admit(numbers, prompts, numbers))
+        answers.take_first(first, time.perf_counter() - started)
         pending = None
         while not answers.done and not answers.stop():
             rows.advance()
@@ -181,11 +190,10 @@ class FastDecoder(Decoder):
     # --- programs ----------------------------------------------------------------------------------------------------
 
     def _rows(self, num_rows: int, length: int, sampling: SamplingSpec) -> ReplayedRows | None:
-        capacity = self._bucket(length + 2)
-        key = ("plain", num_rows, capacity, sampling.model_copy(update={"seed": 0}))
         rows = self._kept(
-            key,
-            lambda: ReplayedRows(
+            ("plain", num_rows, sampling.model_copy(update={"seed": 0})),
+            length + 2,
+            lambda capacity: ReplayedRows(
                 self.base,
                 num_rows,
                 capacity,
@@ -210,10 +218,11 @@ class FastDecoder(Decoder):
         phased: bool,
     ) -> Cycle | None:
         tree, sampling = decoding.tree, decoding.sampling
-        capacity = self._bucket(length + self._overshoot(tree))
-        key = (id(draft), num_rows, capacity, tree, sampling.model_copy(update={"seed": 0}), most_per_step, phased)
+        if draft not in self._drafts:
+            self._drafts[draft] = next(self._numbers)
+        key = (self._drafts[draft], num_rows, tree, sampling.model_copy(update={"seed": 0}), most_per_step, phased)
 
-        def make() -> Cycle:
+        def make(capacity: int) -> Cycle:
             join_projections(draft.backbone)
             rows = SpeculativeRows(
                 self.base,
@@ -229,12 +238,14 @@ class FastDecoder(Decoder):
             )
             return Cycle(rows, self._pool, phased, self._compiled)
 
-        return self._kept(key, make)
+        return self._kept(key, length + self._overshoot(tree), make)
 
     def _tables_for(self, model: BaseLM | DraftLM, num_rows: int) -> SlotTables:
         return self._tables.setdefault(model, {}).setdefault(num_rows, SlotTables())
 
-    def _bucket(self, length: int) -> int:
+    def _capacity(self, length: int) -> int:
+        if self._tight:
+            return -(-length // SLOT_STEP) * SLOT_STEP
         return bucket(max(length, _COMPILED_BUCKET) if self._compiled else length)
 
     @staticmethod
@@ -242,44 +253,104 @@ class FastDecoder(Decoder):
         """Tokens that a row may get after its last one, because its end is noticed one cycle late."""
         return tree.depth + 1
 
-    def _kept(self, key: Hashable, make: Callable[[], Any]) -> Any | None:
-        """The program of a key, made if it is not there; None where it cannot be made, which a notice says once."""
-        program = self._programs.pop(key, None)
-        if program is None and key not in self._refused:
-            if self._compiled:
-                self.on_compile(f"program {len(self._programs) + 1}")
-            while len(self._programs) >= _KEPT_PROGRAMS:
-                self._programs.popitem(last=False)
-            program = self._make(key, make)
-        if program is not None:
-            self._programs[key] = program
-        return program
+    def _kept(self, kind: Hashable, length: int, make: Callable[[int], Any]) -> Any | None:
+        """The program of a kind for rows of a length, made if it is not there; None where it cannot be made.
 
-    def _make(self, key: Hashable, make: Callable[[], Any]) -> Any | None:
-        reason = ""
-        for _ in range(3):
+        A notice says once what was given up: other programs, room for longer rows, or the fast decoder.
+        """
+        while True:
+            capacity = self._capacity(length)
+            key = (kind, capacity)
+            if key in self._refused:
+                return None
+            program = self._programs.pop(key, None)
             try:
-                with torch.inference_mode():
-                    return make()
-            except torch.OutOfMemoryError:
-                reason = "the device has no memory left for its tables"
-                self._programs.clear()  # other programs and their tables may be in the way
-                self._tables.clear()
-                gc.collect()
-                torch.cuda.empty_cache()
+                self._programs[key] = program or self._make(lambda: make(capacity))  # noqa: B023 - called at once
+                return self._programs[key]
             except Exception as error:
-                if self._pool is None:
+                if self._lost(error):
                     raise
-                reason = _reason(error)
-                if self._compiled:
-                    self.notice(f"decoding goes on without torch.compile: {reason}")
-                    self._compiled = False
+                full, reason = _out_of_memory(error), _reason(error)
+                if self._pool is None and not full and not self._compiled:
+                    raise
+            # Behind the handler: the error holds the frames of what was half made, and with them its memory.
+            if full:
+                if self._make_room():
                     continue
+                reason = "the device has no memory left for its tables"
+            elif self._compiled:
+                self.notice(f"decoding goes on without torch.compile: {reason}")
+                self._compiled = False
+                continue
+            else:
                 reason = f"its graph cannot be captured: {reason}"  # an operation that a graph cannot hold
-                break
-        self._refused.add(key)
-        self.notice(f"the reference decoder answers in place of the fast one: {reason}")
-        return None
+            self._refused.add(key)
+            self.notice(f"the reference decoder answers in place of the fast one: {reason}")
+            return None
+
+    def _make(self, make: Callable[[], Any]) -> Any:
+        if self._compiled:
+            self.on_compile(f"program {len(self._programs) + 1}")
+        while len(self._programs) >= self._most_programs:
+            self._programs.popitem(last=False)
+        with torch.inference_mode():
+            return make()
+
+    def _make_room(self) -> bool:
+        """Give something up that takes memory; False when there is nothing left."""
+        if self._programs:
+            self._most_programs = max(1, len(self._programs) // 2)
+            self.notice(
+                f"the device has no memory left for {len(self._programs) + 1} programs of the fast decoder: "
+                f"it keeps at most {self._most_programs} from now on"
+            )
+        elif not self._tight:
+            self._tight = True
+            self.notice("the device is short of memory: the tables of the fast decoder get no room for longer answers")
+        else:
+            return False
+        self._free()
+        return True
+
+    def _free(self) -> None:
+        self._programs.clear()
+        self._tables.clear()
+        gc.collect()
+        if self.base.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _lost(self, error: Exception) -> bool:
+        """Whether the device does not compute any more, so that no other decoder can go on either."""
+        if self.base.device.type == "cpu" or _out_of_memory(error):
+            return False
+        try:
+            torch.zeros(1, device=self.base.device).item()
+        except RuntimeError:
+            return True
+        return False
+
+
+def _read(rows: SpeculativeRows | PlainRows, prompts: list[list[int]], read: Callable[[], Result]) -> Result:
+    """Read prompts into rows, in smaller parts where the device has no memory left for those that were meant."""
+    while True:
+        try:
+            return read()
+        except RuntimeError as error:
+            if not _out_of_memory(error) or rows.most_prefilled <= FEWEST_PREFILLED * len(prompts):
+                raise
+        rows.most_prefilled = min(rows.most_prefilled, len(prompts) * max(map(len, prompts))) // 2
+        gc.collect()
+
+
+def _out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error or what it came from is exhausted memory: a graph that cannot be ended hides it."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, torch.OutOfMemoryError):
+            return True
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class PackedDecoder(ReferenceDecoder):

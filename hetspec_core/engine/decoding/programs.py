@@ -37,6 +37,7 @@ class Replay:
         self._work, self._graph = work, None
         self.result: Any = None
         if pool is None:
+            self.result = work()  # so that what cannot be compiled is known before anything is answered
             return
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())

@@ -17,7 +17,7 @@ from hetspec_core.engine.decoding.kv_cache import SLOT_STEP
 from hetspec_core.engine.modeling.base_lm import BaseLM
 
 _STATE_BYTES = 1 << 29  # of the states of all layers; at 7B in bfloat16 2,000 tokens have so many
-_FEWEST = 256  # tokens of a row: with fewer, reading the weights would take longer than using them
+FEWEST_PREFILLED = 256  # tokens of a row: with fewer, reading the weights would take longer than using them
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class PromptPart:
 def most_prefilled(base: BaseLM) -> int:
     """Tokens of a forward whose states of all layers, which the forward of a captured layer returns, stay small."""
     token_bytes = (base.num_layers + 1) * base.hidden_size * base.dtype.itemsize
-    return max(_FEWEST, _STATE_BYTES // token_bytes)
+    return max(FEWEST_PREFILLED, _STATE_BYTES // token_bytes)
 
 
 def prompt_parts(base: BaseLM, prompts: list[list[int]], kept: list[int] | None, most: int) -> Iterator[PromptPart]:
@@ -63,7 +63,7 @@ def prompt_parts(base: BaseLM, prompts: list[list[int]], kept: list[int] | None,
         base: the model.
         prompts: token ids of each row.
         kept: tokens at the start of each prompt whose keys and values are in the cache; None = no tokens.
-        most: tokens of all rows that a part has at most; a part has `_FEWEST` of each row in any case.
+        most: tokens of all rows that a part has at most; a part has `FEWEST_PREFILLED` of each row in any case.
 
     Raises:
         ValueError: a prompt is empty, or all of it is kept.
@@ -77,7 +77,7 @@ def prompt_parts(base: BaseLM, prompts: list[list[int]], kept: list[int] | None,
     ids = torch.tensor([prompt + [0] * (max(counts) + 1 - len(prompt)) for prompt in prompts]).to(device)
     ends, first = torch.tensor(counts).to(device) - 1, torch.tensor(starts).to(device)
     width = max(count - start for count, start in zip(counts, starts, strict=True))  # of the longest rest
-    step = width if len(prompts) * width <= most else max(_FEWEST, most // len(prompts))
+    step = width if len(prompts) * width <= most else max(FEWEST_PREFILLED, most // len(prompts))
     for offset in range(0, width, step):
         stop = min(offset + step, width)
         slots = first[:, None] + torch.arange(offset, stop, device=device)
