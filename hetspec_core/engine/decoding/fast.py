@@ -8,6 +8,7 @@ cut off. The tokens are those of the reference: both run `rows.SpeculativeRows` 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib.util
 import itertools
@@ -28,14 +29,14 @@ from hetspec_core.engine.decoding.decoder import Decoder, ReferenceDecoder
 from hetspec_core.engine.decoding.draft_vocab import proposing_draft
 from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotTables
 from hetspec_core.engine.decoding.plain import write_answers
-from hetspec_core.engine.decoding.programs import Cycle, ReplayedRows
+from hetspec_core.engine.decoding.programs import Cycle, ReplayedRows, ended_by_signals
 from hetspec_core.engine.decoding.prompts import FEWEST_PREFILLED
 from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.modeling.fusion import join_projections
 from hetspec_core.engine.modeling.packing import can_pack, pack_head, pack_layers
-from hetspec_core.errors import SpecError
+from hetspec_core.errors import Cancelled, SpecError
 from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec
 
 Key = TypeVar("Key", bound=Hashable)
@@ -267,6 +268,8 @@ class FastDecoder(Decoder):
             try:
                 self._programs[key] = program or self._make(lambda: make(capacity))  # noqa: B023 - called at once
                 return self._programs[key]
+            except Cancelled:
+                raise
             except Exception as error:
                 if self._lost(error):
                     raise
@@ -293,7 +296,7 @@ class FastDecoder(Decoder):
             self.on_compile(f"program {len(self._programs) + 1}")
         while len(self._programs) >= self._most_programs:
             self._programs.popitem(last=False)
-        with torch.inference_mode():
+        with torch.inference_mode(), ended_by_signals() if self._compiled else contextlib.nullcontext():
             return make()
 
     def _make_room(self) -> bool:

@@ -6,7 +6,10 @@ cycle runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +23,51 @@ from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
 from hetspec_core.engine.decoding.tree import DraftTree, Verdict
 from hetspec_core.engine.modeling.base_lm import BaseLM, BaseOutput
 from hetspec_core.engine.modeling.regions import Regions, fuse
+from hetspec_core.errors import Cancelled
 from hetspec_core.spec import SamplingSpec
 
 _WARM_UPS = 2  # before a capture: libraries choose their kernels and allocate their workspaces
+
+
+class _Asked(KeyboardInterrupt):
+    """A signal asked to stop; a compiler lets it pass, as it would not let an ordinary error."""
+
+
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let a signal that asks to stop end a compilation, which looks at no flag for minutes.
+
+    The handlers of SIGINT and SIGTERM that a worker has set run as before. Without such handlers, and outside of the
+    main thread, signals do what they do anyway.
+
+    Raises:
+        Cancelled: such a signal has arrived.
+    """
+    before: dict[int, Callable[..., Any]] = {}
+    asked = False
+
+    def ask(number: int, frame: Any) -> None:
+        nonlocal asked
+        before[number](number, frame)
+        if not asked:  # what is raised here may be lost in a callback; the end of the block looks again
+            asked = True
+            raise _Asked
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler) and handler is not signal.default_int_handler:
+                before[number] = handler
+                signal.signal(number, ask)
+    try:
+        yield
+    except _Asked:
+        pass  # told below
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked:
+        raise Cancelled("the run was asked to stop while programs were compiled")
 
 
 class Replay:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
+import signal
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -215,3 +218,53 @@ def test_a_damaged_cache_of_compiled_programs_changes_no_answer(tmp_path: Path) 
     for path in files:
         path.write_bytes(path.read_bytes()[:40])
     assert len(compiled_child(tmp_path)) == 1
+
+
+INTERRUPTED = """
+import os, sys, threading, torch
+torch.set_num_threads(1)
+from tests.unit.engine.test_decoder_failures import FastDecoder, answers, tiny_base
+from hetspec_core.engine.worker import _signals_set
+from hetspec_core.errors import Cancelled
+os.environ["TORCHINDUCTOR_CACHE_DIR"] = sys.argv[1]
+cancelled = threading.Event()
+fast = FastDecoder(tiny_base(), compiled=True)
+fast.on_compile = lambda program: print(program, flush=True)
+with _signals_set(cancelled):
+    try:
+        answers(fast, None, 1)
+    except Cancelled as end:
+        assert cancelled.is_set() and not fast.notices
+        print(end, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("wait_s", [0.5, 4.0])
+def test_a_signal_inside_a_compilation_ends_it_and_leaves_no_process(
+    number: int, wait_s: float, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "slow"  # never ends by itself
+    compiler.write_text("#!/bin/sh\nexec sleep 600\n")
+    compiler.chmod(0o755)
+    child = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path / "cache")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "CXX": str(compiler)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert child.stdout is not None and child.stdout.readline() == "program 1\n"
+        time.sleep(wait_s)
+        child.send_signal(number)
+        out, err = child.communicate(timeout=30)
+        assert out == "the run was asked to stop while programs were compiled\n", err
+        assert child.returncode == 0
+        with pytest.raises(ProcessLookupError):
+            os.killpg(child.pid, 0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
