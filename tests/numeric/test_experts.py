@@ -6,12 +6,20 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.nn import functional as F
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from hetspec_core.engine.algorithms import build_algorithm
 from hetspec_core.engine.modeling.backbones import HFBackbone, backbone_config
-from hetspec_core.engine.modeling.experts import ExpertMLP, Routing, balance_loss, watch
+from hetspec_core.engine.modeling.experts import (
+    ExpertMLP,
+    Routing,
+    balance_loss,
+    fixed_shapes,
+    prepare_experts,
+    watch,
+)
 from hetspec_core.errors import ModelError
 from hetspec_core.spec import Architecture
 from tests.fakes.tiny_models import algorithm_spec, tiny_base, tiny_draft
@@ -174,3 +182,51 @@ def test_the_loss_of_a_mixture_counts_its_balance_per_supervised_token() -> None
     torch.testing.assert_close(output.total, parts)
     assert float(output.sums["router_loss"]) > 0
     assert draft.num_active_parameters == draft.num_parameters - 2 * 3 * 32 * 24  # two of four real experts rest
+
+
+@pytest.mark.parametrize("experts", [6, 64])  # all experts work on all tokens, or weights are gathered
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {},
+        {"zero_compute_experts": 2},
+        {"zero_compute_experts": 2, "zero_expert_kind": "constant", "shared_experts": 1, "shared_expert_gate": True},
+        {"zero_compute_experts": 3, "zero_expert_kind": "zero"},
+    ],
+)
+@torch.no_grad()
+def test_fixed_shapes_give_what_a_loop_over_tokens_gives(experts: int, extra: dict[str, Any]) -> None:
+    mlp = make_mlp(experts=experts, **extra)
+    if mlp.constants is not None:
+        mlp.constants.copy_(torch.randn_like(mlp.constants))
+    rows = torch.randn(2, 5, WIDTH)
+    with fixed_shapes():
+        found = mlp(rows)
+    expected = torch.stack([token_by_token(mlp, row) for row in rows.flatten(0, 1)]).view_as(rows)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("experts", [4, 64])
+@torch.no_grad()
+def test_a_prepared_base_gives_the_same_states_in_fixed_shapes(experts: int) -> None:
+    base = tiny_base("qwen3_moe", num_experts=experts)
+    ids = torch.randint(0, base.vocab_size, (2, 7))
+    expected = base.forward(ids).hidden
+    assert prepare_experts(base.decoder) and not prepare_experts(tiny_base().decoder)
+    torch.testing.assert_close(base.forward(ids).hidden, expected)
+    with fixed_shapes():
+        torch.testing.assert_close(base.forward(ids).hidden, expected)
+
+
+@torch.no_grad()
+def test_nothing_of_a_mixture_in_fixed_shapes_is_looked_at_on_the_host() -> None:
+    """Tensors without contents show what a graph cannot hold."""
+    base, mlp = tiny_base("qwen3_moe"), make_mlp(zero_compute_experts=2)
+    prepare_experts(base.decoder)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for _ in range(2):
+            with fixed_shapes():
+                assert mlp(torch.zeros(2, 5, WIDTH)).shape == (2, 5, WIDTH)
+                assert base.forward(torch.zeros(2, 5, dtype=torch.int64)).hidden.shape[:2] == (2, 5)
+        with pytest.raises(DynamicOutputShapeException):
+            mlp(torch.zeros(2, 5, WIDTH))

@@ -34,6 +34,7 @@ from hetspec_core.engine.decoding.prompts import FEWEST_PREFILLED
 from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.modeling.experts import prepare_experts
 from hetspec_core.engine.modeling.fusion import join_projections
 from hetspec_core.engine.modeling.packing import can_pack, pack_head, pack_layers
 from hetspec_core.errors import Cancelled, SpecError
@@ -87,6 +88,7 @@ class FastDecoder(Decoder):
         self._numbers = itertools.count()
         self._reference = ReferenceDecoder(base)
         join_projections(base.decoder)
+        prepare_experts(base.decoder)
 
     @torch.inference_mode()
     def generate(

@@ -22,6 +22,7 @@ from hetspec_core.engine.decoding.kv_cache import SlotTables
 from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
 from hetspec_core.engine.decoding.tree import DraftTree, Verdict
 from hetspec_core.engine.modeling.base_lm import BaseLM, BaseOutput
+from hetspec_core.engine.modeling.experts import fixed_shapes
 from hetspec_core.engine.modeling.regions import Regions, fuse
 from hetspec_core.errors import Cancelled
 from hetspec_core.spec import SamplingSpec
@@ -82,23 +83,24 @@ class Replay:
         self._work, self._graph = work, None
         self.result: Any = None
         if pool is None:
-            self.result = work()  # so that what cannot be compiled is known before anything is answered
+            self()  # so that what cannot be compiled is known before anything is answered
             return
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), fixed_shapes():
             for _ in range(_WARM_UPS):
                 work()
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
+        with torch.cuda.graph(self._graph, pool=pool), fixed_shapes():
             self.result = work()
         self._graph.replay()  # a capture computes nothing, and what comes next may read the result
 
     def __call__(self) -> None:
         """Do the work once."""
         if self._graph is None:
-            self.result = self._work()
+            with fixed_shapes():
+                self.result = self._work()
         else:
             self._graph.replay()
 

@@ -9,7 +9,7 @@ the backbone's configuration (`draft.architecture.extra`). Router and experts ot
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,92 @@ from torch.nn import functional as F
 from hetspec_core.errors import ModelError
 
 KINDS = ("identity", "zero", "constant")
+
+
+class _Fixed:
+    """Whether mixtures work in fixed shapes now. A compiled program guards on it, which it cannot on a context."""
+
+    on: bool = False
+
+
+_FIXED = _Fixed()
+
+
+@contextmanager
+def fixed_shapes() -> Iterator[None]:
+    """Let mixtures of drafts, and those of bases that are prepared, work in shapes that do not depend on the routing.
+
+    A graph can hold that. It costs more where there are many tokens, so that it is for decoding only.
+    """
+    before, _FIXED.on = _FIXED.on, True
+    try:
+        yield
+    finally:
+        _FIXED.on = before
+
+
+def chosen_outputs(
+    rows: Tensor, chosen: Tensor, gate_up: Tensor, down: Tensor, combine: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """What the chosen experts make of every token; no shape depends on which are chosen.
+
+    With few pairs of token and expert the weights of each pair are gathered. With more, nearly all experts are chosen
+    by some token and have to be read anyway: then all of them work on all tokens.
+
+    Args:
+        rows: [N, H] tokens.
+        chosen: [N, k] experts.
+        gate_up: [E, 2 I, H] gate and up projections.
+        down: [E, H, I] down projections.
+        combine: [..., 2 I] gate and up -> [..., I].
+
+    Returns:
+        [N, k, H].
+    """
+    if 2 * chosen.numel() <= len(gate_up):
+        pairs = chosen.flatten()
+        inputs = rows.repeat_interleave(chosen.shape[1], 0)[:, None]  # [N k, 1, H]
+        inner = combine(inputs @ gate_up[pairs].transpose(1, 2))
+        return (inner @ down[pairs].transpose(1, 2)).view(*chosen.shape, -1)
+    inner = combine(rows @ gate_up.transpose(1, 2))  # [E, N, I]
+    outputs = inner @ down.transpose(1, 2)  # [E, N, H]
+    return outputs[chosen, torch.arange(len(rows), device=rows.device)[:, None]]
+
+
+_INTERFACE = "hetspec"  # the name of `_base_experts` in Hugging Face's registry
+_USUAL = "grouped_mm"  # what Hugging Face takes where a GPU is, and what ours stands in for
+
+
+def prepare_experts(decoder: Any) -> bool:
+    """Let the mixtures of a Hugging Face decoder follow `fixed_shapes`; returns whether there are any.
+
+    Experts with biases, without gates or with transposed weights stay as they are.
+    """
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    found = [
+        module
+        for module in decoder.modules()
+        if getattr(module, "has_gate", False)
+        and not (module.has_bias or module.is_transposed)
+        and getattr(getattr(module, "config", None), "_experts_implementation", None) == _USUAL
+    ]
+    if found:
+        ALL_EXPERTS_FUNCTIONS.register(_INTERFACE, _base_experts)
+    for module in found:
+        module.config._experts_implementation = _INTERFACE
+    return bool(found)
+
+
+def _base_experts(module: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+    """The signature of Hugging Face's experts: [N, H] tokens, [N, k] experts and weights -> [N, H]."""
+    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+    grouped = hidden.is_cuda and hidden.dtype == torch.bfloat16  # one kernel, which reads the counts on the device
+    if not _FIXED.on or grouped:
+        return ALL_EXPERTS_FUNCTIONS[_USUAL](module, hidden, chosen, weights)
+    results = chosen_outputs(hidden, chosen, module.gate_up_proj, module.down_proj, module._apply_gate)
+    return (results * weights[..., None]).sum(1).to(hidden.dtype)
 
 
 class ExpertMLP(nn.Module):
@@ -95,6 +181,8 @@ class ExpertMLP(nn.Module):
 
     def _routed(self, flat: Tensor, routing: Routing) -> Tensor:
         """Sort the pairs (token, expert) by expert, let each expert work on its rows, and put them back."""
+        if _FIXED.on:
+            return self._routed_by_shape(flat, routing)
         chosen = routing.chosen.flatten()  # [N k]
         order = torch.argsort(chosen, stable=True)
         counts = torch.bincount(chosen, minlength=self.num_real + self.num_zero).tolist()
@@ -111,9 +199,29 @@ class ExpertMLP(nn.Module):
         results = torch.cat(parts)[back].view(*routing.chosen.shape, -1)  # [N, k, H]
         return (results * routing.weights[..., None]).sum(1)
 
+    def _routed_by_shape(self, flat: Tensor, routing: Routing) -> Tensor:
+        """The same in operations whose shapes do not depend on the routing."""
+        last = self.num_real - 1
+        results = chosen_outputs(
+            flat,
+            routing.chosen.clamp(max=last),
+            self.experts.gate_up_proj,
+            self.experts.down_proj,
+            self._combine,
+        )
+        if self.num_zero:
+            kinds = routing.chosen.flatten().clamp(min=self.num_real)
+            idle = self._without_compute(flat.repeat_interleave(self.top_k, 0), kinds).view_as(results)
+            results = torch.where((routing.chosen > last)[..., None], idle, results)
+        return (results * routing.weights[..., None]).sum(1)
+
     def _expert(self, expert: int, rows: Tensor) -> Tensor:
-        gate, up = F.linear(rows, self.experts.gate_up_proj[expert]).chunk(2, dim=-1)
-        return F.linear(self.experts.act_fn(gate) * up, self.experts.down_proj[expert])
+        inner = self._combine(F.linear(rows, self.experts.gate_up_proj[expert]))
+        return F.linear(inner, self.experts.down_proj[expert])
+
+    def _combine(self, both: Tensor) -> Tensor:
+        gate, up = both.chunk(2, dim=-1)
+        return self.experts.act_fn(gate) * up
 
     def _without_compute(self, rows: Tensor, experts: Tensor) -> Tensor:
         if self.kind == "identity":
