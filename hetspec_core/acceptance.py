@@ -18,11 +18,16 @@ class StepCount:
         accepted: draft tokens that the base accepted, before cutting.
         offered: levels of the tree at which a child of the accepted path was offered: `accepted`, or one more when the
             last accepted node had children and all were rejected.
+        ranks: of every accepted draft token, how many of its siblings the draft held likelier; empty where it is not
+            known, and not compared.
+        children: of the last accepted node, none of which is the base's token; as `ranks`.
     """
 
     committed: int
     accepted: int
     offered: int
+    ranks: tuple[int, ...] = field(default=(), compare=False)
+    children: int = field(default=0, compare=False)
 
 
 class Counted(Protocol):

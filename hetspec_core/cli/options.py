@@ -162,7 +162,7 @@ def _option(flag: str, key: str) -> inspect.Parameter:
     kind, repeated = _kind(field)
     about = (field.description or "").rstrip(".")
     if kind is TreeSpec:
-        about += ", as depth/top_k/num_draft_tokens; top_k 1 is a chain"
+        about += ", as depth/top_k/num_draft_tokens (top_k 1 is a chain), or auto" if repeated else ""
     words = ("N", *found) if (found := _words_beside_numbers(kind)) else ()
     low, high = (None, None) if repeated else _bounds(field, kind)
     option = typer.Option(
@@ -274,8 +274,8 @@ def recipe_and_texts(words: list[str], recipe: str | None, saved: str | None) ->
     return DEFAULT_RECIPE, words
 
 
-def trees_of(words: list[str]) -> list[dict[str, int]] | None:
-    """Tree shapes from depth/top_k/num_draft_tokens, or None when no word is given.
+def trees_of(words: list[str]) -> list[dict[str, Any]] | None:
+    """Tree shapes from depth/top_k/num_draft_tokens or auto, or None when no word is given.
 
     Raises:
         UsageError: a word has another form.

@@ -11,12 +11,19 @@ from hetspec_core.spec.decode import Spec
 
 
 class TreeSpec(Spec):
-    """Shape of the EAGLE-2 draft tree (arXiv 2406.16858). A chain is the tree with top_k 1."""
+    """Shape of the EAGLE-2 draft tree (arXiv 2406.16858). A chain is the tree with top_k 1.
+
+    With `auto` the shape is a bound, and every answer is decoded with the shape within it that is predicted to be
+    fastest, or plainly where none is.
+    """
 
     depth: int = Field(default=6, gt=0, description="Levels D below the root.")
     top_k: int = Field(default=10, gt=0, description="Children per expanded node, and nodes expanded per level.")
     num_draft_tokens: int = Field(
         default=60, gt=0, description="Nodes N kept for verification; the root is not counted."
+    )
+    auto: bool = Field(
+        default=False, description="Choose the fastest shape within these bounds from measured times and acceptance."
     )
 
     @model_validator(mode="before")
@@ -36,12 +43,12 @@ class TreeSpec(Spec):
 
     @property
     def label(self) -> str:
-        """The shape as it is said everywhere: depth/top_k/num_draft_tokens."""
-        return f"{self.depth}/{self.top_k}/{self.num_draft_tokens}"
+        """The shape as it is said everywhere: depth/top_k/num_draft_tokens, or auto."""
+        return "auto" if self.auto else f"{self.depth}/{self.top_k}/{self.num_draft_tokens}"
 
     @classmethod
     def parse(cls, text: str) -> TreeSpec:
-        """Read depth/top_k/num_draft_tokens, e.g. 6/10/60.
+        """Read depth/top_k/num_draft_tokens, e.g. 6/10/60, or auto.
 
         Raises:
             ValueError: the text has another form.
@@ -50,9 +57,11 @@ class TreeSpec(Spec):
 
     @staticmethod
     def _read_label(text: str) -> dict[str, int]:
+        if text.strip() == "auto":
+            return {"auto": True}
         parts = text.replace(",", "/").split("/")
         if len(parts) != 3 or not all(part.strip().isdecimal() and int(part) for part in parts):
-            raise ValueError(f"tree is {text!r}; it needs depth/top_k/num_draft_tokens, e.g. 6/10/60")
+            raise ValueError(f"tree is {text!r}; it needs depth/top_k/num_draft_tokens, e.g. 6/10/60, or auto")
         depth, top_k, nodes = (int(part) for part in parts)
         return {"depth": depth, "top_k": top_k, "num_draft_tokens": nodes}
 
@@ -86,7 +95,10 @@ DraftVocabChoice = Annotated[int | Literal["auto", "whole"], AfterValidator(_che
 class DecodingSpec(Spec):
     """One way of answering: tree and sampling, or plain decoding."""
 
-    tree: TreeSpec = Field(default_factory=TreeSpec, description="Shape of the draft tree.")
+    tree: TreeSpec = Field(
+        default_factory=lambda: TreeSpec(auto=True),
+        description="Shape of the draft tree: depth/top_k/num_draft_tokens, or auto = the fastest one on this machine.",
+    )
     draft_vocab: DraftVocabChoice = Field(
         default="auto",
         description="Tokens that the draft proposes: the N commonest of its training data; whole = all that it has; "

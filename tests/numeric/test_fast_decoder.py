@@ -37,8 +37,11 @@ def way(tree: str = "3/3/8", **options: Any) -> DecodingSpec:
     return DecodingSpec(tree=TreeSpec.parse(tree), **({"max_new_tokens": 16, "ignore_eos": True} | options))
 
 
-def facts(answers: list[Completion]) -> list[tuple[list[int], str, list[Any]]]:
-    return [(answer.tokens, answer.stop_reason, answer.steps) for answer in answers]
+def facts(answers: list[Completion]) -> list[tuple[list[int], str, list[Any], list[Any]]]:
+    return [
+        (answer.tokens, answer.stop_reason, answer.steps, [(step.ranks, step.children) for step in answer.steps])
+        for answer in answers
+    ]
 
 
 class Kept(Listener):

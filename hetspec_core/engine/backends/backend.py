@@ -53,6 +53,7 @@ class Written:
         counts: the verify steps by the count of a server, whose stream may report several at once; None = each step was
             reported.
         draft_vocab_size: tokens that the draft proposed, where these are fewer than it has; 0 = all of its own.
+        tree: the shape that `tree = auto` took, or `plain`; empty where it was not asked to choose.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -61,6 +62,7 @@ class Written:
     decode_s: float = 0.0
     counts: list[StepCount] | None = None
     draft_vocab_size: int = 0
+    tree: str = ""
 
 
 class Backend(ABC):

@@ -13,6 +13,7 @@ from hetspec_core.engine.backends.backend import Backend, Watcher, Written, toke
 from hetspec_core.engine.context import machine_facts, resolve_device, resolve_dtype, set_threads
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
+from hetspec_core.engine.decoding.auto import ChoosingDecoder
 from hetspec_core.engine.decoding.completion import Listener, PhaseClock
 from hetspec_core.engine.decoding.decoder import Decoder
 from hetspec_core.engine.decoding.draft_vocab import proposing_draft
@@ -22,6 +23,7 @@ from hetspec_core.engine.modeling.checkpoint import load_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.errors import ModelError
 from hetspec_core.events.chat import BaseFacts, DraftFacts, ShapeCost, Step
+from hetspec_core.paths import roots
 from hetspec_core.spec import BaseSpec, DecodingSpec, ResourcesSpec, TreeSpec
 
 _KEPT_DRAFTS = 2  # two, so that drafts can be compared without loading them again and again
@@ -76,7 +78,7 @@ class BuiltinBackend(Backend):
             base, device=device, dtype=resolve_dtype(resources, device), max_memory=resources.max_memory
         )
         self._base = loaded
-        self._decoder = open_decoder(loaded, resources.decoder)
+        self._decoder = choosing_decoder(open_decoder(loaded, resources.decoder))
         self._template = ChatTemplate.for_tokenizer(loaded.tokenizer, base.chat_template)
         return self.facts()
 
@@ -126,7 +128,7 @@ class BuiltinBackend(Backend):
     def answer(self, prompt: list[int], decoding: DecodingSpec, watcher: Watcher) -> Written:
         """As in `Backend`."""
         if self._decoder is None:
-            self._decoder = open_decoder(self.base)
+            self._decoder = choosing_decoder(open_decoder(self.base))
         answering = _Answering(self, watcher)
         own = None if decoding.plain else self._draft
         draft = None if own is None else proposing_draft(self.base, own, decoding)
@@ -143,6 +145,7 @@ class BuiltinBackend(Backend):
             first_token_s=completion.first_token_s,
             decode_s=completion.decode_s,
             draft_vocab_size=0 if draft is None or draft is own else draft.vocab_size,
+            tree=completion.tree,
         )
 
     def token_text(self, token: int) -> str:
@@ -192,6 +195,15 @@ class BuiltinBackend(Backend):
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def choosing_decoder(decoder: Decoder) -> ChoosingDecoder:
+    """The decoder with `tree = auto`, whose measured times are kept in the cache folder."""
+    device = decoder.base.device
+    facts = machine_facts(device)
+    name = facts["device"] if device.type == "cuda" else facts["cpu"]
+    machine = f"{name}, {facts['threads']} threads, torch {facts['torch']}"
+    return ChoosingDecoder(decoder, machine, roots().cache / "cycle-times")
 
 
 def _listener(seen: list[Step], stop_asked: Callable[[], bool]) -> Watcher:

@@ -159,8 +159,7 @@ class BatchAnswers:
         """What a cycle of speculative decoding did.
 
         Args:
-            packed: per row the committed tokens' number, accepted draft tokens, whether the last accepted node had
-                children, then the tokens.
+            packed: per row as `SpeculativeRows.packed`.
             elapsed_s: seconds since the start.
             phases: seconds of the cycle's phases, as `Listener.lap` gives them.
             trees: of the cycle, if the listener wants them.
@@ -173,12 +172,14 @@ class BatchAnswers:
         for row, answer in enumerate(self.rows):
             if answer.done:
                 continue
-            _, accepted, had_children, *tokens = packed[row]
+            _, accepted, children, *others = packed[row]
+            depth = len(others) // 2
+            ranks, tokens = tuple(others[:accepted]), others[depth:]
             kv_tokens = answer.completion.prompt_tokens + len(answer.completion.tokens) - 1
             taken = answer.take(tokens[: accepted + 1])
-            steps, offered = answer.completion.steps, accepted + had_children
+            steps, offered = answer.completion.steps, accepted + (children > 0)
             answer.completion.total_s = elapsed_s
-            steps.append(StepCount(len(taken), accepted, offered))
+            steps.append(StepCount(len(taken), accepted, offered, ranks, children))
             if listener is SILENT:
                 continue
             known = {"index": len(steps) - 1, "committed": taken, "kv_tokens": kv_tokens, **seconds}

@@ -173,6 +173,11 @@ class FastDecoder(Decoder):
             pending = read
         return True
 
+    @property
+    def compiled(self) -> bool:
+        """Whether programs are compiled; no longer where a compiler failed."""
+        return self._compiled
+
     @staticmethod
     def _take(answers: BatchAnswers, tokens: list[int], started: float) -> None:
         elapsed_s = time.perf_counter() - started

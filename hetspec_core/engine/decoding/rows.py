@@ -14,7 +14,7 @@ from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotCache, SlotTabl
 from hetspec_core.engine.decoding.prompts import most_prefilled, prompt_parts
 from hetspec_core.engine.decoding.propose import propose, tree_slots
 from hetspec_core.engine.decoding.sampling import Sampler
-from hetspec_core.engine.decoding.tree import DraftTree, Verdict, verify
+from hetspec_core.engine.decoding.tree import DraftTree, Verdict, sibling_ranks, verify
 from hetspec_core.engine.modeling.attention import key_bounds
 from hetspec_core.engine.modeling.base_lm import BaseLM, BaseOutput
 from hetspec_core.engine.modeling.draft_lm import DraftLM
@@ -50,8 +50,9 @@ class SpeculativeRows:
         active: [B] bool, rows that still commit; set by the host.
         root: [B] last committed token of each row.
         most_prefilled: tokens of all rows that one forward of `prefill` reads at most.
-        packed: [B, D+4] what a cycle did: tokens committed, draft tokens accepted, whether the last accepted node had
-            children, then the D+1 tokens, of which `accepted + 1` count.
+        packed: [B, 2D+4] what a cycle did: tokens committed, draft tokens accepted, children of the last accepted node,
+            then the D ranks of accepted nodes among their siblings, of which `accepted` count, and the D+1 tokens, of
+            which `accepted + 1` count.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class SpeculativeRows:
         self.age = torch.zeros(num_rows, dtype=torch.int64, device=device)  # [B] tokens of the answer so far
         self.active = torch.ones(num_rows, dtype=torch.bool, device=device)
         self.root = torch.zeros(num_rows, dtype=torch.int64, device=device)
-        self.packed = torch.zeros(num_rows, shape.depth + 4, dtype=torch.int64, device=device)
+        self.packed = torch.zeros(num_rows, 2 * shape.depth + 4, dtype=torch.int64, device=device)
         self.state = torch.empty(0, device=device)  # [B, S] the draft's, after it has read the root
         self.most_prefilled = most_prefilled(base)
 
@@ -170,9 +171,10 @@ class SpeculativeRows:
         `keep` has to follow.
         """
         last = verdict.path.gather(1, verdict.num_accepted[:, None])  # [B, 1]
-        had_children = (tree.parents[:, 1:] == last).any(-1)
+        children = (tree.parents[:, 1:] == last).sum(-1)
+        ranks = sibling_ranks(tree.parents).gather(1, verdict.path[:, 1:])  # [B, D]
         counts = torch.where(self.active, verdict.num_accepted + 1, 0)
-        columns = [counts[:, None], verdict.num_accepted[:, None], had_children[:, None], verdict.tokens]
+        columns = [counts[:, None], verdict.num_accepted[:, None], children[:, None], ranks, verdict.tokens]
         self.packed.copy_(torch.cat(columns, dim=1))
         cache, width = self.draft_cache, verdict.path.shape[1]
         kept = features.gather(1, verdict.path[:, :, None].expand(-1, -1, features.shape[-1]))  # [B, D+1, F]

@@ -80,6 +80,20 @@ def best_first(scores: Tensor, count: int) -> Tensor:
     return torch.where(is_at, index, 0).sum(-1)
 
 
+def sibling_ranks(parents: Tensor) -> Tensor:
+    """How many siblings stand before each node, which the draft held likelier.
+
+    Args:
+        parents: [B, N+1] of a tree.
+
+    Returns:
+        [B, N+1] int64; 0 for the root.
+    """
+    index = torch.arange(parents.shape[1], device=parents.device)
+    before = (index < index[:, None]) & (index > 0)  # the root is its own parent, but no sibling
+    return ((parents[:, :, None] == parents[:, None, :]) & before).sum(-1)
+
+
 def select_best(scores: Tensor, count: int) -> Tensor:
     """Indices [B, count] of the best candidates, ascending.
 

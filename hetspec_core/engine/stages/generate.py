@@ -81,6 +81,7 @@ def _answer(context: RunContext, backend: Backend, number: int, prompt: str, ids
         "stop_reason": written.stop_reason,
         "accept_length": stats.accept_length,
         "verify_steps": stats.num_steps,
+        "tree": written.tree or None,
         "draft_vocab_size": written.draft_vocab_size or None,
         "first_token_s": written.first_token_s,
         "decode_tokens_per_s": (len(written.tokens) - 1) / written.decode_s if written.decode_s > 0 else None,

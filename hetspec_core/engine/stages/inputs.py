@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hetspec_core.engine.backends.builtin import choosing_decoder
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import tokenizer_hash
 from hetspec_core.engine.data.conversation import Conversation, Message
@@ -65,9 +66,12 @@ def decoder_for(context: RunContext, base: BaseLM) -> Decoder:
     decoder.on_notice = lambda notice: context.log(notice, "warning")
     if isinstance(decoder, FastDecoder):
         decoder.on_compile = lambda program: context.prepare("compile", note=program)
+    choosing = choosing_decoder(decoder)
+    choosing.on_choice = lambda choice: context.log(choice.sentence)
+    choosing.on_measure = lambda shape: context.prepare("measure shapes", note=shape)
     because = f", because {decoder.why}" if decoder.why else ""
     context.log(f"the {decoder.name} decoder is used{because}")
-    return decoder
+    return choosing
 
 
 def check_tokenizer(folder: Path, base: BaseLM, draft: DraftLM, warn: Callable[[str], None]) -> None:

@@ -13,7 +13,8 @@ from hetspec_core.terminal_text import visible
 
 
 def test_tree_shapes_are_read() -> None:
-    assert trees_of(["6/10/60"]) == [{"depth": 6, "top_k": 10, "num_draft_tokens": 60}]
+    assert trees_of(["6/10/60"]) == [{"depth": 6, "top_k": 10, "num_draft_tokens": 60, "auto": False}]
+    assert trees_of(["auto"])[0]["auto"] is True  # type: ignore[index]
     assert trees_of([]) is None
 
 

@@ -70,8 +70,8 @@ def test_every_kind_of_value_reaches_its_key() -> None:
         "training.datasets": ["a", "b"],
         "resources.dtype": "float32",
         "decoding.plain": True,
-        "decoding.tree": {"depth": 3, "top_k": 2, "num_draft_tokens": 6},
-        "bench.trees": [{"depth": 1, "top_k": 1, "num_draft_tokens": 1}],
+        "decoding.tree": {"depth": 3, "top_k": 2, "num_draft_tokens": 6, "auto": False},
+        "bench.trees": [{"depth": 1, "top_k": 1, "num_draft_tokens": 1, "auto": False}],
     }
 
 
