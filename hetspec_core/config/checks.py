@@ -212,7 +212,7 @@ def _trees(parts: Mapping[str, Any], vocabulary: int) -> Iterator[Problem]:
     if "bench" in parts:
         trees += [(f"bench.trees.{index}.top_k", tree) for index, tree in enumerate(parts["bench"].trees)]
     for key, tree in trees:
-        if tree.top_k > vocabulary:
+        if not tree.auto and tree.top_k > vocabulary:
             yield Problem(key, f"is {tree.top_k}; needs at most the draft's vocabulary of {vocabulary}")
 
 
