@@ -132,6 +132,23 @@ def test_programs_of_one_batch_size_fill_the_same_tables_one_after_the_other() -
     assert len({cache._keys[0].data_ptr() for cache in caches}) == 1
 
 
+def test_programs_over_tables_that_longer_ones_have_replaced_are_given_up_when_these_take_much_memory() -> None:
+    base = tiny_base(context=4096)
+    fast, prompts = FastDecoder(base), ragged_prompts((20, 300, 600, 900))
+    weights = sum(weight.nbytes for weight in base.model.parameters())
+    for prompt in (*prompts, *prompts[::-1]):
+        expected = ReferenceDecoder(base).generate([prompt], way())
+        assert facts(fast.generate([prompt], way())) == facts(expected)
+        held: dict[int, int] = {}
+        for program in fast._programs.values():
+            held |= program.cache.outgrown
+        assert sum(held.values()) <= 0.15 * weights
+    assert len(fast._programs) == 4  # on the way back all fill the longest tables
+    fast._most_outgrown = 10 * weights
+    fast.generate(ragged_prompts((2000,)), way())
+    assert len(fast._programs) == 5
+
+
 def test_a_forgotten_draft_keeps_no_program_and_is_freed() -> None:
     base = tiny_base()
     draft, other = tiny_draft(base), tiny_draft(base)

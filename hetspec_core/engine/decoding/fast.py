@@ -29,7 +29,7 @@ from hetspec_core.engine.decoding.decoder import Decoder, ReferenceDecoder
 from hetspec_core.engine.decoding.draft_vocab import proposing_draft
 from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotTables
 from hetspec_core.engine.decoding.plain import write_answers
-from hetspec_core.engine.decoding.programs import Cycle, ReplayedRows, ended_by_signals
+from hetspec_core.engine.decoding.programs import Cycle, ReplayedRows, ended_by_signals, out_of_memory, reason_of
 from hetspec_core.engine.decoding.prompts import FEWEST_PREFILLED
 from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
 from hetspec_core.engine.modeling.base_lm import BaseLM
@@ -44,6 +44,7 @@ Key = TypeVar("Key", bound=Hashable)
 Result = TypeVar("Result")
 
 _KEPT_PROGRAMS = 16
+_OUTGROWN_SHARE = 0.15  # of the base's weights: what tables that longer ones have replaced may take
 _COMPILED_BUCKET = 1024  # the smallest one of compiled programs: to compile one more costs more than it saves
 _BUCKETS = (256, 512, 768, 1024, 1536, 2048, 3072, 4096)
 _BUCKET_STEP = 2048  # beyond the last one
@@ -86,6 +87,7 @@ class FastDecoder(Decoder):
         # The address of a draft that is gone may be that of the next one; these numbers are never given again.
         self._drafts: WeakKeyDictionary[DraftLM, int] = WeakKeyDictionary()
         self._numbers = itertools.count()
+        self._most_outgrown = int(_OUTGROWN_SHARE * sum(weight.nbytes for weight in base.model.parameters()))
         self._reference = ReferenceDecoder(base)
         join_projections(base.decoder)
         prepare_experts(base.decoder)
@@ -274,13 +276,15 @@ class FastDecoder(Decoder):
             program = self._programs.pop(key, None)
             try:
                 self._programs[key] = program or self._make(lambda: make(capacity))  # noqa: B023 - called at once
+                if program is None:
+                    self._drop_outgrown()
                 return self._programs[key]
             except Cancelled:
                 raise
             except Exception as error:
                 if self._lost(error):
                     raise
-                full, reason = _out_of_memory(error), _reason(error)
+                full, reason = out_of_memory(error), reason_of(error)
                 if self._pool is None and not full and not self._compiled:
                     raise
             # Behind the handler: the error holds the frames of what was half made, and with them its memory.
@@ -305,6 +309,18 @@ class FastDecoder(Decoder):
             self._programs.popitem(last=False)
         with torch.inference_mode(), ended_by_signals() if self._compiled else contextlib.nullcontext():
             return make()
+
+    def _drop_outgrown(self) -> None:
+        """Give up the oldest programs over tables that longer ones have replaced, while such tables take much."""
+        for key, program in list(self._programs.items()):
+            held: dict[int, int] = {}
+            for each in self._programs.values():
+                for cache in each.caches:
+                    held |= cache.outgrown
+            if sum(held.values()) <= self._most_outgrown:
+                return
+            if any(cache.outgrown for cache in program.caches):
+                del self._programs[key]
 
     def _make_room(self) -> bool:
         """Give something up that takes memory; False when there is nothing left."""
@@ -331,7 +347,7 @@ class FastDecoder(Decoder):
 
     def _lost(self, error: Exception) -> bool:
         """Whether the device does not compute any more, so that no other decoder can go on either."""
-        if self.base.device.type == "cpu" or _out_of_memory(error):
+        if self.base.device.type == "cpu" or out_of_memory(error):
             return False
         try:
             torch.zeros(1, device=self.base.device).item()
@@ -346,21 +362,10 @@ def _read(rows: SpeculativeRows | PlainRows, prompts: list[list[int]], read: Cal
         try:
             return read()
         except RuntimeError as error:
-            if not _out_of_memory(error) or rows.most_prefilled <= FEWEST_PREFILLED * len(prompts):
+            if not out_of_memory(error) or rows.most_prefilled <= FEWEST_PREFILLED * len(prompts):
                 raise
         rows.most_prefilled = min(rows.most_prefilled, len(prompts) * max(map(len, prompts))) // 2
         gc.collect()
-
-
-def _out_of_memory(error: BaseException | None) -> bool:
-    """Whether an error or what it came from is exhausted memory: a graph that cannot be ended hides it."""
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        if isinstance(error, torch.OutOfMemoryError):
-            return True
-        seen.append(error)
-        error = error.__cause__ or error.__context__
-    return False
 
 
 class PackedDecoder(ReferenceDecoder):
@@ -399,13 +404,6 @@ class PackedDecoder(ReferenceDecoder):
         with torch.inference_mode(False), torch.no_grad():
             join_projections(model)
             pack_layers(model)
-
-
-def _reason(error: Exception) -> str:
-    """The line of an error that says what happened: of a compiler's process the last one of its own error."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    named = [line for line in lines if "Error" in line.split("(")[0].split(":")[0]]
-    return (named or lines or [type(error).__name__])[-1 if named else 0]
 
 
 def can_compile() -> bool:

@@ -34,6 +34,10 @@ class SlotTables:
             table = self._tables[name, layer] = states.new_zeros(shape)
         return table
 
+    def gives(self, name: str, layer: int, table: Tensor) -> bool:
+        """Whether a table [rows, kv_heads, slots, d] is the one that `take` gives."""
+        return self._tables.get((name, layer)) is table
+
 
 class LayerSlots:
     """The tables of one layer with the slots that are staged; an attention layer takes it for the cache.
@@ -145,6 +149,17 @@ class SlotCache(Cache):
             self._keys[layer_idx] = self._source.take("keys", layer_idx, key_states, *shape)
             self._values[layer_idx] = self._source.take("values", layer_idx, value_states, *shape)
         return self.part(layer_idx).update(key_states, value_states)
+
+    @property
+    def outgrown(self) -> dict[int, int]:
+        """Bytes of its tables, by their address, that their source gives to nobody else: it has longer ones now."""
+        tables = (("keys", self._keys), ("values", self._values))
+        return {
+            table.data_ptr(): table.nbytes
+            for name, of_layers in tables
+            for layer, table in of_layers.items()
+            if not self._source.gives(name, layer, table)
+        }
 
     def part(self, layer_idx: int) -> LayerSlots:
         """What a forward needs of the tables of one layer, which are there."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hetspec_core.engine.decoding.answers import TreesOnHost, packed_trees
 from hetspec_core.engine.decoding.completion import Listener
-from hetspec_core.engine.decoding.kv_cache import SlotTables
+from hetspec_core.engine.decoding.kv_cache import SlotCache, SlotTables
 from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
 from hetspec_core.engine.decoding.tree import DraftTree, Verdict
 from hetspec_core.engine.modeling.base_lm import BaseLM, BaseOutput
@@ -69,6 +69,24 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
     if asked:
         raise Cancelled("the run was asked to stop while programs were compiled")
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error or what it came from is exhausted memory: a graph that cannot be ended hides it."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, torch.OutOfMemoryError):
+            return True
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def reason_of(error: Exception) -> str:
+    """The line of an error that says what happened: of a compiler's process the last one of its own error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "Error" in line.split("(")[0].split(":")[0]]
+    return (named or lines or [type(error).__name__])[-1 if named else 0]
 
 
 class Replay:
@@ -207,6 +225,11 @@ class Cycle:
         self.rows.commit(tree, verdict, features)
         return verdict, logits
 
+    @property
+    def caches(self) -> tuple[SlotCache, ...]:
+        """Those that the program writes to."""
+        return self.rows.base_cache, self.rows.draft_cache
+
     def launch(self, listener: Listener) -> Callable[[], CycleFacts]:
         """One cycle; what is returned gives what it did.
 
@@ -266,6 +289,11 @@ class ReplayedRows(PlainRows):
             advance = regions.run(lambda: choose(self.forward(*stage())))
         self._replay = Replay(advance, pool)
         self.copy = HostCopy(self.last)
+
+    @property
+    def caches(self) -> tuple[SlotCache, ...]:
+        """As in `Cycle`."""
+        return (self.cache,)
 
     def advance(self) -> None:
         """As in `PlainRows`."""
