@@ -24,6 +24,7 @@ from hetspec_core.engine.decoding.programs import Cycle
 from hetspec_core.engine.decoding.rows import SpeculativeRows
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.reporting import describe_error
 from hetspec_core.spec import DecodingSpec, TreeSpec
 from tests.fakes.tiny_models import ragged_prompts, tiny_base, tiny_draft
 
@@ -218,6 +219,48 @@ def test_a_damaged_cache_of_compiled_programs_changes_no_answer(tmp_path: Path) 
     for path in files:
         path.write_bytes(path.read_bytes()[:40])
     assert len(compiled_child(tmp_path)) == 1
+
+
+def test_the_engine_starts_where_the_environment_names_a_cache_that_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    child = subprocess.run(
+        [sys.executable, "-c", "import hetspec_core.engine.modeling.attention"],
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join(sys.path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "file" / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    (line,) = child.stderr.splitlines()
+    assert line.startswith("TORCHINDUCTOR_CACHE_DIR is not used: ")
+
+
+def test_a_lost_device_ends_decoding_with_its_own_error_and_no_word_on_graphs(
+    base: BaseLM, draft: DraftLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lost:
+        """A device that computes nothing any more."""
+
+        type = "cuda"
+
+    def check(rows: SpeculativeRows) -> None:
+        monkeypatch.setattr(BaseLM, "device", Lost())
+        monkeypatch.setattr(torch, "zeros", fail)
+        fail()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be ...")
+
+    make_cycles(monkeypatch, check)
+    fast = FastDecoder(base, compiled=True)
+    with pytest.raises(RuntimeError) as caught:
+        answers(fast, draft)
+    assert fast.notices == []
+    told = describe_error(caught.value)
+    assert told.message == "RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert told.hint and "fault of the program" not in told.hint
 
 
 INTERRUPTED = """
