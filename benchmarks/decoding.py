@@ -123,18 +123,11 @@ def beside(site: Path, recipe: str, way: str, vocabulary: int, rows: list[int], 
             torch.save(torch.arange(vocabulary), Path(folder, "tokens.pt"))
             given["token_map"] = str(Path(folder, "tokens.pt"))
         job.write_text(json.dumps(given))
-        environment = os.environ | {
-            "PYTHONPATH": str(site),
-            "SGLANG_ENABLE_JIT_DEEPGEMM": "0",
-            "HF_HUB_OFFLINE": "1",
-            "TORCH_CUDA_ARCH_LIST": "9.0",
-            "SGLANG_DISABLE_CUDNN_CHECK": "1",
-        }
         program = Path(__file__).parent / "sglang" / "cycles.py"
         result = Path(folder, "result.json")
         done = subprocess.run(
             python_command(str(program), str(job), str(result)),
-            env=environment,
+            env=os.environ | sglang_environment(site),
             capture_output=True,
             text=True,
             timeout=200,
@@ -142,6 +135,18 @@ def beside(site: Path, recipe: str, way: str, vocabulary: int, rows: list[int], 
         if not result.exists():
             raise RuntimeError(" ".join(done.stderr.split()[-60:]))
         return {int(size): ms for size, ms in json.loads(result.read_text())["rows"].items()}
+
+
+def sglang_environment(site: Path) -> dict[str, str]:
+    """What a process of SGLang needs that is installed in a directory, without network."""
+    return {
+        "PYTHONPATH": str(site),
+        "SGLANG_ENABLE_JIT_DEEPGEMM": "0",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TORCH_CUDA_ARCH_LIST": "9.0",
+        "SGLANG_DISABLE_CUDNN_CHECK": "1",
+    }
 
 
 def profile(decoder: Decoder, replays: int = 5) -> str:

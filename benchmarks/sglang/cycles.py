@@ -67,7 +67,7 @@ def main(arguments: list[str]) -> int:
 
 def _answers(engine: Any, job: dict[str, Any]) -> list[dict[str, Any]]:
     """Seconds, tokens and verify steps of every prompt, after a warm-up of three."""
-    sampling = {"temperature": 0, "max_new_tokens": job["tokens"], "ignore_eos": job.get("ignore_eos", False)}
+    sampling = {"temperature": 0, "max_new_tokens": job["tokens"], "stop_token_ids": job.get("stop_ids")}
     answers = []
     for number, ids in enumerate([*job["prompts"][:3], *job["prompts"]]):
         at = time.perf_counter()
