@@ -104,7 +104,8 @@ def append_event(path: Path, worker: str, event: EventBase) -> None:
         journal = Journal(path, worker)
     with journal:
         journal.write(event)
-        journal.sync()
+        if not isinstance(event, DURABLE):  # `write` has forced those to disk
+            journal.sync()
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:

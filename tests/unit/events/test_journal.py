@@ -27,6 +27,7 @@ from hetspec_core.events import (
     RunEnded,
     RunStarted,
     Unknown,
+    append_event,
     read_events,
     read_pieces,
     select_events,
@@ -240,3 +241,15 @@ def test_a_line_has_null_for_what_is_not_finite_and_reads_back(tmp_path: Path) -
         journal.write(Result(kind="x", data={"a": (1, math.inf), "b": {3: math.nan}, "path": Path("/x")}))
     (event,) = read_events(tmp_path / "events.jsonl")[0]
     assert isinstance(event, Result) and event.data == {"a": [1, None], "b": {"3": None}, "path": "/x"}
+
+
+@pytest.mark.parametrize("event", [RunEnded(state="succeeded"), Log(message="a line")])
+def test_an_appended_event_is_forced_to_disk_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: EventBase
+) -> None:
+    journal = tmp_path / "events.jsonl"
+    journal.touch()
+    forced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda _: forced.append(journal.stat().st_size))
+    append_event(journal, "desk", event)
+    assert forced == [journal.stat().st_size] != [0]
