@@ -287,7 +287,7 @@ def _machine_facts(context: RunContext) -> dict[str, Any]:
         "workers": max(context.share.count, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))),
         "versions": versions(),
         "device": str(context.device),
-        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [_cpu_name()],
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [cpu_name()],
         "dtype": str(context.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
@@ -301,7 +301,8 @@ def _machine_facts(context: RunContext) -> dict[str, Any]:
     }
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
+    """The processor's model, as far as the system names it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -356,7 +357,7 @@ def machine_facts(device: torch.device, load: LoadWatch | None = None) -> dict[s
 
     facts: dict[str, Any] = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average": (load or LoadWatch()).look(),

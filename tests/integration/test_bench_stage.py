@@ -209,7 +209,9 @@ def test_the_streamed_text_is_the_answer_and_equals_plain(tmp_path: Path, pair) 
     for plain in (False, True):
         place = tmp_path / str(plain)
         place.mkdir()
-        folder = run_folder(place, pair, "generate", prompts=("Who?", "Why?"), decoding={"plain": plain})
+        folder = run_folder(
+            place, pair, "generate", prompts=("Who?", "Why?"), decoding={"plain": plain, "tree": "3/2/5"}
+        )
         generate.run(open_context(folder))
         answers[plain] = result_of(folder)["answers"]
         events, _ = read_events(folder / "events.jsonl", 0)

@@ -139,7 +139,7 @@ def test_two_ways_may_be_any_tree_and_any_draft() -> None:
         await until(pilot, lambda: isinstance(pilot.app.screen, ABTestScreen))
         comparison = session(screen).comparison
         assert comparison is not None
-        assert (comparison.left.label, comparison.right.label) == ("quick 2/3/5", "other 6/10/60")
+        assert (comparison.left.label, comparison.right.label) == ("quick 2/3/5", "other auto")
         await until(pilot, lambda: comparison.done)
 
     chat(act)

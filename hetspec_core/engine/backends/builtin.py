@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from hetspec_core.engine.backends.backend import Backend, Watcher, Written, token_name, token_text
-from hetspec_core.engine.context import machine_facts, resolve_device, resolve_dtype, set_threads
+from hetspec_core.engine.context import cpu_name, machine_facts, resolve_device, resolve_dtype, set_threads
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Message
 from hetspec_core.engine.decoding.auto import ChoosingDecoder
@@ -200,9 +200,8 @@ class BuiltinBackend(Backend):
 def choosing_decoder(decoder: Decoder) -> ChoosingDecoder:
     """The decoder with `tree = auto`, whose measured times are kept in the cache folder."""
     device = decoder.base.device
-    facts = machine_facts(device)
-    name = facts["device"] if device.type == "cuda" else facts["cpu"]
-    machine = f"{name}, {facts['threads']} threads, torch {facts['torch']}"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
+    machine = f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     return ChoosingDecoder(decoder, machine, roots().cache / "cycle-times")
 
 
