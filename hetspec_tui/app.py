@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import select
 import signal
 import sys
 import time
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 
 # Textual handles none of these, and a process that one of them ends leaves its terminal raw, with mouse reports on.
 END_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+TERMINAL_CHECK_S = 1.0
+"""Seconds between two looks whether the terminal is still there: only the process that it controls gets SIGHUP."""
 FEW_COLOURS = "ansi-dark"
 """The theme where the terminal has sixteen colours: its own, which are readable together."""
 
@@ -148,6 +152,14 @@ class HetSpecApp(Faults, KeyOrder, App[None]):
     def on_mount(self) -> None:
         self.app_resume_signal.subscribe(self, lambda _: self.set_timer(0.1, self.draw_all))
         self.call_after_refresh(self._after_first_paint)
+        if not self.is_headless and sys.__stdin__ is not None and os.isatty(sys.__stdin__.fileno()):
+            self.set_interval(TERMINAL_CHECK_S, partial(self._end_without_terminal, sys.__stdin__.fileno()))
+
+    def _end_without_terminal(self, terminal: int) -> None:
+        poll = select.poll()
+        poll.register(terminal, 0)  # a hang-up is reported without being asked for
+        if any(flags & select.POLLHUP for _, flags in poll.poll(0)):
+            self.end_by_signal(signal.SIGHUP)
 
     def draw_all(self) -> None:
         """Draw everything again: another program has used the terminal."""

@@ -253,3 +253,12 @@ def test_without_a_terminal_it_says_what_to_use_instead() -> None:
     assert done.returncode == 2
     assert "needs a terminal" in done.stderr
     assert "hetspec-core" in done.stderr
+
+
+def test_a_dashboard_whose_terminal_disappears_without_a_signal_ends(home: Path) -> None:
+    with Terminal() as terminal:
+        terminal.show("Begin")
+        for handle in (terminal.master, terminal.slave):
+            os.close(handle)
+        terminal.master = terminal.slave = -1
+        assert terminal.process.wait(timeout=15) == 128 + signal.SIGHUP
