@@ -40,6 +40,8 @@ from hetspec_core.spec.run import read_spec
 MAIN_WORKER = "worker-0"
 PROGRESS_PERIOD_S = 0.2
 
+_DECODING = ("generate", "chat", "bench", "tune")
+
 
 def resolve_device(resources: ResourcesSpec) -> torch.device:
     """The device of this process: `auto` is cuda when there is one; of several that it sees, LOCAL_RANK picks one.
@@ -58,10 +60,28 @@ def resolve_device(resources: ResourcesSpec) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count()))
 
 
-def resolve_dtype(resources: ResourcesSpec, device: torch.device) -> torch.dtype:
-    """Number type of the base: `auto` is float32 on a CPU and bfloat16 on a GPU."""
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16. A processor that emulates it is slower than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = getattr(getattr(torch, "cpu", None), "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def resolve_dtype(resources: ResourcesSpec, device: torch.device, stage: str = "") -> torch.dtype:
+    """Number type of the base.
+
+    `auto` is the serving type for what decodes: bfloat16 where the device multiplies in it. For everything else it is
+    float32 on a CPU and bfloat16 on a GPU.
+
+    Args:
+        resources: what was asked for.
+        device: that computes.
+        stage: of the run, or `chat`.
+    """
     if resources.dtype == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
+        serving = stage in _DECODING and has_fast_bfloat16(device)
+        return torch.bfloat16 if serving or device.type != "cpu" else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[resources.dtype]
 
 
@@ -267,7 +287,7 @@ def open_context(
         spec=spec,
         paths=paths,
         device=device,
-        dtype=resolve_dtype(spec.resources, device),
+        dtype=resolve_dtype(spec.resources, device, spec.stage),
         journal=journal or Journal(paths.events, worker),
         attempt=attempt,
         share=share or Share(),

@@ -231,11 +231,13 @@ class TreeResult(PlainResult):
 
     Attributes:
         draft_vocab_size: tokens that the draft proposed; None where it is not known.
+        shapes: label of a shape, or `plain` -> answers that `auto` decoded with it; None for a named shape.
         accept_length: committed tokens per verify step, pooled; with its bootstrap `accept_length_interval`.
         accept_length_macro: mean over conversations.
         histogram: committed tokens of a verify step -> number of steps.
         speedup, speedup_end_to_end: ratios to plain decoding; None where that was not measured.
-        lossless: None where plain decoding was not measured.
+        lossless: answers in the type that speeds were measured in; None where plain decoding was not measured.
+        proof: answers of a separate pass in float32, which must be equal; None where there was none.
         phases: seconds of one verify step in a profiled pass.
     """
 
@@ -244,6 +246,7 @@ class TreeResult(PlainResult):
     top_k: Count = None
     num_draft_tokens: Count = None
     draft_vocab_size: Count = None
+    shapes: dict[str, int] | None = None
     accept_length: Real = None
     accept_length_interval: Interval = None
     accept_length_macro: Real = None
@@ -253,6 +256,7 @@ class TreeResult(PlainResult):
     speedup: Real = None
     speedup_end_to_end: Real = None
     lossless: Lossless | None = None
+    proof: Lossless | None = None
     categories: dict[str, CategoryResult] = Field(default_factory=dict)
     phases: PhaseSeconds | None = None
     costs: PassCosts | None = None

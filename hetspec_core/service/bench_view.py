@@ -17,6 +17,7 @@ from hetspec_core.events.results import (
     BenchSetup,
     FastestResult,
     LeftOut,
+    Lossless,
     MachineFacts,
     PlainResult,
     TreeResult,
@@ -50,9 +51,8 @@ class BenchColumn:
     plain: Callable[[PlainResult], str] = lambda _: "-"
 
 
-def equal_answers(tree: TreeResult) -> str:
-    """Answers equal to plain decoding's, of all; a dash where plain decoding was not measured."""
-    found = tree.lossless
+def equal_answers(found: Lossless | None) -> str:
+    """Answers equal to plain decoding's, of all; a dash where they were not compared."""
     if found is None:
         return "-"
     return "/".join("?" if count is None else str(count) for count in (found.identical, found.prompts))
@@ -76,7 +76,12 @@ COLUMNS = (
         lambda plain: rate(plain.decode_tokens_per_s),
     ),
     BenchColumn("speedup", "speedup", lambda tree: tree.speedup, lambda tree: number(tree.speedup), lambda _: "1.00"),
-    BenchColumn("identical", "identical", lambda tree: tree.lossless and tree.lossless.identical, equal_answers),
+    BenchColumn(
+        "identical",
+        "identical",
+        lambda tree: tree.lossless and tree.lossless.identical,
+        lambda tree: equal_answers(tree.lossless),
+    ),
 )
 
 
@@ -219,10 +224,13 @@ def _vocabularies(result: BenchResult) -> Iterator[Part]:
     """For each tree with a reduced draft vocabulary: its size, and what that changes if a larger one was measured."""
     whole = result.setup.draft_vocab_size
     for tree in result.trees:
+        if tree.shapes:
+            took = ", ".join(f"{shape} for {count}" for shape, count in sorted(tree.shapes.items()))
+            yield BenchLine(f"{tree.tree} took {took} of {sum(tree.shapes.values())} answers")
         size = tree.draft_vocab_size
         if size is None or whole is None or size >= whole:
             continue
-        same = [one for one in result.trees if (one.depth, one.top_k, one.num_draft_tokens) == _shape(tree)]
+        same = [one for one in result.trees if _shape(one) == _shape(tree)]
         largest = max(same, key=lambda one: one.draft_vocab_size or 0)
         effect = ""
         if (largest.draft_vocab_size or 0) > size:
@@ -232,8 +240,8 @@ def _vocabularies(result: BenchResult) -> Iterator[Part]:
         yield BenchLine(f"{tree.tree} proposes the {size:,} commonest of {whole:,} tokens{effect}")
 
 
-def _shape(tree: TreeResult) -> tuple[int | None, int | None, int | None]:
-    return tree.depth, tree.top_k, tree.num_draft_tokens
+def _shape(tree: TreeResult) -> tuple[bool, int | None, int | None, int | None]:
+    return bool(tree.shapes), tree.depth, tree.top_k, tree.num_draft_tokens
 
 
 def _change(value: float | None, reference: float | None) -> str:
@@ -307,6 +315,12 @@ def _words(result: BenchResult) -> Iterator[Part]:
     )
     equal = " identical: answers equal to plain's." if any(tree.lossless is not None for tree in result.trees) else ""
     yield BenchLine(f"Accept length: committed tokens per verify step, bonus token included.{equal}")
+    proved = [tree for tree in result.trees if tree.proof is not None]
+    if proved:
+        yield BenchLine(f"Speeds and identical: {result.setup.dtype}, in which answers part at near ties of the base.")
+        for tree in proved:
+            wrong = tree.proof is not None and tree.proof.identical != tree.proof.prompts
+            yield BenchLine(f"{tree.tree} in float32: {equal_answers(tree.proof)} answers equal to plain's", wrong)
 
 
 def _throughput(batch: BatchResult) -> str:

@@ -70,7 +70,7 @@ class ResultRow:
     @property
     def equal_answers(self) -> str:
         """Answers equal to plain decoding's, of all, as tables show it."""
-        return equal_answers(self.measured)
+        return equal_answers(self.measured.lossless)
 
     @property
     def costs(self) -> dict[str, float]:

@@ -134,6 +134,12 @@ class BenchSpec(Spec):
     profile_prompts: int = Field(
         default=2, ge=0, description="Prompts of the separate pass that splits the time by phase."
     )
+    proof_prompts: int = Field(
+        default=2,
+        ge=0,
+        description="Prompts of the pass in float32 that proves losslessness where speeds are in another type.",
+    )
+    proof_tokens: int = Field(default=64, gt=0, description="Maximum number of tokens of an answer of that pass.")
     bootstrap: int = Field(default=1000, ge=0, description="Resamples for the interval of the accept length.")
 
     @model_validator(mode="after")

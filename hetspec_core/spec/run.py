@@ -29,8 +29,8 @@ class ResourcesSpec(Spec):
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto = cuda when there is one.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="Number type of the base: auto = bfloat16 on a GPU, float32 on a CPU (bfloat16 for datasets stored "
-        "in it, where the processor multiplies in it).",
+        description="Number type of the base: auto = bfloat16 on a GPU; on a CPU float32, but bfloat16 for decoding "
+        "and for datasets stored in it, where the processor multiplies in it.",
     )
     decoder: Literal["auto", "fast", "reference"] = Field(
         default="auto",

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from hetspec_core.cli.bench import print_bench, print_tuning
-from hetspec_core.engine.context import open_context
+from hetspec_core.engine.context import open_context, resolve_dtype
+from hetspec_core.engine.decoding.decoder import ReferenceDecoder
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft
 from hetspec_core.engine.modeling.draft_files import save_draft
@@ -61,7 +62,9 @@ def run_folder(tmp_path: Path, pair: tuple[BaseSpec, DraftSpec], stage: str, **p
         draft=parts.pop("draft", pair[1]),
         decoding=DecodingSpec(**{"max_new_tokens": 8, "ignore_eos": True, **parts.pop("decoding", {})}),
         bench=BenchSpec(**{**bench_options, **parts.pop("bench", {})}),
-        resources=ResourcesSpec(device="cpu", dtype="float32", num_threads=1),
+        resources=ResourcesSpec(
+            **{"device": "cpu", "dtype": "float32", "num_threads": 1, **parts.pop("resources", {})}
+        ),
         **parts,
     )
     folder = tmp_path / "run"
@@ -372,3 +375,61 @@ def test_a_tuning_without_time_names_what_was_not_tried_and_no_winner(tmp_path: 
 def warnings_of(folder: Path) -> list[str]:
     events, _ = read_events(folder / "events.jsonl", 0)
     return [event.message for event in events if isinstance(event, Log) and event.level == "warning"]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_losslessness_is_proved_in_float32_where_speeds_are_in_another_type(
+    dtype: str, tmp_path: Path, pair, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"trees": (TreeSpec.parse("2/1/2"), TreeSpec.parse("3/2/5")), "proof_prompts": 2, "proof_tokens": 6}
+    folder = run_folder(tmp_path, pair, "bench", bench=options, resources={"dtype": dtype})
+    bench.run(open_context(folder))
+    result = result_of(folder)
+    assert result["setup"]["dtype"] == dtype
+    for tree in result["trees"]:
+        if dtype == "float32":
+            assert "proof" not in tree and tree["lossless"]["identical"] == tree["lossless"]["prompts"] == 3
+        else:
+            assert tree["proof"]["identical"] == tree["proof"]["prompts"] == 2
+    print_bench(result)
+    assert ("3/2/5 in float32: 2/2 answers equal" in capsys.readouterr().out) == (dtype == "bfloat16")
+
+
+def test_a_proof_that_fails_is_said(tmp_path: Path, pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if trees committed a token that the base did not choose."""
+    real = ReferenceDecoder.generate
+
+    def wrong(self, prompts, decoding, draft=None, **options):
+        answers = real(self, prompts, decoding, draft, **options)
+        if not decoding.plain and self.base.dtype == torch.float32:
+            for answer in answers:
+                answer.tokens[1] += 1
+        return answers
+
+    monkeypatch.setattr(ReferenceDecoder, "generate", wrong)
+    folder = run_folder(tmp_path, pair, "bench", bench={"proof_prompts": 2}, resources={"dtype": "bfloat16"})
+    bench.run(open_context(folder))
+    for tree in result_of(folder)["trees"]:
+        assert (tree["proof"]["identical"], tree["proof"]["prompts"]) == (0, 2)
+        assert [one["token"] for one in tree["proof"]["differences"]] == [1, 1]
+
+
+@pytest.mark.parametrize("stage", ["generate", "chat", "bench", "tune", "dataset", "train"])
+def test_what_decodes_takes_the_serving_type_of_the_machine(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for fast in (True, False):
+        monkeypatch.setattr("hetspec_core.engine.context.has_fast_bfloat16", lambda device, fast=fast: fast)
+        serving = fast and stage not in ("dataset", "train")
+        assert resolve_dtype(ResourcesSpec(), cpu, stage) == (torch.bfloat16 if serving else torch.float32)
+        assert resolve_dtype(ResourcesSpec(dtype="float32"), cpu, stage) == torch.float32
+
+
+def test_a_bench_of_auto_says_the_shapes_that_it_took(tmp_path: Path, pair, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"trees": (TreeSpec.parse("auto"), TreeSpec.parse("3/2/5"))}
+    folder = run_folder(tmp_path, pair, "bench", bench=options)
+    bench.run(open_context(folder))
+    auto, named = result_of(folder)["trees"]
+    assert auto["tree"] == "auto" and sum(auto["shapes"].values()) == 3 and "shapes" not in named
+    assert auto["lossless"]["identical"] == 3
+    print_bench(result_of(folder))
+    assert "auto took " in capsys.readouterr().out

@@ -75,7 +75,7 @@ class BuiltinBackend(Backend):
         set_threads(resources)
         device = resolve_device(resources)
         loaded = BaseLM.load(
-            base, device=device, dtype=resolve_dtype(resources, device), max_memory=resources.max_memory
+            base, device=device, dtype=resolve_dtype(resources, device, "chat"), max_memory=resources.max_memory
         )
         self._base = loaded
         self._decoder = choosing_decoder(open_decoder(loaded, resources.decoder))

@@ -6,6 +6,7 @@ It knows completions and clocks; where prompts come from, and who reads the resu
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -210,21 +211,29 @@ def first_difference(
     )
 
 
+def compared(
+    gap: Gap, questions: Sequence[Question], plain: Sequence[Completion], others: Sequence[Completion]
+) -> Lossless:
+    """Answers held to those of plain decoding, one by one, with the first difference of each that differs."""
+    pairs = enumerate(zip(questions, others, plain, strict=True))
+    found = [first_difference(gap, index, question, theirs, ours) for index, (question, ours, theirs) in pairs]
+    differences = [one for one in found if one is not None]
+    return Lossless(prompts=len(questions), identical=len(questions) - len(differences), differences=differences)
+
+
 def speculative_report(
     gap: Gap, questions: Sequence[Question], plain: Track, track: Track, *, bootstrap: int
 ) -> TreeResult:
     """Everything that is said of one tree against plain decoding."""
     stats = AcceptStats.of(track.completions)
     groups = _by_conversation(questions, track.completions)
-    pairs = enumerate(zip(questions, track.completions, plain.completions, strict=True))
-    found = [first_difference(gap, index, question, theirs, ours) for index, (question, ours, theirs) in pairs]
-    differences = [one for one in found if one is not None]
     tree = track.decoding.tree
     return TreeResult(
         tree=track.label,
         depth=tree.depth,
         top_k=tree.top_k,
         num_draft_tokens=tree.num_draft_tokens,
+        shapes=dict(Counter(completion.tree for completion in track.completions)) if tree.auto else None,
         accept_length=stats.accept_length,
         accept_length_interval=bootstrap_interval(groups, bootstrap),
         accept_length_macro=macro_accept_length(groups),
@@ -243,7 +252,7 @@ def speculative_report(
         **_speeds(track),
         speedup=_ratio(track.decode_tokens_per_s, plain.decode_tokens_per_s),
         speedup_end_to_end=_ratio(track.end_to_end_tokens_per_s, plain.end_to_end_tokens_per_s),
-        lossless=Lossless(prompts=len(questions), identical=len(questions) - len(differences), differences=differences),
+        lossless=compared(gap, questions, plain.completions, track.completions),
         categories=_by_category(questions, plain, track),
     )
 

@@ -15,18 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from hetspec_core.engine.context import has_fast_bfloat16
 from hetspec_core.engine.modeling.fusion import JoinedLinear
 
 _ROWS = 8  # that a layout is made for; it serves other numbers as well (measured with 1 to 61)
 _HEADS = WeakTensorKeyDictionary()
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies in bfloat16. A processor that emulates it is slower than in float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def can_pack(weight: Tensor) -> bool:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from hetspec_core.engine.context import LoadWatch, RunContext, machine_facts, peak_memory_bytes
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.data.conversation import Conversation, Message
-from hetspec_core.engine.decoding.decoder import Decoder
+from hetspec_core.engine.decoding.completion import Completion
+from hetspec_core.engine.decoding.decoder import Decoder, ReferenceDecoder
 from hetspec_core.engine.decoding.draft_vocab import proposing_draft
 from hetspec_core.engine.decoding.measure import (
     PLAIN,
     Question,
     Track,
     base_gap,
+    compared,
     measure_questions,
     plain_report,
     profile,
@@ -35,7 +40,8 @@ from hetspec_core.engine.stages.inputs import (
 )
 from hetspec_core.engine.stages.served import draft_folder, measurement_of, open_backend
 from hetspec_core.errors import SpecError
-from hetspec_core.events.results import BenchResult, BenchSetup, SamplingUsed, ServedBy, TreeResult
+from hetspec_core.events.results import BenchResult, BenchSetup, Lossless, SamplingUsed, ServedBy, TreeResult
+from hetspec_core.spec import DecodingSpec
 
 
 def run(context: RunContext) -> None:
@@ -79,7 +85,36 @@ def run(context: RunContext) -> None:
         size = proposing_draft(base, draft, track.decoding).vocab_size
         reports.append(report.model_copy(update={"phases": phases, "costs": costs, "draft_vocab_size": size}))
     setup = _setup(context, decoder, draft, template, questions, prompts, load)
+    if reports and base.dtype != torch.float32 and spec.bench.proof_prompts:
+        proofs = _prove(context, questions[: spec.bench.proof_prompts], speculative)
+        reports = [report.model_copy(update={"proof": proof}) for report, proof in zip(reports, proofs, strict=True)]
     _tell(context, BenchResult(setup=setup, plain=plain_report(plain), trees=reports))
+
+
+def _prove(context: RunContext, questions: list[Question], tracks: list[Track]) -> Sequence[Lossless | None]:
+    """Answers in float32 by the reference decoder, held to its plain ones; None for each where memory does not suffice.
+
+    Base and draft are loaded anew: weights of the speed pass may be laid out for its decoder.
+    """
+    context.prepare("prove in float32")
+    try:
+        base, draft = load_pair(context, torch.float32)
+        decoder = ReferenceDecoder(base)
+        limit = min(context.spec.bench.proof_tokens, context.spec.decoding.max_new_tokens)
+
+        def answers(decoding: DecodingSpec) -> list[Completion]:
+            short, found = decoding.model_copy(update={"max_new_tokens": limit}), []
+            for question in questions:
+                context.check_cancelled()
+                found += decoder.generate([question.ids], short, draft)
+            return found
+
+        plain = answers(context.spec.decoding.model_copy(update={"plain": True}))
+        gap = base_gap(base)
+        return [compared(gap, questions, plain, answers(track.decoding)) for track in tracks]
+    except torch.OutOfMemoryError:
+        context.log("losslessness is not proved: there is no room for base and draft in float32", "warning")
+        return [None] * len(tracks)
 
 
 def _needs_draft() -> SpecError:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from hetspec_core.documents import DocumentError, read_json
-from hetspec_core.engine.context import RunContext, peak_memory_bytes
+from hetspec_core.engine.context import RunContext, has_fast_bfloat16, peak_memory_bytes
 from hetspec_core.engine.data.capture import capture
 from hetspec_core.engine.data.chat import ChatTemplate, tokenizer_hash
 from hetspec_core.engine.data.hidden_states import HiddenStateWriter
@@ -29,7 +29,6 @@ from hetspec_core.engine.data.manifest import STATES_CHECKED, TOKENIZER_FOLDER, 
 from hetspec_core.engine.data.reading import DatasetReading, read_conversations
 from hetspec_core.engine.data.shares import Workplace
 from hetspec_core.engine.modeling.base_lm import BaseLM, load_tokenizer
-from hetspec_core.engine.modeling.packing import has_fast_bfloat16
 from hetspec_core.engine.modeling.sources import fingerprint, materialize
 from hetspec_core.engine.stages.dataset_texts import answer_conversations, write_prompts
 from hetspec_core.errors import DataError, SpecError

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hetspec_core.engine.backends.builtin import choosing_decoder
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import tokenizer_hash
@@ -29,8 +31,12 @@ from hetspec_core.paths import roots
 from hetspec_core.spec import BenchSpec, DatasetSpec
 
 
-def load_pair(context: RunContext) -> tuple[BaseLM, DraftLM | None]:
+def load_pair(context: RunContext, dtype: torch.dtype | None = None) -> tuple[BaseLM, DraftLM | None]:
     """The base and, when the spec names a checkpoint, the draft; both on the run's device.
+
+    Args:
+        context: of the run.
+        dtype: number type of both; the run's when absent.
 
     Raises:
         ModelError: one of them is not there, or they do not fit.
@@ -38,7 +44,9 @@ def load_pair(context: RunContext) -> tuple[BaseLM, DraftLM | None]:
     """
     spec = context.spec
     context.prepare("load models")
-    base = BaseLM.load(spec.base, device=context.device, dtype=context.dtype, max_memory=spec.resources.max_memory)
+    base = BaseLM.load(
+        spec.base, device=context.device, dtype=dtype or context.dtype, max_memory=spec.resources.max_memory
+    )
     draft = None
     if spec.draft is not None and not spec.decoding.plain:
         if spec.draft.checkpoint is None:

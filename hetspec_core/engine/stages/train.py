@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from hetspec_core.engine.algorithms import build_algorithm
-from hetspec_core.engine.context import RunContext, peak_memory_bytes
+from hetspec_core.engine.context import RunContext, has_fast_bfloat16, peak_memory_bytes
 from hetspec_core.engine.data.chat import tokenizer_hash
 from hetspec_core.engine.data.eagle_files import EagleFiles
 from hetspec_core.engine.data.hidden_states import SampleStore, open_samples
@@ -21,7 +21,6 @@ from hetspec_core.engine.modeling.base_lm import BaseLM, load_frozen_ends
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft
 from hetspec_core.engine.modeling.draft_files import save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
-from hetspec_core.engine.modeling.packing import has_fast_bfloat16
 from hetspec_core.engine.modeling.token_counts import TokenCounts, choose_vocabulary
 from hetspec_core.engine.run_folder import find_product
 from hetspec_core.engine.stages.inputs import check_tokenizer
