@@ -233,7 +233,7 @@ def speculative_report(
         depth=tree.depth,
         top_k=tree.top_k,
         num_draft_tokens=tree.num_draft_tokens,
-        shapes=dict(Counter(completion.tree for completion in track.completions)) if tree.auto else None,
+        **({"shapes": dict(Counter(completion.tree for completion in track.completions))} if tree.auto else {}),
         accept_length=stats.accept_length,
         accept_length_interval=bootstrap_interval(groups, bootstrap),
         accept_length_macro=macro_accept_length(groups),
