@@ -17,7 +17,7 @@ from hetspec_core.process import python_command, python_environment
 
 FOLDER = Path(__file__).parent
 NO_BENCHMARKS = {"__init__", "__main__", "loop_watch", "machine"}
-BY_NAME_ONLY = {"draft_defaults", "draft_kinds"}  # hours on two cores
+BY_NAME_ONLY = {"draft_defaults", "draft_kinds", "real_pair"}  # many minutes or hours on two cores
 
 
 def main() -> int:
