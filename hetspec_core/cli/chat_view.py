@@ -85,6 +85,10 @@ def show_end(answer: Answer, figures: Figures) -> None:
         parts.append(f"accept length {figures.accept_length:.2f} over {figures.verify_steps} steps")
     if figures.speedup is not None:
         parts.append(f"{figures.speedup:.2f}x plain ({figures.plain_source})")
+    if answer.end is not None and answer.end.tree:
+        promised = answer.end.predicted_speedup
+        words = "" if promised is None else f", predicted {promised:.2f}x plain"
+        parts.append(f"tree auto took {answer.end.tree}{words}")
     if answer.end is not None and answer.end.draft_vocab_size:
         parts.append(f"draft vocabulary {answer.end.draft_vocab_size:,}")
     note(", ".join(parts))

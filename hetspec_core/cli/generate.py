@@ -100,6 +100,8 @@ def _figures(answer: dict[str, Any]) -> str:
         parts.append(f"{format_number(answer['decode_tokens_per_s'])} tokens/s after the first")
     if answer["accept_length"] is not None:
         parts.append(f"accept length {answer['accept_length']:.2f} over {answer['verify_steps']} verify steps")
+    if tree := answer.get("tree"):
+        parts.append(f"tree auto took {tree}")
     if size := answer.get("draft_vocab_size"):
         parts.append(f"draft vocabulary {size:,}")
     return ", ".join(parts)

@@ -214,6 +214,7 @@ class BaseFacts(_Message):
         backend: who runs it.
         capabilities: what the backend can do: trees, every_position, calibrate, sampling.
         tree: the only tree that its drafts can have, of a running server; empty = any.
+        decoder, decoder_why: which of the built-in decoders answers, and why no faster one does.
     """
 
     name: str
@@ -227,6 +228,8 @@ class BaseFacts(_Message):
     backend: str = "builtin"
     capabilities: tuple[str, ...] = ()
     tree: str = ""
+    decoder: str = ""
+    decoder_why: str = ""
 
 
 class Ready(_Message):
@@ -322,6 +325,8 @@ class Answered(_Message):
         decode_s: seconds after the first token.
         counts: all verify steps, where `Step` replies lack some: a server's stream may bring several at once.
         draft_vocab_size: tokens that the draft proposed, where these are fewer than it has; 0 = all of its own.
+        tree: the shape that `tree = auto` took, or `plain`; empty where it was not asked to choose.
+        predicted_speedup: over plain decoding, of the best shape for `auto`.
     """
 
     type: Literal["answered"] = "answered"
@@ -335,6 +340,8 @@ class Answered(_Message):
     decode_s: float = 0.0
     counts: list[StepCount] | None = None
     draft_vocab_size: int = 0
+    tree: str = ""
+    predicted_speedup: float | None = None
 
     @property
     def decode_tokens_per_s(self) -> float | None:

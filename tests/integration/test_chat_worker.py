@@ -357,3 +357,15 @@ def test_started_comes_first_and_every_token_once(desk: Desk) -> None:
     assert tokens == end.tokens
     times = [event.elapsed_s for event in seen if isinstance(event, Tokens | Step)]
     assert times == sorted(times)
+
+
+def test_an_answer_of_auto_says_its_shape_and_what_that_promised(desk: Desk, backend: NumberBackend) -> None:
+    settings = SETTINGS.changed(tree="auto")
+    answer = desk.ask("5 7 9", settings)
+    assert answer.tokens == plain_tokens(backend, [5, 7, 9], 24) and answer.end is not None
+    promised = answer.end.predicted_speedup
+    assert promised is not None and promised > 0
+    assert answer.end.tree == "plain" or "/" in answer.end.tree
+    assert answer.label == f"tiny auto ({answer.end.tree}, predicted {promised:.2f}x)"
+    assert desk.ask("5 7 9", SETTINGS, 2).label == SETTINGS.label == "tiny 3/2/6"
+    assert backend.facts().decoder == "reference" and "bfloat16" in backend.facts().decoder_why

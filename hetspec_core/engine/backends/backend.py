@@ -54,6 +54,7 @@ class Written:
             reported.
         draft_vocab_size: tokens that the draft proposed, where these are fewer than it has; 0 = all of its own.
         tree: the shape that `tree = auto` took, or `plain`; empty where it was not asked to choose.
+        predicted_speedup: over plain decoding, of the best shape for `auto`.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -63,6 +64,7 @@ class Written:
     counts: list[StepCount] | None = None
     draft_vocab_size: int = 0
     tree: str = ""
+    predicted_speedup: float | None = None
 
 
 class Backend(ABC):

@@ -96,6 +96,8 @@ class BuiltinBackend(Backend):
             machine=machine_facts(base.device),
             backend="builtin",
             capabilities=self.capabilities,
+            decoder="" if self._decoder is None else self._decoder.used,
+            decoder_why="" if self._decoder is None else self._decoder.why,
         )
 
     def use_draft(self, folder: str, name: str) -> DraftFacts | None:
@@ -146,6 +148,7 @@ class BuiltinBackend(Backend):
             decode_s=completion.decode_s,
             draft_vocab_size=0 if draft is None or draft is own else draft.vocab_size,
             tree=completion.tree,
+            predicted_speedup=completion.predicted_speedup,
         )
 
     def token_text(self, token: int) -> str:

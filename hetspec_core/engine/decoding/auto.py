@@ -125,6 +125,7 @@ class ChoosingDecoder(Decoder):
         self._learn(draft, shape, answers)
         for answer in answers:
             answer.tree = "plain" if shape is None else shape.label
+            answer.predicted_speedup = choice.predicted_speedup
         return answers
 
     def choose(self, draft: DraftLM, decoding: DecodingSpec, prompts: list[list[int]]) -> TreeChoice:

@@ -26,6 +26,7 @@ class Completion:
         first_token_s: seconds from the start to the first token (prefill).
         total_s: seconds from the start to the last token.
         tree: label of the shape that `tree = auto` took, or `plain`; empty where it was not asked to choose.
+        predicted_speedup: over plain decoding, of the best shape for `auto`.
     """
 
     prompt_tokens: int
@@ -35,6 +36,7 @@ class Completion:
     first_token_s: float = 0.0
     total_s: float = 0.0
     tree: str = ""
+    predicted_speedup: float | None = None
 
     @property
     def decode_s(self) -> float:

@@ -258,6 +258,8 @@ class ChatWorker:
                 decode_s=written.decode_s,
                 counts=written.counts if written.counts is not None and len(written.counts) != index else None,
                 draft_vocab_size=written.draft_vocab_size,
+                tree=written.tree,
+                predicted_speedup=written.predicted_speedup,
             )
         )
 

@@ -82,6 +82,15 @@ class Answer:
     first_token_s: float | None = None
     elapsed_s: float = 0.0
 
+    @property
+    def label(self) -> str:
+        """The way of decoding; of `auto`, once it has ended, with the shape that it took and what that promised."""
+        if self.end is None or not self.end.tree:
+            return self.settings.label
+        promised = self.end.predicted_speedup
+        words = "" if promised is None else f", predicted {promised:.2f}x"
+        return f"{self.settings.label} ({self.end.tree}{words})"
+
     @classmethod
     def of(cls, trace: Trace) -> Answer:
         """The answer of a trace, complete at once; feed the replies one by one to see it appear."""

@@ -93,7 +93,7 @@ class ChatHistory(BaseModel):
                 role="assistant",
                 text=answer.text,
                 pieces=tuple(answer.pieces),
-                label=answer.settings.label,
+                label=answer.label,
                 stop_reason=reason,
                 tokens=len(answer.tokens),
                 accept_length=answer.stats.accept_length,

@@ -58,6 +58,10 @@ def head_text(session: ChatSession, *, recording: bool, read_only: bool) -> Cont
     if not settings.plain:
         parts += [("  tree ", "dim"), served_tree(session) or settings.tree]
     parts += [("  temperature ", "dim"), number(settings.sampling.temperature)]
+    if session.base is not None and session.base.decoder == "reference" and session.base.decoder_why:
+        parts += [("  decoder reference: ", "dim"), (safe(session.base.decoder_why), "dim")]
+    elif session.base is not None and session.base.decoder:
+        parts += [("  decoder ", "dim"), safe(session.base.decoder)]
     if session.config.backend != "builtin":
         url = str(session.config.backend_options.get("url", ""))
         parts += [("  by ", "dim"), safe(f"{session.config.backend} {url}".strip())]
@@ -115,7 +119,7 @@ def message_entry(place: int, message: ChatMessage) -> TranscriptEntry:
 def answer_entry(key: str, answer: Answer, *, coloured: bool = True) -> TranscriptEntry:
     """An answer that is under way, or that is looked at step by step."""
     reason = answer.end.stop_reason if answer.end is not None else answer.state
-    label = answer.settings.label
+    label = answer.label
     head = answer_head(label, answer.stats.accept_length, answer.decode_tokens_per_s, reason)
     if answer.state == "waiting":
         head = f"{safe(label)}  waiting for the models" if answer.started is None else head
