@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -433,3 +434,19 @@ def test_a_bench_of_auto_says_the_shapes_that_it_took(tmp_path: Path, pair, caps
     assert auto["lossless"]["identical"] == 3
     print_bench(result_of(folder))
     assert "auto took " in capsys.readouterr().out
+
+
+def test_the_turns_of_a_tuning_do_not_count_what_a_decoder_makes_once(
+    tmp_path: Path, pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ReferenceDecoder.generate
+
+    def slow_to_begin(self, *arguments, **options):
+        time.sleep(0.2)  # as long as a program takes to capture
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(ReferenceDecoder, "generate", slow_to_begin)
+    folder = run_folder(tmp_path, pair, "tune", tune=TuneSpec(trees=(TreeSpec.parse("2/1/2"),), repeats=1))
+    tune.run(open_context(folder))
+    for trial in result_of(folder)["trials"]:
+        assert 0 < trial["seconds"] < 0.2 * trial["turns"]
