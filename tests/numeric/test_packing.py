@@ -15,6 +15,7 @@ from hetspec_core.engine.decoding import fast
 from hetspec_core.engine.decoding.decoder import ReferenceDecoder
 from hetspec_core.engine.decoding.fast import PackedDecoder, open_decoder
 from hetspec_core.engine.modeling import packing
+from hetspec_core.engine.modeling.attention import attend
 from hetspec_core.engine.modeling.fusion import join_projections
 from hetspec_core.engine.modeling.packing import pack_head, pack_layers, product
 from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec
@@ -90,6 +91,33 @@ def test_packed_answers_equal_the_reference_for_every_draft(
     found = open_decoder(base).generate(PROMPTS[:3], way, draft)
     assert [answer.tokens for answer in found] == [answer.tokens for answer in expected]
     assert [answer.steps for answer in found] == [answer.steps for answer in expected]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 4),
+    heads=st.sampled_from([(9, 3), (4, 4), (8, 1)]),
+    tokens=st.integers(1, 12),
+    slots=st.integers(12, 150),
+    masked=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_attention_in_bfloat16_is_that_in_float32(
+    rows: int, heads: tuple[int, int], tokens: int, slots: int, masked: bool, seed: int
+) -> None:
+    """On a CPU it is one kernel over folded queries there, and two products in float32."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = tokens if masked else 1
+    query = torch.randn(rows, heads[0], tokens, 16, generator=generator)
+    key, value = (torch.randn(rows, heads[1], slots, 16, generator=generator) for _ in range(2))
+    mask = None
+    if masked:
+        mask = torch.rand(rows, 1, tokens, slots, generator=generator) < 0.5
+        mask[..., 0] = True  # every query sees something
+    low = [part.to(torch.bfloat16) for part in (query, key, value)]
+    found = attend(*low, mask, 0.25).float()
+    expected = attend(*(part.float() for part in low), mask, 0.25)
+    torch.testing.assert_close(found, expected, rtol=0.02, atol=0.02)
 
 
 def test_packing_keeps_one_copy_and_the_count_of_parameters() -> None:
