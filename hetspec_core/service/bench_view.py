@@ -320,7 +320,9 @@ def _words(result: BenchResult) -> Iterator[Part]:
         yield BenchLine(f"Speeds and identical: {result.setup.dtype}, in which answers part at near ties of the base.")
         for tree in proved:
             wrong = tree.proof is not None and tree.proof.identical != tree.proof.prompts
-            yield BenchLine(f"{tree.tree} in float32: {equal_answers(tree.proof)} answers equal to plain's", wrong)
+            yield BenchLine(
+                f"{tree.tree} in float32: {equal_answers(tree.proof)} answers of the reference equal plain's", wrong
+            )
 
 
 def _throughput(batch: BatchResult) -> str:

@@ -225,7 +225,7 @@ def _item_text(item: Any) -> str:
     if isinstance(item, TreeSpec):
         return item.label
     if isinstance(item, Mapping) and set(item) == set(TreeSpec.model_fields):
-        return f"{item['depth']}/{item['top_k']}/{item['num_draft_tokens']}"
+        return TreeSpec.model_validate(dict(item)).label
     return str(item)
 
 

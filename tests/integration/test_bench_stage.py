@@ -12,7 +12,9 @@ import torch
 
 from hetspec_core.cli.bench import print_bench, print_tuning
 from hetspec_core.engine.context import open_context, resolve_dtype
+from hetspec_core.engine.decoding.completion import Completion
 from hetspec_core.engine.decoding.decoder import ReferenceDecoder
+from hetspec_core.engine.decoding.measure import Track
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft
 from hetspec_core.engine.modeling.draft_files import save_draft
@@ -393,7 +395,7 @@ def test_losslessness_is_proved_in_float32_where_speeds_are_in_another_type(
         else:
             assert tree["proof"]["identical"] == tree["proof"]["prompts"] == 2
     print_bench(result)
-    assert ("3/2/5 in float32: 2/2 answers equal" in capsys.readouterr().out) == (dtype == "bfloat16")
+    assert ("3/2/5 in float32: 2/2 answers of the reference" in capsys.readouterr().out) == (dtype == "bfloat16")
 
 
 def test_a_proof_that_fails_is_said(tmp_path: Path, pair, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,3 +452,29 @@ def test_the_turns_of_a_tuning_do_not_count_what_a_decoder_makes_once(
     tune.run(open_context(folder))
     for trial in result_of(folder)["trials"]:
         assert 0 < trial["seconds"] < 0.2 * trial["turns"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("not enough memory"), MemoryError(), torch.OutOfMemoryError("full")])
+def test_a_proof_without_memory_leaves_the_speeds(
+    error: Exception, tmp_path: Path, pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(
+        "hetspec_core.engine.stages.bench.base_gap", lambda base: full() if base.dtype == torch.float32 else None
+    )
+    folder = run_folder(tmp_path, pair, "bench", bench={"proof_prompts": 1}, resources={"dtype": "bfloat16"})
+    monkeypatch.setattr("hetspec_core.engine.decoding.measure.first_difference", lambda *_: None)
+    bench.run(open_context(folder))
+    assert all(tree["accept_length"] and not tree.get("proof") for tree in result_of(folder)["trees"])
+    events, _ = read_events(folder / "events.jsonl", 0)
+    assert any("not proved" in event.message for event in events if isinstance(event, Log))
+
+
+def test_every_shape_that_auto_took_is_proved() -> None:
+    track = Track("auto", DecodingSpec(tree=TreeSpec.parse("auto")))
+    track.completions = [Completion(1, tree=label) for label in ("3/2/5", "plain", "4/4/12", "3/2/5")]
+    assert [way.tree.label for way in bench._shapes_of(track)] == ["3/2/5", "4/4/12"]
+    track.completions = [Completion(1, tree="plain")]
+    assert bench._shapes_of(track) == []
