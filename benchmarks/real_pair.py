@@ -164,16 +164,6 @@ def main() -> None:
     counted = draft.token_counts is not None and wanted.vocabulary
     tokens = draft.reduced_vocab(wanted.vocabulary, special_tokens(base)).ids if counted else None
     results: dict[str, Total] = {}
-    if wanted.sglang:
-        for way in wanted.sglang_ways:
-            try:
-                results[f"SGLang {way}"] = sglang(
-                    wanted.sglang, other, wanted.draft, prompts, way, wanted.max_new_tokens, tokens
-                )
-                print(line(f"SGLang {way}", results), flush=True)
-            except Exception as error:  # one figure less, the others are still wanted
-                print(f"SGLang {way} failed: {type(error).__name__}: {str(error)[-600:]}", flush=True)
-
     inner = open_decoder(base, "auto", compiled=can_compile())
     decoder = choosing_decoder(inner)
     decoder.on_choice = lambda choice: print(choice.sentence, flush=True)
@@ -203,9 +193,21 @@ def main() -> None:
         print(f"warm: {name}, {time.perf_counter() - at:.1f} s", flush=True)
     for name in answers:
         results[name] = Total()
-    for ids in prompts:
+    for number, ids in enumerate(prompts, start=1):
         for name, answer in answers.items():
             answer(ids, results[name])
+        if number % 10 == 0:
+            print(f"after {number} prompts", *(line(name, results) for name in results), sep="\n", flush=True)
+    if wanted.sglang:
+        for way in wanted.sglang_ways:
+            try:
+                results[f"SGLang {way}"] = sglang(
+                    wanted.sglang, other, wanted.draft, prompts, way, wanted.max_new_tokens, tokens
+                )
+                print(line(f"SGLang {way}", results), flush=True)
+            except Exception as error:  # one figure less, the others are still wanted
+                print(f"SGLang {way} failed: {type(error).__name__}: {str(error)[-600:]}", flush=True)
+
     print(
         f"\n{decoder.used} decoder, {'compiled' if isinstance(inner, FastDecoder) and inner.compiled else 'as it is'}"
     )
