@@ -2,14 +2,15 @@
 
 The base's next token is the draft's r-th child of an accepted node with a probability that depends on r and on the
 depth. From these probabilities follows what every shape would have accepted; with the measured time of a cycle of every
-shape and of a plain step follows what is fastest. Engine and desk both use it; it knows no models and no clocks.
+shape and of a plain step follows what is fastest. It knows no models and no clocks.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections import defaultdict
+import statistics
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -29,7 +30,8 @@ _FIRST = (0.55, 0.22, 0.15, 0.1)  # chance of a rank when those before it were w
 _FIRST_WEIGHT = 6.0  # steps that these are worth
 _HALF_LIFE = 500.0  # steps after which an observation counts half
 _DISTURBED = 1.3  # times as slow as a larger shape
-_NEWEST = 0.3  # weight of the newest time among those of a shape
+_REMEMBERED = 5  # times of a shape whose median counts
+_FEWEST_SEEN = 2  # times of a label that overrule what was measured: one alone may be of a disturbed answer
 _SHAPE_WEIGHT = 30.0  # steps of a shape after which its own accept length counts as much as the model's
 
 
@@ -71,7 +73,7 @@ class AcceptanceModel:
                 self._hits[self._key(depth, rank + 1)] += 1
                 self._trials[self._key(depth, rank + 1)] += 1
             self._miss(step.accepted + 1, step.children)
-            self._committed[shape.label] += step.committed
+            self._committed[shape.label] += step.accepted + 1  # committed tokens are cut at the end of an answer
             self._steps[shape.label] += 1
 
     def _miss(self, depth: int, count: int) -> None:
@@ -132,6 +134,8 @@ def _first(rank: int) -> float:
 class CycleCosts:
     """Seconds of decoding steps of one batch size on one machine.
 
+    `plain` is a label as well as the shapes are.
+
     Attributes:
         plain_s: a step of plain decoding, measured at the start.
         cycle_s: by label of a shape, one cycle of propose, verify and commit, measured at the start.
@@ -139,14 +143,22 @@ class CycleCosts:
 
     plain_s: float
     cycle_s: dict[str, float]
-    _seen: dict[str, float] = field(default_factory=dict)
+    _seen: dict[str, deque[float]] = field(default_factory=dict)
 
     def seconds(self, label: str) -> float:
-        """Of a step: what answers took, or what was measured, scaled as the others came out; `plain` is a label too."""
+        """Of a step: what answers took, or what was measured, scaled as others came out: a shape as other shapes."""
         if label in self._seen:
-            return self._seen[label]
-        ratios = [math.log(seen / self._measured(each)) for each, seen in self._seen.items()]
+            return self._of_answers(label)
+        alike = [each for each in self._seen if (each == "plain") == (label == "plain")] or self._seen
+        ratios = [math.log(self._of_answers(each) / self._measured(each)) for each in alike]
         return self._measured(label) * math.exp(sum(ratios) / len(ratios) if ratios else 0.0)
+
+    def _of_answers(self, label: str) -> float:
+        """The median of what answers took. One answer alone, which may be disturbed, cannot come out as slower."""
+        times = list(self._seen[label])
+        if len(times) < _FEWEST_SEEN:
+            times.append(self._measured(label))
+        return statistics.median_low(times)
 
     def plausible(self, shapes: Sequence[TreeSpec]) -> bool:
         """Whether no shape came out much slower than one that contains it, as on a machine that is disturbed."""
@@ -159,8 +171,25 @@ class CycleCosts:
 
     def correct(self, label: str, seconds: float) -> None:
         """Tell what a step of an answer took."""
-        before = self._seen.get(label, seconds)
-        self._seen[label] = before + _NEWEST * (seconds - before)
+        self._seen.setdefault(label, deque(maxlen=_REMEMBERED)).append(seconds)
+
+    def seen(self, label: str) -> bool:
+        """Whether an answer has shown its time."""
+        return label in self._seen
+
+    def differs(self, other: CycleCosts) -> bool:
+        """Whether a ratio to plain decoding differs by more than 5 %."""
+        ratios = [
+            (costs / self.plain_s) / (other.cycle_s[label] / other.plain_s) for label, costs in self.cycle_s.items()
+        ]
+        return any(abs(math.log(ratio)) > 0.05 for ratio in ratios)
+
+    def corrected(self) -> CycleCosts | None:
+        """The costs as answers corrected them; None until plain decoding and a shape were seen often enough."""
+        settled = {label for label, times in self._seen.items() if len(times) >= _FEWEST_SEEN}
+        if "plain" not in settled or len(settled) < 2:
+            return None
+        return CycleCosts(self.seconds("plain"), {label: self.seconds(label) for label in self.cycle_s})
 
     def _measured(self, label: str) -> float:
         return self.plain_s if label == "plain" else self.cycle_s[label]

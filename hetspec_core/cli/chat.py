@@ -277,7 +277,7 @@ class Talk:
         elif isinstance(event, WorkerDied):
             note(f"{event.message}; /restart begins a new one, the conversation is kept (log: {event.log})")
         elif not is_shown(event) and not isinstance(event, Garbage):
-            show_loading(event)
+            show_loading(event, self.session.state == "answering")
 
     # --- commands ----------------------------------------------------------------------------------------------------
 

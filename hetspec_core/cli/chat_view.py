@@ -5,12 +5,13 @@ Colours are for terminals only and honour NO_COLOR; signs carry the same informa
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, TextIO
 
 from rich.text import Text
 
 from hetspec_core.cli.console import console, format_number, note, print_text
-from hetspec_core.events.chat import ChatEvent, Loading, Step, Tokens
+from hetspec_core.events.chat import ChatEvent, Loading, Notice, Step, Tokens
 from hetspec_core.service.chat.answer import best_rejected, shown
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ DEPTH_STYLES = ("bold green", "green", "cyan", "blue", "magenta", "bright_magent
 """Style of an accepted draft token by its depth; deeper ones have the last."""
 BONUS_STYLE = "yellow"
 _BAR = 20
+_SECONDS = re.compile(r", (\d+) s$")  # how long a task has taken so far
 
 
 class AnswerPrinter:
@@ -66,10 +68,13 @@ class AnswerPrinter:
             print_text("\n", out=self._out)
 
 
-def show_loading(event: ChatEvent) -> None:
-    """Print what is being loaded, when it begins."""
-    if isinstance(event, Loading) and event.done == 0:
-        note(f"loading {event.what} ...")
+def show_loading(event: ChatEvent, answering: bool = False) -> None:
+    """Print what is being loaded or prepared, when it begins and every ten seconds, and what did not go as planned."""
+    seconds = _SECONDS.search(event.what) if isinstance(event, Loading) else None
+    if isinstance(event, Loading) and event.done == 0 and (seconds is None or int(seconds[1]) % 10 == 0):
+        note(f"{event.what} ..." if answering else f"loading {event.what} ...")
+    elif isinstance(event, Notice):
+        note(event.text)
 
 
 def show_end(answer: Answer, figures: Figures) -> None:
@@ -89,6 +94,8 @@ def show_end(answer: Answer, figures: Figures) -> None:
         promised = answer.end.predicted_speedup
         words = "" if promised is None else f", predicted {promised:.2f}x plain"
         parts.append(f"tree auto took {answer.end.tree}{words}")
+    if answer.end is not None and answer.end.kept_tokens:
+        parts.append(f"{answer.end.kept_tokens} of {answer.end.prompt_tokens} prompt tokens kept")
     if answer.end is not None and answer.end.draft_vocab_size:
         parts.append(f"draft vocabulary {answer.end.draft_vocab_size:,}")
     note(", ".join(parts))

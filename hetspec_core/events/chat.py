@@ -144,6 +144,7 @@ class Ask(_Message):
         ask: number of the question, chosen by the desk; its replies carry it.
         trees: send the draft tree of every verify step.
         every_position: commit one token per step, so that a tree is seen at every position (for the simulator).
+        whole_prompt: read all of the prompt, whatever was kept of the answer before, as a comparison does.
     """
 
     type: Literal["ask"] = "ask"
@@ -152,6 +153,7 @@ class Ask(_Message):
     settings: ChatSettings
     trees: bool = True
     every_position: bool = False
+    whole_prompt: bool = False
 
 
 class Stop(_Message):
@@ -188,11 +190,18 @@ class Quit(_Message):
 
 
 class Loading(_Message):
-    """What is being loaded, and how far it is (0 to 1)."""
+    """What is being loaded or, during an answer, prepared; and how far it is (0 to 1)."""
 
     type: Literal["loading"] = "loading"
     what: str
     done: float
+
+
+class Notice(_Message):
+    """A sentence for the reader: something did not go as planned, and the answer goes on."""
+
+    type: Literal["notice"] = "notice"
+    text: str
 
 
 class DraftFacts(_Message):
@@ -327,6 +336,7 @@ class Answered(_Message):
         draft_vocab_size: tokens that the draft proposed, where these are fewer than it has; 0 = all of its own.
         tree: the shape that `tree = auto` took, or `plain`; empty where it was not asked to choose.
         predicted_speedup: over plain decoding, of the best shape for `auto`.
+        kept_tokens: of the prompt, whose keys and values were kept from the answer before.
     """
 
     type: Literal["answered"] = "answered"
@@ -342,6 +352,7 @@ class Answered(_Message):
     draft_vocab_size: int = 0
     tree: str = ""
     predicted_speedup: float | None = None
+    kept_tokens: int = 0
 
     @property
     def decode_tokens_per_s(self) -> float | None:
@@ -422,7 +433,7 @@ class WorkerDied(_Message):
 
 
 Request = Open | Prepare | Ask | Stop | Calibrate | Quit
-Reply = Loading | Ready | Prepared | Started | Tokens | Step | Answered | Refused | Calibrated | Failed
+Reply = Loading | Notice | Ready | Prepared | Started | Tokens | Step | Answered | Refused | Calibrated | Failed
 ChatEvent = Reply | Garbage | WorkerDied
 """What a chat session hands out."""
 

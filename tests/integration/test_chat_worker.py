@@ -28,6 +28,8 @@ from hetspec_core.events.chat import (
     ChatMessage,
     ChatSettings,
     Failed,
+    Loading,
+    Notice,
     Open,
     Prepare,
     Prepared,
@@ -369,3 +371,46 @@ def test_an_answer_of_auto_says_its_shape_and_what_that_promised(desk: Desk, bac
     assert answer.label == f"tiny auto ({answer.end.tree}, predicted {promised:.2f}x)"
     assert desk.ask("5 7 9", SETTINGS, 2).label == SETTINGS.label == "tiny 3/2/6"
     assert backend.facts().decoder == "reference" and "bfloat16" in backend.facts().decoder_why
+
+
+def test_shapes_are_timed_with_a_progress_that_the_reader_sees_and_a_stop_is_heard(
+    desk: Desk, backend: NumberBackend
+) -> None:
+    seen: list[ChatEvent] = []
+    settings = SETTINGS.changed(tree="auto")
+    messages = [ChatMessage(role="user", content="5 7 9")]
+    desk.say(Ask(ask=1, messages=messages, settings=settings))
+    desk.until(Loading, seen.append)
+    desk.say(Stop(ask=1))
+    end = desk.until(Answered, seen.append)
+    assert end.stop_reason == "stopped" and len(end.tokens) == 1
+    told = [event for event in seen if isinstance(event, Loading)]
+    assert told[0].what == "timing draft trees plain" and told[-1].done < 1.0
+    desk.say(Ask(ask=2, messages=messages, settings=settings))
+    del seen[:]
+    assert len(desk.until(Answered, seen.append).tokens) == 24
+    told = [event for event in seen if isinstance(event, Loading)]
+    assert [event.done for event in told] == sorted(event.done for event in told) and told[-1].done == 1.0
+
+
+def test_a_second_turn_keeps_what_the_first_one_read_and_a_comparison_reads_all(
+    desk: Desk, backend: NumberBackend
+) -> None:
+    first = desk.ask("5 7 9")
+    assert first.end is not None and first.end.kept_tokens == 0
+    turns = [
+        ChatMessage(role="user", content="5 7 9"),
+        ChatMessage(role="assistant", content=" ".join(map(str, first.tokens))),
+        ChatMessage(role="user", content="11 12"),
+    ]
+    for number, whole, kept in ((2, False, 3 + 24 - 1), (3, True, 0), (4, False, 3 + 24 + 2 - 1)):
+        desk.say(Ask(ask=number, messages=turns, settings=SETTINGS, whole_prompt=whole))
+        end = desk.until(Answered)
+        assert end.tokens == plain_tokens(backend, [5, 7, 9, *first.tokens, 11, 12], 24)
+        assert end.kept_tokens == kept
+
+
+def test_a_notice_of_the_decoder_reaches_the_desk(desk: Desk, backend: NumberBackend) -> None:
+    desk.ask("5 7 9")
+    backend._decoder.on_notice("decoding goes on without torch.compile")
+    assert desk.until(Notice).text == "decoding goes on without torch.compile"

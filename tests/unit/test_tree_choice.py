@@ -100,6 +100,26 @@ def test_times_of_answers_scale_the_shapes_that_were_not_used() -> None:
     assert found.seconds("plain") == 2.5 and found.plain_s == 10.0
 
 
+def test_the_end_of_an_answer_does_not_lower_the_accept_length() -> None:
+    """Committed tokens are cut at a stop token or the limit, accepted ones are not."""
+    model, shape = AcceptanceModel(), TreeSpec.parse("3/1/3")
+    model.learn(shape, [StepCount(1, 3, 3, (0, 0, 0), 0)] * 400)
+    assert model.accept_length(shape) == pytest.approx(4.0, abs=0.1)
+
+
+def test_one_time_alone_does_not_make_a_shape_slower_and_two_do() -> None:
+    found = costs()
+    measured = found.seconds("3/2/5")
+    found.correct("3/2/5", 5 * measured)
+    assert found.seconds("3/2/5") == measured
+    found.correct("3/2/5", 5 * measured)
+    assert found.seconds("3/2/5") == 5 * measured
+    for _ in range(5):
+        found.correct("3/2/5", measured)
+    found.correct("3/2/5", 9 * measured)
+    assert found.seconds("3/2/5") == measured
+
+
 def test_times_of_a_disturbed_machine_are_seen() -> None:
     assert costs().plausible(SHAPES)
     disturbed = costs()

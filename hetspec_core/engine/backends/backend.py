@@ -33,6 +33,7 @@ class Watcher:
         trees: whether steps carry their trees.
         every_position: commit one token per step.
         phases: whether steps carry the seconds of their phases; each phase is then a launch of its own.
+        whole_prompt: read all of the prompt, whatever was kept of the answer before.
     """
 
     on_tokens: Callable[[list[int]], None] = lambda tokens: None
@@ -41,6 +42,7 @@ class Watcher:
     trees: bool = True
     every_position: bool = False
     phases: bool = True
+    whole_prompt: bool = False
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Written:
         draft_vocab_size: tokens that the draft proposed, where these are fewer than it has; 0 = all of its own.
         tree: the shape that `tree = auto` took, or `plain`; empty where it was not asked to choose.
         predicted_speedup: over plain decoding, of the best shape for `auto`.
+        kept_tokens: of the prompt, whose keys and values were kept from the answer before.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -65,6 +68,7 @@ class Written:
     draft_vocab_size: int = 0
     tree: str = ""
     predicted_speedup: float | None = None
+    kept_tokens: int = 0
 
 
 class Backend(ABC):
@@ -75,6 +79,8 @@ class Backend(ABC):
     def __init__(self) -> None:
         self.on_progress: Callable[[str, float], None] = lambda label, done: None
         """Called with the name of a long task and its progress (0 to 1); the opener of a backend may set it."""
+        self.on_notice: Callable[[str], None] = lambda notice: None
+        """Called with a sentence for the reader when something did not go as planned."""
         self.stop_asked: Callable[[], bool] = lambda: False
         """Whether a long task should end with `Cancelled`; called during the task."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from hetspec_core.engine.decoding.auto import ChoosingDecoder
 from hetspec_core.engine.decoding.completion import Listener, PhaseClock
 from hetspec_core.engine.decoding.decoder import Decoder
 from hetspec_core.engine.decoding.draft_vocab import proposing_draft
-from hetspec_core.engine.decoding.fast import open_decoder
+from hetspec_core.engine.decoding.fast import can_compile, open_decoder
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
@@ -78,9 +79,17 @@ class BuiltinBackend(Backend):
             base, device=device, dtype=resolve_dtype(resources, device, "chat"), max_memory=resources.max_memory
         )
         self._base = loaded
-        self._decoder = choosing_decoder(open_decoder(loaded, resources.decoder))
+        self._decoder = self._serving(serving_decoder(loaded, resources, compiles=True))
         self._template = ChatTemplate.for_tokenizer(loaded.tokenizer, base.chat_template)
         return self.facts()
+
+    def _serving(self, decoder: ChoosingDecoder) -> ChoosingDecoder:
+        """A decoder that keeps what a conversation has in common, and says what it prepares and what went wrong."""
+        decoder.keep_prefixes = True
+        decoder.on_notice = lambda notice: self.on_notice(notice)
+        decoder.on_compile = lambda program, seconds: self.on_progress(f"compiling {program}, {seconds:.0f} s", 0.0)
+        decoder.on_measure = lambda shape, done: self.on_progress(f"timing draft trees {shape}".strip(), done)
+        return decoder
 
     def facts(self) -> BaseFacts:
         """What is loaded, and what it runs on."""
@@ -130,17 +139,22 @@ class BuiltinBackend(Backend):
     def answer(self, prompt: list[int], decoding: DecodingSpec, watcher: Watcher) -> Written:
         """As in `Backend`."""
         if self._decoder is None:
-            self._decoder = choosing_decoder(open_decoder(self.base))
+            self._decoder = self._serving(choosing_decoder(open_decoder(self.base)))
         answering = _Answering(self, watcher)
         own = None if decoding.plain else self._draft
         draft = None if own is None else proposing_draft(self.base, own, decoding)
-        completion = self._decoder.generate(
-            [prompt],
-            decoding,
-            draft,
-            listener=answering,
-            most_per_step=1 if watcher.every_position else None,
-        )[0]
+        keep, decoder = self._decoder.keep_prefixes, self._decoder
+        decoder.keep_prefixes = keep and not watcher.whole_prompt
+        try:
+            completion = decoder.generate(
+                [prompt],
+                decoding,
+                draft,
+                listener=answering,
+                most_per_step=1 if watcher.every_position else None,
+            )[0]
+        finally:
+            decoder.keep_prefixes = keep
         return Written(
             tokens=completion.tokens,
             stop_reason=completion.stop_reason,
@@ -149,6 +163,7 @@ class BuiltinBackend(Backend):
             draft_vocab_size=0 if draft is None or draft is own else draft.vocab_size,
             tree=completion.tree,
             predicted_speedup=completion.predicted_speedup,
+            kept_tokens=completion.kept_tokens,
         )
 
     def token_text(self, token: int) -> str:
@@ -200,6 +215,23 @@ class BuiltinBackend(Backend):
             torch.cuda.empty_cache()
 
 
+def serving_decoder(base: BaseLM, resources: ResourcesSpec, *, compiles: bool) -> ChoosingDecoder:
+    """The decoder that `resources` ask for, with `tree = auto`.
+
+    Args:
+        base: the model.
+        resources: which decoder, and whether its programs are compiled.
+        compiles: what `resources.compile = auto` means, where a compiler is there.
+
+    Raises:
+        SpecError: the decoder cannot run here.
+    """
+    wanted = resources.compile == "on" or (resources.compile == "auto" and compiles)
+    if wanted := wanted and can_compile():
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(roots().cache / "compiled"))
+    return choosing_decoder(open_decoder(base, resources.decoder, compiled=wanted))
+
+
 def choosing_decoder(decoder: Decoder) -> ChoosingDecoder:
     """The decoder with `tree = auto`, whose measured times are kept in the cache folder."""
     device = decoder.base.device
@@ -210,7 +242,12 @@ def choosing_decoder(decoder: Decoder) -> ChoosingDecoder:
 
 def _listener(seen: list[Step], stop_asked: Callable[[], bool]) -> Watcher:
     return Watcher(
-        on_tokens=lambda tokens: None, on_step=seen.append, stop_asked=stop_asked, trees=False, every_position=True
+        on_tokens=lambda tokens: None,
+        on_step=seen.append,
+        stop_asked=stop_asked,
+        trees=False,
+        every_position=True,
+        whole_prompt=True,
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hetspec_core.acceptance import StepCount
 from hetspec_core.engine.decoding.completion import SILENT, Completion, Listener
+from hetspec_core.engine.decoding.kv_cache import SlotCache
 from hetspec_core.engine.decoding.tree import DraftTree, Verdict
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.errors import DataError
@@ -123,6 +124,19 @@ class BatchAnswers:
     def completions(self) -> list[Completion]:
         """The answers."""
         return [row.completion for row in self.rows]
+
+    def take_held(self, prompts: list[list[int]], *caches: SlotCache) -> list[int] | None:
+        """Tokens at the start of each prompt that all caches hold, for a prefill; None = no tokens."""
+        held = [min(counts) for counts in zip(*(cache.take_held(prompts) for cache in caches), strict=True)]
+        for row, count in zip(self.rows, held, strict=True):
+            row.completion.kept_tokens = count
+        return held if any(held) else None
+
+    def hold(self, prompts: list[list[int]], *caches: SlotCache) -> None:
+        """Say for the next prompts what caches hold behind these ones and their answers."""
+        rows = [prompt + row.completion.tokens for prompt, row in zip(prompts, self.rows, strict=True)]
+        for cache in caches:
+            cache.hold(rows)
 
     def stop(self) -> bool:
         """End all answers if the listener asks for it; returns whether it does."""

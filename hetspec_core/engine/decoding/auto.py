@@ -1,16 +1,19 @@
 """Decoding with `tree = auto`: measure what cycles cost here, follow what is accepted, take the shape that pays.
 
 Costs are the times of whole cycles and of plain steps of the decoder that answers, by batch size. They are measured
-once on a machine, in seconds, and kept in a file; the times of real answers correct them. Where programs are compiled,
-which takes longer, they are measured on programs that are not: the choice needs their ratios only.
+once on a machine, in seconds, and kept in a file; the times of real answers correct them. What is not taken is compared
+now and then: plain steps are timed behind an answer with a tree, and some answers of plain decoding get a tree. Where
+programs are compiled, which takes longer, costs are measured on programs that are not: the choice needs ratios only.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 from weakref import WeakKeyDictionary
@@ -28,10 +31,29 @@ from hetspec_core.tree_choice import AcceptanceModel, CycleCosts, TreeChoice, ch
 
 Key = TypeVar("Key", bound=Hashable)
 
-PROBE_EVERY = 16  # answers of plain decoding, after which one shows again what a tree would bring
+PROBE_EVERY = 16  # answers, after which what is not taken is compared again
 _WARM_UP, _MEASURED, _ROUNDS = 2, 4, 2  # steps of every shape in a round
 _PROMPT_TOKENS = 64
-_VERSION = 1
+_VERSION = 2
+
+
+@dataclass
+class _Known:
+    """What is known of a draft.
+
+    Attributes:
+        model: of what is accepted.
+        costs: by batch size.
+        written: by batch size, the costs that the file holds.
+        unseen: by batch size, answers since what was not taken was last compared.
+        told: the choice that was told last.
+    """
+
+    model: AcceptanceModel = field(default_factory=AcceptanceModel)
+    costs: dict[int, CycleCosts] = field(default_factory=dict)
+    written: dict[int, CycleCosts] = field(default_factory=dict)
+    unseen: dict[int, int] = field(default_factory=dict)
+    told: str = ""
 
 
 class ChoosingDecoder(Decoder):
@@ -41,20 +63,27 @@ class ChoosingDecoder(Decoder):
         inner: decodes.
         machine: what its times depend on besides the models: processor, threads, versions.
         folder: of the files of costs; None = they are measured by every process.
+        clock: seconds.
 
     Attributes:
         on_choice: told of a choice that differs from the one before.
-        on_measure: told the shape that is timed next.
+        on_measure: told the shape that is timed next, and the share of the measurement that is done.
     """
 
-    def __init__(self, inner: Decoder, machine: str, folder: Path | None = None) -> None:
-        self._inner, self._machine, self._folder = inner, machine, folder
+    def __init__(
+        self,
+        inner: Decoder,
+        machine: str,
+        folder: Path | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._inner, self._machine, self._folder, self._clock = inner, machine, folder, clock
         self.on_choice: Callable[[TreeChoice], None] = lambda choice: None
-        self.on_measure: Callable[[str], None] = lambda shape: None
-        self._models: WeakKeyDictionary[DraftLM, AcceptanceModel] = WeakKeyDictionary()
-        self._costs: WeakKeyDictionary[DraftLM, dict[int, CycleCosts]] = WeakKeyDictionary()
-        self._last: WeakKeyDictionary[DraftLM, str] = WeakKeyDictionary()
-        self._plain_answers = 0
+        self.on_measure: Callable[[str, float], None] = lambda shape, done: None
+        self._known: WeakKeyDictionary[DraftLM, _Known] = WeakKeyDictionary()
+        self.on_notice = self.on_compile = lambda *_: None
+        inner.on_notice = lambda notice: self.on_notice(notice)
+        inner.on_compile = lambda program, seconds: self.on_compile(program, seconds)
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -112,64 +141,109 @@ class ChoosingDecoder(Decoder):
     ) -> list[Completion]:
         """As in `Decoder`; every completion says its shape."""
         if draft is None or decoding.plain or not decoding.tree.auto or most_per_step is not None or not prompts:
+            self._inner.keep_prefixes = self.keep_prefixes
             return self._inner.generate(prompts, decoding, draft, listener=listener, most_per_step=most_per_step)
         draft = proposing_draft(self.base, draft, decoding)
-        choice = self.choose(draft, decoding, prompts)
-        shape = choice.shape
-        if shape is None:
-            self._plain_answers += 1
-            if self._plain_answers % PROBE_EVERY == 0:
-                shape = choice.best
+        choice = self.choose(draft, decoding, prompts, listener)
+        if choice is None:  # the listener asked for the end
+            return self._inner.generate(prompts, decoding.model_copy(update={"plain": True}), listener=listener)
+        known, shape = self._known[draft], choice.shape
+        unseen = known.unseen[len(prompts)] = known.unseen.get(len(prompts), 0) + 1
+        if shape is None and unseen >= PROBE_EVERY:
+            shape = choice.best
+            known.unseen[len(prompts)] = 0
         way = decoding.model_copy(update={"plain": True} if shape is None else {"tree": shape})
+        self._inner.keep_prefixes = self.keep_prefixes
         answers = self._inner.generate(prompts, way, draft, listener=listener)
-        self._learn(draft, shape, answers)
+        self._learn(draft, decoding, shape, answers)
+        if choice.shape is not None and not listener.stop_asked():
+            self._compare(draft, decoding, prompts, listener)
         for answer in answers:
             answer.tree = "plain" if shape is None else shape.label
             answer.predicted_speedup = choice.predicted_speedup
         return answers
 
-    def choose(self, draft: DraftLM, decoding: DecodingSpec, prompts: list[list[int]]) -> TreeChoice:
-        """What `auto` takes for a batch of prompts; a choice that is new is told."""
-        costs = self._costs_of(draft, decoding, prompts)
-        found = choose(costs, self._model_of(draft), shapes_within(decoding.tree, draft.vocab_size))
-        if self._last.get(draft) != found.label:
-            self._last[draft] = found.label
+    def choose(
+        self, draft: DraftLM, decoding: DecodingSpec, prompts: list[list[int]], listener: Listener = SILENT
+    ) -> TreeChoice | None:
+        """What `auto` takes for a batch of prompts; a choice that is new is told.
+
+        Returns:
+            None where the listener asked for the end while shapes were timed.
+        """
+        costs = self._costs_of(draft, decoding, prompts, listener)
+        if costs is None:
+            return None
+        known = self._known[draft]
+        found = choose(costs, known.model, shapes_within(decoding.tree, draft.vocab_size))
+        if known.told != found.label:
+            known.told = found.label
             self.on_choice(found)
         return found
 
-    def _model_of(self, draft: DraftLM) -> AcceptanceModel:
-        return self._models.setdefault(draft, AcceptanceModel())
-
-    def _learn(self, draft: DraftLM, shape: TreeSpec | None, answers: Sequence[Completion]) -> None:
-        costs = self._costs[draft][len(answers)]
+    def _learn(
+        self, draft: DraftLM, decoding: DecodingSpec, shape: TreeSpec | None, answers: Sequence[Completion]
+    ) -> None:
+        known = self._known[draft]
         longest = max(answers, key=lambda answer: answer.total_s)
         if shape is None:
-            count = max(len(answer.tokens) for answer in answers) - 1
-            label = "plain"
+            count, label = max(len(answer.tokens) for answer in answers) - 1, "plain"
         else:
             count, label = max(len(answer.steps) for answer in answers), shape.label
             for answer in answers:
-                self._model_of(draft).learn(shape, answer.steps)
+                known.model.learn(shape, answer.steps)
         if count >= _MEASURED and longest.decode_s > 0:
-            costs.correct(label, longest.decode_s / count)
+            self._correct(draft, decoding, len(answers), label, longest.decode_s / count)
+
+    def _compare(self, draft: DraftLM, decoding: DecodingSpec, prompts: list[list[int]], listener: Listener) -> None:
+        """Time plain steps behind an answer with a tree, off the record: behind the first one, then now and then."""
+        known, rows = self._known[draft], len(prompts)
+        first = not known.costs[rows].seen("plain") and not self._compiles
+        if known.unseen[rows] < PROBE_EVERY and not first:
+            return
+        known.unseen[rows] = 0
+        seconds = self._time(self._inner, draft, prompts, self._off_record(decoding, None), listener)
+        if seconds is not None and math.isfinite(seconds):
+            self._correct(draft, decoding, rows, "plain", seconds)
+
+    def _correct(self, draft: DraftLM, decoding: DecodingSpec, rows: int, label: str, seconds: float) -> None:
+        known = self._known[draft]
+        costs = known.costs[rows]
+        costs.correct(label, seconds)
+        corrected = costs.corrected()
+        if corrected is not None and corrected.differs(known.written.get(rows, costs)):
+            self._keep(draft, decoding, rows, corrected)
+
+    @property
+    def _compiles(self) -> bool:
+        return isinstance(self._inner, FastDecoder) and self._inner.compiled
 
     # --- costs -------------------------------------------------------------------------------------------------------
 
-    def _costs_of(self, draft: DraftLM, decoding: DecodingSpec, prompts: list[list[int]]) -> CycleCosts:
-        known = self._costs.setdefault(draft, {})
+    def _costs_of(
+        self, draft: DraftLM, decoding: DecodingSpec, prompts: list[list[int]], listener: Listener
+    ) -> CycleCosts | None:
+        known = self._known.setdefault(draft, _Known()).costs
         rows, shapes = len(prompts), shapes_within(decoding.tree, draft.vocab_size)
         if rows in known and all(shape.label in known[rows].cycle_s for shape in shapes):
             return known[rows]
         file = self._file(draft, decoding, rows)
         costs = None if file is None else _read(file, shapes)
         if costs is None:
-            costs = self._measure(draft, decoding, prompts, shapes)
-            if file is not None and costs.plausible(shapes):
-                write_atomic(
-                    file, json.dumps({"version": _VERSION, "plain_s": costs.plain_s, "cycle_s": costs.cycle_s})
-                )
+            costs = self._measure(draft, decoding, prompts, shapes, listener)
+            if costs is None:
+                return None
+            self._keep(draft, decoding, rows, costs)
         known[rows] = costs
         return costs
+
+    def _keep(self, draft: DraftLM, decoding: DecodingSpec, rows: int, costs: CycleCosts) -> None:
+        """Write costs for the processes to come, unless the machine was disturbed."""
+        file = self._file(draft, decoding, rows)
+        if file is None or not costs.plausible([TreeSpec.parse(label) for label in costs.cycle_s]):
+            return
+        self._known[draft].written[rows] = costs
+        write_atomic(file, json.dumps({"version": _VERSION, "plain_s": costs.plain_s, "cycle_s": costs.cycle_s}))
 
     def _file(self, draft: DraftLM, decoding: DecodingSpec, rows: int) -> Path | None:
         if self._folder is None:
@@ -178,6 +252,7 @@ class ChoosingDecoder(Decoder):
         facts = (
             self._machine,
             self.name,
+            self._compiles,
             base.fingerprint,
             str(base.dtype),
             repr(draft.backbone.config.to_dict()),
@@ -192,51 +267,72 @@ class ChoosingDecoder(Decoder):
         return self._folder / f"{digest}.json"
 
     def _measure(
-        self, draft: DraftLM, decoding: DecodingSpec, prompts: list[list[int]], shapes: Sequence[TreeSpec]
-    ) -> CycleCosts:
+        self,
+        draft: DraftLM,
+        decoding: DecodingSpec,
+        prompts: list[list[int]],
+        shapes: Sequence[TreeSpec],
+        listener: Listener,
+    ) -> CycleCosts | None:
         """Seconds of a plain step and of a cycle of every shape, behind the ends of the prompts.
 
-        The shortest of several counts, in two rounds: what disturbs a measurement makes it longer.
+        The shortest of several counts, in two rounds: what disturbs a measurement makes it longer. None where the
+        listener asked for the end.
         """
-        inner = self._inner
-        if isinstance(inner, FastDecoder) and inner.compiled:
-            inner = FastDecoder(inner.base)
-        heads = [prompt[-_PROMPT_TOKENS:] for prompt in prompts]
-        endless = decoding.model_copy(update={"ignore_eos": True})
-
-        def seconds(way: DecodingSpec) -> float:
-            laps = _Laps()
-            inner.generate(heads, way, draft, listener=laps)
-            return laps.shortest_s
-
-        count = _WARM_UP + _MEASURED + 1
-        ways = {"plain": endless.model_copy(update={"plain": True, "max_new_tokens": count + 1})}
-        for shape in shapes:
-            most = 1 + count * (shape.depth + 1)
-            ways[shape.label] = endless.model_copy(update={"tree": shape, "max_new_tokens": most})
+        inner = FastDecoder(self.base) if self._compiles else self._inner
+        ways = {"plain" if shape is None else shape.label: shape for shape in (None, *shapes)}
         found: dict[str, float] = {}
-        for _ in range(_ROUNDS):
-            for label, way in ways.items():
-                self.on_measure(label)
-                found[label] = min(seconds(way), found.get(label, float("inf")))
+        for number in range(_ROUNDS):
+            for index, (label, shape) in enumerate(ways.items()):
+                self.on_measure(label, (number * len(ways) + index) / (_ROUNDS * len(ways)))
+                seconds = self._time(inner, draft, prompts, self._off_record(decoding, shape), listener)
+                if seconds is None:
+                    return None
+                found[label] = min(seconds, found.get(label, float("inf")))
+        self.on_measure("", 1.0)
         return CycleCosts(found.pop("plain"), found)
+
+    @staticmethod
+    def _off_record(decoding: DecodingSpec, shape: TreeSpec | None) -> DecodingSpec:
+        """Settings of an answer of just so many steps as are timed, plainly or with a shape."""
+        count = _WARM_UP + _MEASURED + 1
+        if shape is None:
+            return decoding.model_copy(update={"ignore_eos": True, "plain": True, "max_new_tokens": count + 1})
+        most = 1 + count * (shape.depth + 1)
+        return decoding.model_copy(update={"ignore_eos": True, "tree": shape, "max_new_tokens": most})
+
+    def _time(
+        self, inner: Decoder, draft: DraftLM, prompts: list[list[int]], way: DecodingSpec, listener: Listener
+    ) -> float | None:
+        """Seconds of a step; None where the listener asked for the end."""
+        laps = _Laps(self._clock, listener)
+        inner.keep_prefixes = False
+        inner.generate([prompt[-_PROMPT_TOKENS:] for prompt in prompts], way, draft, listener=laps)
+        return None if laps.stopped else laps.shortest_s
 
 
 class _Laps(Listener):
-    """Times the steps of row 0 and ends the answer when there are enough."""
+    """Times the steps of row 0 and ends the answer when there are enough, or when another listener asks for the end.
 
-    def __init__(self) -> None:
+    Attributes:
+        stopped: whether it did.
+    """
+
+    def __init__(self, clock: Callable[[], float], other: Listener) -> None:
+        self._clock, self._other = clock, other
         self._times: list[float] = []
+        self.stopped = False
 
     def on_tokens(self, row: int, tokens: list[int]) -> None:
         if row == 0:
-            self._times.append(time.perf_counter())
+            self._times.append(self._clock())
 
     def on_step(self, row: int, step: Step) -> None:
         self.on_tokens(row, step.committed)
 
     def stop_asked(self) -> bool:
-        return len(self._times) > _WARM_UP + _MEASURED
+        self.stopped = self.stopped or self._other.stop_asked()
+        return self.stopped or len(self._times) > _WARM_UP + _MEASURED
 
     @property
     def shortest_s(self) -> float:

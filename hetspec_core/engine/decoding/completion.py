@@ -25,6 +25,7 @@ class Completion:
         steps: one per verify step (speculative decoding); the sum of `committed` is len(tokens) - 1.
         first_token_s: seconds from the start to the first token (prefill).
         total_s: seconds from the start to the last token.
+        kept_tokens: of the prompt, whose keys and values the answer before had left.
         tree: label of the shape that `tree = auto` took, or `plain`; empty where it was not asked to choose.
         predicted_speedup: over plain decoding, of the best shape for `auto`.
     """
@@ -35,6 +36,7 @@ class Completion:
     steps: list[StepCount] = field(default_factory=list)
     first_token_s: float = 0.0
     total_s: float = 0.0
+    kept_tokens: int = 0
     tree: str = ""
     predicted_speedup: float | None = None
 

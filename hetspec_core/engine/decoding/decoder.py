@@ -10,12 +10,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 
 from hetspec_core.engine.decoding.answers import BatchAnswers, TreesOnHost, packed_trees
 from hetspec_core.engine.decoding.completion import SILENT, Completion, Listener, synchronize
 from hetspec_core.engine.decoding.draft_vocab import proposing_draft
+from hetspec_core.engine.decoding.kv_cache import SlotTables
 from hetspec_core.engine.decoding.plain import write_answers
 from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
 from hetspec_core.engine.modeling.base_lm import BaseLM
@@ -36,15 +38,21 @@ class Decoder(ABC):
         name: what `resources.decoder` calls it.
         notices: sentences for the user on what did not go as planned.
         on_notice: told of each when it is made.
+        on_compile: told the name of a program when it is compiled, and every second how many seconds that has taken;
+            from another thread, while the decoder does nothing else.
+        keep_prefixes: whether a prompt that begins as the one before it, or as that one's answer went on, is read from
+            where it differs. For conversations; a measurement reads every prompt whole.
     """
 
     name: str
+    keep_prefixes: bool = False
 
     def __init__(self, base: BaseLM, why: str = "") -> None:
         self.base = base
         self.why = why
         self.notices: list[str] = []
         self.on_notice: Callable[[str], None] = lambda notice: None
+        self.on_compile: Callable[[str, float], None] = lambda program, seconds: None
 
     @property
     def used(self) -> str:
@@ -120,6 +128,10 @@ class ReferenceDecoder(Decoder):
 
     name = "reference"
 
+    def __init__(self, base: BaseLM, why: str = "") -> None:
+        super().__init__(base, why)
+        self._tables: WeakKeyDictionary[object, SlotTables] = WeakKeyDictionary()  # by model, of one row
+
     def generate(
         self,
         prompts: list[list[int]],
@@ -130,7 +142,24 @@ class ReferenceDecoder(Decoder):
         most_per_step: int | None = None,
     ) -> list[Completion]:
         """As in `Decoder`."""
-        return generate(self.base, draft, prompts, decoding, listener=listener, most_per_step=most_per_step)
+        return generate(
+            self.base,
+            draft,
+            prompts,
+            decoding,
+            listener=listener,
+            most_per_step=most_per_step,
+            tables_of=self._tables_of if self.keep_prefixes and len(prompts) == 1 else None,
+        )
+
+    def _tables_of(self, model: BaseLM | DraftLM) -> SlotTables:
+        return self._tables.setdefault(model, SlotTables())
+
+    def forget(self, draft: DraftLM) -> None:
+        """As in `Decoder`."""
+        for model in list(self._tables):
+            if isinstance(model, DraftLM) and model.backbone is draft.backbone:
+                del self._tables[model]
 
     def write_answers(
         self,
@@ -165,6 +194,7 @@ def generate(
     *,
     listener: Listener = SILENT,
     most_per_step: int | None = None,
+    tables_of: Callable[[BaseLM | DraftLM], SlotTables] | None = None,
 ) -> list[Completion]:
     """Answer a batch of prompts, as `Decoder.generate` says.
 
@@ -175,6 +205,7 @@ def generate(
         decoding: tree shape, draft vocabulary, sampling and limits.
         listener: told of tokens and steps as they come; its clock times prefill, propose, verify and commit.
         most_per_step: a verify step commits no more tokens than this, whatever was accepted.
+        tables_of: the tables of keys and values of a model, which keep what an answer leaves; None = new ones.
 
     Raises:
         DataError: a prompt is empty, longer than the context, or has a token that the base does not have.
@@ -184,14 +215,21 @@ def generate(
         return []
     answers = BatchAnswers(base, prompts, decoding, listener)
     if draft is None or decoding.plain:
-        return _plain(base, prompts, decoding, answers)
+        return _plain(base, prompts, decoding, answers, None if tables_of is None else tables_of(base))
     draft = proposing_draft(base, draft, decoding)
     phase, started = listener.phase, time.perf_counter()
     rows = SpeculativeRows(
-        base, draft, len(prompts), answers.length, decoding.tree, decoding.sampling, most_per_step=most_per_step
+        base,
+        draft,
+        len(prompts),
+        answers.length,
+        decoding.tree,
+        decoding.sampling,
+        most_per_step=most_per_step,
+        tables=(None, None) if tables_of is None else (tables_of(base), tables_of(draft)),
     )
     with phase("prefill"):
-        rows.prefill(prompts)
+        rows.prefill(prompts, answers.take_held(prompts, rows.base_cache, rows.draft_cache))
     answers.take_first(rows.root.tolist(), time.perf_counter() - started)
     listener.lap()()
     while not answers.done and not answers.stop():
@@ -211,15 +249,18 @@ def generate(
         if listener.trees:
             trees = TreesOnHost(packed_trees(tree, verdict, logits).tolist(), decoding.tree.depth)
         answers.take_cycle(packed, elapsed_s, listener.lap()(), trees)
+    answers.hold(prompts, rows.base_cache, rows.draft_cache)
     return answers.completions
 
 
-def _plain(base: BaseLM, prompts: list[list[int]], decoding: DecodingSpec, answers: BatchAnswers) -> list[Completion]:
+def _plain(
+    base: BaseLM, prompts: list[list[int]], decoding: DecodingSpec, answers: BatchAnswers, tables: SlotTables | None
+) -> list[Completion]:
     """Ordinary decoding, one token per step and row; rows that end are given up."""
     started = time.perf_counter()
-    rows = PlainRows(base, len(prompts), answers.length, decoding.sampling)
+    rows = PlainRows(base, len(prompts), answers.length, decoding.sampling, tables=tables)
     living = list(range(len(prompts)))  # prompt of each row
-    tokens = rows.admit(living, prompts, living)
+    tokens = rows.admit(living, prompts, living, answers.take_held(prompts, rows.cache))
     answers.take_first(tokens, time.perf_counter() - started)
     while True:
         for row in reversed(range(len(living))):
@@ -229,6 +270,8 @@ def _plain(base: BaseLM, prompts: list[list[int]], decoding: DecodingSpec, answe
                 if living:
                     rows.drop(row)
         if not living or answers.stop():
+            if len(prompts) == 1:  # rows that were given up have moved others
+                answers.hold(prompts, rows.cache)
             return answers.completions
         for prompt, token in zip(living, rows.step(), strict=True):
             answers.take_token(prompt, token, time.perf_counter() - started)

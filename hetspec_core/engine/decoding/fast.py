@@ -8,7 +8,6 @@ cut off. The tokens are those of the reference: both run `rows.SpeculativeRows` 
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib.util
 import itertools
@@ -29,7 +28,14 @@ from hetspec_core.engine.decoding.decoder import Decoder, ReferenceDecoder
 from hetspec_core.engine.decoding.draft_vocab import proposing_draft
 from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotTables
 from hetspec_core.engine.decoding.plain import write_answers
-from hetspec_core.engine.decoding.programs import Cycle, ReplayedRows, ended_by_signals, out_of_memory, reason_of
+from hetspec_core.engine.decoding.programs import (
+    Cycle,
+    ReplayedRows,
+    ended_by_signals,
+    out_of_memory,
+    reason_of,
+    told_seconds,
+)
 from hetspec_core.engine.decoding.prompts import FEWEST_PREFILLED
 from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
 from hetspec_core.engine.modeling.base_lm import BaseLM
@@ -65,9 +71,6 @@ class FastDecoder(Decoder):
         base: the model, whole on one device.
         graphs: capture CUDA graphs; None = on a CUDA device. Without them the same programs run as they are.
         compiled: fuse the programs with `torch.compile`, which takes half a minute for each.
-
-    Attributes:
-        on_compile: told the name of a program before it is compiled.
     """
 
     name = "fast"
@@ -80,7 +83,6 @@ class FastDecoder(Decoder):
         # By batch size and model. Programs run one at a time, and each begins with a prefill.
         self._tables: WeakKeyDictionary[object, dict[int, SlotTables]] = WeakKeyDictionary()
         self._compiled = compiled
-        self.on_compile: Callable[[str], None] = lambda program: None
         self._refused: set[Hashable] = set()
         self._most_programs = _KEPT_PROGRAMS
         self._tight = False  # whether tables are as long as the rows of a batch, in place of the next bucket
@@ -117,7 +119,8 @@ class FastDecoder(Decoder):
         rows, started = cycle.rows, time.perf_counter()
         rows.sampler.reseed(decoding.sampling.seed, list(range(len(prompts))))
         with listener.phase("prefill"):
-            _read(rows, prompts, lambda: rows.prefill(prompts))
+            kept = answers.take_held(prompts, *cycle.caches) if self.keep_prefixes else None
+            _read(rows, prompts, lambda: rows.prefill(prompts, kept))
         answers.take_first(rows.root.tolist(), time.perf_counter() - started)
         listener.lap()()
         pending, active = None, answers.active
@@ -130,6 +133,8 @@ class FastDecoder(Decoder):
                 facts = pending()
                 answers.take_cycle(facts.packed, time.perf_counter() - started, facts.phases, facts.trees)
             pending = read
+        if self.keep_prefixes:
+            answers.hold(prompts, *cycle.caches)
         return answers.completions
 
     @torch.inference_mode()
@@ -145,11 +150,17 @@ class FastDecoder(Decoder):
         max_length: int | None = None,
     ) -> Iterator[tuple[Key, list[int]]]:
         """As in `Decoder`."""
+
+        def rows_for(num_rows: int, length: int) -> PlainRows:
+            rows = self._rows(num_rows, length, sampling)
+            if rows is None:
+                return PlainRows(self.base, num_rows, length, sampling)
+            rows.cache.clear()
+            return rows
+
         yield from write_answers(
             self.base,
-            lambda num_rows, length: (
-                self._rows(num_rows, length, sampling) or PlainRows(self.base, num_rows, length, sampling)
-            ),
+            rows_for,
             prompts,
             max_new_tokens,
             batch_size,
@@ -164,7 +175,8 @@ class FastDecoder(Decoder):
             return False
         started = time.perf_counter()
         numbers = list(range(len(prompts)))
-        first = _read(rows, prompts, lambda: rows.admit(numbers, prompts, numbers))
+        kept = answers.take_held(prompts, rows.cache) if self.keep_prefixes else None
+        first = _read(rows, prompts, lambda: rows.admit(numbers, prompts, numbers, kept))
         answers.take_first(first, time.perf_counter() - started)
         pending = None
         while not answers.done and not answers.stop():
@@ -173,6 +185,8 @@ class FastDecoder(Decoder):
             if pending is not None:
                 self._take(answers, pending(), started)
             pending = read
+        if self.keep_prefixes:
+            answers.hold(prompts, rows.cache)
         return True
 
     @property
@@ -215,7 +229,6 @@ class FastDecoder(Decoder):
         )
         if rows is not None:
             rows.sampler.reseed(sampling.seed, [0] * num_rows)
-            rows.cache.clear()
         return rows
 
     def _cycle(
@@ -303,11 +316,13 @@ class FastDecoder(Decoder):
             return None
 
     def _make(self, make: Callable[[], Any]) -> Any:
-        if self._compiled:
-            self.on_compile(f"program {len(self._programs) + 1}")
         while len(self._programs) >= self._most_programs:
             self._programs.popitem(last=False)
-        with torch.inference_mode(), ended_by_signals() if self._compiled else contextlib.nullcontext():
+        if not self._compiled:
+            with torch.inference_mode():
+                return make()
+        program = f"program {len(self._programs) + 1}"
+        with torch.inference_mode(), ended_by_signals(), told_seconds(lambda s: self.on_compile(program, s)):
             return make()
 
     def _drop_outgrown(self) -> None:

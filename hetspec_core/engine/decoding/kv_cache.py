@@ -17,21 +17,31 @@ SLOT_STEP = 64  # keys are read up to a multiple of this, so that shapes repeat
 
 
 class SlotTables:
-    """Tables of keys and values that several caches of one batch size fill one after the other."""
+    """Tables of keys and values that several caches of one batch size fill one after the other.
+
+    Attributes:
+        held: per row the tokens that the last answers left, as `SlotCache.hold` was told; None = nothing is known.
+    """
 
     def __init__(self) -> None:
         self._tables: dict[tuple[str, int], Tensor] = {}
+        self.held: list[list[int]] | None = None
 
     def take(self, name: str, layer: int, states: Tensor, num_rows: int, capacity: int) -> Tensor:
         """A table [num_rows, kv_heads, capacity or more, d] for states [R, kv_heads, T, d] of a layer.
 
-        Its content is old. It is never a part of a larger one: a compiled program that writes to a part may go on with
-        a dense copy, and a kernel that was given the strides of the part then reads other slots.
+        Its content is old; a longer table begins with that of the shorter one. It is never a part of a larger one: a
+        compiled program that writes to a part may go on with a dense copy, and a kernel that was given the strides of
+        the part then reads other slots.
         """
         shape = (num_rows, states.shape[1], capacity, states.shape[3])
-        table = self._tables.get((name, layer))
-        if table is None or table.shape[2] < capacity or table.shape != (*shape[:2], table.shape[2], shape[3]):
-            table = self._tables[name, layer] = states.new_zeros(shape)
+        before = self._tables.get((name, layer))
+        alike = before is not None and before.shape == (*shape[:2], before.shape[2], shape[3])
+        if before is not None and alike and before.shape[2] >= capacity:
+            return before
+        table = self._tables[name, layer] = states.new_zeros(shape)
+        if before is not None and alike:
+            table[:, :, : before.shape[2]] = before
         return table
 
     def gives(self, name: str, layer: int, table: Tensor) -> bool:
@@ -214,20 +224,42 @@ class SlotCache(Cache):
         """Say on the host what `advance` or `keep` was told on the device."""
         self.host_lengths = [length + count for length, count in zip(self.host_lengths, host_counts, strict=True)]
 
+    def hold(self, rows: list[list[int]]) -> None:
+        """Say for whoever fills the tables next what they hold now.
+
+        Args:
+            rows: per row the tokens of prompt and answer. The last one counts only as the token behind the others.
+        """
+        self._source.held = None if self.outgrown else rows
+
+    def take_held(self, prompts: list[list[int]]) -> list[int]:
+        """How many tokens at the start of each prompt the tables hold; from now on nothing is known of them.
+
+        The token behind those is the old one as well, because a draft reads a token together with the one before it.
+        One token of a prompt at least is not held.
+        """
+        held, self._source.held = self._source.held, None
+        if held is None or len(held) != len(prompts) or self.outgrown:
+            return [0] * len(prompts)
+        return [max(0, _common(old, prompt) - 1) for old, prompt in zip(held, prompts, strict=True)]
+
     def clear(self) -> None:
         """Forget all rows; the tables stay."""
         self.lengths.zero_()
         self.host_lengths = [0] * self.num_rows
+        self._source.held = None
 
     def restart(self, lengths: list[int]) -> None:
         """Every row now holds so many committed tokens, of other sequences or of longer ones; the tables stay."""
         self.lengths.copy_(torch.tensor(lengths))
         self.host_lengths = list(lengths)
+        self._source.held = None
 
     def reset_row(self, row: int, length: int) -> None:
         """Row `row` now holds `length` committed tokens of another sequence."""
         self.host_lengths[row] = length
         self.lengths[row] = length
+        self._source.held = None
 
     def drop_row(self, row: int) -> None:
         """Give a row up: the last row takes its place and the cache is one row smaller."""
@@ -256,3 +288,9 @@ class SlotCache(Cache):
     def prefix_mask(self, visible: int) -> Tensor:
         """[B, visible] bool: slots that hold committed tokens."""
         return torch.arange(visible, device=self.lengths.device) < self.lengths[:, None]
+
+
+def _common(one: list[int], other: list[int]) -> int:
+    """Tokens at the start that two sequences have in common."""
+    shorter = min(len(one), len(other))
+    return next((index for index in range(shorter) if one[index] != other[index]), shorter)

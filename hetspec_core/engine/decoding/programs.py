@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,25 @@ def ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
     if asked:
         raise Cancelled("the run was asked to stop while programs were compiled")
+
+
+@contextlib.contextmanager
+def told_seconds(tell: Callable[[float], None], every_s: float = 1.0) -> Iterator[None]:
+    """Tell how long the block has taken: at its begin, then every second from a thread, which ends with it."""
+    began, ended = time.monotonic(), threading.Event()
+
+    def count() -> None:
+        while not ended.wait(every_s):
+            tell(time.monotonic() - began)
+
+    tell(0.0)
+    thread = threading.Thread(target=count, name="seconds", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def out_of_memory(error: BaseException | None) -> bool:

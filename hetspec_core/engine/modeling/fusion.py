@@ -16,6 +16,9 @@ from torch.nn import functional as F
 
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
+_MOST_FREED = (
+    1 << 28
+)  # bytes of old weights that the allocator may hold back: the joined ones do not fit in their place
 _TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
@@ -90,7 +93,7 @@ def join_projections(model: nn.Module) -> int:
     Layers that are not plain linear ones (quantised, with adapters), that differ in type or device, or that are joined
     already stay as they are. The model computes what it did, and its parameters keep their names; they are frozen.
     """
-    groups = 0
+    groups, freed = 0, 0
     for module in model.modules():
         for names in _TOGETHER:
             parts: list[Any] = [getattr(module, name, None) for name in names]
@@ -110,4 +113,10 @@ def join_projections(model: nn.Module) -> int:
                 part.__class__ = JoinedLinear
                 part.joined, part.index = joined, index
             groups += 1
+            freed += joined.weight.nbytes if joined.weight.is_cuda else 0
+            if freed > _MOST_FREED:
+                torch.cuda.empty_cache()
+                freed = 0
+    if freed:
+        torch.cuda.empty_cache()
     return groups

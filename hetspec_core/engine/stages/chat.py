@@ -33,6 +33,7 @@ from hetspec_core.events.chat import (
     DraftFacts,
     Failed,
     Loading,
+    Notice,
     Open,
     Prepare,
     Prepared,
@@ -158,6 +159,7 @@ class ChatWorker:
 
     def _take(self, backend: Backend) -> None:
         backend.on_progress = lambda label, done: self._say(Loading(what=label, done=done))
+        backend.on_notice = lambda notice: self._say(Notice(text=notice))
         backend.stop_asked = lambda: self._stop_asked(self._asking)
         self._backend = backend
 
@@ -240,6 +242,7 @@ class ChatWorker:
             stop_asked=lambda: self._stop_asked(ask),
             trees=request.trees,
             every_position=request.every_position,
+            whole_prompt=request.whole_prompt,
         )
         try:
             written = backend.answer(prompt, settings.decoding, watcher)
@@ -260,6 +263,7 @@ class ChatWorker:
                 draft_vocab_size=written.draft_vocab_size,
                 tree=written.tree,
                 predicted_speedup=written.predicted_speedup,
+                kept_tokens=written.kept_tokens,
             )
         )
 

@@ -7,7 +7,6 @@ prompts that were measured.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,19 +14,17 @@ from typing import Any
 
 import torch
 
-from hetspec_core.engine.backends.builtin import choosing_decoder
+from hetspec_core.engine.backends.builtin import serving_decoder
 from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import tokenizer_hash
 from hetspec_core.engine.data.conversation import Conversation, Message
 from hetspec_core.engine.data.reading import read_conversations
 from hetspec_core.engine.decoding.decoder import Decoder
-from hetspec_core.engine.decoding.fast import FastDecoder, can_compile, open_decoder
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft, read_settings
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.run_folder import find_product
 from hetspec_core.errors import DataError, ModelError
-from hetspec_core.paths import roots
 from hetspec_core.spec import BenchSpec, DatasetSpec
 
 
@@ -66,20 +63,14 @@ def decoder_for(context: RunContext, base: BaseLM) -> Decoder:
     Raises:
         SpecError: it cannot run here.
     """
-    resources = context.spec.resources
-    wanted = resources.compile == "on" or (resources.compile == "auto" and context.spec.stage in ("bench", "tune"))
-    if wanted := wanted and can_compile():
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(roots().cache / "compiled"))
-    decoder = open_decoder(base, resources.decoder, compiled=wanted)
+    decoder = serving_decoder(base, context.spec.resources, compiles=context.spec.stage in ("bench", "tune"))
     decoder.on_notice = lambda notice: context.log(notice, "warning")
-    if isinstance(decoder, FastDecoder):
-        decoder.on_compile = lambda program: context.prepare("compile", note=program)
-    choosing = choosing_decoder(decoder)
-    choosing.on_choice = lambda choice: context.log(choice.sentence)
-    choosing.on_measure = lambda shape: context.prepare("measure shapes", note=shape)
+    decoder.on_compile = lambda program, seconds: context.prepare("compile", note=f"{program}, {seconds:.0f} s")
+    decoder.on_choice = lambda choice: context.log(choice.sentence)
+    decoder.on_measure = lambda shape, done: context.prepare("measure shapes", done, shape)
     because = f", because {decoder.why}" if decoder.why else ""
     context.log(f"the {decoder.name} decoder is used{because}")
-    return choosing
+    return decoder
 
 
 def check_tokenizer(folder: Path, base: BaseLM, draft: DraftLM, warn: Callable[[str], None]) -> None:

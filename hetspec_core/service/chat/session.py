@@ -66,7 +66,7 @@ class ChatSession:
         answer: the present or last answer; None before the first.
         comparison: the present or last A/B; None before the first.
         meters: figures pooled over the session, and the last calibration.
-        loading: what is being loaded, and how far (0 to 1).
+        loading: what is being loaded or, during an answer, prepared; and how far (0 to 1).
         base, draft: facts, once known.
         death: how the worker ended, while it is dead.
         problem: the last failure that was not an answer's.
@@ -350,6 +350,7 @@ class ChatSession:
         *,
         every_position: bool = False,
         trees: bool | None = None,
+        whole_prompt: bool = False,
     ) -> Answer:
         self._asked += 1
         messages = self.conversation.messages if messages is None else messages
@@ -361,6 +362,7 @@ class ChatSession:
                 settings=settings,
                 trees=self.trees if trees is None else trees,
                 every_position=every_position,
+                whole_prompt=whole_prompt,
             )
         )
         return self.answer
@@ -380,7 +382,7 @@ class ChatSession:
         if comparison is None or not comparison.order:
             return
         side = comparison.order.pop(0)
-        answer = self._ask(comparison.settings(side), comparison.messages, trees=self._compare_trees)
+        answer = self._ask(comparison.settings(side), comparison.messages, trees=self._compare_trees, whole_prompt=True)
         comparison.answers.append((side, answer))
 
     # --- events of the worker ----------------------------------------------------------------------------------------
@@ -446,6 +448,7 @@ class ChatSession:
             if answer is None or event.ask != answer.ask or answer.ended:
                 return
             answer.apply(event)
+            self.loading = None  # what an answer prepared is done when it goes on
             self._not_recorded(self.recorder.add(event))
             if answer.ended:
                 self._ended(answer)

@@ -16,7 +16,7 @@ from textual.containers import Container, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from hetspec_core.events.chat import ChatSettings, Garbage
+from hetspec_core.events.chat import ChatSettings, Garbage, Notice
 from hetspec_core.events.trace import Trace
 from hetspec_core.service.chat.answer import Answer
 from hetspec_core.service.chat.conversation import Turn
@@ -151,6 +151,9 @@ class ChatScreen(Page):
             if session.state != before:
                 self.refresh_bindings()
                 self.conversation.tell(before, session.state)
+            for event in events:
+                if isinstance(event, Notice):
+                    self.notify(event.text, severity="warning")
             if any(isinstance(event, Garbage) for event in events) and session.garbage <= len(events):
                 self.notify("The worker said something that cannot be read; it is left out.", severity="warning")
         if not self.is_current:

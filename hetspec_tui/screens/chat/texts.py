@@ -45,6 +45,9 @@ def head_text(session: ChatSession, *, recording: bool, read_only: bool) -> Cont
         words = "stopping"
     if session.loading is not None and session.state == "loading":
         words = f"loading {safe(session.loading.what)} {session.loading.done:.0%}"
+    elif session.loading is not None and session.state == "answering":
+        done = f" {session.loading.done:.0%}" if session.loading.done else ""
+        words = f"{safe(session.loading.what)}{done}"
     if read_only and session.state == "new":
         words = "read-only: recorded answers can be looked at (o)"
     parts: list[Content | str | tuple[str, str]] = [(f"{sign} {words}  ", colour)]  # narrow screens have no end of it
