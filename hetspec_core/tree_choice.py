@@ -184,6 +184,12 @@ class CycleCosts:
         ]
         return any(abs(math.log(ratio)) > 0.05 for ratio in ratios)
 
+    def joined(self, other: CycleCosts) -> CycleCosts:
+        """These costs with the shapes that were measured later, at another plain step's time, beside them."""
+        scale = self.plain_s / other.plain_s
+        later = {label: scale * seconds for label, seconds in other.cycle_s.items()}
+        return CycleCosts(self.plain_s, later | self.cycle_s, self._seen)
+
     def corrected(self) -> CycleCosts | None:
         """The costs as answers corrected them; None until plain decoding and a shape were seen often enough."""
         settled = {label for label, times in self._seen.items() if len(times) >= _FEWEST_SEEN}

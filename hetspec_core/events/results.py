@@ -232,6 +232,7 @@ class TreeResult(PlainResult):
     Attributes:
         draft_vocab_size: tokens that the draft proposed; None where it is not known.
         shapes: label of a shape, or `plain` -> answers that `auto` decoded with it; None for a named shape.
+        predicted_speedup: of `auto`, the mean over its answers of what it expected; None for a named shape.
         accept_length: committed tokens per verify step, pooled; with its bootstrap `accept_length_interval`.
         accept_length_macro: mean over conversations.
         histogram: committed tokens of a verify step -> number of steps.
@@ -247,6 +248,7 @@ class TreeResult(PlainResult):
     num_draft_tokens: Count = None
     draft_vocab_size: Count = None
     shapes: dict[str, int] | None = None
+    predicted_speedup: Real = None
     accept_length: Real = None
     accept_length_interval: Interval = None
     accept_length_macro: Real = None
@@ -274,13 +276,17 @@ class BenchResult(Record):
 
 
 class TrialResult(Record):
-    """One tree shape at one batch size; `note` is the reason when it was not measured, or what is wrong with it."""
+    """One tree shape at one batch size; `note` is the reason when it was not measured, or what is wrong with it.
+
+    `predicted_speedup` over plain decoding is what the cost model of `tree = auto` expected before the first turn.
+    """
 
     tree: str = "?"
     batch_size: int = 1
     tokens_per_s: Real = None
     speedup: Real = None
     speedup_interval: Interval = None
+    predicted_speedup: Real = None
     accept_length: Real = None
     tokens: Count = None
     seconds: Real = None

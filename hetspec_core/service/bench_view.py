@@ -226,7 +226,8 @@ def _vocabularies(result: BenchResult) -> Iterator[Part]:
     for tree in result.trees:
         if tree.shapes:
             took = ", ".join(f"{shape} for {count}" for shape, count in sorted(tree.shapes.items()))
-            yield BenchLine(f"{tree.tree} took {took} of {sum(tree.shapes.values())} answers")
+            expected = "" if tree.predicted_speedup is None else f", predicted {tree.predicted_speedup:.2f} times plain"
+            yield BenchLine(f"{tree.tree} took {took} of {sum(tree.shapes.values())} answers{expected}")
         size = tree.draft_vocab_size
         if size is None or whole is None or size >= whole:
             continue
@@ -348,15 +349,19 @@ def tune_lines(data: Any) -> list[Part]:
     result = read.record
     parts: list[Part] = [BenchLine(read.note, warning=True)] if read.note else []
     parts += _left_out(result.prompts.left_out)
-    rows = []
+    rows, expected = [], dict[int, list[str]]()
     for trial in result.trials:
         best = result.best.get(str(trial.batch_size), FastestResult())
         cells = (trial.tree, str(trial.batch_size), rate(trial.tokens_per_s), number(trial.speedup))
         interval = "-" if trial.tree == "plain" else _range(trial.speedup_interval)
         on_it = "*" if trial.tree in best.frontier else ""
+        if trial.predicted_speedup is not None:
+            expected.setdefault(trial.batch_size, []).append(f"{trial.tree} {number(trial.predicted_speedup)}")
         rows.append((*cells, interval, number(trial.accept_length), str(trial.turns), on_it, trial.note))
     head = ("tree", "batch", "tokens/s", "speedup", "95 %", "accept length", "turns", "frontier", "")
     parts.append(Grid(head, tuple(rows), notes=True))
+    for size, shapes in expected.items():
+        parts.append(BenchLine(f"batch {size}, speedup predicted before the first turn: {', '.join(shapes)}"))
     parts += _load(result.machine)
     for size, best in result.best.items():
         if best.tree is None:

@@ -35,10 +35,17 @@ from hetspec_core.sglang.launch import tree_flags, tree_of_flags
 from hetspec_core.sglang.offline import EngineJob, run_engine
 from hetspec_core.sglang.servers import RunningServer
 from hetspec_core.sglang.stream import histogram_of, sglang_accept_length, step_counts
+from hetspec_core.spec import TreeSpec
 
 Metas = list[dict[str, Any]]
 
 _SHORT = 16  # tokens of an answer before the clock starts
+
+
+def named_shapes(trees: tuple[TreeSpec, ...]) -> tuple[TreeSpec, ...]:
+    """The shapes that a server can have: of `auto` its bounds, unless they are named beside it."""
+    shapes = {tree.model_copy(update={"auto": False}): None for tree in trees}
+    return tuple(shapes)
 
 
 class SGLangMeasurement(Measurement):
@@ -53,7 +60,7 @@ class SGLangMeasurement(Measurement):
         folder = draft_folder(context)
         backend.use_draft(folder, Path(folder).name)
         attached = bool(spec.sglang.url)
-        trees = spec.bench.trees if folder else ()
+        trees = named_shapes(spec.bench.trees) if folder else ()
         if attached and folder:
             at = backend.served(spec.decoding.model_copy(update={"plain": False}))
             trees = (tree_of_flags(*at.facts.tree),) if at.facts.tree else trees[:1]

@@ -121,7 +121,9 @@ class BenchSpec(Spec):
     )
     first_turn_only: bool = Field(default=False, description="Leave the second turns out.")
     trees: tuple[TreeSpec, ...] = Field(
-        default=(TreeSpec(),), min_length=1, description="Shapes to measure, one after another."
+        default=(TreeSpec(), TreeSpec(auto=True)),
+        min_length=1,
+        description="Shapes to measure, in turns on every prompt; a server measures no auto, whose bounds are a shape.",
     )
     draft_vocabs: tuple[DraftVocabChoice, ...] = Field(
         default=(),

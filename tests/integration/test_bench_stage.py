@@ -350,7 +350,7 @@ def test_a_tuning_takes_turns_on_every_prompt(tmp_path: Path, pair, capsys: pyte
         file.write("no row\n" + json.dumps({"question_id": 3, "turns": ["Why?"]}) + "\n")
     tune.run(open_context(folder))
     result = result_of(folder)
-    assert keys_of(result) == keys_of(recorded("tune"))
+    assert keys_of(result) == keys_of(recorded("tune")) | {".trials[].predicted_speedup"}  # recorded at a server
     order = [(trial["tree"], trial["batch_size"]) for trial in result["trials"]]
     assert order == [(tree, size) for tree in ("plain", "2/1/2", "3/2/5") for size in (1, 2)]
     assert [trial["turns"] for trial in result["trials"]] == [6, 4] * 3, "3 prompts twice, and 2 batches of them"
@@ -364,6 +364,9 @@ def test_a_tuning_takes_turns_on_every_prompt(tmp_path: Path, pair, capsys: pyte
     printed = capsys.readouterr().out
     assert "left out: 1 rows that cannot be read (line 3" in printed
     assert all(best["verdict"] in printed for best in result["best"].values())
+    predicted = {trial["tree"]: trial.get("predicted_speedup") for trial in result["trials"]}
+    assert predicted["plain"] is None and "predicted" in printed
+    assert all(predicted[tree] > 0 for tree in ("2/1/2", "3/2/5"))
 
 
 def test_a_tuning_without_time_names_what_was_not_tried_and_no_winner(tmp_path: Path, pair) -> None:
@@ -434,8 +437,13 @@ def test_a_bench_of_auto_says_the_shapes_that_it_took(tmp_path: Path, pair, caps
     auto, named = result_of(folder)["trees"]
     assert auto["tree"] == "auto" and sum(auto["shapes"].values()) == 3 and "shapes" not in named
     assert auto["lossless"]["identical"] == 3
+    assert auto["predicted_speedup"] > 0 and "predicted_speedup" not in named
     print_bench(result_of(folder))
-    assert "auto took " in capsys.readouterr().out
+    assert f"of 3 answers, predicted {auto['predicted_speedup']:.2f} times plain" in capsys.readouterr().out
+
+
+def test_a_bench_measures_auto_beside_a_named_shape_unless_told_otherwise() -> None:
+    assert [tree.label for tree in BenchSpec().trees] == ["6/10/60", "auto"]
 
 
 def test_the_turns_of_a_tuning_do_not_count_what_a_decoder_makes_once(

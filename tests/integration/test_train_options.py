@@ -71,6 +71,19 @@ def test_a_draft_learns_and_the_loss_falls(data: Data, tmp_path: Path) -> None:
     losses = values(paths, "loss")
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
     assert values(paths, "eval/accept_length_bound")[-1] > 1
+    first = values(paths, "eval/acceptance_rate_1")
+    draft = load_draft(paths.draft, data.base)
+    assert draft.acceptance_rates and draft.acceptance_rates[0] in first
+
+
+@pytest.mark.parametrize("damage", ["much", [0.5, 1.5], [None], {}])
+def test_rates_of_acceptance_that_cannot_be_read_are_left_out(data: Data, tmp_path: Path, damage: Any) -> None:
+    paths = train(tmp_path / "run", data, max_steps=2, eval_every=1)
+    file = paths.draft / "config.json"
+    config = json.loads(file.read_text())
+    config["hetspec"]["acceptance_rates"] = damage
+    file.write_text(json.dumps(config))
+    assert load_draft(paths.draft, data.base).acceptance_rates == ()
 
 
 @pytest.mark.parametrize(("family", "layers"), [("llama", 3), ("qwen3", 1), ("qwen3", 2)])

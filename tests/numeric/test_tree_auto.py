@@ -110,6 +110,30 @@ def test_a_perfect_draft_gets_a_tree_and_a_useless_one_plain_decoding() -> None:
     assert taken(choosing(TimedDecoder(base, per_node=0.3)), tiny_draft(base), 8)[-1] == "plain"
 
 
+def test_a_first_answer_begins_with_the_rates_that_training_simulated() -> None:
+    base = tiny_base()
+    first = []
+    for rates in ((), (0.95, 0.95, 0.95), (0.01, 0.0, 0.0)):
+        draft = tiny_draft(base)
+        draft.acceptance_rates = rates
+        first += taken(choosing(TimedDecoder(base, per_node=0.4)), draft)
+    assert first == ["1/1/1", "3/1/3", "plain"]
+
+
+def test_shapes_that_are_asked_for_later_join_those_that_were_timed(tmp_path: Path) -> None:
+    base = tiny_base()
+    draft, inner = tiny_draft(base), TimedDecoder(base)
+    decoder = choosing(inner, tmp_path)
+    decoder.generate(PROMPTS[:1], AUTO, draft)
+    del inner.answered[:]
+    wanted = [TreeSpec.parse("2/2/4"), TreeSpec.parse("1/1/1")]
+    found = decoder.predict(draft, AUTO, PROMPTS[:1], wanted)
+    assert list(found) == ["2/2/4", "1/1/1"] and set(inner.answered) == {"plain", "2/2/4"}
+    again = TimedDecoder(base)
+    later = choosing(again, tmp_path).predict(draft, AUTO, PROMPTS[:1], wanted)
+    assert again.answered == [] and later.keys() == found.keys()
+
+
 def test_plain_decoding_is_probed_now_and_then() -> None:
     base = tiny_base()
     decoder = choosing(TimedDecoder(base, per_node=10.0))

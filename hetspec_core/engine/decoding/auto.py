@@ -171,15 +171,42 @@ class ChoosingDecoder(Decoder):
         Returns:
             None where the listener asked for the end while shapes were timed.
         """
-        costs = self._costs_of(draft, decoding, prompts, listener)
+        shapes = shapes_within(decoding.tree, draft.vocab_size)
+        costs = self._costs_of(draft, decoding, prompts, shapes, listener)
         if costs is None:
             return None
         known = self._known[draft]
-        found = choose(costs, known.model, shapes_within(decoding.tree, draft.vocab_size))
+        found = choose(costs, known.model, shapes)
         if known.told != found.label:
             known.told = found.label
             self.on_choice(found)
         return found
+
+    def predict(
+        self, draft: DraftLM, decoding: DecodingSpec, prompts: list[list[int]], shapes: Sequence[TreeSpec]
+    ) -> dict[str, float]:
+        """Speed-up over plain decoding of each shape, as `auto` expects it; shapes that are new here are timed first.
+
+        Args:
+            draft: proposes.
+            decoding: draft vocabulary and sampling.
+            prompts: token ids; their number is the batch size.
+            shapes: named ones.
+        """
+        draft = proposing_draft(self.base, draft, decoding)
+        costs = self._costs_of(draft, decoding, prompts, shapes, SILENT)
+        if costs is None:
+            return {}
+        model = self._of(draft).model
+        return {shape.label: choose(costs, model, [shape]).predicted_speedup for shape in shapes}
+
+    def _of(self, draft: DraftLM) -> _Known:
+        """What is known of a draft: at first, what its training simulated."""
+        known = self._known.get(draft)
+        if known is None:
+            known = self._known[draft] = _Known()
+            known.model.start_from(draft.acceptance_rates)
+        return known
 
     def _learn(
         self, draft: DraftLM, decoding: DecodingSpec, shape: TreeSpec | None, answers: Sequence[Completion]
@@ -221,20 +248,26 @@ class ChoosingDecoder(Decoder):
     # --- costs -------------------------------------------------------------------------------------------------------
 
     def _costs_of(
-        self, draft: DraftLM, decoding: DecodingSpec, prompts: list[list[int]], listener: Listener
+        self,
+        draft: DraftLM,
+        decoding: DecodingSpec,
+        prompts: list[list[int]],
+        shapes: Sequence[TreeSpec],
+        listener: Listener,
     ) -> CycleCosts | None:
-        known = self._known.setdefault(draft, _Known()).costs
-        rows, shapes = len(prompts), shapes_within(decoding.tree, draft.vocab_size)
-        if rows in known and all(shape.label in known[rows].cycle_s for shape in shapes):
-            return known[rows]
+        """The costs of a batch size; shapes that they lack are timed, unless the listener asks for the end."""
+        known, rows = self._of(draft).costs, len(prompts)
         file = self._file(draft, decoding, rows)
-        costs = None if file is None else _read(file, shapes)
-        if costs is None:
-            costs = self._measure(draft, decoding, prompts, shapes, listener)
-            if costs is None:
+        if rows not in known and file is not None and (read := _read(file)) is not None:
+            known[rows] = read
+        costs = known.get(rows)
+        missing = [shape for shape in shapes if costs is None or shape.label not in costs.cycle_s]
+        if missing:
+            found = self._measure(draft, decoding, prompts, missing, listener)
+            if found is None:
                 return None
+            costs = known[rows] = found if costs is None else costs.joined(found)
             self._keep(draft, decoding, rows, costs)
-        known[rows] = costs
         return costs
 
     def _keep(self, draft: DraftLM, decoding: DecodingSpec, rows: int, costs: CycleCosts) -> None:
@@ -341,13 +374,15 @@ class _Laps(Listener):
         return min(laps[_WARM_UP:] or laps or [float("inf")])
 
 
-def _read(file: Path, shapes: Iterable[TreeSpec]) -> CycleCosts | None:
-    """The costs of a file; None where it is not there, damaged, or has not all shapes."""
+def _read(file: Path) -> CycleCosts | None:
+    """The costs of a file; None where it is not there or damaged."""
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-        times = {str(label): float(seconds) for label, seconds in data["cycle_s"].items()}
+        times = {TreeSpec.parse(label).label: float(seconds) for label, seconds in data["cycle_s"].items()}
         plain_s = float(data["plain_s"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    usable = data.get("version") == _VERSION and plain_s > 0 and all(0 < times.get(s.label, 0) < 1e4 for s in shapes)
+    usable = (
+        data.get("version") == _VERSION and bool(times) and all(0 < each < 1e4 for each in (plain_s, *times.values()))
+    )
     return CycleCosts(plain_s, times) if usable else None

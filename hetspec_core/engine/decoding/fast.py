@@ -449,6 +449,9 @@ def open_decoder(
         )
     if choice == "auto" and not obstacle and base.device.type != "cuda":
         obstacle = f"on a CPU it needs bfloat16, and a processor that multiplies in it; this is {base.dtype}"
+    if base.device.type == "cuda":
+        # cuDNN's attention builds a plan for every length of a prompt, which takes longer than reading it.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     if choice == "reference" or obstacle:
         return ReferenceDecoder(base, obstacle or "it was asked for")
     return FastDecoder(base, compiled=compiled and base.device.type == "cuda")

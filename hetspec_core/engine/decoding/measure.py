@@ -233,7 +233,7 @@ def speculative_report(
         depth=tree.depth,
         top_k=tree.top_k,
         num_draft_tokens=tree.num_draft_tokens,
-        **({"shapes": dict(Counter(completion.tree for completion in track.completions))} if tree.auto else {}),
+        **(_chosen(track.completions) if tree.auto else {}),
         accept_length=stats.accept_length,
         accept_length_interval=bootstrap_interval(groups, bootstrap),
         accept_length_macro=macro_accept_length(groups),
@@ -255,6 +255,17 @@ def speculative_report(
         lossless=compared(gap, questions, plain.completions, track.completions),
         categories=_by_category(questions, plain, track),
     )
+
+
+def _chosen(completions: Sequence[Completion]) -> dict[str, Any]:
+    """What `auto` took for answers and what it expected of it; plain decoding is 1."""
+    expected = [
+        1.0 if each.tree == PLAIN else each.predicted_speedup
+        for each in completions
+        if each.tree == PLAIN or each.predicted_speedup is not None
+    ]
+    mean = statistics.fmean(expected) if expected else None  # type: ignore[type-var]
+    return {"shapes": dict(Counter(each.tree for each in completions)), "predicted_speedup": mean}
 
 
 def plain_report(track: Track) -> PlainResult:

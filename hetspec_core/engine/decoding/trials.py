@@ -37,6 +37,7 @@ class Trial:
         turns: tokens and seconds of each turn.
         committed, steps: tokens of the verify steps and their number, over all turns.
         note: why there is no turn, or what is wrong with them.
+        predicted: speed-up over plain decoding that the cost model expected before the first turn; None = no model.
     """
 
     tree: str
@@ -45,6 +46,7 @@ class Trial:
     committed: int = 0
     steps: int = 0
     note: str = ""
+    predicted: float | None = None
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -149,6 +151,7 @@ def trial_result(trial: Trial, plain: Trial | None) -> TrialResult:
         seconds=sum(seconds for _, seconds in trial.turns.values()),
         turns=len(trial.turns),
         note=trial.note,
+        **({} if trial.predicted is None else {"predicted_speedup": trial.predicted}),
     )
 
 

@@ -21,6 +21,7 @@ from hetspec_core.engine.modeling.backbones import (
 from hetspec_core.engine.modeling.base_lm import BaseLM, FrozenEnds
 from hetspec_core.engine.modeling.device_map import Room, block_bytes, move_parts, place_layers, weight_bytes
 from hetspec_core.engine.modeling.draft_files import (
+    ACCEPTANCE_RATES,
     VOCAB_KEY,
     DraftFiles,
     LoadReport,
@@ -142,6 +143,7 @@ def load_draft(folder: Path | str, base: BaseLM, *, dtype: torch.dtype | None = 
     check_captured_layers(stored, base.num_layers, base_name=base.name, folder=Path(folder))
     draft = assemble_draft(stored, base.ends, base_name=base.name, folder=Path(folder))
     draft.token_counts = read_token_counts(Path(folder))
+    draft.acceptance_rates = _rates(stored.settings)
     draft = draft.to(dtype or base.dtype).eval()
     if base.room is None:
         return draft.to(base.device)
@@ -265,6 +267,17 @@ def read_settings(folder: Path | str) -> dict[str, Any]:
     """The `hetspec` block of a draft directory; empty for foreign checkpoints."""
     found = DraftFiles(Path(folder)).config.get("hetspec", {})
     return found if isinstance(found, dict) else {}
+
+
+def _rates(settings: dict[str, Any]) -> tuple[float, ...]:
+    """The simulated rates of acceptance that a draft was saved with; none where they are not there, or no rates.
+
+    They only say where an estimate begins, so that what cannot be read is left out.
+    """
+    rates = settings.get(ACCEPTANCE_RATES)
+    if not isinstance(rates, list) or not all(isinstance(rate, int | float) and 0 <= rate <= 1 for rate in rates):
+        return ()
+    return tuple(float(rate) for rate in rates)
 
 
 def _head_of(settings: dict[str, Any], folder: Path) -> tuple[type[DraftHead], dict[str, Any]]:

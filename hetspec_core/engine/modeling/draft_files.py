@@ -324,6 +324,10 @@ def _unreadable(file: Path, error: Exception) -> CheckpointError:
     )
 
 
+ACCEPTANCE_RATES = "acceptance_rates"
+"""Fact of a draft: the rates of acceptance by depth that its training simulated, each given the depth before."""
+
+
 def save_draft(
     draft: DraftLM, folder: Path, *, algorithm: AlgorithmSpec, facts: dict[str, Any], dtype: torch.dtype | None = None
 ) -> None:

@@ -180,6 +180,7 @@ class DraftLM(nn.Module):
 
     Attributes:
         token_counts: occurrences of the base's tokens in the training data; None where they are not known.
+        acceptance_rates: by depth, each given the depth before, as its training simulated them; empty = not known.
 
     Raises:
         ModelError: the output norm is to be tied, and there is none.
@@ -188,6 +189,7 @@ class DraftLM(nn.Module):
     backbone: HFBackbone
     head: DraftHead
     token_counts: TokenCounts | None
+    acceptance_rates: tuple[float, ...]
     _ends: FrozenEnds | None
     _reduced_head: OutputHead | None
     _vocab_ids: Tensor | None
@@ -206,6 +208,7 @@ class DraftLM(nn.Module):
         self.vocab = vocab
         self.ties = ties or NormTies()
         self.token_counts = None
+        self.acceptance_rates = ()
         if self.ties.layers:
             share_norms(backbone.layers)
         if self.ties.output:

@@ -19,7 +19,7 @@ from hetspec_core.engine.context import RunContext
 from hetspec_core.engine.data.chat import tokenizer_hash
 from hetspec_core.engine.data.conversation import Conversation, Message
 from hetspec_core.engine.data.reading import read_conversations
-from hetspec_core.engine.decoding.decoder import Decoder
+from hetspec_core.engine.decoding.auto import ChoosingDecoder
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft, read_settings
 from hetspec_core.engine.modeling.draft_lm import DraftLM
@@ -57,7 +57,7 @@ def load_pair(context: RunContext, dtype: torch.dtype | None = None) -> tuple[Ba
     return base, draft
 
 
-def decoder_for(context: RunContext, base: BaseLM) -> Decoder:
+def decoder_for(context: RunContext, base: BaseLM) -> ChoosingDecoder:
     """The decoder that `resources.decoder` asks for; the log says which one it is.
 
     Raises:

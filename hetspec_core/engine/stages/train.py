@@ -19,7 +19,7 @@ from hetspec_core.engine.data.eagle_files import EagleFiles
 from hetspec_core.engine.data.hidden_states import SampleStore, open_samples
 from hetspec_core.engine.modeling.base_lm import BaseLM, load_frozen_ends
 from hetspec_core.engine.modeling.checkpoint import build_draft, load_draft
-from hetspec_core.engine.modeling.draft_files import save_draft
+from hetspec_core.engine.modeling.draft_files import ACCEPTANCE_RATES, save_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.modeling.token_counts import TokenCounts, choose_vocabulary
 from hetspec_core.engine.run_folder import find_product
@@ -331,7 +331,7 @@ def _draft_writer(
             "supervised_tokens": state.supervised_tokens,
         }
         if state.best_step == state.step:
-            facts[SCORE] = state.best_score
+            facts |= {SCORE: state.best_score, ACCEPTANCE_RATES: state.best_rates}
         save_draft(draft, folder, algorithm=spec.algorithm, facts=facts)
 
     return write

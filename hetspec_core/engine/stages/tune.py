@@ -132,15 +132,28 @@ def _builtin(context: RunContext, ways: Sequence[Track], prompts: MeasuredPrompt
         trial.steps += stats.num_steps
         trial.committed += sum(step.committed for step in stats.steps)
 
+    def expected(batch: list[list[int]]) -> dict[str, float]:
+        """By label of a way: the speed-up that the cost model expects of it."""
+        found: dict[str, float] = {}
+        for vocabulary in {way.decoding.draft_vocab for way in ways}:
+            alike = [way for way in ways if way.decoding.draft_vocab == vocabulary and not way.decoding.plain]
+            named = [way for way in alike if not way.decoding.tree.auto]
+            if named and draft is not None:
+                by_shape = decoder.predict(draft, named[0].decoding, batch, [way.decoding.tree for way in named])
+                found |= {way.label: by_shape[way.decoding.tree.label] for way in named}
+        return found
+
     spec, trials = context.spec.tune, []
     limit = time.monotonic() + spec.budget_s
     for number, size in enumerate(spec.batch_sizes):
         now = time.monotonic()
         share = now + (limit - now) / (len(spec.batch_sizes) - number)
         batches = [ids[start : start + size] for start in range(0, len(ids), size)]
-        trials.append([Trial(way.label, size) for way in ways])
+        predicted = expected(batches[0])
+        trials.append([Trial(way.label, size, predicted=predicted.get(way.label)) for way in ways])
+        likely = sorted(range(len(ways)), key=lambda place: (place > 0, -predicted.get(ways[place].label, 1.0)))
         total, part = len(batches) * spec.repeats, (number + 1, len(spec.batch_sizes))
-        for turn, key, order in _turns(context, ways, len(batches), until=share):
+        for turn, key, order in _turns(context, likely, len(batches), until=share):
             note = f"{len(ways)} ways of decoding"
             context.progress(f"tune batch {size}", turn, total, "turns", note, part=part)
             for place in order:
@@ -153,12 +166,13 @@ def _builtin(context: RunContext, ways: Sequence[Track], prompts: MeasuredPrompt
 
 
 def _turns(
-    context: RunContext, ways: Sequence[Track], batches: int, *, until: float
+    context: RunContext, ways: Sequence[int], batches: int, *, until: float
 ) -> Iterator[tuple[int, tuple[int, int], Iterator[int]]]:
     """The turns that there is time for: number, (repeat, batch), and the ways in the order of the turn.
 
-    Every batch comes once before any comes again, and the way that begins rotates. A turn is begun when the longest so
-    far still fits, so that all ways have the same turns; the first is begun in any case, and ends with the time.
+    The first turn takes the ways as they are given: plain decoding, then those with the highest expected speed. Every
+    batch comes once before any comes again, and the way that begins rotates. A turn is begun when the longest so far
+    still fits, so that all ways have the same turns; the first is begun in any case, and ends with the time.
     """
     longest = 0.0
     for turn in range(batches * context.spec.tune.repeats):
@@ -166,7 +180,7 @@ def _turns(
         if turn and began + longest > until:
             return
         start = turn % len(ways)
-        order = [*range(start, len(ways)), *range(start)]
+        order = [*ways[start:], *ways[:start]]
         yield turn, divmod(turn, batches), iter(order) if turn else _while_time(order, until)
         longest = max(longest, time.monotonic() - began)
 

@@ -29,7 +29,7 @@ the exact accept length of a greedy chain.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -159,6 +159,14 @@ class HeldOut:
             "accept_length_bound": accept_length(bound),
             **rates,
         }
+
+
+def rates_by_depth(values: Mapping[str, float]) -> list[float]:
+    """The rates of acceptance of a measurement, from depth 1 on, as far as each depth was judged."""
+    rates: list[float] = []
+    while (rate := values.get(f"acceptance_rate_{len(rates) + 1}")) is not None:
+        rates.append(rate)
+    return rates
 
 
 _CHUNK_ELEMENTS = 1 << 25  # of one [rows, V] block of logits

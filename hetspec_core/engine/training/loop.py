@@ -17,7 +17,7 @@ from hetspec_core.engine.algorithms import Algorithm
 from hetspec_core.engine.context import RunContext, peak_memory_bytes
 from hetspec_core.engine.modeling.draft_lm import DraftLM
 from hetspec_core.engine.training.checkpoints import TrainingCheckpoint, TrainingCheckpoints, publish_draft
-from hetspec_core.engine.training.evaluation import SCORE, HeldOut
+from hetspec_core.engine.training.evaluation import SCORE, HeldOut, rates_by_depth
 from hetspec_core.engine.training.feed import BatchFeed, Position, StepBatches
 from hetspec_core.engine.training.horizon import TrainingClock, learning_rate
 from hetspec_core.engine.training.processes import Processes, full, local_shard, no_grad_sync, prepare, unsharded
@@ -246,6 +246,7 @@ def _evaluate(run: Training, clock: TrainingClock) -> None:
         )
     if state.is_better(values[SCORE], values["loss"]):
         state.best_step, state.best_score, state.best_loss = state.step, values[SCORE], values["loss"]
+        state.best_rates = rates_by_depth(values)
     _emit(run, {f"eval/{name}": value for name, value in values.items()})
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class TrainingState:
         best_step: step of the best evaluation, None before the first.
         best_score: its simulated accept length.
         best_loss: its loss, which decides between equal scores.
+        best_rates: its simulated rates of acceptance by depth; empty in records of older versions.
     """
 
     step: int = 0
@@ -50,6 +51,7 @@ class TrainingState:
     best_step: int | None = None
     best_score: float = 0.0
     best_loss: float = 0.0
+    best_rates: list[float] = field(default_factory=list)
 
     @property
     def position(self) -> Position:
@@ -77,11 +79,11 @@ class TrainingState:
         Raises:
             CheckpointError: one is missing.
         """
-        names = [field.name for field in fields(cls)]
-        missing = [name for name in names if name not in record]
+        names = [each.name for each in fields(cls)]
+        missing = [name for name in names if name not in record and name != "best_rates"]
         if missing:
             raise CheckpointError(f"the checkpoint's record lacks {', '.join(missing)}")
-        return cls(**{name: record[name] for name in names})
+        return cls(**{name: record[name] for name in names if name in record})
 
 
 class MetricsWindow:

@@ -10,10 +10,16 @@ import pytest
 from hetspec_core.engine.decoding.completion import Completion
 from hetspec_core.engine.decoding.measure import PLAIN, Track
 from hetspec_core.sglang import offline_program
-from hetspec_core.sglang.bench import throughput
-from hetspec_core.spec import DecodingSpec
+from hetspec_core.sglang.bench import named_shapes, throughput
+from hetspec_core.spec import BenchSpec, DecodingSpec, TreeSpec
 
 PROMPTS = [[1], [2], [3]]
+
+
+def test_a_server_measures_the_bounds_of_auto_once() -> None:
+    assert [tree.label for tree in named_shapes(BenchSpec().trees)] == ["6/10/60"]
+    bounded = TreeSpec(auto=True, depth=3, top_k=2, num_draft_tokens=5)
+    assert [tree.label for tree in named_shapes((bounded, TreeSpec()))] == ["3/2/5", "6/10/60"]
 
 
 @pytest.mark.parametrize(("size", "warmup", "rounds"), [(2, 1, 2), (2, 0, 0), (8, 2, 6)])
