@@ -221,6 +221,8 @@ def cost_text(seen: Review, *, roomy: bool) -> Content:
     lines += [_line("!", f"does not fit: {text}", "$text-warning") for text in seen.refusals]
     lines += [_line("·", text, _MUTED) for text in seen.notes]
     if roomy:
+        expected = dict.fromkeys(tree.sentence for made in seen.plans.values() for tree in made.trees)
+        lines += [_line("·", f"expected: {text}", _MUTED) for text in expected]
         assumed = dict.fromkeys(text for made in seen.plans.values() for text in made.assumptions)
         lines += [_line("·", f"assumed: {text}", _MUTED) for text in assumed]
     return Content("\n").join(lines)

@@ -178,6 +178,8 @@ def _print_plan(made: Plan) -> None:
     else:
         shares = ", ".join(f"{phase.name} {format_duration(phase.seconds)}" for phase in made.phases)
         line("time", f"about {format_duration(made.seconds)}: {shares}")
+    for tree in made.trees:
+        line("expected", tree.sentence)
     for text in made.assumptions:
         line("assumed", text)
     for text in made.notes:

@@ -198,13 +198,18 @@ def _draft_vocabulary(base: BaseSpec, draft: DraftSpec | None) -> int:
 
 
 def _draft_vocabs(parts: Mapping[str, Any], vocabulary: int) -> Iterator[Problem]:
+    for key, size in _asked_vocabs(parts):
+        if isinstance(size, int) and size > vocabulary:
+            yield Problem(key, f"is {size}; needs at most the base's vocabulary of {vocabulary}")
+
+
+def _asked_vocabs(parts: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Key and value of every draft vocabulary that is named."""
     asked = [("decoding.draft_vocab", parts["decoding"].draft_vocab)] if "decoding" in parts else []
     for section in ("bench", "tune"):
         sizes = parts[section].draft_vocabs if section in parts else ()
         asked += [(f"{section}.draft_vocabs.{index}", size) for index, size in enumerate(sizes)]
-    for key, size in asked:
-        if isinstance(size, int) and size > vocabulary:
-            yield Problem(key, f"is {size}; needs at most the base's vocabulary of {vocabulary}")
+    return asked
 
 
 def _trees(parts: Mapping[str, Any], vocabulary: int) -> Iterator[Problem]:
@@ -214,6 +219,10 @@ def _trees(parts: Mapping[str, Any], vocabulary: int) -> Iterator[Problem]:
     for key, tree in trees:
         if not tree.auto and tree.top_k > vocabulary:
             yield Problem(key, f"is {tree.top_k}; needs at most the draft's vocabulary of {vocabulary}")
+    for key, size in _asked_vocabs(parts):
+        widest = max((tree.top_k for _, tree in trees if not tree.auto), default=0)
+        if isinstance(size, int) and size < widest <= vocabulary:
+            yield Problem(key, f"is {size}; needs at least the top_k of every tree, {widest}")
 
 
 def _lengths(parts: Mapping[str, Any], base: BaseSpec) -> Iterator[Problem]:

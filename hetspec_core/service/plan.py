@@ -25,11 +25,13 @@ from hetspec_core.service.planning.costs import (
 from hetspec_core.service.planning.facts import Facts, GpuFacts, ProbeFacts, gather_facts
 from hetspec_core.service.planning.parameters import ParameterCount, count_base, count_draft
 from hetspec_core.service.planning.timing import (
-    ACCEPT_LENGTH,
+    REFERENCE_LAYER_S,
     Phase,
     Rates,
+    TreeExpectation,
     dataset_phases,
     decoding_phases,
+    expected_trees,
     measured_flops,
     rates_of,
     training_phases,
@@ -55,6 +57,7 @@ class Plan:
         steps, tokens_per_step: of training.
         memory, disk: by part.
         phases: time by part.
+        trees: what the cost model of `tree = auto` expects of every tree; none where nothing is decoded with one.
         basis: whether the estimate comes from the cost model or from a probe run.
         assumptions: what the numbers assume.
         refusals: why it cannot fit; empty when it can.
@@ -81,6 +84,7 @@ class Plan:
     memory: tuple[Part, ...]
     disk: tuple[Part, ...]
     phases: tuple[Phase, ...] | None
+    trees: tuple[TreeExpectation, ...]
     basis: Literal["cost model", "probe"]
     assumptions: tuple[str, ...]
     refusals: tuple[str, ...]
@@ -174,6 +178,7 @@ def plan(spec: RunSpec, facts: Facts) -> Plan:
         memory=memory_parts(spec, base, draft, device),
         disk=disk_parts(spec, facts, base, draft, data),
         phases=_phases(spec, facts, base, draft, data, steps, rates, device, count),
+        trees=expected_trees(spec, facts, base, draft, rates, device),
         basis="probe" if facts.probe is not None and with_data else "cost model",
         assumptions=_assumptions(spec, facts, base, draft, data, rates),
         refusals=(),
@@ -210,6 +215,8 @@ def _most_free(facts: Facts) -> list[GpuFacts]:
 def _rates(spec: RunSpec, facts: Facts, device: str, gpus: list[GpuFacts], base: ParameterCount) -> Rates:
     cores = min(facts.cores, spec.resources.num_threads or facts.cores)
     rates = rates_of(device, gpus[0] if gpus else None, cores)
+    if device == "cuda" and (spec.resources.decoder == "reference" or spec.resources.max_memory):
+        rates = replace(rates, layer_s=REFERENCE_LAYER_S)
     flops = measured_flops(facts.probe, base) if facts.probe is not None else None
     if flops is None or facts.probe is None:
         return rates
@@ -265,7 +272,8 @@ def _assumptions(
         if facts.probe is not None:
             found.append("the probe ran the base, so the time of training follows from its arithmetic rate only")
     if spec.stage in ("bench", "generate"):
-        found.append(f"answers as long as they may be; {ACCEPT_LENGTH:g} tokens committed per verify step")
+        known = "as the draft's training simulated it" if facts.acceptance_rates else "of a modest draft"
+        found.append(f"answers as long as they may be; acceptance {known}")
     for name, count, model in (
         ("base", base, spec.base.architecture.model_type),
         ("draft", draft, spec.draft.architecture.model_type if spec.draft else ""),

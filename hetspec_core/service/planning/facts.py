@@ -201,6 +201,7 @@ class Facts:
         stored: the datasets that training names, if it names any.
         prompts: conversations of the benchmark, None = not known.
         probe: the measurement, if there is one.
+        acceptance_rates: by depth, as the training of the spec's draft simulated them; empty = not known.
     """
 
     cores: int
@@ -214,6 +215,7 @@ class Facts:
     stored: StoredFacts | None = None
     prompts: int | None = None
     probe: ProbeFacts | None = None
+    acceptance_rates: tuple[float, ...] = ()
 
 
 def gather_facts(spec: RunSpec, roots: Roots, *, probe: ProbeFacts | None = None) -> Facts:
@@ -238,7 +240,24 @@ def gather_facts(spec: RunSpec, roots: Roots, *, probe: ProbeFacts | None = None
         stored=_stored_facts(spec) if spec.stage == "train" and spec.training.datasets else None,
         prompts=_count_prompts(spec) if spec.stage == "bench" else None,
         probe=probe,
+        acceptance_rates=_acceptance_rates(spec, roots),
     )
+
+
+def _acceptance_rates(spec: RunSpec, roots: Roots) -> tuple[float, ...]:
+    """What a draft's `config.json` says of its training; nothing where it is not there or cannot be read."""
+    checkpoint = spec.draft.checkpoint if spec.draft is not None else None
+    if not checkpoint or spec.stage not in ("bench", "generate"):
+        return ()
+    for folder in (Path(checkpoint), Path(checkpoint) / "draft", roots.runs / checkpoint / "draft"):
+        try:
+            config = read_json(folder / "config.json")
+            rates = [float(rate) for rate in config["hetspec"]["acceptance_rates"]]
+        except (DocumentError, OSError, KeyError, TypeError, ValueError):
+            continue
+        if all(0 <= rate <= 1 for rate in rates):
+            return tuple(rates)
+    return ()
 
 
 def existing_parent(path: Path) -> Path:

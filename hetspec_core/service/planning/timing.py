@@ -17,7 +17,8 @@ from hetspec_core.service.planning.costs import (
 )
 from hetspec_core.service.planning.facts import Facts, GpuFacts, ProbeFacts
 from hetspec_core.service.planning.parameters import ParameterCount, count_passes
-from hetspec_core.spec import RunSpec
+from hetspec_core.spec import RunSpec, TreeSpec
+from hetspec_core.tree_choice import AcceptanceModel, CycleCosts, choose, shapes_within
 
 EFFICIENCY = 0.15  # of a GPU's dense bfloat16 peak that is reached
 CORE_FLOPS = 40e9  # float32, of one processor core
@@ -25,8 +26,8 @@ PROCESSOR_BANDWIDTH = 15e9  # bytes/s
 DISK_RATE = 300e6  # bytes/s
 LOAD_RATE = 500e6  # bytes/s, of reading weights
 START_S = 15.0  # a process with torch and transformers in it
-LAYER_S = {"cuda": 0.7e-3, "cpu": 0.1e-3}  # fixed cost of a layer in a forward of few tokens
-ACCEPT_LENGTH = 2.0  # committed tokens per verify step
+REFERENCE_LAYER_S = 0.7e-3  # the same by the reference decoder on a GPU, which launches every operation
+LAYER_S = {"cuda": 0.022e-3, "cpu": 0.1e-3}  # fixed cost of a layer in a forward of few tokens, by the fast decoder
 TURNS = 2  # of a benchmark conversation
 
 _PEAKS = (  # name part, dense bfloat16 FLOP/s, bytes/s
@@ -142,6 +143,71 @@ def training_phases(
     return start + phases
 
 
+@dataclass(frozen=True)
+class TreeExpectation:
+    """What the cost model of `tree = auto` expects of a tree.
+
+    Attributes:
+        tree: its label.
+        shape: the shape that answers are decoded with; of `auto`, the one that it would take, or `plain`.
+        accept_length: committed tokens of a verify step.
+        speedup: over plain decoding.
+    """
+
+    tree: str
+    shape: str
+    accept_length: float
+    speedup: float
+
+    @property
+    def sentence(self) -> str:
+        """The expectation in words."""
+        if self.shape == "plain":
+            return f"{self.tree} decodes plainly: no shape is expected to be faster"
+        takes = "" if self.shape == self.tree else f" takes {self.shape}"
+        return f"{self.tree}{takes}: accept length {self.accept_length:.2f}, {self.speedup:.2f} times plain decoding"
+
+
+def expected_trees(
+    spec: RunSpec, facts: Facts, base: ParameterCount, draft: ParameterCount | None, rates: Rates, device: str
+) -> tuple[TreeExpectation, ...]:
+    """What is expected of the trees of a benchmark or of answers, from the plan's times of a step and a cycle."""
+    if draft is None or spec.draft is None or spec.stage not in ("bench", "generate") or spec.decoding.plain:
+        return ()
+    model, found = AcceptanceModel(), []
+    model.start_from(facts.acceptance_rates)
+    for tree in spec.bench.trees if spec.stage == "bench" else (spec.decoding.tree,):
+        shapes = shapes_within(tree, spec.draft.vocab_size) if tree.auto else (tree,)
+        cycles = {shape.label: _cycle_s(spec, base, draft, rates, device, shape) for shape in shapes}
+        choice = choose(CycleCosts(_step_s(spec, base, rates, device, 1), cycles), model, shapes)
+        plain = tree.auto and choice.shape is None
+        found.append(
+            TreeExpectation(
+                tree=tree.label,
+                shape="plain" if plain else choice.best.label,
+                accept_length=1.0 if plain else choice.accept_length,
+                speedup=1.0 if plain else choice.predicted_speedup,
+            )
+        )
+    return tuple(found)
+
+
+def _cycle_s(
+    spec: RunSpec, base: ParameterCount, draft: ParameterCount | None, rates: Rates, device: str, tree: TreeSpec
+) -> float:
+    """Seconds of a cycle: the levels of the draft, and the base over root and nodes."""
+    propose = 0.0
+    if draft is not None and spec.draft is not None:
+        passes = count_passes(spec.algorithm).drafting
+        draft_layers = passes * spec.draft.architecture.num_hidden_layers
+        one = max(
+            passes * draft.active * BYTES_OF[base_dtype(spec, device)] / rates.bandwidth,
+            2 * tree.top_k * (passes * draft.active + draft.head_products) / rates.flops,
+        )
+        propose = tree.depth * (one + (1 + draft_layers) * rates.layer_s)
+    return _step_s(spec, base, rates, device, 1 + tree.num_nodes) + propose
+
+
 def decoding_phases(
     spec: RunSpec, facts: Facts, base: ParameterCount, draft: ParameterCount | None, rates: Rates, device: str
 ) -> list[Phase] | None:
@@ -151,24 +217,14 @@ def decoding_phases(
         if facts.prompts is None:
             return None
         answers = facts.prompts * (1 if spec.bench.first_turn_only else TURNS) * spec.bench.repeats
-        trees = spec.bench.trees
     else:
-        answers, trees = max(1, len(spec.prompts)), () if spec.decoding.plain else (spec.decoding.tree,)
+        answers = max(1, len(spec.prompts))
     phases = _start(base, BYTES_OF[base_dtype(spec, device)])
-    if spec.stage == "bench" or spec.decoding.plain:
-        phases.append(Phase("plain decoding", answers * most * _step_s(spec, base, rates, device, 1)))
-    for tree in trees:
-        propose = 0.0
-        if draft is not None and spec.draft is not None:
-            passes = count_passes(spec.algorithm).drafting
-            draft_layers = passes * spec.draft.architecture.num_hidden_layers
-            one = max(
-                passes * draft.active * BYTES_OF[base_dtype(spec, device)] / rates.bandwidth,
-                2 * tree.top_k * (passes * draft.active + draft.head_products) / rates.flops,
-            )
-            propose = tree.depth * (one + (1 + draft_layers) * rates.layer_s)
-        step = _step_s(spec, base, rates, device, 1 + tree.num_nodes) + propose
-        phases.append(Phase(f"speculative decoding {tree.label}", answers * most / ACCEPT_LENGTH * step))
+    plain_s = answers * most * _step_s(spec, base, rates, device, 1)
+    trees = expected_trees(spec, facts, base, draft, rates, device)
+    if spec.stage == "bench" or not trees:
+        phases.append(Phase("plain decoding", plain_s))
+    phases += [Phase(f"speculative decoding {tree.tree}", plain_s / tree.speedup) for tree in trees]
     return phases
 
 

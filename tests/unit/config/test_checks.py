@@ -106,6 +106,15 @@ def test_the_reduced_vocabulary_bounds_the_tree() -> None:
     assert found == ["bench.trees.1.top_k: is 9; needs at most the draft's vocabulary of 8"]
 
 
+def test_a_draft_vocabulary_of_fewer_tokens_than_a_node_has_children_is_refused() -> None:
+    found = problems_of("decoding.draft_vocab=8", "bench.draft_vocabs=[16, 8]", "bench.trees=['2/9/9', 'auto']")
+    assert found == [
+        "decoding.draft_vocab: is 8; needs at least the top_k of every tree, 9",
+        "bench.draft_vocabs.1: is 8; needs at least the top_k of every tree, 9",
+    ]
+    resolve(LLAMA, stage="bench", overrides=["decoding.draft_vocab=9", "decoding.tree=2/9/9", "bench.trees=['2/9/9']"])
+
+
 def test_starting_from_the_bases_layers_needs_as_many() -> None:
     assert problems_of(f"{ARCHITECTURE}.num_hidden_layers=31", "draft.init=base_last_layers") == [
         "draft.architecture.num_hidden_layers: is 31; the base has 30 layers to start from"

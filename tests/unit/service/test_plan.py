@@ -275,6 +275,36 @@ def test_bench_and_generate_are_planned_too() -> None:
         assert {"base weights", "key/value cache", "draft weights"} <= {part.name for part in made.memory}
 
 
+def test_what_is_expected_of_trees_follows_the_rates_that_training_simulated(tmp_path: Path) -> None:
+    spec = recipe("smollm2-llama-eagle", "bench", "resources.device='cpu'")
+    modest, good, useless = (
+        plan(spec, dataclasses.replace(FACTS, acceptance_rates=rates)).trees for rates in ((), (0.9,) * 6, (0.0,) * 6)
+    )
+    assert [tree.tree for tree in modest] == ["6/10/60", "auto"] and "accept length" in modest[0].sentence
+    assert good[0].accept_length > modest[0].accept_length > useless[0].accept_length
+    assert all(auto.speedup >= max(1.0, named.speedup) for named, auto in (modest, good, useless))
+    assert useless[1].shape == "plain" and "decodes plainly" in useless[1].sentence
+    assert f"takes {good[1].shape}: " in good[1].sentence
+    assert plan(recipe("smollm2-llama-eagle", "generate", "decoding.plain=true"), FACTS).trees == ()
+    (tmp_path / "config.json").write_text('{"hetspec": {"acceptance_rates": [0.5, 0.25]}}')
+    roots = Roots.below(tmp_path / "home")
+    for found, file in (((0.5, 0.25), tmp_path), ((), tmp_path / "nowhere")):
+        named = recipe("smollm2-llama-eagle", "bench", f"draft.checkpoint='{file}'")
+        assert gather_facts(named, roots).acceptance_rates == found
+    (tmp_path / "config.json").write_text('{"hetspec": {"acceptance_rates": ["much"]}}')
+    assert (
+        gather_facts(recipe("smollm2-llama-eagle", "bench", f"draft.checkpoint='{tmp_path}'"), roots).acceptance_rates
+        == ()
+    )
+
+
+def test_the_reference_decoder_is_planned_with_its_launches() -> None:
+    spec = recipe("smollm2-llama-eagle", "bench", "resources.device='cuda'")
+    reference = recipe("smollm2-llama-eagle", "bench", "resources.device='cuda'", "resources.decoder='reference'")
+    fast, slow = (plan(each, FACTS).seconds for each in (spec, reference))
+    assert fast is not None and slow is not None and slow > 5 * fast
+
+
 def test_a_plan_for_training_needs_a_draft() -> None:
     with pytest.raises(SpecError, match="needs a draft"):
         plan(small_spec("x", "train"), FACTS)
