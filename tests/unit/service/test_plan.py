@@ -276,7 +276,7 @@ def test_bench_and_generate_are_planned_too() -> None:
 
 
 def test_what_is_expected_of_trees_follows_the_rates_that_training_simulated(tmp_path: Path) -> None:
-    spec = recipe("smollm2-llama-eagle", "bench", "resources.device='cpu'")
+    spec = recipe("smollm2-llama-eagle", "bench", "resources.device='cpu'", "resources.num_threads=1")
     modest, good, useless = (
         plan(spec, dataclasses.replace(FACTS, acceptance_rates=rates)).trees for rates in ((), (0.9,) * 6, (0.0,) * 6)
     )
