@@ -118,13 +118,19 @@ def test_tables_and_graphs_take_little_more_than_the_weights_and_caches_of_the_r
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_a_second_turn_over_kept_tables_answers_as_a_fresh_reference(compiled: bool) -> None:
+def test_prompts_by_graphs_and_a_second_turn_over_kept_tables_answers_as_a_fresh_reference(compiled: bool) -> None:
     base = tiny_base(context=1024)
     base.model.to("cuda")
     draft = tiny_draft(base).to("cuda").bind(base)
     fast = FastDecoder(base, compiled=compiled)
     fast.keep_prefixes = True
     way = DecodingSpec(tree=TreeSpec.parse("3/2/6"), max_new_tokens=24, ignore_eos=True)
+    for lengths in ((30,), (60, 7), (33,), (300,)):  # by graphs of their widths
+        for proposer in (draft, None):
+            found = [answer.tokens for answer in fast.generate(ragged_prompts(lengths), way, proposer)]
+            assert found == [
+                each.tokens for each in ReferenceDecoder(base).generate(ragged_prompts(lengths), way, proposer)
+            ]
     (prompt,) = ragged_prompts((40,))
     for turn in range(3):
         (found,) = fast.generate([prompt], way, draft)

@@ -18,6 +18,7 @@ from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
 from hetspec_core.engine.modeling.attention import attend
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.modeling.experts import has_experts
 from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec
 from tests.fakes.tiny_models import FAMILIES, ragged_prompts, tiny_base, tiny_draft
 
@@ -191,3 +192,29 @@ def test_attention_of_many_queries_equals_that_of_few(
         for start in range(0, queries, 64)
     ]
     torch.testing.assert_close(attend(query, key, value, mask, 0.3, softcap), torch.cat(short, dim=2))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_padded_to_a_few_widths_give_the_answers_of_the_reference(family: str) -> None:
+    windows = {"sliding_window": 6} if family in ("mistral", "gemma2", "gemma3_text") else {}
+    base = tiny_base(family, **windows)
+    draft, decoding = tiny_draft(base), DecodingSpec(tree=SHAPE, max_new_tokens=9, ignore_eos=True)
+    fast, reference = FastDecoder(base), ReferenceDecoder(base)
+    for lengths in ((5, 61), (64, 3), (20, 65)):
+        prompts = ragged_prompts(lengths)
+        for proposer in (draft, None):
+            found = [answer.tokens for answer in fast.generate(prompts, decoding, proposer)]
+            assert found == [answer.tokens for answer in reference.generate(prompts, decoding, proposer)]
+    widths = {width for program in fast._programs.values() for width in program.prefills._made}
+    assert widths == (set() if has_experts(base.config) else {64, 128})
+
+
+def test_a_prompt_beyond_the_context_or_the_tables_is_not_padded() -> None:
+    base = tiny_base(context=100)
+    draft, fast = tiny_draft(base), FastDecoder(base)
+    (prompt,) = ragged_prompts((90,))
+    decoding = DecodingSpec(tree=SHAPE, max_new_tokens=8, ignore_eos=True)
+    for proposer in (draft, None):
+        (answer,) = fast.generate([prompt], decoding, proposer)
+        assert answer.tokens == ReferenceDecoder(base).generate([prompt], decoding, proposer)[0].tokens
+    assert all(not program.prefills._made for program in fast._programs.values())

@@ -116,10 +116,13 @@ class FastDecoder(Decoder):
         cycle = self._cycle(draft, len(prompts), answers.length, decoding, most_per_step, phased)
         if cycle is None:
             return self._reference.generate(prompts, decoding, draft, listener=listener, most_per_step=most_per_step)
-        rows, started = cycle.rows, time.perf_counter()
+        rows = cycle.rows
         rows.sampler.reseed(decoding.sampling.seed, list(range(len(prompts))))
+        kept = answers.take_held(prompts, *cycle.caches) if self.keep_prefixes else None
+        if kept is None:
+            cycle.prefills.prepare(prompts)
+        started = time.perf_counter()
         with listener.phase("prefill"):
-            kept = answers.take_held(prompts, *cycle.caches) if self.keep_prefixes else None
             _read(rows, prompts, lambda: rows.prefill(prompts, kept))
         answers.take_first(rows.root.tolist(), time.perf_counter() - started)
         listener.lap()()
@@ -173,9 +176,11 @@ class FastDecoder(Decoder):
         rows = self._rows(len(prompts), answers.length, decoding.sampling)
         if rows is None:
             return False
-        started = time.perf_counter()
         numbers = list(range(len(prompts)))
         kept = answers.take_held(prompts, rows.cache) if self.keep_prefixes else None
+        if kept is None:
+            rows.prefills.prepare(prompts)
+        started = time.perf_counter()
         first = _read(rows, prompts, lambda: rows.admit(numbers, prompts, numbers, kept))
         answers.take_first(first, time.perf_counter() - started)
         pending = None

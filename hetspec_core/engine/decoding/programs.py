@@ -10,7 +10,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +20,18 @@ from torch import Tensor
 from hetspec_core.engine.decoding.answers import TreesOnHost, packed_trees
 from hetspec_core.engine.decoding.completion import Listener
 from hetspec_core.engine.decoding.kv_cache import SlotCache, SlotTables
+from hetspec_core.engine.decoding.prompts import PromptPart
 from hetspec_core.engine.decoding.rows import PlainRows, SpeculativeRows
 from hetspec_core.engine.decoding.tree import DraftTree, Verdict
 from hetspec_core.engine.modeling.base_lm import BaseLM, BaseOutput
-from hetspec_core.engine.modeling.experts import fixed_shapes
+from hetspec_core.engine.modeling.draft_lm import DraftLM
+from hetspec_core.engine.modeling.experts import fixed_shapes, has_experts
 from hetspec_core.engine.modeling.regions import Regions, fuse
 from hetspec_core.errors import Cancelled
 from hetspec_core.spec import SamplingSpec
 
+_PREFILL_STEP = 64  # widths of prompts that graphs are made for
+_WIDEST_PREFILL = 512  # tokens of all rows; with more, the operations take longer than their launches
 _WARM_UPS = 2  # before a capture: libraries choose their kernels and allocate their workspaces
 
 
@@ -143,6 +147,72 @@ class Replay:
             self._graph.replay()
 
 
+class Prefills:
+    """Reads prompts by graphs of a few widths; a prompt that has none of them, or is long, is read as it is.
+
+    Launching the operations of one forward takes longer than a GPU needs for few tokens.
+
+    Args:
+        rows: that read parts; they read through this from now on.
+        caches: of the rows.
+        pool: as in `Replay`.
+        models: those that read; mixtures of experts are read as they are, because fixed shapes cost them more.
+    """
+
+    def __init__(
+        self,
+        rows: SpeculativeRows | PlainRows,
+        caches: Sequence[SlotCache],
+        pool: Any | None,
+        models: Sequence[BaseLM | DraftLM],
+    ) -> None:
+        self._read, self._pool = rows.read_part, pool
+        self._rows, self._device = caches[0].num_rows, rows.base.device
+        room = min(rows.base.max_length, *(cache.capacity for cache in caches))
+        self._widest = (
+            0 if any(has_experts(model.config) for model in models) else min(room, _WIDEST_PREFILL // self._rows)
+        )
+        self._made: dict[int, tuple[PromptPart, Replay]] = {}
+        rows.read, rows.padded = self, self.padded
+
+    def padded(self, width: int) -> int:
+        """The width that a part of fresh rows is padded to."""
+        wide = -(-width // _PREFILL_STEP) * _PREFILL_STEP
+        return wide if wide <= self._widest else width
+
+    def prepare(self, prompts: list[list[int]]) -> None:
+        """Make the graph that these prompts need, if there is none; it overwrites what the tables hold.
+
+        A graph that cannot be made is done without.
+        """
+        width = self.padded(max(map(len, prompts)))
+        if width > self._widest or width % _PREFILL_STEP or width in self._made:
+            return
+        try:
+            self._made[width] = self._make(width)
+        except RuntimeError:  # an operation that a graph cannot hold, or no memory
+            self._widest = 0
+
+    def _make(self, width: int) -> tuple[PromptPart, Replay]:
+        device = self._device
+        ids = torch.zeros(self._rows, width, dtype=torch.int64, device=device)
+        slots = torch.arange(width, device=device).repeat(self._rows, 1)
+        ends = torch.zeros(self._rows, dtype=torch.int64, device=device)
+        part = PromptPart(ids, ids.clone(), slots, None, None, 0, ends, slots >= 0, last=True)
+        return part, Replay(lambda: self._read(part), self._pool)
+
+    def __call__(self, part: PromptPart) -> Any:
+        """What `read` returns; of a graph, until the next replay."""
+        made = self._made.get(part.ids.shape[1])
+        if made is None or part.mask is not None or not part.last:
+            return self._read(part)
+        own, replay = made
+        for name in ("ids", "following", "ends", "behind"):
+            getattr(own, name).copy_(getattr(part, name))
+        replay()
+        return replay.result
+
+
 class HostCopy:
     """Copies a tensor to the host behind the work that fills it; two copies may be under way.
 
@@ -202,6 +272,7 @@ class Cycle:
         self.copy = HostCopy(rows.packed)
         self._trees: tuple[Replay, HostCopy] | None = None  # made when a viewer asks for them
         rows.prefill([[0]] * rows.root.shape[0])  # gives the tables and the state their shapes
+        self.prefills = Prefills(rows, self.caches, pool, (rows.base, rows.draft))
         self._phases: list[tuple[str, Replay]] = []
         if phased:
             propose_tree, verify_tree, commit_path = rows.propose, rows.verify, rows.commit
@@ -298,6 +369,7 @@ class ReplayedRows(PlainRows):
         super().__init__(base, num_rows, length, sampling, fixed=True, tables=tables)
         rows = list(range(num_rows))
         self.admit(rows, [[0]] * num_rows, rows)  # gives the tables their shapes
+        self.prefills = Prefills(self, self.caches, pool, (base,))
         advance = super().advance
         if compiled:
             tuned = num_rows == 1

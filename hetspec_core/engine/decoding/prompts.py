@@ -7,7 +7,7 @@ other part stands behind tokens whose keys and values are in the cache already, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -56,7 +56,18 @@ def most_prefilled(base: BaseLM) -> int:
     return max(FEWEST_PREFILLED, _STATE_BYTES // token_bytes)
 
 
-def prompt_parts(base: BaseLM, prompts: list[list[int]], kept: list[int] | None, most: int) -> Iterator[PromptPart]:
+def as_long(width: int) -> int:
+    """No padding: a part is as wide as its longest row."""
+    return width
+
+
+def prompt_parts(
+    base: BaseLM,
+    prompts: list[list[int]],
+    kept: list[int] | None,
+    most: int,
+    padded: Callable[[int], int] = as_long,
+) -> Iterator[PromptPart]:
     """The parts in which a base and a draft read the prompts of a batch, in order.
 
     Args:
@@ -64,6 +75,8 @@ def prompt_parts(base: BaseLM, prompts: list[list[int]], kept: list[int] | None,
         prompts: token ids of each row.
         kept: tokens at the start of each prompt whose keys and values are in the cache; None = no tokens.
         most: tokens of all rows that a part has at most; a part has `FEWEST_PREFILLED` of each row in any case.
+        padded: the width of a part that is the only one of fresh rows, at least what it is given: few widths, so that
+            programs for them are used again.
 
     Raises:
         ValueError: a prompt is empty, or all of it is kept.
@@ -74,9 +87,12 @@ def prompt_parts(base: BaseLM, prompts: list[list[int]], kept: list[int] | None,
             raise ValueError(f"{start} of the {len(prompt)} tokens of a prompt are kept, and one has to be read")
     device = base.device
     counts = [len(prompt) for prompt in prompts]
-    ids = torch.tensor([prompt + [0] * (max(counts) + 1 - len(prompt)) for prompt in prompts]).to(device)
-    ends, first = torch.tensor(counts).to(device) - 1, torch.tensor(starts).to(device)
     width = max(count - start for count, start in zip(counts, starts, strict=True))  # of the longest rest
+    if len(prompts) * width <= most and not any(starts):
+        width = padded(width)
+    length = max(*counts, width) + 1
+    ids = torch.tensor([prompt + [0] * (length - len(prompt)) for prompt in prompts]).to(device)
+    ends, first = torch.tensor(counts).to(device) - 1, torch.tensor(starts).to(device)
     step = width if len(prompts) * width <= most else max(FEWEST_PREFILLED, most // len(prompts))
     for offset in range(0, width, step):
         stop = min(offset + step, width)

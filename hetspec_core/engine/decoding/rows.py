@@ -7,11 +7,13 @@ reference calls the same methods one by one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from hetspec_core.engine.decoding.kv_cache import SLOT_STEP, SlotCache, SlotTables
-from hetspec_core.engine.decoding.prompts import most_prefilled, prompt_parts
+from hetspec_core.engine.decoding.prompts import PromptPart, as_long, most_prefilled, prompt_parts
 from hetspec_core.engine.decoding.propose import propose, tree_slots
 from hetspec_core.engine.decoding.sampling import Sampler
 from hetspec_core.engine.decoding.tree import DraftTree, Verdict, sibling_ranks, verify
@@ -50,6 +52,7 @@ class SpeculativeRows:
         active: [B] bool, rows that still commit; set by the host.
         root: [B] last committed token of each row.
         most_prefilled: tokens of all rows that one forward of `prefill` reads at most.
+        padded, read: as in `prompt_parts`, and what reads a part; a program replaces both.
         packed: [B, 2D+4] what a cycle did: tokens committed, draft tokens accepted, children of the last accepted node,
             then the D ranks of accepted nodes among their siblings, of which `accepted` count, and the D+1 tokens, of
             which `accepted + 1` count.
@@ -79,7 +82,8 @@ class SpeculativeRows:
         self.root = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self.packed = torch.zeros(num_rows, 2 * shape.depth + 4, dtype=torch.int64, device=device)
         self.state = torch.empty(0, device=device)  # [B, S] the draft's, after it has read the root
-        self.most_prefilled = most_prefilled(base)
+        self.most_prefilled, self.padded = most_prefilled(base), as_long
+        self.read: Callable[[PromptPart], object] = self.read_part
 
     def prefill(self, prompts: list[list[int]], kept: list[int] | None = None) -> None:
         """Read the prompts with both models, part by part; the base chooses the first token of every answer.
@@ -89,31 +93,34 @@ class SpeculativeRows:
             kept: tokens at the start of each prompt that both caches hold already, below its length; the token behind
                 them must be the old one too, because the draft has read it with the last of them. None = no tokens.
         """
-        rows = torch.arange(len(prompts), device=self.root.device)
         self.active.fill_(True)
-        for part in prompt_parts(self.base, prompts, kept, self.most_prefilled):
-            for cache in (self.base_cache, self.draft_cache):
-                cache.stage(part.slots, visible=part.visible)
-            output = self.base.forward(
-                part.ids,
-                positions=part.positions,
-                mask=part.mask,
-                cache=self.base_cache,
-                layers=self.draft.captured_layers,
-            )
-            # The draft reads pairs (x_{t+1}, f_t): the prompt moved by one, the root last.
-            tokens = part.following
-            if part.last:
-                logits = self.base.logits(output.hidden[rows, part.ends])
-                self.root.copy_(self.sampler.choose(logits[:, None], torch.zeros_like(self.age)[:, None])[:, 0])
-                tokens = torch.where(part.behind, self.root[:, None], tokens)
-            start = self.draft.first_state(self.draft.base_features(output))
-            state = self.draft(tokens, start, positions=part.positions, mask=part.mask, cache=self.draft_cache)
-            if part.last:
-                self._continue_from(state[rows, part.ends])
+        for part in prompt_parts(self.base, prompts, kept, self.most_prefilled, self.padded):
+            self.read(part)
         self.age.fill_(1)
         for cache in (self.base_cache, self.draft_cache):
             cache.restart([len(prompt) for prompt in prompts])
+
+    def read_part(self, part: PromptPart) -> None:
+        """Read a part with both models; behind the last one stand the roots and the draft's states."""
+        for cache in (self.base_cache, self.draft_cache):
+            cache.stage(part.slots, visible=part.visible)
+        output = self.base.forward(
+            part.ids,
+            positions=part.positions,
+            mask=part.mask,
+            cache=self.base_cache,
+            layers=self.draft.captured_layers,
+        )
+        # The draft reads pairs (x_{t+1}, f_t): the prompt moved by one, the root last.
+        rows, tokens = torch.arange(part.ids.shape[0], device=self.root.device), part.following
+        if part.last:
+            logits = self.base.logits(output.hidden[rows, part.ends])
+            self.root.copy_(self.sampler.choose(logits[:, None], torch.zeros_like(self.age)[:, None])[:, 0])
+            tokens = torch.where(part.behind, self.root[:, None], tokens)
+        start = self.draft.first_state(self.draft.base_features(output))
+        state = self.draft(tokens, start, positions=part.positions, mask=part.mask, cache=self.draft_cache)
+        if part.last:
+            self._continue_from(state[rows, part.ends])
 
     def propose(self) -> DraftTree:
         """Grow a tree below every root."""
@@ -220,6 +227,7 @@ class PlainRows:
     Attributes:
         last: [B] last token of each row.
         most_prefilled: tokens of all rows that one forward of `admit` reads at most.
+        padded, read: as in `SpeculativeRows`, for prompts of all rows.
     """
 
     def __init__(
@@ -237,7 +245,8 @@ class PlainRows:
         self.sampler = Sampler(sampling, [0] * num_rows, self.cache.capacity, base.device)
         self.last = torch.zeros(num_rows, dtype=torch.int64, device=base.device)
         self._age = torch.zeros(num_rows, dtype=torch.int64, device=base.device)  # [B] tokens of the answer so far
-        self.most_prefilled = most_prefilled(base)
+        self.most_prefilled, self.padded = most_prefilled(base), as_long
+        self.read: Callable[[PromptPart], Tensor] = self.read_part
 
     def admit(
         self, rows: list[int], prompts: list[list[int]], seeds: list[int], kept: list[int] | None = None
@@ -252,11 +261,8 @@ class PlainRows:
         """
         where = torch.tensor(rows, device=self.base.device)
         whole, logits = rows == list(range(self.cache.num_rows)), torch.empty(0)
-        for part in prompt_parts(self.base, prompts, kept, self.most_prefilled):
-            self.cache.stage(part.slots, visible=part.visible, rows=None if whole else where)
-            output = self.base.forward(part.ids, positions=part.positions, mask=part.mask, cache=self.cache)
-            if part.last:
-                logits = self.base.logits(output.hidden[torch.arange(len(rows), device=where.device), part.ends])
+        for part in prompt_parts(self.base, prompts, kept, self.most_prefilled, self.padded if whole else as_long):
+            logits = self.read(part) if whole else self.read_part(part, where)
         for row, prompt, seed in zip(rows, prompts, seeds, strict=True):
             self.cache.reset_row(row, len(prompt))
             self.sampler.replace_row(row, seed)
@@ -267,6 +273,19 @@ class PlainRows:
         self.last[where] = chosen[where]
         self._age[where] = 1
         return chosen[where].tolist()
+
+    def read_part(self, part: PromptPart, where: Tensor | None = None) -> Tensor:
+        """Read a part into rows; the logits [R, V] behind the last tokens, of the last part only.
+
+        Args:
+            part: of R prompts.
+            where: [R] rows that they go to; None = all rows, in order.
+        """
+        self.cache.stage(part.slots, visible=part.visible, rows=where)
+        output = self.base.forward(part.ids, positions=part.positions, mask=part.mask, cache=self.cache)
+        if not part.last:
+            return output.hidden[:, 0, :0]
+        return self.base.logits(output.hidden[torch.arange(len(part.ends), device=part.ends.device), part.ends])
 
     def advance(self) -> None:
         """One more token for every row, in `last`; nothing is told to the host."""

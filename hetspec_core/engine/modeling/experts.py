@@ -32,6 +32,11 @@ class _Fixed:
 _FIXED = _Fixed()
 
 
+def has_experts(config: Any) -> bool:
+    """Whether a model of this Hugging Face configuration is a mixture of experts."""
+    return any(getattr(config, key, None) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
+
+
 @contextmanager
 def fixed_shapes() -> Iterator[None]:
     """Let mixtures of drafts, and those of bases that are prepared, work in shapes that do not depend on the routing.
