@@ -135,7 +135,7 @@ def test_prompts_by_graphs_and_a_second_turn_over_kept_tables_answers_as_a_fresh
     for turn in range(3):
         (found,) = fast.generate([prompt], way, draft)
         assert found.tokens == ReferenceDecoder(base).generate([prompt], way, draft)[0].tokens
-        assert (found.kept_tokens > 0) == (turn > 0)
+        assert turn == 0 or found.kept_tokens > 0
         prompt = prompt + found.tokens + ragged_prompts((9,), seed=turn)[0]
     assert fast.notices == []
 
