@@ -34,7 +34,8 @@ from hetspec_core.engine.backends.builtin import choosing_decoder
 from hetspec_core.engine.context import resolve_device, set_threads
 from hetspec_core.engine.data.chat import ChatTemplate
 from hetspec_core.engine.decoding.draft_vocab import special_tokens
-from hetspec_core.engine.decoding.fast import FastDecoder, can_compile, open_decoder
+from hetspec_core.engine.decoding.fast import FastDecoder
+from hetspec_core.engine.decoding.opening import can_compile, open_decoder
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft
 from hetspec_core.engine.stages.bench import read_prompts

@@ -28,11 +28,10 @@ from hetspec_core.documents import one_at_a_time
 from hetspec_core.errors import HetSpecError
 from hetspec_core.paths import check_home
 from hetspec_tui import command, pages
-from hetspec_tui.desk import Desk
+from hetspec_tui.desk import Desk, RunFeed
 from hetspec_tui.dialogs import Details
 from hetspec_tui.faults import Faults, open_log
 from hetspec_tui.key_order import QUIT_AT_ONCE, KeyOrder, keys_of
-from hetspec_tui.live import RunFeed
 from hetspec_tui.page import Page
 from hetspec_tui.pages import OpenComparison, OpenPage, OpenRun, RunsTouched
 from hetspec_tui.settings import dashboard_files, place_of, read_state, read_user_files, write_state
@@ -301,6 +300,11 @@ class HetSpecApp(Faults, KeyOrder, App[None]):
         """Tell every page about runs that a screen has changed."""
         self.live.touch(message.run_ids)
         self.look_now()
+
+    @property
+    def page_on_top(self) -> Page | None:
+        """The screen, if it is a page."""
+        return self.screen if isinstance(self.screen, Page) else None
 
     @property
     def overview(self) -> Overview | None:

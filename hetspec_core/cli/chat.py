@@ -46,7 +46,8 @@ from hetspec_core.service.drafts import find_draft
 from hetspec_core.service.workbench import Workbench
 
 if TYPE_CHECKING:
-    from hetspec_core.events.chat import ChatEvent, ChatSettings
+    from hetspec_core.events.chat import ChatEvent
+    from hetspec_core.events.chat_settings import ChatSettings
     from hetspec_core.service.chat.answer import Answer
 
 app = typer.Typer()

@@ -6,116 +6,27 @@ question is a trace (`events.trace`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from hetspec_core.acceptance import StepCount
+from hetspec_core.events.chat_settings import ChatMessage, ChatRecord, ChatSettings
 from hetspec_core.events.models import ErrorInfo
 from hetspec_core.events.steps import TreeStep
-from hetspec_core.spec import DecodingSpec, SamplingSpec
 
 PROTOCOL = 2
 """Version of the messages. A worker refuses another one; unknown keys are ignored on both sides."""
 
 StopReason = Literal["stop", "length", "context", "stopped"]
 """Why an answer ended: a stop token, the token limit, the context length, or a request."""
-PLAIN = "plain"
-
-
-class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="null")
-
-
-class ChatMessage(_Message):
-    """One turn of a conversation."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-class ChatSettings(_Message):
-    """How one answer is made. All of it may change between two answers; the base stays loaded.
-
-    Attributes:
-        draft: directory of the draft; empty = plain decoding.
-        draft_name: what it is called; never a path.
-        system_prompt: system message before the conversation; None = none.
-        decoding: tree, sampling and limits. The keys in `SHORT_KEYS` may be given without their table, as traces of
-            version 1 have them, and take precedence: `tree="3/2/6"`, `temperature=0.7`.
-    """
-
-    draft: str = ""
-    draft_name: str = ""
-    system_prompt: str | None = None
-    decoding: DecodingSpec = Field(default_factory=lambda: DecodingSpec(max_new_tokens=512))
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_short_keys(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping) or not any(key in data for key in SHORT_KEYS):
-            return data
-        rest = {key: value for key, value in data.items() if key not in SHORT_KEYS}
-        decoding = rest.get("decoding", {"max_new_tokens": 512})
-        decoding = decoding.model_dump() if isinstance(decoding, DecodingSpec) else dict(decoding)
-        for key, table in SHORT_KEYS.items():
-            if key in data:
-                inner = decoding if table is None else decoding.setdefault(table, {})
-                inner[key] = data[key]
-        return rest | {"decoding": decoding}
-
-    def changed(self, **values: Any) -> ChatSettings:
-        """With other values; keys are those of this model, and `SHORT_KEYS`.
-
-        Raises:
-            ValidationError: a value is not allowed.
-        """
-        return ChatSettings.model_validate(self.model_dump() | values)
-
-    def by_short_keys(self) -> dict[str, Any]:
-        """All values but the draft's directory, those of `SHORT_KEYS` by their last word."""
-        tables = {None: self.decoding, "sampling": self.sampling}
-        short = {key: getattr(tables[table], key) for key, table in SHORT_KEYS.items()} | {"tree": self.tree}
-        return {"draft_name": self.draft_name, **short, "system_prompt": self.system_prompt}
-
-    @property
-    def tree(self) -> str:
-        """The tree as depth/top_k/num_draft_tokens."""
-        return self.decoding.tree.label
-
-    @property
-    def sampling(self) -> SamplingSpec:
-        """How the base's next token is taken."""
-        return self.decoding.sampling
-
-    @property
-    def plain(self) -> bool:
-        """Whether there is no draft."""
-        return not self.draft
-
-    @property
-    def label(self) -> str:
-        """The way of decoding in a few words: `plain`, or the draft's name and the tree."""
-        return PLAIN if self.plain else f"{self.draft_name or 'draft'} {self.tree}"
-
-
-SHORT_KEYS: dict[str, str | None] = {
-    "tree": None,
-    "max_new_tokens": None,
-    "ignore_eos": None,
-    "temperature": "sampling",
-    "top_k": "sampling",
-    "top_p": "sampling",
-    "seed": "sampling",
-}
-"""Keys of a `DecodingSpec` that settings take by their last word, and the table that each stands in."""
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
 
 
-class Open(_Message):
+class Open(ChatRecord):
     """Load the base; the first request, once.
 
     `base` and `resources` are dumps of BaseSpec and ResourcesSpec, `options` of the options model of the
@@ -130,14 +41,14 @@ class Open(_Message):
     resources: dict[str, Any] = Field(default_factory=dict)
 
 
-class Prepare(_Message):
+class Prepare(ChatRecord):
     """Load the draft of these settings now, so that the next answer begins at once."""
 
     type: Literal["prepare"] = "prepare"
     settings: ChatSettings
 
 
-class Ask(_Message):
+class Ask(ChatRecord):
     """Answer a conversation that ends with the user.
 
     Attributes:
@@ -156,14 +67,14 @@ class Ask(_Message):
     whole_prompt: bool = False
 
 
-class Stop(_Message):
+class Stop(ChatRecord):
     """End the answer to this question at the next step; None = whatever is being answered."""
 
     type: Literal["stop"] = "stop"
     ask: int | None = None
 
 
-class Calibrate(_Message):
+class Calibrate(ChatRecord):
     """Measure on this machine what a plain token and a verify step of each tree cost.
 
     Attributes:
@@ -180,7 +91,7 @@ class Calibrate(_Message):
     tokens: int = Field(default=24, gt=1)
 
 
-class Quit(_Message):
+class Quit(ChatRecord):
     """End the process."""
 
     type: Literal["quit"] = "quit"
@@ -189,7 +100,7 @@ class Quit(_Message):
 # --- replies ---------------------------------------------------------------------------------------------------------
 
 
-class Loading(_Message):
+class Loading(ChatRecord):
     """What is being loaded or, during an answer, prepared; and how far it is (0 to 1)."""
 
     type: Literal["loading"] = "loading"
@@ -197,14 +108,14 @@ class Loading(_Message):
     done: float
 
 
-class Notice(_Message):
+class Notice(ChatRecord):
     """A sentence for the reader: something did not go as planned, and the answer goes on."""
 
     type: Literal["notice"] = "notice"
     text: str
 
 
-class DraftFacts(_Message):
+class DraftFacts(ChatRecord):
     """The draft that is loaded."""
 
     name: str
@@ -212,7 +123,7 @@ class DraftFacts(_Message):
     vocab_size: int = 0
 
 
-class BaseFacts(_Message):
+class BaseFacts(ChatRecord):
     """The base that is loaded, and what it runs on.
 
     Attributes:
@@ -241,7 +152,7 @@ class BaseFacts(_Message):
     decoder_why: str = ""
 
 
-class Ready(_Message):
+class Ready(ChatRecord):
     """The base is loaded; questions may come."""
 
     type: Literal["ready"] = "ready"
@@ -250,14 +161,14 @@ class Ready(_Message):
     base: BaseFacts
 
 
-class Prepared(_Message):
+class Prepared(ChatRecord):
     """The draft of the settings is loaded; None = plain decoding."""
 
     type: Literal["prepared"] = "prepared"
     draft: DraftFacts | None = None
 
 
-class Started(_Message):
+class Started(ChatRecord):
     """An answer begins.
 
     Attributes:
@@ -273,7 +184,7 @@ class Started(_Message):
     context_tokens: int
 
 
-class Tokens(_Message):
+class Tokens(ChatRecord):
     """Tokens that no draft proposed: the first one of every answer, and all of plain decoding.
 
     Attributes:
@@ -288,7 +199,7 @@ class Tokens(_Message):
     elapsed_s: float = 0.0
 
 
-class Step(_Message):
+class Step(ChatRecord):
     """One verify step. A decoder makes it; the chat worker adds `ask` and `pieces`.
 
     Attributes:
@@ -323,7 +234,7 @@ class Step(_Message):
         return StepCount(len(self.committed), self.accepted, self.offered)
 
 
-class Answered(_Message):
+class Answered(ChatRecord):
     """The answer is complete, or was stopped.
 
     Attributes:
@@ -360,7 +271,7 @@ class Answered(_Message):
         return (len(self.tokens) - 1) / self.decode_s if self.decode_s > 0 and len(self.tokens) > 1 else None
 
 
-class Refused(_Message):
+class Refused(ChatRecord):
     """The conversation does not fit the context; nothing was computed."""
 
     type: Literal["refused"] = "refused"
@@ -371,7 +282,7 @@ class Refused(_Message):
     hint: str = ""
 
 
-class ShapeCost(_Message):
+class ShapeCost(ChatRecord):
     """What a verify step of one tree costs here: medians over `steps` steps, in seconds."""
 
     tree: str
@@ -387,7 +298,7 @@ class ShapeCost(_Message):
         return self.propose_s + self.verify_s + self.other_s
 
 
-class Calibrated(_Message):
+class Calibrated(ChatRecord):
     """Costs measured on this machine: seconds per token of plain decoding, and per step of each tree."""
 
     type: Literal["calibrated"] = "calibrated"
@@ -397,7 +308,7 @@ class Calibrated(_Message):
     shapes: list[ShapeCost] = Field(default_factory=list)
 
 
-class Failed(_Message):
+class Failed(ChatRecord):
     """A request could not be done; `ask` None = it was not a question. After a fatal one the worker ends."""
 
     type: Literal["failed"] = "failed"
@@ -409,14 +320,14 @@ class Failed(_Message):
 # --- events that the desk adds ---------------------------------------------------------------------------------------
 
 
-class Garbage(_Message):
+class Garbage(ChatRecord):
     """A line of the worker that is no message of this protocol."""
 
     type: Literal["garbage"] = "garbage"
     line: str
 
 
-class WorkerDied(_Message):
+class WorkerDied(ChatRecord):
     """The worker has ended without being asked to.
 
     Attributes:

@@ -18,8 +18,6 @@ from hetspec_core.errors import CorruptFileError, NotFoundError, ResourceError
 from hetspec_core.events.chat import (
     Answered,
     BaseFacts,
-    ChatMessage,
-    ChatSettings,
     Failed,
     Garbage,
     Refused,
@@ -29,6 +27,7 @@ from hetspec_core.events.chat import (
     decode_reply,
     encode,
 )
+from hetspec_core.events.chat_settings import ChatMessage, ChatSettings
 from hetspec_core.files import private
 from hetspec_core.paths import make_folders
 

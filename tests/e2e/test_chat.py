@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hetspec_core.config import load_base
-from hetspec_core.events.chat import ChatSettings
+from hetspec_core.events.chat_settings import ChatSettings
 from hetspec_core.events.trace import read_trace
 from hetspec_core.service.chat.answer import Answer
 from hetspec_core.service.chat.session import ChatSession

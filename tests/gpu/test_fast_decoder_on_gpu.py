@@ -10,7 +10,8 @@ import torch
 from hetspec_core.catalog import list_cards
 from hetspec_core.engine.decoding.completion import Listener, PhaseClock
 from hetspec_core.engine.decoding.decoder import ReferenceDecoder
-from hetspec_core.engine.decoding.fast import FastDecoder, open_decoder
+from hetspec_core.engine.decoding.fast import FastDecoder
+from hetspec_core.engine.decoding.opening import open_decoder
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.events.chat import Step
 from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec

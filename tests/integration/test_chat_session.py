@@ -16,7 +16,8 @@ import pytest
 
 from hetspec_core.config import load_base
 from hetspec_core.errors import RunError, UsageError
-from hetspec_core.events.chat import ChatSettings, Loading, Step, WorkerDied
+from hetspec_core.events.chat import Loading, Step, WorkerDied
+from hetspec_core.events.chat_settings import ChatSettings
 from hetspec_core.events.trace import read_trace
 from hetspec_core.process import ProcessIdentity
 from hetspec_core.service.chat.answer import Answer

@@ -25,8 +25,6 @@ from hetspec_core.events.chat import (
     Calibrate,
     Calibrated,
     ChatEvent,
-    ChatMessage,
-    ChatSettings,
     Failed,
     Loading,
     Notice,
@@ -43,6 +41,7 @@ from hetspec_core.events.chat import (
     decode_reply,
     encode,
 )
+from hetspec_core.events.chat_settings import ChatMessage, ChatSettings
 from hetspec_core.service.chat.answer import Answer
 from hetspec_core.spec import DecodingSpec
 from tests.fakes.tiny_models import CONTEXT, perfect_pair, tiny_base, tiny_draft

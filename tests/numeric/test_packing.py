@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hetspec_core.catalog import list_cards
-from hetspec_core.engine.decoding import fast
+from hetspec_core.engine.decoding import opening
 from hetspec_core.engine.decoding.decoder import ReferenceDecoder
-from hetspec_core.engine.decoding.fast import PackedDecoder, open_decoder
+from hetspec_core.engine.decoding.opening import PackedDecoder, open_decoder
 from hetspec_core.engine.modeling import packing
 from hetspec_core.engine.modeling.attention import attend
 from hetspec_core.engine.modeling.fusion import join_projections
@@ -33,7 +33,7 @@ def exact(monkeypatch: pytest.MonkeyPatch) -> None:
         return weight.device.type == "cpu" and not weight.is_mkldnn
 
     monkeypatch.setattr(packing, "can_pack", can_pack)
-    monkeypatch.setattr(fast, "can_pack", can_pack)
+    monkeypatch.setattr(opening, "can_pack", can_pack)
 
 
 @settings(max_examples=30, deadline=None)

@@ -13,7 +13,8 @@ from hetspec_core.engine.backends.builtin import BuiltinBackend
 from hetspec_core.engine.decoding.decoder import generate
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.draft_lm import DraftLM
-from hetspec_core.events.chat import ChatSettings, Reply, Tokens
+from hetspec_core.events.chat import Reply, Tokens
+from hetspec_core.events.chat_settings import ChatSettings
 from hetspec_core.events.trace import Trace, TraceHeader
 from hetspec_core.service.traces.simulation import Positions, predict, read_positions
 from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec

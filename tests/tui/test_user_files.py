@@ -15,7 +15,7 @@ from textual.pilot import Pilot
 
 from hetspec_tui.app import HetSpecApp
 from hetspec_tui.command import bound_classes, check_keymap
-from hetspec_tui.live import desktop_notice
+from hetspec_tui.desk import desktop_notice
 from hetspec_tui.settings import Settings, dashboard_files, read_keys, read_settings, read_state, read_theme
 from tests.tui.driving import drive, screen_text, toasts, until
 

@@ -18,7 +18,7 @@ from hetspec_core.engine.decoding.auto import ChoosingDecoder
 from hetspec_core.engine.decoding.completion import Listener, PhaseClock
 from hetspec_core.engine.decoding.decoder import Decoder
 from hetspec_core.engine.decoding.draft_vocab import proposing_draft
-from hetspec_core.engine.decoding.fast import can_compile, open_decoder
+from hetspec_core.engine.decoding.opening import can_compile, open_decoder
 from hetspec_core.engine.modeling.base_lm import BaseLM
 from hetspec_core.engine.modeling.checkpoint import load_draft
 from hetspec_core.engine.modeling.draft_lm import DraftLM

@@ -30,8 +30,8 @@ from hetspec_core.engine.modeling.regions import Regions, fuse
 from hetspec_core.errors import Cancelled
 from hetspec_core.spec import SamplingSpec
 
-_PREFILL_STEP = 64  # widths of prompts that graphs are made for
-_WIDEST_PREFILL = 512  # tokens of all rows; with more, the operations take longer than their launches
+_PREFILL_STEPS = ((512, 64), (1024, 128), (2048, 256))  # up to a width, widths that graphs are made for
+_WIDEST_PREFILL = _PREFILL_STEPS[-1][0]  # tokens of all rows; with more, operations take longer than their launches
 _WARM_UPS = 2  # before a capture: libraries choose their kernels and allocate their workspaces
 
 
@@ -177,7 +177,8 @@ class Prefills:
 
     def padded(self, width: int) -> int:
         """The width that a part of fresh rows is padded to."""
-        wide = -(-width // _PREFILL_STEP) * _PREFILL_STEP
+        step = next((step for most, step in _PREFILL_STEPS if width <= most), 1)
+        wide = -(-width // step) * step
         return wide if wide <= self._widest else width
 
     def prepare(self, prompts: list[list[int]]) -> None:
@@ -186,7 +187,7 @@ class Prefills:
         A graph that cannot be made is done without.
         """
         width = self.padded(max(map(len, prompts)))
-        if width > self._widest or width % _PREFILL_STEP or width in self._made:
+        if width > self._widest or width % _PREFILL_STEPS[0][1] or width in self._made:
             return
         try:
             self._made[width] = self._make(width)

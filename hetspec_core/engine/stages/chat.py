@@ -28,8 +28,6 @@ from hetspec_core.events.chat import (
     Ask,
     Calibrate,
     Calibrated,
-    ChatMessage,
-    ChatSettings,
     DraftFacts,
     Failed,
     Loading,
@@ -49,6 +47,7 @@ from hetspec_core.events.chat import (
     decode_request,
     encode,
 )
+from hetspec_core.events.chat_settings import ChatMessage, ChatSettings
 from hetspec_core.events.models import ErrorInfo
 from hetspec_core.process import end_with
 from hetspec_core.spec import BaseSpec, ResourcesSpec

@@ -122,7 +122,7 @@ def write_prompts(
         DataError: not one attempt gave a usable prompt.
         Cancelled: the run was asked to stop; what was written is kept.
     """
-    from hetspec_core.engine.decoding.fast import open_decoder
+    from hetspec_core.engine.decoding.opening import open_decoder
 
     spec = context.spec.dataset
     goal = spec.limit or DEFAULT_PROMPTS
@@ -307,7 +307,7 @@ class _Answering:
 
     def run(self) -> dict[str, str]:
         """Answer the open turns; returns why the template refuses a conversation, by its content id."""
-        from hetspec_core.engine.decoding.fast import open_decoder
+        from hetspec_core.engine.decoding.opening import open_decoder
 
         spec = self.context.spec.dataset
         done = sum(state.turns for state in self.states.values())

@@ -18,8 +18,6 @@ from hetspec_core.events.chat import (
     Ask,
     BaseFacts,
     ChatEvent,
-    ChatMessage,
-    ChatSettings,
     Failed,
     Refused,
     Started,
@@ -27,6 +25,7 @@ from hetspec_core.events.chat import (
     Tokens,
     WorkerDied,
 )
+from hetspec_core.events.chat_settings import ChatMessage, ChatSettings
 from hetspec_core.events.steps import TreeStep
 from hetspec_core.events.trace import SUFFIX, Trace, TraceHeader, TraceWriter
 

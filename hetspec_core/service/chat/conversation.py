@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hetspec_core.documents import MIB, DocumentError, read_bounded
 from hetspec_core.errors import CorruptFileError, HetSpecError, NotFoundError, ResourceError, UsageError
-from hetspec_core.events.chat import ChatMessage
+from hetspec_core.events.chat_settings import ChatMessage
 from hetspec_core.files import write_output
 from hetspec_core.paths import roots
 from hetspec_core.service.chat.answer import Answer, Piece

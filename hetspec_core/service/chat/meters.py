@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hetspec_core.acceptance import AcceptStats, DepthAcceptance, StepCount
-from hetspec_core.events.chat import PLAIN, Calibrated, ChatMessage, ChatSettings
+from hetspec_core.events.chat import Calibrated
+from hetspec_core.events.chat_settings import PLAIN, ChatMessage, ChatSettings
 from hetspec_core.service.chat.answer import Answer
 
 Side = Literal["left", "right"]

@@ -19,8 +19,6 @@ from hetspec_core.events.chat import (
     Calibrate,
     Calibrated,
     ChatEvent,
-    ChatMessage,
-    ChatSettings,
     DraftFacts,
     Failed,
     Garbage,
@@ -36,6 +34,7 @@ from hetspec_core.events.chat import (
     Tokens,
     WorkerDied,
 )
+from hetspec_core.events.chat_settings import ChatMessage, ChatSettings
 from hetspec_core.events.models import ErrorInfo
 from hetspec_core.paths import roots
 from hetspec_core.service.chat.answer import Answer, Recorder

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from hetspec_core.catalog import list_cards, load_card
 from hetspec_core.errors import UsageError
-from hetspec_core.events.chat import SHORT_KEYS, BaseFacts, ChatSettings
+from hetspec_core.events.chat import BaseFacts
+from hetspec_core.events.chat_settings import SHORT_KEYS, ChatSettings
 from hetspec_core.service.drafts import draft_name
 from hetspec_core.service.saved import measured_draft, resolve_saved
 from hetspec_core.service.workbench import Workbench

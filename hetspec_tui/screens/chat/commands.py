@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from hetspec_core.errors import UsageError
-from hetspec_core.events.chat import ChatSettings
+from hetspec_core.events.chat_settings import ChatSettings
 from hetspec_core.service.chat.conversation import ChatHistory, conversation_folder, saved_conversations
 from hetspec_core.service.chat.setup import with_draft, with_served_draft
 from hetspec_core.service.export import save_export

@@ -16,7 +16,8 @@ from textual.containers import Container, Vertical
 from textual.content import Content
 from textual.widgets import Static
 
-from hetspec_core.events.chat import ChatSettings, Garbage, Notice
+from hetspec_core.events.chat import Garbage, Notice
+from hetspec_core.events.chat_settings import ChatSettings
 from hetspec_core.events.trace import Trace
 from hetspec_core.service.chat.answer import Answer
 from hetspec_core.service.chat.conversation import Turn

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetspec_core.errors import NotFoundError, UsageError
-from hetspec_core.events.chat import ChatSettings
+from hetspec_core.events.chat_settings import ChatSettings
 from hetspec_core.service.chat.setup import SERVED_DRAFT, ChatConfig, backends, chat_config
 from hetspec_core.service.drafts import checkpoint_choices, draft_choices
 from hetspec_core.service.launch import names

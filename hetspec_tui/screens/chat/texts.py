@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from textual.content import Content
 from textual.widget import Widget
 
-from hetspec_core.events.chat import ChatMessage, ChatSettings
+from hetspec_core.events.chat_settings import ChatMessage, ChatSettings
 from hetspec_core.service.chat.answer import Answer, Piece
 from hetspec_core.service.chat.conversation import Turn
 from hetspec_core.service.chat.meters import Figures

@@ -7,7 +7,6 @@ import torch
 
 from hetspec_core.engine.decoding.completion import Completion
 from hetspec_core.engine.decoding.decoder import ReferenceDecoder
-from hetspec_core.engine.decoding.fast import open_decoder
 from hetspec_core.engine.decoding.measure import (
     PLAIN,
     Question,
@@ -19,6 +18,7 @@ from hetspec_core.engine.decoding.measure import (
     profile,
     speculative_report,
 )
+from hetspec_core.engine.decoding.opening import open_decoder
 from hetspec_core.events.results import Lossless
 from hetspec_core.spec import DecodingSpec, TreeSpec
 from tests.fakes.tiny_models import ragged_prompts, tiny_base, tiny_draft

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hetspec_core.engine.decoding.sampling import Sampler, pick, process_logits
-from hetspec_core.events.chat import ChatSettings
+from hetspec_core.events.chat_settings import ChatSettings
 from hetspec_core.sglang.client import sampling_params
 from hetspec_core.spec import SamplingSpec
 

@@ -10,18 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hetspec_core.events import chat
-from hetspec_core.events.chat import (
-    Ask,
-    ChatMessage,
-    ChatSettings,
-    Garbage,
-    Quit,
-    Tokens,
-    decode_replies,
-    decode_reply,
-    decode_request,
-    encode,
-)
+from hetspec_core.events.chat import Ask, Garbage, Quit, Tokens, decode_replies, decode_reply, decode_request, encode
+from hetspec_core.events.chat_settings import ChatMessage, ChatSettings
 from hetspec_core.spec import DecodingSpec, SamplingSpec, TreeSpec
 from tests.fakes.chat_worker import step_of
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from hetspec_core.errors import CorruptFileError, NotFoundError, ResourceError
-from hetspec_core.events.chat import Answered, ChatMessage, ChatSettings, Garbage, Reply, Started, Tokens
+from hetspec_core.events.chat import Answered, Garbage, Reply, Started, Tokens
+from hetspec_core.events.chat_settings import ChatMessage, ChatSettings
 from hetspec_core.events.trace import TRACE_VERSION, TraceHeader, TraceWriter, read_trace
 from hetspec_core.service.chat.answer import Answer
 from tests.fakes.chat_worker import step_of

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hetspec_core.errors import CorruptFileError, NotFoundError, ResourceError, UsageError
-from hetspec_core.events.chat import Answered, ChatSettings, Tokens
+from hetspec_core.events.chat import Answered, Tokens
+from hetspec_core.events.chat_settings import ChatSettings
 from hetspec_core.service.chat.answer import Answer
 from hetspec_core.service.chat.conversation import ChatHistory, saved_conversations
 from tests.fakes.chat_worker import step_of

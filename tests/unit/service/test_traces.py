@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hetspec_core.errors import DataError, NotFoundError
-from hetspec_core.events.chat import Answered, Calibrated, ChatMessage, ChatSettings, Reply, ShapeCost, Step, Tokens
+from hetspec_core.events.chat import Answered, Calibrated, Reply, ShapeCost, Step, Tokens
+from hetspec_core.events.chat_settings import ChatMessage, ChatSettings
 from hetspec_core.events.steps import TreeStep
 from hetspec_core.events.trace import Trace, TraceHeader, TraceWriter
 from hetspec_core.service.chat.answer import Answer, best_rejected, shown
